@@ -1,0 +1,270 @@
+"""``sidar.yaml``: one file, checked by pydantic, overridable as ``key.sub=value`` on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Part(BaseModel):
+    """A section of the config: unknown keys are errors, because a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class CatalogueConfig(Part):
+    path: str = Field("", description="Catalogue file or folder (Parquet, CSV, JSONL or the format's own files).")
+    format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = "tabular"
+    columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {item_id: sku, title: name}")
+    category_separator: str = Field(" > ", description="Splits a category given as one string into its path.")
+    clicked_within_days: int | None = Field(
+        None, description="Keep only items clicked within the last n days of the training log (RAD-DPO used two months)."
+    )
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
+
+
+class EventsConfig(Part):
+    path: str = Field("", description="Log file, folder or glob (Parquet, CSV, JSONL, UBI ndjson …).")
+    format: Literal["tabular", "ubi", "sequences", "esci_full", "kuaisearch", "jdsearch"] = "tabular"
+    columns: dict[str, str] = Field({}, description="contract column -> your column")
+    actions: dict[str, str] = Field({}, description="your action -> impression, click, cart or order; others are ignored and counted")
+    unknown_items: Literal["quarantine", "drop"] = "quarantine"
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
+    memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
+    ts_unit: Literal["auto", "us", "ms", "s"] = "auto"
+
+
+class UsersConfig(Part):
+    path: str = ""
+    profile: list[str] = Field([], description="Columns that enter the prompt as text; empty = all but user_id.")
+
+
+class PrivacyConfig(Part):
+    hash_users: bool = True
+
+
+class SplitConfig(Part):
+    unit: Literal["day", "leave_one_out"] = "day"
+    valid_day: int = Field(-2, description="Day of validation; negative counts from the end of the log.")
+    test_day: int = Field(-1, description="Day of the test; later days are unused.")
+    max_history: int = Field(20, ge=0, description="Most recent interactions of a user that enter a prompt.")
+
+
+class EmbedConfig(Part):
+    model: str = Field("minilm", description="`minilm` (offline default), a sentence-transformers folder or a hub name.")
+    fields: list[str] = ["title", "category"]
+    batch_size: int = 64
+    max_tokens: int = 128
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class SidConfig(Part):
+    method: str = "rqkmeans"
+    levels: int = Field(3, ge=1)
+    codebook_sizes: list[int] | None = Field(None, description="Codes per level; null = from the catalogue's size.")
+    items_per_sid: float = Field(1.3, gt=1, description="Target of the automatic sizes (170M / 130M in the paper).")
+    iterations: int = 20
+    init: Literal["kmeans++", "random"] = "kmeans++"
+    restarts: int = 1
+    balance_last: bool = False
+    sample: int = Field(256, description="Training points per centroid; larger sets are sampled.")
+
+
+class LoraConfig(Part):
+    r: int = 16
+    alpha: int = 32
+    targets: list[str] | None = Field(None, description="null = all linear layers of the backbone's blocks.")
+
+
+class LmConfig(Part):
+    backbone: str = Field("embedded", description="`embedded`, or a local folder or hub name of a causal LM.")
+    layers: int = Field(6, description="Embedded default only.")
+    hidden: int = 384
+    heads: int = 6
+    kv_heads: int = 6
+    intermediate: int = 1024
+    text_embeddings: Literal["minilm", "random"] = "minilm"
+    head: Literal["level", "full"] = "level"
+    init: Literal["centroid", "mean"] = "centroid"
+    lora: LoraConfig | None = None
+    max_prompt_tokens: int = 96
+    history_items: int = 5
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    template: str = Field("default", description="Name of a prompt template in lm/prompts.py.")
+
+
+class OptimConfig(Part):
+    steps: int = 400
+    batch_size: int = 64
+    accumulate: int = 1
+    lr_new: float = Field(5e-4, description="Learning rate of parts that start untrained.")
+    lr_pretrained: float = Field(3e-5, description="Learning rate of weights that came from a checkpoint.")
+    weight_decay: float = 0.01
+    warmup: float = Field(0.05, description="Share of the steps with rising learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validate_every: int = 100
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    log_every: int = 10
+
+
+class SftConfig(OptimConfig):
+    positives: Literal["mean", "flat"] = Field("mean", description="eq. 1's mean over positives, or one example each.")
+    mixture: dict[Literal["item", "pseudo", "query"], float] = Field(
+        {"item": 0.25, "pseudo": 0.35, "query": 0.4}, description="Shares of item text, pseudo-queries and logged queries."
+    )
+    max_positives: int = 8
+
+
+class PreferenceConfig(Part):
+    negatives: Literal["shown", "sampled", "beam"] = "shown"
+    max_positives: int = Field(8, ge=1)
+    max_negatives: int = Field(3, ge=0)
+
+
+class AlignConfig(OptimConfig):
+    objective: str = Field(
+        "raddpo", description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline."
+    )
+    label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
+    steps: int = 150
+    batch_size: int = 16
+    lr_new: float = 5e-5
+    lr_pretrained: float = 3e-6
+    beta: float | None = Field(None, description="null = the objective's own default (methods.md §1.8, §9).")
+    gamma: float | None = Field(None, description="SimPO's gamma/beta ratio.")
+    lam: float | None = Field(None, description="ORPO's weight of the odds ratio.")
+    beta_inside: bool = Field(False, description="softmax reading: beta inside the log-sum-exp, as S-DPO prints it.")
+    mlsft: Literal["all", "top", "none"] = "all"
+    contrast: Literal["global", "pairwise"] = "global"
+    tlgd: bool = True
+    rdrw: bool = True
+    rdrw_state: Literal["eos_out", "last_code", "item_vector"] = "eos_out"
+    rdrw_window: int = 4096
+    rdrw_lambda: float = 12.0
+    rdrw_warmup_weight: float = 1.0
+    rdrw_update: Literal["window", "ema", "frozen"] = "window"
+    lcp: Literal["star", "any_pos"] = "star"
+    item_share: float = Field(0.1, ge=0, lt=1, description="Share of item text -> SID kept in alignment, same for every method.")
+
+    @property
+    def folder(self) -> str:
+        return f"align-{self.label or self.objective}"
+
+
+class DecodeConfig(Part):
+    beam: int = Field(128, ge=1, description="Beams of SID-level columns.")
+    item_beam: int = Field(512, ge=1, description="Beams of item-level columns.")
+    search_beam: int = Field(64, ge=1, description="Beams of `sidar search` and of the server.")
+    exact: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class EvalSetConfig(Part):
+    name: str
+    queries: str = Field(description="TSV or Parquet: query_id, query (optional history, profile).")
+    qrels: str = Field(description="TSV, TREC or Parquet: query_id, item_id, grade.")
+    origin: Literal["real", "simulated"] = "real"
+    role: Literal["test", "valid"] = "test"
+    topic_oracle: bool = Field(False, description="Print the topic-oracle row (judged sets that are topic clusters).")
+
+
+class EvaluateConfig(Part):
+    sets: list[EvalSetConfig] = []
+    targets: list[Literal["click", "order", "random_click"]] = Field(["click"], description="Targets on the log's test day.")
+    max_queries: int | None = Field(300, description="Cap per simulated or log set, chosen by hash; null = all.")
+    systems: list[str] = Field([], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions.")
+    invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
+    bootstrap: int = 1000
+    depth: int = 500
+
+
+class ServeConfig(Part):
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+class Config(Part):
+    """The whole of ``sidar.yaml``. Relative paths are relative to the file's own folder."""
+
+    name: str = "run"
+    seed: int = 0
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
+    threads: int | None = Field(None, description="CPU threads; null = all cores.")
+    runs: str = Field("runs", description="Folder that holds runs/<name>.")
+    catalogue: CatalogueConfig = CatalogueConfig()
+    events: EventsConfig = EventsConfig()
+    users: UsersConfig = UsersConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    split: SplitConfig = SplitConfig()
+    embed: EmbedConfig = EmbedConfig()
+    sid: SidConfig = SidConfig()
+    lm: LmConfig = LmConfig()
+    sft: SftConfig = SftConfig()
+    preference: PreferenceConfig = PreferenceConfig()
+    align: AlignConfig = AlignConfig()
+    decode: DecodeConfig = DecodeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs) / self.name
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.sid.codebook_sizes is not None and len(self.sid.codebook_sizes) != self.sid.levels:
+            raise ValueError(f"sid.codebook_sizes has {len(self.sid.codebook_sizes)} entries but sid.levels is {self.sid.levels}")
+        return self
+
+
+def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
+    """Read a config file and apply ``key.sub=value`` overrides (values are YAML).
+
+    Raises ``ValueError`` with one line per wrong field, naming the field and what it wants.
+    """
+    raw: dict[str, Any] = {}
+    base = Path.cwd()
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise ValueError(f"config file {file} does not exist; write one with `sidar init`")
+        try:
+            raw = yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is not valid YAML: {error}") from error
+        if not isinstance(raw, dict):
+            raise ValueError(f"{file} must hold a mapping of sections, got {type(raw).__name__}")
+        base = file.resolve().parent
+    for override in overrides or []:
+        key, sep, value = override.partition("=")
+        if not sep:
+            raise ValueError(f"override {override!r} is not key=value")
+        node = raw
+        *parents, last = key.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"override {override!r}: {part} is not a section")
+        node[last] = yaml.safe_load(value)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
+    _anchor(config, base)
+    return config
+
+
+def _anchor(config: Config, base: Path) -> None:
+    """Make the file's relative paths relative to ``base``."""
+    anchored = [(config, "runs"), (config.catalogue, "path"), (config.events, "path"), (config.users, "path")]
+    for part, name in [*anchored, *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels"))]:
+        value = getattr(part, name)
+        if value and not Path(value).is_absolute():
+            setattr(part, name, str(base / value))
