@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 
 
 def sha256_file(path: Path) -> str:
+    """Hash of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as f:
         while block := f.read(1 << 20):
@@ -121,9 +122,9 @@ def write_artifact(
 ) -> Iterator[Draft]:
     """Write an artefact atomically::
 
-        with write_artifact(run / "sid", "sid", config=cfg.sid.model_dump(), inputs={"embed": h}) as draft:
-            sids.save(draft.path / "sids.parquet")
-            draft.shapes["items"] = len(sids)
+    with write_artifact(run / "sid", "sid", config=cfg.sid.model_dump(), inputs={"embed": h}) as draft:
+        sids.save(draft.path / "sids.parquet")
+        draft.shapes["items"] = len(sids)
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,9 @@ def write_artifact(
     try:
         yield draft
         files = {
-            str(p.relative_to(tmp)): sha256_file(p) for p in sorted(tmp.rglob("*")) if p.is_file() and p.name != MANIFEST
+            str(p.relative_to(tmp)): sha256_file(p)
+            for p in sorted(tmp.rglob("*"))
+            if p.is_file() and p.name != MANIFEST
         }
         manifest = Manifest(
             kind=kind,

@@ -16,21 +16,28 @@ class Part(BaseModel):
 
 
 class CatalogueConfig(Part):
+    """Where the products come from."""
+
     path: str = Field("", description="Catalogue file or folder (Parquet, CSV, JSONL or the format's own files).")
     format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = "tabular"
     columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {item_id: sku, title: name}")
     category_separator: str = Field(" > ", description="Splits a category given as one string into its path.")
     clicked_within_days: int | None = Field(
-        None, description="Keep only items clicked within the last n days of the training log (RAD-DPO used two months)."
+        None,
+        description="Keep only items clicked in the last n days of the training log (RAD-DPO: two months).",
     )
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
 
 
 class EventsConfig(Part):
+    """Where the log comes from."""
+
     path: str = Field("", description="Log file, folder or glob (Parquet, CSV, JSONL, UBI ndjson …).")
     format: Literal["tabular", "ubi", "sequences", "esci_full", "kuaisearch", "jdsearch"] = "tabular"
     columns: dict[str, str] = Field({}, description="contract column -> your column")
-    actions: dict[str, str] = Field({}, description="your action -> impression, click, cart or order; others are ignored and counted")
+    actions: dict[str, str] = Field(
+        {}, description="your action -> impression, click, cart or order; others are ignored and counted"
+    )
     unknown_items: Literal["quarantine", "drop"] = "quarantine"
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
@@ -38,15 +45,21 @@ class EventsConfig(Part):
 
 
 class UsersConfig(Part):
+    """Profiles that may enter the prompt."""
+
     path: str = ""
     profile: list[str] = Field([], description="Columns that enter the prompt as text; empty = all but user_id.")
 
 
 class PrivacyConfig(Part):
+    """What is hidden on reading."""
+
     hash_users: bool = True
 
 
 class SplitConfig(Part):
+    """How the log is cut into training, validation and test."""
+
     unit: Literal["day", "leave_one_out"] = "day"
     valid_day: int = Field(-2, description="Day of validation; negative counts from the end of the log.")
     test_day: int = Field(-1, description="Day of the test; later days are unused.")
@@ -54,7 +67,11 @@ class SplitConfig(Part):
 
 
 class EmbedConfig(Part):
-    model: str = Field("minilm", description="`minilm` (offline default), a sentence-transformers folder or a hub name.")
+    """How item text becomes vectors."""
+
+    model: str = Field(
+        "minilm", description="`minilm` (offline default), a sentence-transformers folder or a hub name."
+    )
     fields: list[str] = ["title", "category"]
     batch_size: int = 64
     max_tokens: int = 128
@@ -62,6 +79,8 @@ class EmbedConfig(Part):
 
 
 class SidConfig(Part):
+    """How vectors become Semantic IDs."""
+
     method: str = "rqkmeans"
     levels: int = Field(3, ge=1)
     codebook_sizes: list[int] | None = Field(None, description="Codes per level; null = from the catalogue's size.")
@@ -74,12 +93,16 @@ class SidConfig(Part):
 
 
 class LoraConfig(Part):
+    """Low-rank adapters; new SID rows are always trained beside them."""
+
     r: int = 16
     alpha: int = 32
     targets: list[str] | None = Field(None, description="null = all linear layers of the backbone's blocks.")
 
 
 class LmConfig(Part):
+    """The language model that writes SIDs."""
+
     backbone: str = Field("embedded", description="`embedded`, or a local folder or hub name of a causal LM.")
     layers: int = Field(6, description="Embedded default only.")
     hidden: int = 384
@@ -97,6 +120,8 @@ class LmConfig(Part):
 
 
 class OptimConfig(Part):
+    """What both training stages share."""
+
     steps: int = 400
     batch_size: int = 64
     accumulate: int = 1
@@ -114,22 +139,30 @@ class OptimConfig(Part):
 
 
 class SftConfig(OptimConfig):
+    """Supervised training (RAD-DPO eq. 1)."""
+
     positives: Literal["mean", "flat"] = Field("mean", description="eq. 1's mean over positives, or one example each.")
     mixture: dict[Literal["item", "pseudo", "query"], float] = Field(
-        {"item": 0.25, "pseudo": 0.35, "query": 0.4}, description="Shares of item text, pseudo-queries and logged queries."
+        {"item": 0.25, "pseudo": 0.35, "query": 0.4},
+        description="Shares of item text, pseudo-queries and logged queries.",
     )
     max_positives: int = 8
 
 
 class PreferenceConfig(Part):
+    """How a logged request becomes a preference list."""
+
     negatives: Literal["shown", "sampled", "beam"] = "shown"
     max_positives: int = Field(8, ge=1)
     max_negatives: int = Field(3, ge=0)
 
 
 class AlignConfig(OptimConfig):
+    """The alignment stage: objective, its constants and its ablation switches (methods.md §1)."""
+
     objective: str = Field(
-        "raddpo", description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline."
+        "raddpo",
+        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline.",
     )
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
     steps: int = 150
@@ -150,7 +183,9 @@ class AlignConfig(OptimConfig):
     rdrw_warmup_weight: float = 1.0
     rdrw_update: Literal["window", "ema", "frozen"] = "window"
     lcp: Literal["star", "any_pos"] = "star"
-    item_share: float = Field(0.1, ge=0, lt=1, description="Share of item text -> SID kept in alignment, same for every method.")
+    item_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of item text -> SID kept in alignment, same for every method."
+    )
 
     @property
     def folder(self) -> str:
@@ -158,6 +193,8 @@ class AlignConfig(OptimConfig):
 
 
 class DecodeConfig(Part):
+    """Beam widths and precision."""
+
     beam: int = Field(128, ge=1, description="Beams of SID-level columns.")
     item_beam: int = Field(512, ge=1, description="Beams of item-level columns.")
     search_beam: int = Field(64, ge=1, description="Beams of `sidar search` and of the server.")
@@ -166,6 +203,8 @@ class DecodeConfig(Part):
 
 
 class EvalSetConfig(Part):
+    """One set of queries with graded truth."""
+
     name: str
     queries: str = Field(description="TSV or Parquet: query_id, query (optional history, profile).")
     qrels: str = Field(description="TSV, TREC or Parquet: query_id, item_id, grade.")
@@ -175,16 +214,24 @@ class EvalSetConfig(Part):
 
 
 class EvaluateConfig(Part):
+    """What is scored, on which queries, against what."""
+
     sets: list[EvalSetConfig] = []
-    targets: list[Literal["click", "order", "random_click"]] = Field(["click"], description="Targets on the log's test day.")
+    targets: list[Literal["click", "order", "random_click"]] = Field(
+        ["click"], description="Targets on the log's test day."
+    )
     max_queries: int | None = Field(300, description="Cap per simulated or log set, chosen by hash; null = all.")
-    systems: list[str] = Field([], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions.")
+    systems: list[str] = Field(
+        [], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions."
+    )
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
     bootstrap: int = 1000
     depth: int = 500
 
 
 class ServeConfig(Part):
+    """The HTTP service."""
+
     host: str = "127.0.0.1"
     port: int = 8000
 
@@ -219,7 +266,9 @@ class Config(Part):
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.sid.codebook_sizes is not None and len(self.sid.codebook_sizes) != self.sid.levels:
-            raise ValueError(f"sid.codebook_sizes has {len(self.sid.codebook_sizes)} entries but sid.levels is {self.sid.levels}")
+            raise ValueError(
+                f"sid.codebook_sizes has {len(self.sid.codebook_sizes)} entries but sid.levels is {self.sid.levels}"
+            )
         return self
 
 
