@@ -1,0 +1,1 @@
+"""Catalogue and log contracts: readers, validation, requests, examples, splits and evaluation sets."""
