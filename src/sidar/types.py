@@ -223,6 +223,7 @@ class CandidateScores:
     ref_logp: Tensor | None = None  # (B, C, S) same steps under the frozen reference
     old_logp: Tensor | None = None  # (B, C, S) under the policy that sampled
     reward: Tensor | None = None  # (B, C)
+    first_logp: Tensor | None = None  # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
 
 
 @dataclass(frozen=True)
