@@ -1,0 +1,87 @@
+"""Who may import what (docs/concepts: one direction), read from the syntax tree, so lazy imports count too."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sidar
+
+ROOT = Path(sidar.__file__).parent
+BASE = {"types", "artifacts", "config", "__init__"}
+# part -> what it may import besides BASE and itself; parts that are absent here may import anything.
+MAY = {
+    "types": set(),
+    "artifacts": set(),
+    "config": set(),
+    "data": set(),
+    "embed": {"data"},
+    "sid": {"data", "embed"},
+    "index": {"data", "sid"},
+    "evaluate": {"data", "index"},
+    "baselines": {"data", "embed"},
+    "simulate": {"data", "baselines", "embed"},
+    "lm": {"data", "sid", "index", "decode"},
+    "align": {"lm"},
+    "decode": {"index"},
+    "train": {"data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"},
+    "bundle": {"data", "embed", "sid", "index", "lm"},
+    "retriever": {"bundle", "data", "sid", "index", "lm", "decode"},
+    "serve": {"retriever", "bundle"},
+    "doctor": set(),
+}
+TOP = {"cli", "serve", "cluster", "pipeline"}  # nothing below imports these
+
+
+def part_of(file):
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_parts(file):
+    """The parts of sidar that ``file`` imports anywhere, type-checking blocks left out."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "sidar":
+            names = [f"sidar.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import; write the full path"
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            head, *rest = name.split(".")
+            if head == "sidar" and rest and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file()):
+                yield node.lineno, rest[0]
+
+
+@pytest.mark.parametrize("part", sorted({part_of(f) for f in ROOT.rglob("*.py")} - {"__init__"}))
+def test_who_may_import_what(part):
+    for file in [f for f in ROOT.rglob("*.py") if part_of(f) == part]:
+        for line, other in imported_parts(file):
+            where = f"{file.relative_to(ROOT)}:{line} imports {other}"
+            if part in MAY:
+                assert other in MAY[part] | BASE | {part}, f"{where}; {part} may import only {sorted(MAY[part])}"
+            assert other not in TOP - {part} or part in TOP, f"{where}, which belongs to the top"
+
+
+@pytest.mark.parametrize(
+    "module", ["sidar", "sidar.config", "sidar.types", "sidar.artifacts", "sidar.data", "sidar.cli", "sidar.doctor"]
+)
+def test_importing_loads_no_torch(module):
+    if module == "sidar.cli" and not (ROOT / "cli.py").is_file():
+        pytest.fail("sidar.cli does not exist")
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'faiss') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
