@@ -136,6 +136,8 @@ class OptimConfig(Part):
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     log_every: int = 10
+    valid_requests: int = Field(256, description="Validation requests, chosen by hash; fewer where the day has fewer.")
+    valid_beam: int = Field(8, ge=1, description="Beam of the recall@8 that picks the best checkpoint.")
 
 
 class SftConfig(OptimConfig):
@@ -182,7 +184,9 @@ class AlignConfig(OptimConfig):
     rdrw_lambda: float = 12.0
     rdrw_warmup_weight: float = 1.0
     rdrw_update: Literal["window", "ema", "frozen"] = "window"
+    rdrw_alpha: float = Field(0.01, description="Step of the ema update.")
     lcp: Literal["star", "any_pos"] = "star"
+    positives: Literal["mean", "flat"] | None = Field(None, description="null = as in sft, so that rows compare.")
     item_share: float = Field(
         0.1, ge=0, lt=1, description="Share of item text -> SID kept in alignment, same for every method."
     )
@@ -258,6 +262,7 @@ class Config(Part):
     decode: DecodeConfig = DecodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
+    warm_start: str | None = Field(None, description="A bundle that the daily refresh starts from (`sidar run --from`).")
 
     @property
     def run_dir(self) -> Path:

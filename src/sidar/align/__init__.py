@@ -1,0 +1,20 @@
+"""Alignment objectives as pure functions of :class:`~sidar.types.CandidateScores`; nothing here runs a model."""
+
+from sidar.align.monitor import INACTIVE, gradient_ratio, list_statistics
+from sidar.align.rdrw import SimilarityWindow
+from sidar.align.registry import Objective, Parts, names, objective
+from sidar.align.sft import multi_label_sft
+from sidar.align.terms import take_rows
+
+__all__ = [
+    "INACTIVE",
+    "Objective",
+    "Parts",
+    "SimilarityWindow",
+    "gradient_ratio",
+    "list_statistics",
+    "multi_label_sft",
+    "names",
+    "objective",
+    "take_rows",
+]

@@ -1,0 +1,109 @@
+"""RAD-DPO (arXiv 2602.23964): one positive against a list of negatives, with two guards for Semantic IDs.
+
+    r̂(x, y) = log π(y|x) / |y|,   d_j = r̂(x, y_w*) − r̂(x, y_j)
+    printed  (eq. 2, 7):  L_PL = −log σ(  β · log Σ_j w_j exp( d_j) )                           [seed]
+    softmax            :  L_PL = −log σ( −β · log Σ_j w_j exp(−d_j) )                           [reconstruction]
+
+The printed sign measures the margin against the *easiest* negative; the lineage that the paper cites (S-DPO,
+OneSearch) computes the other, which measures it against the *hardest* and under which RDRW softens what the text says
+it softens.  Both are here; docs/methods/raddpo.md holds the arithmetic.
+
+TLGD (eq. 3–4) stops the gradient of a negative on the tokens that it shares with y_w*: forward value unchanged.
+RDRW (eq. 5–6) gives the weights w_j, see :mod:`sidar.align.rdrw`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidar.align.rdrw import SimilarityWindow, star_similarity
+from sidar.align.terms import full_precision, list_mean, masked_logsumexp, mean_logp, of_star, pair_mean, shared_prefix
+from sidar.config import AlignConfig
+from sidar.types import CandidateScores
+
+Form = Literal["softmax", "printed"]
+
+
+def truncate_gradient(logp: Tensor, shared: Tensor) -> Tensor:
+    """TLGD, eq. 4: ``logp`` (B, C, S) with the gradient of each candidate's first ``shared`` (B, C) steps stopped.
+
+    Detach, never multiply by 0: the reward must keep its value.
+    """
+    inside = torch.arange(logp.shape[-1], device=logp.device) < shared[..., None]
+    return torch.where(inside, logp.detach(), logp)
+
+
+def _log_weights(margins: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return torch.zeros_like(margins)
+    return weights.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def plackett_luce(
+    margins: Tensor,
+    negatives: Tensor,
+    weights: Tensor | None = None,
+    *,
+    beta: float,
+    form: Form = "softmax",
+    beta_inside: bool = False,
+) -> Tensor:
+    """(B,) L_PL of each list (eq. 2 / 7) from margins d_j (B, C), ``negatives`` (B, C) bool and weights w_j (B, C).
+
+    ``beta_inside`` scales each margin before the sum instead of its logarithm (S-DPO's place for β); at one negative
+    of weight 1 all four combinations coincide.  Rows without negatives hold a meaningless finite number: mask them.
+    """
+    inner, outer = (beta, 1.0) if beta_inside else (1.0, beta)
+    log_w = _log_weights(margins, weights)
+    if form == "printed":
+        z = masked_logsumexp(log_w + inner * margins, negatives)
+    else:
+        z = -masked_logsumexp(log_w - inner * margins, negatives)
+    return -F.logsigmoid(outer * z)
+
+
+def pairwise(margins: Tensor, weights: Tensor | None = None, *, beta: float, form: Form, beta_inside: bool) -> Tensor:
+    """(B, C) the same contrast with each negative alone (ablation "w/o global contrast") [reconstruction]."""
+    log_w = _log_weights(margins, weights)
+    inner, outer = (beta, 1.0) if beta_inside else (1.0, beta)
+    z = inner * margins + (log_w if form == "printed" else -log_w)
+    return -F.logsigmoid(outer * z)
+
+
+def raddpo_contrast(
+    scores: CandidateScores, cfg: AlignConfig, window: SimilarityWindow | None, *, form: Form
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_PL of a batch with its switches (``tlgd, rdrw, lcp, contrast, beta, beta_inside``) and what to log of RDRW.
+
+    Raises ``ValueError`` where ``rdrw`` is on and the hidden states or the window are missing.
+    """
+    beta = 2.0 if cfg.beta is None else cfg.beta  # [reconstruction: SimPO's scale of length-normalised rewards]
+    negatives = scores.is_negative
+    logp = full_precision(scores.logp)
+    reward_star = of_star(mean_logp(logp, scores.mask), scores.star)  # (B,)
+    if cfg.tlgd:
+        logp = truncate_gradient(logp, shared_prefix(scores, cfg.lcp))
+    margins = reward_star[:, None] - mean_logp(logp, scores.mask)  # (B, C), d_j
+
+    logs: dict[str, Tensor] = {}
+    weights = None
+    if cfg.rdrw:
+        if window is None or scores.hidden is None:
+            raise ValueError(
+                "rdrw needs a SimilarityWindow and CandidateScores.hidden; "
+                "score with an rdrw_state, or set align.rdrw: false"
+            )
+        sims = star_similarity(scores.hidden, scores.star)  # (B, C), no gradient
+        weights = torch.ones_like(margins)
+        weights[negatives], logs = window.weigh(sims[negatives])  # anchors from before this batch
+        window.add(sims[negatives])
+
+    if cfg.contrast == "pairwise":
+        per_pair = pairwise(margins, weights, beta=beta, form=form, beta_inside=cfg.beta_inside)
+        return pair_mean(per_pair, negatives), logs
+    per_list = plackett_luce(margins, negatives, weights, beta=beta, form=form, beta_inside=cfg.beta_inside)
+    return list_mean(per_list, negatives.any(-1)), logs

@@ -1,0 +1,131 @@
+"""Objectives by name: what ``align.objective`` in ``sidar.yaml`` means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sidar.align.dpo import dmpo, dpo, sdpo
+from sidar.align.monitor import list_statistics
+from sidar.align.orpo import orpo
+from sidar.align.raddpo import raddpo_contrast
+from sidar.align.rdrw import SimilarityWindow
+from sidar.align.sft import multi_label_sft
+from sidar.align.simpo import simpo
+from sidar.config import AlignConfig
+from sidar.types import CandidateScores
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An objective's two halves, kept apart so that their gradients can be compared; either may be absent."""
+
+    sft: Tensor | None
+    contrast: Tensor | None
+    logs: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        parts = [part for part in (self.sft, self.contrast) if part is not None]
+        if not parts:
+            raise ValueError("nothing left to train: the objective has no contrast and mlsft is none")
+        return sum(parts[1:], parts[0])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A preference objective as a function of :class:`~sidar.types.CandidateScores` alone.
+
+    ``needs_reference``: ``ref_logp`` must be filled.  ``needs_window``: RDRW may run, so a window must be kept.
+    """
+
+    name: str
+    parts: Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]
+    needs_reference: bool = False
+    needs_window: bool = False
+
+    def loss(
+        self, scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The batch's loss () and scalars to log; ``state`` is updated where RDRW runs."""
+        parts = self.parts(scores, cfg, state)
+        logs = {**list_statistics(scores), **parts.logs, "loss": parts.total.detach()}
+        for name in ("sft", "contrast"):
+            if (part := getattr(parts, name)) is not None:
+                logs[f"loss/{name}"] = part.detach()
+        return parts.total, logs
+
+
+def sft_term(scores: CandidateScores, cfg: AlignConfig) -> Tensor | None:
+    """Eq. 1 under ``mlsft``: all positives, y_w* only (the table's "w/o Multi-label SFT"), or None."""
+    if cfg.mlsft == "none":
+        return None
+    return multi_label_sft(scores, cfg.positives or "mean", cfg.mlsft)
+
+
+def _raddpo(form: str) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
+    def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        contrast, logs = raddpo_contrast(scores, cfg, state, form="printed" if form == "printed" else "softmax")
+        return Parts(sft_term(scores, cfg), contrast, logs)
+
+    return parts
+
+
+def _sft(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+    return Parts(sft_term(scores, cfg), None, {})
+
+
+def _orpo(plus_sft: bool) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
+    def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        likelihood, odds = orpo(scores, cfg)
+        term = sft_term(scores, cfg) if plus_sft else None
+        return Parts(likelihood if term is None else likelihood + term, odds, {})
+
+    return parts
+
+
+def _baseline(
+    contrast: Callable[[CandidateScores, AlignConfig], Tensor], plus_sft: bool
+) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
+    def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        return Parts(sft_term(scores, cfg) if plus_sft else None, contrast(scores, cfg), {})
+
+    return parts
+
+
+def _registry() -> dict[str, Objective]:
+    found = [
+        Objective("raddpo", _raddpo("softmax"), needs_window=True),
+        Objective("raddpo-paper", _raddpo("printed"), needs_window=True),
+        Objective("sft", _sft),
+    ]
+    for plus in ("", "+sft"):
+        found += [
+            Objective(f"dpo{plus}", _baseline(dpo, bool(plus)), needs_reference=True),
+            Objective(f"sdpo{plus}", _baseline(sdpo, bool(plus)), needs_reference=True),
+            Objective(f"dmpo{plus}", _baseline(dmpo, bool(plus)), needs_reference=True),
+            Objective(f"simpo{plus}", _baseline(simpo, bool(plus))),
+            Objective(f"orpo{plus}", _orpo(bool(plus))),
+        ]
+    return {o.name: o for o in found}
+
+
+_OBJECTIVES = _registry()
+
+
+def names() -> list[str]:
+    """Every objective that :func:`objective` knows."""
+    return list(_OBJECTIVES)
+
+
+def objective(name: str) -> Objective:
+    """The objective called ``name``; ``ValueError`` lists the known ones.
+
+    ``raddpo`` is the softmax reading and ``raddpo-paper`` the printed one; ``sft`` is SFT-continued; ``+sft`` adds
+    eq. 1 to a baseline (RAD-DPO contains it).
+    """
+    if name not in _OBJECTIVES:
+        raise ValueError(f"align.objective {name!r} is not one of {', '.join(_OBJECTIVES)}")
+    return _OBJECTIVES[name]

@@ -1,0 +1,58 @@
+"""What is logged beside the loss."""
+
+import math
+
+import pytest
+import torch
+from lists_align import as_dicts, one_list, random_lists
+from reference_align import common_prefix, mean
+
+from sidar.align import SimilarityWindow, gradient_ratio, list_statistics, objective, take_rows
+from sidar.config import AlignConfig
+
+
+def test_statistics_equal_a_loop():
+    scores = random_lists(11, variable=True, codes=2)
+    pairs, others = [], []
+    for item in as_dicts(scores):
+        star = item["star"]
+        pairs += [
+            (item["tokens"][star], item["tokens"][j], item["logp"][star], item["logp"][j]) for j in item["negatives"]
+        ]
+        others += [sum(item["logp"][p]) for p in item["positives"] if p != star]
+    stats = list_statistics(scores)
+    prefixes = [common_prefix(a, b) for a, b, _, _ in pairs]
+    assert stats["pairs/count"] == len(pairs)
+    assert stats["pairs/shared1"].item() == pytest.approx(mean([k >= 1 for k in prefixes]))
+    assert stats["pairs/shared2"].item() == pytest.approx(mean([k >= 2 for k in prefixes]))
+    assert stats["pairs/accuracy"].item() == pytest.approx(mean([mean(a) > mean(b) for _, _, a, b in pairs]))
+    assert stats["logp/other_positives"].item() == pytest.approx(mean(others))
+
+
+def test_first_level_entropy_and_top():
+    scores = random_lists(0)
+    scores.first_logp = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]).log()
+    stats = list_statistics(scores)
+    assert stats["first/entropy"].item() == pytest.approx(1.5 * math.log(2) / 2, abs=1e-6)
+    assert stats["first/top"].item() == pytest.approx(0.75)
+
+
+def test_quantities_that_a_batch_does_not_define_are_left_out():
+    scores = take_rows(random_lists(0), torch.tensor([3]))  # the list without negatives
+    assert not any(name.startswith("pairs/") for name in list_statistics(scores))
+
+
+def test_gradient_ratio_is_the_quotient_of_the_norms():
+    """Three equal scores of one token: |∂L_PL| is β·¼ on y_w and β·¼/3 on each negative under print, SFT's is 1."""
+    scores = one_list((-1.0, -1.0, -1.0), -1.0)
+    parts = objective("raddpo-paper").parts(scores, AlignConfig(beta=1.0, rdrw=False, tlgd=False), None)
+    want = 0.25 * math.sqrt(1 + 3 / 9)
+    assert gradient_ratio(parts.contrast, parts.sft, scores.logp).item() == pytest.approx(want, abs=1e-6)
+
+
+def test_print_on_long_lists_is_called_inactive():
+    scores = one_list((-1.0,) * 30, -1.0)
+    parts = objective("raddpo-paper").parts(scores, AlignConfig(rdrw=False), SimilarityWindow())
+    assert gradient_ratio(parts.contrast, parts.sft, scores.logp) < 0.01
+    parts = objective("raddpo").parts(scores, AlignConfig(rdrw=False), None)
+    assert gradient_ratio(parts.contrast, parts.sft, scores.logp) > 1
