@@ -1,0 +1,316 @@
+"""SidLM: a causal LM whose answers are Semantic IDs.
+
+Text goes through the backbone's own word embeddings; SID tokens have rows of their own (``sid_in``) and one head per
+level, so the text tokenizer never learns of them and a level's softmax costs only that level's codes.  That sliced
+softmax *is* the model: π(code | prefix) is a proper distribution over the codes of the next level (architecture.md,
+decision 3).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sidar.config import LmConfig, LoraConfig, OptimConfig
+from sidar.lm.backbone import Backbone, add_lora, load_backbone, project
+from sidar.lm.vocab import SidVocab
+from sidar.types import SemanticIds
+
+if TYPE_CHECKING:
+    from sidar.lm.prompts import PromptBuilder
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SidLMConfig:
+    """What a checkpoint must know to be built again, beside the backbone's own config and its tokenizer."""
+
+    codebook_sizes: tuple[int, ...]
+    text_vocab: int
+    variable_length: bool
+    backbone: str  # `embedded`, or the folder or hub name that the weights came from
+    pretrained: Literal["none", "text", "all"]  # what did not start at random
+    head: Literal["level", "full"] = "level"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    tied: bool = True  # head="full": text logits use the word embeddings
+    centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
+    lora: dict[str, Any] | None = None
+    template: str = "default"
+    max_prompt_tokens: int = 96
+    history_items: int = 5
+    sid_version: str = ""
+    format: int = FORMAT
+
+
+class SidLM(nn.Module):
+    """A decoder with SID embeddings and per-level heads. Make one with :meth:`build` or :meth:`from_pretrained`.
+
+    ``codebooks``: per level (K_l, D) float32 centroids, kept as a buffer for RDRW's ``item_vector`` and, with
+    ``init="centroid"``, the start of the SID rows.
+    """
+
+    backbone: Any  # a base model of transformers: without head, states after the final norm
+    centroids: Tensor | None
+
+    def __init__(self, config: SidLMConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab = SidVocab(config.codebook_sizes, config.text_vocab, config.variable_length)
+        self.backbone = backbone.decoder
+        self.tokenizer = backbone.tokenizer
+        d = self.hidden_size
+        self.sid_in = nn.Parameter(torch.zeros(self.vocab.size, d))  # EOS included, though nothing follows it
+        # One parameter per level: a slice of one big matrix would fill a full-size gradient once per level.
+        self.heads = nn.ParameterList(nn.Parameter(torch.zeros(k, d)) for k in config.codebook_sizes)
+        self.eos_head = nn.Parameter(torch.zeros(1, d))
+        self.text_head: nn.Parameter | None = None
+        if config.head == "full" and not config.tied:
+            head = backbone.text_head
+            self.text_head = nn.Parameter(torch.zeros(config.text_vocab, d) if head is None else head)
+        size = (self.vocab.eos, config.centroid_dim)
+        self.register_buffer("centroids", torch.zeros(size) if config.centroid_dim else None)
+
+    # ------------------------------------------------------------------ making one
+
+    @classmethod
+    def build(
+        cls,
+        cfg: LmConfig,
+        sids: SemanticIds | Sequence[int],
+        codebooks: Sequence[np.ndarray] | None = None,
+        variable_length: bool | None = None,
+        seed: int = 0,
+    ) -> SidLM:
+        """A model for one SID table (or bare codebook sizes, then of fixed length unless said otherwise).
+
+        Raises ``ValueError`` for a backbone that packing does not fit, and for codebooks that are not the table's.
+        """
+        table = sids if isinstance(sids, SemanticIds) else None
+        sizes = tuple(int(k) for k in (table.codebook_sizes if table else sids))  # type: ignore[union-attr]
+        if variable_length is None:
+            variable_length = table is not None and not table.fixed_length
+        if codebooks is not None and (got := tuple(len(c) for c in codebooks)) != sizes:
+            raise ValueError(
+                f"codebooks of {got} codes do not belong to an SID table of {sizes}; fit both with `sidar sid`"
+            )
+        backbone = load_backbone(cfg, seed)
+        words = backbone.decoder.get_input_embeddings().weight
+        config = SidLMConfig(
+            codebook_sizes=sizes,
+            text_vocab=words.shape[0],
+            variable_length=variable_length,
+            backbone=cfg.backbone,
+            pretrained=backbone.pretrained,  # type: ignore[arg-type]
+            head=cfg.head,
+            attention=cfg.attention,
+            tied=backbone.text_head is None,
+            centroid_dim=0 if codebooks is None else int(codebooks[0].shape[1]),
+            lora=cfg.lora.model_dump() if cfg.lora else None,
+            template=cfg.template,
+            max_prompt_tokens=cfg.max_prompt_tokens,
+            history_items=cfg.history_items,
+            sid_version=table.version if table else "",
+        )
+        model = cls(config, backbone)
+        if codebooks is not None:
+            model.centroids = torch.from_numpy(np.concatenate(codebooks)).float()
+        model._init_sid_rows(cfg.init if codebooks is not None else "mean", seed)
+        if cfg.lora:
+            add_lora(model.backbone, cfg.lora, seed)
+            if model.text_head is not None:
+                model.text_head.requires_grad_(False)
+        return model
+
+    @torch.no_grad()
+    def _init_sid_rows(self, init: str, seed: int) -> None:
+        """Start SID rows and heads where the backbone expects embeddings: at its mean embedding norm.
+
+        ``centroid``: each level's centroids less their mean (what tells its codes apart), brought to the model's width.
+        ``mean``: the mean word embedding plus a tenth of the words' spread as noise.
+        """
+        words = self.word_embeddings.float()
+        norm = words.norm(dim=1).mean()
+        noise = torch.Generator().manual_seed(seed)
+
+        def near_mean(n: int) -> Tensor:
+            return words.mean(0) + 0.1 * words.std() * torch.randn(n, self.hidden_size, generator=noise)
+
+        for level, size in enumerate(self.vocab.codebook_sizes):
+            start = self.vocab.offsets[level]
+            rows = near_mean(size)
+            if init == "centroid" and self.centroids is not None and size > 1:
+                centroids = self.centroids[start : start + size]
+                rows = project(centroids - centroids.mean(0), self.hidden_size, seed)
+                rows = rows * (norm / rows.norm(dim=1).mean().clamp(min=1e-12))
+            self.sid_in[start : start + size] = rows
+            self.heads[level].copy_(rows)
+        self.sid_in[self.vocab.eos] = near_mean(1)[0]
+        self.eos_head.copy_(near_mean(1))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors (all weights, fp32), the backbone's config and the tokenizer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        self.backbone.config.save_pretrained(folder / "backbone")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        (folder / CONFIG).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", attention: Literal["sdpa", "eager"] | None = None
+    ) -> SidLM:
+        """Load what :meth:`save_pretrained` wrote; opens no network. ``attention`` overrides the stored kernel."""
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"{folder} holds no Sidar model (no {CONFIG}); train one with `sidar sft`")
+        raw = json.loads((folder / CONFIG).read_text())
+        if raw.get("format") != FORMAT:
+            raise ValueError(f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}")
+        raw["codebook_sizes"] = tuple(raw["codebook_sizes"])
+        config = SidLMConfig(**raw)
+        decoder = AutoModel.from_config(
+            AutoConfig.from_pretrained(folder / "backbone", local_files_only=True),
+            attn_implementation=attention or config.attention,
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = cls(config, Backbone(decoder, tokenizer, None, config.pretrained))
+        if config.lora:
+            add_lora(decoder, LoraConfig(**config.lora))
+            if model.text_head is not None:
+                model.text_head.requires_grad_(False)
+        missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        if missing or unexpected:
+            raise ValueError(
+                f"{folder / WEIGHTS} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the model again"
+            )
+        return model.to(device).eval()
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def word_embeddings(self) -> nn.Parameter:
+        """(text_vocab, d) input embeddings of text."""
+        words: nn.Parameter = self.backbone.get_input_embeddings().weight
+        return words
+
+    @property
+    def text_vocab(self) -> int:
+        return self.vocab.text_vocab
+
+    @property
+    def device(self) -> torch.device:
+        return self.sid_in.device
+
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        """The prompt builder that this model was trained with."""
+        from sidar.lm.prompts import PromptBuilder
+
+        c = self.config
+        return PromptBuilder(self.tokenizer, self.vocab, c.template, c.max_prompt_tokens, c.history_items)
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Groups for AdamW: new parts at ``lr_new``, pretrained weights at ``lr_pretrained``; frozen ones are left out.
+
+        Only matrices inside the blocks decay: an embedding row that a step does not touch must not shrink.
+        """
+        words = self.word_embeddings
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            inside = name.startswith("backbone.") and "lora_" not in name
+            from_checkpoint = (inside or name == "text_head") and self.config.pretrained == "all"
+            from_checkpoint |= parameter is words and self.config.pretrained == "text"
+            decays = name.startswith("backbone.") and parameter is not words and parameter.ndim > 1
+            groups.setdefault((not from_checkpoint, decays), []).append(parameter)
+        return [
+            {
+                "name": f"{'new' if new else 'pretrained'}{'' if decays else ', no decay'}",
+                "params": parameters,
+                "lr": optim.lr_new if new else optim.lr_pretrained,
+                "weight_decay": optim.weight_decay if decays else 0.0,
+            }
+            for (new, decays), parameters in sorted(groups.items(), reverse=True)
+        ]
+
+    # ------------------------------------------------------------------ computing
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """(…,) int64 mixed token ids → (…, d): text ids by the backbone, ``text_vocab + s`` by SID row s."""
+        is_text = tokens < self.text_vocab
+        sid = F.embedding((tokens - self.text_vocab).clamp(min=0), self.sid_in)
+        if self.text_vocab == 0:
+            return sid
+        text = self.backbone.get_input_embeddings()(tokens.clamp(max=self.text_vocab - 1))
+        return torch.where(is_text[..., None], text, sid)
+
+    def forward(self, tokens: Tensor, position_ids: Tensor, attention_bias: Tensor | None) -> Tensor:
+        """States after the final norm: tokens, position_ids (B, T), additive float bias (B, 1, T, T) → (B, T, d).
+
+        The bias is float on purpose: a boolean 4-D mask is added as 0/1 by eager attention, silently wrong.
+        """
+        return self.backbone(
+            inputs_embeds=self.embed_tokens(tokens),
+            attention_mask=attention_bias,
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+
+    def level_logits(self, hidden: Tensor, depth: int) -> Tensor:
+        """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).
+
+        Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable length and depth ≥ 1.
+        At depth L: the last level's codes again and EOS, a choice set that exists in training only: after L codes an
+        SID is over with probability 1, so no decoder asks for it (:meth:`SidVocab.n_codes`).
+        """
+        logits = F.linear(hidden, self.heads[min(depth, self.vocab.n_levels - 1)])
+        if self.vocab.has_eos(depth):
+            logits = torch.cat([logits, F.linear(hidden, self.eos_head)], -1)
+        return logits
+
+    def log_normaliser(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """log Σ exp over the choice set of ``head``: the level's own columns, or all of text and SIDs. (…,) fp32."""
+        if self.config.head == "level":
+            return logits.float().logsumexp(-1)
+        parts = [self.word_embeddings if self.text_head is None else self.text_head]
+        parts += [*self.heads, self.eos_head]
+        return torch.stack([F.linear(hidden, rows).float().logsumexp(-1) for rows in parts]).logsumexp(0)
+
+    def level_logp(self, hidden: Tensor, depth: int) -> Tensor:
+        """log π(code | prefix), columns as in :meth:`level_logits`, fp32.
+
+        ``head="full"`` takes the softmax over text and all SID tokens and is *not* renormalised to the level.
+        """
+        logits = self.level_logits(hidden, depth)
+        return logits.float() - self.log_normaliser(hidden, logits)[..., None]
+
+    def item_vectors(self, tokens: Tensor) -> Tensor:
+        """(…, S) SID tokens, −1 = absent → (…, D) dequantised vector: the sum of the codes' centroids.
+
+        Without stored codebooks the input rows of the codes stand in for the centroids. EOS adds nothing.
+        """
+        table = self.sid_in.detach() if self.centroids is None else self.centroids
+        codes = (tokens >= 0) & (tokens < self.vocab.eos)
+        return (F.embedding(tokens.clamp(0, self.vocab.eos - 1), table) * codes[..., None]).sum(-2)

@@ -1,0 +1,245 @@
+"""One prompt, many candidates, one pass (methods.md §1.5).
+
+``[prompt | nodes of the candidates' trie]``: candidates that share a prefix share its nodes, a node sees the prompt
+and its own ancestors, and positions restart after the prompt, so a candidate has exactly the states that it would have
+alone.  A log-prob belongs to an *edge* of the trie: the first code of every candidate is predicted from the last prompt
+position, code l + 1 from the node of code l, EOS from the node of the last code.  Each edge is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sidar.lm.backbone import MASKED
+from sidar.lm.candidates import Candidate, flatten
+from sidar.lm.model import SidLM
+from sidar.lm.vocab import SidVocab
+from sidar.types import CandidateScores
+
+RdrwState = Literal["eos_out", "last_code", "item_vector"]
+
+
+@dataclass
+class Packed:
+    """A batch of B prompts, at most C candidates each, L levels, S = L + 1 steps. Made by :func:`pack`.
+
+    A *state* is an index into the (B·T,) flattened positions.  ``states[d]`` (n_d,) are those with d codes written:
+    the last prompt positions for d = 0, then the trie's nodes of depth d.  ``edge_state[d]`` (e_d,) indexes
+    ``states[d]`` and ``edge_column[d]`` the columns of ``level_logits(·, d)``.  ``step_edge`` and ``eos_edge`` number
+    the edges of all depths, concatenated.
+    """
+
+    tokens: Tensor  # (B, T) int64: text ids, SIDs as text_vocab + s, 0 in padding
+    position_ids: Tensor  # (B, T) int64
+    prompt: Tensor  # (B, T) bool, True on prompt tokens
+    ancestors: Tensor  # (B, T, L) int64 positions of a node's ancestors and itself; only itself elsewhere
+    states: list[Tensor]
+    edge_state: list[Tensor]
+    edge_column: list[Tensor]
+    step_edge: Tensor  # (B, C, S) int64, −1 where a step is absent or does not count
+    step_tokens: Tensor  # (B, C, S) int64 SID tokens, EOS included, −1 absent
+    eos_edge: Tensor  # (B, C) int64 edge of the training-only EOS, −1 where EOS counts as a step, and in padding
+    last_state: Tensor  # (B, C) int64 state of the last SID token: it outputs EOS
+    before_last_state: Tensor  # (B, C) int64 state that outputs the last code
+    is_positive: Tensor  # (B, C) bool
+    is_candidate: Tensor  # (B, C) bool, False = padding
+    tier: Tensor  # (B, C) int64
+    star: Tensor  # (B,) int64 first listed of the top tier's positives; 0 where a prompt has none
+    n_tokens: int  # tokens that are not padding
+
+    def to(self, device: str | torch.device) -> Packed:
+        """The same batch on ``device``."""
+        moved = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                value = value.to(device, non_blocking=True)
+            elif isinstance(value, list):
+                value = [t.to(device, non_blocking=True) for t in value]
+            moved[f.name] = value
+        return Packed(**moved)
+
+    def attention_bias(self) -> Tensor:
+        """(B, 1, T, T) fp32, 0 where i may see j: j ≤ i in the prompt, or j an ancestor of i, or j = i.
+
+        Every row sees at least itself, padding included: a row that sees nothing is NaN in a softmax.
+        """
+        n = self.tokens.shape[1]
+        sees = self.prompt[:, None, :] & torch.ones(n, n, dtype=torch.bool, device=self.tokens.device).tril()
+        return torch.where(sees, 0.0, MASKED).scatter_(2, self.ancestors, 0.0)[:, None]
+
+
+def pack(
+    prompts: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[Candidate]],
+    vocab: SidVocab,
+    *,
+    side: Literal["right", "left"] = "right",
+) -> Packed:
+    """Pack one list of candidates per prompt; identical SIDs and shared prefixes take their tokens once.
+
+    ``prompts`` are mixed token ids (``PromptBuilder.encode``); padding goes to ``side``.  Raises ``ValueError`` naming
+    the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot spell.
+    """
+    B, L = len(prompts), vocab.n_levels
+    codes, length, owner, slot = flatten(prompts, candidates, vocab)  # (M, L), (M,), (M,), (M,)
+    p_len = np.fromiter(map(len, prompts), np.int64, B)
+
+    # The trie, one level at a time. A node is (parent, code), numbered by first appearance, so that another candidate
+    # in a list cannot reorder this one's nodes; candidates are listed prompt by prompt, so nodes are as well.
+    node = np.full((len(codes), L + 1), -1, np.int64)  # candidate m's node of depth d, among the nodes of that depth
+    node[:, 0] = owner
+    parents, node_codes, owners = [np.arange(B)], [np.full(B, -1)], [np.arange(B)]
+    for level, size in enumerate(vocab.codebook_sizes):
+        on = length > level
+        key = node[on, level] * size + codes[on, level]
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        node[on, level + 1] = rank[inverse]
+        parent, code = np.divmod(key[first[order]], size)
+        parents.append(parent)
+        node_codes.append(code)
+        owners.append(owners[-1][parent])
+
+    # Where each node stands: after its prompt, depth by depth.
+    per_depth = np.stack([np.bincount(o, minlength=B) for o in owners[1:]])  # (L, B) nodes
+    sizes = p_len + per_depth.sum(0)
+    T, C = int(sizes.max()), int(slot.max()) + 1
+    start = T - sizes if side == "left" else np.zeros(B, np.int64)
+    tokens, positions = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
+    column = np.arange(T)
+    is_prompt = (column >= start[:, None]) & (column < (start + p_len)[:, None])
+    tokens[is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
+    positions[is_prompt] = (column - start[:, None])[is_prompt]
+    ancestors = np.broadcast_to(column[:, None], (B, T, L)).copy()
+    flat = [np.arange(B) * T + start + p_len - 1]  # state of each node, the roots' being the last prompt position
+    chain = np.zeros((B, 0), np.int64)  # (n_d, d) positions of a node's ancestors and itself
+    free = start + p_len
+    for depth in range(1, L + 1):
+        o, parent = owners[depth], parents[depth]
+        count = per_depth[depth - 1]
+        position = free[o] + np.arange(len(o)) - (np.cumsum(count) - count)[o]
+        free = free + count
+        chain = np.concatenate([chain[parent], position[:, None]], 1)
+        tokens[o, position] = vocab.text_vocab + vocab.offsets[depth - 1] + node_codes[depth]
+        positions[o, position] = p_len[o] + depth - 1
+        ancestors[o, position, :depth] = chain
+        flat.append(o * T + position)
+
+    # Edges of depth d: one to each node of depth d + 1, then one EOS for each node where a candidate ends.
+    edge_state, edge_column, first_edge, eos_number = [], [], [0], []
+    for depth in range(L + 1):
+        ends = np.unique(node[length == depth, depth])
+        to_nodes = parents[depth + 1] if depth < L else np.zeros(0, np.int64)
+        to_codes = node_codes[depth + 1] if depth < L else np.zeros(0, np.int64)
+        edge_state.append(np.concatenate([to_nodes, ends]))
+        edge_column.append(np.concatenate([to_codes, np.full(len(ends), vocab.n_codes(depth))]))
+        number = np.full(len(flat[depth]), -1, np.int64)
+        number[ends] = first_edge[depth] + len(to_nodes) + np.arange(len(ends))
+        eos_number.append(number)
+        first_edge.append(first_edge[depth] + len(edge_state[depth]))
+    steps = np.where(node[:, 1:] >= 0, node[:, 1:] + np.array(first_edge[:L]), -1)  # (M, L)
+    steps = np.concatenate([steps, np.full((len(codes), 1), -1)], 1)
+    spelled = np.concatenate(
+        [np.where(codes >= 0, codes + np.array(vocab.offsets), -1), np.full((len(codes), 1), -1)], 1
+    )
+    m = np.arange(len(codes))
+    spelled[m, length] = vocab.eos
+    ended = np.empty(len(codes), np.int64)
+    last, before = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
+    for depth in range(1, L + 1):
+        here = length == depth
+        ended[here] = eos_number[depth][node[here, depth]]
+        last[here] = flat[depth][node[here, depth]]
+        before[here] = flat[depth - 1][node[here, depth - 1]]
+    early = length < L  # ending early is a choice and counts; after L codes the end is certain
+    steps[m[early], length[early]] = ended[early]
+
+    def table(values: np.ndarray, fill: int | bool) -> Tensor:
+        out = np.full((B, C, *values.shape[1:]), fill, values.dtype)
+        out[owner, slot] = values
+        return torch.from_numpy(out)
+
+    flags = [(x.is_positive, x.tier) for listed in candidates for x in listed]
+    positive, tier = np.array([f for f, _ in flags], bool), np.array([t for _, t in flags], np.int64)
+    return Packed(
+        tokens=torch.from_numpy(tokens),
+        position_ids=torch.from_numpy(positions),
+        prompt=torch.from_numpy(is_prompt),
+        ancestors=torch.from_numpy(ancestors),
+        states=[torch.from_numpy(x) for x in flat],
+        edge_state=[torch.from_numpy(x) for x in edge_state],
+        edge_column=[torch.from_numpy(x) for x in edge_column],
+        step_edge=table(steps, -1),
+        step_tokens=table(spelled, -1),
+        eos_edge=table(np.where(early, -1, ended), -1),
+        last_state=table(last, 0),
+        before_last_state=table(before, 0),
+        is_positive=table(positive, False),
+        is_candidate=table(np.ones(len(codes), bool), False),
+        tier=table(tier, 0),
+        star=table(np.where(positive, tier, -1), -2).argmax(1),
+        n_tokens=int(sizes.sum()),
+    )
+
+
+def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> CandidateScores:
+    """Score every candidate of ``packed`` under ``model`` in one forward pass; differentiable, log-probs in fp32.
+
+    ``rdrw_state`` fills ``hidden`` (B, C, ·), what RDRW compares (methods.md §1.4; three readings [reconstruction]):
+    ``eos_out`` the state after the final norm at the last SID token, which outputs EOS; ``last_code`` the state one
+    position earlier, which outputs the last code (candidates that differ only there share it); ``item_vector`` the sum
+    of the codes' centroids, which no training moves.
+    """
+    states = model(packed.tokens, packed.position_ids, packed.attention_bias()).flatten(0, 1)  # (B·T, d)
+    edges, first = [], None
+    for depth, (where, edge_state, edge_column) in enumerate(
+        zip(packed.states, packed.edge_state, packed.edge_column, strict=True)
+    ):
+        if len(edge_state) == 0:
+            continue
+        hidden = states[where]
+        logits = model.level_logits(hidden, depth)
+        normaliser = model.log_normaliser(hidden, logits)
+        edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
+        if depth == 0:
+            first = _first_level(logits, normaliser)
+    flat = torch.cat(edges)  # (E,)
+
+    def steps(numbers: Tensor) -> Tensor:
+        return torch.where(numbers >= 0, flat[numbers.clamp(min=0)], 0.0)
+
+    hidden_states = None
+    if rdrw_state == "item_vector":
+        hidden_states = model.item_vectors(packed.step_tokens)
+    elif rdrw_state is not None:
+        hidden_states = states[packed.last_state if rdrw_state == "eos_out" else packed.before_last_state]
+    assert first is not None  # every prompt has a candidate, every candidate a first code
+    return CandidateScores(
+        logp=steps(packed.step_edge),
+        mask=packed.step_edge >= 0,
+        tokens=packed.step_tokens,
+        is_positive=packed.is_positive,
+        is_negative=packed.is_candidate & ~packed.is_positive,
+        tier=packed.tier,
+        star=packed.star,
+        eos_logp=steps(packed.eos_edge),
+        hidden=hidden_states,
+        first_entropy=first[0],
+        first_max=first[1],
+    )
+
+
+@torch.no_grad()
+def _first_level(logits: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy (nats) and largest probability of the first code, each (B,): squeezing shows here (methods.md §1.6)."""
+    logp = logits.float() - normaliser[:, None]
+    return -(logp.exp() * logp).sum(-1), logp.amax(-1).exp()
