@@ -223,8 +223,6 @@ class CandidateScores:
     ref_logp: Tensor | None = None  # (B, C, S) same steps under the frozen reference
     old_logp: Tensor | None = None  # (B, C, S) under the policy that sampled
     reward: Tensor | None = None  # (B, C)
-    first_entropy: Tensor | None = None  # (B,) nats, of the first code's distribution (logged, no gradient)
-    first_max: Tensor | None = None  # (B,) its largest probability (methods.md §1.6)
     first_logp: Tensor | None = None  # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
 
 

@@ -88,7 +88,7 @@ def flatten(
     if not wrong.any():
         codes = np.array([(*c, *(-1,) * (L - len(c))) for c in listed], np.int64)
         inside = np.arange(L) < length[:, None]
-        wrong = (inside & ((codes < 0) | (codes >= np.array(vocab.codebook_sizes)))).any(axis=1)
+        wrong |= (inside & ((codes < 0) | (codes >= np.array(vocab.codebook_sizes)))).any(axis=1)
     if wrong.any():
         m = int(wrong.argmax())
         want = f"1 … {L}" if vocab.variable_length else str(L)

@@ -200,7 +200,7 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
     of the codes' centroids, which no training moves.
     """
     states = model(packed.tokens, packed.position_ids, packed.attention_bias()).flatten(0, 1)  # (B·T, d)
-    edges, first = [], None
+    edges, first_logp = [], None
     for depth, (where, edge_state, edge_column) in enumerate(
         zip(packed.states, packed.edge_state, packed.edge_column, strict=True)
     ):
@@ -211,7 +211,7 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         normaliser = model.log_normaliser(hidden, logits)
         edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
         if depth == 0:
-            first = _first_level(logits, normaliser)
+            first_logp = logits.detach().float() - normaliser.detach()[:, None]
     flat = torch.cat(edges)  # (E,)
 
     def steps(numbers: Tensor) -> Tensor:
@@ -222,7 +222,6 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         hidden_states = model.item_vectors(packed.step_tokens)
     elif rdrw_state is not None:
         hidden_states = states[packed.last_state if rdrw_state == "eos_out" else packed.before_last_state]
-    assert first is not None  # every prompt has a candidate, every candidate a first code
     return CandidateScores(
         logp=steps(packed.step_edge),
         mask=packed.step_edge >= 0,
@@ -233,13 +232,5 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         star=packed.star,
         eos_logp=steps(packed.eos_edge),
         hidden=hidden_states,
-        first_entropy=first[0],
-        first_max=first[1],
+        first_logp=first_logp,
     )
-
-
-@torch.no_grad()
-def _first_level(logits: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy (nats) and largest probability of the first code, each (B,): squeezing shows here (methods.md §1.6)."""
-    logp = logits.float() - normaliser[:, None]
-    return -(logp.exp() * logp).sum(-1), logp.amax(-1).exp()
