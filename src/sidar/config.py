@@ -70,11 +70,12 @@ class EmbedConfig(Part):
     """How item text becomes vectors."""
 
     model: str = Field(
-        "minilm", description="`minilm` (offline default), a sentence-transformers folder or a hub name."
+        "minilm",
+        description="`minilm` (offline default), a sentence-transformers folder, a hub name, or `hashing:64` (tests).",
     )
     fields: list[str] = ["title", "category"]
-    batch_size: int = 64
-    max_tokens: int = 128
+    batch_size: int = Field(32, ge=1, description="32 is fastest on a CPU (its activations stay in the cache).")
+    max_tokens: int = Field(128, ge=1, description="Longer texts are cut.")
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
 
 

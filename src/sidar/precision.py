@@ -1,0 +1,44 @@
+"""Where bf16 pays: the one place that decides what ``precision: auto`` means on a device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """AVX512-BF16, AMX or Arm BF16: without such units bf16 on a CPU is emulated and slower than fp32."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return False
+    flags = {
+        f for line in info.read_text().splitlines() if line.startswith(("flags", "Features")) for f in line.split()
+    }
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:
+    """True when matrix products on ``device`` should run in bf16; ``auto`` asks whether the device has units for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and _cpu_has_bf16()
+
+
+def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
+    """bf16 autocast on ``device`` where :func:`use_bf16` says so, else a context that does nothing."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=use_bf16(device, precision))
