@@ -1,0 +1,20 @@
+"""Systems that every table shows beside the generative ones; each turns queries into Hits."""
+
+from sidar.baselines.bm25 import Bm25, Bm25Params
+from sidar.baselines.dense import Dense
+from sidar.baselines.fusion import Fusion, fuse, tune_fusion
+from sidar.baselines.ranking import DEPTH
+from sidar.baselines.simple import Popularity, RandomOrder, topic_oracle
+
+__all__ = [
+    "DEPTH",
+    "Bm25",
+    "Bm25Params",
+    "Dense",
+    "Fusion",
+    "Popularity",
+    "RandomOrder",
+    "fuse",
+    "topic_oracle",
+    "tune_fusion",
+]

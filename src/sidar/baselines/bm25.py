@@ -1,0 +1,124 @@
+"""BM25 over weighted product fields, with weights, k1 and b chosen on a dev set.
+
+A field weight is a repeat count: the words of a title with weight 3 stand three times in the item's bag of words, so
+term saturation acts across fields. [known: simple BM25F; Robertson, Zaragoza, Taylor 2004 show why adding up
+per-field BM25 scores is worse.] Scoring is bm25s (the Lucene variant).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sidar.baselines.ranking import DEPTH, top_k
+from sidar.baselines.text import words
+from sidar.types import Catalogue, Hits
+
+#: The catalogue's text fields that BM25 can read.
+FIELDS = ("title", "category", "brand", "text")
+
+
+@dataclass(frozen=True)
+class Bm25Params:
+    """Repeat count of each field, and BM25's constants."""
+
+    weights: Mapping[str, int] = field(default_factory=lambda: {"title": 2, "category": 1, "brand": 1, "text": 1})
+    k1: float = 1.2
+    b: float = 0.75
+
+
+class Bm25:
+    """``Bm25(catalogue).search(["t towels kitchen"])`` → Hits. Retired items are never returned."""
+
+    name = "bm25"
+
+    def __init__(self, catalogue: Catalogue, params: Bm25Params | None = None) -> None:
+        self.params = params or Bm25Params()
+        if unknown := set(self.params.weights) - set(FIELDS):
+            raise ValueError(f"BM25 has no field {', '.join(sorted(unknown))}; its fields are {', '.join(FIELDS)}")
+        self.rows = np.flatnonzero(catalogue.alive).astype(np.int32)  # (n,) live rows
+        self.vocabulary: dict[str, int] = {}
+        self._fields = {name: self._read(catalogue, name) for name in FIELDS}
+        self._build()
+
+    def _read(self, catalogue: Catalogue, name: str) -> list[list[int]]:
+        """Token numbers of one field of every live item; the vocabulary grows on the way."""
+        values = catalogue.column(name)
+        number = self.vocabulary
+        out = []
+        for row in self.rows:
+            value = values[row] or ""
+            tokens = words(value if isinstance(value, str) else " ".join(part for part in value if part))
+            out.append([number.setdefault(token, len(number)) for token in tokens])
+        return out
+
+    def _build(self) -> None:
+        import bm25s
+
+        used = [(self._fields[name], times) for name, times in self.params.weights.items() if times > 0]
+        bags = [[t for tokens, times in used for t in tokens[i] * times] for i in range(len(self.rows))]
+        self._index = None
+        if any(bags):
+            index = bm25s.BM25(method="lucene", k1=self.params.k1, b=self.params.b)
+            index.index((bags, dict(self.vocabulary)), show_progress=False)
+            self._index = index
+
+    def with_params(self, params: Bm25Params) -> Bm25:
+        """The same catalogue, already split into words, under other parameters."""
+        other = object.__new__(Bm25)
+        other.params, other.rows, other.vocabulary, other._fields = params, self.rows, self.vocabulary, self._fields
+        other._build()
+        return other
+
+    def scores(self, queries: Sequence[str]) -> np.ndarray:
+        """(Q, n) float32 scores of the live items; 0 where no word of the query occurs."""
+        out = np.zeros((len(queries), len(self.rows)), dtype=np.float32)
+        if self._index is not None:
+            for q, query in enumerate(queries):
+                known = [self.vocabulary[w] for w in words(query) if w in self.vocabulary]
+                if known:
+                    out[q] = self._index.get_scores_from_ids(known)
+        return out
+
+    def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
+        """The best k items of each query; items without any word of the query are no results."""
+        starts = range(0, max(len(queries), 1), 64)  # blocks bound the memory: 64 × n scores
+        parts = [top_k(self.scores(queries[i : i + 64]), k, rows=self.rows, floor=0) for i in starts]
+        return Hits(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def tune(
+        self,
+        queries: Sequence[str],
+        objective: Callable[[Hits], float],
+        *,
+        weights: Sequence[Mapping[str, int]] | None = None,
+        constants: Sequence[tuple[float, float]] = ((0.6, 0.4), (0.9, 0.4), (1.2, 0.75), (1.6, 0.75), (2.0, 0.4)),
+    ) -> Bm25:
+        """Choose field weights, then (k1, b), by ``objective`` of the Hits of ``queries`` (higher is better).
+
+        ``queries`` belong to a *dev* set (``evaluate.objective(dev_set, catalogue, "ndcg@10")`` is such a function).
+        Two small grids one after the other; an equal score keeps the earlier choice.
+        """
+        grid = weights or [dict(zip(FIELDS, w, strict=True)) for w in _WEIGHTS]
+        best = self
+        best_value = objective(best.search(queries))
+        for candidate in grid:
+            best, best_value = _better(best, best_value, replace(best.params, weights=candidate), queries, objective)
+        for k1, b in constants:
+            best, best_value = _better(best, best_value, replace(best.params, k1=k1, b=b), queries, objective)
+        return best
+
+
+#: title, category, brand, text
+_WEIGHTS = ((1, 0, 0, 0), (1, 1, 0, 0), (2, 1, 1, 0), (3, 1, 1, 1), (4, 2, 1, 1), (6, 2, 2, 1))
+
+
+def _better(
+    best: Bm25, value: float, params: Bm25Params, queries: Sequence[str], objective: Callable[[Hits], float]
+) -> tuple[Bm25, float]:
+    """``best`` or the same with ``params``, whichever scores higher, and that score."""
+    other = best.with_params(params)
+    new = objective(other.search(queries))
+    return (other, new) if new > value else (best, value)

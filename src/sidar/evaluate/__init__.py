@@ -1,0 +1,28 @@
+"""How good a system is: measures, run files, intervals and tests, the table and the report."""
+
+from sidar.evaluate.expected import GroupRanking, expected_scores
+from sidar.evaluate.metrics import evaluate, score_ranking
+from sidar.evaluate.qrels import read_qrels, write_qrels
+from sidar.evaluate.runs import hits_from_run, read_trec, run_from_hits, write_trec
+from sidar.evaluate.stats import PairedTest, bootstrap_interval, holm, paired_test, smallest_detectable, verdict
+from sidar.evaluate.truth import Truth
+
+__all__ = [
+    "GroupRanking",
+    "PairedTest",
+    "Truth",
+    "bootstrap_interval",
+    "evaluate",
+    "expected_scores",
+    "hits_from_run",
+    "holm",
+    "paired_test",
+    "read_qrels",
+    "read_trec",
+    "run_from_hits",
+    "score_ranking",
+    "smallest_detectable",
+    "verdict",
+    "write_qrels",
+    "write_trec",
+]
