@@ -1,0 +1,49 @@
+"""Exact invalid mass: how much probability a model gives to what is no product (protocol.md §5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sidar.decode.protocol import FreeScorer, Scorer, fitted
+from sidar.decode.trie import Trie
+from sidar.decode.walk import walk
+from sidar.index import PrefixIndex
+
+
+@torch.inference_mode()
+def invalid_mass(scorer: Scorer, prompts: Sequence[Any], index: PrefixIndex | Trie, *, rows: int = 1024) -> np.ndarray:
+    """(Q,) float64: 1 − Σ π(y | x) over every SID y of the index; no beam, all live prefixes in chunks of ``rows``.
+
+    Accumulated in log space and float64. A fully trained model is near 0, the uniform one at
+    :func:`uniform_invalid_mass`. Stands beside every recall, since constrained decoding cannot show it.
+    """
+    trie = fitted(scorer, index)
+    masses = np.empty(len(prompts))
+    for query, prompt in enumerate(prompts):
+        valid = torch.full((), -torch.inf, dtype=torch.float64, device=trie.device)
+        for some in walk(scorer, prompt, trie, rows):
+            valid = torch.logaddexp(valid, some.scores.logsumexp(0))
+        masses[query] = -math.expm1(min(float(valid), 0.0))  # rounding may lift the sum above 1 by 1e-7
+    return masses
+
+
+def uniform_invalid_mass(scorer: FreeScorer, index: PrefixIndex) -> float:
+    """The invalid mass of a model that knows nothing: each column of each choice set equally likely."""
+    columns = [len(scorer.free_columns(d)[0]) for d in range(index.n_levels)]
+    valid = 0.0
+    for length in range(1, index.n_levels + 1):
+        steps = length + scorer.variable_length  # EOS is a choice before depth L only, where the slice ends by itself
+        valid += int(index.terminal[length].sum()) / math.prod(columns[:steps])
+    return 1.0 - valid
+
+
+def index_density(index: PrefixIndex) -> float:
+    """Share of all writable SIDs that are products: of ΠK_l with one fixed length, else of all lengths 1..L."""
+    sizes = index.codebook_sizes
+    lengths = [len(sizes)] if index.fixed_length else range(1, len(sizes) + 1)
+    return index.n_sids / sum(math.prod(sizes[:length]) for length in lengths)

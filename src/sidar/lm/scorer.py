@@ -1,0 +1,152 @@
+"""LmScorer: a :class:`SidLM` as decode's scorer, made for wide beams.
+
+One prefill per prompt, shared by all beams; one row per beam and step; a head that is sliced to the level's codebook
+(architecture.md, decision 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidar.lm.lean import LeanDecoder
+from sidar.lm.model import SidLM
+from sidar.lm.tree import TreeDecoder
+
+
+@dataclass
+class LmState:
+    """A search under way: the engine's state and what the prompts' ends say."""
+
+    end: Tensor  # (Q, d) states that predict the first code
+    engine: Any  # LeanState or TreeState
+
+
+class LmScorer:
+    """Scores SID prefixes with the weights that ``model`` has *now* (make a new one after training steps).
+
+    ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads stay fp32, so scores
+    do not tie); ``auto`` = bf16 where the device computes it natively.  ``engine``: ``lean`` for Llama, Qwen2 and
+    Qwen3 (copies their weights, fused), ``tree`` for anything else, ``auto`` picks.  Holds no search: any number of
+    threads may use one scorer.
+    """
+
+    def __init__(
+        self,
+        model: SidLM,
+        *,
+        precision: Literal["auto", "fp32", "bf16"] = "fp32",
+        engine: Literal["auto", "lean", "tree"] = "auto",
+    ) -> None:
+        self.vocab = model.vocab
+        self.codebook_sizes = self.vocab.codebook_sizes
+        self.variable_length = self.vocab.variable_length
+        self.device = model.device
+        self.head = model.config.head
+        bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(self.device))
+        self.precision = "bf16" if bf16 else "fp32"
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        misfit = LeanDecoder.misfit(model.backbone)
+        if engine == "lean" and misfit:
+            raise ValueError(f"the lean engine does not fit this backbone: {misfit}; use engine='tree' or 'auto'")
+        self.engine: LeanDecoder | TreeDecoder
+        self._model = model
+        norm: Tensor | float
+        if engine == "tree" or misfit:
+            self.engine, norm, self._eps = TreeDecoder(model, dtype), 1.0, None
+        else:
+            self.engine = LeanDecoder(model.backbone, dtype)
+            norm, self._eps = self.engine.final_norm, self.engine.eps
+        with torch.no_grad():
+            self._sid_in = model.sid_in.detach().clone()
+            words = model.backbone.get_input_embeddings().weight if model.text_head is None else model.text_head
+            parts = [*model.heads, model.eos_head]
+            if self.head == "full":
+                everything = torch.cat([words, *parts]).float() * norm  # (text + SIDs, d)
+                self._heads = [everything] * self.vocab.n_levels
+            else:
+                ends = [[model.eos_head] if self.vocab.has_eos(d) else [] for d in range(self.vocab.n_levels)]
+                self._heads = [
+                    torch.cat([head, *end]).float() * norm for head, end in zip(model.heads, ends, strict=True)
+                ]
+
+    # ------------------------------------------------------------------ Scorer
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> LmState:
+        """Token lists (SIDs as ``text_vocab + s``), any lengths. ``ValueError`` names an empty one."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        if not len(prompts) or int(lengths.min()) == 0:
+            raise ValueError(f"prompt {int(lengths.argmin()) if len(prompts) else 0} is empty; a prompt has ≥ 1 token")
+        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+        for row, prompt in zip(padded, prompts, strict=True):
+            row[: len(prompt)] = torch.as_tensor(prompt)
+        tokens, lengths = padded.to(self.device), lengths.to(self.device)
+        if isinstance(self.engine, LeanDecoder):
+            return LmState(*self.engine.prefill(self._model.embed_tokens(tokens), lengths))
+        return LmState(*self.engine.prefill(tokens, lengths))
+
+    def first(self, state: LmState) -> Tensor:
+        return self._level(self._logp(state.end, 0), 0)
+
+    def extend(self, state: LmState, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
+        return self._level(self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth), depth)
+
+    # ------------------------------------------------------------------ FreeScorer
+
+    def free_columns(self, depth: int) -> tuple[Tensor, int]:
+        size = self.codebook_sizes[depth]
+        codes = torch.arange(size, device=self.device)
+        ends = self.vocab.has_eos(depth)
+        if self.head == "level":
+            return F.pad(codes, (0, int(ends)), value=-1), size if ends else -1
+        start = self.vocab.text_vocab + self.vocab.offsets[depth]
+        total = self.vocab.text_vocab + self.vocab.size
+        return F.pad(codes, (start, total - start - size), value=-1), total - 1 if self.variable_length else -1
+
+    def free_first(self, state: LmState) -> Tensor:
+        return self._logp(state.end, 0)
+
+    def free_extend(self, state: LmState, parents: Tensor, columns: Tensor, depth: int) -> Tensor:
+        shift = self.vocab.offsets[depth - 1] if self.head == "level" else -self.vocab.text_vocab
+        return self._after(state, parents, columns + shift, depth)
+
+    # ------------------------------------------------------------------ inside
+
+    @torch.inference_mode()
+    def _after(self, state: LmState, parents: Tensor, tokens: Tensor, depth: int) -> Tensor:
+        """(Q, W, V) log-probs after rows whose last SID token is ``tokens`` (Q, W); < 0 = a text token."""
+        mixed = tokens + self.vocab.text_vocab
+        if isinstance(self.engine, LeanDecoder):
+            embedded = self._model.embed_tokens(mixed) if self.head == "full" else F.embedding(tokens, self._sid_in)
+            hidden = self.engine.step(state.engine, embedded, parents, depth)
+        else:
+            hidden = self.engine.step(state.engine, mixed, parents, depth)
+        return self._logp(hidden, depth)
+
+    @torch.inference_mode()
+    def _logp(self, hidden: Tensor, depth: int) -> Tensor:
+        """(…, V) fp32 log-softmax over the whole choice set: the level's columns, or with a full head all tokens."""
+        if self._eps is not None:
+            hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
+        return F.linear(hidden, self._heads[depth]).log_softmax(-1)
+
+    def _level(self, logp: Tensor, depth: int) -> Tensor:
+        """The level's columns of a full head, not renormalised; a level head has no others."""
+        if self.head == "level":
+            return logp
+        start = self.vocab.text_vocab + self.vocab.offsets[depth]
+        codes = logp[..., start : start + self.codebook_sizes[depth]]
+        return torch.cat([codes, logp[..., -1:]], -1) if self.vocab.has_eos(depth) else codes
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bf16 natively, so that it pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
