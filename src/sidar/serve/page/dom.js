@@ -1,0 +1,36 @@
+// The only way this page makes elements: text goes in as text, never as markup, so product data cannot become code.
+
+/** An element: h("p", {class: "note", title}, "text", child …). Attributes that are null or false are left out. */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+export function s(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value == null || value === false) continue;
+    if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child != null && child !== false));
+  return element;
+}
+
+/** A count as people read it: 6,764. */
+export const count = (n) => n.toLocaleString("en-US");
+
+/** A probability: 31 %, 4.2 %, 0.03 %, 1e-6. */
+export function percent(p) {
+  if (p >= 0.0995) return `${Math.round(100 * p)} %`;
+  if (p >= 0.00995) return `${(100 * p).toFixed(1)} %`;
+  if (p >= 0.0001) return `${(100 * p).toFixed(2)} %`;
+  return p > 0 ? p.toExponential(0) : "0";
+}
+
+/** The class that colours a level, 1-based. */
+export const hue = (depth) => `l${((depth - 1) % 6) + 1}`;

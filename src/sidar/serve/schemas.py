@@ -1,0 +1,155 @@
+"""What goes over the wire: the request and the answer of ``POST /v1/search``, with examples for OpenAPI."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+if TYPE_CHECKING:
+    from sidar.explain import Level
+    from sidar.retriever import Explanation, Result
+
+_SEARCH: JsonDict = {"query": "t towels kitchen", "k": 2}
+_PERSONAL: JsonDict = {
+    "query": "towel",
+    "k": 10,
+    "history": ["B00A12"],
+    "profile": "age 30-44",
+    "beam": 128,
+    "explain": True,
+}
+
+
+class SearchRequest(BaseModel):
+    """One search. Unknown fields are refused, because a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_SEARCH, _PERSONAL]})
+
+    query: str = Field(max_length=4096, description="What the shopper typed; may be empty (recommendation).")
+    k: int = Field(10, ge=1, le=500, description="Items wanted.")
+    history: list[str] = Field(
+        [], max_length=200, description="Ids of items the user touched before, oldest first. Unknown ones are reported."
+    )
+    profile: str = Field("", max_length=2048, description="What is known of the user, as text.")
+    user_id: str | None = Field(
+        None, max_length=256, description="For the caller's own logs; ranking does not read it and it is not stored."
+    )
+    beam: int | None = Field(None, ge=1, le=2048, description="Beams; default: the model's. Raised to k.")
+    exact: bool = Field(False, description="The true top by best-first search instead of a beam; slower.")
+    explain: bool = Field(False, description="Also return the beams level by level.")
+    model: str | None = Field(None, max_length=128, description="Label of the model; default: the first.")
+
+
+class Hit(BaseModel):
+    """One item of the answer."""
+
+    rank: int
+    item_id: str
+    title: str
+    brand: str
+    price: float | None
+    image_url: str
+    category: list[str]
+    sid: list[int] = Field(description="Its Semantic ID, one code per level.")
+    sid_text: str
+    score: float | None = Field(description="log π(SID | prompt); null where the probability is 0.")
+    probability: float
+    level_logp: list[float | None] = Field(description="log-probability of each code given the ones before.")
+
+    @classmethod
+    def of(cls, result: Result) -> Hit:
+        fields = asdict(result)
+        return cls(**fields | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]})
+
+
+class Prefix(BaseModel):
+    """One prefix that the search followed, and what lies below it."""
+
+    codes: list[int]
+    text: str
+    logp: float | None
+    probability: float
+    items: int
+    sids: int
+    label: str = Field(description="Deepest category that holds at least half of its items.")
+    share: float
+    example: str
+    ranks: list[int] = Field(description="Ranks of the returned items below it.")
+
+
+class BeamLevel(BaseModel):
+    """The beam at one depth."""
+
+    depth: int
+    codebook_size: int
+    live: int = Field(description="Prefixes of this depth that lead to an item.")
+    followed: int
+    mass: float = Field(description="Probability of all followed prefixes together.")
+    prefixes: list[Prefix]
+
+    @classmethod
+    def of(cls, level: Level) -> BeamLevel:
+        fields = asdict(level)
+        return cls(**fields | {"prefixes": [Prefix(**p | {"logp": _json(p["logp"])}) for p in fields["prefixes"]]})
+
+
+class SearchResponse(BaseModel):
+    """The answer, and which model gave it."""
+
+    query: str
+    model: str
+    bundle: str = Field(description="Hash of the bundle that answered.")
+    beam: int
+    hits: list[Hit]
+    notes: list[str] = Field(description="In words, where the request was not taken as it stood.")
+    ignored_history: list[str]
+    timing_ms: dict[str, float] = Field(description="prompt, prefill, decode, cards, total, and wait (for its turn).")
+    levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
+
+    @classmethod
+    def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
+        timing = answer.timing_ms | {"wait": wait_ms}
+        return cls(
+            query=answer.query,
+            model=model,
+            bundle=bundle,
+            beam=answer.beam,
+            hits=[Hit.of(result) for result in answer.results],
+            notes=list(answer.notes),
+            ignored_history=list(answer.ignored_history),
+            timing_ms={phase: round(ms, 3) for phase, ms in timing.items()},
+            levels=[BeamLevel.of(level) for level in answer.levels] if explain else None,
+        )
+
+
+class ModelInfo(BaseModel):
+    """A model that this server answers with."""
+
+    label: str
+    bundle: str
+    items: int
+    sids: int
+    codebook_sizes: list[int]
+    beam: int
+
+
+class Info(BaseModel):
+    """What the page needs to know before the first search."""
+
+    models: list[ModelInfo]
+    examples: list[str]
+
+
+class Problem(BaseModel):
+    """An error in words: what is wrong, where, and what would be right."""
+
+    error: str
+
+
+def _json(value: float) -> float | None:
+    """JSON has no infinities: a log-probability of −∞ is null."""
+    return value if math.isfinite(value) else None
