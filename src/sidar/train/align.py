@@ -1,0 +1,188 @@
+"""The alignment stage: move the SFT model towards what was clicked and away from what was only shown.
+
+Every objective sees the same rows in the same order with the same steps (protocol.md §3): preference lists, and a
+share of item text → SID that keeps the whole catalogue reachable.  Dropout is off: candidates of one list share their
+prompt's dropout mask in a packed forward, and a reference compared under noise is no reference.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidar.align import Objective, SimilarityWindow, multi_label_sft, objective, take_rows
+from sidar.config import AlignConfig, Config
+from sidar.lm.model import SidLM
+from sidar.lm.packing import Packed, score
+from sidar.train.examples import Example, LogStream, Stream
+from sidar.train.inputs import Inputs, binding, hash_of
+from sidar.train.loop import Outcome, fit
+from sidar.train.negatives import BeamNegatives
+from sidar.train.order import Draw, Order, Pools
+from sidar.train.stage import finish, resolve_device
+from sidar.train.validate import Validator
+
+
+class AlignTask:
+    """Preference lists and item rows under one objective (see :class:`sidar.train.loop.Task`).
+
+    A batch of B₁ lists and B₂ item rows descends (B₁ · objective(lists) + B₂ · SFT(items)) / (B₁ + B₂).  Objectives
+    with a reference compare with a frozen copy of the model as it came in, scored on the same packed batch: one extra
+    forward without gradient, nothing to cache, and nothing that a resume could find stale.
+    """
+
+    def __init__(
+        self,
+        model: SidLM,
+        lists: LogStream,
+        items: Stream,
+        validator: Validator,
+        cfg: AlignConfig,
+        seed: int,
+        beam_negatives: BeamNegatives | None = None,
+    ) -> None:
+        self.model, self.cfg = model, cfg
+        self.objective: Objective = objective(cfg.objective)
+        self._lists, self._items, self._validator, self._beam = lists, items, validator, beam_negatives
+        self._reference = frozen_copy(model) if self.objective.needs_reference else None
+        self.window = (
+            SimilarityWindow(
+                cfg.rdrw_window,
+                lam=cfg.rdrw_lambda,
+                warmup_weight=cfg.rdrw_warmup_weight,
+                update=cfg.rdrw_update,
+                alpha=cfg.rdrw_alpha,
+            )
+            if self.objective.needs_window and cfg.rdrw
+            else None
+        )
+        sizes = {"list": len(lists), "item": len(items)}
+        shares = {"list": 1.0 - cfg.item_share, "item": cfg.item_share}
+        self._pools = Pools(Order(sizes, shares, cfg.batch_size, seed), self._prepare, lambda x: x.length)
+
+    def _prepare(self, draws: list[Draw]) -> list[Example]:
+        lists = [index for source, index, _ in draws if source == "list"]
+        negatives = self._beam(self._lists, lists) if self._beam and lists else None
+        found = self._lists.rows(lists, negatives) if lists else []
+        items = [(index, epoch) for source, index, epoch in draws if source == "item"]
+        return found + (self._items.examples(items) if items else [])
+
+    def batch(self, step: int) -> list[Example]:
+        self.model.eval()  # dropout off; nothing else in a decoder depends on the mode
+        return self._pools.batch(step)
+
+    def forward(self, packed: Packed, is_list: Tensor) -> Outcome:
+        state = self.cfg.rdrw_state if self.window is not None else None
+        scores = score(self.model, packed, rdrw_state=state)
+        if self._reference is not None:
+            self._reference.to(packed.tokens.device)
+            with torch.no_grad():
+                scores.ref_logp = score(self._reference, packed).logp
+        lists = take_rows(scores, is_list)
+        parts = self.objective.parts(lists, self.cfg, self.window)
+        loss = parts.total * is_list.float().mean()
+        if not is_list.all():
+            rest = multi_label_sft(take_rows(scores, ~is_list))
+            loss = loss + rest * (~is_list).float().mean()
+        return Outcome(loss, parts, lists)
+
+    def validate(self) -> dict[str, float]:
+        return self._validator(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"window": self.window.state_dict()} if self.window else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.window is not None:
+            self.window.load_state_dict(state["window"])
+
+
+def frozen_copy(model: SidLM) -> SidLM:
+    """The model as it is now, without gradients: the reference of DPO, S-DPO and DMPO."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def train_align(
+    cfg: Config,
+    data_folder: Path,
+    sid_folder: Path,
+    sft_folder: Path,
+    out: Path,
+    *,
+    work: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Align the SFT model under ``cfg.align`` and write ``model/``, ``best/``, ``log.jsonl``, ``tensorboard/``.
+
+    Starts from the *final* SFT model.  Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside
+    ``out``).  The log's step 0 is the SFT model on the same validation lists.  Returns a report as ``train_sft``
+    does; raises ``ValueError`` for an unknown objective, a log without lists, or interrupted work of another config.
+    """
+    align = cfg.align.model_copy(update={"positives": cfg.align.positives or cfg.sft.positives})
+    objective(align.objective)  # a misspelt name is told before anything is loaded
+    preference = cfg.preference
+    inputs = Inputs.open(Path(data_folder), Path(sid_folder))
+    device = resolve_device(cfg)
+    model = SidLM.from_pretrained(Path(sft_folder) / "model")
+    model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
+    builder = model.prompts
+    lists = LogStream(
+        inputs.data.lists("train"),
+        inputs.sids,
+        builder,
+        max_positives=preference.max_positives,
+        max_negatives=preference.max_negatives,
+        is_list=True,
+    )
+    if not len(lists):
+        raise ValueError(
+            f"{data_folder} holds no preference list whose positives have an SID; alignment needs logged clicks "
+            "(see events in sidar.yaml)"
+        )
+    beam = None
+    if preference.negatives == "beam":
+        beam = BeamNegatives(
+            frozen_copy(model).to(device), inputs.index, preference.max_positives + preference.max_negatives
+        )
+    valid = inputs.valid_lists(builder, align.valid_requests, preference.max_positives, preference.max_negatives)
+    task = AlignTask(
+        model,
+        lists,
+        inputs.items(cfg.embed.fields, builder),
+        Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision),
+        align,
+        cfg.seed,
+        beam,
+    )
+    identity = {
+        "stage": align.folder,
+        "seed": cfg.seed,
+        "align": binding(align),
+        "preference": preference.model_dump(mode="json"),
+        "fields": cfg.embed.fields,
+        "data": hash_of(Path(data_folder), ["lists.parquet", "catalogue.arrow"]),
+        "sid": hash_of(Path(sid_folder), ["sids.parquet"]),
+        "sft": hash_of(Path(sft_folder), ["model/model.safetensors", "model/config.json"]),
+    }
+    extra = {"lists": len(lists), "requests_without_sid": lists.dropped, "valid_lists": len(valid)}
+    return finish(
+        lambda folder: fit(
+            task,
+            align,
+            seed=cfg.seed,
+            device=device,
+            work=folder,
+            identity=identity,
+            title=align.folder,
+            validate_first=True,
+            progress=progress,
+        ),
+        model,
+        Path(out),
+        work,
+        extra,
+    )

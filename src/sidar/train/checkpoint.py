@@ -1,0 +1,182 @@
+"""Checkpoints that survive a kill at any moment, or are not there at all.
+
+``step-00000200/`` holds ``model.safetensors`` (trainable weights), ``optimizer.safetensors`` (AdamW's moments by
+parameter name), ``state.json`` (step, best validation, RDRW window, counters, identity) and ``manifest.json``: the
+sha256 of each, written last.  All of it is written into a temporary sibling, flushed to disk and renamed, so a folder
+with the final name is complete; its hashes are checked again before anything resumes from it.
+
+No generator state is stored: the data order, the learning rate and every random draw are functions of (seed, step).
+Frozen weights (LoRA) are not stored either: the run rebuilds them, and their hash is part of the run's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sidar.artifacts import fsync_tree, replace_folder, sha256_file
+
+WEIGHTS, MOMENTS, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: every file has the hash that its manifest names."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """``{name: parameter}`` of what the optimizer moves; a tied weight appears once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write ``folder/step-<step>`` atomically and delete all but the newest ``keep`` checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    tmp = folder / f".{final.name}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
+    parameters = trainable(model)
+    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, tmp / WEIGHTS)
+    save_file(_moments(parameters, optimizer), tmp / MOMENTS)
+    (tmp / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
+    files = {name: sha256_file(tmp / name) for name in (WEIGHTS, MOMENTS, STATE)}
+    fsync_tree(tmp)  # the files reach the disk before the manifest that vouches for them
+    (tmp / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
+    fsync_tree(tmp)
+    replace_folder(tmp, final)
+    for old in sorted(folder.glob("step-*"))[: -max(keep, 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are what its manifest says; None where none was ever finished.
+
+    A damaged one is passed over with a ``RuntimeWarning``; when all are damaged, ``ValueError``.
+    """
+    found = sorted(Path(folder).glob("step-*"), reverse=True)
+    for path in found:
+        problem = damage(path)
+        if problem is None:
+            state = json.loads((path / STATE).read_text())
+            return Checkpoint(path, int(state["step"]), state)
+        warnings.warn(f"checkpoint {path} is damaged ({problem}); falling back to an older one", RuntimeWarning, 2)
+    if found:
+        raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged; delete that folder to start afresh")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in words; None when every hash fits."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        return f"its manifest cannot be read: {error}"
+    if set(files) != {WEIGHTS, MOMENTS, STATE}:
+        return f"its manifest names {sorted(files)}"
+    for name, want in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sha256_file(path / name) != want:
+            return f"{name} differs from its sha256"
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and moments into ``model`` and ``optimizer``, in place.
+
+    Raises ``ValueError`` when it was made by a model with other trainable weights.
+    """
+    parameters = trainable(model)
+    weights, moments = load_file(checkpoint.path / WEIGHTS), load_file(checkpoint.path / MOMENTS)
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    if (got := {name: tuple(t.shape) for name, t in weights.items()}) != shapes:
+        odd = sorted({*got.items()} ^ {*shapes.items()})[:3]
+        raise ValueError(f"{checkpoint.path} belongs to another model (e.g. {odd}); delete its folder to start afresh")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    names = {id(p): name for name, p in parameters.items()}
+    state: dict[int, dict[str, Tensor]] = {}
+    number = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            prefix = names[id(parameter)] + "::"
+            own = {key[len(prefix) :]: value for key, value in moments.items() if key.startswith(prefix)}
+            if own:
+                state[number] = own
+            number += 1
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """``{"<parameter>::<moment>": tensor}``; a parameter that never had a gradient has none."""
+    return {
+        f"{name}::{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def frozen_hash(model: nn.Module) -> str:
+    """sha256 of all weights that are not trained; "" where everything is."""
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    if not frozen:
+        return ""
+    digest = hashlib.sha256()
+    for name, parameter in frozen:
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What bit-exactness leans on beside the identity: a change is a warning, not a refusal."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": os.uname().machine}
+
+
+def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
+    """Refuse to continue under another config or on other inputs; warn where only the environment differs.
+
+    Raises ``ValueError`` naming every differing key with both values.
+    """
+    before, now = _flat(checkpoint.state["identity"]), _flat(identity)
+    differing = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{checkpoint.path.parent} holds an interrupted run with other settings or inputs "
+            f"({'; '.join(differing)}). Restore them to continue it, or delete that folder to start afresh"
+        )
+    was, here = checkpoint.state["environment"], environment()
+    if was != here:
+        warnings.warn(f"resuming under {here}, was {was}: the result will not be bit-exact", RuntimeWarning, 2)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat

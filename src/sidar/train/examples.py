@@ -1,0 +1,167 @@
+"""Training examples: prompts as tokens, answers as candidates, made from rows only when a batch needs them.
+
+Every part of a mixture is a :class:`Stream`: something that knows its size and turns drawn indices into examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from sidar.lm.candidates import Candidate, to_candidates
+from sidar.lm.prompts import PromptBuilder
+from sidar.train.pseudo import ItemWords, pseudo_query
+from sidar.types import Prompt, SemanticIds
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt (token ids) and what is scored under it. ``is_list``: a preference list, not an SFT row.
+
+    ``counts`` says what packing left out, to be added up where the example is trained on.
+    """
+
+    tokens: list[int]
+    candidates: list[Candidate]
+    is_list: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Tokens it takes in a batch, before prefixes are merged."""
+        return len(self.tokens) + sum(len(c.codes) for c in self.candidates)
+
+
+class Stream(Protocol):
+    """A part of the training mixture."""
+
+    def __len__(self) -> int: ...
+
+    def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
+        """Examples for (index, epoch) pairs; the same pair always gives the same example."""
+        ...
+
+
+class ItemStream:
+    """Item text → its SID."""
+
+    def __init__(self, texts: Sequence[str], sids: SemanticIds, builder: PromptBuilder, alive: np.ndarray) -> None:
+        self._texts, self._sids, self._builder = texts, sids, builder
+        said = np.fromiter((bool(t.strip()) for t in texts), bool, len(texts))
+        self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
+        rows = [int(self._rows[i]) for i, _ in draws]
+        tokens = self._builder.encode_batch([Prompt(self._texts[r], task="item") for r in rows], self._sids)
+        return [Example(t, [_only(self._sids, r)]) for t, r in zip(tokens, rows, strict=True)]
+
+
+class PseudoStream:
+    """Pseudo-query → the SID of the item that it was made from; every epoch asks in other words."""
+
+    def __init__(
+        self, words: Sequence[ItemWords], sids: SemanticIds, builder: PromptBuilder, alive: np.ndarray, seed: int
+    ) -> None:
+        self._words, self._sids, self._builder, self._seed = words, sids, builder, seed
+        said = np.fromiter((bool(w.title or w.category or w.brand) for w in words), bool, len(words))
+        self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def query(self, index: int, epoch: int) -> str:
+        """The text of one draw."""
+        row = int(self._rows[index])
+        return pseudo_query(self._words[row], np.random.default_rng([self._seed, 3, row, epoch]))
+
+    def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
+        tokens = self._builder.encode_batch([Prompt(self.query(i, e)) for i, e in draws], self._sids)
+        return [Example(t, [_only(self._sids, int(self._rows[i]))]) for t, (i, _) in zip(tokens, draws, strict=True)]
+
+
+class LogStream:
+    """Logged requests → the SIDs of what was clicked; with ``max_negatives`` > 0 as preference lists.
+
+    ``table`` has the columns of sft.parquet or lists.parquet.  Requests whose positives have no SID are left out
+    (``dropped`` counts them).
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        sids: SemanticIds,
+        builder: PromptBuilder,
+        *,
+        max_positives: int,
+        max_negatives: int = 0,
+        is_list: bool = False,
+    ) -> None:
+        self._table, self.sids, self._builder = table, sids, builder
+        self._max_positives, self._max_negatives, self._is_list = max_positives, max_negatives, is_list
+        self._usable = np.flatnonzero(_any_sid(table, sids))
+        self.dropped = table.num_rows - len(self._usable)
+
+    def __len__(self) -> int:
+        return len(self._usable)
+
+    def prompts(self, indices: Sequence[int]) -> list[Prompt]:
+        """The prompts of some examples, as said (not as tokens)."""
+        return [_prompt(r) for r in self._read(indices, ["query", "history", "profile"])]
+
+    def rows(self, indices: Sequence[int], negatives: list[list[int]] | None = None) -> list[Example]:
+        """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones."""
+        columns = ["query", "history", "profile", "positives", "tiers"]
+        logged = self._max_negatives > 0 and negatives is None
+        records = self._read(indices, [*columns, "negatives"] if logged else columns)
+        tokens = self._builder.encode_batch([_prompt(r) for r in records], self.sids)
+        made = []
+        for number, (record, one) in enumerate(zip(records, tokens, strict=True)):
+            wrong = negatives[number] if negatives is not None else (record["negatives"] if logged else [])
+            found = to_candidates(
+                record["positives"],
+                record["tiers"],
+                wrong,
+                self.sids,
+                max_positives=self._max_positives,
+                max_negatives=self._max_negatives,
+            )
+            counts = {
+                "negatives_sharing_a_positive_sid": found.shared,
+                "repeated_sids": found.repeated,
+                "rows_without_sid": found.without_sid,
+            }
+            if self._is_list:
+                counts |= {"lists": 1, "lists_without_negatives": int(all(c.is_positive for c in found.listed))}
+            made.append(Example(one, found.listed, self._is_list, counts))
+        return made
+
+    def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
+        return self.rows([i for i, _ in draws])
+
+    def _read(self, indices: Sequence[int], columns: list[str]) -> list[dict]:
+        return self._table.select(columns).take(pa.array(self._usable[list(indices)])).to_pylist()
+
+
+def _prompt(record: dict) -> Prompt:
+    return Prompt(record["query"] or "", tuple(record["history"] or ()), record["profile"] or "")
+
+
+def _only(sids: SemanticIds, row: int) -> Candidate:
+    return Candidate(sids.tuple_of(row), True, 1)
+
+
+def _any_sid(table: pa.Table, sids: SemanticIds) -> np.ndarray:
+    """(n,) bool: does any positive of the request have an SID."""
+    positives = table.column("positives").combine_chunks()
+    counts = np.diff(positives.offsets.to_numpy())
+    rows = positives.flatten().to_numpy()
+    known = np.zeros(table.num_rows, bool)
+    known[np.repeat(np.arange(table.num_rows), counts)[sids.lengths[rows] > 0]] = True
+    return known

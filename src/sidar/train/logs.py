@@ -1,0 +1,91 @@
+"""Where a run tells what it does: ``log.jsonl``, TensorBoard, and one line of progress with an ETA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class RunLog:
+    """Writes scalars of a run that may be interrupted: records after the resumed step are dropped, not doubled.
+
+    Use as a context manager. ``kind`` is ``train`` or ``valid``; values must be numbers or strings.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int, total: int, title: str, *, progress: bool = True) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.jsonl"
+        _drop_after(self.path, resumed_step)
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+        self._console = Console(stderr=True)
+        self._live = progress and self._console.is_terminal
+        self._speak = progress and not self._live  # a log file wants lines, not a moving bar
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._title = title
+        self._task = self._bar.add_task(title, total=total, completed=resumed_step, metrics="")
+        self._shown: dict[str, float] = {}
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to ``step`` finished steps."""
+        self._bar.update(self._task, completed=step)
+
+    def write(self, kind: str, step: int, scalars: dict[str, float], show: tuple[str, ...] = ()) -> None:
+        """Record ``scalars`` at ``step``; those named in ``show`` stay visible beside the bar."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._shown.update({f"{name}": scalars[name] for name in show if name in scalars})
+        text = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
+        self._bar.update(self._task, metrics=text)
+        if self._speak and kind == "valid":
+            self._console.print(f"{self._title} step {step}: {text}", highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches, above the bar."""
+        if self._live or self._speak:
+            self._console.print(text, highlight=False)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the records up to ``step``; a half-written last line (the run was killed) goes as well."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    path.write_text("".join(line + "\n" for line in kept))
