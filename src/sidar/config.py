@@ -54,7 +54,8 @@ class UsersConfig(Part):
 class PrivacyConfig(Part):
     """What is hidden on reading."""
 
-    hash_users: bool = True
+    hash_users: bool = Field(True, description="Replace user ids by a salted hash on reading.")
+    salt: str = Field("", description="Secret part of the hash; keep it the same so that users keep their history.")
 
 
 class SplitConfig(Part):
@@ -230,6 +231,7 @@ class EvaluateConfig(Part):
         [], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions."
     )
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
+    tune_queries: int = Field(64, description="Queries per validation set on which fusion weights are chosen.")
     bootstrap: int = 1000
     depth: int = 500
 

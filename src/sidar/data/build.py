@@ -1,0 +1,138 @@
+"""The data stage: catalogue and log in, everything that training and evaluation read out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sidar.config import Config
+from sidar.data.catalogue import open_catalogue, save_catalogue
+from sidar.data.clean import DAY_US
+from sidar.data.duck import Duck, text
+from sidar.data.evalsets import log_sets, read_file_set, write_sets
+from sidar.data.examples import write_lists, write_sft
+from sidar.data.heldout import hold_out
+from sidar.data.log import validate_log
+from sidar.data.priors import count_priors
+from sidar.data.products import load_catalogue
+from sidar.data.quarantine import write_quarantine
+from sidar.data.requests import write_requests
+from sidar.data.splits import Split, resolve_split
+from sidar.data.users import write_users
+from sidar.types import Catalogue, PathLike
+
+
+def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[str, Any]:
+    """Read, check and group everything into the folder ``out``; returns the report that it also writes.
+
+    ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Raises ``ValueError`` that
+    names the file or config key when the input cannot be used.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    work = out / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with Duck(work, cfg.events.memory, cfg.threads) as duck:
+            report = _build(duck, cfg, out, previous)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    (out / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    return report
+
+
+def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dict[str, Any]:
+    old = None if previous is None else open_catalogue(Path(previous) / "catalogue.arrow")
+    catalogue, bad_items = load_catalogue(duck, cfg, old)
+    log, requests = out / "interactions.parquet", out / "requests.parquet"
+    facts, bad_events = validate_log(duck, cfg, catalogue, log)
+    split = resolve_split(cfg.split, facts)
+    catalogue = keep_clicked(duck, cfg, catalogue, log, split)
+    save_catalogue(catalogue, out / "catalogue.arrow")
+    users = write_users(duck, cfg, out / "users.parquet")
+
+    file_sets = [read_file_set(s, catalogue, cfg.evaluate.max_queries) for s in cfg.evaluate.sets]
+    held = {True: [], False: []}  # type: dict[bool, list[str]]
+    for stored in file_sets:
+        held[stored.evalset.origin == "real"] += [p.query for p in stored.evalset.prompts if p.query]
+    near = hold_out(duck, f"read_parquet({text(log)})", held[True], held[False])
+
+    grouped = write_requests(duck, cfg, log, facts, split, requests)
+    priors = count_priors(duck, requests, len(catalogue))
+    priors.save(out / "priors.parquet")
+    sft = write_sft(duck, cfg, requests, out / "sft.parquet")
+    lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet")
+    sets = [*file_sets, *log_sets(duck, cfg, requests, split, catalogue)]
+    listed = write_sets(duck, sets, requests, priors, catalogue, out / "eval")
+    quarantined = write_quarantine([bad_items, bad_events], out / "quarantine.parquet")
+    splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
+    held_requests = f"read_parquet({text(requests)}) SEMI JOIN held_out USING (query) WHERE split = 'none'"
+    if split.unit == "day":
+        held_requests += f" AND day < {split.valid_day}"
+    return {
+        "catalogue": {
+            **bad_items.report(),
+            "items": len(catalogue),
+            "alive": int(catalogue.alive.sum()),
+            "lineage": catalogue.lineage,
+        },
+        "events": {
+            **bad_events.report(),
+            "used": facts.rows,
+            "actions": facts.actions,
+            "without_request_id": facts.without_request,
+            "days": facts.days,
+            "first_day_us": facts.day0,
+            "notes": facts.notes,
+        },
+        "users": users,
+        "quarantined": quarantined,
+        "split": {"unit": split.unit, "valid_day": split.valid_day, "test_day": split.test_day},
+        "requests": {
+            "total": grouped.requests,
+            **splits,
+            "repeated_events": grouped.repeated_events,
+            "events_of_filtered_items": grouped.filtered_events,
+            "held_out_queries_in_log": near,
+            "held_out_requests_dropped": duck.row(f"SELECT count(*) FROM {held_requests}")[0],
+        },
+        "sft": sft,
+        "lists": _list_facts(duck, out / "lists.parquet", lists),
+        "eval": listed,
+    }
+
+
+def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split: Split) -> Catalogue:
+    """Apply ``catalogue.clicked_within_days``; leaves the table ``dead_rows (row)`` of what it took out.
+
+    Items without a click in the last n training days become tombstones: their rows stay, their events no longer count.
+    (RAD-DPO's catalogue is the items clicked within two months [seed].)
+    """
+    days = cfg.catalogue.clicked_within_days
+    if days is None:
+        duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT 0 AS row WHERE false")
+        return catalogue
+    until = split.day0 + (split.valid_day - 1) * DAY_US if split.unit == "day" else None
+    window = f"ts < {until} AND ts >= {until - days * DAY_US}" if until is not None else "true"
+    clicked = duck.table(f"SELECT DISTINCT row FROM read_parquet({text(log)}) WHERE action > 0 AND {window}")
+    rows = pa.array(range(len(catalogue)), pa.int32())
+    keep = pc.and_(catalogue.table.column("alive"), pc.is_in(rows, value_set=clicked.column("row").combine_chunks()))
+    if not pc.any(keep).as_py():
+        raise ValueError(f"catalogue.clicked_within_days: {days} leaves no item; raise it or remove it")
+    duck.register("dead_now", pa.table({"row": rows}).filter(pc.invert(keep)))
+    duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT row FROM dead_now")
+    index = catalogue.table.schema.get_field_index("alive")
+    table = catalogue.table.set_column(index, catalogue.table.schema.field(index), keep)
+    return Catalogue(table, catalogue.lineage)
+
+
+def _list_facts(duck: Duck, path: Path, lists: int) -> dict[str, Any]:
+    mean, empty = duck.row(
+        f"SELECT avg(len(negatives)), count(*) FILTER (len(negatives) = 0) FROM read_parquet({text(path)})"
+    )
+    return {"total": lists, "mean_negatives": round(mean or 0.0, 3), "without_negatives": empty}

@@ -1,0 +1,89 @@
+"""SQL expressions that turn what sources write into what the contract says; each states what becomes NULL."""
+
+from __future__ import annotations
+
+from sidar.data.duck import Duck, name
+
+#: Calendar timestamps outside 1990–2100 are taken for errors (µs).
+EARLIEST, LATEST = 631_152_000_000_000, 4_102_444_800_000_000
+DAY_US = 86_400_000_000
+_SCALE = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+
+
+def present(column: str) -> str:
+    """Trimmed text; NULL for blanks and for the ways in which exporters write "no value" (nan, null, none, <na>)."""
+    trimmed = f"trim({name(column)}::VARCHAR)"
+    return f"CASE WHEN lower({trimmed}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {trimmed} END"
+
+
+def prose(column: str) -> str:
+    """Text with control characters and runs of white space folded to one space; NULL when nothing is left."""
+    return f"nullif(trim(regexp_replace({present(column)}, '[\\s\\pC]+', ' ', 'g')), '')"
+
+
+def number(column: str) -> str:
+    """A finite DOUBLE, also from text like "$1,299.00"; NULL otherwise."""
+    text = f"trim({name(column)}::VARCHAR)"
+    plain = f"try_cast({name(column)} AS DOUBLE)"
+    priced = f"regexp_extract({text}, '^[$€£¥\\s]*((?:\\d{{1,3}}(?:,\\d{{3}})+|\\d+)(?:\\.\\d+)?)$', 1)"
+    value = f"coalesce({plain}, try_cast(replace({priced}, ',', '') AS DOUBLE))"
+    return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+def flag(column: str) -> str:
+    """A BOOLEAN from the usual words; NULL otherwise."""
+    text = f"lower(trim({name(column)}::VARCHAR))"
+    return (
+        f"CASE WHEN {text} IN ('true', 't', '1', 'yes', 'y', 'in stock', 'in_stock', 'available') THEN true "
+        f"WHEN {text} IN ('false', 'f', '0', 'no', 'n', 'out of stock', 'out_of_stock', 'unavailable') THEN false END"
+    )
+
+
+def path(column: str, sql_type: str, separator: str) -> str:
+    """A category path as VARCHAR[]: from a list, from JSON text of a list, or from text split at ``separator``."""
+    own, cut = name(column), separator.replace("'", "''")
+    if sql_type.endswith("[]"):
+        parts = f"{own}::VARCHAR[]"
+    else:
+        listed = f"try_cast(CASE WHEN starts_with(trim({own}), '[') AND json_valid({own}) THEN {own} END AS JSON)"
+        parts = f"coalesce(try_cast({listed} AS VARCHAR[]), string_split({present(column)}, '{cut}'))"
+    return f"list_filter(list_transform(coalesce({parts}, []), lambda p: trim(p)), lambda p: p IS NOT NULL AND p <> '')"
+
+
+def json(column: str, sql_type: str) -> str:
+    """JSON text: kept when valid, made from nested types; NULL otherwise."""
+    own = name(column)
+    if sql_type in ("VARCHAR", "JSON"):
+        return f"CASE WHEN json_valid({own}::VARCHAR) THEN {own}::VARCHAR END"
+    return f"to_json({own})::VARCHAR"
+
+
+def micros(column: str, sql_type: str, unit: str) -> str:
+    """µs since 1970 UTC (BIGINT) from calendar types, ISO text (no zone = UTC) or numbers in ``unit``; else NULL."""
+    own = name(column)
+    if sql_type.startswith(("TIMESTAMP", "DATE")):
+        return f"epoch_us({own}::TIMESTAMPTZ)"
+    scaled = f"(try_cast({own} AS DOUBLE) * {_SCALE[unit]!r})"
+    counted = f"CASE WHEN isfinite({scaled}) AND abs({scaled}) < 9e18 THEN round({scaled})::BIGINT END"
+    if sql_type in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT") and unit in ("s", "ms", "us"):
+        return f"try_cast({own}::HUGEINT * {int(_SCALE[unit])} AS BIGINT)"  # exact and cheap: the usual case
+    if sql_type == "VARCHAR":
+        return f"coalesce({counted}, epoch_us(try_cast({own} AS TIMESTAMPTZ)))"
+    return counted
+
+
+def time_unit(duck: Duck, relation: str, column: str) -> str:
+    """The unit of numeric timestamps, from the size of their median: seconds reach 1e9, ms 1e12, µs 1e15, ns 1e18.
+
+    One unit for the whole column: a value that the others' unit puts outside 1990–2100 is bad, not of another unit.
+    """
+    sample = f"(SELECT try_cast({name(column)}::VARCHAR AS DOUBLE) AS v FROM ({relation}) LIMIT 100000)"
+    middle = duck.row(f"SELECT median(abs(v)) FROM {sample} WHERE isfinite(v)")[0]
+    if middle is None:
+        return "us"
+    return "s" if middle < 1e11 else "ms" if middle < 1e14 else "us" if middle < 1e17 else "ns"
+
+
+def calendar(micros_sql: str) -> str:
+    """True where µs lie inside 1990–2100."""
+    return f"{micros_sql} BETWEEN {EARLIEST} AND {LATEST}"

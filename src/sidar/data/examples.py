@@ -1,0 +1,118 @@
+"""From requests to training rows: multi-positive SFT examples and preference lists.
+
+Both hold catalogue rows, never SIDs: SIDs are applied at packing, so a new SID table rewrites no training data.
+Positives go best tier first (order 3, cart 2, click 1), inside a tier by position; negatives were shown and not
+clicked in the same list, best position first.  A request without query and without history has no prompt and is left
+out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidar.config import Config
+from sidar.data.duck import Duck, text
+from sidar.data.log import LogFacts
+from sidar.data.priors import Priors
+
+#: Negatives stored per list, so that their number can be swept without building again; packing cuts.
+MAX_STORED_NEGATIVES = 32
+
+_PROMPTED = "(query <> '' OR len(history) > 0)"
+_PLACES = "range(1, len(rows) + 1)"
+
+
+def write_sft(duck: Duck, cfg: Config, requests: Path, out: Path) -> int:
+    """Write ``sft.parquet`` from the training requests, at most ``sft.max_positives`` positives each."""
+    sql = f"""
+        SELECT 'query' AS source, request_id, ts, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
+            {_picked("actions", "TINYINT")} AS tiers
+        FROM ({_with_best(requests, "train", cfg.sft.max_positives)})"""
+    return duck.export(sql, out)
+
+
+def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors: Priors, out: Path) -> int:
+    """Write ``lists.parquet`` from the training and validation requests.
+
+    ``preference.negatives``: ``shown`` takes what the list showed; ``sampled`` draws items by their training popularity
+    (seeded, independent of the number of shards); ``beam`` leaves negatives empty for the align stage.  Raises
+    ``ValueError`` for ``shown`` on a log without impressions.
+    """
+    wanted = cfg.preference.negatives
+    if wanted == "shown" and not facts.actions["impression"]:
+        raise ValueError(
+            "preference.negatives is 'shown' but the log has no impressions, so nothing says what was seen and passed "
+            "over; set preference.negatives to 'sampled' (by popularity) or 'beam' (the model's own mistakes)"
+        )
+    places = f"list_filter({_PLACES}, lambda i: actions[i] = 0)[:{MAX_STORED_NEGATIVES if wanted == 'shown' else 0}]"
+    sql = f"""
+        SELECT request_id, ts, split, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
+            {_picked("actions", "TINYINT")} AS tiers,
+            list_transform({places}, lambda i: rows[i])::INTEGER[] AS negatives,
+            list_transform({places}, lambda i: positions[i])::INTEGER[] AS negative_positions
+        FROM ({_with_best(requests, "train', 'valid", cfg.preference.max_positives)})"""
+    if wanted != "sampled":
+        return duck.export(sql, out)
+    count = 0
+    with duck.batches(f"SELECT *, md5_number_lower(request_id) AS draw FROM ({sql})") as reader:
+        schema = reader.schema.remove(reader.schema.get_field_index("draw"))
+        with pq.ParquetWriter(out, schema) as writer:
+            for batch in reader:
+                writer.write_batch(_sampled(batch, priors, cfg.seed).cast(schema))
+                count += batch.num_rows
+    return count
+
+
+def sample_negatives(
+    keys: np.ndarray, positives: list[np.ndarray], weights: np.ndarray, count: int, seed: int
+) -> list[np.ndarray]:
+    """``count`` distinct items per list, drawn in proportion to ``weights``, none of them a positive.
+
+    ``keys`` (n,) uint64 names the lists: equal keys and seeds draw alike, whatever else is in the batch. ``weights``
+    (N,) ≥ 0. A list gets fewer when the draws run into positives or repetitions (small or very skewed catalogues).
+    """
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    steps = np.arange(1, 2 * count + 1, dtype=np.uint64)
+    uniform = _mix(keys[:, None] + _mix(steps + np.uint64(seed) * np.uint64(1 << 32))[None, :])  # (n, 2·count)
+    rows = np.searchsorted(cumulative, (uniform >> np.uint64(11)) * 2.0**-53 * cumulative[-1], side="right")
+    drawn = []
+    for line, taken in zip(rows, positives, strict=True):
+        _, first = np.unique(line, return_index=True)
+        fresh = line[np.sort(first)]
+        drawn.append(fresh[~np.isin(fresh, taken)][:count].astype(np.int32))
+    return drawn
+
+
+def _sampled(batch: pa.RecordBatch, priors: Priors, seed: int) -> pa.RecordBatch:
+    positives = [np.asarray(p, dtype=np.int32) for p in batch.column("positives").to_pylist()]
+    weights = priors.sampling_weights()
+    keys = batch.column("draw").to_numpy().astype(np.uint64)
+    drawn = sample_negatives(keys, positives, weights, MAX_STORED_NEGATIVES, seed)
+    columns = {n: batch.column(n) for n in batch.schema.names if n != "draw"}
+    columns["negatives"] = pa.array(drawn, pa.list_(pa.int32()))
+    columns["negative_positions"] = pa.array([np.zeros(len(d), np.int32) for d in drawn], pa.list_(pa.int32()))
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser: uint64 → uint64, every bit of the input moves every bit of the output."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _with_best(requests: Path, splits: str, cap: int) -> str:
+    """Requests of ``splits`` that have positives and a prompt, with ``best``: places of the positives, best first."""
+    tiers = ", ".join(f"list_filter({_PLACES}, lambda i: actions[i] = {tier})" for tier in (3, 2, 1))
+    return f"""SELECT * FROM (SELECT *, flatten([{tiers}])[:{cap}] AS best FROM read_parquet({text(requests)})
+        WHERE split IN ('{splits}') AND {_PROMPTED}) WHERE len(best) > 0"""
+
+
+def _picked(column: str, kind: str) -> str:
+    return f"list_transform(best, lambda i: {column}[i])::{kind}[]"

@@ -1,0 +1,66 @@
+"""Queries that training must not see: judged and held-out queries, and whatever reads like them.
+
+A logged query *reads like* a held-out real query when the Jaccard similarity of their token sets is at least .8
+(protocol.md §1).  Finding them is a set-similarity join with prefix filtering: two sets with Jaccard ≥ t share at
+least one of the |x| − ⌈t·|x|⌉ + 1 rarest tokens of either (Chaudhuri et al., 2006; Bayardo et al., 2007) [known], so
+only the rarest tokens of the held-out side are indexed and few pairs are ever compared.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from sidar.data.duck import Duck
+
+THRESHOLD = 0.8
+
+
+def tokens(column: str) -> str:
+    """SQL of a query's token set: NFC, lower case, runs of letters and digits; a Han character is its own token."""
+    spaced = f"regexp_replace(lower(nfc_normalize({column})), '(\\p{{Han}})', ' \\1 ', 'g')"
+    return f"list_distinct(regexp_extract_all({spaced}, '[\\p{{L}}\\p{{M}}\\p{{N}}]+'))"
+
+
+def normalised(column: str) -> str:
+    """SQL of a query's tokens in order, joined by spaces: equal strings are the same query."""
+    spaced = f"regexp_replace(lower(nfc_normalize({column})), '(\\p{{Han}})', ' \\1 ', 'g')"
+    return f"array_to_string(regexp_extract_all({spaced}, '[\\p{{L}}\\p{{M}}\\p{{N}}]+'), ' ')"
+
+
+def hold_out(duck: Duck, log: str, real: list[str], exact: list[str]) -> int:
+    """Create the table ``held_out (query)``: the log's distinct queries that training must not see.
+
+    ``log`` is a SQL relation with a column ``query``; ``real`` queries are matched by Jaccard ≥ .8, ``exact`` ones (of
+    simulated sets, whose templates overlap by design) by equal normalised text.  Returns the number of queries.
+    """
+    duck.register("held_real", pa.table({"held": pa.array(real, pa.string())}))
+    duck.register("held_exact", pa.table({"held": pa.array(exact, pa.string())}))
+    if not real and not exact:
+        duck.run("CREATE OR REPLACE TABLE held_out AS SELECT ''::VARCHAR AS query WHERE false")
+        return 0
+    duck.run(f"CREATE OR REPLACE TABLE logged AS SELECT DISTINCT query FROM {log} WHERE query <> ''")
+    duck.run(
+        f"""CREATE OR REPLACE TABLE held_tokens AS
+            SELECT row_number() OVER () AS held_id, bag FROM (SELECT DISTINCT {tokens("held")} AS bag FROM held_real)
+            WHERE len(bag) > 0"""
+    )
+    near = f"""
+        WITH said AS (SELECT query, {tokens("query")} AS bag FROM logged),
+        frequency AS (SELECT token, count(*) AS n FROM (SELECT unnest(bag) AS token FROM said) GROUP BY token),
+        listed AS (  -- tokens of held-out queries, rarest in the log first
+            SELECT held_id, t.token, row_number() OVER (PARTITION BY held_id ORDER BY coalesce(n, 0), t.token) AS rank,
+                count(*) OVER (PARTITION BY held_id) AS size
+            FROM (SELECT held_id, unnest(bag) AS token FROM held_tokens) t LEFT JOIN frequency USING (token)),
+        prefix AS (SELECT held_id, token FROM listed WHERE rank <= size - ceil({THRESHOLD} * size - 1e-9) + 1),
+        pairs AS (
+            SELECT DISTINCT query, held_id
+            FROM (SELECT query, unnest(bag) AS token FROM said) JOIN prefix USING (token)),
+        compared AS (
+            SELECT query, len(list_intersect(said.bag, h.bag)) AS common, len(said.bag) + len(h.bag) AS both_sizes
+            FROM pairs JOIN said USING (query) JOIN held_tokens h USING (held_id))
+        SELECT DISTINCT query FROM compared WHERE common >= {THRESHOLD} * (both_sizes - common) - 1e-9"""
+    same = f"SELECT query FROM logged WHERE {normalised('query')} IN (SELECT {normalised('held')} FROM held_exact)"
+    duck.run(f"CREATE OR REPLACE TABLE held_out AS {near} UNION {same}")
+    duck.run("DROP TABLE logged")
+    duck.run("DROP TABLE held_tokens")
+    return int(duck.row("SELECT count(*) FROM held_out")[0])

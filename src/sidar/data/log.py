@@ -1,0 +1,171 @@
+"""Validating a log: raw columns → ``interactions.parquet`` (:data:`~sidar.types.INTERACTIONS_SCHEMA`, sorted by ts).
+
+Every row gets one verdict, in this order: *ignored* (its action is not mapped; UBI logs are full of those),
+malformed (missing or bad ts, missing item, missing action, bad position), *unknown item*, or good.  Two passes over
+columnar input and one external sort, all inside DuckDB: the log is never in Python's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from sidar.config import Config
+from sidar.data import clean
+from sidar.data.duck import Duck, name, text
+from sidar.data.quarantine import Quarantine, restored
+from sidar.data.readers import open_events
+from sidar.data.readers.source import Source
+from sidar.types import ACTIONS, Catalogue
+
+#: Spellings that need no mapping; ``events.actions`` adds to them and overrides them.
+COMMON_ACTIONS = {
+    **{action: action for action in ACTIONS},
+    "view": "impression",
+    "add_to_cart": "cart",
+    "purchase": "order",
+}
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What the later steps need to know of a validated log. ``day0`` is the first day's midnight (µs UTC)."""
+
+    rows: int
+    day0: int
+    last_ts: int
+    actions: dict[str, int]
+    without_request: int  # rows without request_id
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def days(self) -> int:
+        """Days from the first to the last event, both counted."""
+        return (self.last_ts - self.day0) // clean.DAY_US + 1
+
+
+def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tuple[LogFacts, Quarantine]:
+    """Write ``out`` and return what was found and what was left out.
+
+    Raises ``ValueError`` when more than ``events.bad_rows`` of the rows are malformed or no row is usable.
+    """
+    source = open_events(duck, cfg.events)
+    duck.run(f"CREATE OR REPLACE VIEW raw_events AS {source.sql}")
+    ids = catalogue.table.column("item_id")
+    rows = pa.array(range(len(catalogue)), pa.int32())
+    duck.register("item_rows", pa.table({"item_id": ids, "row": rows}).filter(catalogue.table.column("alive")))
+    notes: list[str] = []
+    duck.run(f"CREATE OR REPLACE VIEW judged_events AS {_judged(duck, cfg, source.relative_time, notes)}")
+
+    quarantine = Quarantine(f"events {cfg.events.path}")
+    quarantine.refuse(source)
+    seen = {"rows": 0, "without": 0}
+    actions = dict.fromkeys(ACTIONS, 0)
+    first: list[int] = []
+    last: list[int] = []
+    for verdict, label, file, count, low, high, without in duck.rows(
+        """SELECT verdict,
+               CASE WHEN verdict = 'ignored' THEN said WHEN verdict IS NULL THEN action::VARCHAR END AS label,
+               CASE WHEN verdict IS NOT NULL THEN file END AS file, count(*), min(ts), max(ts),
+               count(*) FILTER (request_id IS NULL)
+           FROM judged_events GROUP BY ALL"""
+    ):
+        quarantine.total += count
+        if verdict is None:
+            actions[ACTIONS[int(label)]] += count
+            seen["rows"], seen["without"] = seen["rows"] + count, seen["without"] + without
+            first.append(low)
+            last.append(high)
+        elif verdict == "ignored":
+            quarantine.ignored[label] += count
+        elif verdict == "unknown item":
+            quarantine.unknown += count
+        else:
+            quarantine.malformed[verdict] += count
+            quarantine.files[file] += count
+    dropped = "('ignored')" if cfg.events.unknown_items == "quarantine" else "('ignored', 'unknown item')"
+    if quarantine.bad or quarantine.unknown:
+        _export_bad(duck, f"verdict NOT IN {dropped}", quarantine, source)
+    quarantine.check(cfg.events.bad_rows, "events.bad_rows")
+    if not seen["rows"]:
+        raise ValueError(
+            f"{quarantine.source}: none of {quarantine.total:,} rows is usable: {quarantine.unknown:,} name items that "
+            f"the catalogue lacks, {sum(quarantine.ignored.values()):,} have actions that are not mapped "
+            f"({', '.join(list(quarantine.ignored)[:5]) or 'none'}); check events.columns.item_id and events.actions"
+        )
+    good = """SELECT ts, user_id, session_id, request_id, query, row, position, action, value, dwell_s, bucket
+              FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action"""
+    duck.export(good, out)
+    day0 = min(first) // clean.DAY_US * clean.DAY_US
+    return LogFacts(seen["rows"], day0, max(last), actions, seen["without"], notes), quarantine
+
+
+def hashed_user(column: str, cfg: Config) -> str:
+    """SQL of the user's pseudonym: 16 hex digits of sha256(``privacy.salt``, user id); NULL stays NULL.
+
+    Deterministic, so that a daily rebuild keeps its users.  With the default empty salt anyone who can list the user
+    ids can hash them too: set a secret ``privacy.salt`` where that matters.
+    """
+    if not cfg.privacy.hash_users:
+        return column
+    return f"left(sha256({text(f'sidar user {cfg.privacy.salt}:')} || {column}), 16)"
+
+
+def action_codes(overrides: Mapping[str, str]) -> dict[str, int]:
+    """``{spelling in lower case: action code}``; raises ``ValueError`` for a target that is no action."""
+    known = {**COMMON_ACTIONS, **{k.lower(): v for k, v in overrides.items()}}
+    wrong = {k: v for k, v in known.items() if v not in ACTIONS}
+    if wrong:
+        spelling, target = next(iter(wrong.items()))
+        raise ValueError(f"events.actions.{spelling}: {target!r} is none of {', '.join(ACTIONS)}")
+    return {spelling: ACTIONS.index(action) for spelling, action in known.items()}
+
+
+def _judged(duck: Duck, cfg: Config, relative_time: bool, notes: list[str]) -> str:
+    types = duck.columns("raw_events")
+    unit: str = cfg.events.ts_unit
+    calendar = unit == "auto" and not relative_time
+    if unit == "auto":
+        unit = "us" if relative_time else clean.time_unit(duck, "SELECT ts FROM raw_events", "ts")
+    notes.append(f"timestamps: {'µs of the source' if relative_time else f'numbers are read as {unit}'}")
+    ts = clean.micros("ts", types["ts"], unit)
+    codes = action_codes(cfg.events.actions)
+    cases = " ".join(f"WHEN {text(spelling)} THEN {code}" for spelling, code in codes.items())
+    if not duck.row("SELECT count(action) FROM (SELECT action FROM raw_events LIMIT 10000)")[0]:
+        notes.append("no action column: every row is read as a click")
+        said = "'click'"
+    else:
+        said = "lower(trim(action::VARCHAR))"
+    bad_time = f"WHEN NOT ({clean.calendar('ts')}) THEN 'ts outside 1990-2100'" if calendar else ""
+    return f"""
+        WITH typed AS (
+            SELECT {ts} AS ts, {clean.present("ts")} AS ts_said,
+                coalesce({hashed_user(clean.present("user_id"), cfg)}, '') AS user_id,
+                coalesce({clean.present("session_id")}, '') AS session_id, {clean.present("request_id")} AS request_id,
+                coalesce(trim(query::VARCHAR), '') AS query, {clean.present("item_id")} AS item_id,
+                {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE) AS spot,
+                {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
+                {clean.number("value")} AS value, {clean.number("dwell_s")} AS dwell_s,
+                coalesce({clean.present("bucket")}, '') AS bucket, file, place
+            FROM raw_events)
+        SELECT ts, user_id, session_id, request_id, query, item_rows.row, coalesce(spot, 0)::INTEGER AS position,
+            action, value, dwell_s, bucket, said, ts_said, position_said, item_id, file, place,
+            CASE WHEN action IS NULL AND said <> '' THEN 'ignored' WHEN action IS NULL THEN 'missing action'
+                WHEN ts IS NULL AND ts_said IS NULL THEN 'missing ts' WHEN ts IS NULL THEN 'bad ts' {bad_time}
+                WHEN typed.item_id IS NULL THEN 'missing item_id'
+                WHEN spot IS NULL AND position_said IS NOT NULL THEN 'bad position'
+                WHEN NOT coalesce(spot, 0) BETWEEN 0 AND 1e9 THEN 'bad position'
+                WHEN item_rows.row IS NULL THEN 'unknown item' END AS verdict
+        FROM typed LEFT JOIN item_rows USING (item_id)"""
+
+
+def _export_bad(duck: Duck, where: str, quarantine: Quarantine, source: Source) -> None:
+    """Write the refused rows; their raw form leaves the user out, hashed or not."""
+    raw = "{ts: ts_said, request_id: request_id, query: query, item_id: item_id, position: position_said, action: said}"
+    bad = f"SELECT file, place, verdict AS reason, to_json({raw})::VARCHAR AS raw FROM judged_events WHERE {where}"
+    part = duck.work / "bad-events.parquet"
+    duck.export(f"{restored(duck, bad, source)} ORDER BY file, place", part)
+    quarantine.parts.append(part)

@@ -1,0 +1,99 @@
+"""Rows that cannot be used: counted by reason, kept with their place, and tolerated up to a limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidar.data.duck import Duck
+from sidar.data.readers.source import Source
+
+#: Columns of ``quarantine.parquet``. ``place`` is the 1-based record of the file (a CSV's header is record 1).
+QUARANTINE_SCHEMA = pa.schema(
+    [("file", pa.string()), ("place", pa.int64()), ("reason", pa.string()), ("raw", pa.string())]
+)
+
+
+@dataclass
+class Quarantine:
+    """What reading one source left out.
+
+    ``malformed`` counts toward the ``bad_rows`` limit. ``unknown`` (events of items that the catalogue lacks) and
+    ``ignored`` (actions that no mapping names) do not: they are normal in real logs and are reported apart.
+    ``parts`` are Parquet files with :data:`QUARANTINE_SCHEMA` when the rows were streamed; ``rows`` holds the rest.
+    """
+
+    source: str
+    total: int = 0
+    malformed: Counter[str] = field(default_factory=Counter)
+    unknown: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)  # malformed rows per file
+    rows: pa.Table = field(default_factory=QUARANTINE_SCHEMA.empty_table)
+    parts: list[Path] = field(default_factory=list)
+
+    @property
+    def bad(self) -> int:
+        """Malformed rows of all reasons."""
+        return sum(self.malformed.values())
+
+    def refuse(self, source: Source) -> None:
+        """Count and keep the records that the reader itself could not split into columns."""
+        for (file, reason), count in source.rejected.items():
+            self.malformed[reason] += count
+            self.files[file] += count
+            self.total += count
+        kept = [vars(reject) for reject in source.rejects]
+        self.rows = pa.concat_tables([self.rows, pa.Table.from_pylist(kept, schema=QUARANTINE_SCHEMA)])
+
+    def check(self, limit: float, option: str) -> None:
+        """Stop when more than ``limit`` of all rows are malformed; ``option`` is the config key that sets it."""
+        if self.bad > limit * max(self.total, 1):
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.malformed.most_common(3))
+            worst, count = self.files.most_common(1)[0] if self.files else (self.source, self.bad)
+            raise ValueError(
+                f"{self.source}: {self.bad:,} of {self.total:,} rows are malformed ({self.bad / self.total:.1%}, "
+                f"allowed {limit:.1%}): {reasons}; most of them in {worst} ({count:,}). "
+                f"Fix the file or its column mapping, or raise {option}"
+            )
+
+    def report(self) -> dict[str, object]:
+        """Counts for ``report.json``."""
+        return {
+            "source": self.source,
+            "rows": self.total,
+            "malformed": dict(self.malformed.most_common()),
+            "unknown_items": self.unknown,
+            "ignored_actions": dict(self.ignored.most_common(50)),
+        }
+
+
+def restored(duck: Duck, bad: str, source: Source) -> str:
+    """SQL of the rows of ``bad`` with record numbers as an editor counts them.
+
+    Readers number the records that could be read; every reject that stood before a row moves it by one.
+    """
+    if not source.shifts:
+        return f"SELECT * FROM ({bad})"
+    files, after = zip(*source.shifts, strict=True)
+    duck.register("reject_places", pa.table({"file": pa.array(files), "after": pa.array(after, pa.int64())}))
+    running = """SELECT file, after, max(n) AS n
+        FROM (SELECT file, after, row_number() OVER (PARTITION BY file ORDER BY after) AS n FROM reject_places)
+        GROUP BY ALL"""
+    return f"""SELECT b.file, b.place + coalesce(s.n, 0) AS place, b.reason, b.raw
+        FROM ({bad}) b ASOF LEFT JOIN ({running}) s ON b.file = s.file AND b.place > s.after"""
+
+
+def write_quarantine(sources: list[Quarantine], path: Path) -> int:
+    """Gather every source's rows in one Parquet file, streaming; returns the number of rows."""
+    with pq.ParquetWriter(path, QUARANTINE_SCHEMA) as writer:
+        for source in sources:
+            writer.write_table(source.rows.cast(QUARANTINE_SCHEMA))
+            for part in source.parts:
+                for batch in pq.ParquetFile(part).iter_batches():
+                    writer.write_batch(batch.cast(QUARANTINE_SCHEMA))
+    return int(pq.read_metadata(path).num_rows)

@@ -1,0 +1,112 @@
+"""What every reader hands over: a SQL view of the raw rows under contract names, and what it had to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sidar.data.duck import Duck, name
+
+#: Contract columns of a raw catalogue and of a raw log, as readers name them (contracts.md).
+ITEM_COLUMNS = (
+    "item_id",
+    "title",
+    "text",
+    "category",
+    "brand",
+    "price",
+    "image_url",
+    "in_stock",
+    "created",
+    "attributes",
+)
+EVENT_COLUMNS = (
+    "ts",
+    "user_id",
+    "session_id",
+    "request_id",
+    "query",
+    "item_id",
+    "position",
+    "action",
+    "value",
+    "dwell_s",
+    "bucket",
+)
+#: Rejected records of one file that are kept with their text; all of them are counted.
+KEPT_REJECTS = 10_000
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that could not even be split into columns."""
+
+    file: str
+    place: int
+    reason: str
+    raw: str
+
+
+@dataclass
+class Source:
+    """Raw rows. ``sql`` selects the contract columns plus ``file`` (text) and ``place`` (record number, 1-based).
+
+    ``place`` counts readable records only when a text file had rejects; ``shifts`` (file, records read before the
+    reject) lets the quarantine restore true record numbers. ``rejected`` counts per file and reason.
+    """
+
+    sql: str
+    rejects: list[Reject] = field(default_factory=list)
+    rejected: dict[tuple[str, str], int] = field(default_factory=dict)
+    shifts: list[tuple[str, int]] = field(default_factory=list)
+    relative_time: bool = False  # ts are µs on the source's own clock, not calendar time
+
+
+def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> list[Path]:
+    """The files that ``path`` (a file, a folder or a glob) names, sorted.
+
+    A folder gives its files with one of ``suffixes``; raises ``ValueError`` naming the config key when there is none.
+    """
+    if not path:
+        raise ValueError(f"{option} is empty; name the {what} file, folder or glob there")
+    here = Path(path)
+    if here.is_file():
+        return [here]
+    if here.is_dir():
+        found = [p for p in sorted(here.rglob("*")) if p.is_file() and p.name.endswith(tuple(suffixes))]
+        found = [p for p in found if not any(part.startswith((".", "_")) for part in p.relative_to(here).parts)]
+    else:
+        pieces = here.parts
+        first = next((i for i, piece in enumerate(pieces) if any(c in piece for c in "*?[")), len(pieces))
+        root = Path(*pieces[:first]) if first else Path(".")
+        found = sorted(p for p in root.glob("/".join(pieces[first:])) if p.is_file()) if first < len(pieces) else []
+    if not found:
+        raise ValueError(f"{option}: {path} names no {what} file ({', '.join(suffixes)}); check the path")
+    return found
+
+
+def select_columns(
+    duck: Duck, relation: str, columns: Mapping[str, str], wanted: Sequence[str], required: Sequence[str], option: str
+) -> str:
+    """SQL that renames the source's columns to contract names; absent optional ones become NULL.
+
+    ``columns`` maps contract column to the source's own. Raises ``ValueError`` that lists what the source has.
+    """
+    have = duck.columns(relation)
+    unknown = [c for c in columns if c not in wanted]
+    if unknown:
+        raise ValueError(f"{option}: {unknown[0]!r} is not a contract column; choose from {', '.join(wanted)}")
+    parts = []
+    for column in wanted:
+        own = columns.get(column, column)
+        if own in have:
+            parts.append(f"{name(own)} AS {name(column)}")
+        elif column in columns or column in required:
+            listed = ", ".join(c for c in have if c not in ("file", "place"))
+            raise ValueError(
+                f"{option}.{column}: no column {own!r}; the source has {listed}. Map it as {column}: <yours>"
+            )
+        else:
+            parts.append(f"NULL::VARCHAR AS {name(column)}")
+    return f"SELECT {', '.join(parts)}, file, place FROM {relation}"

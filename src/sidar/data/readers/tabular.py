@@ -1,0 +1,161 @@
+"""Parquet, CSV/TSV and JSONL files, folders and globs, with the columns mapped by the config.
+
+Text files are staged once into Parquet (all columns as text), so that every later pass is columnar.  A record that
+cannot be split (wrong number of columns, invalid UTF-8, not JSON) is a reject with its record number, never an abort.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sidar.data.duck import Duck, files, name, text
+from sidar.data.readers.source import KEPT_REJECTS, Reject, Source, find_files, select_columns
+
+PARQUET, CSV, JSONL = (
+    (".parquet", ".pq"),
+    (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+)
+SUFFIXES = (*PARQUET, *CSV, *JSONL)
+#: Longest record of a text file that is read, in bytes.
+MAX_RECORD = 16_777_216
+
+
+def open_table(
+    duck: Duck, path: str, columns: Mapping[str, str], wanted: Sequence[str], required: Sequence[str], option: str
+) -> Source:
+    """All files of ``path`` as one :class:`Source` with the columns ``wanted``.
+
+    ``option`` is the config section, named in errors. JSONL columns may be dotted paths ("object.id").
+    """
+    source = Source("")
+    parquet = []
+    for file in find_files(path, SUFFIXES, option, f"{option}.path"):
+        if file.name.endswith(PARQUET):
+            parquet.append(file)
+        elif file.name.endswith(CSV):
+            parquet.append(stage_csv(duck, file, source))
+        elif file.name.endswith(JSONL):
+            own = [columns.get(column, column) for column in wanted]
+            parquet.append(stage_jsonl(duck, file, own, source))
+        else:
+            raise ValueError(f"{option}.path: {file} has none of the known endings {', '.join(SUFFIXES)}")
+    view = name(f"files of {option}")
+    duck.run(f"CREATE OR REPLACE VIEW {view} AS {parquet_rows(duck, parquet)}")
+    source.sql = select_columns(duck, view, columns, wanted, required, f"{option}.columns")
+    return source
+
+
+def parquet_rows(duck: Duck, paths: list[Path]) -> str:
+    """SQL over Parquet files with ``file`` and ``place``; files staged by this module carry their own."""
+    own = [p for p in paths if p.parent != duck.work]
+    staged = [p for p in paths if p.parent == duck.work]
+    parts = []
+    if own:
+        inner = f"read_parquet({files(own)}, union_by_name = true, filename = 'file', file_row_number = true)"
+        parts.append(f"SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS place FROM {inner}")
+    if staged:
+        parts.append(f"SELECT * FROM read_parquet({files(staged)}, union_by_name = true)")
+    return " UNION ALL BY NAME ".join(parts)
+
+
+def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
+    """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
+    header, delimiter = _header(path)
+    columns = ", ".join(f"{text(c)}: 'VARCHAR'" for c in header)
+    reading = (
+        f"read_csv({text(path)}, columns = {{{columns}}}, header = true, auto_detect = false, "
+        f"delim = {text(delimiter)}, quote = '\"', escape = '\"', {_rejects()})"
+    )
+    target = _target(duck)
+    _stage(duck, target, path, ", ".join(name(c) for c in header), reading, source, first_record=2)
+    return target
+
+
+def stage_jsonl(duck: Duck, path: Path, keys: Sequence[str], source: Source) -> Path:
+    """Stage one JSON object per line; lists and objects stay JSON text. ``keys`` are names or dotted paths."""
+    reading = (
+        f"read_csv({text(path)}, columns = {{'line': 'VARCHAR'}}, header = false, auto_detect = false, "
+        f"delim = chr(1), quote = '', escape = '', {_rejects()})"
+    )
+    lines = duck.work / f"lines-{len(list(duck.work.glob('lines-*')))}.parquet"
+    _stage(duck, lines, path, "ltrim(line, chr(65279)) AS line", reading, source, first_record=1)
+    fault = (
+        "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN 'not a JSON object' END"
+    )
+    bad = f"FROM {text(lines)} WHERE line IS NOT NULL AND {fault} IS NOT NULL"
+    for reason, count in duck.rows(f"SELECT {fault}, count(*) {bad} GROUP BY 1"):
+        source.rejected[str(path), reason] = count
+    kept = duck.rows(f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}")
+    before = [after for file, after in source.shifts if file == str(path)]
+    source.rejects += [Reject(str(path), p + bisect_left(before, p), reason, line) for p, reason, line in kept]
+    good = f"FROM {text(lines)} WHERE line IS NOT NULL AND {fault} IS NULL"
+    known = {k for (k,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) FROM (SELECT line {good} LIMIT 1000)")}
+    picked = [
+        f"json_extract_string(line, {text(_pointer(k, known))}) AS {name(k)}"
+        for k in dict.fromkeys(keys)
+        if _pointer(k, known)
+    ]
+    target = _target(duck)
+    duck.export(f"SELECT {', '.join([*picked, 'file', 'place'])} {good}", target)
+    lines.unlink()
+    return target
+
+
+def read_json(path: Path) -> object:
+    """A whole JSON file; an error names the file, line and column."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not UTF-8 JSON: {error}") from error
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as f:
+        first = f.readline(MAX_RECORD).decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    delimiter = max(",;\t|", key=first.count)
+    header = next(csv.reader([first], delimiter=delimiter), [])
+    if not header or len(set(header)) != len(header) or not all(header):
+        raise ValueError(f"{path}: its first line is no header of distinct column names: {first[:120]!r}")
+    return header, delimiter
+
+
+def _pointer(key: str, known: set[str]) -> str:
+    """JSON path of ``key``: the plain key where a record has it, else its dotted parts; empty = absent."""
+    if key in known:
+        return "$." + json.dumps(key, ensure_ascii=False)
+    parts = key.split(".")
+    return "$" + "".join("." + json.dumps(p, ensure_ascii=False) for p in parts) if parts[0] in known else ""
+
+
+def _rejects() -> str:
+    return f"store_rejects = true, max_line_size = {MAX_RECORD}"
+
+
+def _target(duck: Duck) -> Path:
+    return duck.work / f"staged-{len(list(duck.work.glob('staged-*')))}.parquet"
+
+
+def _stage(duck: Duck, target: Path, path: Path, columns: str, reading: str, source: Source, first_record: int) -> None:
+    duck.run("SET preserve_insertion_order = true")  # row_number() must follow the file
+    place = f"row_number() OVER () + {first_record - 1}"
+    duck.export(f"SELECT {columns}, {text(path)} AS file, {place} AS place FROM {reading}", target)
+    duck.run("SET preserve_insertion_order = false")
+    seen: set[int] = set()
+    rejects = duck.rows("SELECT line, lower(error_type), csv_line, error_message FROM reject_errors ORDER BY line")
+    for line, kind, raw, _ in rejects:
+        if line in seen:  # one record may break several rules
+            continue
+        seen.add(line)
+        reason = {"invalid encoding": "not UTF-8"}.get(kind, kind)
+        source.rejected[str(path), reason] = source.rejected.get((str(path), reason), 0) + 1
+        source.shifts.append((str(path), line - len(seen)))
+        if len(seen) <= KEPT_REJECTS:
+            source.rejects.append(Reject(str(path), line, reason, raw or ""))
+    duck.run("DROP TABLE IF EXISTS reject_errors")
+    duck.run("DROP TABLE IF EXISTS reject_scans")
