@@ -1,0 +1,15 @@
+"""Traffic with known truth: catalogue-grounded queries and an 8-day log. Everything it writes is *simulated*.
+
+>>> from sidar.data import sample
+>>> from sidar import simulate
+>>> report = simulate.run(sample.load_catalogue(), simulate.load_config("demo"), "shop")  # doctest: +SKIP
+>>> marginals = simulate.describe("shop")  # doctest: +SKIP
+
+Protocol: ``docs/simulator.md``. Imports numpy and pyarrow, no torch.
+"""
+
+from sidar.simulate.config import SimulatorConfig, load_config
+from sidar.simulate.describe import describe, marginals
+from sidar.simulate.run import run
+
+__all__ = ["SimulatorConfig", "describe", "load_config", "marginals", "run"]
