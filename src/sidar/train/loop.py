@@ -253,9 +253,9 @@ class _Run:
     # ------------------------------------------------------------------ validation and what survives
 
     def validate(self, step: int, log: RunLog) -> None:
-        found = {**self.task.validate(), "step": float(step)}
-        log.write("valid", step, found, show=("recall@8", "nll"))
-        self.fit.final = found
+        scalars = self.task.validate()
+        log.write("valid", step, scalars, show=("recall@8", "nll"))
+        found = self.fit.final = {**scalars, "step": step}
         if not self.fit.best or _rank(found) > _rank(self.fit.best):
             self.fit.best = found
             save_model(self.task.model, self.work / "best", step)
