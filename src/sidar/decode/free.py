@@ -103,7 +103,7 @@ def _free(scorer: FreeScorer, prompts: list[Any], trie: Trie, beam: int) -> Free
         codes = codes.gather(1, source[:, :, None].expand(-1, -1, levels))
         codes[:, :, depth] = torch.where(new, code, codes[:, :, depth])
         running = new & ~ends & (score > -torch.inf)
-        parent, token = source, column  # every beam keeps a row; those of finished ones are not read
+        parent, token = source, column.masked_fill(ends, 0)  # finished beams keep a row that nobody reads
     sids = torch.full_like(length, -1).cpu().numpy()
     written, fine = codes.cpu().numpy(), ~strange.cpu().numpy()
     sids[fine] = trie.index.lookup(written[fine])

@@ -63,6 +63,8 @@ class Trie:
         """int64 SID numbers of ``prefixes`` of ``depth``; −1 for one that is no SID (or for prefix −1)."""
         if self._sid_of is None:
             return prefixes if depth == self.n_levels else torch.full_like(prefixes, -1)
+        if not len(self._sid_of[depth]):  # no SID is that long
+            return torch.full_like(prefixes, -1)
         return torch.where(prefixes >= 0, self._sid_of[depth][prefixes.clamp(min=0)].long(), -1)
 
     def first_sid(self, depth: int, prefixes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from sidar.lm.lean import LeanDecoder
 from sidar.lm.model import SidLM
 from sidar.lm.tree import TreeDecoder
+from sidar.precision import Precision, use_bf16
 
 
 @dataclass
@@ -40,7 +41,7 @@ class LmScorer:
         self,
         model: SidLM,
         *,
-        precision: Literal["auto", "fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         engine: Literal["auto", "lean", "tree"] = "auto",
     ) -> None:
         self.vocab = model.vocab
@@ -48,7 +49,7 @@ class LmScorer:
         self.variable_length = self.vocab.variable_length
         self.device = model.device
         self.head = model.config.head
-        bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(self.device))
+        bf16 = use_bf16(self.device, precision)
         self.precision = "bf16" if bf16 else "fp32"
         dtype = torch.bfloat16 if bf16 else torch.float32
         misfit = LeanDecoder.misfit(model.backbone)
@@ -143,10 +144,3 @@ class LmScorer:
         start = self.vocab.text_vocab + self.vocab.offsets[depth]
         codes = logp[..., start : start + self.codebook_sizes[depth]]
         return torch.cat([codes, logp[..., -1:]], -1) if self.vocab.has_eos(depth) else codes
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bf16 natively, so that it pays."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
