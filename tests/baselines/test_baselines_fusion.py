@@ -38,7 +38,9 @@ def test_weighted_contributions_by_hand():
     channel = Hits(np.array([[4, 5, 6], [1, -1, -1]], np.int32), np.array([[9, 5, 1], [7, 0, 0]], np.float32))
     step = 1 / 3
     want = [[1, (0.5 + step) / (1 + step), step / (1 + step)], [1, 0, 0]]
-    np.testing.assert_allclose(contributions(channel, "weighted"), want)
+    np.testing.assert_allclose(contributions(channel, "weighted"), want, atol=3e-6)
+    tied = Hits(np.array([[8, 2, 5]], np.int32), np.ones((1, 3), np.float32))
+    assert fuse([tied, tied], "weighted", k=3).rows.tolist() == [[8, 2, 5]]
 
 
 def test_zero_weight_removes_a_channel_and_one_channel_keeps_its_order():

@@ -11,13 +11,13 @@ The values equal those of ir_measures (tests compare them). Conventions, stated 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from sidar.evaluate.truth import Truth
-from sidar.types import Qrels, Run, Scores
+from sidar.types import Catalogue, EvalSet, Hits, Qrels, Run, Scores
 
 _MEASURE = re.compile(r"(ndcg|mrr|recall|hit|precision|rprec)(?:@([1-9]\d*))?")
 
@@ -65,6 +65,12 @@ def score_grades(truth: Truth, grades: np.ndarray, measures: Sequence[str]) -> S
             divisor = {"recall": positives, "precision": cutoff, "hit": 1}[name]
             scores[measure] = (np.minimum(hits, 1) if name == "hit" else hits) / divisor
     return {measure: values.astype(np.float64) for measure, values in scores.items()}
+
+
+def objective(eval_set: EvalSet, catalogue: Catalogue, measure: str, relevant: float = 1.0) -> Callable[[Hits], float]:
+    """``hits -> mean of measure`` on ``eval_set``: what a baseline or a fusion is tuned by (on dev sets only)."""
+    truth = Truth.of_catalogue(eval_set.qrels, eval_set.query_ids, catalogue, relevant)
+    return lambda hits: float(score_ranking(truth, hits.rows, [measure])[measure].mean())
 
 
 def evaluate(

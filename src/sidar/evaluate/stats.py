@@ -21,14 +21,43 @@ _BLOCK = 1 << 22  # random numbers per block
 
 
 def _by_cluster(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of values and number of values of each cluster, both (C,) float64; None = every value is its own cluster."""
+    """Sums (C, M) of ``values`` (n, M) and number of values (C,) per cluster; None = each value is its own cluster."""
     values = np.asarray(values, dtype=np.float64)
     if clusters is None:
         return values, np.ones(len(values))
     if len(clusters) != len(values):
         raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels; one label per value")
     _, label = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(label, weights=values), np.bincount(label).astype(np.float64)
+    counts = np.bincount(label).astype(np.float64)
+    sums = np.stack([np.bincount(label, weights=column, minlength=len(counts)) for column in values.T], axis=1)
+    return sums, counts
+
+
+def bootstrap_intervals(
+    values: np.ndarray,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+) -> np.ndarray:
+    """(M, 2) percentile intervals of the column means of ``values`` (n, M): clusters are drawn with replacement.
+
+    All columns share the ``samples`` resamples, so one product of counts and sums serves a whole table. A resample's
+    mean is the ratio of its sum to its count. [known: the cluster bootstrap] NaNs where there are no values.
+    """
+    sums, counts = _by_cluster(values, clusters)  # (C, M), (C,)
+    if not len(sums):
+        return np.full((values.shape[1], 2), np.nan)
+    rng = np.random.default_rng(seed)
+    means = []
+    per_block = max(1, _BLOCK // len(sums))
+    for start in range(0, samples, per_block):
+        n = min(per_block, samples - start)
+        drawn = rng.integers(0, len(sums), (n, len(sums))) + np.arange(n)[:, None] * len(sums)
+        times = np.bincount(drawn.ravel(), minlength=n * len(sums)).reshape(n, len(sums)).astype(np.float64)
+        means.append(times @ sums / (times @ counts)[:, None])
+    return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0).T
 
 
 def bootstrap_interval(
@@ -39,20 +68,9 @@ def bootstrap_interval(
     samples: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` (n,): clusters are drawn with replacement, ``samples`` times.
-
-    [known] the cluster bootstrap; a resample's mean is the ratio of its sum to its count. NaNs for no values.
-    """
-    sums, counts = _by_cluster(values, clusters)
-    if not len(sums):
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = []
-    per_block = max(1, _BLOCK // len(sums))
-    for start in range(0, samples, per_block):
-        drawn = rng.integers(0, len(sums), (min(per_block, samples - start), len(sums)), dtype=np.int32)
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    """:func:`bootstrap_intervals` of one list of values (n,)."""
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    low, high = bootstrap_intervals(column, clusters, seed, samples=samples, level=level)[0]
     return float(low), float(high)
 
 
@@ -69,6 +87,46 @@ class PairedTest:
     clusters: int
 
 
+def paired_tests(
+    differences: np.ndarray,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+    *,
+    permutations: int = 10_000,
+    samples: int = 1000,
+) -> list[PairedTest]:
+    """Two-sided paired randomisation tests of mean = 0 for each column of ``differences`` (n, M): a − b per query.
+
+    Each permutation flips whole clusters: p = (1 + #{|flipped sum| ≥ |seen sum|}) / (1 + permutations). With ≤ 12
+    clusters all 2^C patterns are enumerated and p is exact. [known: Fisher–Pitman]
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    if not len(differences):
+        raise ValueError("a paired test needs at least one query")
+    sums, _ = _by_cluster(differences, clusters)
+    n_clusters = len(sums)
+    seen = np.abs(sums.sum(axis=0)) - 1e-12 * np.abs(sums).sum(axis=0)  # equal up to rounding counts as equal
+    extreme = np.zeros(sums.shape[1])
+    if n_clusters <= _EXACT_CLUSTERS:
+        patterns = (np.arange(1 << n_clusters)[:, None] >> np.arange(n_clusters)) & 1
+        p = (np.abs((2.0 * patterns - 1) @ sums) >= seen).mean(axis=0)
+    else:
+        rng = np.random.default_rng(seed)
+        per_block = max(1, _BLOCK // n_clusters)
+        for start in range(0, permutations, per_block):
+            shape = (min(per_block, permutations - start), n_clusters)
+            signs = rng.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1
+            extreme += (np.abs(signs @ sums) >= seen).sum(axis=0)
+        p = (1 + extreme) / (1 + permutations)
+    intervals = bootstrap_intervals(differences, clusters, seed, samples=samples)
+    return [
+        PairedTest(
+            float(column.mean()), low, high, float(p[m]), smallest_detectable(column, clusters), len(column), n_clusters
+        )
+        for m, (column, (low, high)) in enumerate(zip(differences.T, intervals.tolist(), strict=True))
+    ]
+
+
 def paired_test(
     a: np.ndarray,
     b: np.ndarray,
@@ -78,39 +136,17 @@ def paired_test(
     permutations: int = 10_000,
     samples: int = 1000,
 ) -> PairedTest:
-    """Two-sided paired randomisation test of mean(a) = mean(b), swapping a and b per cluster.
-
-    p = (1 + #{|flipped sum| ≥ |seen sum|}) / (1 + permutations); with ≤ 12 clusters all 2^C patterns are enumerated
-    and p is exact. [known: Fisher–Pitman] Raises ``ValueError`` where a and b are not aligned.
-    """
+    """:func:`paired_tests` of system values ``a`` against ``b``, both (n,), the same queries in the same order."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"a paired test needs the same queries in both systems, got {a.shape} and {b.shape}")
-    difference = a - b
-    sums, _ = _by_cluster(difference, clusters)
-    n, n_clusters = len(difference), len(sums)
-    if not n:
-        raise ValueError("a paired test needs at least one query")
-    seen = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()  # patterns equal up to rounding count as equal
-    if n_clusters <= _EXACT_CLUSTERS:
-        patterns = (np.arange(1 << n_clusters)[:, None] >> np.arange(n_clusters)) & 1
-        p = float((np.abs((2 * patterns - 1) @ sums) >= seen).mean())
-    else:
-        rng = np.random.default_rng(seed)
-        extreme, per_block = 0, max(1, _BLOCK // n_clusters)
-        for start in range(0, permutations, per_block):
-            shape = (min(per_block, permutations - start), n_clusters)
-            signs = rng.integers(0, 2, shape, dtype=np.int8).astype(np.float32) * 2 - 1
-            extreme += int((np.abs(signs @ sums) >= seen).sum())
-        p = (1 + extreme) / (1 + permutations)
-    low, high = bootstrap_interval(difference, clusters, seed, samples=samples)
-    effect = float(sums.sum() / n)
-    return PairedTest(effect, low, high, p, smallest_detectable(difference, clusters), n, n_clusters)
+    return paired_tests((a - b)[:, None], clusters, seed, permutations=permutations, samples=samples)[0]
 
 
 def standard_error(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
     """Clustered standard error of a mean, √(C/(C−1) · Σ_c (s_c − n_c·mean)²) / n; NaN for C < 2."""
-    sums, counts = _by_cluster(values, clusters)
+    by_cluster, counts = _by_cluster(np.asarray(values)[:, None], clusters)
+    sums = by_cluster[:, 0]
     if len(sums) < 2:
         return float("nan")
     n = counts.sum()

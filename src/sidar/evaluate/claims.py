@@ -1,0 +1,76 @@
+"""The comparisons that a report must make, each with its effect, interval, power and verdict (protocol.md §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from sidar.evaluate.perquery import PerQuery
+from sidar.evaluate.stats import holm, paired_tests, verdict
+
+#: The model that every aligned model is judged against.
+SFT = "sft"
+MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
+
+
+def pairs(generative: Sequence[str], fusions: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[str, str]]]:
+    """``{question: [(a, b), …]}``: is a better than b?"""
+    asked: dict[str, list[tuple[str, str]]] = {}
+    if SFT in generative:
+        asked["Does alignment improve on SFT?"] = [(name, SFT) for name in generative if name != SFT]
+    by_parts = {tuple(parts): name for name, parts in fusions.items()}
+    asked["Does the generative channel improve the fusion?"] = [
+        (name, base)
+        for name, parts in fusions.items()
+        if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
+    ]
+    asked["Is the generative channel better than dense retrieval?"] = [(name, "dense") for name in generative]
+    return {question: some for question, some in asked.items() if some}
+
+
+def paired_claims(
+    values: PerQuery,
+    clusters: Mapping[str, Mapping[str, str]],
+    generative: Sequence[str],
+    fusions: Mapping[str, Sequence[str]],
+    *,
+    samples: int,
+    seed: int,
+    permutations: int = 10_000,
+) -> list[dict[str, Any]]:
+    """One row per set, question, measure and pair; Holm over the pairs of one question on one set and measure."""
+    rows: list[dict[str, Any]] = []
+    for set_name in values.sets():
+        for question, asked in pairs(generative, fusions).items():
+            for measure in MEASURES:
+                found = [
+                    (a, b, first, second)
+                    for a, b in asked
+                    if (first := values.get(set_name, a, measure)) and (second := values.get(set_name, b, measure))
+                ]
+                if not found:
+                    continue
+                ids = found[0][2][0]
+                if not ids or any(first[0] != ids or second[0] != ids for _, _, first, second in found):
+                    continue
+                differences = np.stack([first[1] - second[1] for _, _, first, second in found], axis=1)
+                labels = np.array([clusters[set_name][query_id] for query_id in ids])
+                tests = paired_tests(differences, labels, seed, permutations=permutations, samples=samples)
+                adjusted = holm([test.p for test in tests])
+                rows += [
+                    {
+                        "set": set_name,
+                        "question": question,
+                        "measure": measure,
+                        "a": a,
+                        "b": b,
+                        **asdict(test),
+                        "p_holm": float(p),
+                        "verdict": verdict(test, float(p)),
+                    }
+                    for (a, b, _, _), test, p in zip(found, tests, adjusted, strict=True)
+                ]
+    return rows

@@ -1,0 +1,171 @@
+"""One system on one set: every measure of the table, put into the per-query values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from sidar.config import Config
+from sidar.evaluate.expected import GroupRanking, expected_scores
+from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.perquery import PerQuery
+from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, popularity_classes, query_cluster, subset_by_hash
+from sidar.evaluate.systems import Generative, System, is_generative
+from sidar.evaluate.truth import Truth
+from sidar.types import Catalogue, EvalSet, Hits
+
+#: Cutoffs of the recall curves.
+CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+ITEM = ("ndcg@10", "rprec", "mrr", "hit@10", "hit@100", "hit@500", *(f"recall@{k}" for k in CURVE))
+EXPECTED = ("ndcg@10", "recall@10", "recall@100", "recall@500", "mrr")
+SID = ("recall@8", "recall@64", "recall@128", "mrr", "hit@8", "hit@64", "hit@128")
+COVERAGE = (10, 100)
+#: Names that systems give their invalid rates, and how the files call them.
+INVALID = {
+    "invalid_mass": "mass",
+    "free_invalid@10": "free@10",
+    "free_invalid@128": "free@128",
+    "free_not_code@10": "not_code@10",
+}
+TOPIC_ORACLE = "topic oracle"
+
+
+class Priors(Protocol):
+    """Training-day counts by catalogue row (``data``'s priors.parquet)."""
+
+    clicks: np.ndarray
+    first_day: np.ndarray
+
+
+class Index(Protocol):
+    """What scoring needs of a :class:`sidar.index.PrefixIndex`."""
+
+    n_sids: int
+    codebook_sizes: tuple[int, ...]
+    codes: list[np.ndarray]
+    rows_start: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def table(self) -> np.ndarray:
+        """(n_sids, L) codes of each SID number."""
+
+
+def relevance_threshold(eval_set: EvalSet) -> float:
+    """Grade from which an item counts for binary measures: 1 ("Exact") on real judged sets, else any positive one."""
+    top = max((grade for judged in eval_set.qrels.values() for grade in judged.values()), default=0.0)
+    return 1.0 if eval_set.origin == "real" and top >= 1 else 0.0
+
+
+def sid_numbers(index: Index, n_rows: int) -> np.ndarray:
+    """(N,) SID number of each row, −1 for a row without a live SID."""
+    numbers = np.full(n_rows, -1, dtype=np.int64)
+    numbers[index.rows] = np.repeat(np.arange(index.n_sids), np.diff(index.rows_start))
+    return numbers
+
+
+@dataclass
+class Job:
+    """One set, opened: its truth at both levels and what is known of its queries."""
+
+    eval_set: EvalSet
+    truth: Truth
+    sid_truth: Truth | None
+    slices: dict[str, Truth]
+    queries: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+class Scorer:
+    """Puts the measures of one system on one set into the per-query values."""
+
+    def __init__(self, catalogue: Catalogue, priors: Priors, index: Index | None, cfg: Config) -> None:
+        self.catalogue, self.index, self.cfg = catalogue, index, cfg
+        self.sid_of_row = None if index is None else sid_numbers(index, len(catalogue))
+        self.classes = popularity_classes(priors.clicks, priors.first_day)
+
+    def open(self, eval_set: EvalSet) -> Job:
+        threshold = relevance_threshold(eval_set)
+        truth = Truth.of_catalogue(eval_set.qrels, eval_set.query_ids, self.catalogue, threshold)
+        queries = [
+            {
+                "set": eval_set.name,
+                "query_id": query_id,
+                "query": prompt.query,
+                "cluster": query_cluster(prompt.query) or query_id,  # no text: every request is its own cluster
+                "labels": json.dumps({name: str(labels[q]) for name, labels in eval_set.slices.items()}),
+            }
+            for q, (query_id, prompt) in enumerate(zip(eval_set.query_ids, eval_set.prompts, strict=True))
+        ]
+        facts = {
+            "origin": eval_set.origin,
+            "queries": len(eval_set),
+            "clusters": len({row["cluster"] for row in queries}),
+            "relevant_from": threshold,
+            "relevant_per_query": float(truth.n_relevant.mean()) if len(eval_set) else 0.0,
+            "without_relevant": int((truth.n_relevant == 0).sum()),
+            "items_without_sid": None if self.sid_of_row is None else self._unreachable(truth),
+            "coverage": {},
+        }
+        return Job(
+            eval_set,
+            truth,
+            None if self.sid_of_row is None else truth.project(self.sid_of_row),
+            {name: truth.restrict(self.classes == name) for name in CLASSES},
+            queries,
+            facts,
+        )
+
+    def _unreachable(self, truth: Truth) -> int:
+        """Relevant judgments of items that have no SID (or are not in the catalogue at all)."""
+        assert self.sid_of_row is not None
+        number = np.full(truth.size, -1)
+        number[: len(self.sid_of_row)] = self.sid_of_row
+        return int((truth.is_relevant(truth.grades) & (number[truth.things] < 0)).sum())
+
+    def score(self, values: PerQuery, job: Job, name: str, hits: Hits, system: System | None) -> None:
+        """All measures of ``hits``; ``system`` is None for a fusion, which has no beam of its own."""
+        set_name, ids = job.eval_set.name, job.eval_set.query_ids
+        rows = hits.rows[:, : self.cfg.evaluate.depth]
+        values.add(set_name, name, "item", score_ranking(job.truth, rows, ITEM), ids)
+        values.add(set_name, name, "items", {"returned": (rows >= 0).sum(axis=1)}, ids)
+        for label, truth in job.slices.items():
+            some = np.flatnonzero(truth.n_relevant > 0)
+            scores = {f"{measure}[{label}]": each[some] for measure, each in score_ranking(truth, rows, SLICED).items()}
+            values.add(set_name, name, "item", scores, [ids[q] for q in some])
+        alive = max(int(self.catalogue.alive.sum()), 1)
+        job.facts["coverage"][name] = {f"@{k}": len(np.setdiff1d(rows[:, :k], [-1])) / alive for k in COVERAGE}
+        if self.sid_of_row is None or job.sid_truth is None:
+            return
+        implied = first_occurrences(np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth)
+        if system is None or not is_generative(system):
+            values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
+            return
+        ranked, _ = cast(Generative, system).sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)
+        values.add(set_name, name, "sid", self._sid_scores(job, ranked), ids)
+        groups = GroupRanking.of_sids(job.truth, implied, self.sid_of_row)
+        values.add(set_name, name, "expected", expected_scores(job.truth, groups, EXPECTED, rows.shape[1]), ids)
+        if hasattr(system, "invalid"):
+            at = subset_by_hash(ids, self.cfg.evaluate.invalid_queries)
+            rates = system.invalid([job.eval_set.prompts[q] for q in at])
+            named = {INVALID.get(key, key): np.asarray(rate, dtype=np.float64) for key, rate in rates.items()}
+            values.add(set_name, name, "invalid", named, [ids[q] for q in at])
+
+    def _sid_scores(self, job: Job, ranked: np.ndarray) -> dict[str, np.ndarray]:
+        """SID measures of rankings cut at the beam of SID columns, the same for every system."""
+        assert job.sid_truth is not None
+        return score_ranking(job.sid_truth, ranked[:, : self.cfg.decode.beam], SID)
+
+    def score_oracle(self, values: PerQuery, job: Job) -> None:
+        """The topic oracle: expected values of the judged pool in random order, exact (protocol.md §1)."""
+        set_name, ids, depth = job.eval_set.name, job.eval_set.query_ids, self.cfg.evaluate.depth
+        pool = GroupRanking.of_pool(job.truth)
+        values.add(set_name, TOPIC_ORACLE, "item", expected_scores(job.truth, pool, ITEM, depth), ids)
+        values.add(set_name, TOPIC_ORACLE, "items", {"returned": pool.sizes[:, 0]}, ids)
+        if job.sid_truth is not None:
+            sids = GroupRanking.of_pool(job.sid_truth)
+            scores = expected_scores(job.sid_truth, sids, SID, self.cfg.decode.beam)
+            values.add(set_name, TOPIC_ORACLE, "sid", scores, ids)

@@ -1,0 +1,93 @@
+"""Which items and queries a figure is about: popularity classes of items, first places of SIDs, seeded subsets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sidar.evaluate.perquery import PerQuery
+
+#: Popularity classes of items, most clicked first (:func:`popularity_classes`).
+CLASSES = ("head", "torso", "tail", "cold")
+#: Item measures that are told per popularity class.
+SLICED = ("recall@10", "recall@100")
+
+
+def popularity_classes(clicks: np.ndarray, first_day: np.ndarray) -> np.ndarray:
+    """(N,) labels from *training-day* counts: cold = not shown on any training day (``first_day`` 0).
+
+    Of the others, most clicked first: head = the items that together hold the first half of all clicks, torso those of
+    the next 40 %, tail the rest, clicked or not. [reconstruction: no paper here defines its classes]
+    """
+    order = np.argsort(-clicks, kind="stable")
+    before = np.cumsum(clicks[order]) - clicks[order]  # clicks of more popular items
+    share = before / max(float(clicks.sum()), 1.0)
+    labels = np.full(len(clicks), "tail", dtype=object)
+    labels[order[share < 0.9]] = "torso"
+    labels[order[share < 0.5]] = "head"
+    labels[np.asarray(clicks) == 0] = "tail"
+    labels[np.asarray(first_day) == 0] = "cold"
+    return labels
+
+
+def first_occurrences(numbers: np.ndarray, width: int) -> np.ndarray:
+    """(Q, width) the distinct numbers of each row of ``numbers`` (Q, k) in order of first appearance, −1 = none.
+
+    Turns a ranking of items (as SID numbers) into the ranking of SIDs that it implies.
+    """
+    order = np.argsort(numbers, axis=1, kind="stable")
+    ordered = np.take_along_axis(numbers, order, axis=1)
+    new = np.ones(ordered.shape, dtype=bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    new &= ordered >= 0
+    first = np.zeros(numbers.shape, dtype=bool)
+    np.put_along_axis(first, order, new, axis=1)
+    left = np.argsort(~first, axis=1, kind="stable")[:, :width]  # kept ones to the front, in their order
+    kept = np.take_along_axis(first, left, axis=1)
+    out = np.full((len(numbers), width), -1, dtype=np.int64)
+    out[:, : left.shape[1]] = np.where(kept, np.take_along_axis(numbers, left, axis=1), -1)
+    return out
+
+
+def subset_by_hash(query_ids: Sequence[str], n: int | None) -> np.ndarray:
+    """Rising positions of the ``n`` query ids of lowest sha256: the same queries in every run, whatever their order."""
+    if n is None or n >= len(query_ids):
+        return np.arange(len(query_ids))
+    keys = [hashlib.sha256(query_id.encode()).digest() for query_id in query_ids]
+    return np.sort(np.array(sorted(range(len(keys)), key=keys.__getitem__)[:n], dtype=np.int64))
+
+
+def query_cluster(query: str) -> str:
+    """The text that makes two requests the same query: case folded, white space normalised."""
+    return re.sub(r"\s+", " ", query.casefold()).strip()
+
+
+def slice_means(values: PerQuery, set_name: str, queries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means per slice: items by popularity class, queries by the labels of their set; with the number of queries."""
+    out: dict[str, Any] = {}
+    for label in CLASSES:
+        cells = {}
+        for system in values.systems(set_name):
+            found = {m: values.get(set_name, system, f"item/{m}[{label}]") for m in SLICED}
+            if all(found.values()):
+                cells[system] = {f"item/{m}": float(v[1].mean()) for m, v in found.items() if v and len(v[1])}
+                n = len(next(v[0] for v in found.values() if v))
+        if any(cells.values()):
+            out.setdefault("items", {})[label] = {"n": n, "systems": cells}
+    labels = {row["query_id"]: json.loads(row["labels"]) for row in queries if row["set"] == set_name}
+    for name in sorted({name for each in labels.values() for name in each}):
+        for label in sorted({each[name] for each in labels.values() if name in each}):
+            inside = {query_id for query_id, each in labels.items() if each.get(name) == label}
+            cells = {}
+            for system in values.systems(set_name):
+                for measure in ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr"):
+                    if got := values.get(set_name, system, measure):
+                        mask = np.array([query_id in inside for query_id in got[0]])
+                        cells.setdefault(system, {})[measure] = float(got[1][mask].mean())
+            out.setdefault(name, {})[label] = {"n": len(inside), "systems": cells}
+    return out

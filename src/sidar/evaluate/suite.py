@@ -1,0 +1,170 @@
+"""Run every system on every set and leave the evidence: run files, per-query values, tests, table and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidar.baselines import Fusion, tune_fusion
+from sidar.config import Config
+from sidar.evaluate import report, table
+from sidar.evaluate.claims import paired_claims
+from sidar.evaluate.metrics import objective
+from sidar.evaluate.perquery import PerQuery, summarise, write_queries
+from sidar.evaluate.runs import write_trec_hits
+from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Priors, Scorer
+from sidar.evaluate.slices import slice_means, subset_by_hash
+from sidar.evaluate.systems import System, default_fusions, fusion_parts, is_generative
+from sidar.evaluate.usage import sid_usage
+from sidar.types import Catalogue, EvalSet, Hits
+
+
+def run_suite(
+    systems: Mapping[str, System],
+    eval_sets: Sequence[EvalSet],
+    catalogue: Catalogue,
+    priors: Priors,
+    sid_index: Index | None = None,
+    *,
+    out: Path,
+    cfg: Config,
+    tune_sets: Sequence[EvalSet] = (),
+    fuse_with: Collection[str] | None = None,
+    topic_oracle: Collection[str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return ``scores.json``.
+
+    ``tune_sets``: sets of role valid, on which fusion weights are chosen (without any: equal RRF). ``fuse_with``: the
+    generative systems that are fused with BM25 + dense (default: all). ``topic_oracle``: names of the sets that get the
+    topic-oracle row (default: those whose config says so). Files: ``runs/<set>.<system>.trec``, ``per_query.parquet``,
+    ``queries.parquet``, ``scores.json``, ``table.md``, ``report.html``.
+    """
+    if not eval_sets:
+        raise ValueError("nothing to score: no evaluation set of role test; name one under evaluate.sets")
+    out = Path(out)
+    judged = {each.name for each in cfg.evaluate.sets if each.topic_oracle} if topic_oracle is None else topic_oracle
+    fusions = _fusions(systems, cfg, fuse_with)
+    scorer = Scorer(catalogue, priors, sid_index, cfg)
+    tuned = _tune(systems, fusions, eval_sets, tune_sets, catalogue, cfg, say)
+    values = PerQuery()
+    facts: dict[str, Any] = {}
+    queries: list[dict[str, Any]] = []
+    for eval_set in eval_sets:
+        job = scorer.open(eval_set)
+        facts[eval_set.name] = job.facts
+        found: dict[str, Hits] = {}
+        for name, system in systems.items():
+            say(f"{eval_set.name}: {name}, {len(eval_set)} queries")
+            found[name] = system.hits(eval_set.prompts, cfg.evaluate.depth)
+            scorer.score(values, job, name, found[name], system)
+        for name, parts in fusions.items():
+            found[name] = tuned[name][eval_set.name]([found[part] for part in parts], cfg.evaluate.depth)
+            scorer.score(values, job, name, found[name], None)
+        if eval_set.name in judged:
+            scorer.score_oracle(values, job)
+        for name, hits in found.items():
+            write_trec_hits(out / "runs" / f"{eval_set.name}.{name}.trec", hits, eval_set.query_ids, catalogue, name)
+        queries += job.queries
+    write_queries(out, queries)
+    values.write(out)
+    clusters = {name: {row["query_id"]: row["cluster"] for row in queries if row["set"] == name} for name in facts}
+    summary = summarise(values, clusters, samples=cfg.evaluate.bootstrap, seed=cfg.seed)
+    for name in facts:
+        facts[name]["systems"] = summary[name]
+        facts[name]["slices"] = slice_means(values, name, queries)
+    generative = [name for name, system in systems.items() if is_generative(system)]
+    scores = {
+        "version": 1,
+        "seed": cfg.seed,
+        "bootstrap": cfg.evaluate.bootstrap,
+        "beams": {"sid": cfg.decode.beam, "item": cfg.decode.item_beam, "depth": cfg.evaluate.depth},
+        "catalogue": {"items": len(catalogue), "alive": int(catalogue.alive.sum()), "lineage": catalogue.lineage},
+        "kinds": {
+            **{name: "generative" if name in generative else "baseline" for name in systems},
+            **dict.fromkeys(fusions, "fusion"),
+            TOPIC_ORACLE: "oracle",
+        },
+        "fusions": {
+            name: {"parts": parts, "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()}}
+            for name, parts in fusions.items()
+        },
+        "sid_usage": None if sid_index is None else sid_usage(sid_index, priors),
+        "sets": facts,
+        "tests": paired_claims(values, clusters, generative, fusions, samples=cfg.evaluate.bootstrap, seed=cfg.seed),
+    }
+    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    (out / "table.md").write_text(table.to_markdown(scores))
+    report.write_html(out, cfg.run_dir, cfg)
+    return scores
+
+
+def _fusion_fact(fusion: Fusion, tune_sets: Sequence[EvalSet]) -> dict[str, Any]:
+    tuned = bool(tune_sets) and bool(np.isfinite(fusion.value))
+    return {
+        "method": fusion.method,
+        "weights": list(fusion.weights),
+        "value": fusion.value if tuned else None,
+        "tuned": tuned,
+    }
+
+
+def _fusions(
+    systems: Mapping[str, System], cfg: Config, fuse_with: Collection[str] | None
+) -> dict[str, tuple[str, ...]]:
+    """The fusions to score: those that the config names, else the default ones."""
+    if cfg.evaluate.systems:
+        named = {name: fusion_parts(name, systems) for name in cfg.evaluate.systems if name not in systems}
+        if strange := [name for name, parts in named.items() if parts is None]:
+            raise ValueError(
+                f"evaluate.systems names {', '.join(strange)}, but there are only {', '.join(systems)} "
+                "and fusions of them such as bm25+dense"
+            )
+        return {name: parts for name, parts in named.items() if parts}
+    generative = [name for name, system in systems.items() if is_generative(system)]
+    return default_fusions(systems, [name for name in generative if fuse_with is None or name in fuse_with])
+
+
+def _tune(
+    systems: Mapping[str, System],
+    fusions: Mapping[str, tuple[str, ...]],
+    eval_sets: Sequence[EvalSet],
+    tune_sets: Sequence[EvalSet],
+    catalogue: Catalogue,
+    cfg: Config,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Fusion]]:
+    """{fusion: {set: how to fuse}}: weights of the highest nDCG@10 on the tune sets of the set's origin, else on all.
+
+    Judged and logged queries want different mixtures, and a service knows which it serves; more would be fitting the
+    weights to one set.
+    """
+    small = [_subset(each, subset_by_hash(each.query_ids, cfg.evaluate.tune_queries)) for each in tune_sets]
+    used = {part for parts in fusions.values() for part in parts}
+    found: dict[tuple[str, str], Hits] = {}
+    for each in small if fusions else []:
+        for name in sorted(used):
+            say(f"{each.name}: {name}, {len(each)} queries for fusion weights")
+            found[each.name, name] = systems[name].hits(each.prompts, cfg.evaluate.depth)
+    goals = {each.name: objective(each, catalogue, "ndcg@10") for each in small}
+    tuned: dict[str, dict[str, Fusion]] = {}
+    for name, parts in fusions.items():
+        by_origin: dict[str, Fusion] = {}
+        tuned[name] = {}
+        for eval_set in eval_sets:
+            if eval_set.origin not in by_origin:
+                near = [each for each in small if each.origin == eval_set.origin] or small
+                folds = [([found[each.name, part] for part in parts], goals[each.name]) for each in near]
+                even = Fusion("rrf", (1 / len(parts),) * len(parts))
+                by_origin[eval_set.origin] = tune_fusion(folds) if folds else even
+            tuned[name][eval_set.name] = by_origin[eval_set.origin]
+    return tuned
+
+
+def _subset(eval_set: EvalSet, at: np.ndarray) -> EvalSet:
+    ids = tuple(eval_set.query_ids[i] for i in at)
+    return EvalSet(eval_set.name, ids, tuple(eval_set.prompts[i] for i in at), eval_set.qrels, eval_set.origin)

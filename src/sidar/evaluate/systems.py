@@ -1,0 +1,81 @@
+"""What a table row must be able to do, and the rows that are made of others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from sidar.types import Hits, Prompt
+
+
+class System(Protocol):
+    """Anything that answers prompts with ranked items."""
+
+    name: str
+
+    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
+        """The best k items of each prompt, (Q, k)."""
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """A system that ranks Semantic IDs."""
+
+    name: str
+
+    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
+        """The SIDs of a wide beam, expanded to items in beam order."""
+
+    def sid_ranking(self, prompts: Sequence[Prompt], beam: int) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, beam) SID numbers, best first, −1 = none, and their scores."""
+
+
+class TextChannel(Protocol):
+    """A baseline: query texts in, Hits out."""
+
+    def search(self, queries: Sequence[str], k: int) -> Hits:
+        """The best k items of each query."""
+
+
+@dataclass(frozen=True)
+class TextSystem:
+    """A baseline as a system: it reads the query and nothing of the user."""
+
+    name: str
+    channel: TextChannel
+
+    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
+        return self.channel.search([prompt.query for prompt in prompts], k)
+
+
+def is_generative(system: object) -> bool:
+    """True where the system ranks SIDs."""
+    return isinstance(system, Generative)
+
+
+def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
+    """``"bm25+dense+dpo+sft"`` → its parts, longest known names first; None where it is no fusion of ``systems``."""
+    if name in systems:
+        return None
+    words, parts, at = name.split("+"), [], 0
+    while at < len(words):
+        for end in range(len(words), at, -1):
+            if (part := "+".join(words[at:end])) in systems:
+                parts.append(part)
+                at = end
+                break
+        else:
+            return None
+    return tuple(parts)
+
+
+def default_fusions(systems: Collection[str], generative: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The lexical and dense channels together, and with each generative model: {name: parts}."""
+    base = tuple(name for name in ("bm25", "dense") if name in systems)
+    fusions = {"+".join(base): base} if len(base) > 1 else {}
+    if base:
+        fusions |= {"+".join((*base, name)): (*base, name) for name in generative}
+    return fusions
