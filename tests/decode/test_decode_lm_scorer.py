@@ -1,0 +1,209 @@
+"""LmScorer: the lean forward against the whole module, packing, tables and transformers' own constrained generate."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference_decode as slow
+import torch
+from models_decode import FAMILIES, TEXT, causal_twin, small
+
+from sidar.decode import (
+    TableScorer,
+    beam_search,
+    exact_search,
+    free_beam_search,
+    invalid_mass,
+    kind_shares,
+    score_all,
+)
+from sidar.index import PrefixIndex
+from sidar.lm.packing import Candidate, pack, score
+from sidar.lm.scorer import LmScorer
+
+SIZES = (7, 5, 4)
+PROMPTS = [[3, 9, 27], [5, 1, 1, 8, TEXT + 2, TEXT + 9, 30], [11], [5, 1, 1, 8, 30, 12, 2, 39]]
+
+
+def some_index(*, variable, n=60, seed=0, sizes=SIZES):
+    rng = np.random.default_rng(seed)
+    tuples = [
+        tuple(int(rng.integers(k)) for k in sizes[: rng.integers(1, len(sizes) + 1) if variable else len(sizes)])
+        for _ in range(n)
+    ]
+    return PrefixIndex.build(slow.sid_table(tuples, sizes))
+
+
+def walk(scorer, rows=9, seed=0):
+    """All log-probs of a random walk down the levels, with parents that are not in order."""
+    generator = torch.Generator().manual_seed(seed)
+    state = scorer.prefill(PROMPTS)
+    found = [scorer.first(state)]
+    width = 1
+    for depth in range(1, len(scorer.codebook_sizes)):
+        parents = torch.randint(width, (len(PROMPTS), rows - depth), generator=generator)
+        codes = torch.randint(scorer.codebook_sizes[depth - 1], parents.shape, generator=generator)
+        found.append(scorer.extend(state, parents, codes, depth))
+        width = parents.shape[1]
+    return found
+
+
+@pytest.mark.parametrize("head", ["level", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_decoding_equals_the_full_forward(family, head):
+    model = small(family, head=head, variable=head == "level", sizes=(7, 5, 4, 3), tied=family != "llama")
+    fast, twin = LmScorer(model), LmScorer(model, engine="tree")
+    assert type(fast.engine).__name__ == ("TreeDecoder" if family == "mistral" else "LeanDecoder")
+    for ours, theirs in zip(walk(fast), walk(twin), strict=True):
+        assert theirs.std() > 0.5
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_columns_are_proper_distributions():
+    for logp in walk(LmScorer(small(variable=True))):
+        torch.testing.assert_close(logp.exp().sum(-1), torch.ones(logp.shape[:-1]))
+    state = (scorer := LmScorer(small(head="full", variable=True))).prefill(PROMPTS)
+    codes = torch.zeros(len(PROMPTS), 2, dtype=torch.long)
+    free = scorer.free_extend(state, codes, codes + TEXT, 1)
+    torch.testing.assert_close(free.exp().sum(-1), torch.ones(free.shape[:-1]))
+    names, eos = scorer.free_columns(1)
+    inside = torch.cat([free[..., names >= 0], free[..., eos, None]], -1)
+    torch.testing.assert_close(inside, scorer.extend(state, codes, codes, 1))
+
+
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("head", ["level", "full"])
+def test_beams_score_as_packing_does(head, variable):
+    model, index = small(head=head, variable=variable), some_index(variable=variable)
+    beams = beam_search(LmScorer(model), PROMPTS, index, 12)
+    listed = [[Candidate(tuple(c for c in sid if c >= 0)) for sid in query] for query in beams.codes.tolist()]
+    scores = score(model, pack(PROMPTS, listed, model.vocab))
+    torch.testing.assert_close(scores.logp, torch.from_numpy(beams.level_logp), atol=1e-5, rtol=1e-5)
+    total = (scores.logp * scores.mask).sum(-1).double()
+    torch.testing.assert_close(total, torch.from_numpy(beams.scores), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_table_of_the_models_log_probs_gives_the_same_search(variable):
+    scorer, index = LmScorer(small(variable=variable)), some_index(variable=variable)
+    state = scorer.prefill(PROMPTS)
+    tables, nodes = [scorer.first(state)[:, None]], 1
+    for depth in (1, 2):
+        above, nodes = nodes, nodes * SIZES[depth - 1]
+        node = torch.arange(nodes).expand(len(PROMPTS), nodes)
+        parents = node // SIZES[depth - 1] if above > 1 else torch.zeros_like(node)
+        tables.append(scorer.extend(state, parents, node % SIZES[depth - 1], depth))
+    table, at = TableScorer(tables, SIZES, variable), [[i] for i in range(len(PROMPTS))]
+    for ours, theirs in (
+        (beam_search(scorer, PROMPTS, index, 9), beam_search(table, at, index, 9)),
+        (exact_search(scorer, PROMPTS, index, 7, rows=4), exact_search(table, at, index, 7)),
+    ):
+        np.testing.assert_array_equal(ours.sids, theirs.sids)
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    torch.testing.assert_close(
+        score_all(scorer, PROMPTS, index, rows=5), score_all(table, at, index), atol=1e-5, rtol=2e-6
+    )
+    np.testing.assert_allclose(invalid_mass(scorer, PROMPTS, index), invalid_mass(table, at, index), atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["level", "full"])
+def test_a_batch_equals_one_at_a_time(head):
+    scorer, index = LmScorer(small(head=head)), some_index(variable=False)
+    together = beam_search(scorer, PROMPTS, index, 16, batch=4)
+    free = free_beam_search(scorer, PROMPTS, index, 16, batch=4)
+    for query, prompt in enumerate(PROMPTS):
+        alone = beam_search(scorer, [prompt], index, 16)
+        np.testing.assert_array_equal(together.sids[query], alone.sids[0])
+        np.testing.assert_allclose(together.scores[query], alone.scores[0], atol=1e-5)
+        alone = free_beam_search(scorer, [prompt], index, 16)
+        np.testing.assert_array_equal(free.codes[query], alone.codes[0])
+        np.testing.assert_array_equal(free.kind[query], alone.kind[0])
+
+
+def test_one_scorer_serves_many_threads():
+    scorer, index = LmScorer(small()), some_index(variable=False)
+    want = [beam_search(scorer, [prompt], index, 8).sids.tolist() for prompt in PROMPTS]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda prompt: beam_search(scorer, [prompt], index, 8).sids.tolist(), PROMPTS * 8))
+    assert got == want * 8
+
+
+def test_lora_is_merged():
+    model = small("qwen2", lora=True)
+    assert any("lora" in name for name, _ in model.named_parameters())
+    for ours, theirs in zip(walk(LmScorer(model, engine="lean")), walk(LmScorer(model, engine="tree")), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_bf16_is_close_and_does_not_tie():
+    model, index = small(), some_index(variable=False)
+    for engine in ("lean", "tree"):
+        for exact, rounded in zip(
+            walk(LmScorer(model)), walk(LmScorer(model, precision="bf16", engine=engine)), strict=True
+        ):
+            assert rounded.dtype == torch.float32
+            assert (exact - rounded).abs().mean() < 0.1
+    beams = beam_search(LmScorer(model, precision="bf16"), PROMPTS, index, 30)
+    assert all(len(set(scores)) == len(scores) for scores in beams.scores.tolist())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_constrained_search_equals_transformers_generate(tied):
+    model, index, width = small(head="full", tied=tied), some_index(variable=False, n=90), 12
+    if not tied:
+        with torch.no_grad():
+            model.text_head.normal_()
+    scorer, twin = LmScorer(model), causal_twin(model)
+    vocab, children = model.vocab, {}
+    for sid in index.table.tolist():
+        tokens = [TEXT + token for token in vocab.tokens(sid)]
+        for depth in range(3):
+            children.setdefault(tuple(tokens[:depth]), set()).add(tokens[depth])
+    for prompt in PROMPTS:
+        out = twin.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            prefix_allowed_tokens_fn=lambda _, ids, p=len(prompt): sorted(children[tuple(ids[p:].tolist())]),
+            num_beams=width,
+            num_return_sequences=width,
+            max_new_tokens=3,
+            do_sample=False,
+            length_penalty=0.0,
+            eos_token_id=None,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        beams = beam_search(scorer, [prompt], index, width)
+        want = [[TEXT + token for token in vocab.tokens(sid)] for sid in beams.codes[0].tolist()]
+        assert out.sequences[:, len(prompt) :].tolist() == want
+        np.testing.assert_allclose(beams.scores[0], out.sequences_scores, rtol=2e-6)
+
+
+def test_free_beams_of_a_full_head_tell_both_kinds_of_invalid():
+    model, sizes = small(head="full", sizes=(3, 2)), (3, 2)
+    index = PrefixIndex.build(slow.sid_table([(0, 1), (2, 0), (1, 1)], sizes))
+    scorer, prompts = LmScorer(model), [PROMPTS[0], PROMPTS[2]]
+    vocabulary = TEXT + model.vocab.size
+    free = free_beam_search(scorer, prompts, index, vocabulary**2)  # everything that two tokens can be
+    assert free.kind.shape == (2, vocabulary**2)
+    np.testing.assert_allclose(np.exp(free.scores).sum(1), 1.0, atol=1e-4)
+    np.testing.assert_allclose(
+        (np.exp(free.scores) * ~free.valid).sum(1), invalid_mass(scorer, prompts, index), atol=1e-4
+    )
+    assert (free.kind == 0).sum(1).tolist() == [3, 3]
+    assert (free.kind == 2).sum(1).tolist() == [3, 3]  # 3·2 SIDs can be spelt, 3 are products
+    for place in np.flatnonzero(free.kind[0] == 1)[:50]:
+        assert -1 in free.codes[0, place]
+    np.testing.assert_allclose(
+        np.sort(free.scores[free.valid]), np.sort(score_all(scorer, prompts, index).flatten()), atol=1e-5
+    )
+    narrow = free_beam_search(scorer, prompts, index, 10)
+    assert kind_shares(narrow, 10)["not a code of this level"] > 0
+
+
+def test_errors_name_what_to_do():
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        LmScorer(small()).prefill([[1], []])
+    with pytest.raises(ValueError, match="does not fit this backbone: its family is 'mistral'"):
+        LmScorer(small("mistral"), engine="lean")
