@@ -7,16 +7,16 @@ all its targets are) and ``query`` (seen, unseen: the same normalised text in a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidar.config import Config, EvalSetConfig
+from sidar.config import Config
 from sidar.data.duck import Duck, text
 from sidar.data.heldout import normalised
 from sidar.data.priors import Priors
@@ -47,45 +47,6 @@ class StoredSet:
     role: str
     topic_oracle: bool = False
     dropped: dict[str, int] | None = None
-
-
-def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int | None) -> StoredSet:
-    """A set from files: TSV, CSV, JSONL or Parquet with a header, or TREC qrels (``query 0 item grade``).
-
-    Judgments on items that the catalogue lacks are dropped and counted, then queries without any judgment left.
-    ``max_queries`` caps simulated sets by a stable hash of the query id; judged (real) sets are never cut.
-    Raises ``ValueError`` for a missing file or column, a repeated query id, or an empty set.
-    """
-    queries = _read_columns(config.queries, ("query_id", "query"), ("history", "profile"), config)
-    judged = _read_columns(config.qrels, ("query_id", "item_id", "grade"), (), config)
-    ids = [str(i) for i in queries["query_id"]]
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"{config.queries}: query_id {twice!r} occurs twice; give every query its own id")
-    known = _alive_ids(catalogue)
-    qrels: Qrels = {}
-    unknown = 0
-    for query_id, item_id, grade in zip(judged["query_id"], judged["item_id"], judged["grade"], strict=True):
-        if str(item_id) not in known:
-            unknown += 1
-            continue
-        try:
-            qrels.setdefault(str(query_id), {})[str(item_id)] = float(grade)
-        except (TypeError, ValueError):
-            raise ValueError(f"{config.qrels}: grade {grade!r} of query {query_id!r} is no number") from None
-    empty = ("",) * len(ids)
-    rows = zip(ids, queries["query"], queries["history"] or empty, queries["profile"] or empty, strict=True)
-    prompts = {i: Prompt(str(q or ""), _history(h, catalogue), str(p or "")) for i, q, h, p in rows if i in qrels}
-    kept = _capped(list(prompts), max_queries if config.origin == "simulated" else None)
-    if not kept:
-        raise ValueError(
-            f"evaluate.sets {config.name}: no query of {config.queries} has a judged item of the catalogue"
-        )
-    evalset = EvalSet(
-        config.name, tuple(kept), tuple(prompts[i] for i in kept), {i: qrels[i] for i in kept}, config.origin
-    )
-    dropped = {"judgments_on_unknown_items": unknown, "queries_without_judgments": len(ids) - len(prompts)}
-    return StoredSet(evalset, config.role, config.topic_oracle, dropped)
 
 
 def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue) -> list[StoredSet]:
@@ -129,18 +90,19 @@ def write_sets(
         if names.count(name) > 1 or not name or set(name) & set('/\\:*?"<>| '):
             raise ValueError(f"evaluate.sets: {name!r} is taken or no file name; give every set its own plain name")
     labels = priors.popularity()
+    trained = f"SELECT DISTINCT query FROM read_parquet({text(requests)}) WHERE split = 'train'"
+    duck.run(f"CREATE OR REPLACE TABLE trained_queries AS SELECT DISTINCT {normalised('query')} FROM ({trained})")
     listed: list[dict[str, object]] = []
     for stored in sets:
         evalset = stored.evalset
-        seen = _seen(duck, [p.query for p in evalset.prompts], requests)
-        popularity = [_most_popular(evalset.qrels[i], catalogue, labels, priors.clicks) for i in evalset.query_ids]
+        seen = _seen(duck, [p.query for p in evalset.prompts])
         queries = pa.table(
             {
                 "query_id": evalset.query_ids,
                 "query": [p.query for p in evalset.prompts],
                 "history": [list(p.history) for p in evalset.prompts],
                 "profile": [p.profile for p in evalset.prompts],
-                "slice_popularity": popularity,
+                "slice_popularity": _popularity(evalset, catalogue, labels, priors.clicks),
                 "slice_query": seen,
             },
             schema=QUERIES_SCHEMA,
@@ -184,64 +146,26 @@ def read_sets(folder: PathLike, role: str | None = None) -> list[EvalSet]:
     return sets
 
 
-def _seen(duck: Duck, queries: list[str], requests: Path) -> list[str]:
+def _seen(duck: Duck, queries: list[str]) -> list[str]:
     """ "seen" or "unseen" for each query."""
     duck.register("asked", pa.table({"n": pa.array(range(len(queries)), pa.int64()), "query": queries}))
-    known = f"SELECT {normalised('query')} FROM read_parquet({text(requests)}) WHERE split = 'train'"
-    seen = {n for (n,) in duck.rows(f"SELECT n FROM asked WHERE {normalised('query')} IN ({known})")}
+    seen = {n for (n,) in duck.rows(f"SELECT n FROM asked WHERE {normalised('query')} IN (FROM trained_queries)")}
     return ["seen" if n in seen else "unseen" for n in range(len(queries))]
 
 
-def _most_popular(graded: dict[str, float], catalogue: Catalogue, labels: np.ndarray, clicks: np.ndarray) -> str:
-    best = max(graded.values())
-    rows = catalogue.rows(item for item, grade in graded.items() if grade == best)
-    return str(labels[rows[clicks[rows].argmax()]])
+def _popularity(evalset: EvalSet, catalogue: Catalogue, labels: np.ndarray, clicks: np.ndarray) -> list[str]:
+    """(Q,) label of each query's most clicked best-graded item."""
+    best = [(i, item) for i, qrels in evalset.qrels.items() for item, g in qrels.items() if g == max(qrels.values())]
+    rows = rows_of(catalogue, [item for _, item in best])
+    chosen: dict[str, int] = {}
+    for (query_id, _), row in zip(best, rows, strict=True):
+        if query_id not in chosen or clicks[row] > clicks[chosen[query_id]]:
+            chosen[query_id] = int(row)
+    return [str(labels[chosen[i]]) for i in evalset.query_ids]
 
 
-def _capped(ids: list[str], limit: int | None) -> list[str]:
-    """At most ``limit`` ids, chosen by hash and kept in their order."""
-    if limit is None or len(ids) <= limit:
-        return ids
-    chosen = set(sorted(ids, key=lambda i: hashlib.md5(i.encode()).hexdigest())[:limit])
-    return [i for i in ids if i in chosen]
-
-
-def _alive_ids(catalogue: Catalogue) -> set[str]:
-    return set(catalogue.item_ids[catalogue.alive])
-
-
-def _history(value: object, catalogue: Catalogue) -> tuple[int, ...]:
-    """Item ids as a list or as text separated by spaces → known rows."""
-    ids = value.split() if isinstance(value, str) else [str(v) for v in value or ()]  # type: ignore[attr-defined]
-    return tuple(int(r) for r in catalogue.rows(ids) if r >= 0)
-
-
-def _read_columns(path: str, needed: tuple[str, ...], optional: tuple[str, ...], config: EvalSetConfig) -> dict:
-    """Columns of a small table as lists; absent optional ones are None."""
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"evaluate.sets {config.name}: {path} does not exist")
-    if file.suffix in (".parquet", ".pq"):
-        table = pq.read_table(file).to_pydict()
-    elif file.suffix in (".jsonl", ".ndjson"):
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        table = {c: [line.get(c) for line in lines] for c in {k for line in lines for k in line}}
-    else:
-        lines_ = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        separator = "\t" if lines_ and "\t" in lines_[0] else "," if file.suffix == ".csv" else None
-        cells = [line.split(separator) for line in lines_]
-        if cells and needed[0] not in cells[0] and len(needed) == 3 and len(cells[0]) == 4:  # TREC: query 0 item grade
-            table = {
-                "query_id": [c[0] for c in cells],
-                "item_id": [c[2] for c in cells],
-                "grade": [c[3] for c in cells],
-            }
-        else:
-            for number, row in enumerate(cells, start=1):
-                if len(row) != len(cells[0]):
-                    raise ValueError(f"{path}: line {number} has {len(row)} columns, its header {len(cells[0])}")
-            table = {c: [row[n] for row in cells[1:]] for n, c in enumerate(cells[0])} if cells else {}
-    missing = [c for c in needed if c not in table]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r} (it has {', '.join(table)}); want {', '.join(needed)}")
-    return {c: table.get(c) for c in (*needed, *optional)}
+def rows_of(catalogue: Catalogue, item_ids: list[str]) -> np.ndarray:
+    """(n,) int32 rows, −1 = unknown; one hash join instead of ``Catalogue.rows``'s dict, which is large for large N."""
+    ids = catalogue.table.column("item_id")
+    found = pc.index_in(pa.array(item_ids, pa.string()), value_set=ids.combine_chunks())
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32)

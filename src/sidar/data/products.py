@@ -36,60 +36,61 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     """:func:`read_catalogue` on an open connection."""
     source = open_items(duck, cfg.catalogue)
     duck.run(f"CREATE OR REPLACE VIEW raw_items AS {source.sql}")
-    staged = duck.work / "items.parquet"
-    duck.export(_checked(duck, cfg), staged)
-    rows = f"read_parquet('{staged}')"
+    _find_repeated(duck)
+    rows = f"(SELECT *, {_FAULT} AS reason FROM raw_items LEFT JOIN repeated_items USING (file, place))"
 
     quarantine = Quarantine(f"catalogue {cfg.catalogue.path}")
-    quarantine.total = duck.row(f"SELECT count(*) FROM {rows}")[0]
-    quarantine.refuse(source)
-    counted = f"SELECT reason, file, count(*) FROM {rows} WHERE reason IS NOT NULL GROUP BY ALL"
-    for reason, file, count in duck.rows(counted):
-        quarantine.malformed[reason] += count
-        quarantine.files[file] += count
+    for reason, file, count in duck.rows(f"SELECT reason, file, count(*) FROM {rows} GROUP BY ALL"):
+        quarantine.total += count
+        if reason is not None:
+            quarantine.malformed[reason] += count
+            quarantine.files[file] += count
     if quarantine.malformed:
-        bad = f"SELECT file, place, reason, raw FROM {rows} WHERE reason IS NOT NULL"
-        refused = duck.table(f"{restored(duck, bad, source)} ORDER BY file, place").cast(QUARANTINE_SCHEMA)
-        quarantine.rows = pa.concat_tables([quarantine.rows, refused])
+        raw = ", ".join(f"{name(c)}: {name(c)}::VARCHAR" for c in ITEM_COLUMNS)
+        bad = f"SELECT file, place, reason, to_json({{{raw}}})::VARCHAR AS raw FROM {rows} WHERE reason IS NOT NULL"
+        quarantine.rows = duck.table(f"{restored(duck, bad, source)} ORDER BY file, place").cast(QUARANTINE_SCHEMA)
+    quarantine.refuse(source)
     quarantine.check(cfg.catalogue.bad_rows, "catalogue.bad_rows")
 
-    columns = ", ".join(name(c) for c in ITEM_COLUMNS)
-    table = duck.table(f"SELECT {columns} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
-    staged.unlink()
+    table = duck.table(f"SELECT {_typed(duck, cfg)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
         raise ValueError(f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file")
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
 
-def _checked(duck: Duck, cfg: Config) -> str:
+#: Why a raw item cannot be used; NULL = it can.
+_FAULT = f"""CASE WHEN {clean.present("item_id")} IS NULL THEN 'missing item_id'
+    WHEN {clean.present("title")} IS NULL THEN 'missing title' WHEN again THEN 'duplicate item_id' END"""
+
+
+def _find_repeated(duck: Duck) -> None:
+    """Leave the table ``repeated_items (file, place, again)``: usable items whose id an earlier usable item has."""
+    item = clean.present("item_id")
+    duck.run(
+        f"""CREATE OR REPLACE TABLE repeated_items AS
+            WITH twice AS (SELECT {item} AS id FROM raw_items GROUP BY 1 HAVING count(*) > 1),
+            usable AS (
+                SELECT file, place, row_number() OVER (PARTITION BY {item} ORDER BY file, place) AS n
+                FROM raw_items WHERE {item} IN (SELECT id FROM twice) AND {clean.present("title")} IS NOT NULL)
+            SELECT file, place, true AS again FROM usable WHERE n > 1"""
+    )
+
+
+def _typed(duck: Duck, cfg: Config) -> str:
+    """The contract's columns, typed."""
     types = duck.columns("raw_items")
     unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
     created = clean.micros("created", types["created"], unit)
     price = clean.number("price")
-    raw = ", ".join(f"{name(c)}: {name(c)}::VARCHAR" for c in ITEM_COLUMNS)
     return f"""
-        WITH typed AS (
-            SELECT {clean.present("item_id")} AS item_id, {clean.prose("title")} AS title,
-                coalesce({clean.prose("text")}, '') AS text,
-                {clean.path("category", types["category"], cfg.catalogue.category_separator)} AS category,
-                {clean.prose("brand")} AS brand,
-                CASE WHEN {price} >= 0 THEN {price} END AS price,
-                {clean.present("image_url")} AS image_url,
-                {clean.flag("in_stock")} AS in_stock,
-                CASE WHEN {clean.calendar(created)} THEN {created} END AS created,
-                {clean.json("attributes", types["attributes"])} AS attributes,
-                file, place, to_json({{{raw}}})::VARCHAR AS raw
-            FROM raw_items),
-        judged AS (
-            SELECT *, CASE WHEN item_id IS NULL THEN 'missing item_id'
-                WHEN title IS NULL THEN 'missing title' END AS fault
-            FROM typed)
-        SELECT * EXCLUDE (fault, raw), coalesce(fault, repeated) AS reason,
-            CASE WHEN reason IS NOT NULL THEN raw END AS raw
-        FROM (SELECT *, CASE WHEN fault IS NULL AND row_number() OVER (
-                  PARTITION BY item_id, fault IS NULL ORDER BY file, place) > 1 THEN 'duplicate item_id' END AS repeated
-              FROM judged)"""
+        {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")}, {clean.present("title")}) AS title,
+        coalesce({clean.prose("text")}, '') AS text,
+        {clean.path("category", types["category"], cfg.catalogue.category_separator)} AS category,
+        {clean.prose("brand")} AS brand, CASE WHEN {price} >= 0 THEN {price} END AS price,
+        {clean.present("image_url")} AS image_url, {clean.flag("in_stock")} AS in_stock,
+        CASE WHEN {clean.calendar(created)} THEN {created} END AS created,
+        {clean.json("attributes", types["attributes"])} AS attributes"""
 
 
 def _open(cfg: Config, work: Path) -> Duck:

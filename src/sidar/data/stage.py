@@ -14,9 +14,10 @@ from sidar.config import Config
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
 from sidar.data.duck import Duck, text
-from sidar.data.evalsets import log_sets, read_file_set, write_sets
+from sidar.data.evalsets import log_sets, write_sets
 from sidar.data.examples import write_lists, write_sft
 from sidar.data.heldout import hold_out
+from sidar.data.judged import read_file_set
 from sidar.data.log import validate_log
 from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
@@ -57,7 +58,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     users = write_users(duck, cfg, out / "users.parquet")
 
     file_sets = [read_file_set(s, catalogue, cfg.evaluate.max_queries) for s in cfg.evaluate.sets]
-    held = {True: [], False: []}  # type: dict[bool, list[str]]
+    held: dict[bool, list[str]] = {True: [], False: []}
     for stored in file_sets:
         held[stored.evalset.origin == "real"] += [p.query for p in stored.evalset.prompts if p.query]
     near = hold_out(duck, f"read_parquet({text(log)})", held[True], held[False])
