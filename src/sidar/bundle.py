@@ -112,7 +112,7 @@ def write_bundle(
         "model": Path(model),
     }
     manifests = {part: stage_manifest(source) for part, source in sources.items()}
-    check_lineage(manifests, folder)
+    check_lineage(manifests)
     for part in sources:
         (folder / part).mkdir()
     catalogue = open_catalogue(sources["catalogue"] / "catalogue.arrow")
@@ -167,7 +167,7 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
                 f"the {part} part of {folder} is {_short(manifest.hash)}, but the bundle was made with "
                 f"{_short(facts['parts'][part])}; make it again with `sidar bundle`"
             )
-    check_lineage(manifests, folder)
+    check_lineage(manifests, where=f"{folder}: ")
     catalogue = open_catalogue(folder / "catalogue" / "catalogue.arrow")
     if catalogue.lineage != facts["lineage"]:
         raise ValueError(
@@ -205,7 +205,7 @@ def stage_manifest(folder: Path) -> Manifest:
     return Manifest(kind="model", config={}, inputs={}, files=files)
 
 
-def check_lineage(manifests: Mapping[str, Manifest], folder: Path) -> None:
+def check_lineage(manifests: Mapping[str, Manifest], where: str = "") -> None:
     """Each part was made from the others that are here, as far as its manifest names them; else ``ValueError``."""
     for part, parents in MADE_FROM.items():
         for parent in parents:
@@ -214,7 +214,7 @@ def check_lineage(manifests: Mapping[str, Manifest], folder: Path) -> None:
             if wanted is not None and wanted != have:
                 command = COMMAND.get(part, f"sidar {manifests[part].kind.split('-')[0]}")
                 raise ValueError(
-                    f"{folder}: {part} {_short(manifests[part].hash)} was made from {parent} {_short(wanted)}, but the "
+                    f"{where}{part} {_short(manifests[part].hash)} was made from {parent} {_short(wanted)}, but the "
                     f"{parent} here is {_short(have)}; run `{command}` on this {parent}, then `sidar bundle`"
                 )
 

@@ -44,7 +44,7 @@ class PrefixView:
     sids: int
     label: str  # the deepest category that holds at least half of its items ("" where categories say nothing)
     share: float  # of the items looked at that are in that category
-    example: str  # title of its most popular item
+    example: str  # title of the most popular item looked at
     ranks: tuple[int, ...]  # of the returned results below it
 
 
@@ -114,7 +114,8 @@ class Signposts:
     """
 
     def __init__(self, index: PrefixIndex, catalogue: Catalogue, sample: int = 48) -> None:
-        self._index, self._catalogue, self._sample = index, catalogue, sample
+        self._index, self._sample = index, sample
+        self._category, self._title = catalogue.table.column("category"), catalogue.table.column("title")
         self.below = lru_cache(maxsize=8192)(self._below)
 
     def locate(self, codes: Codes) -> int:
@@ -146,10 +147,9 @@ class Signposts:
             return 0, end - first, "", 0.0, ""
         places = np.unique(np.linspace(start, stop - 1, self._sample).astype(np.int64))
         rows = self._index.rows[places]
-        cards = [self._catalogue.item(int(row)) for row in rows]
-        best = 0 if self._index.prior is None else int(self._index.prior[rows].argmax())
-        label, share = common_category([card["category"] or () for card in cards])
-        return stop - start, end - first, label, share, cards[best]["title"] or ""
+        popular = rows[0] if self._index.prior is None else rows[self._index.prior[rows].argmax()]
+        label, share = common_category([self._category[int(row)].as_py() or () for row in rows])
+        return stop - start, end - first, label, share, self._title[int(popular)].as_py() or ""
 
 
 def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:

@@ -88,6 +88,7 @@ class Retriever:
         self._scorer = LmScorer(model, precision=precision)
         self._trie = Trie(index, self._scorer.device)
         self._signposts = Signposts(index, catalogue)
+        self._alive = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
 
     @classmethod
     def load(
@@ -217,8 +218,7 @@ class Retriever:
     def _items(self, beams: Beams, k: int) -> Hits:
         from sidar.decode import to_hits
 
-        alive = self.catalogue.alive  # the index may be older than the last retirement
-        return to_hits(beams, self.index, k, allowed=None if alive.all() else alive)
+        return to_hits(beams, self.index, k, allowed=self._alive)
 
     def _answer(
         self,

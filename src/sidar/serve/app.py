@@ -19,6 +19,7 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 import sidar
 from sidar.retriever import Explanation
@@ -229,6 +230,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(_WrongRequestError)
     async def wrong(_: Request, error: _WrongRequestError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:  # no such path, no such method, no text
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def ours(_: Request, error: Exception) -> JSONResponse:  # also re-raised, so that the log has the trace

@@ -94,7 +94,7 @@ function show() {
   $("answer").hidden = false;
   $("answer").classList.toggle("compare", comparing);
   $("lists").replaceChildren(...answers.map((answer, i) =>
-    list(answer, sizes(answer), state, comparing ? answer.model : null, comparing ? ranks[1 - i] : null)));
+    list(answer, sizes(answer), state, comparing ? answer.model : null, comparing && i === 1 ? ranks[0] : null)));
   showBeams(comparing ? 1 : 0);
 }
 

@@ -28,7 +28,8 @@ function column(level) {
 }
 
 function node(prefix, best) {
-  const label = prefix.label || prefix.example;
+  const named = prefix.label && prefix.items > 1; // one product is better told by its title
+  const label = named ? prefix.label : prefix.items > 1 ? `e.g. ${prefix.example}` : prefix.example;
   const shown = prefix.ranks.slice(0, 4);
   return h("button", {
     type: "button", class: `node${prefix.ranks.length ? "" : " dead"}`, "data-sid": prefix.text,
@@ -38,7 +39,7 @@ function node(prefix, best) {
   h("span", { class: "row" },
     h("span", { class: "code" }, prefix.codes.slice(0, -1).map((code) => `${code}-`).join(""), h("b", {}, prefix.codes.at(-1))),
     h("span", { class: "p" }, percent(prefix.probability))),
-  h("span", { class: "label" }, label),
+  h("span", { class: named ? "label" : "label eg" }, label),
   h("span", { class: "row" },
     h("span", { class: "items" }, `${count(prefix.items)} ${prefix.items === 1 ? "item" : "items"}`),
     h("span", { class: "ranks" }, shown.map((rank) => h("i", {}, rank)), prefix.ranks.length > 4 && h("i", {}, `+${prefix.ranks.length - 4}`))),
