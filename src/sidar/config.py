@@ -22,6 +22,7 @@ class CatalogueConfig(Part):
     format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = "tabular"
     columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {item_id: sku, title: name}")
     category_separator: str = Field(" > ", description="Splits a category given as one string into its path.")
+    locale: str = Field("us", description="esci_full only: us, es or jp.")
     clicked_within_days: int | None = Field(
         None,
         description="Keep only items clicked in the last n days of the training log (RAD-DPO: two months).",
@@ -38,10 +39,12 @@ class EventsConfig(Part):
     actions: dict[str, str] = Field(
         {}, description="your action -> impression, click, cart or order; others are ignored and counted"
     )
+    locale: str = Field("us", description="esci_full only: us, es or jp.")
     unknown_items: Literal["quarantine", "drop"] = "quarantine"
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
     ts_unit: Literal["auto", "us", "ms", "s"] = "auto"
+    origin: Literal["log", "simulated"] = Field("log", description="Printed beside every number made from this log.")
 
 
 class UsersConfig(Part):
@@ -117,7 +120,9 @@ class LmConfig(Part):
     lora: LoraConfig | None = None
     max_prompt_tokens: int = 96
     history_items: int = 5
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        "auto", description="auto = plain products for short rows on a CPU, torch's fused kernel otherwise."
+    )
     template: str = Field("default", description="Name of a prompt template in lm/prompts.py.")
 
 

@@ -76,7 +76,7 @@ def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: C
             qrels = {r["request_id"]: {items[row].as_py(): 1.0 for row in r["targets"]} for r in table}
             prompts = tuple(Prompt(r["query"], tuple(r["history"]), r["profile"]) for r in table)
             name = f"{prefix}-{_TARGET_NAMES[target]}"
-            found.append(StoredSet(EvalSet(name, tuple(qrels), prompts, qrels, origin="log"), role))
+            found.append(StoredSet(EvalSet(name, tuple(qrels), prompts, qrels, origin=cfg.events.origin), role))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -17,11 +18,12 @@ from sidar.evaluate.systems import Generative, System, is_generative
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
 
-#: Cutoffs of the recall curves.
+#: Cutoffs of the recall curves, of items and of SIDs.
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+SID_CURVE = (1, 2, 4, 8, 16, 32, 64, 128)
 ITEM = ("ndcg@10", "rprec", "mrr", "hit@10", "hit@100", "hit@500", *(f"recall@{k}" for k in CURVE))
 EXPECTED = ("ndcg@10", "recall@10", "recall@100", "recall@500", "mrr")
-SID = ("recall@8", "recall@64", "recall@128", "mrr", "hit@8", "hit@64", "hit@128")
+SID = ("mrr", "hit@8", "hit@64", "hit@128", *(f"recall@{k}" for k in SID_CURVE))
 COVERAGE = (10, 100)
 #: Names that systems give their invalid rates, and how the files call them.
 INVALID = {
@@ -36,18 +38,30 @@ TOPIC_ORACLE = "topic oracle"
 class Priors(Protocol):
     """Training-day counts by catalogue row (``data``'s priors.parquet)."""
 
-    clicks: np.ndarray
-    first_day: np.ndarray
+    @property
+    def clicks(self) -> np.ndarray: ...
+
+    @property
+    def first_day(self) -> np.ndarray: ...
 
 
 class Index(Protocol):
     """What scoring needs of a :class:`sidar.index.PrefixIndex`."""
 
-    n_sids: int
-    codebook_sizes: tuple[int, ...]
-    codes: list[np.ndarray]
-    rows_start: np.ndarray
-    rows: np.ndarray
+    @property
+    def n_sids(self) -> int: ...
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def codes(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def rows_start(self) -> np.ndarray: ...
+
+    @property
+    def rows(self) -> np.ndarray: ...
 
     @property
     def table(self) -> np.ndarray:

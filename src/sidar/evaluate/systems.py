@@ -14,7 +14,8 @@ from sidar.types import Hits, Prompt
 class System(Protocol):
     """Anything that answers prompts with ranked items."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         """The best k items of each prompt, (Q, k)."""
@@ -24,7 +25,8 @@ class System(Protocol):
 class Generative(Protocol):
     """A system that ranks Semantic IDs."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         """The SIDs of a wide beam, expanded to items in beam order."""

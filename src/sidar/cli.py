@@ -1,0 +1,271 @@
+"""The ``sidar`` command. Exit 0: done; 2: the user's input needs mending; 1: our fault (with a traceback).
+
+Everything heavy is imported inside the commands, so that ``sidar --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sidar.config import Config
+
+app = typer.Typer(
+    name="sidar",
+    help="From a product catalogue and an interaction log to aligned generative retrieval.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The run's sidar.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. sft.steps=200 align.objective=dpo")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run and why, and stop.")]
+DEFAULT_CONFIG = Path("sidar.yaml")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _load(config: Path, overrides: list[str] | None) -> Config:
+    from sidar.config import load_config
+
+    return load_config(config, overrides)
+
+
+def _stage(name: str, config: Path, overrides: list[str] | None, dry_run: bool, force: bool = True) -> None:
+    """Run one stage and whatever it needs that is missing or stale."""
+    from sidar import pipeline
+
+    cfg = _load(config, overrides)
+    only = cfg.align.folder if name == "align" else name
+    if dry_run:
+        pipeline.show_plan(pipeline.plan(cfg, only=only), _console())
+        return
+    pipeline.run(cfg, only=only, force=force, console=_console())
+
+
+@app.command()
+def validate(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Read catalogue and log, quarantine bad rows, build requests, examples, lists and evaluation sets."""
+    _stage("data", config, overrides, dry_run)
+
+
+@app.command()
+def embed(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Turn item text into vectors."""
+    _stage("embed", config, overrides, dry_run)
+
+
+@app.command()
+def sid(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fit the tokenizer, assign Semantic IDs and report their quality."""
+    _stage("sid", config, overrides, dry_run)
+
+
+@app.command()
+def sft(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train the language model to write SIDs (RAD-DPO eq. 1)."""
+    _stage("sft", config, overrides, dry_run)
+
+
+@app.command()
+def align(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Align the SFT model with what shoppers chose (align.objective)."""
+    _stage("align", config, overrides, dry_run)
+
+
+@app.command()
+def index(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Build the prefix index that keeps decoding inside the catalogue."""
+    _stage("index", config, overrides, dry_run)
+
+
+@app.command()
+def bundle(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Put everything that serving needs into one checked folder."""
+    _stage("bundle", config, overrides, dry_run)
+
+
+@app.command()
+def evaluate(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Score every system on every evaluation set and write the report."""
+    _stage("evaluate", config, overrides, dry_run)
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    warm: Annotated[
+        Path | None,
+        typer.Option("--from", help="A bundle to start from: its row numbering, codebooks and language model."),
+    ] = None,
+) -> None:
+    """Run every stage that is missing or stale, in order."""
+    from sidar import pipeline
+
+    cfg = _load(config, overrides)
+    if warm is not None:
+        cfg.warm_start = str(warm.resolve())
+    if dry_run:
+        pipeline.show_plan(pipeline.plan(cfg), _console())
+        return
+    pipeline.run(cfg, console=_console())
+
+
+@app.command()
+def experiment(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    variants: Annotated[
+        str, typer.Option(help="Comma-separated aligned models, or `all`; names as in docs/cli.md.")
+    ] = "all",
+    dry_run: DryRun = False,
+) -> None:
+    """Align several models from one SFT checkpoint on the same lists, and evaluate them together."""
+    from sidar import pipeline
+    from sidar.pipeline.variants import variants as named
+
+    cfg = _load(config, overrides)
+    aligns = named(cfg.align, variants)
+    if dry_run:
+        pipeline.show_plan(pipeline.plan(cfg, aligns), _console())
+        return
+    pipeline.run(cfg, aligns, console=_console())
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write sidar.yaml.")] = Path("."),
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of sidar.yaml instead.")] = False,
+) -> None:
+    """Write a commented sidar.yaml."""
+    from sidar.pipeline.template import commented_yaml, json_schema
+
+    if schema:
+        typer.echo(json_schema())
+        return
+    path = folder / "sidar.yaml"
+    if path.exists():
+        raise ValueError(f"{path} exists already; delete it or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(commented_yaml())
+    typer.echo(f"wrote {path}; fill in catalogue.path and events.path, then `sidar run -c {path}`")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where the demo keeps its inputs and its run.")] = Path("demo"),
+    everything: Annotated[bool, typer.Option("--all", help="Also every baseline objective and ablation.")] = False,
+    serve_after: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the page at the end.")] = True,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Toy sizes: shows the path in a minute, proves nothing.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """The main job on real products: simulate a log, train, evaluate, print the table, serve the page."""
+    from sidar.pipeline.demo import run_demo
+
+    bundle_folder = run_demo(folder, everything=everything, tiny=tiny, overrides=overrides or [], console=_console())
+    if serve_after:
+        serve(bundle=bundle_folder)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What the shopper types.")],
+    bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),
+    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+    beam: Annotated[int | None, typer.Option(help="Beams; default: the bundle's.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Best-first exact search instead of a beam.")] = False,
+) -> None:
+    """Search a bundle from the shell."""
+    from rich.table import Table
+
+    from sidar.retriever import Retriever
+
+    results = Retriever.load(bundle).search(query, k=k, beam=beam, exact=exact)
+    table = Table("#", "SID", "log p", "item", "title", box=None)
+    for hit in results:
+        table.add_row(str(hit.rank), hit.sid_text, f"{hit.score:.2f}", hit.item_id, hit.title[:80])
+    _console().print(table)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 8000,
+) -> None:
+    """Serve POST /v1/search and the page."""
+    import uvicorn
+
+    from sidar.retriever import Retriever
+    from sidar.serve import create_app
+
+    application = create_app(Retriever.load(bundle))
+    typer.echo(f"Sidar serves {bundle} on http://{host}:{port}")
+    uvicorn.run(application, host=host, port=port, log_level="warning")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Tell what this machine offers: torch build, device, threads, bf16, memory, disk."""
+    from sidar.doctor import main as diagnose
+
+    raise typer.Exit(diagnose(as_json=as_json))
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    out: Annotated[Path, typer.Argument(help="Where to write.")],
+    hf: Annotated[bool, typer.Option("--hf", help="A plain Hugging Face causal LM for other servers.")] = True,
+) -> None:
+    """Write the bundle's language model as a plain Hugging Face checkpoint (added tokens, full head)."""
+    from sidar.lm.export import export_hf
+    from sidar.lm.model import SidLM
+
+    if not hf:
+        raise ValueError("only --hf is known")
+    export_hf(SidLM.from_pretrained(bundle / "model"), out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command(name="compare-sids")
+def compare_sids(
+    tables: Annotated[list[str], typer.Argument(help="name=path of sids.parquet files to compare.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Compare SID tables of one catalogue: collisions, utilisation, balance, purity, reconstruction."""
+    from sidar.pipeline.compare import compare
+
+    _console().print(compare(_load(config, None), dict(_pair(table) for table in tables)))
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, sep, path = text.partition("=")
+    if not sep:
+        raise ValueError(f"{text!r} is not name=path")
+    return name, Path(path)
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for what the user can mend."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo(f"sidar: {message}", err=True)
+        sys.exit(2)

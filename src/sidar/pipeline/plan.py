@@ -1,0 +1,180 @@
+"""Which stages a run has, what each is made from, and which of them are missing or stale.
+
+A stage is fresh when its folder's manifest names the same config values and the same input hashes that the stage
+would be run with now; anything else is run again, and the plan says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sidar.artifacts import read_manifest, sha256_file, sha256_json
+from sidar.config import AlignConfig, Config
+
+#: Files up to this size are compared by content, larger ones by size and modification time.
+HASH_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the architecture's picture: config keys and input folders decide what it leaves in ``name``."""
+
+    name: str
+    keys: tuple[str, ...]  # dotted config keys that decide its content
+    inputs: tuple[str, ...]  # stages whose folders it reads
+    run: Callable[[Config, Path, Path], dict[str, Any]]  # (config, run folder, folder to write)
+    files: Callable[[Config], Iterable[str]] = lambda cfg: ()
+    resumable: bool = False  # keeps interrupted work beside its folder and continues it
+
+    def config(self, cfg: Config) -> dict[str, Any]:
+        """The part of the config that this stage depends on."""
+        dumped = cfg.model_dump(mode="json")
+        chosen = {}
+        for key in self.keys:
+            value: Any = dumped
+            for part in key.split("."):
+                value = value[part]
+            chosen[key] = value
+        return chosen
+
+    def input_hashes(self, cfg: Config, run: Path) -> dict[str, str]:
+        """Hashes of what it reads; an input that is not there yet is ``missing``."""
+        hashes = {}
+        for name in self.inputs:
+            manifest = read_manifest(run / name)
+            hashes[name] = manifest.hash if manifest else "missing"
+        for path in self.files(cfg):
+            hashes[f"file:{Path(path).name}"] = fingerprint(Path(path))
+        return hashes
+
+    def why_stale(self, cfg: Config, run: Path) -> str | None:
+        """None when the folder is up to date, else the reason in words."""
+        manifest = read_manifest(run / self.name)
+        if manifest is None:
+            return "missing"
+        want = self.config(cfg)
+        changed = [key for key in self.keys if manifest.config.get(key) != want[key]]
+        if changed:
+            return "config changed: " + ", ".join(changed)
+        hashes = self.input_hashes(cfg, run)
+        changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
+        return "input changed: " + ", ".join(changed) if changed else None
+
+
+def fingerprint(path: Path) -> str:
+    """What a file or folder of the user's holds: content hash, or size and time for large files."""
+    if path.is_dir():
+        return sha256_json({str(p.relative_to(path)): fingerprint(p) for p in sorted(path.rglob("*")) if p.is_file()})
+    if not path.exists():
+        matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
+        return sha256_json({p.name: fingerprint(p) for p in matches}) if matches else "missing"
+    stat = path.stat()
+    return sha256_file(path) if stat.st_size <= HASH_LIMIT else f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def input_files(cfg: Config) -> list[str]:
+    """The user's own files that the data stage reads."""
+    paths = [cfg.catalogue.path, cfg.events.path, cfg.users.path]
+    paths += [path for each in cfg.evaluate.sets for path in (each.queries, each.qrels)]
+    return [path for path in paths if path]
+
+
+def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Stage]:
+    """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's one).
+
+    The first of them is the one that the bundle serves.
+    """
+    from sidar.pipeline import stages as run
+
+    aligns = [cfg.align] if aligns is None else aligns
+    aligned = [
+        Stage(
+            align.folder,
+            ("seed", "preference", *(f"align.{field}" for field in AlignConfig.model_fields)),
+            ("data", "sid", "sft"),
+            run.align,
+            resumable=True,
+        )
+        for align in aligns
+    ]
+    models = ("sft", *(stage.name for stage in aligned))
+
+    def bundled(cfg: Config, folder: Path, out: Path) -> dict[str, Any]:
+        return run.bundle(cfg.model_copy(update={"align": aligns[0]}), folder, out)
+
+    return [
+        Stage(
+            "data",
+            (
+                *("seed", "warm_start"),
+                *("catalogue", "events", "users", "privacy", "split"),
+                *("preference.negatives", "preference.max_positives"),
+                *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
+            ),
+            (),
+            run.data,
+            files=input_files,
+        ),
+        Stage("embed", ("embed",), ("data",), run.embed),
+        Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid),
+        Stage(
+            "sft",
+            ("seed", "warm_start", "lm", "sft", "embed.fields"),
+            ("data", "embed", "sid"),
+            run.sft,
+            resumable=True,
+        ),
+        *aligned,
+        Stage("index", (), ("data", "sid"), run.index),
+        Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", aligned[0].name), bundled),
+        Stage(
+            "evaluate",
+            ("seed", "decode", "evaluate"),
+            ("data", "embed", "sid", "index", *models),
+            partial(run.evaluate, models=models),
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its own config (each aligned model has its own ``align`` section) and why it runs."""
+
+    stage: Stage
+    config: Config
+    reason: str | None  # None = fresh, skipped
+
+
+def plan(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, only: str | None = None) -> list[Step]:
+    """The steps of a run in order. A stage downstream of one that runs is planned to run as well.
+
+    ``only`` restricts the plan to the named stage and those it needs.
+    """
+    by_name = {a.folder: a for a in ([cfg.align] if aligns is None else aligns)}
+    chosen = stages(cfg, aligns)
+    if only is not None:
+        wanted, todo = set(), [only]
+        table = {stage.name: stage for stage in chosen}
+        if only not in table:
+            raise ValueError(f"no stage {only!r} in this run; there are {', '.join(table)}")
+        while todo:
+            name = todo.pop()
+            wanted.add(name)
+            todo += table[name].inputs
+        chosen = [stage for stage in chosen if stage.name in wanted]
+    steps: list[Step] = []
+    running: set[str] = set()
+    for stage in chosen:
+        own = cfg.model_copy(update={"align": by_name[stage.name]}) if stage.name in by_name else cfg
+        reason = stage.why_stale(own, cfg.run_dir)
+        before = [name for name in stage.inputs if name in running]
+        if before and reason is None:
+            reason = f"{before[0]} runs first"
+        if reason is not None:
+            running.add(stage.name)
+        steps.append(Step(stage, own, reason))
+    return steps

@@ -1,0 +1,31 @@
+"""Settings of the process that stages share: threads, seeds, quiet libraries."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+
+from sidar.config import Config
+
+
+def prepare(cfg: Config) -> None:
+    """Set thread count and seeds for this process; called by the pipeline, never on import."""
+    import torch
+
+    threads = cfg.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed)  # noqa: NPY002 -- libraries that still draw from the global state
+    torch.manual_seed(cfg.seed)
+
+
+def device(cfg: Config) -> str:
+    """``auto`` → cuda where a device answers, else cpu."""
+    import torch
+
+    if cfg.device != "auto":
+        return cfg.device
+    return "cuda" if torch.cuda.is_available() else "cpu"

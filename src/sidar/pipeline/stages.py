@@ -1,0 +1,129 @@
+"""What each stage does: the calls behind the arrows. Every function is ``(cfg, run folder, out folder) -> report``.
+
+The pipeline wraps each in an artefact, so a function only writes its files into ``out`` and returns what to print
+(``summary``) and what the manifest should know (``shapes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sidar.config import Config
+from sidar.pipeline.runtime import device
+
+
+def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Catalogue and log → validated tables, requests, examples, lists, evaluation sets."""
+    from sidar.data import build
+
+    # A warm start continues the bundle's row numbering: yesterday's rows keep their meaning.
+    report = build(cfg, out, previous=Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None)
+    items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
+    return {
+        "summary": (
+            f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} requests, "
+            f"{report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
+        ),
+        "shapes": {
+            "items": items["items"],
+            "lineage": items["lineage"],
+            **{key: report[key] for key in ("requests", "sft", "lists", "eval")},
+        },
+    }
+
+
+def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Item text → (N, D) vectors."""
+    import sidar.embed
+
+    return sidar.embed.build(cfg, run / "data", out, device=device(cfg))
+
+
+def sid(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Vectors → Semantic IDs, tokenizer and quality report."""
+    import sidar.sid
+
+    return sidar.sid.build(cfg, run / "data", run / "embed", out)
+
+
+def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """SFT of the language model; interrupted work is continued from ``.sft.work``."""
+    from sidar.pipeline import work_folder
+    from sidar.train import train_sft
+
+    return train_sft(cfg, run / "data", run / "embed", run / "sid", out, work=work_folder(run / "sft"))
+
+
+def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Alignment of the SFT model under ``cfg.align``."""
+    from sidar.pipeline import work_folder
+    from sidar.train import train_align
+
+    work = work_folder(run / cfg.align.folder)
+    return train_align(cfg, run / "data", run / "sid", run / "sft", out, work=work)
+
+
+def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """SIDs and priors → prefix index."""
+    import sidar.index
+
+    return sidar.index.build_stage(cfg, run / "sid", run / "data", out)
+
+
+def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Everything that serving needs, around the aligned model of ``cfg.align``."""
+    from sidar.bundle import write_bundle
+
+    return write_bundle(
+        out,
+        data=run / "data",
+        embed=run / "embed",
+        sid=run / "sid",
+        index=run / "index",
+        model=run / cfg.align.folder / "model",
+        config=cfg.model_dump(mode="json", include={"decode", "embed"}),
+        label=cfg.align.label or cfg.align.objective,
+    )
+
+
+def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
+    """Score the baselines and ``models`` (stage folders) on every evaluation set of role test."""
+    from sidar.baselines import Bm25, Dense, Popularity
+    from sidar.data import open_dataset
+    from sidar.embed import load_embedder, load_items
+    from sidar.evaluate import objective
+    from sidar.evaluate.suite import run_suite
+    from sidar.evaluate.systems import System, TextSystem
+    from sidar.index import PrefixIndex
+    from sidar.pipeline.generative import GenerativeSystem
+    from sidar.sid import load_sids
+
+    dataset = open_dataset(run / "data")
+    catalogue, priors = dataset.catalogue, dataset.priors()
+    valid, test = dataset.eval_sets("valid"), dataset.eval_sets("test")
+    lexical = Bm25(catalogue)
+    tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
+    if tuning is not None:
+        lexical = lexical.tune([p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10"))
+    dense = Dense(load_items(run / "embed"), load_embedder(cfg.embed, device(cfg)), alive=catalogue.alive)
+    systems: dict[str, System] = {
+        "bm25": TextSystem("bm25", lexical),
+        "dense": TextSystem("dense", dense),
+        "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
+    }
+    index = PrefixIndex.load(run / "index")
+    sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
+    for folder in models:
+        name = folder.removeprefix("align-")
+        systems[name] = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, device(cfg))
+    asked = set(cfg.evaluate.systems)
+    parts = {part for name in asked for part in name.split("+")}
+    systems = {name: s for name, s in systems.items() if not asked or name in asked or name in parts}
+    scores = run_suite(systems, test, catalogue, priors, index, out=out, cfg=cfg, tune_sets=valid)
+    return {
+        "summary": f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}",
+        "shapes": {"systems": list(systems), "sets": {each.name: len(each) for each in test}},
+        "scores": scores,
+    }

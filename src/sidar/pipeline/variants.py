@@ -1,0 +1,41 @@
+"""The named aligned models of RAD-DPO's table 1: objectives, controls and ablations, from one `align` section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidar.config import AlignConfig
+
+#: Row name -> what it changes in the config's `align` section. Controls are protocol.md §3's.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "raddpo": {"objective": "raddpo"},
+    "raddpo-paper": {"objective": "raddpo-paper"},
+    "sft-continued": {"objective": "sft"},
+    "dpo": {"objective": "dpo"},
+    "simpo": {"objective": "simpo"},
+    "orpo": {"objective": "orpo"},
+    "sdpo": {"objective": "sdpo"},
+    "raddpo-no-tlgd": {"objective": "raddpo", "tlgd": False},
+    "raddpo-no-rdrw": {"objective": "raddpo", "rdrw": False},
+    "raddpo-no-mlsft": {"objective": "raddpo", "mlsft": "top"},
+    "raddpo-pairwise": {"objective": "raddpo", "contrast": "pairwise"},
+    "dpo+sft": {"objective": "dpo+sft"},
+    "simpo+sft": {"objective": "simpo+sft"},
+    "sdpo+sft": {"objective": "sdpo+sft"},
+    "dmpo": {"objective": "dmpo"},
+}
+
+#: What `--all` runs: table 1 with its ablations and the control that every gain is judged against.
+ALL = tuple(VARIANTS)[:11]
+
+
+def variants(base: AlignConfig, names: str) -> list[AlignConfig]:
+    """The `align` sections of comma-separated row ``names`` (`all` = :data:`ALL`), same steps and rates for each.
+
+    Raises ``ValueError`` that lists the known names.
+    """
+    chosen = list(ALL) if names == "all" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"unknown variants {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    return [base.model_copy(update={**VARIANTS[name], "label": name}) for name in chosen]

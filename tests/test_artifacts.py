@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from sidar.artifacts import open_artifact, read_manifest, write_artifact
+
+
+def write(folder, text="a", **config):
+    with write_artifact(folder, "toy", config=config, inputs={"data": "h"}) as draft:
+        (draft.path / "x.txt").write_text(text)
+        draft.shapes["n"] = 1
+    return read_manifest(folder)
+
+
+def test_an_artefact_says_what_it_is_and_is_verified(tmp_path):
+    manifest = write(tmp_path / "a", k=1)
+    assert (manifest.kind, manifest.config, manifest.shapes) == ("toy", {"k": 1}, {"n": 1})
+    assert open_artifact(tmp_path / "a", "toy", verify=True).hash == manifest.hash
+    (tmp_path / "a" / "x.txt").write_text("b")
+    with pytest.raises(ValueError, match=r"x\.txt is missing or differs"):
+        open_artifact(tmp_path / "a", "toy", verify=True)
+
+
+def test_the_hash_names_config_inputs_and_content(tmp_path):
+    same = [write(tmp_path / name, k=1).hash for name in "ab"]
+    assert same[0] == same[1]
+    assert write(tmp_path / "c", k=2).hash != same[0]
+    assert write(tmp_path / "d", text="b", k=1).hash != same[0]
+
+
+def test_a_failed_stage_leaves_the_old_artefact_and_no_rubbish(tmp_path):
+    before = write(tmp_path / "a", k=1)
+    with pytest.raises(RuntimeError), write_artifact(tmp_path / "a", "toy", config={}) as draft:
+        (draft.path / "x.txt").write_text("half")
+        raise RuntimeError
+    assert read_manifest(tmp_path / "a") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_errors_name_the_folder_and_the_next_step(tmp_path):
+    with pytest.raises(ValueError, match="make it with `sidar sid`"):
+        open_artifact(tmp_path / "none", "sid")
+    write(tmp_path / "a")
+    with pytest.raises(ValueError, match="holds a 'toy' artefact, not 'sid'"):
+        open_artifact(tmp_path / "a", "sid")
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps({"kind": "toy"}))
+    with pytest.raises(ValueError, match="is not a manifest"):
+        read_manifest(tmp_path / "a")
