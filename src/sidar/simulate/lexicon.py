@@ -12,7 +12,15 @@ from pathlib import Path
 import yaml
 
 _PACKAGED = Path(__file__).with_name("lexicon.yaml")
-_IRREGULAR = {"knives": "knife", "shelves": "shelf", "scarves": "scarf", "mice": "mouse", "feet": "foot"}
+_IRREGULAR = {
+    "bikinis": "bikini",
+    "skis": "ski",
+    "knives": "knife",
+    "shelves": "shelf",
+    "scarves": "scarf",
+    "mice": "mouse",
+    "feet": "foot",
+}
 _KEEP_IE = {"cookies", "movies", "hoodies", "ties", "brownies", "smoothies", "beanies", "booties", "onesies", "selfies"}
 _UNCHANGED = ("ss", "us", "is", "thermos", "clothes")
 

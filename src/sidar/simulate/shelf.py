@@ -123,5 +123,6 @@ class Shelf:
         return self._pools[query]
 
 
-def _words(text: str) -> set[str]:
-    return {singular(word) for word in plain(text).split()}
+def _words(text: str) -> list[str]:
+    """Distinct words in a fixed order: sums over them must not depend on how sets are hashed."""
+    return sorted({singular(word) for word in plain(text).split()})
