@@ -21,7 +21,7 @@ MAY = {
     "embed": {"data"},
     "sid": {"data", "embed"},
     "index": {"data", "sid"},
-    "evaluate": {"data", "index"},
+    "evaluate": {"data", "index", "baselines"},
     "baselines": {"data", "embed"},
     "simulate": {"data", "baselines", "embed"},
     "lm": {"index", "decode"},

@@ -1,8 +1,10 @@
 """Bundle and façade over real parts: a toy shop, its index and an untrained language model."""
 
 import json
+import re
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -266,6 +268,18 @@ def test_common_category_is_the_deepest_that_half_agree_on():
     assert common_category([*paths, ()]) == ("Home", 0.6)
     assert common_category([("A",), ("B",), ("C",)]) == ("", 0.0)
     assert common_category([]) == ("", 0.0)
+
+
+def test_the_code_in_docs_serving_runs(bundle, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+    shutil.copytree(bundle, tmp_path / "runs" / "run" / "bundle")
+    shutil.copytree(bundle, tmp_path / "sft-bundle")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "docs/serving.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 10
 
 
 def test_searching_warns_of_nothing(retriever):

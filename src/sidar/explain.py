@@ -88,8 +88,8 @@ class Watch:
 
     def first(self, state: Any) -> Tensor:
         logp = self._scorer.first(state)
-        self._next[0] = logp[:1].float().cpu()
-        self._rows[0] = [()]
+        if self._remember:
+            self._rows[0], self._next[0] = [()], logp[:1].float().cpu()
         return logp
 
     def extend(self, state: Any, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
@@ -118,16 +118,17 @@ class Signposts:
         self._category, self._title = catalogue.table.column("category"), catalogue.table.column("title")
         self.below = lru_cache(maxsize=8192)(self._below)
 
-    def locate(self, codes: Codes) -> int:
-        """Id of the prefix at its depth; −1 where nothing lives below it."""
-        prefix = np.zeros(1, np.int64)
-        for depth, code in enumerate(codes):
-            prefix = self._index.children(depth, prefix, np.array([code]))
-        return int(prefix[0])
+    def locate(self, prefixes: Sequence[Codes]) -> np.ndarray:
+        """(n,) ids of n prefixes of one depth; −1 where nothing lives below one."""
+        codes = np.asarray(prefixes, np.int64)
+        ids = np.zeros(len(codes), np.int64)
+        for depth in range(codes.shape[1]):
+            ids = self._index.children(depth, ids, codes[:, depth])
+        return ids
 
     def sid_range(self, codes: Codes) -> tuple[int, int]:
         """[first, end) of the SID numbers below a live prefix: numbers follow the prefixes' order."""
-        depth, prefix = len(codes), self.locate(codes)
+        depth, prefix = len(codes), int(self.locate([codes])[0])
         if prefix < 0:
             return 0, 0
         end = self._first_sid(depth, prefix + 1) if prefix + 1 < self._index.n_prefixes[depth] else self._index.n_sids
@@ -174,9 +175,11 @@ def levels(
     """
     views = []
     for depth in range(1, index.n_levels + 1):
-        here = {codes: logp for codes, logp in paths.items() if len(codes) == depth and signposts.locate(codes) >= 0}
+        here = {codes: logp for codes, logp in paths.items() if len(codes) == depth}
         if not here:
             break
+        live = signposts.locate(list(here)) >= 0  # a search may fill up its rows with prefixes that are none
+        here = {codes: logp for (codes, logp), is_live in zip(here.items(), live, strict=True) if is_live}
         ranks: dict[Codes, list[int]] = {}
         for rank, codes in enumerate(found, start=1):
             ranks.setdefault(codes[:depth], []).append(rank)
@@ -187,6 +190,6 @@ def levels(
             for logp, on in [(here[codes], ranks.get(codes, []))]
         ]
         mass = float(np.exp(np.fromiter(here.values(), float)).sum())
-        size, live = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
-        views.append(Level(depth, size, live, len(here), min(1.0, mass), prefixes))
+        size, reachable = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
+        views.append(Level(depth, size, reachable, len(here), min(1.0, mass), prefixes))
     return views
