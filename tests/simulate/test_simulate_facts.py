@@ -26,6 +26,12 @@ def test_a_listed_category_end_names_the_noun_and_a_starred_one_names_all_below(
     assert facts.nouns == (("cat treat",), ("flip flop",), (), ())
 
 
+def test_a_retired_item_answers_nothing():
+    path = ["Pet Supplies", "Cats", "Treats"]
+    facts = read({"title": "X", "category": path, "alive": False}, {"title": "X", "category": path})
+    assert facts.nouns == ((), ("cat treat",))
+
+
 def test_an_unlisted_category_needs_titles_that_bear_it_out():
     borne_out = [{"title": f"Oak garden bench {i}", "category": ["Patio", "Wooden Benches"]} for i in range(2)]
     not_borne_out = [{"title": "Thing", "category": ["Patio", "Gazebos"]}]

@@ -59,7 +59,9 @@ def test_profiles_move_interests_and_tastes():
 
 
 def test_the_users_table_hides_the_tastes():
-    assert shoppers(n=5).table().column_names == ["user_id", "gender", "age_band", "region"]
+    table = shoppers(n=400).table()
+    assert table.column_names == ["user_id", "gender", "age_band", "region"]
+    assert set(table["gender"].to_pylist()) == {"female", "male", None}
 
 
 def test_taste_is_about_standard_and_neutral_about_the_unknown():

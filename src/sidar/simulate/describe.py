@@ -24,7 +24,7 @@ def marginals(folder: PathLike) -> dict[str, Any]:
     if not (folder / "events.parquet").is_file():
         raise ValueError(f"{folder} holds no events.parquet; make one with sidar.simulate.run")
     events = pq.read_table(
-        folder / "events.parquet", columns=["ts", "user_id", "request_id", "query", "item_id", "action"]
+        folder / "events.parquet", columns=["ts", "user_id", "session_id", "request_id", "query", "item_id", "action"]
     )
     truth = pq.read_table(folder / "truth.parquet")
     count = {action: int(pc.sum(pc.equal(events["action"], action)).as_py() or 0) for action in _actions(events)}
@@ -43,6 +43,8 @@ def marginals(folder: PathLike) -> dict[str, Any]:
         "requests_with_click": float(pc.mean(pc.cast(by_request["clicked_any"], pa.float64())).as_py()),
         "carts_per_click": count.get("cart", 0) / max(clicks, 1),
         "orders_per_click": count.get("order", 0) / max(clicks, 1),
+        "sessions_with_cart": _sessions_with(events, "cart"),
+        "sessions_with_order": _sessions_with(events, "order"),
         "exact_share_of_shown": float(exact.mean()),
         "exact_share_of_clicks": float(exact[clicked].mean()) if clicks else 0.0,
         "pseudo_negative_share": float(exact[~clicked].mean()),
@@ -66,6 +68,11 @@ def describe(folder: PathLike) -> dict[str, Any]:
 
 def _actions(events: pa.Table) -> list[str]:
     return pc.unique(events["action"]).to_pylist()
+
+
+def _sessions_with(events: pa.Table, action: str) -> float:
+    acted = events.filter(pc.equal(events["action"], action))
+    return pc.count_distinct(acted["session_id"]).as_py() / pc.count_distinct(events["session_id"]).as_py()
 
 
 def _gap(taste: np.ndarray, clicked: np.ndarray) -> float:

@@ -65,7 +65,9 @@ def read_facts(catalogue: Catalogue, lexicon: Lexicon) -> Facts:
     """Read every product once. Order of work: nouns by category, then facets item by item."""
     titles = [plain(title) for title in catalogue.column("title")]
     raw_titles = [title.lower() for title in catalogue.column("title")]
-    paths: list[Path] = [tuple(path or ()) for path in catalogue.column("category")]
+    alive = catalogue.alive.tolist()  # a tombstone answers nothing
+    categories = zip(catalogue.column("category"), alive, strict=True)
+    paths: list[Path] = [tuple(path or ()) if live else () for path, live in categories]
     nouns = _nouns(paths, titles, lexicon)
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, of_item in enumerate(nouns):
@@ -80,7 +82,10 @@ def read_facts(catalogue: Catalogue, lexicon: Lexicon) -> Facts:
         if path and path[0] not in lexicon.no_brand and _searchable(brands[row], lexicon):
             found.add(("brand", brands[row]))
         if path and path[0] not in lexicon.no_colour:
-            found |= {("colour", c) for c in _colours(str(attributes[row].get("color") or ""), lexicon)}
+            found |= {
+                ("colour", c)
+                for c in _colours(str(attributes[row].get("color") or attributes[row].get("colour") or ""), lexicon)
+            }
         clothing = bool(path) and path[0].startswith("Clothing")
         found |= {("size", size) for size in _sizes(raw_titles[row], path, clothing)}
         for facet, table in phrases.items():

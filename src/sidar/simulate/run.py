@@ -60,7 +60,8 @@ def run(
     names = Names(catalogue.item_ids, who.ids, np.asarray(grounded.queries, dtype=object))
     requests = {name: getattr(schedule, name) for name in ("ts", "user", "session", "query", "random")}
     homes = [facts.department[grounded.truths[i].exact[0]] for i in grounded.intent_of]
-    shelf = Shelf(catalogue, facts, grounded.queries, homes, launch, config.logger, for_shelf)
+    on_sale = np.where(catalogue.alive, launch, np.iinfo(np.int64).max)  # a retired item is never shown
+    shelf = Shelf(catalogue, facts, grounded.queries, homes, on_sale, config.logger, for_shelf)
     codes = _code_table(grounded, len(catalogue))
     log, known = Sink(out / "events.parquet", note), Sink(out / "truth.parquet", note)
     for day in range(1, config.days + 1):
@@ -153,13 +154,16 @@ def _write_catalogue(
     path: Path,
     note: dict[str, str],
 ) -> None:
-    """The catalogue with ``created``: the launch of new items, else the source's date, else one of the last 3 years."""
+    """The catalogue with ``created``: the launch of new items, else the source's date before the log, else an earlier
+    day of the last three years."""
     age = rng.uniform(DAY_US, 3 * _YEAR_US, len(catalogue)).astype(np.int64)
     invented = np.where(launch > 0, launch, first_moment(cfg) - age)
-    known = catalogue.column("created")
+    begin = datetime.fromtimestamp(first_moment(cfg) / 1e6, tz=UTC)
     created = [
-        datetime.fromtimestamp(moment / 1e6, tz=UTC) if launch[row] or known[row] is None else known[row]
-        for row, moment in enumerate(invented.tolist())
+        known
+        if known is not None and known < begin and not launch[row]
+        else datetime.fromtimestamp(moment / 1e6, tz=UTC)
+        for row, (moment, known) in enumerate(zip(invented.tolist(), catalogue.column("created"), strict=True))
     ]
     table = catalogue.table
     at = table.schema.get_field_index("created")

@@ -12,7 +12,7 @@ from sidar.simulate.config import SimulatorConfig
 from sidar.simulate.facts import Facts
 from sidar.simulate.lexicon import Lexicon
 
-GENDERS = ("female", "male", "not given")
+GENDERS = ("female", "male", "not given")  # the last is null in users.parquet
 AGE_BANDS = ("18-24", "25-34", "35-44", "45-54", "55+")
 REGIONS = ("north", "south", "east", "west")
 
@@ -50,7 +50,7 @@ class Shoppers:
         """``users.parquet``: what a shop would know. Tastes stay hidden."""
         columns = {
             "user_id": self.ids,
-            "gender": np.asarray(GENDERS, dtype=object)[self.gender],
+            "gender": np.asarray([*GENDERS[:-1], None], dtype=object)[self.gender],
             "age_band": np.asarray(AGE_BANDS, dtype=object)[self.age],
             "region": np.asarray(REGIONS, dtype=object)[self.region],
         }
