@@ -59,10 +59,10 @@ def beam_search(
 ) -> Beams:
     """The W = max(beam, k) best SIDs that a beam of that width finds; min(W, live) come back, each scored exactly.
 
-    Equals exhaustive scoring where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts`` are whatever the scorer
-    reads; ``batch`` of them (default: so many that a step has some 2,048 rows) are searched together, prompts of
-    similar length with each other. ``ValueError`` for an index that is empty or not the model's, or if the model
-    answers NaN.
+    Equals exhaustive scoring where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts``
+    are whatever the scorer reads; ``batch`` of them (default: so many that a step has some 2,048 rows) are searched
+    together, prompts of similar length with each other. ``ValueError`` for an index that is empty or not the model's,
+    or if the model answers NaN.
     """
     trie = fitted(scorer, index)
     width = max(beam, k or 1)

@@ -22,6 +22,9 @@ VALID, NOT_A_CODE, NO_PRODUCT = 0, 1, 2
 #: Words for the kinds of :class:`FreeBeams`.
 KINDS = ("valid", "not a code of this level", "no such product")
 
+#: Log-probs of all queries that are searched together: 64 MB.
+CELLS = 1 << 24
+
 
 @dataclass(frozen=True)
 class FreeBeams:
@@ -55,7 +58,8 @@ def free_beam_search(
     and makes the output NOT_A_CODE.
     """
     trie = fitted(scorer, index)
-    batch = batch or max(1, 2048 // beam)
+    columns = max(len(scorer.free_columns(depth)[0]) for depth in range(trie.n_levels))
+    batch = batch or max(1, min(2048 // beam, CELLS // (beam * columns)))
     parts = [_free(scorer, list(prompts[at : at + batch]), trie, beam) for at in range(0, len(prompts), batch)]
     width = max((p.kind.shape[1] for p in parts), default=0)
 
@@ -90,12 +94,14 @@ def _free(scorer: FreeScorer, prompts: list[Any], trie: Trie, beam: int) -> Free
         logp = scorer.free_first(state)[:, None] if depth == 0 else scorer.free_extend(state, parent, token, depth)
         w, columns = logp.shape[1:]
         meaning, eos = scorer.free_columns(depth)
-        going = (score[:, :, None] + logp).masked_fill(~running[:, :, None], -torch.inf)
+        top, which = logp.topk(min(beam, columns), dim=-1)  # more of one parent cannot survive
+        going = (score[:, :, None] + top).masked_fill(~running[:, :, None], -torch.inf)
         pool = torch.cat([score.masked_fill(running, -torch.inf), going.flatten(1)], dim=1)  # finished ones first
         score, chosen = best(pool, beam, lambda place: place)
         new = chosen >= w
-        source = torch.where(new, (chosen - w) // columns, chosen).clamp(max=w - 1)
-        column = ((chosen - w) % columns).masked_fill(~new, 0)
+        place = (chosen - w).clamp(min=0)
+        source = torch.where(new, place // top.shape[-1], chosen)
+        column = which.flatten(1).gather(1, place).masked_fill(~new, 0)
         ends = new & (column == eos)
         code = meaning[column].masked_fill(~new | ends, -1)
         strange = strange.gather(1, source) | (new & ~ends & (code < 0)) | (ends & (depth == 0))

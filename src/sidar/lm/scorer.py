@@ -19,6 +19,9 @@ from sidar.lm.model import SidLM
 from sidar.lm.tree import TreeDecoder
 from sidar.precision import Precision, use_bf16
 
+#: Log-probs of a full head that exist at a time while a level is cut out of them: 16 MB, and the cache stays warm.
+CHUNK = 1 << 22
+
 
 @dataclass
 class LmState:
@@ -93,10 +96,10 @@ class LmScorer:
         return LmState(*self.engine.prefill(tokens, lengths))
 
     def first(self, state: LmState) -> Tensor:
-        return self._level(self._logp(state.end, 0), 0)
+        return self._level_logp(state.end, 0)
 
     def extend(self, state: LmState, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
-        return self._level(self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth), depth)
+        return self._level_logp(self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth), depth)
 
     # ------------------------------------------------------------------ FreeScorer
 
@@ -115,20 +118,18 @@ class LmScorer:
 
     def free_extend(self, state: LmState, parents: Tensor, columns: Tensor, depth: int) -> Tensor:
         shift = self.vocab.offsets[depth - 1] if self.head == "level" else -self.vocab.text_vocab
-        return self._after(state, parents, columns + shift, depth)
+        return self._logp(self._after(state, parents, columns + shift, depth), depth)
 
     # ------------------------------------------------------------------ inside
 
     @torch.inference_mode()
     def _after(self, state: LmState, parents: Tensor, tokens: Tensor, depth: int) -> Tensor:
-        """(Q, W, V) log-probs after rows whose last SID token is ``tokens`` (Q, W); < 0 = a text token."""
+        """(Q, W, d) states after rows whose last SID token is ``tokens`` (Q, W); < 0 = a text token."""
         mixed = tokens + self.vocab.text_vocab
         if isinstance(self.engine, LeanDecoder):
             embedded = self._model.embed_tokens(mixed) if self.head == "full" else F.embedding(tokens, self._sid_in)
-            hidden = self.engine.step(state.engine, embedded, parents, depth)
-        else:
-            hidden = self.engine.step(state.engine, mixed, parents, depth)
-        return self._logp(hidden, depth)
+            return self.engine.step(state.engine, embedded, parents, depth)
+        return self.engine.step(state.engine, mixed, parents, depth)
 
     @torch.inference_mode()
     def _logp(self, hidden: Tensor, depth: int) -> Tensor:
@@ -137,10 +138,16 @@ class LmScorer:
             hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
         return F.linear(hidden, self._heads[depth]).log_softmax(-1)
 
-    def _level(self, logp: Tensor, depth: int) -> Tensor:
-        """The level's columns of a full head, not renormalised; a level head has no others."""
+    def _level_logp(self, hidden: Tensor, depth: int) -> Tensor:
+        """(…, n) the level's columns: all that a level head has; of a full head a slice, not renormalised."""
         if self.head == "level":
-            return logp
+            return self._logp(hidden, depth)
         start = self.vocab.text_vocab + self.vocab.offsets[depth]
-        codes = logp[..., start : start + self.codebook_sizes[depth]]
-        return torch.cat([codes, logp[..., -1:]], -1) if self.vocab.has_eos(depth) else codes
+        stop = start + self.codebook_sizes[depth]
+        parts = []
+        for rows in hidden.flatten(0, -2).split(max(1, CHUNK // len(self._heads[depth]))):
+            logp = self._logp(rows, depth)
+            parts.append(logp[:, start:stop])
+            if self.vocab.has_eos(depth):
+                parts[-1] = torch.cat([parts[-1], logp[:, -1:]], -1)
+        return torch.cat(parts).view(*hidden.shape[:-1], -1)
