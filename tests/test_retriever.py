@@ -54,7 +54,7 @@ def test_a_bundle_says_what_it_is_and_needs_nothing_beside_it(run, bundle, tmp_p
     assert manifest.inputs["sid"] == read_manifest(run / "sid").hash
     alone = shutil.copytree(bundle, tmp_path / "elsewhere")
     here = Retriever.load(bundle, precision="fp32").search("towel")
-    assert Retriever.load(alone, precision="fp32", verify=True).search("towel") == here
+    assert Retriever.load(alone, "auto", precision="fp32", verify=True).search("towel") == here
     opened = open_bundle(alone)
     assert opened.config["decode"]["search_beam"] == 16
     assert opened.label == "sft"

@@ -101,10 +101,15 @@ class Retriever:
     ) -> Retriever:
         """Open a bundle folder; a part that does not fit the others is a ``ValueError`` naming both hashes.
 
-        ``precision`` auto: bf16 where the device computes in it, else fp32. ``verify`` re-hashes every file first.
+        ``device`` auto: a GPU where torch sees one, else the CPU. ``precision`` auto: bf16 where the device computes in
+        it, else fp32. ``verify`` re-hashes every file first.
         """
+        import torch
+
         from sidar.lm import SidLM
 
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         opened = open_bundle(bundle, verify=verify)
         decode = opened.config.get("decode", {})
         return cls(

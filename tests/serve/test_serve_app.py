@@ -11,7 +11,7 @@ from shop import write_bundle, write_stages
 
 from sidar import Retriever
 from sidar.serve import create_app
-from sidar.serve.app import CONTENT_POLICY
+from sidar.serve.web import CONTENT_POLICY
 
 
 @pytest.fixture(scope="module")

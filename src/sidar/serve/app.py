@@ -9,9 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -24,6 +21,7 @@ from starlette.exceptions import HTTPException
 import sidar
 from sidar.retriever import Explanation
 from sidar.serve.schemas import Info, ModelInfo, Problem, SearchRequest, SearchResponse
+from sidar.serve.web import page_file
 
 
 class Searcher(Protocol):
@@ -161,43 +159,13 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        return _page("index.html")
+        return page_file("index.html")
 
     @app.get("/page/{name}", include_in_schema=False)
     async def page(name: str) -> Response:
-        return _page(name)
+        return page_file(name)
 
     return app
-
-
-#: The page runs this server's own scripts and styles only, so product data can never become either. Pictures may come
-#: from anywhere, because product pictures do; nothing else is fetched from elsewhere.
-CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: https: http:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-
-@cache
-def _page_files() -> dict[str, str]:
-    """The page's files by name; only these can be asked for, whatever a path says."""
-    folder = files("sidar.serve") / "page"
-    return {
-        file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if Path(file.name).suffix in _TYPES
-    }
-
-
-def _page(name: str) -> Response:
-    if name not in _page_files():
-        return JSONResponse({"error": f"there is no page file {name!r}"}, 404)
-    headers = {
-        "Content-Security-Policy": CONTENT_POLICY,
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-cache",
-    }
-    return Response(_page_files()[name], media_type=_TYPES[Path(name).suffix], headers=headers)
 
 
 class _NotReadyError(Exception):

@@ -83,7 +83,7 @@ async function ask(body) {
     .catch(() => { throw new Error("The server does not answer."); });
   const answer = await reply.json().catch(() => ({}));
   if (!reply.ok) throw new Error(answer.error ?? `The server answered ${reply.status}.`);
-  return answer;
+  return { ...answer, exact: body.exact };
 }
 
 function show() {

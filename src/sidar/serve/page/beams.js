@@ -9,7 +9,8 @@ export function show(root, answer, tabs) {
     h("header", {},
       h("h2", {}, "How the model got there"),
       h("p", {}, last
-        ? `${count(answer.beam)} beams; the IDs they wrote hold ${percent(last.mass)} of all probability`
+        ? `${answer.exact ? `The best ${count(answer.beam)} IDs of all, found exactly` : `${count(answer.beam)} beams`}; ` +
+          `the IDs that were written hold ${percent(last.mass)} of all probability`
         : "no beams came back"),
       tabs),
     h("div", { class: "scroll" }, h("div", { class: "tree" }, s("svg", { "aria-hidden": "true" }), levels.map(column))));
