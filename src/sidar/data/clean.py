@@ -17,11 +17,15 @@ def present(column: str) -> str:
 
 
 def prose(column: str) -> str:
-    """Text with control characters and runs of (Unicode) white space folded to one space; NULL when nothing is left."""
-    own = present(column)
+    """:func:`present` text, :func:`folded`; NULL when nothing is left."""
+    return f"nullif({folded(present(column))}, '')"
+
+
+def folded(sql: str) -> str:
+    """Trimmed text of an expression with control characters and white space folded to single spaces."""
     # most texts need no folding, and looking is fifteen times cheaper than replacing
-    dirty = f"regexp_matches({own}, '\\pC|[^ \\S]|[^ \\PZ]|  ')"
-    return f"nullif(trim(CASE WHEN {dirty} THEN regexp_replace({own}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {own} END), '')"
+    dirty = f"regexp_matches({sql}, '\\pC|[^ \\S]|[^ \\PZ]|  ')"
+    return f"trim(CASE WHEN {dirty} THEN regexp_replace({sql}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
 
 
 def number(column: str) -> str:

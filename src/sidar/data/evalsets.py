@@ -8,7 +8,7 @@ all its targets are) and ``query`` (seen, unseen: the same normalised text in a 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,8 @@ class StoredSet:
     evalset: EvalSet
     role: str
     topic_oracle: bool = False
-    dropped: dict[str, int] | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    held_out: list[str] = field(default_factory=list)  # every query of the files, also those cut or without judgments
 
 
 def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue) -> list[StoredSet]:
@@ -119,7 +120,7 @@ def write_sets(
                 "topic_oracle": stored.topic_oracle,
                 "queries": len(evalset),
                 "judgments": len(pairs),
-                "dropped": stored.dropped or {},
+                "dropped": stored.dropped,
             }
         )
     (folder / "sets.json").write_text(json.dumps(listed, indent=1) + "\n")

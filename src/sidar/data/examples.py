@@ -58,43 +58,55 @@ def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors
     if wanted != "sampled":
         return duck.export(sql, out)
     count = 0
-    with duck.batches(f"SELECT *, md5_number_lower(request_id) AS draw FROM ({sql})") as reader:
+    weights = priors.sampling_weights()
+    with duck.batches(f"SELECT *, md5_number_lower(request_id) AS draw FROM ({sql})", rows=16_384) as reader:
         schema = reader.schema.remove(reader.schema.get_field_index("draw"))
         with pq.ParquetWriter(out, schema) as writer:
             for batch in reader:
-                writer.write_batch(_sampled(batch, priors, cfg.seed).cast(schema))
+                writer.write_batch(_sampled(batch, weights, cfg.seed).cast(schema))
                 count += batch.num_rows
     return count
 
 
 def sample_negatives(
-    keys: np.ndarray, positives: list[np.ndarray], weights: np.ndarray, count: int, seed: int
-) -> list[np.ndarray]:
+    keys: np.ndarray, positives: pa.ListArray, weights: np.ndarray, count: int, seed: int
+) -> pa.ListArray:
     """``count`` distinct items per list, drawn in proportion to ``weights``, none of them a positive.
 
-    ``keys`` (n,) uint64 names the lists: equal keys and seeds draw alike, whatever else is in the batch. ``weights``
-    (N,) ≥ 0. A list gets fewer when the draws run into positives or repetitions (small or very skewed catalogues).
+    ``keys`` (n,) uint64 name the lists: equal keys and seeds draw alike, whatever else is in the batch.  ``weights``
+    (N,) ≥ 0.  Returns n lists of int32 in the order of the draws, shorter than ``count`` where 2·count draws ran into
+    too many positives and repetitions (small or very skewed catalogues).
     """
     cumulative = np.cumsum(weights, dtype=np.float64)
-    steps = np.arange(1, 2 * count + 1, dtype=np.uint64)
-    uniform = _mix(keys[:, None] + _mix(steps + np.uint64(seed) * np.uint64(1 << 32))[None, :])  # (n, 2·count)
-    rows = np.searchsorted(cumulative, (uniform >> np.uint64(11)) * 2.0**-53 * cumulative[-1], side="right")
-    drawn = []
-    for line, taken in zip(rows, positives, strict=True):
-        _, first = np.unique(line, return_index=True)
-        fresh = line[np.sort(first)]
-        drawn.append(fresh[~np.isin(fresh, taken)][:count].astype(np.int32))
-    return drawn
+    steps = np.arange(2 * count, dtype=np.uint64) + (np.uint64(seed) << np.uint64(32))
+    uniform = (_mix(_mix(keys)[:, None] ^ _mix(steps)) >> np.uint64(11)) * 2.0**-53  # (n, 2·count) in [0, 1)
+    rows = np.searchsorted(cumulative, uniform * cumulative[-1], side="right").astype(np.int32)
+
+    order = np.argsort(rows, axis=1, kind="stable")
+    ranked = np.take_along_axis(rows, order, axis=1)
+    taken = np.zeros(rows.shape, dtype=bool)
+    again = np.zeros(rows.shape, dtype=bool)
+    again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+    np.put_along_axis(taken, order, again, axis=1)  # True where the same row was drawn before
+
+    lengths = np.diff(positives.offsets.to_numpy())
+    padded = np.full((len(lengths), max(int(lengths.max(initial=0)), 1)), -1, dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = positives.flatten().to_numpy()
+    for column in padded.T:
+        taken |= rows == column[:, None]
+    kept = ~taken
+    kept &= np.cumsum(kept, axis=1) <= count
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, rows[kept])
 
 
-def _sampled(batch: pa.RecordBatch, priors: Priors, seed: int) -> pa.RecordBatch:
-    positives = [np.asarray(p, dtype=np.int32) for p in batch.column("positives").to_pylist()]
-    weights = priors.sampling_weights()
+def _sampled(batch: pa.RecordBatch, weights: np.ndarray, seed: int) -> pa.RecordBatch:
     keys = batch.column("draw").to_numpy().astype(np.uint64)
-    drawn = sample_negatives(keys, positives, weights, MAX_STORED_NEGATIVES, seed)
+    drawn = sample_negatives(keys, batch.column("positives"), weights, MAX_STORED_NEGATIVES, seed)
     columns = {n: batch.column(n) for n in batch.schema.names if n != "draw"}
-    columns["negatives"] = pa.array(drawn, pa.list_(pa.int32()))
-    columns["negative_positions"] = pa.array([np.zeros(len(d), np.int32) for d in drawn], pa.list_(pa.int32()))
+    columns["negatives"] = drawn
+    unknown = np.zeros(len(drawn.values), dtype=np.int32)
+    columns["negative_positions"] = pa.ListArray.from_arrays(drawn.offsets, unknown)
     return pa.RecordBatch.from_pydict(columns)
 
 

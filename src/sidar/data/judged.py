@@ -52,7 +52,8 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
         config.name, tuple(kept), tuple(prompts[i] for i in kept), {i: qrels[i] for i in kept}, config.origin
     )
     dropped = {"judgments_on_unknown_items": unknown, "queries_without_judgments": len(ids) - len(prompts)}
-    return StoredSet(evalset, config.role, config.topic_oracle, dropped)
+    held_out = [str(q) for q in queries["query"] if q]
+    return StoredSet(evalset, config.role, config.topic_oracle, dropped, held_out)
 
 
 def _capped(ids: list[str], limit: int | None) -> list[str]:

@@ -1,8 +1,8 @@
 """Validating a log: raw columns → ``interactions.parquet`` (:data:`~sidar.types.INTERACTIONS_SCHEMA`, sorted by ts).
 
 Every row gets one verdict, in this order: *ignored* (its action is not mapped; UBI logs are full of those),
-malformed (missing or bad ts, missing item, missing action, bad position), *unknown item*, or good.  Two passes over
-columnar input and one external sort, all inside DuckDB: the log is never in Python's memory.
+malformed (missing or bad ts, missing item, missing action, bad position), *unknown item* (retired ones too), or good.
+Two passes over columnar input and one external sort, all inside DuckDB: the log is never in Python's memory.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     rows = pa.array(range(len(catalogue)), pa.int32())
     duck.register("item_rows", pa.table({"item_id": ids, "row": rows}).filter(catalogue.table.column("alive")))
     notes: list[str] = []
-    duck.run(f"CREATE OR REPLACE VIEW judged_events AS {_judged(duck, cfg, source.relative_time, notes)}")
+    duck.run(f"CREATE OR REPLACE VIEW judged_events AS {_judged(duck, cfg, source, notes)}")
 
     quarantine = Quarantine(f"events {cfg.events.path}")
     quarantine.refuse(source)
@@ -124,17 +124,17 @@ def action_codes(overrides: Mapping[str, str]) -> dict[str, int]:
     return {spelling: ACTIONS.index(action) for spelling, action in known.items()}
 
 
-def _judged(duck: Duck, cfg: Config, relative_time: bool, notes: list[str]) -> str:
+def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
     types = duck.columns("raw_events")
     unit: str = cfg.events.ts_unit
-    calendar = unit == "auto" and not relative_time
+    calendar = unit == "auto" and not source.clock
     if unit == "auto":
-        unit = "us" if relative_time else clean.time_unit(duck, "SELECT ts FROM raw_events", "ts")
-    notes.append(f"timestamps: {'µs of the source' if relative_time else f'numbers are read as {unit}'}")
+        unit = source.clock or clean.time_unit(duck, "SELECT ts FROM raw_events", "ts")
+    notes.append(f"numeric timestamps are read as {unit}" + (" on the source's own clock" if source.clock else ""))
     ts = clean.micros("ts", types["ts"], unit)
-    codes = action_codes(cfg.events.actions)
+    codes = action_codes({**source.actions, **cfg.events.actions})
     cases = " ".join(f"WHEN {text(spelling)} THEN {code}" for spelling, code in codes.items())
-    if not duck.row("SELECT count(action) FROM (SELECT action FROM raw_events LIMIT 10000)")[0]:
+    if not duck.rows("SELECT 1 FROM raw_events WHERE action IS NOT NULL LIMIT 1"):
         notes.append("no action column: every row is read as a click")
         said = "'click'"
     else:
@@ -145,7 +145,7 @@ def _judged(duck: Duck, cfg: Config, relative_time: bool, notes: list[str]) -> s
             SELECT {ts} AS ts, {clean.present("ts")} AS ts_said,
                 coalesce({hashed_user(clean.present("user_id"), cfg)}, '') AS user_id,
                 coalesce({clean.present("session_id")}, '') AS session_id, {clean.present("request_id")} AS request_id,
-                coalesce(trim(query::VARCHAR), '') AS query, {clean.present("item_id")} AS item_id,
+                coalesce({clean.folded("query::VARCHAR")}, '') AS query, {clean.present("item_id")} AS item_id,
                 {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE) AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
                 {clean.number("value")} AS value, {clean.number("dwell_s")} AS dwell_s,

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -41,6 +42,10 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
     try:
         with Duck(work, cfg.events.memory, cfg.threads) as duck:
             report = _build(duck, cfg, out, previous)
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(
+            f"events.memory: {cfg.events.memory} is too little for this log; raise it ({error})"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     (out / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
@@ -60,7 +65,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     file_sets = [read_file_set(s, catalogue, cfg.evaluate.max_queries) for s in cfg.evaluate.sets]
     held: dict[bool, list[str]] = {True: [], False: []}
     for stored in file_sets:
-        held[stored.evalset.origin == "real"] += [p.query for p in stored.evalset.prompts if p.query]
+        held[stored.evalset.origin == "real"] += stored.held_out
     near = hold_out(duck, f"read_parquet({text(log)})", held[True], held[False])
 
     grouped = write_requests(duck, cfg, log, facts, split, requests)
@@ -118,8 +123,10 @@ def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split
     if days is None:
         duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT 0 AS row WHERE false")
         return catalogue
-    until = split.day0 + (split.valid_day - 1) * DAY_US if split.unit == "day" else None
-    window = f"ts < {until} AND ts >= {until - days * DAY_US}" if until is not None else "true"
+    if split.unit != "day":
+        raise ValueError("catalogue.clicked_within_days needs split.unit: day; leave-one-out has no training days")
+    until = split.day0 + (split.valid_day - 1) * DAY_US
+    window = f"ts < {until} AND ts >= {until - days * DAY_US}"
     clicked = duck.table(f"SELECT DISTINCT row FROM read_parquet({text(log)}) WHERE action > 0 AND {window}")
     rows = pa.array(range(len(catalogue)), pa.int32())
     keep = pc.and_(catalogue.table.column("alive"), pc.is_in(rows, value_set=clicked.column("row").combine_chunks()))

@@ -8,7 +8,7 @@ from sidar.config import Config
 from sidar.data import clean
 from sidar.data.duck import Duck, name
 from sidar.data.log import hashed_user
-from sidar.data.readers.source import Source, find_files
+from sidar.data.readers.source import FILE, PLACE, Source, find_files
 from sidar.data.readers.tabular import SUFFIXES, parquet_rows, stage_csv, stage_jsonl
 
 
@@ -30,7 +30,7 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> int:
         else:
             staged.append(stage_csv(duck, file, source))
     duck.run(f"CREATE OR REPLACE VIEW raw_users AS {parquet_rows(duck, staged)}")
-    have = [c for c in duck.columns("raw_users") if c not in ("file", "place")]
+    have = [c for c in duck.columns("raw_users") if c not in (FILE, PLACE)]
     columns = cfg.users.profile or [c for c in have if c != "user_id"]
     missing = [c for c in ("user_id", *columns) if c not in have]
     if missing:

@@ -34,6 +34,8 @@ EVENT_COLUMNS = (
     "dwell_s",
     "bucket",
 )
+#: What staged tables call a row's file and record number, so that a source may have columns "file" and "place".
+FILE, PLACE = "sidar_file", "sidar_place"
 #: Rejected records of one file that are kept with their text; all of them are counted.
 KEPT_REJECTS = 10_000
 
@@ -60,7 +62,8 @@ class Source:
     rejects: list[Reject] = field(default_factory=list)
     rejected: dict[tuple[str, str], int] = field(default_factory=dict)
     shifts: list[tuple[str, int]] = field(default_factory=list)
-    relative_time: bool = False  # ts are µs on the source's own clock, not calendar time
+    clock: str = ""  # "s", "ms", "us": ts are numbers on the source's own clock, not calendar time
+    actions: dict[str, str] = field(default_factory=dict)  # the format's own action names; events.actions overrides
 
 
 def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> list[Path]:
@@ -103,10 +106,10 @@ def select_columns(
         if own in have:
             parts.append(f"{name(own)} AS {name(column)}")
         elif column in columns or column in required:
-            listed = ", ".join(c for c in have if c not in ("file", "place"))
+            listed = ", ".join(c for c in have if c not in (FILE, PLACE))
             raise ValueError(
                 f"{option}.{column}: no column {own!r}; the source has {listed}. Map it as {column}: <yours>"
             )
         else:
             parts.append(f"NULL::VARCHAR AS {name(column)}")
-    return f"SELECT {', '.join(parts)}, file, place FROM {relation}"
+    return f"SELECT {', '.join(parts)}, {FILE} AS file, {PLACE} AS place FROM {relation}"

@@ -13,8 +13,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sidar.data.duck import Duck, files, name, text
-from sidar.data.readers.source import KEPT_REJECTS, Reject, Source, find_files, select_columns
+from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source, find_files, select_columns
 
 PARQUET, CSV, JSONL = (
     (".parquet", ".pq"),
@@ -52,13 +55,18 @@ def open_table(
 
 
 def parquet_rows(duck: Duck, paths: list[Path]) -> str:
-    """SQL over Parquet files with ``file`` and ``place``; files staged by this module carry their own."""
+    """SQL over Parquet files with the columns FILE and PLACE; files staged by this module carry their own."""
     own = [p for p in paths if p.parent != duck.work]
     staged = [p for p in paths if p.parent == duck.work]
     parts = []
     if own:
-        inner = f"read_parquet({files(own)}, union_by_name = true, filename = 'file', file_row_number = true)"
-        parts.append(f"SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS place FROM {inner}")
+        for path in own:
+            try:
+                pq.read_schema(path)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        inner = f"read_parquet({files(own)}, union_by_name = true, filename = '{FILE}', file_row_number = true)"
+        parts.append(f"SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS {PLACE} FROM {inner}")
     if staged:
         parts.append(f"SELECT * FROM read_parquet({files(staged)}, union_by_name = true)")
     return " UNION ALL BY NAME ".join(parts)
@@ -67,43 +75,67 @@ def parquet_rows(duck: Duck, paths: list[Path]) -> str:
 def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
     """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
     header, delimiter = _header(path)
-    columns = ", ".join(f"{text(c)}: 'VARCHAR'" for c in header)
+    listed = ", ".join(f"{text(c)}: 'VARCHAR'" for c in header)
     reading = (
-        f"read_csv({text(path)}, columns = {{{columns}}}, header = true, auto_detect = false, "
+        f"read_csv({text(path)}, columns = {{{listed}}}, header = true, auto_detect = false, "
         f"delim = {text(delimiter)}, quote = '\"', escape = '\"', {_rejects()})"
     )
     target = _target(duck)
-    _stage(duck, target, path, ", ".join(name(c) for c in header), reading, source, first_record=2)
+    columns = ", ".join(name(c) for c in header)
+    _stage(duck, target, path, columns, reading, source, first_record=2, places=(FILE, PLACE))
     return target
 
 
 def stage_jsonl(duck: Duck, path: Path, keys: Sequence[str], source: Source) -> Path:
     """Stage one JSON object per line; lists and objects stay JSON text. ``keys`` are names or dotted paths."""
+    lines = stage_lines(duck, path, source)
+    sample = f"(SELECT line FROM read_parquet({text(lines)}) LIMIT 1000)"
+    known = {key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) FROM {sample}")}
+    pointers = {k: _pointer(k, known) for k in keys}
+    picked = [f"json_extract_string(line, {text(p)}) AS {name(k)}" for k, p in pointers.items() if p]
+    target = _target(duck)
+    picked += [f"file AS {FILE}", f"place AS {PLACE}"]
+    duck.export(f"SELECT {', '.join(picked)} FROM read_parquet({text(lines)})", target)
+    lines.unlink()
+    return target
+
+
+def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
+    """Stage the lines of a file that are JSON objects: ``line, file, place``. Blank lines are skipped.
+
+    ``named`` is the file to name in the quarantine when ``path`` is a temporary copy.
+    """
+    file = named or path
     reading = (
         f"read_csv({text(path)}, columns = {{'line': 'VARCHAR'}}, header = false, auto_detect = false, "
         f"delim = chr(1), quote = '', escape = '', {_rejects()})"
     )
-    lines = duck.work / f"lines-{len(list(duck.work.glob('lines-*')))}.parquet"
-    _stage(duck, lines, path, "ltrim(line, chr(65279)) AS line", reading, source, first_record=1)
+    raw = _target(duck)
+    _stage(duck, raw, path, "ltrim(line, chr(65279)) AS line", reading, source, first_record=1, named=file)
     fault = (
         "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN 'not a JSON object' END"
     )
-    bad = f"FROM {text(lines)} WHERE line IS NOT NULL AND {fault} IS NOT NULL"
+    bad = f"FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NOT NULL"
     for reason, count in duck.rows(f"SELECT {fault}, count(*) {bad} GROUP BY 1"):
-        source.rejected[str(path), reason] = count
+        source.rejected[str(file), reason] = count
     kept = duck.rows(f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}")
-    before = [after for file, after in source.shifts if file == str(path)]
-    source.rejects += [Reject(str(path), p + bisect_left(before, p), reason, line) for p, reason, line in kept]
-    good = f"FROM {text(lines)} WHERE line IS NOT NULL AND {fault} IS NULL"
-    known = {k for (k,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) FROM (SELECT line {good} LIMIT 1000)")}
-    picked = [
-        f"json_extract_string(line, {text(_pointer(k, known))}) AS {name(k)}"
-        for k in dict.fromkeys(keys)
-        if _pointer(k, known)
-    ]
+    before = [after for shifted, after in source.shifts if shifted == str(file)]
+    source.rejects += [Reject(str(file), p + bisect_left(before, p), reason, line) for p, reason, line in kept]
     target = _target(duck)
-    duck.export(f"SELECT {', '.join([*picked, 'file', 'place'])} {good}", target)
-    lines.unlink()
+    duck.export(f"SELECT * FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NULL", target)
+    raw.unlink()
+    return target
+
+
+def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source) -> Path:
+    """Stage a tab-separated file without header or quoting."""
+    listed = ", ".join(f"{text(c)}: 'VARCHAR'" for c in columns)
+    reading = (
+        f"read_csv({text(path)}, columns = {{{listed}}}, header = false, auto_detect = false, "
+        f"delim = chr(9), quote = '', escape = '', {_rejects()})"
+    )
+    target = _target(duck)
+    _stage(duck, target, path, ", ".join(name(c) for c in columns), reading, source, first_record=1)
     return target
 
 
@@ -138,24 +170,36 @@ def _rejects() -> str:
 
 
 def _target(duck: Duck) -> Path:
-    return duck.work / f"staged-{len(list(duck.work.glob('staged-*')))}.parquet"
+    """A new file in the work folder."""
+    number = max((int(p.stem.split("-")[1]) for p in duck.work.glob("staged-*.parquet")), default=-1) + 1
+    return duck.work / f"staged-{number}.parquet"
 
 
-def _stage(duck: Duck, target: Path, path: Path, columns: str, reading: str, source: Source, first_record: int) -> None:
+def _stage(
+    duck: Duck,
+    target: Path,
+    path: Path,
+    columns: str,
+    reading: str,
+    source: Source,
+    first_record: int,
+    named: Path | None = None,
+    places: tuple[str, str] = ("file", "place"),
+) -> None:
+    file = str(named or path)
     duck.run("SET preserve_insertion_order = true")  # row_number() must follow the file
-    place = f"row_number() OVER () + {first_record - 1}"
-    duck.export(f"SELECT {columns}, {text(path)} AS file, {place} AS place FROM {reading}", target)
+    columns += f", {text(file)} AS {places[0]}, row_number() OVER () + {first_record - 1} AS {places[1]}"
+    duck.export(f"SELECT {columns} FROM {reading}", target)
     duck.run("SET preserve_insertion_order = false")
     seen: set[int] = set()
-    rejects = duck.rows("SELECT line, lower(error_type), csv_line, error_message FROM reject_errors ORDER BY line")
-    for line, kind, raw, _ in rejects:
+    for line, kind, raw in duck.rows("SELECT line, lower(error_type), csv_line FROM reject_errors ORDER BY line"):
         if line in seen:  # one record may break several rules
             continue
         seen.add(line)
         reason = {"invalid encoding": "not UTF-8"}.get(kind, kind)
-        source.rejected[str(path), reason] = source.rejected.get((str(path), reason), 0) + 1
-        source.shifts.append((str(path), line - len(seen)))
+        source.rejected[file, reason] = source.rejected.get((file, reason), 0) + 1
+        source.shifts.append((file, line - len(seen)))
         if len(seen) <= KEPT_REJECTS:
-            source.rejects.append(Reject(str(path), line, reason, raw or ""))
+            source.rejects.append(Reject(file, line, reason, raw or ""))
     duck.run("DROP TABLE IF EXISTS reject_errors")
     duck.run("DROP TABLE IF EXISTS reject_scans")

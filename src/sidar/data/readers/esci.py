@@ -1,0 +1,56 @@
+"""The ESCI sample of the OpenSearch search-relevance files: products with prices, images and category paths.
+
+``*.ndjson.zip`` (or the unpacked ndjson): bulk-index lines alternate with products.  The product field ``query_id``
+names the judged queries of a product and so gives the judgments away; it is never read (protocol.md §1).
+Source: amazon-science/esci-data (arXiv 2206.06588), Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from sidar.config import CatalogueConfig
+from sidar.data.duck import Duck, files
+from sidar.data.readers.source import Source, find_files
+from sidar.data.readers.tabular import stage_lines
+
+_FACTS = ("color", "rating", "rating_count", "is_book")
+
+
+def open_items(duck: Duck, config: CatalogueConfig) -> Source:
+    """The products, mapped to contract columns; colour and ratings go to ``attributes``."""
+    source, staged = Source(""), []
+    for file in find_files(config.path, (".ndjson.zip", ".ndjson"), "ESCI", "catalogue.path"):
+        members = _unpacked(file, duck.work) if file.suffix == ".zip" else [file]
+        staged += [stage_lines(duck, member, source, named=file) for member in members]
+    facts = ", ".join(f"{fact}: line -> '$.{fact}'" for fact in _FACTS)
+    source.sql = f"""
+        SELECT {_text("asin")} AS item_id, {_text("title")} AS title,
+            concat_ws(' ', {_text("bullet_points")}, {_text("description")}) AS text,
+            (line -> '$.category')::VARCHAR AS category, {_text("brand")} AS brand, {_text("price")} AS price,
+            {_text("image")} AS image_url, NULL::VARCHAR AS in_stock, NULL::VARCHAR AS created,
+            to_json({{{facts}}})::VARCHAR AS attributes, file, place
+        FROM read_parquet({files(staged)}) WHERE {_text("asin")} IS NOT NULL OR {_text("title")} IS NOT NULL"""
+    return source
+
+
+def _unpacked(path: Path, work: Path) -> list[Path]:
+    """The ndjson members of a zip, streamed into ``work``."""
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for number, member in enumerate(n for n in sorted(archive.namelist()) if n.endswith(".ndjson")):
+                found.append(work / f"{path.stem}-{number}.ndjson")
+                with archive.open(member) as packed, found[-1].open("wb") as plain:
+                    shutil.copyfileobj(packed, plain, 1 << 20)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"catalogue.path: {path} is no zip file ({error}); download it again") from error
+    if not found:
+        raise ValueError(f"catalogue.path: {path} holds no .ndjson member")
+    return found
+
+
+def _text(path: str) -> str:
+    return f"json_extract_string(line, '$.{path}')"
