@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidar.data import toy
 from sidar.evaluate import evaluate, hits_from_run, read_qrels, read_trec, run_from_hits, write_qrels, write_trec
-from sidar.evaluate.runs import strict_scores, write_trec_hits
+from sidar.evaluate.runs import id_of_trec, strict_scores, trec_id, write_trec_hits
 from sidar.types import Hits
 
 
@@ -95,9 +95,24 @@ def test_reading_sorts_by_score_and_ignores_ranks(tmp_path):
     assert read_trec(tmp_path / "r.trec") == {"q": [("high", 9.0), ("low", 1.0)]}
 
 
-def test_ids_with_spaces_cannot_enter_a_trec_file(tmp_path):
-    with pytest.raises(ValueError, match="query id 't towels' is empty or has white space"):
-        write_trec(tmp_path / "x.trec", {"t towels": [("d", 1.0)]})
+@settings(deadline=None, max_examples=80)
+@given(st.text(min_size=1, max_size=8).filter(lambda t: t.isprintable() or t.isspace()))
+def test_every_id_is_one_word_in_a_trec_file_and_comes_back(text):
+    word = trec_id(text)
+    assert word.split() == [word]
+    assert id_of_trec(word) == text
+
+
+def test_ids_with_spaces_survive_run_and_judgment_files(tmp_path):
+    run = {"t towels": [("SKU 12", 2.0), ("50%off", 1.0)]}
+    write_trec(tmp_path / "x.trec", run, tag="my system")
+    assert read_trec(tmp_path / "x.trec") == run
+    assert (tmp_path / "x.trec").read_text().split()[:3] == ["t%20towels", "Q0", "SKU%2012"]
+    write_qrels(tmp_path / "x.qrels", {"t towels": {"SKU 12": 1.0}})
+    assert read_qrels(tmp_path / "x.qrels") == {"t towels": {"SKU 12": 1.0}}
+    assert id_of_trec("caf%C3%A9%41") == "caf%C3%A9%41"  # another tool's codes are left alone
+    with pytest.raises(ValueError, match="empty"):
+        write_trec(tmp_path / "x.trec", {"": [("d", 1.0)]})
 
 
 @pytest.mark.parametrize("name", ["j.parquet", "j.tsv", "j.qrels"])

@@ -43,6 +43,12 @@ class Bm25:
         self._fields = {name: self._read(catalogue, name) for name in FIELDS}
         self._build()
 
+    @property
+    def about(self) -> str:
+        """Fields, weights and constants in words."""
+        fields = ", ".join(f"{name} x{times}" for name, times in self.params.weights.items() if times)
+        return f"BM25 over {fields}; k1 {self.params.k1:g}, b {self.params.b:g}"
+
     def _read(self, catalogue: Catalogue, name: str) -> list[list[int]]:
         """Token numbers of one field of every live item; the vocabulary grows on the way."""
         values = catalogue.column(name)

@@ -25,6 +25,7 @@ class Dense:
     """
 
     name = "dense"
+    about = "exact inner product of query and item vectors, zero-shot"
 
     def __init__(
         self, vectors: np.ndarray, embedder: Encoder, *, alive: np.ndarray | None = None, block: int = 1 << 16

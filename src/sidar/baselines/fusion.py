@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from sidar.baselines.ranking import DEPTH
+from sidar.baselines.ranking import DEPTH, top_k
 from sidar.types import Hits
 
 Method = Literal["rrf", "weighted"]
@@ -46,36 +46,34 @@ def contributions(hits: Hits, method: Method) -> np.ndarray:
 
 
 class _Join:
-    """Results of all channels, joined by (query, row) once, so that trying weights is a product and a sort."""
+    """Results of all channels side by side, made once, so that trying weights is a product and a top-k.
+
+    ``rows`` (Q, P) the distinct rows that any channel returned, rising, −1 past the end; ``values`` (Q, P, C).
+    """
 
     def __init__(self, channels: Sequence[Hits], method: Method) -> None:
         if len({len(hits.rows) for hits in channels}) != 1:
             raise ValueError(f"fusion needs the same queries in each channel, got {[len(h.rows) for h in channels]}")
-        self.n_queries = len(channels[0].rows)
         parts = [(hits.rows >= 0).nonzero() for hits in channels]
-        self.size = 1 + max((int(hits.rows.max(initial=-1)) for hits in channels), default=0)
-        keys = [q * self.size + hits.rows[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
-        self.key, inverse = np.unique(np.concatenate(keys), return_inverse=True)  # (P,) pairs of query and row
+        size = 1 + max((int(hits.rows.max(initial=-1)) for hits in channels), default=0)
+        keys = [q * size + hits.rows[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
+        pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)  # (query, row) pairs, sorted
+        query, row = np.divmod(pairs, size)
+        place = np.arange(len(pairs)) - np.searchsorted(query, query)  # of the row among its query's
+        self.rows = np.full((len(channels[0].rows), int(place.max(initial=-1)) + 1), -1, dtype=np.int32)
+        self.rows[query, place] = row
+        self.values = np.zeros((*self.rows.shape, len(channels)))
         channel = np.repeat(np.arange(len(channels)), [len(key) for key in keys])
-        self.values = np.zeros((len(self.key), len(channels)))  # (P, channels)
-        self.values[inverse, channel] = np.concatenate(
-            [contributions(hits, method)[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
-        )
+        added = [contributions(hits, method)[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
+        self.values[query[inverse], place[inverse], channel] = np.concatenate(added)
 
     def hits(self, weights: Sequence[float], k: int) -> Hits:
         """Hits under ``weights``; ties by lower row; a result whose channels all weigh 0 is none."""
-        total = self.values @ np.asarray(weights, dtype=np.float64)
-        query, row = np.divmod(self.key, self.size)
-        order = np.lexsort((row, -total, query))
-        order = order[total[order] > 0]
-        starts = np.searchsorted(query[order], np.arange(self.n_queries))
-        rank = np.arange(len(order)) - starts[query[order]]
-        order, rank = order[rank < k], rank[rank < k]
-        rows = np.full((self.n_queries, k), -1, dtype=np.int32)
-        scores = np.zeros((self.n_queries, k), dtype=np.float32)
-        rows[query[order], rank] = row[order]
-        scores[query[order], rank] = total[order]
-        return Hits(rows, scores)
+        best = top_k(self.values @ np.asarray(weights, dtype=np.float64), k, floor=0)
+        if not self.rows.shape[1]:
+            return best
+        rows = np.take_along_axis(self.rows, np.maximum(best.rows, 0), axis=1)
+        return Hits(np.where(best.rows >= 0, rows, -1), best.scores)
 
 
 def fuse(

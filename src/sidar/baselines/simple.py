@@ -14,6 +14,7 @@ class Popularity:
     """The same list for every query: live items by a prior (N,) fitted on training days only; ties by lower row."""
 
     name = "popularity"
+    about = "the same list for every query, by the prior of the training days"
 
     def __init__(self, prior: np.ndarray, *, alive: np.ndarray | None = None) -> None:
         self.scores = np.asarray(prior, dtype=np.float32)[None]
@@ -30,6 +31,7 @@ class RandomOrder:
     """Live items in a seeded random order, another one for each query position."""
 
     name = "random"
+    about = "a seeded random order"
 
     def __init__(self, n_items: int, *, alive: np.ndarray | None = None, seed: int = 0) -> None:
         self.rows = np.arange(n_items, dtype=np.int32) if alive is None else np.flatnonzero(alive).astype(np.int32)

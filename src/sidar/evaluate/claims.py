@@ -13,6 +13,8 @@ from sidar.evaluate.stats import holm, paired_tests, verdict
 
 #: The model that every aligned model is judged against.
 SFT = "sft"
+#: SFT continued on the preference lists: what longer training alone brings (protocol.md §3).
+CONTROL = "sft-continued"
 MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
 
 
@@ -21,6 +23,9 @@ def pairs(generative: Sequence[str], fusions: Mapping[str, Sequence[str]]) -> di
     asked: dict[str, list[tuple[str, str]]] = {}
     if SFT in generative:
         asked["Does alignment improve on SFT?"] = [(name, SFT) for name in generative if name != SFT]
+    if CONTROL in generative:
+        others = [name for name in generative if name not in (SFT, CONTROL)]
+        asked["Does the preference loss improve on SFT continued on the same lists?"] = [(n, CONTROL) for n in others]
     by_parts = {tuple(parts): name for name, parts in fusions.items()}
     asked["Does the generative channel improve the fusion?"] = [
         (name, base)

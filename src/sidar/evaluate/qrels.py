@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.evaluate.runs import file_lines, finite
+from sidar.evaluate.runs import file_lines, finite, id_of_trec, trec_id
 from sidar.types import PathLike, Qrels
 
 _TREC_SUFFIXES = (".trec", ".qrels", ".txt")
@@ -34,12 +34,12 @@ def write_qrels(path: PathLike, qrels: Qrels, *, scale: float = 1.0) -> None:
     for query_id, item_id, grade in triples:
         if trec:
             whole = round(grade)
-            if abs(whole - grade) > 1e-9 or any(part.split() != [part] for part in (query_id, item_id)):
+            if abs(whole - grade) > 1e-9:
                 raise ValueError(
-                    f"{path}: query {query_id!r}, item {item_id!r}, grade {grade}: TREC files hold whole grades and "
-                    "ids without white space; pass scale=100, or write .tsv or .parquet"
+                    f"{path}: query {query_id!r}, item {item_id!r}, grade {grade}: TREC files hold whole grades; "
+                    "pass scale=100, or write .tsv or .parquet"
                 )
-            lines.append(f"{query_id} 0 {item_id} {whole}")
+            lines.append(f"{trec_id(query_id)} 0 {trec_id(item_id)} {whole}")
         else:
             if any(mark in part for part in (query_id, item_id) for mark in "\t\r\n"):
                 raise ValueError(f"{path}: query {query_id!r}, item {item_id!r}: a TSV id cannot hold tabs or newlines")
@@ -75,10 +75,11 @@ def _judgments(path: Path) -> Iterator[tuple[int, str, str, str]]:
         for number, (query_id, item_id, grade) in enumerate(zip(*columns, strict=True), 1):
             yield number, str(query_id), str(item_id), str(grade)
         return
-    order: list[int] | None = None if path.suffix not in _TREC_SUFFIXES else [0, 2, 3]
-    width = 4 if order else 3
+    trec = path.suffix in _TREC_SUFFIXES
+    order: list[int] | None = [0, 2, 3] if trec else None
+    width = 4 if trec else 3
     for number, line in file_lines(path):
-        parts = line.split() if width == 4 else line.split("\t")
+        parts = line.split() if trec else line.split("\t")
         if order is None:
             if missing := [name for name in wanted if name not in parts]:
                 raise ValueError(
@@ -88,4 +89,5 @@ def _judgments(path: Path) -> Iterator[tuple[int, str, str, str]]:
             continue
         if len(parts) != width:
             raise ValueError(f"{path}:{number}: {len(parts)} columns where {width} were expected")
-        yield number, parts[order[0]], parts[order[1]], parts[order[2]]
+        query_id, item_id, grade = (parts[at] for at in order)
+        yield (number, id_of_trec(query_id), id_of_trec(item_id), grade) if trec else (number, query_id, item_id, grade)

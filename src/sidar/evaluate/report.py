@@ -22,8 +22,9 @@ from sidar.evaluate.report_sets import colours, set_section
 from sidar.evaluate.table import read_scores
 from sidar.types import PathLike
 
-#: Training scalars that get a picture, where a log has them: name -> title.
-CURVES = {"loss": "Loss", "recall@10": "Validation recall@10", "mrr": "Validation MRR"}
+#: Training scalars that are shown first, where a log has them; the others are behind a click, but for these.
+CURVES = {"loss": "Loss", "nll": "NLL of the positives", "recall@8": "Recall@8"}
+NO_CURVE = {"kind", "step", "lr", "tokens_per_s", "seconds"}
 
 WORDS = {
     "R@k (recall@k)": "Share of a query's relevant items (or SIDs) among the first k. Not the 0/1 hit rate: that "
@@ -129,14 +130,14 @@ def _tree(scores: Mapping[str, Any], run: Path | None) -> str:
     )
     caption = "First-level codes <span>largest first: items above, training clicks below</span>"
     out = [
-        f'<section id="tree"><h2>The SID tree</h2>{_tiles(facts)}<div style="margin-top:20px"><figure>'
+        f'<section id="tree"><h2>The SID tree</h2>{_tiles(facts)}<div class="gap"><figure>'
         f"<figcaption>{caption}</figcaption>{bars}</figure></div>"
     ]
     picture = run / "sid" / "quality.png" if run else None
     if picture is not None and picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode()
         out.append(
-            '<div style="margin-top:20px"><figure><figcaption>Quality of the SID table <span>sid/quality.png</span>'
+            '<div class="gap"><figure><figcaption>Quality of the SID table <span>sid/quality.png</span>'
             f'</figcaption><img alt="SID quality" src="data:image/png;base64,{data}"></figure></div>'
         )
     return "".join(out) + "</section>"
@@ -154,25 +155,35 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _training(run: Path | None) -> str:
-    """Curves of every training log of the run: one row of pictures per stage."""
+    """Curves of every training log of the run, SFT first: the main ones, then all other scalars behind a click."""
     logs = sorted(run.glob("*/log.jsonl"), key=lambda p: (p.parent.name != "sft", p.parent.name)) if run else []
     out = []
     for path in logs:
         records = read_log(path)
-        pictures = []
-        for name, title in CURVES.items():
-            series = []
-            for i, kind in enumerate(("train", "valid")):
-                points = [(r["step"], float(r[name])) for r in records if r.get("kind") == kind and name in r]
-                if points := [(x, y) for x, y in points if math.isfinite(y)]:
-                    series.append(Series(kind, [x for x, _ in points], [y for _, y in points], i))
-            if series:
-                svg = lines(series, x_label="step", y_label=title.lower(), points=False, size=(560, 240))
-                keys = legend([(each.name, each.colour) for each in series])
-                pictures.append(f"<figure><figcaption>{escape(title)}</figcaption>{svg}{keys}</figure>")
-        if pictures:
-            out.append(f'<h3>{escape(path.parent.name)}</h3><div class="pictures">{"".join(pictures)}</div>')
+        names = dict.fromkeys(name for record in records for name in record if name not in NO_CURVE)
+        main = [picture for name, title in CURVES.items() if (picture := _curve(records, name, title))]
+        more = [picture for name in names if name not in CURVES and (picture := _curve(records, name, name))]
+        if main:
+            out.append(f'<h3>{escape(path.parent.name)}</h3><div class="pictures small">{"".join(main)}</div>')
+        if more:
+            pictures = f'<div class="pictures small">{"".join(more)}</div>'
+            out.append(f"<details><summary>{len(more)} more scalars</summary>{pictures}</details>")
     return f'<section id="training"><h2>Training</h2>{"".join(out)}</section>' if out else ""
+
+
+def _curve(records: list[dict[str, Any]], name: str, title: str) -> str:
+    """The figure of one scalar over steps, training and validation apart; empty where no record has it."""
+    series = []
+    for i, kind in enumerate(("train", "valid")):
+        found = [(r["step"], r[name]) for r in records if r.get("kind") == kind and name in r]
+        points = [(x, y) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
+        if points:
+            series.append(Series(kind, [x for x, _ in points], [y for _, y in points], i))
+    if not series:
+        return ""
+    svg = lines(series, x_label="step", y_label=name, size=(400, 220))
+    keys = legend([(each.name, each.colour) for each in series])
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}{keys}</figure>"
 
 
 def _provenance(scores: Mapping[str, Any], folder: Path, run: Path | None, cfg: Config | None) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from sidar.evaluate.charts import Series, intervals, legend, lines
-from sidar.evaluate.scorer import CURVE
+from sidar.evaluate.scorer import CURVE, SID_CURVE
 from sidar.evaluate.table import BLOCKS, ORIGIN, about, interval, number
 
 Scores = Mapping[str, Any]
@@ -27,6 +27,11 @@ def colours(scores: Scores) -> dict[str, int]:
 def kind_of(scores: Scores, system: str) -> str:
     """baseline, generative, fusion or oracle."""
     return str(scores["kinds"].get(system, "baseline"))
+
+
+def label(system: str) -> str:
+    """A system's name for HTML, breakable after each part of a fusion."""
+    return escape(system).replace("+", "+<wbr>")
 
 
 def in_order(scores: Scores, systems: Sequence[str]) -> list[str]:
@@ -65,16 +70,6 @@ def _sid_note(facts: Mapping[str, Any]) -> str:
 
 def _pictures(scores: Scores, facts: Mapping[str, Any], colour: Mapping[str, int]) -> str:
     systems = in_order(scores, list(facts["systems"]))
-    curves = [
-        Series(
-            name,
-            CURVE,
-            [facts["systems"][name].get(f"item/recall@{k}", {}).get("mean", float("nan")) for k in CURVE],
-            colour[name],
-        )
-        for name in systems
-    ]
-    picture = lines(curves, x_label="k", y_label="recall@k", log_x=True, y_from_zero=True, x_ticks=CURVE)
     out = []
     for measure in PRIMARY:
         rows = [
@@ -85,12 +80,21 @@ def _pictures(scores: Scores, facts: Mapping[str, Any], colour: Mapping[str, int
         if rows:
             title = f"{escape(NAMES[measure])} <span>mean and 95 % interval</span>"
             out.append(f"<figure><figcaption>{title}</figcaption>{intervals(rows, label=NAMES[measure])}</figure>")
-    if picture:
-        keys = legend([(each.name, each.colour) for each in curves])
-        out.append(
-            f"<figure><figcaption>Recall of items <span>k on a log scale</span></figcaption>{picture}{keys}</figure>"
-        )
+    for level, cutoffs in (("item", CURVE), ("sid", SID_CURVE)):
+        curves = [
+            Series(name, cutoffs, [_mean(facts, name, f"{level}/recall@{k}") for k in cutoffs], colour[name])
+            for name in systems
+        ]
+        if picture := lines(curves, x_label="k", y_label="recall@k", log_x=True, y_from_zero=True, x_ticks=cutoffs):
+            title = "Recall of items" if level == "item" else "Recall of Semantic IDs"
+            keys = legend([(each.name, each.colour) for each in curves])
+            caption = f"<figcaption>{title} <span>k on a log scale</span></figcaption>"
+            out.append(f"<figure>{caption}{picture}{keys}</figure>")
     return f'<div class="pictures">{"".join(out)}</div>'
+
+
+def _mean(facts: Mapping[str, Any], system: str, measure: str) -> float:
+    return float(facts["systems"][system].get(measure, {}).get("mean", float("nan")))
 
 
 def _table(scores: Scores, facts: Mapping[str, Any], titles: Sequence[str]) -> str:
@@ -119,7 +123,7 @@ def _table(scores: Scores, facts: Mapping[str, Any], titles: Sequence[str]) -> s
     for name in systems:
         kind = kind_of(scores, name)
         row = "".join(_cell(m, cells[name].get(m), best.get(m), m in first) for m in measures)
-        rows.append(f'<tr class="{"kind" if kind != last else ""}"><th>{escape(name)}</th>{row}</tr>')
+        rows.append(f'<tr class="{"kind" if kind != last else ""}"><th>{label(name)}</th>{row}</tr>')
         last = kind
     return f'<div class="scroll"><table><thead>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -169,7 +173,7 @@ def _test_table(tests: Sequence[Mapping[str, Any]]) -> str:
             rows.append(f'<tr class="kind"><td class="text" colspan="8"><b>{escape(t["question"])}</b></td></tr>')
             last = t["question"]
         rows.append(
-            f"<tr><th>{escape(t['a'])} − {escape(t['b'])}</th><td class='text'>{escape(NAMES[t['measure']])}</td>"
+            f"<tr><th>{label(t['a'])} − {label(t['b'])}</th><td class='text'>{escape(NAMES[t['measure']])}</td>"
             f"<td>{t['effect']:+.4f}</td><td>{t['low']:+.4f} to {t['high']:+.4f}</td><td>{t['p']:.4f}</td>"
             f"<td>{t['p_holm']:.4f}</td><td>{t['detectable']:.4f}</td>"
             f"<td class='text'><span class='mark {kinds.get(t['verdict'], '')}'>{escape(t['verdict'])}</span></td></tr>"
@@ -197,12 +201,12 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
         measures = ["item/recall@100"] if kind == "items" else ["item/ndcg@10", "item/recall@100"]
         systems = in_order(scores, list(dict.fromkeys(s for each in labels.values() for s in each["systems"])))
         head = "<tr><th class='text'>system</th>" + "".join(
-            f'<th class="first-of-block">{escape(label)}<small> ({each["n"]:,})</small><br>{HEADERS[m]}</th>'
-            for label, each in labels.items()
+            f'<th class="first-of-block">{escape(word)}<small> ({each["n"]:,})</small><br>{HEADERS[m]}</th>'
+            for word, each in labels.items()
             for m in measures
         )
         rows = "".join(
-            f"<tr><th>{escape(name)}</th>"
+            f"<tr><th>{label(name)}</th>"
             + "".join(
                 f"<td>{number(each['systems'].get(name, {}).get(m, float('nan')))}</td>"
                 for each in labels.values()
@@ -215,7 +219,7 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
             title, note = (
                 "Items by popularity",
                 "Recall of the relevant items of each class, over the queries (number in brackets) that have any. "
-                "Classes by clicks of the training days: head holds half of them, torso 40 %, cold was never shown.",
+                "Classes by clicks of the training days: head holds half of them, torso up to 90 %, cold none.",
             )
         else:
             title, note = f"Queries by {kind}", "Number of queries in brackets."
@@ -229,24 +233,24 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
 def _coverage(scores: Scores, facts: Mapping[str, Any], name: str) -> str:
     """Catalogue coverage, and how the fusions were weighted for this set."""
     rows = "".join(
-        f"<tr><th>{escape(system)}</th>"
+        f"<tr><th>{label(system)}</th>"
         + "".join(f"<td>{share:.1%}</td>" for share in facts["coverage"][system].values())
-        + f"<td class='text'>{escape(_weights(scores, system, name))}</td></tr>"
+        + f"<td class='text'>{escape(_how(scores, system, name))}</td></tr>"
         for system in in_order(scores, list(facts["coverage"]))
     )
     cutoffs = list(dict.fromkeys(k for shares in facts["coverage"].values() for k in shares))
     head = "".join(f"<th>shown {escape(k)}</th>" for k in cutoffs)
     return (
-        "<details><summary>Catalogue coverage and fusion weights</summary><div class='scroll'><table><thead><tr>"
-        f"<th class='text'>system</th>{head}<th class='text'>weights</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<details><summary>Catalogue coverage, settings, fusion weights</summary><div class='scroll'><table><thead><tr>"
+        f"<th class='text'>system</th>{head}<th class='text'>how</th></tr></thead><tbody>{rows}</tbody></table>"
         "</div><p class='soft'>Share of the live catalogue in the top k of any query of this set.</p></details>"
     )
 
 
-def _weights(scores: Scores, system: str, name: str) -> str:
+def _how(scores: Scores, system: str, name: str) -> str:
     fusion = scores["fusions"].get(system)
     if fusion is None:
-        return ""
+        return str(scores["about"].get(system, ""))
     fact = fusion["sets"][name]
     text = ", ".join(f"{part} {weight:g}" for part, weight in zip(fusion["parts"], fact["weights"], strict=True))
     how = f"chosen on the validation sets, nDCG@10 {fact['value']:.3f}" if fact["tuned"] else "equal, not tuned"

@@ -6,14 +6,39 @@ that precision and break ties by document id, which would silently reorder equal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from sidar.types import Catalogue, Hits, PathLike, Run
+
+
+def trec_id(text: str) -> str:
+    """``text`` as one word of a TREC file: white space and % percent-encoded. Raises ``ValueError`` for an empty id."""
+    if not text:
+        raise ValueError("an id is empty; a TREC file cannot hold it")
+    return re.sub(r"[\s%]", lambda match: quote(match[0]), text)
+
+
+def id_of_trec(word: str) -> str:
+    """Undo :func:`trec_id`; codes of anything else than white space and % are left as they stand in the file."""
+
+    def decoded(match: re.Match[str]) -> str:
+        plain = unquote(match[0])
+        return plain if all(c == "%" or c.isspace() for c in plain) else match[0]
+
+    return re.sub(r"(?:%[0-9A-Fa-f]{2})+", decoded, word) if "%" in word else word
+
+
+def _encoded(ids: np.ndarray) -> list[str]:
+    """:func:`trec_id` of many ids, each distinct one once."""
+    known = {text: trec_id(text) for text in set(ids.tolist())}
+    return [known[text] for text in ids.tolist()]
 
 
 def strict_scores(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -93,7 +118,7 @@ def write_trec_hits(path: PathLike, hits: Hits, query_ids: Sequence[str], catalo
 def write_trec(path: PathLike, run: Run, tag: str = "sidar") -> None:
     """Write a run in TREC format; scores are made strictly decreasing (see :func:`strict_scores`).
 
-    Raises ``ValueError`` for ids with white space, which the format cannot hold.
+    White space in ids is percent-encoded (:func:`trec_id`), and read back by :func:`read_trec`.
     """
     depth = max(map(len, run.values()), default=0)
     scores = np.zeros((len(run), depth))
@@ -110,18 +135,14 @@ def write_trec(path: PathLike, run: Run, tag: str = "sidar") -> None:
 def _write_trec(
     path: PathLike, query_ids: np.ndarray, item_ids: np.ndarray, ranks: np.ndarray, scores: np.ndarray, tag: str
 ) -> None:
-    for kind, ids in (("query", set(query_ids.tolist())), ("item", set(item_ids.tolist())), ("tag", {tag})):
-        for value in ids:
-            if not value or value.split() != [value]:
-                raise ValueError(f"{kind} id {value!r} is empty or has white space: a TREC file cannot hold it")
     table = pa.table(
         {
-            "query": pa.array(query_ids, pa.string()),
+            "query": pa.array(_encoded(query_ids), pa.string()),
             "q0": pa.repeat("Q0", len(query_ids)),
-            "item": pa.array(item_ids, pa.string()),
+            "item": pa.array(_encoded(item_ids), pa.string()),
             "rank": pa.array(ranks, pa.int32()),
             "score": pa.array(scores, pa.float32()),
-            "tag": pa.repeat(tag, len(query_ids)),
+            "tag": pa.repeat(trec_id(tag), len(query_ids)),
         }
     )
     options = pa_csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
@@ -149,7 +170,7 @@ def read_trec(path: PathLike) -> Run:
         parts = line.split()
         if len(parts) != 6:
             raise ValueError(f"{path}:{number}: {len(parts)} columns, a TREC run has 6: query Q0 item rank score tag")
-        query_id, _, item_id, _, text, _ = parts
+        query_id, item_id, text = id_of_trec(parts[0]), id_of_trec(parts[2]), parts[4]
         score = finite(text, path, number, "score")
         if (query_id, item_id) in seen:
             raise ValueError(f"{path}:{number}: item {item_id!r} is listed twice for query {query_id!r}")

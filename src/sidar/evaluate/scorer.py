@@ -13,7 +13,7 @@ from sidar.config import Config
 from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, popularity_classes, query_cluster, subset_by_hash
+from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, query_cluster, subset_by_hash
 from sidar.evaluate.systems import Generative, System, is_generative
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
@@ -41,8 +41,8 @@ class Priors(Protocol):
     @property
     def clicks(self) -> np.ndarray: ...
 
-    @property
-    def first_day(self) -> np.ndarray: ...
+    def popularity(self) -> np.ndarray:
+        """(N,) labels, each of ``slices.CLASSES``."""
 
 
 class Index(Protocol):
@@ -99,7 +99,7 @@ class Scorer:
     def __init__(self, catalogue: Catalogue, priors: Priors, index: Index | None, cfg: Config) -> None:
         self.catalogue, self.index, self.cfg = catalogue, index, cfg
         self.sid_of_row = None if index is None else sid_numbers(index, len(catalogue))
-        self.classes = popularity_classes(priors.clicks, priors.first_day)
+        self.classes = np.asarray(priors.popularity())
 
     def open(self, eval_set: EvalSet) -> Job:
         threshold = relevance_threshold(eval_set)

@@ -1,4 +1,4 @@
-"""Which items and queries a figure is about: popularity classes of items, first places of SIDs, seeded subsets."""
+"""Which items and queries a figure is about: popularity classes, first places of SIDs, stable subsets."""
 
 from __future__ import annotations
 
@@ -12,27 +12,10 @@ import numpy as np
 
 from sidar.evaluate.perquery import PerQuery
 
-#: Popularity classes of items, most clicked first (:func:`popularity_classes`).
+#: Popularity classes of items on training days (``data``'s ``Priors.popularity``).
 CLASSES = ("head", "torso", "tail", "cold")
 #: Item measures that are told per popularity class.
 SLICED = ("recall@10", "recall@100")
-
-
-def popularity_classes(clicks: np.ndarray, first_day: np.ndarray) -> np.ndarray:
-    """(N,) labels from *training-day* counts: cold = not shown on any training day (``first_day`` 0).
-
-    Of the others, most clicked first: head = the items that together hold the first half of all clicks, torso those of
-    the next 40 %, tail the rest, clicked or not. [reconstruction: no paper here defines its classes]
-    """
-    order = np.argsort(-clicks, kind="stable")
-    before = np.cumsum(clicks[order]) - clicks[order]  # clicks of more popular items
-    share = before / max(float(clicks.sum()), 1.0)
-    labels = np.full(len(clicks), "tail", dtype=object)
-    labels[order[share < 0.9]] = "torso"
-    labels[order[share < 0.5]] = "head"
-    labels[np.asarray(clicks) == 0] = "tail"
-    labels[np.asarray(first_day) == 0] = "cold"
-    return labels
 
 
 def first_occurrences(numbers: np.ndarray, width: int) -> np.ndarray:

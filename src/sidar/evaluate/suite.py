@@ -89,6 +89,7 @@ def run_suite(
             **dict.fromkeys(fusions, "fusion"),
             TOPIC_ORACLE: "oracle",
         },
+        "about": {name: str(getattr(system, "about", "")) for name, system in systems.items()},
         "fusions": {
             name: {"parts": parts, "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()}}
             for name, parts in fusions.items()
@@ -160,7 +161,7 @@ def _tune(
                 near = [each for each in small if each.origin == eval_set.origin] or small
                 folds = [([found[each.name, part] for part in parts], goals[each.name]) for each in near]
                 even = Fusion("rrf", (1 / len(parts),) * len(parts))
-                by_origin[eval_set.origin] = tune_fusion(folds) if folds else even
+                by_origin[eval_set.origin] = tune_fusion(folds, k=10) if folds else even
             tuned[name][eval_set.name] = by_origin[eval_set.origin]
     return tuned
 

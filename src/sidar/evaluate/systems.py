@@ -49,6 +49,11 @@ class TextSystem:
     name: str
     channel: TextChannel
 
+    @property
+    def about(self) -> str:
+        """What the channel says of itself; shown in the report."""
+        return str(getattr(self.channel, "about", ""))
+
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         return self.channel.search([prompt.query for prompt in prompts], k)
 

@@ -127,7 +127,7 @@ def _markdown_cell(measure: str, cells: Mapping[str, Mapping[str, float]]) -> st
 
 
 def print_table(folder: PathLike, console: Any) -> None:
-    """Print the tables of an evaluate folder on a rich console: items and SIDs of each set, then the verdicts."""
+    """Print the tables of an evaluate folder on a rich console, then the verdicts; ± is half the 95 % interval."""
     from rich.table import Table
 
     scores = read_scores(folder)
@@ -158,14 +158,14 @@ def _rich_cell(measure: str, cells: Mapping[str, Mapping[str, float]], best: flo
     mean = number(cell["mean"])
     if cell["mean"] == best and not measure.startswith("invalid"):
         mean = f"[bold]{mean}[/bold]"
-    return f"{mean}\n[dim]{interval(cell)}[/dim]"
+    return f"{mean} [dim]±{number((cell['high'] - cell['low']) / 2)}[/dim]"
 
 
 def print_verdicts(scores: Scores, console: Any) -> None:
-    """Print the paired tests on the primary measures."""
+    """Print the paired tests of alignment and of fusion on the primary measures; the report has the others."""
     from rich.table import Table
 
-    rows = [t for t in scores["tests"] if t["measure"] in ("item/ndcg@10", "sid/mrr")]
+    rows = [t for t in scores["tests"] if t["measure"] in ("item/ndcg@10", "sid/mrr") and t["b"] != "dense"]
     if not rows:
         return
     table = Table(title="Is a better than b? (paired, clustered by query, Holm)", title_style="bold")
