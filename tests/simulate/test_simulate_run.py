@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from hashlib import sha256
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from reference_simulate import sample_facts, small_config, small_log
 
 from sidar import simulate
-from sidar.data import sample
+from sidar.data import sample, toy
 from sidar.simulate.grounded import SPLITS
 from sidar.simulate.schedule import DAY_US, first_moment
 from sidar.types import ACTIONS, CATALOGUE_SCHEMA
@@ -200,6 +201,22 @@ def test_same_config_same_bytes_whatever_the_hash_seed_and_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     for path in sorted(small_log().iterdir()):
         assert sha256(path.read_bytes()).digest() == sha256((tmp_path / path.name).read_bytes()).digest(), path.name
+
+
+def test_another_catalogue_of_64_items_works_and_keeps_its_dates(tmp_path):
+    catalogue = toy.catalogue()
+    config = small_config(users=20, requests=100, queries={"count": 40}, start="2027-01-01")
+    report = simulate.run(catalogue, config, tmp_path, avoid=[])
+    assert report["marginals"]["requests"] == 100
+    written = pq.read_table(tmp_path / "catalogue.parquet")["created"].to_pylist()
+    launched = sum(moment >= datetime(2027, 1, 5, tzinfo=UTC) for moment in written)
+    assert launched == round(config.launch_share * 64)
+    assert sum(a == b for a, b in zip(written, catalogue.column("created"), strict=True)) == 64 - launched
+
+
+def test_too_small_a_catalogue_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="lower the count"):
+        simulate.run(toy.catalogue(), small_config(queries={"count": 5000}), tmp_path)
 
 
 def test_a_folder_without_a_log_says_how_to_make_one(tmp_path):
