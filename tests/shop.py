@@ -46,7 +46,7 @@ def write_stages(run: Path, catalogue: Catalogue | None = None, sids: SemanticId
         (draft.path / "embedder.json").write_text(json.dumps({"model": "minilm"}))
     made["embed"] = hash_of(run / "embed")
     with write_artifact(run / "sid", "sid", config={"sizes": sids.codebook_sizes}, inputs=dict(made)) as draft:
-        save_sids(draft.path / "sids.parquet", sids, catalogue.item_ids)
+        save_sids(draft.path / "sids.parquet", catalogue.item_ids, sids)
     made["sid"] = hash_of(run / "sid")
     with write_artifact(run / "index", "index", config={}, inputs={k: made[k] for k in ("data", "sid")}) as draft:
         PrefixIndex.build(sids, np.linspace(1, 2, len(sids))).save(draft.path)
