@@ -38,7 +38,8 @@ WORDS = {
     "topic oracle": "Knows which items were judged for the query and orders them at random: exact expected value. What "
     "lies above it is ranking, what lies below it is finding the topic.",
     "Intervals": "Percentile bootstrap over queries; requests of one query stay together.",
-    "cannot tell here": "The test is too weak for a verdict; an effect of the size under detectable would have shown.",
+    "cannot tell here": "No verdict: a true effect as large as the one under detectable would show in four tests of "
+    "five; smaller ones may hide.",
 }
 
 
