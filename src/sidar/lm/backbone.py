@@ -66,7 +66,9 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
     config = AutoConfig.from_pretrained(cfg.backbone)
     refuse_unfit(config, cfg.backbone)
     # fp32 master weights: at lr 1e-6 a bf16 weight moves in 2 % of the steps that should move it (methods.md §1.10).
-    causal = AutoModelForCausalLM.from_pretrained(cfg.backbone, dtype=torch.float32, attn_implementation=cfg.attention)
+    causal = AutoModelForCausalLM.from_pretrained(
+        cfg.backbone, dtype=torch.float32, attn_implementation=kernel(cfg.attention)
+    )
     tokenizer = AutoTokenizer.from_pretrained(cfg.backbone)
     decoder: Any = causal.base_model
     words, head = decoder.get_input_embeddings().weight, causal.get_output_embeddings().weight
@@ -77,6 +79,11 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
         )
     prove_tree_mask(decoder, cfg.backbone)
     return Backbone(decoder, tokenizer, None if head is words else head.detach().clone(), "all")
+
+
+def kernel(attention: str) -> str:
+    """The attention of transformers for ``lm.attention``; ``auto`` chooses per batch in :mod:`sidar.lm.unpadded`."""
+    return "sdpa" if attention == "auto" else attention
 
 
 def _embedded(cfg: LmConfig, seed: int) -> Backbone:
@@ -103,7 +110,7 @@ def _embedded(cfg: LmConfig, seed: int) -> Backbone:
         tie_word_embeddings=True,
         use_cache=False,
     )
-    config._attn_implementation = cfg.attention
+    config._attn_implementation = kernel(cfg.attention)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder: Any = Qwen3Model(config)

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sidar.config import LmConfig, LoraConfig, OptimConfig
-from sidar.lm.backbone import Backbone, add_lora, load_backbone, project
+from sidar.lm import unpadded
+from sidar.lm.backbone import Backbone, add_lora, kernel, load_backbone, project
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
 
@@ -43,7 +44,7 @@ class SidLMConfig:
     backbone: str  # `embedded`, or the folder or hub name that the weights came from
     pretrained: Literal["none", "text", "all"]  # what did not start at random
     head: Literal["level", "full"] = "level"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
     tied: bool = True  # head="full": text logits use the word embeddings
     centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
     lora: dict[str, Any] | None = None
@@ -171,7 +172,10 @@ class SidLM(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "cpu", attention: Literal["sdpa", "eager"] | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        attention: Literal["auto", "sdpa", "eager"] | None = None,
     ) -> SidLM:
         """Load what :meth:`save_pretrained` wrote; opens no network. ``attention`` overrides the stored kernel."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -183,10 +187,10 @@ class SidLM(nn.Module):
         if raw.get("format") != FORMAT:
             raise ValueError(f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}")
         raw["codebook_sizes"] = tuple(raw["codebook_sizes"])
-        config = SidLMConfig(**raw)
+        config = SidLMConfig(**raw | ({"attention": attention} if attention else {}))
         decoder = AutoModel.from_config(
             AutoConfig.from_pretrained(folder / "backbone", local_files_only=True),
-            attn_implementation=attention or config.attention,
+            attn_implementation=kernel(config.attention),
             dtype=torch.float32,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
@@ -277,6 +281,21 @@ class SidLM(nn.Module):
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
+
+    def states(
+        self, tokens: Tensor, position_ids: Tensor, attention_bias: Tensor, real: Tensor, asked: Tensor
+    ) -> Tensor:
+        """:meth:`forward` at the flat positions ``asked`` (n,) alone: (n, d), in their order.
+
+        ``real`` (r,) ascending flat positions b·T + t of tokens that are not padding. Llama-like families take the
+        short way (:mod:`sidar.lm.unpadded`), others compute every position.
+        """
+        if unpadded.fits(self.backbone):
+            embeds = self.embed_tokens(tokens)
+            return unpadded.states(
+                self.backbone, embeds, position_ids, attention_bias, real, asked, self.config.attention
+            )
+        return self(tokens, position_ids, attention_bias).flatten(0, 1)[asked]
 
     def level_logits(self, hidden: Tensor, depth: int) -> Tensor:
         """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).

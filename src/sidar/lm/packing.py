@@ -29,29 +29,30 @@ RdrwState = Literal["eos_out", "last_code", "item_vector"]
 class Packed:
     """A batch of B prompts, at most C candidates each, L levels, S = L + 1 steps. Made by :func:`pack`.
 
-    A *state* is an index into the (B·T,) flattened positions.  ``states[d]`` (n_d,) are those with d codes written:
-    the last prompt positions for d = 0, then the trie's nodes of depth d.  ``edge_state[d]`` (e_d,) indexes
-    ``states[d]`` and ``edge_column[d]`` the columns of ``level_logits(·, d)``.  ``step_edge`` and ``eos_edge`` number
-    the edges of all depths, concatenated.
+    ``asked`` (n,) lists the flat positions b·T + t whose states somebody reads, by the number d of codes written: the
+    ``n_asked[0]`` last prompt positions, then ``n_asked[d]`` nodes of depth d for d = 1 … L.  ``edge_state[d]`` (e_d,)
+    indexes depth d's part of it and ``edge_column[d]`` the columns of ``level_logits(·, d)``.  ``step_edge`` and
+    ``eos_edge`` number the edges of all depths, concatenated; ``last_state`` and ``before_last_state`` index ``asked``.
     """
 
     tokens: Tensor  # (B, T) int64: text ids, SIDs as text_vocab + s, 0 in padding
     position_ids: Tensor  # (B, T) int64
     prompt: Tensor  # (B, T) bool, True on prompt tokens
     ancestors: Tensor  # (B, T, L) int64 positions of a node's ancestors and itself; only itself elsewhere
-    states: list[Tensor]
+    real: Tensor  # (n_tokens,) int64 ascending flat positions that are not padding
+    asked: Tensor  # (n,) int64
+    n_asked: list[int]
     edge_state: list[Tensor]
     edge_column: list[Tensor]
     step_edge: Tensor  # (B, C, S) int64, −1 where a step is absent or does not count
     step_tokens: Tensor  # (B, C, S) int64 SID tokens, EOS included, −1 absent
     eos_edge: Tensor  # (B, C) int64 edge of the training-only EOS, −1 where EOS counts as a step, and in padding
-    last_state: Tensor  # (B, C) int64 state of the last SID token: it outputs EOS
-    before_last_state: Tensor  # (B, C) int64 state that outputs the last code
+    last_state: Tensor  # (B, C) int64 the last SID token's: it outputs EOS
+    before_last_state: Tensor  # (B, C) int64 the one that outputs the last code
     is_positive: Tensor  # (B, C) bool
     is_candidate: Tensor  # (B, C) bool, False = padding
     tier: Tensor  # (B, C) int64
     star: Tensor  # (B,) int64 first listed of the top tier's positives; 0 where a prompt has none
-    n_tokens: int  # tokens that are not padding
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -60,7 +61,7 @@ class Packed:
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 value = value.to(device, non_blocking=True)
-            elif isinstance(value, list):
+            elif f.name in ("edge_state", "edge_column"):
                 value = [t.to(device, non_blocking=True) for t in value]
             moved[f.name] = value
         return Packed(**moved)
@@ -116,11 +117,12 @@ def pack(
     start = T - sizes if side == "left" else np.zeros(B, np.int64)
     tokens, positions = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
     column = np.arange(T)
+    is_node = np.zeros((B, T), bool)
     is_prompt = (column >= start[:, None]) & (column < (start + p_len)[:, None])
     tokens[is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
     positions[is_prompt] = (column - start[:, None])[is_prompt]
     ancestors = np.broadcast_to(column[:, None], (B, T, L)).copy()
-    flat = [np.arange(B) * T + start + p_len - 1]  # state of each node, the roots' being the last prompt position
+    flat = [np.arange(B) * T + start + p_len - 1]  # a node's flat position, the roots' being the last prompt position
     chain = np.zeros((B, 0), np.int64)  # (n_d, d) positions of a node's ancestors and itself
     free = start + p_len
     for depth in range(1, L + 1):
@@ -131,6 +133,7 @@ def pack(
         chain = np.concatenate([chain[parent], position[:, None]], 1)
         tokens[o, position] = vocab.text_vocab + vocab.offsets[depth - 1] + node_codes[depth]
         positions[o, position] = p_len[o] + depth - 1
+        is_node[o, position] = True
         ancestors[o, position, :depth] = chain
         flat.append(o * T + position)
 
@@ -155,11 +158,13 @@ def pack(
     spelled[m, length] = vocab.eos
     ended = np.empty(len(codes), np.int64)
     last, before = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
+    n_asked = [len(f) for f in flat]
+    first_state = np.cumsum([0, *n_asked])
     for depth in range(1, L + 1):
         here = length == depth
         ended[here] = eos_number[depth][node[here, depth]]
-        last[here] = flat[depth][node[here, depth]]
-        before[here] = flat[depth - 1][node[here, depth - 1]]
+        last[here] = first_state[depth] + node[here, depth]
+        before[here] = first_state[depth - 1] + node[here, depth - 1]
     early = length < L  # ending early is a choice and counts; after L codes the end is certain
     steps[m[early], length[early]] = ended[early]
 
@@ -175,7 +180,9 @@ def pack(
         position_ids=torch.from_numpy(positions),
         prompt=torch.from_numpy(is_prompt),
         ancestors=torch.from_numpy(ancestors),
-        states=[torch.from_numpy(x) for x in flat],
+        real=torch.from_numpy(np.flatnonzero(is_prompt | is_node)),
+        asked=torch.from_numpy(np.concatenate(flat)),
+        n_asked=n_asked,
         edge_state=[torch.from_numpy(x) for x in edge_state],
         edge_column=[torch.from_numpy(x) for x in edge_column],
         step_edge=table(steps, -1),
@@ -187,7 +194,6 @@ def pack(
         is_candidate=table(np.ones(len(codes), bool), False),
         tier=table(tier, 0),
         star=table(np.where(positive, tier, -1), -2).argmax(1),
-        n_tokens=int(sizes.sum()),
     )
 
 
@@ -199,14 +205,13 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
     position earlier, which outputs the last code (candidates that differ only there share it); ``item_vector`` the sum
     of the codes' centroids, which no training moves.
     """
-    states = model(packed.tokens, packed.position_ids, packed.attention_bias()).flatten(0, 1)  # (B·T, d)
+    bias = packed.attention_bias()
+    states = model.states(packed.tokens, packed.position_ids, bias, packed.real, packed.asked)  # (n, d)
     edges, first_logp = [], None
-    for depth, (where, edge_state, edge_column) in enumerate(
-        zip(packed.states, packed.edge_state, packed.edge_column, strict=True)
-    ):
+    for depth, hidden in enumerate(states.split(packed.n_asked)):
+        edge_state, edge_column = packed.edge_state[depth], packed.edge_column[depth]
         if len(edge_state) == 0:
             continue
-        hidden = states[where]
         logits = model.level_logits(hidden, depth)
         normaliser = model.log_normaliser(hidden, logits)
         edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
