@@ -234,7 +234,7 @@ class _Run:
                     stats = _look(outcome)
                 (outcome.loss / self.cfg.accumulate).backward()
             total += float(outcome.loss.detach()) / self.cfg.accumulate
-            tokens += packed.n_tokens
+            tokens += sum(x.length for x in rows)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip or float("inf")))
         if norm != norm or total != total or norm == float("inf"):
             raise ValueError(

@@ -1,0 +1,159 @@
+"""From rows to examples: what packing keeps, drops and counts; negatives from the model's own beam."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from toy_train import (
+    item_stream,
+    list_stream,
+    pseudo_stream,
+    tiny_model,
+    toy_lists,
+    toy_sids,
+    validator,
+    write_backbone,
+)
+
+from sidar.decode import score_all
+from sidar.index import PrefixIndex
+from sidar.lm.scorer import LmScorer
+from sidar.train.examples import ItemStream, LogStream
+from sidar.train.negatives import BeamNegatives
+from sidar.types import SemanticIds
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(write_backbone(tmp_path_factory.mktemp("backbone")))
+
+
+def table(**columns):
+    one = {"query": "tent", "history": [], "profile": "", "positives": [0], "tiers": [1], "negatives": [], **columns}
+    return pa.Table.from_pylist([one], schema=pa.schema([f for f in toy_lists(1).schema if f.name != "request_id"]))
+
+
+def shared_sids():
+    """Items 0, 1 and 2 share an SID, item 3 has none."""
+    sids = toy_sids()
+    codes, lengths = sids.codes.copy(), sids.lengths.copy()
+    codes[1] = codes[2] = codes[0]
+    codes[3], lengths[3] = -1, 0
+    return SemanticIds(codes, lengths, sids.codebook_sizes)
+
+
+def one(model, max_negatives=3, max_positives=8, **columns):
+    stream = LogStream(
+        table(**columns),
+        shared_sids(),
+        model.prompts,
+        max_positives=max_positives,
+        max_negatives=max_negatives,
+        is_list=True,
+    )
+    return stream.examples([(0, 0)])[0]
+
+
+def test_lists_are_made_of_sids(model):
+    made = one(model, positives=[0, 1, 9], tiers=[1, 3, 1], negatives=[2, 20, 20, 3, 21])
+    sids = shared_sids()
+    assert [(c.codes, c.is_positive, c.tier) for c in made.candidates] == [
+        (sids.tuple_of(0), True, 3),  # 0 and 1 are one SID, its best tier counts
+        (sids.tuple_of(9), True, 1),
+        (sids.tuple_of(20), False, 0),
+        (sids.tuple_of(21), False, 0),
+    ]
+    assert made.counts == {
+        "negatives_sharing_a_positive_sid": 1,  # item 2
+        "repeated_sids": 2,  # items 1 and 20
+        "rows_without_sid": 1,  # item 3
+        "lists": 1,
+        "lists_without_negatives": 0,
+    }
+
+
+def test_lists_are_cut_and_may_end_up_without_negatives(model):
+    made = one(model, max_negatives=2, max_positives=1, positives=[8, 9], tiers=[1, 1], negatives=[20, 9, 21, 22])
+    assert [c.is_positive for c in made.candidates] == [True, False, False]
+    assert made.counts["negatives_sharing_a_positive_sid"] == 1  # 9 was cut as a positive and is still no negative
+    assert one(model, positives=[0], negatives=[1, 2, 3]).counts["lists_without_negatives"] == 1
+
+
+def test_requests_whose_positives_have_no_sid_are_left_out_and_counted(model):
+    rows = [{"positives": [3]}, {"positives": [3, 5], "tiers": [1, 1]}, {"positives": []}, {"positives": [6]}]
+    joined = pa.concat_tables([table(**{"tiers": [1] * len(r["positives"]), **r}) for r in rows])
+    stream = LogStream(joined, shared_sids(), model.prompts, max_positives=8)
+    assert (len(stream), stream.dropped) == (2, 2)
+    assert [e.candidates[0].codes for e in stream.examples([(0, 0), (1, 0)])] == [
+        shared_sids().tuple_of(5),
+        shared_sids().tuple_of(6),
+    ]
+
+
+def test_an_empty_log_is_an_empty_stream(model):
+    assert len(LogStream(table().slice(0, 0), shared_sids(), model.prompts, max_positives=8)) == 0
+
+
+def test_history_enters_as_sids_and_profile_as_text(model):
+    plain, personal = one(model), one(model, history=[40], profile="flat")
+    vocab = model.vocab
+    spelled = [vocab.text_vocab + t for t in vocab.tokens(shared_sids().tuple_of(40))]
+    text = ",".join(map(str, personal.tokens))
+    assert ",".join(map(str, spelled)) in text
+    assert len(personal.tokens) > len(plain.tokens) + 3
+
+
+def test_item_and_pseudo_streams_skip_what_cannot_be_learned(model):
+    alive = np.ones(64, bool)
+    alive[10] = False
+    texts = ["" if r == 11 else f"item {r}" for r in range(64)]
+    stream = ItemStream(texts, shared_sids(), model.prompts, alive)
+    assert len(stream) == 61  # without item 3 (no SID), 10 (retired), 11 (nothing to say)
+    pseudo = pseudo_stream(model)
+    assert len(pseudo) == 64
+    assert pseudo.query(5, 0) == pseudo_stream(model).query(5, 0)
+    assert len({pseudo.query(5, epoch) for epoch in range(20)}) > 5
+
+
+def test_item_prompts_differ_from_searches_for_the_same_words(model):
+    example = item_stream(model).examples([(0, 0)])[0]
+    search = list_stream(model).examples([(0, 0)])[0]
+    assert example.tokens[:1] != search.tokens[:1] or example.tokens != search.tokens
+    assert not example.is_list
+    assert search.is_list
+
+
+def test_beam_negatives_are_the_models_best_answers_that_nobody_clicked(model):
+    index = PrefixIndex.build(toy_sids())
+    model.eval()
+    lists = list_stream(model, max_negatives=4)
+    negatives = BeamNegatives(model, index, width=64)
+    found = negatives(lists, [0, 1, 2])
+    prompts = model.prompts.encode_batch(lists.prompts([0, 1, 2]), toy_sids())
+    exact = score_all(LmScorer(model), prompts, index)
+    made = lists.rows([0, 1, 2], found)
+    for number, example in enumerate(made):
+        right = {c.codes for c in example.candidates if c.is_positive}
+        wrong = [c.codes for c in example.candidates if not c.is_positive]
+        order = np.argsort(-np.asarray(exact[number]), kind="stable")
+        best = [tuple(index.table[s]) for s in order]
+        assert wrong == [codes for codes in best if codes not in right][:4]
+
+
+def test_validation_measures_and_leaves_the_model_as_it_was(model):
+    model.train()
+    found = validator(model)(model)
+    assert model.training
+    assert set(found) == {"nll", "recall@8"}
+    assert found["nll"] > 0
+    assert 0 <= found["recall@8"] <= 1
+    assert found == validator(model)(model)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_validation_on_lists_adds_their_statistics(model):
+    from sidar.train.validate import Validator
+
+    examples = list_stream(model).examples([(i, 0) for i in range(8)])
+    found = Validator(examples, PrefixIndex.build(toy_sids()), precision="fp32")(model)
+    assert {"pairs/accuracy", "logp/other_positives", "first/entropy"} <= set(found)
+    assert Validator([], PrefixIndex.build(toy_sids()))(model) == {"nll": 0.0}
