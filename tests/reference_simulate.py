@@ -1,7 +1,9 @@
 """Slow twins and shared small worlds of the simulator's tests."""
 
+import atexit
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def sample_facts() -> Facts:
 def small_log() -> Path:
     """One small simulated log over the embedded sample, made once per test session."""
     folder = Path(tempfile.mkdtemp(prefix="simulated-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run(sample.load_catalogue(), small_config(), folder)
     return folder
 
