@@ -1,5 +1,6 @@
 """Which SIDs exist, and which items each stands for."""
 
 from sidar.index.prefix import PrefixIndex, pack_keys
+from sidar.index.stage import build_stage
 
-__all__ = ["PrefixIndex", "pack_keys"]
+__all__ = ["PrefixIndex", "build_stage", "pack_keys"]

@@ -1,0 +1,154 @@
+"""The SID stage: vectors → codebooks, table, quality report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sidar.config import Config, SidConfig
+from sidar.sid.picture import draw
+from sidar.sid.quality import count_distinct, report
+from sidar.sid.rqkmeans import RqKmeans
+from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
+from sidar.sid.table import save_sids, table_version
+from sidar.sid.tokenizer import Tokenizer, checked_vectors, tokenizer_class
+from sidar.types import PathLike, SemanticIds, SidInputs
+
+_MAX_PAIRS = 200_000
+_MAX_SIZES_TRIED = 4
+
+
+def make_tokenizer(config: SidConfig, codebook_sizes: tuple[int, ...], seed: int, device: str = "cpu") -> Tokenizer:
+    """The unfitted tokenizer that ``sid.method`` names, with its part of the config."""
+    cls = tokenizer_class(config.method)
+    if cls is RqKmeans:
+        return RqKmeans(
+            codebook_sizes,
+            seed,
+            iterations=config.iterations,
+            init=config.init,
+            restarts=config.restarts,
+            sample=config.sample,
+            balance_last=config.balance_last,
+            device=device,
+        )
+    return cls(codebook_sizes, seed)
+
+
+def fit_catalogue(
+    config: SidConfig, inputs: SidInputs, seed: int, device: str = "cpu"
+) -> tuple[Tokenizer, SemanticIds, dict[str, float]]:
+    """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their items per SID.
+
+    With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an excess over one item
+    per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
+    doubled or halved until it is not, or until the next size would be further off.
+    """
+
+    def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
+        tokenizer = make_tokenizer(config, sizes, seed, device).fit(inputs)
+        sids = tokenizer.encode_catalogue(inputs)
+        return tokenizer, sids, distinct / len(np.unique(sids.codes, axis=0))
+
+    distinct = count_distinct(inputs.vectors)
+    sizes = tuple(config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid))
+    best = attempt(sizes)
+    tried = {"/".join(map(str, sizes)): best[2]}
+    free = config.codebook_sizes is None and not config.balance_last
+    while free and len(tried) < _MAX_SIZES_TRIED and is_far(best[2], config.items_per_sid):
+        first = best[1].codebook_sizes[0]
+        first = first * 2 if best[2] > config.items_per_sid else first // 2
+        if not 2 <= first <= max(2, distinct // 2):
+            break
+        other = attempt(halving(first, config.levels))
+        tried["/".join(map(str, other[1].codebook_sizes))] = other[2]
+        if not is_better(other[2], best[2], config.items_per_sid):
+            break
+        best = other
+    return best[0], best[1], tried
+
+
+def build(
+    cfg: Config, data_folder: PathLike, embed_folder: PathLike, out: PathLike, *, device: str | None = None
+) -> dict[str, Any]:
+    """Write ``sids.parquet``, the tokenizer, ``quality.json`` and ``quality.png`` into ``out``.
+
+    Tombstones keep no SID. ``ValueError`` when the vectors belong to another catalogue or no item is left.
+    """
+    from sidar.data import open_dataset
+    from sidar.embed import load_items
+
+    data = open_dataset(Path(data_folder))
+    catalogue, vectors = data.catalogue, load_items(embed_folder)
+    if len(vectors) != len(catalogue):
+        raise ValueError(
+            f"{embed_folder} has {len(vectors)} vectors, the catalogue {len(catalogue)} items; run `sidar embed` again"
+        )
+    checked_vectors(SidInputs(vectors))  # here, where a row is a catalogue row
+    rows = np.flatnonzero(catalogue.alive)
+    if not len(rows):
+        raise ValueError("the catalogue has no items, so there is nothing to give SIDs to; see `sidar validate`")
+    categories = catalogue.column("category")
+    inputs = SidInputs(
+        vectors=vectors if len(rows) == len(vectors) else vectors[rows],
+        categories=[categories[row] or () for row in rows],
+        counts=data.priors().clicks[rows],
+    )
+    tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or _resolve(cfg.device))
+    codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
+    lengths = np.zeros(len(catalogue), np.int32)
+    codes[rows], lengths[rows] = found.codes, found.lengths
+    sids = SemanticIds(codes, lengths, found.codebook_sizes, method=found.method)
+    sids = replace(sids, version=table_version(sids))
+    out = Path(out)
+    tokenizer.save(out)
+    save_sids(out / "sids.parquet", catalogue.item_ids, sids)
+    quality = report(
+        sids,
+        vectors=vectors,
+        codebooks=tokenizer.codebooks_,
+        categories=categories,
+        pairs=preference_pairs(data.lists("train"), cfg.seed),
+        seed=cfg.seed,
+    )
+    quality["sizes_tried"] = tried
+    (out / "quality.json").write_text(json.dumps(quality, indent=1, ensure_ascii=False) + "\n")
+    draw(quality, sids, out / "quality.png")
+    sizes = "/".join(map(str, sids.codebook_sizes))
+    summary = (
+        f"{quality['sids']:,} SIDs of {sizes} for {quality['items']:,} items "
+        f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
+    )
+    shapes = {"codes": list(codes.shape), "codebook_sizes": list(sids.codebook_sizes), "version": sids.version}
+    return {"summary": summary, "shapes": shapes, "quality": quality}
+
+
+def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
+    """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000."""
+    positives, negatives = (lists.column(name).combine_chunks() for name in ("positives", "negatives"))
+    n_pos, n_neg = (np.diff(column.offsets.to_numpy()) for column in (positives, negatives))
+    pos, neg = positives.flatten().to_numpy(), negatives.flatten().to_numpy()
+    count = n_pos.astype(np.int64) * n_neg
+    total = int(count.sum())
+    chosen = np.arange(total)
+    if total > _MAX_PAIRS:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, _MAX_PAIRS, replace=False))
+    ends = np.cumsum(count)
+    of = np.searchsorted(ends, chosen, side="right")  # the list of each pair
+    inner = chosen - (ends[of] - count[of])
+    first_pos, first_neg = np.cumsum(n_pos) - n_pos, np.cumsum(n_neg) - n_neg
+    width = np.maximum(n_neg[of], 1)
+    return np.stack([pos[first_pos[of] + inner // width], neg[first_neg[of] + inner % width]], axis=1)
+
+
+def _resolve(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,97 @@
+"""What every tokenizer shares: the interface, the registry, and folders that say which tokenizer made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from sidar.types import PathLike, SemanticIds, SidInputs
+
+FILE = "tokenizer.json"
+
+
+class Tokenizer(Protocol):
+    """Vectors → Semantic IDs. ``fit`` learns codebooks; ``encode`` is pure and takes items never seen before."""
+
+    method: str
+
+    def fit(self, inputs: SidInputs) -> Any: ...
+
+    def encode(self, inputs: SidInputs) -> SemanticIds: ...
+
+    def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
+        """SIDs of a whole catalogue at once, where the codes of one item may depend on the others (balancing)."""
+        ...
+
+    @property
+    def codebooks_(self) -> list[np.ndarray]:
+        """Per level (K, D) float32; an item's vector is about the sum of its codes' rows."""
+        ...
+
+    def params(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        ...
+
+    def save(self, folder: PathLike) -> None: ...
+
+    @classmethod
+    def load(cls, folder: PathLike) -> Tokenizer: ...
+
+
+_REGISTRY: dict[str, Any] = {}
+
+
+def register(method: str) -> Callable[[Any], Any]:
+    """Class decorator: ``sid.method: <method>`` and :func:`load_tokenizer` find the class by this name."""
+
+    def add(cls: Any) -> Any:
+        cls.method = method
+        _REGISTRY[method] = cls
+        return cls
+
+    return add
+
+
+def tokenizer_class(method: str) -> Any:
+    """The tokenizer registered as ``method``; ``ValueError`` lists those that there are."""
+    try:
+        return _REGISTRY[method]
+    except KeyError:
+        raise ValueError(f"sid.method {method!r} is not one of {sorted(_REGISTRY)}") from None
+
+
+def write_description(folder: PathLike, tokenizer: Tokenizer) -> None:
+    """``tokenizer.json``: the method and its parameters."""
+    about = {"method": tokenizer.method, "params": tokenizer.params()}
+    (Path(folder) / FILE).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def read_description(folder: PathLike) -> dict[str, Any]:
+    """What :func:`write_description` wrote; ``ValueError`` where there is none."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; make it with `sidar sid`")
+    return json.loads(path.read_text())
+
+
+def load_tokenizer(folder: PathLike) -> Tokenizer:
+    """The fitted tokenizer of an SID artefact."""
+    return tokenizer_class(read_description(folder)["method"]).load(folder)
+
+
+def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
+    """(N, D) float32 contiguous; ``ValueError`` names the first row that is not finite, or a width that differs."""
+    vectors = np.asarray(inputs.vectors, np.float32)
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors must be (N, D), got shape {vectors.shape}")
+    if dim is not None and vectors.shape[1] != dim:
+        raise ValueError(f"vectors have {vectors.shape[1]} dimensions, the codebooks {dim}; encode with their embedder")
+    for start in range(0, len(vectors), 1 << 18):
+        finite = np.isfinite(vectors[start : start + (1 << 18)]).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"the vector of row {start + int(finite.argmin())} is not finite; run `sidar embed` again")
+    return np.ascontiguousarray(vectors)
