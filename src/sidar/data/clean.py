@@ -53,7 +53,7 @@ def path(column: str, sql_type: str, separator: str) -> str:
         parts = f"{own}::VARCHAR[]"
     else:
         listed = f"try_cast(CASE WHEN starts_with(trim({own}), '[') AND json_valid({own}) THEN {own} END AS JSON)"
-        parts = f"coalesce(try_cast({listed} AS VARCHAR[]), string_split({present(column)}, '{cut}'))"
+        parts = f"coalesce(try_cast({listed} AS VARCHAR[]), string_split(' ' || {present(column)} || ' ', '{cut}'))"
     return f"list_filter(list_transform(coalesce({parts}, []), lambda p: trim(p)), lambda p: p IS NOT NULL AND p <> '')"
 
 

@@ -97,7 +97,7 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
             f"({', '.join(list(quarantine.ignored)[:5]) or 'none'}); check events.columns.item_id and events.actions"
         )
     good = """SELECT ts, user_id, session_id, request_id, query, row, position, action, value, dwell_s, bucket
-              FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action"""
+              FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action, position"""
     duck.export(good, out)
     day0 = min(first) // clean.DAY_US * clean.DAY_US
     return LogFacts(seen["rows"], day0, max(last), actions, seen["without"], notes), quarantine

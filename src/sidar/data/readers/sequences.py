@@ -50,9 +50,9 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
     """The sequences as clicks on a clock of one second per step."""
     source = Source("", clock="s")
     paths = find_files(config.path, (".inter.json", *SUFFIXES), "sequence", "events.path")
-    if paths[0].name.endswith(".json"):
-        tables = [_flattened(path) for path in paths]
-        duck.register("sequence_steps", pa.concat_tables(tables))
+    whole = [path for path in paths if path.suffix == ".json"]
+    if whole:  # a folder's other files are then something else: items, or an earlier run
+        duck.register("sequence_steps", pa.concat_tables([_flattened(path) for path in whole]))
         relation = "sequence_steps"
     else:
         user, items = config.columns.get("user_id", "user_id"), config.columns.get("item_id", "items")

@@ -1,0 +1,192 @@
+"""SFT rows, preference lists, sampled negatives and priors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import reference_data as slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidar.config import Config
+from sidar.data import toy
+from sidar.data.duck import Duck
+from sidar.data.examples import MAX_STORED_NEGATIVES, sample_negatives, write_lists, write_sft
+from sidar.data.log import LogFacts
+from sidar.data.priors import Priors, count_priors
+
+REQUEST = {
+    "ts": 1,
+    "day": 1,
+    "user_id": "u",
+    "session_id": "",
+    "bucket": "",
+    "profile": "p",
+    "history": [9],
+    "query": "q",
+}
+SCHEMA = pa.schema(
+    [(c, pa.string()) for c in ("request_id", "user_id", "session_id", "query", "bucket", "profile", "split")]
+    + [("ts", pa.int64()), ("day", pa.int32()), ("history", pa.list_(pa.int32())), ("rows", pa.list_(pa.int32()))]
+    + [("positions", pa.list_(pa.int32())), ("actions", pa.list_(pa.int8()))]
+)
+
+
+def request(name: str, actions: list[int], split: str = "train", **more: object) -> dict:
+    n = len(actions)
+    shown = {"rows": list(range(n)), "positions": list(range(1, n + 1)), "actions": actions}
+    return REQUEST | shown | {"request_id": name, "split": split} | more
+
+
+def derive(
+    folder: Path, requests: list[dict], *, impressions: int = 1, **cfg: object
+) -> tuple[list[dict], list[dict], Priors]:
+    config = Config.model_validate({"threads": 1, **cfg})
+    path = folder / "requests.parquet"
+    pq.write_table(pa.Table.from_pylist(requests, schema=SCHEMA), path)
+    facts = LogFacts(1, 0, 0, {"impression": impressions}, 0)
+    with Duck(folder / "w", "256MB", 1) as duck:
+        priors = count_priors(duck, path, 64)
+        write_sft(duck, config, path, folder / "sft.parquet")
+        write_lists(duck, config, path, facts, priors, folder / "lists.parquet")
+    return (
+        pq.read_table(folder / "sft.parquet").to_pylist(),
+        pq.read_table(folder / "lists.parquet").to_pylist(),
+        priors,
+    )
+
+
+def test_positives_go_by_tier_then_position_and_negatives_by_position(tmp_path: Path) -> None:
+    sft, lists, _ = derive(tmp_path, [request("a", [0, 1, 3, 0, 2, 1, 3, 0])])
+    assert sft == [
+        {"source": "query", "request_id": "a", "ts": 1, "query": "q", "history": [9], "profile": "p",
+         "positives": [2, 6, 4, 1, 5], "tiers": [3, 3, 2, 1, 1]}
+    ]  # fmt: skip
+    assert lists[0]["positives"] == sft[0]["positives"]
+    assert lists[0]["tiers"] == sft[0]["tiers"]
+    assert lists[0]["negatives"] == [0, 3, 7]
+    assert lists[0]["negative_positions"] == [1, 4, 8]
+    assert lists[0]["split"] == "train"
+
+
+def test_caps_keep_the_best(tmp_path: Path) -> None:
+    busy = request("a", [1] * 10 + [3] + [0] * 50)
+    sft, lists, _ = derive(tmp_path, [busy], preference={"max_positives": 2}, sft={"max_positives": 4})
+    assert sft[0]["positives"] == [10, 0, 1, 2]
+    assert lists[0]["positives"] == [10, 0]
+    assert lists[0]["negatives"] == list(range(11, 11 + MAX_STORED_NEGATIVES))
+
+
+def test_which_requests_teach_what(tmp_path: Path) -> None:
+    requests = [
+        request("train", [1, 0]),
+        request("valid", [1, 0], "valid"),
+        request("test", [1, 0], "test"),
+        request("none", [1, 0], "none"),
+        request("nothing clicked", [0, 0]),
+        request("no prompt", [1, 0], query="", history=[]),
+        request("history only", [1, 0], query=""),
+        request("query only", [1], history=[]),
+    ]
+    sft, lists, priors = derive(tmp_path, requests)
+    taught = {"train", "history only", "query only"}
+    assert {r["request_id"] for r in sft} == taught
+    assert {r["request_id"]: r["split"] for r in lists} == dict.fromkeys(taught, "train") | {"valid": "valid"}
+    assert next(r for r in lists if r["request_id"] == "query only")["negatives"] == []
+    assert (priors.impressions[0], priors.clicks[0]) == (5, 4)  # training requests only, whether they teach or not
+
+
+def test_shown_needs_impressions_and_names_the_other_two(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no impressions.*'sampled'.*'beam'"):
+        derive(tmp_path, [request("a", [1])], impressions=0)
+    _, lists, _ = derive(tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "beam"})
+    assert lists[0]["negatives"] == []
+
+
+def test_sampled_lists_are_seeded_and_avoid_positives(tmp_path: Path) -> None:
+    requests = [request(f"r{n}", [1, 1]) for n in range(200)]
+    drawn = []
+    for number, seed in enumerate((5, 5, 6)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        _, lists, _ = derive(folder, requests, impressions=0, seed=seed, preference={"negatives": "sampled"})
+        drawn.append({r["request_id"]: r["negatives"] for r in lists})
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({tuple(n) for n in drawn[0].values()}) == 200
+    assert all(not {0, 1} & set(n) for n in drawn[0].values())
+
+
+def test_a_list_draws_alike_in_any_company() -> None:
+    keys, taken = np.arange(50, dtype=np.uint64), pa.array([[1]] * 50, pa.list_(pa.int32()))
+    together = sample_negatives(keys, taken, np.ones(64), 8, 3)
+    alone = sample_negatives(keys[20:21], taken.slice(20, 1), np.ones(64), 8, 3)
+    assert alone.to_pylist() == together.slice(20, 1).to_pylist()
+
+
+positives = st.lists(st.lists(st.integers(0, 19), unique=True, max_size=6), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(positives, st.integers(1, 8), st.integers(0, 3))
+def test_sampled_negatives_are_distinct_known_and_no_positives(taken: list[list[int]], count: int, seed: int) -> None:
+    weights = np.arange(20.0)  # row 0 has no weight
+    keys = np.arange(len(taken), dtype=np.uint64)
+    drawn = sample_negatives(keys, pa.array(taken, pa.list_(pa.int32())), weights, count, seed).to_pylist()
+    assert len(drawn) == len(taken)
+    for negatives, positive in zip(drawn, taken, strict=True):
+        assert len(set(negatives)) == len(negatives) <= count
+        assert not set(negatives) & {*positive, 0}
+        assert all(0 < row < 20 for row in negatives)
+
+
+def test_sampled_negatives_follow_the_weights() -> None:
+    weights = np.array([1.0, 0.0, 2.0, 5.0])
+    nobody = pa.array([[]] * 20_000, pa.list_(pa.int32()))
+    first = sample_negatives(np.arange(20_000, dtype=np.uint64), nobody, weights, 1, 0).flatten().to_numpy()
+    share = np.bincount(first, minlength=4) / len(first)
+    np.testing.assert_allclose(share, weights / 8, atol=0.011)  # three standard errors
+
+
+def test_priors_count_once_per_request_with_the_highest_action(tmp_path: Path) -> None:
+    requests = [request("a", [0, 1, 2, 3]), request("b", [3, 1, 0]), request("c", [3] * 5, "valid", day=7)]
+    _, _, priors = derive(tmp_path, requests)
+    assert priors.impressions[:5].tolist() == [2, 2, 2, 1, 0]
+    assert priors.clicks[:5].tolist() == [1, 2, 1, 1, 0]
+    assert priors.carts[:5].tolist() == [1, 0, 1, 1, 0]
+    assert priors.orders[:5].tolist() == [1, 0, 0, 1, 0]
+    assert priors.first_day[:6].tolist() == [1, 1, 1, 1, 7, 0]
+    np.testing.assert_allclose(priors.prior[:5], np.log([14, 3, 5, 14, 1]), rtol=1e-6)
+    priors.save(tmp_path / "p.parquet")
+    again = Priors.load(tmp_path / "p.parquet")
+    assert again.clicks.tolist() == priors.clicks.tolist()
+    assert pq.read_table(tmp_path / "p.parquet").column("prior").type == pa.float32()
+
+
+def test_popularity_labels_by_share_of_clicks() -> None:
+    clicks = np.array([0, 50, 30, 10, 10, 0])
+    nothing = np.zeros(6, dtype=np.int64)
+    labels = Priors(nothing, clicks, nothing, nothing, nothing).popularity()
+    assert labels.tolist() == ["cold", "head", "torso", "torso", "tail", "cold"]
+    assert Priors(*[nothing] * 5).popularity().tolist() == ["cold"] * 6
+
+
+def test_the_toy_log_teaches_what_the_slow_twin_says(tmp_path: Path) -> None:
+    from sidar.data import build, open_dataset
+
+    paths = toy.write_inputs(tmp_path)
+    cfg = Config.model_validate({"threads": 1, "privacy": {"hash_users": False}})
+    cfg.catalogue.path, cfg.events.path = str(paths["catalogue"]), str(paths["events"])
+    build(cfg, tmp_path / "data")
+    lists = {r["request_id"]: r for r in open_dataset(tmp_path / "data").lists().to_pylist()}
+    twin = {name: r for (_, name), r in slow.group_requests(toy.interactions(), 20).items()}
+    assert lists
+    for name, made in lists.items():
+        items = twin[name]["items"]
+        assert made["positives"] == slow.best_first(items)[:8]
+        assert made["history"] == twin[name]["history"]
+        negatives = sorted((position, row) for row, (position, action) in items.items() if action == 0)
+        assert list(zip(made["negative_positions"], made["negatives"], strict=True)) == negatives
