@@ -34,7 +34,7 @@ MAY = {
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }
-TOP = {"cli", "serve", "cluster", "pipeline"}  # nothing below imports these
+TOP = {"__main__", "cli", "serve", "cluster", "pipeline"}  # nothing below imports these
 
 
 def part_of(file):
