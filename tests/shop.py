@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from sidar.sid.table import save_sids
 
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.bundle import build_bundle
@@ -15,6 +14,7 @@ from sidar.data import toy
 from sidar.data.catalogue import save_catalogue
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
+from sidar.sid.table import save_sids
 from sidar.types import Catalogue, SemanticIds
 
 TINY = LmConfig(layers=1, hidden=32, heads=2, kv_heads=2, intermediate=64, text_embeddings="random", init="mean")
