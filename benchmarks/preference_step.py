@@ -78,7 +78,7 @@ def dpo(chosen: Tensor, rejected: Tensor, chosen_ref: Tensor, rejected_ref: Tens
 
 
 def row_logp(model: SidLM, rows: Tensor) -> Tensor:
-    """Summed log-probs (n,) of rows (n, prompt + 3) under plain causal attention, heads only where codes are predicted."""
+    """Summed log-probs (n,) of rows (n, prompt + 3) under plain causal attention, heads only where codes are read."""
     hidden = model(rows, torch.arange(rows.shape[1])[None].expand(len(rows), -1), None)
     total = torch.zeros(len(rows))
     for depth, offset in enumerate(model.vocab.offsets):
@@ -99,7 +99,7 @@ def variants(positives: int, negatives: int, lists: int = LISTS, seed: int = 0) 
     )  # (lists, C, prompt + 3)
 
     def all_pairs(of: Tensor) -> tuple[Tensor, Tensor]:
-        """(lists, C, …) of distinct candidates → chosen and rejected (lists · positives · negatives, …) of every pair."""
+        """(lists, C, …) of distinct candidates → chosen and rejected (lists · pairs, …)."""
         chosen = of[:, :positives].repeat_interleave(negatives, 1).flatten(0, 1)
         return chosen, of[:, positives:].repeat(1, positives, *(1 for _ in of.shape[2:])).flatten(0, 1)
 

@@ -39,7 +39,7 @@ def states(
     ``embeds`` (B, T, d); ``bias`` (B, 1, T, T) additive; ``real`` (r,) ascending flat positions b·T + t of tokens that
     are not padding; ``asked`` (n,) flat positions among them; ``attention`` ∈ auto, sdpa, eager.
     """
-    B, T, d = embeds.shape
+    B, T = embeds.shape[:2]
     cos, sin = (x.flatten(0, 1)[real][:, None] for x in decoder.rotary_emb(embeds, position_ids))  # (r, 1, head_dim)
     if attention == "auto":
         attention = "eager" if embeds.device.type == "cpu" and T <= EAGER_UP_TO else "sdpa"
