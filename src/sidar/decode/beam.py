@@ -80,15 +80,11 @@ def beam_search(
 def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
     """``parts`` as one value, padded to the widest, with query i taken from place ``order[i]``."""
     if not parts:
-        empty = np.zeros((0, 0))
-        shape = (0, 0, trie.n_levels)
-        return Beams(
-            empty.astype(int),
-            np.zeros(shape, np.int32),
-            empty.astype(np.int32),
-            empty,
-            np.zeros((0, 0, shape[2] + 1), np.float32),
-        )
+        none, levels = np.zeros((0, 0)), trie.n_levels
+        steps = np.zeros((0, 0, levels + 1), np.float32)
+        return Beams(none.astype(int), np.zeros((0, 0, levels), np.int32), none.astype(np.int32), none, steps)
+    if len(parts) == 1 and len(order) == 1:
+        return parts[0]
     width = max(part.sids.shape[1] for part in parts)
     padding = {"sids": -1, "codes": -1, "lengths": 0, "scores": -np.inf, "level_logp": 0}
     columns = {}
@@ -143,7 +139,7 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
     child_score = score.flatten()[children.rows] + logp.flatten()[at]
     start = children.counts.view(q, r).sum(1).cumsum(0)  # one past each query's children
     start = torch.cat([start.new_zeros(1), start])
-    pool, offset = [_padded(child_score, children.rows // r, start)], 0
+    pool, offset = [_padded(child_score, children.rows, r, start)], 0
     ends = trie.sid_of(depth, prefix)  # the root is no SID
     if scorer.variable_length:  # finished beams, then beams that end here, then children
         stop = score + logp[:, :, -1]
@@ -222,11 +218,15 @@ def _running(prefix: Tensor) -> Tensor:
     return (~running).int().argsort(dim=1, stable=True)[:, :most]
 
 
-def _padded(values: Tensor, query: Tensor, start: Tensor) -> Tensor:
-    """(Q, C) the ragged ``values`` of each query side by side, −inf past its end; C = the most that any query has."""
+def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tensor:
+    """(Q, C) the ragged ``values`` of each query side by side, −inf past its end; C = the most that any query has.
+
+    ``rows`` says which of Q · ``per_query`` rows a value belongs to, ``start`` (Q + 1,) where a query's values begin.
+    """
     q = len(start) - 1
     if q == 1:
         return values[None]
+    query = rows // per_query
     padded = values.new_full((q, int(start.diff().max())), -torch.inf)
     padded[query, torch.arange(len(values), device=values.device) - start[query]] = values
     return padded

@@ -47,7 +47,7 @@ class Scorer(Protocol):
         """(Q, W, n) float32 log-probabilities of what follows W prefixes of 1 ≤ ``depth`` < L codes.
 
         ``codes`` (Q, W) int64 is the last code of each, ``parents`` (Q, W) int64 its row among the rows of depth − 1
-        (anything at depth 1, where the prompt is the parent). A row that only fills up has some parent and code in range.
+        (anything at depth 1: the prompt is the parent). A row that only fills up has some parent and code in range.
         """
         ...
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 #: Families whose blocks are exactly: x + o(attention(norm(x))), then x + down(silu(gate) · up) of norm(x).
 FAMILIES = ("llama", "qwen2", "qwen3")
+#: Rotary schemes whose frequencies are fixed when the model is made.
+ROPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,7 @@ class LeanDecoder:
             return f"its activation is {config.hidden_act!r}"
         if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
             return "some layers attend inside a window"
-        if getattr(backbone, "rotary_emb", None) is None or getattr(
-            backbone.rotary_emb, "rope_type", "default"
-        ) not in (
-            "default",
-            "linear",
-            "llama3",
-            "yarn",
-        ):
+        if getattr(getattr(backbone, "rotary_emb", None), "rope_type", None) not in ROPES:
             return "its rotary frequencies depend on the length"
         if any(any(getattr(m, "use_dora", {}).values()) for m in backbone.modules()):
             return "DoRA adapters do not merge into a matrix"
