@@ -28,7 +28,7 @@ def log_prob(model: SidLM, state: Tensor, depth: int, column: int) -> Tensor:
 
 
 def score_one(model: SidLM, prompt: list[int], candidate: Candidate) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Counted steps of one candidate, the training-only EOS term (0 where EOS counts) and the state that outputs EOS."""
+    """Counted steps of one candidate, the training-only EOS term (0 where EOS counts), the state that outputs EOS."""
     vocab, codes = model.vocab, candidate.codes
     row = torch.tensor([prompt + [vocab.text_vocab + vocab.offsets[i] + c for i, c in enumerate(codes)]])
     states = model(row, torch.arange(row.shape[1])[None], None)[0]  # plain causal attention

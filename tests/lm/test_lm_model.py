@@ -10,7 +10,8 @@ from transformers import AutoConfig, Gemma3TextConfig, MistralConfig, MptConfig,
 
 from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.lm import Candidate, SidLM, pack, score
-from sidar.lm.backbone import project, prove_tree_mask, refuse_unfit
+from sidar.lm.backbone import prove_tree_mask, refuse_unfit
+from sidar.lm.start import project
 from sidar.types import SemanticIds
 
 SIZES = (16, 8, 8)
@@ -176,7 +177,7 @@ def test_unknown_lora_targets_are_named(tiny: Build) -> None:
 
 def test_groups_give_pretrained_weights_their_own_rate(embedded: SidLM, tiny: Build) -> None:
     optim = OptimConfig()
-    by_name = {name: p for name, p in embedded.named_parameters()}
+    by_name = dict(embedded.named_parameters())
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in embedded.parameter_groups(optim) for p in g["params"]}
     assert rates[id(embedded.word_embeddings)] == (optim.lr_pretrained, 0)
     assert rates[id(by_name["backbone.layers.0.mlp.up_proj.weight"])] == (optim.lr_new, optim.weight_decay)

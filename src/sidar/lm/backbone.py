@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sidar.config import LmConfig, LoraConfig
+from sidar.lm.start import project
 
 #: What a disallowed pair of positions gets in the additive attention bias: finite, because −inf minus −inf in a fully
 #: masked block of a fused kernel is NaN; large enough that exp underflows to an exact zero, in bf16 too.
@@ -122,20 +123,6 @@ def _embedded(cfg: LmConfig, seed: int) -> Backbone:
         with torch.no_grad():
             decoder.get_input_embeddings().weight.copy_(project(words, cfg.hidden, seed))
     return Backbone(decoder, tokenizer, None, "text" if cfg.text_embeddings == "minilm" else "none")
-
-
-def project(vectors: Tensor, width: int, seed: int) -> Tensor:
-    """(n, D) → (n, width): the identity where D = width, else a seeded orthogonal map.
-
-    Widening keeps every angle; narrowing is a random projection, which keeps them approximately.
-    """
-    dim = vectors.shape[1]
-    if dim == width:
-        return vectors.clone()
-    generator = torch.Generator().manual_seed(seed)
-    square = torch.randn(max(dim, width), min(dim, width), generator=generator)
-    basis = torch.linalg.qr(square).Q  # (max, min), orthonormal columns
-    return vectors @ (basis.T if dim < width else basis)
 
 
 def refuse_unfit(config: Any, name: str) -> None:

@@ -80,9 +80,7 @@ def _merged(model: SidLM) -> dict[str, Tensor]:
     """The backbone's weights under their plain names, adapters added in."""
     weights = {name: tensor for name, tensor in model.backbone.state_dict().items() if "lora_" not in name}
     if model.config.lora:
-        from peft.tuners.lora import LoraLayer
-
         for name, module in model.backbone.named_modules():
-            if isinstance(module, LoraLayer):
+            if hasattr(module, "get_delta_weight"):  # an adapted linear layer of peft
                 weights[f"{name}.base_layer.weight"] = module.base_layer.weight + module.get_delta_weight("default")
     return {name.replace(".base_layer", ""): tensor for name, tensor in weights.items()}

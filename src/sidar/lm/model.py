@@ -8,9 +8,8 @@ decision 3).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.lm import unpadded
-from sidar.lm.backbone import Backbone, add_lora, kernel, load_backbone, project
+from sidar.lm.backbone import Backbone, add_lora, load_backbone
+from sidar.lm.start import sid_rows
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
 
 if TYPE_CHECKING:
     from sidar.lm.prompts import PromptBuilder
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+#: Version of the checkpoint folder.
 FORMAT = 1
 
 
@@ -127,48 +126,26 @@ class SidLM(nn.Module):
         model = cls(config, backbone)
         if codebooks is not None:
             model.centroids = torch.from_numpy(np.concatenate(codebooks)).float()
-        model._init_sid_rows(cfg.init if codebooks is not None else "mean", seed)
+        rows = sid_rows(model.word_embeddings, sizes, model.centroids if cfg.init == "centroid" else None, seed)
+        with torch.no_grad():
+            model.sid_in.copy_(rows)
+            for head, start in zip([*model.heads, model.eos_head], rows.split([*sizes, 1]), strict=True):
+                head.copy_(start)
         if cfg.lora:
-            add_lora(model.backbone, cfg.lora, seed)
-            if model.text_head is not None:
-                model.text_head.requires_grad_(False)
+            model.adapt(cfg.lora, seed)
         return model
 
-    @torch.no_grad()
-    def _init_sid_rows(self, init: str, seed: int) -> None:
-        """Start SID rows and heads where the backbone expects embeddings: at its mean embedding norm.
-
-        ``centroid``: each level's centroids less their mean (what tells its codes apart), brought to the model's width.
-        ``mean``: the mean word embedding plus a tenth of the words' spread as noise.
-        """
-        words = self.word_embeddings.float()
-        norm = words.norm(dim=1).mean()
-        noise = torch.Generator().manual_seed(seed)
-
-        def near_mean(n: int) -> Tensor:
-            return words.mean(0) + 0.1 * words.std() * torch.randn(n, self.hidden_size, generator=noise)
-
-        for level, size in enumerate(self.vocab.codebook_sizes):
-            start = self.vocab.offsets[level]
-            rows = near_mean(size)
-            if init == "centroid" and self.centroids is not None and size > 1:
-                centroids = self.centroids[start : start + size]
-                rows = project(centroids - centroids.mean(0), self.hidden_size, seed)
-                rows = rows * (norm / rows.norm(dim=1).mean().clamp(min=1e-12))
-            self.sid_in[start : start + size] = rows
-            self.heads[level].copy_(rows)
-        self.sid_in[self.vocab.eos] = near_mean(1)[0]
-        self.eos_head.copy_(near_mean(1))
+    def adapt(self, lora: LoraConfig, seed: int = 0) -> None:
+        """Put adapters into the backbone: from here on only they, the SID rows and the level heads are trained."""
+        add_lora(self.backbone, lora, seed)
+        if self.text_head is not None:
+            self.text_head.requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors (all weights, fp32), the backbone's config and the tokenizer."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-        self.backbone.config.save_pretrained(folder / "backbone")
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        (folder / CONFIG).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        """Write the model into ``folder``: safetensors, JSON configs and the tokenizer; no pickle (lm/store.py)."""
+        from sidar.lm.store import save
+
+        save(self, Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -178,33 +155,9 @@ class SidLM(nn.Module):
         attention: Literal["auto", "sdpa", "eager"] | None = None,
     ) -> SidLM:
         """Load what :meth:`save_pretrained` wrote; opens no network. ``attention`` overrides the stored kernel."""
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from sidar.lm.store import load
 
-        folder = Path(folder)
-        if not (folder / CONFIG).is_file():
-            raise ValueError(f"{folder} holds no Sidar model (no {CONFIG}); train one with `sidar sft`")
-        raw = json.loads((folder / CONFIG).read_text())
-        if raw.get("format") != FORMAT:
-            raise ValueError(f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}")
-        raw["codebook_sizes"] = tuple(raw["codebook_sizes"])
-        config = SidLMConfig(**raw | ({"attention": attention} if attention else {}))
-        decoder = AutoModel.from_config(
-            AutoConfig.from_pretrained(folder / "backbone", local_files_only=True),
-            attn_implementation=kernel(config.attention),
-            dtype=torch.float32,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = cls(config, Backbone(decoder, tokenizer, None, config.pretrained))
-        if config.lora:
-            add_lora(decoder, LoraConfig(**config.lora))
-            if model.text_head is not None:
-                model.text_head.requires_grad_(False)
-        missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                f"{folder / WEIGHTS} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the model again"
-            )
-        return model.to(device).eval()
+        return load(Path(folder), attention).to(device).eval()
 
     # ------------------------------------------------------------------ facts
 
