@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,14 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
     ]
     models = ("sft", *(stage.name for stage in aligned))
 
+    def served(cfg: Config) -> Config:
+        return cfg.model_copy(update={"align": aligns[0]})
+
     def bundled(cfg: Config, folder: Path, out: Path) -> dict[str, Any]:
-        return run.bundle(cfg.model_copy(update={"align": aligns[0]}), folder, out)
+        return run.bundle(served(cfg), folder, out)
+
+    def evaluated(cfg: Config, folder: Path, out: Path) -> dict[str, Any]:
+        return run.evaluate(served(cfg), folder, out, models=models)
 
     return [
         Stage(
@@ -135,7 +140,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
             "evaluate",
             ("seed", "decode", "evaluate"),
             ("data", "embed", "sid", "index", *models),
-            partial(run.evaluate, models=models),
+            evaluated,
         ),
     ]
 

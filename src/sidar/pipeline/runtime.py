@@ -29,3 +29,10 @@ def device(cfg: Config) -> str:
     if cfg.device != "auto":
         return cfg.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def progress(text: str) -> None:
+    """Say on the terminal's error stream what a long stage is at."""
+    import sys
+
+    print(f"{'':<16} {text}", file=sys.stderr, flush=True)

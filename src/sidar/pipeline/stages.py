@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sidar.config import Config
-from sidar.pipeline.runtime import device
+from sidar.pipeline.runtime import device, progress
 
 
 def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -89,13 +89,16 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
 
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
-    """Score the baselines and ``models`` (stage folders) on every evaluation set of role test."""
+    """Score the baselines and ``models`` (stage folders) on every evaluation set of role test.
+
+    SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
+    """
     from sidar.baselines import Bm25, Dense, Popularity
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items
-    from sidar.evaluate import objective
+    from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
-    from sidar.evaluate.systems import System, TextSystem
+    from sidar.evaluate.systems import System, TextSystem, fusion_parts
     from sidar.index import PrefixIndex
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.sid import load_sids
@@ -118,10 +121,13 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     for folder in models:
         name = folder.removeprefix("align-")
         systems[name] = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, device(cfg))
-    asked = set(cfg.evaluate.systems)
-    parts = {part for name in asked for part in name.split("+")}
-    systems = {name: s for name, s in systems.items() if not asked or name in asked or name in parts}
-    scores = run_suite(systems, test, catalogue, priors, index, out=out, cfg=cfg, tune_sets=valid)
+    if asked := cfg.evaluate.systems:
+        wanted = {part for name in asked for part in (fusion_parts(name, systems) or (name,))}
+        systems = {name: system for name, system in systems.items() if name in wanted}
+    fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
+    scores = run_suite(
+        systems, test, catalogue, priors, index, out=out, cfg=cfg, tune_sets=valid, fuse_with=fused, say=progress
+    )
     return {
         "summary": f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}",
         "shapes": {"systems": list(systems), "sets": {each.name: len(each) for each in test}},

@@ -1,0 +1,5 @@
+"""``python -m sidar``."""
+
+from sidar.cli import main
+
+main()

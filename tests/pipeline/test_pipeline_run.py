@@ -1,0 +1,154 @@
+"""The whole path on the toy shop, through the command line, as a user walks it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from sidar import Retriever, pipeline
+from sidar.artifacts import open_artifact
+from sidar.config import load_config
+from sidar.data import toy
+from sidar.evaluate.table import check_table
+from sidar.pipeline.variants import variants
+
+STAGES = ["data", "embed", "sid", "sft", "align-raddpo", "index", "bundle", "evaluate"]
+SETTINGS = {
+    "name": "shop",
+    "threads": 1,
+    "catalogue": {"path": "catalogue.parquet"},
+    "events": {"path": "events.parquet"},
+    "users": {"path": "users.parquet"},
+    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "sft": {"steps": 6, "batch_size": 8, "validate_every": 3, "checkpoint_every": 3},
+    "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2},
+    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "evaluate": {
+        "invalid_queries": 2,
+        "bootstrap": 50,
+        "max_queries": 8,
+        "sets": [
+            {"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"},
+            {"name": "dev", "queries": "judged_valid.queries.tsv", "qrels": "judged_valid.qrels.tsv", "role": "valid"},
+        ],
+    },
+}
+
+
+def sidar(*arguments, check=True):
+    done = subprocess.run([sys.executable, "-m", "sidar", *map(str, arguments)], capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    toy.write_inputs(folder)
+    (folder / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
+    sidar("run", "-c", folder / "sidar.yaml")
+    return folder
+
+
+def reasons(folder, *overrides):
+    cfg = load_config(folder / "sidar.yaml", list(overrides))
+    return {step.stage.name: step.reason for step in pipeline.plan(cfg)}
+
+
+def test_every_stage_leaves_a_whole_artefact(shop):
+    for name in STAGES:
+        manifest = open_artifact(shop / "runs/shop" / name, name, verify=True)
+        assert manifest.code_version
+        assert manifest.files
+    assert not list((shop / "runs/shop").glob(".*.tmp*"))
+    assert not list((shop / "runs/shop").glob(".*.work"))
+
+
+def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
+    assert set(reasons(shop).values()) == {None}
+    stale = reasons(shop, "align.beta=1.5")
+    assert stale["align-raddpo"] == "config changed: align.beta"
+    assert [name for name, why in stale.items() if why] == ["align-raddpo", "bundle", "evaluate"]
+    stale = reasons(shop, "seed=1")
+    assert all(stale[name] for name in ("data", "sid", "sft", "evaluate"))
+    assert stale["embed"] is None or "runs first" in stale["embed"]
+
+
+def test_a_changed_input_file_is_noticed(shop, tmp_path):
+    changed = tmp_path / "events.parquet"
+    import pyarrow.parquet as pq
+
+    log = pq.read_table(shop / "events.parquet")
+    pq.write_table(log.slice(0, log.num_rows - 5), changed)
+    assert "config changed: events" in reasons(shop, f"events.path={changed}")["data"]
+    original = (shop / "events.parquet").read_bytes()
+    try:
+        (shop / "events.parquet").write_bytes(changed.read_bytes())
+        assert reasons(shop)["data"] == "input changed: file:events.parquet"
+    finally:
+        (shop / "events.parquet").write_bytes(original)
+
+
+def test_the_bundle_answers_from_python_and_from_the_shell(shop):
+    bundle = shop / "runs/shop/bundle"
+    hits = Retriever.load(bundle).search("steel water bottle", k=5)
+    assert len(hits) == 5
+    assert len({hit.item_id for hit in hits}) == 5
+    assert np.all(np.diff([hit.score for hit in hits]) <= 0)
+    said = sidar("search", "steel water bottle", "--bundle", bundle, "--k", 3).stdout
+    assert hits[0].item_id in said
+
+
+def test_the_table_is_true_to_its_per_query_files(shop):
+    folder = shop / "runs/shop/evaluate"
+    assert check_table(folder) > 100
+    scores = json.loads((folder / "scores.json").read_text())
+    assert {"judged", "day8-clicks"} == set(scores["sets"])
+    rows = {"bm25", "dense", "popularity", "sft", "raddpo", "bm25+dense", "bm25+dense+sft", "bm25+dense+raddpo"}
+    assert rows <= set(scores["sets"]["judged"]["systems"])
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_dry_run_and_single_stages(shop):
+    said = sidar("run", "-c", shop / "sidar.yaml", "--dry-run", "sft.steps=7").stdout
+    assert "config changed: sft" in said
+    assert sidar("index", "-c", shop / "sidar.yaml").returncode == 0
+
+
+def test_user_errors_are_one_line_and_exit_code_2(shop, tmp_path):
+    done = sidar("run", "-c", tmp_path / "none.yaml", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = sidar("run", "-c", shop / "sidar.yaml", "events.path=nowhere.parquet", check=False)
+    assert done.returncode == 2
+    assert "nowhere.parquet" in done.stderr
+    done = sidar("align", "-c", shop / "sidar.yaml", "align.objective=nope", check=False)
+    assert done.returncode == 2
+    assert "nope" in done.stderr
+
+
+def test_experiments_share_one_sft_checkpoint(shop):
+    cfg = load_config(shop / "sidar.yaml")
+    steps = {s.stage.name: s for s in pipeline.plan(cfg, variants(cfg.align, "raddpo,dpo,raddpo-no-tlgd"))}
+    assert steps["sft"].reason is None
+    assert steps["align-dpo"].config.align.objective == "dpo"
+    assert steps["align-raddpo-no-tlgd"].config.align.tlgd is False
+    assert steps["align-dpo"].reason == "missing"
+    assert steps["evaluate"].reason
+
+
+def test_init_writes_a_config_that_loads(tmp_path):
+    sidar("init", tmp_path)
+    assert load_config(tmp_path / "sidar.yaml").name == "run"
+    assert sidar("init", tmp_path, check=False).returncode == 2
+
+
+def test_help_answers_without_torch():
+    code = "import sys; sys.argv=['sidar','--help']\ntry:\n import sidar.cli as c; c.main()\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
