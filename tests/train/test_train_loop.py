@@ -86,6 +86,17 @@ def test_resuming_repeats_what_would_have_happened(tmp_path, backbone, kind):
     assert valid[0] == valid[1]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_in_the_log(tmp_path, backbone):
+    def task():
+        return align_task(tiny_model(backbone), quick(AlignConfig, objective="sft"))
+
+    with pytest.raises(Killed):
+        run(interrupt(task(), 3), quick(steps=4), tmp_path, validate_first=True)
+    run(task(), quick(steps=4), tmp_path, validate_first=True)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(r["kind"], r["step"]) for r in records] == [("valid", 0), ("train", 3), ("train", 4), ("valid", 4)]
+
+
 def test_a_finished_run_that_is_called_again_trains_nothing(tmp_path, backbone):
     first = sft_task(tiny_model(backbone))
     run(first, quick(), tmp_path)

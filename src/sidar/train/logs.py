@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,11 @@ class RunLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
-        _drop_after(self.path, resumed_step)
+        if resumed_step:
+            _drop_after(self.path, resumed_step)
+        else:  # killed before its first checkpoint: nothing of it counts, not even the validation of step 0
+            self.path.unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
         self._console = Console(stderr=True)
