@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sidar.precision import Precision, use_bf16
 
-CHUNK = 8192  # rows per matrix product: a chunk's scores stay near the cache
+CHUNK = 2048  # rows per matrix product: a chunk's scores stay in the cache
 RELAXATION = 1.5
 _SEED_ROUNDS = 32
 _SEED_SAMPLE = 16  # points per seed
@@ -82,7 +82,7 @@ def nearest(points: Tensor, centroids: Tensor, precision: Precision = "auto") ->
     weight, bias = _scorer(moved, torch.bfloat16 if low else torch.float32)
     widest = moved.norm(dim=1).max()
     # Rounding to bf16 errs by at most 2⁻⁹ of a number. In a product of D terms the errors of the inputs are
-    # independent: twelve standard deviations of them, and the worst case of the bias' and the scores' own rounding.
+    # independent: twelve standard deviations of them, and the worst case of rounding biases, scores and this threshold.
     spread = min(4.0, 12 / math.sqrt(points.shape[1])) * widest
     labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
     distances = torch.empty(len(points), device=points.device)
@@ -93,7 +93,7 @@ def nearest(points: Tensor, centroids: Tensor, precision: Precision = "auto") ->
         found = _argmax(scores)
         if low:
             best = scores.gather(1, found[:, None]).float()
-            margin = 2**-9 * (spread * x.norm(dim=1, keepdim=True) + 2 * best.abs() + widest**2)
+            margin = 2**-9 * (spread * x.norm(dim=1, keepdim=True) + 3 * best.abs() + widest**2)
             close = torch.nonzero((scores >= (best - margin).bfloat16()).sum(1) > 1)[:, 0]
             exact = torch.nn.functional.linear(x[close], moved, -moved.square().sum(1) / 2)
             found[close] = _argmax(exact)
@@ -130,7 +130,7 @@ def _seed(points: Tensor, work: Tensor, shift: Tensor, k: int, init: str, genera
         raise ValueError(f"sid.init must be kmeans++ or random, not {init!r}")
     work = work[: _SEED_SAMPLE * k]
     chosen = torch.arange(k) if init == "random" else _spread(points, work, shift, k, generator)
-    return _shorten(points[chosen] - shift, work) + shift
+    return _shorten(points[chosen] - shift, work[: 4 * k]) + shift
 
 
 def _spread(points: Tensor, work: Tensor, shift: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -160,6 +160,14 @@ def _shorten(seeds: Tensor, work: Tensor) -> Tensor:
     return seeds * _LENGTHS[int(gain.argmax())]
 
 
+def group_sums(points: Tensor, labels: Tensor, count: Tensor) -> Tensor:
+    """(k, D) sums of the points (n, D) of each label; ``count`` (k,) = how many. Deterministic on every device."""
+    if points.device.type == "cpu":
+        return points.new_zeros(len(count), points.shape[1]).index_add_(0, labels, points)
+    order = labels.argsort(stable=True)  # CUDA's index_add_ adds in any order
+    return torch.segment_reduce(points[order], "sum", lengths=count, axis=0, unsafe=True)
+
+
 def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """(count,) distinct indices, drawn in proportion to ``weight``; those of weight 0 come last."""
     flat = weight.double().cpu() + 1e-300
@@ -178,7 +186,8 @@ def _lloyd(
 ) -> tuple[Tensor, float]:
     """Passes over all ``points``; returns centroids and the error of the last assignment."""
     n, k = len(points), len(centroids)
-    energy = float(sum(x.sub(shift).square().sum(dtype=torch.float64) for x in points.split(CHUNK)))
+    squares = sum(float(torch.dot(x, x)) for x in points.reshape(-1).split(CHUNK * points.shape[1]))
+    energy = squares - n * float(shift.double().square().sum())  # Σ|x − μ|²
     error, relaxation = math.inf, RELAXATION
     plain = 0
     for turn in range(iterations):
@@ -187,8 +196,9 @@ def _lloyd(
         weight, bias = _scorer(centroids - shift, work.dtype)
         labels = torch.cat([_argmax(torch.nn.functional.linear(x, weight, bias)) for x in work.split(CHUNK)])
         count = torch.bincount(labels, minlength=k)
-        total = torch.zeros_like(centroids).index_add_(0, labels, points)
-        mean = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centroids)
+        mean = torch.where(
+            count[:, None] > 0, group_sums(points, labels, count) / count.clamp_min(1)[:, None], centroids
+        )
         # Σ|x − μ|² − Σ n_k |mean_k − μ|² is the error of this assignment to its means, for free
         last, error = error, (energy - float((count * (mean - shift).double().square().sum(1)).sum())) / n
         centroids = centroids + relaxation * (mean - centroids)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from sidar.precision import Precision
 from sidar.sid.balance import balanced_codes
-from sidar.sid.kmeans import kmeans, nearest
+from sidar.sid.kmeans import group_sums, kmeans, nearest
 from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
@@ -65,7 +65,7 @@ class RqKmeans:
         if not len(vectors):
             raise ValueError("no vectors to fit codebooks to: the catalogue is empty")
         generator = torch.Generator().manual_seed(self.seed)
-        residual = torch.from_numpy(vectors).to(self.device, copy=True)
+        residual = torch.tensor(vectors, device=self.device)
         books: list[torch.Tensor] = []
         parents: list[np.ndarray] = []
         for level, size in enumerate(self.codebook_sizes):
@@ -94,8 +94,8 @@ class RqKmeans:
         for _ in range(_BALANCE_ROUNDS):
             codes = torch.from_numpy(balanced_codes(residual, book, parents)).to(book.device)
             count = torch.bincount(codes, minlength=len(book))
-            total = torch.zeros_like(book).index_add_(0, codes, residual)
-            book = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], book)
+            mean = group_sums(residual, codes, count) / count.clamp_min(1)[:, None]
+            book = torch.where(count[:, None] > 0, mean, book)
         return book
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
@@ -110,7 +110,7 @@ class RqKmeans:
         if not self.codebooks_:
             raise ValueError("this tokenizer has no codebooks yet; call fit first")
         vectors = checked_vectors(inputs, self.codebooks_[0].shape[1])
-        residual = torch.from_numpy(vectors).to(self.device, copy=True)
+        residual = torch.tensor(vectors, device=self.device)
         codes = np.zeros((len(vectors), len(self.codebooks_)), np.int32)
         for level, array in enumerate(self.codebooks_):
             book = torch.from_numpy(array).to(self.device)

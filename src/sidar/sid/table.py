@@ -72,7 +72,8 @@ def load_sids(path: PathLike, item_ids: Sequence[str] | np.ndarray) -> SemanticI
         raise ValueError(f"{path}: an SID has {stored.max()} codes, the table's metadata names {len(sizes)} levels")
     padded = np.full((len(ids), len(sizes)), -1, np.int32)
     padded[np.arange(len(sizes)) < stored[:, None]] = column.flatten().to_numpy()
+    codes = np.full((len(wanted), len(sizes)), -1, np.int32)
+    lengths = np.zeros(len(wanted), np.int32)
     found = place >= 0
-    codes = np.where(found[:, None], padded[place] if len(ids) else -1, -1).astype(np.int32)
-    lengths = np.where(found, stored[place] if len(ids) else 0, 0).astype(np.int32)
+    codes[found], lengths[found] = padded[place[found]], stored[place[found]]
     return SemanticIds(codes, lengths, sizes, about["method"], about["version"])
