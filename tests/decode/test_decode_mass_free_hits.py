@@ -35,6 +35,9 @@ def test_invalid_mass_is_the_probability_of_everything_that_is_no_product(world,
         invalid = math.fsum(math.exp(score) for codes, score in scores.items() if codes not in live)
         assert masses[query] == pytest.approx(invalid, abs=1e-5)
         assert masses[query] >= 0
+    every, most = (invalid_mass(scorer, [[0], [2]], index, rows=rows, tolerance=t) for t in (0.0, 0.1))
+    assert (masses - every <= 1e-6 + 1e-12).all()
+    assert ((most >= every - 1e-12) & (most <= every + 0.1 + 1e-12)).all()  # never more than what was allowed
 
 
 @settings(deadline=None, max_examples=50)

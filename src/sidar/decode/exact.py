@@ -40,7 +40,7 @@ def _one(scorer: Scorer, prompt: Any, trie: Trie, k: int, rows: int) -> Beams:
     def floor() -> float:
         return float(top.scores[-1]) if len(top.sids) == k else -math.inf
 
-    for some in walk(scorer, prompt, trie, rows, floor):
+    for some in walk(scorer, prompt, trie, rows, floor=floor):
         top = _best(top, some, k)
     sids = top.sids.cpu().numpy()
     codes = trie.index.table[sids]

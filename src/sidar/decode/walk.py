@@ -34,13 +34,20 @@ class _Rows(NamedTuple):
 
 
 def walk(
-    scorer: Scorer, prompt: Any, trie: Trie, rows: int, floor: Callable[[], float] | None = None
+    scorer: Scorer,
+    prompt: Any,
+    trie: Trie,
+    rows: int,
+    *,
+    floor: Callable[[], float] | None = None,
+    spare: float = 0.0,
 ) -> Iterator[Finished]:
     """Every SID of the index with its score under one prompt, a chunk of at most ``rows`` prefixes at a time.
 
     With ``floor`` the walk is a branch and bound: better prefixes first, and none whose score is below ``floor()``,
-    asked anew before each chunk; a prefix's score bounds the score of every SID below it.  Memory: ``rows`` ×
-    children per level, never the whole index.
+    asked anew before each chunk; a prefix's score bounds the score of every SID below it.  With ``spare`` the least
+    probable prefixes below each chunk are left out, together at most that share of the chunk's probability, so at
+    most ``spare`` per level in all.  Memory: ``rows`` × children per level, never the whole index.
     """
     state = scorer.prefill([prompt])
     levels = trie.n_levels
@@ -72,7 +79,11 @@ def walk(
                 continue
             if floor is not None:
                 below = below.take(below.score >= floor())
-                below = below.take(below.score.argsort(descending=True, stable=True))
+            below = below.take(below.score.argsort(descending=True, stable=True))
+            if spare:
+                mass = below.score.exp()
+                left = mass.flip(0).cumsum(0).flip(0)  # what this prefix and all behind it hold together
+                below = below.take(left > spare * chunk.score.exp().sum())
             yield from visit(below, depth + 1)
 
     zero = torch.zeros(1, dtype=torch.long, device=trie.device)
