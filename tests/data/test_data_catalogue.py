@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidar.artifacts import sha256_file
 from sidar.config import Config
 from sidar.data import read_catalogue, toy
 from sidar.data.catalogue import extend, found, lineage_hash, open_catalogue, save_catalogue
@@ -34,6 +36,18 @@ def test_the_toy_shop_survives_a_round_trip_through_files(tmp_path: Path) -> Non
     again = open_catalogue(tmp_path / "c.arrow")
     assert again.table.equals(catalogue.table)
     assert again.lineage == catalogue.lineage
+
+
+def test_the_file_does_not_depend_on_what_lies_under_nulls(tmp_path: Path) -> None:
+    valid = pa.py_buffer(b"\x02")  # of two prices the first is null
+    hashes = set()
+    for garbage in (1.0, 2.0):
+        prices = pa.Array.from_buffers(pa.float64(), 2, [valid, pa.py_buffer(np.array([garbage, 5.0]))])
+        table = of_ids(["a", "b"]).set_column(5, "price", prices)
+        save_catalogue(found(table), tmp_path / "c.arrow")
+        assert open_catalogue(tmp_path / "c.arrow").column("price") == [None, 5.0]
+        hashes.add(sha256_file(tmp_path / "c.arrow"))
+    assert len(hashes) == 1
 
 
 def test_ugly_text_is_folded_and_missing_words_are_missing(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ Nothing here holds a log in Python: results leave as Parquet files, as Arrow bat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -68,8 +70,17 @@ class Duck:
         return self._con.sql(sql).to_arrow_table()
 
     def batches(self, sql: str, rows: int = 100_000) -> pa.RecordBatchReader:
-        """A result of any size, as a stream of Arrow batches."""
+        """A result of any size, as a stream of Arrow batches; their order is the query's ORDER BY or none."""
         return self._con.sql(sql).to_arrow_reader(rows)
+
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Inside, results keep the order of the files that they come from."""
+        self.run("SET preserve_insertion_order = true")
+        try:
+            yield
+        finally:
+            self.run("SET preserve_insertion_order = false")
 
     def register(self, view: str, table: pa.Table) -> None:
         """Make an Arrow table readable as ``view`` without copying it."""

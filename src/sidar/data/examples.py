@@ -32,7 +32,8 @@ def write_sft(duck: Duck, cfg: Config, requests: Path, out: Path) -> int:
         SELECT 'query' AS source, request_id, ts, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
             {_picked("actions", "TINYINT")} AS tiers
         FROM ({_with_best(requests, "train", cfg.sft.max_positives)})"""
-    return duck.export(sql, out)
+    with duck.in_order():
+        return duck.export(sql, out)
 
 
 def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors: Priors, out: Path) -> int:
@@ -56,10 +57,12 @@ def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors
             list_transform({places}, lambda i: positions[i])::INTEGER[] AS negative_positions
         FROM ({_with_best(requests, "train', 'valid", cfg.preference.max_positives)})"""
     if wanted != "sampled":
-        return duck.export(sql, out)
+        with duck.in_order():
+            return duck.export(sql, out)
     count = 0
     weights = priors.sampling_weights()
-    with duck.batches(f"SELECT *, md5_number_lower(request_id) AS draw FROM ({sql})", rows=16_384) as reader:
+    drawing = f"SELECT *, md5_number_lower(request_id) AS draw FROM ({sql})"
+    with duck.in_order(), duck.batches(drawing, rows=16_384) as reader:
         schema = reader.schema.remove(reader.schema.get_field_index("draw"))
         with pq.ParquetWriter(out, schema) as writer:
             for batch in reader:

@@ -187,10 +187,9 @@ def _stage(
     places: tuple[str, str] = ("file", "place"),
 ) -> None:
     file = str(named or path)
-    duck.run("SET preserve_insertion_order = true")  # row_number() must follow the file
     columns += f", {text(file)} AS {places[0]}, row_number() OVER () + {first_record - 1} AS {places[1]}"
-    duck.export(f"SELECT {columns} FROM {reading}", target)
-    duck.run("SET preserve_insertion_order = false")
+    with duck.in_order():  # row_number() must follow the file
+        duck.export(f"SELECT {columns} FROM {reading}", target)
     seen: set[int] = set()
     for line, kind, raw in duck.rows("SELECT line, lower(error_type), csv_line FROM reject_errors ORDER BY line"):
         if line in seen:  # one record may break several rules
