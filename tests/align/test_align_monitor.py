@@ -56,3 +56,17 @@ def test_print_on_long_lists_is_called_inactive():
     assert gradient_ratio(parts.contrast, parts.sft, scores.logp) < 0.01
     parts = objective("raddpo").parts(scores, AlignConfig(rdrw=False), None)
     assert gradient_ratio(parts.contrast, parts.sft, scores.logp) > 1
+
+
+def test_the_similarity_is_compared_with_the_shared_prefix():
+    import numpy as np
+    from reference_align import cosine
+
+    scores = random_lists(11, codes=2)
+    _, logs = objective("raddpo").loss(scores, AlignConfig(), SimilarityWindow(size=8))
+    pairs = []
+    for item in as_dicts(scores):
+        for j in item["negatives"]:
+            sim = cosine(item["state"][item["star"]], item["state"][j])
+            pairs.append((sim, common_prefix(item["tokens"][item["star"]], item["tokens"][j])))
+    assert logs["rdrw/prefix_correlation"].item() == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-6)

@@ -85,8 +85,9 @@ def raddpo_contrast(
     negatives = scores.is_negative
     logp = full_precision(scores.logp)
     reward_star = of_star(mean_logp(logp, scores.mask), scores.star)  # (B,)
+    shared = shared_prefix(scores, cfg.lcp)  # (B, C)
     if cfg.tlgd:
-        logp = truncate_gradient(logp, shared_prefix(scores, cfg.lcp))
+        logp = truncate_gradient(logp, shared)
     margins = reward_star[:, None] - mean_logp(logp, scores.mask)  # (B, C), d_j
 
     logs: dict[str, Tensor] = {}
@@ -100,6 +101,9 @@ def raddpo_contrast(
         sims = star_similarity(scores.hidden, scores.star)  # (B, C), no gradient
         weights = torch.ones_like(margins)
         weights[negatives], logs = window.weigh(sims[negatives])  # anchors from before this batch
+        if int(negatives.sum()) > 1:  # does the state say more than the prefix? near 1 it does not
+            pairs = torch.stack([sims[negatives], shared[negatives].to(sims.dtype)])
+            logs["rdrw/prefix_correlation"] = torch.corrcoef(pairs)[0, 1].nan_to_num()
         window.add(sims[negatives])
 
     if cfg.contrast == "pairwise":

@@ -101,7 +101,8 @@ def fit(
     (config and input hashes) must be that of the interrupted run.  Raises ``ValueError`` when it is not, when all
     checkpoints are damaged, and when the loss stops being finite.
     """
-    with torch.random.fork_rng():
+    cards = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):  # the caller's random state is left as it was
         return _Run(task, cfg, seed, device, work, identity, title, progress).train(validate_first)
 
 
