@@ -1,19 +1,19 @@
 """A log of 2M and of 20M rows over 1M items through the whole data stage: time, and peak memory of a fresh process.
 
-    python benchmarks/data_scale.py [--rows 2000000 20000000] [--items 1000000] [--threads 2] [--memory 1GB]
+    python benchmarks/data_scale.py [--rows 2000000 20000000] [--items 1000000] [--threads 1] [--memory 1GB]
 
 The log is generated (streamed, into a temporary folder): requests of eight impressions and two further actions over
 eight days, skewed items, ten requests per user, one row in a thousand malformed and one in two hundred on an unknown
 item.  What is timed is ``sidar.data.build``: catalogue, validation, quarantine, sorting, requests with histories, SFT
-rows, preference lists, priors and the evaluation sets of the log.  Seconds are wall time.
+rows, preference lists, priors and the evaluation sets of the log, once per size, each in a fresh process.  ``seconds``
+is the CPU time of that process, ``wall_seconds`` the clock's; ``peak_rss_gb`` is the whole process's peak.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "data_scale.json"
+from common import print_table, write_results
+
 DAY0 = 1_767_571_200_000_000  # 2026-01-05
 SPAN = 8 * 86_400_000_000
 
@@ -38,8 +39,10 @@ def generate(folder: Path, rows: int, items: int) -> None:
 
     shelf = "hash(i, 's') % 4000"
     save(
-        f"""SELECT 'sku' || i AS item_id, 'product ' || i || ' of shelf ' || ({shelf}) || ' in colour ' || (i % 17) AS title,
-            ['shop', 'department ' || (({shelf}) % 40), 'shelf ' || ({shelf})] AS category, 'brand ' || (i % 900) AS brand,
+        f"""SELECT 'sku' || i AS item_id,
+            'product ' || i || ' of shelf ' || ({shelf}) || ' in colour ' || (i % 17) AS title,
+            ['shop', 'department ' || (({shelf}) % 40), 'shelf ' || ({shelf})] AS category,
+            'brand ' || (i % 900) AS brand,
             CASE WHEN i % 5 > 0 THEN (i % 9973) / 10.0 END AS price FROM range({items}) t(i)""",
         "catalogue.parquet",
     )
@@ -47,12 +50,13 @@ def generate(folder: Path, rows: int, items: int) -> None:
     save(
         f"""WITH said AS (SELECT i, i // 10 AS r, i % 10 AS j FROM range({rows}) t(i)),
             placed AS (SELECT *, CASE WHEN j < 8 THEN j ELSE hash(r, 'c', j // 9) % 8 END AS p FROM said)
-            SELECT CASE WHEN hash(i, 'b') % 1000 = 0 THEN NULL
-                       ELSE {DAY0} + (r * ({SPAN} // ({rows} // 10))) + CASE WHEN j < 8 THEN 0 ELSE j * 7000000 END END AS ts,
+            SELECT CASE WHEN hash(i, 'b') % 1000 > 0 THEN
+                    {DAY0} + r * ({SPAN} // ({rows} // 10)) + CASE WHEN j < 8 THEN 0 ELSE j * 7000000 END END AS ts,
                 'user' || (hash(r, 'who') % {max(rows // 100, 1)}) AS user_id, 'req' || r AS request_id,
                 'shelf ' || (hash(r, 'q') % 4000) || ' colour ' || (hash(r, 'k') % 17) AS query,
                 CASE WHEN hash(i, 'x') % 200 = 0 THEN 'gone' || i
-                     ELSE 'sku' || floor({items} * pow((hash(r, p, 'item') % 1000003) / 1000003.0, 3))::BIGINT END AS item_id,
+                    ELSE 'sku' || floor({items} * pow((hash(r, p, 'item') % 1000003) / 1000003.0, 3))::BIGINT
+                END AS item_id,
                 p + 1 AS position,
                 CASE WHEN j < 8 THEN 'impression' WHEN {unit} < 0.7 THEN 'click' WHEN {unit} < 0.9 THEN 'cart'
                      ELSE 'order' END AS action,
@@ -63,7 +67,7 @@ def generate(folder: Path, rows: int, items: int) -> None:
 
 
 def measure(folder: Path, memory: str, threads: int) -> dict[str, float]:
-    """Run the stage in this process; seconds, CPU seconds and GB."""
+    """Run the stage in this process."""
     from sidar.config import Config
     from sidar.data import build
 
@@ -72,21 +76,17 @@ def measure(folder: Path, memory: str, threads: int) -> dict[str, float]:
     cfg.events.path = str(folder / "events.parquet")
     cfg.events.memory = memory
     cfg.evaluate.targets = ["click", "order", "random_click"]
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     report = build(cfg, folder / "data")
-    seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     size = sum(f.stat().st_size for f in (folder / "data").rglob("*") if f.is_file())
     return {
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "peak_rss_gb": after.ru_maxrss / 1e6,
+        "seconds": time.process_time() - cpu,
+        "wall_seconds": time.perf_counter() - wall,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "requests": report["requests"]["total"],
         "lists": report["lists"]["total"],
         "quarantined": report["quarantined"],
-        "out_gb": size / 1e9,
+        "output_gb": size / 1e9,
     }
 
 
@@ -94,9 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", default="1GB", help="DuckDB's cap (events.memory)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--no-write", action="store_true", help="print the table only")
     parser.add_argument("--worker", nargs=2, metavar=("STEP", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -108,9 +108,7 @@ def main() -> None:
         return
 
     figures: dict[str, float] = {}
-    print(
-        f"{'rows':>12} {'seconds':>9} {'CPU s':>9} {'peak RSS GB':>12} {'requests':>10} {'lists':>10} {'quarantined':>12}"
-    )
+    table = []
     for rows in args.rows:
         with tempfile.TemporaryDirectory(prefix="sidar-scale-") as folder:
             own = [sys.executable, __file__, "--rows", str(rows), "--items", str(args.items)]
@@ -119,36 +117,16 @@ def main() -> None:
             done = subprocess.run([*own, "--worker", "measure", folder], check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         label = f"{rows // 1_000_000}m" if rows % 1_000_000 == 0 else str(rows)
-        for key, value in found.items():
-            figures[f"{key}_{label}"] = round(value, 4)
-        print(
-            f"{rows:12,} {found['seconds']:9.1f} {found['cpu_seconds']:9.1f} {found['peak_rss_gb']:12.2f} "
-            f"{found['requests']:10,} {found['lists']:10,} {found['quarantined']:12,}",
-            flush=True,
-        )
+        figures |= {f"{key}_{label}": value for key, value in found.items()}
+        table.append([f"{rows:,}", *found.values()])
+    print_table(["rows", *found], table, "the data stage, one fresh process per size")
     if {"seconds_2m", "seconds_20m"} <= set(figures):
-        figures["seconds_ratio_20m_over_2m"] = round(figures["seconds_20m"] / figures["seconds_2m"], 3)
-        print(f"20M over 2M: {figures['seconds_ratio_20m_over_2m']:.2f}x the time for 10x the rows")
-    write(args, figures)
-
-
-def write(args: argparse.Namespace, figures: dict[str, float]) -> None:
-    import duckdb
-    import pyarrow
-
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
-    said = {
-        "benchmark": "data_scale",
-        "config": {"rows": args.rows, "items": args.items, "memory": args.memory},
-        "commit": commit,
-        "versions": {"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pyarrow.__version__},
-        "threads": args.threads,
-        "device": f"cpu ({os.cpu_count()} cores)",
-        "figures": figures,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(said, indent=1) + "\n")
-    print(f"wrote {args.out}")
+        figures["seconds_ratio_20m_over_2m"] = figures["seconds_20m"] / figures["seconds_2m"]
+        print(f"20M over 2M: {figures['seconds_ratio_20m_over_2m']:.2f} times the CPU time for 10 times the rows")
+    if not args.no_write:
+        engines = {name: importlib.metadata.version(name) for name in ("duckdb", "pyarrow")}
+        config = {"rows": args.rows, "items": args.items, "memory": args.memory}
+        print(f"wrote {write_results('data_scale', config, figures, threads=args.threads, engines=engines)}")
 
 
 if __name__ == "__main__":
