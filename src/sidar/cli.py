@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``sidar --help`` answe
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -177,9 +178,9 @@ def demo(
     """The main job on real products: simulate a log, train, evaluate, print the table, serve the page."""
     from sidar.pipeline.demo import run_demo
 
-    bundle_folder = run_demo(folder, everything=everything, tiny=tiny, overrides=overrides or [], console=_console())
+    bundles = run_demo(folder, everything=everything, tiny=tiny, overrides=overrides or [], console=_console())
     if serve_after:
-        serve(bundle=bundle_folder)
+        serve(bundle=[str(each) for each in bundles], host="127.0.0.1", port=8000, device="auto")
 
 
 @app.command()
@@ -204,18 +205,27 @@ def search(
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(help="A bundle folder, or label=folder; repeat it to compare models on the page."),
+    ] = None,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
 ) -> None:
-    """Serve POST /v1/search and the page."""
+    """Serve POST /v1/search and the page; the first bundle answers where a request names no model."""
     import uvicorn
 
+    from sidar.bundle import open_bundle
     from sidar.retriever import Retriever
     from sidar.serve import create_app
 
-    application = create_app(Retriever.load(bundle))
-    typer.echo(f"Sidar serves {bundle} on http://{host}:{port}")
+    folders = {}
+    for text in bundle or ["runs/run/bundle"]:
+        label, sep, path = text.partition("=")
+        folders[label if sep else open_bundle(text).label] = path if sep else text
+    application = create_app(lambda: {label: Retriever.load(path, device) for label, path in folders.items()})
+    typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
     uvicorn.run(application, host=host, port=port, log_level="warning")
 
 
@@ -263,6 +273,8 @@ def _pair(text: str) -> tuple[str, Path]:
 
 def main() -> None:
     """Entry point: one line and exit code 2 for what the user can mend."""
+    # Idle OpenMP threads that spin steal the core that the busy one needs; on a shared machine a step took 10x longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except (ValueError, FileNotFoundError, KeyError) as error:

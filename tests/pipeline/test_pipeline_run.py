@@ -5,15 +5,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from sidar import Retriever, pipeline
 from sidar.artifacts import open_artifact
 from sidar.config import load_config
-from sidar.data import toy
+from sidar.data import open_dataset, toy
 from sidar.evaluate.table import check_table
 from sidar.pipeline.variants import variants
+from sidar.sid import load_sids
 
 STAGES = ["data", "embed", "sid", "sft", "align-raddpo", "index", "bundle", "evaluate"]
 SETTINGS = {
@@ -79,8 +82,6 @@ def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
 
 def test_a_changed_input_file_is_noticed(shop, tmp_path):
     changed = tmp_path / "events.parquet"
-    import pyarrow.parquet as pq
-
     log = pq.read_table(shop / "events.parquet")
     pq.write_table(log.slice(0, log.num_rows - 5), changed)
     assert "config changed: events" in reasons(shop, f"events.path={changed}")["data"]
@@ -152,3 +153,25 @@ def test_help_answers_without_torch():
     )
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
+
+
+def test_tomorrow_starts_from_todays_bundle(shop):
+    today, tomorrow = shop / "runs/shop", shop / "runs/tomorrow"
+    old = pq.read_table(shop / "catalogue.parquet")
+    new = pa.Table.from_pylist(
+        [{**old.slice(3, 1).to_pylist()[0], "item_id": "new-1", "title": "Linen bath towel, undyed"}], schema=old.schema
+    )
+    pq.write_table(pa.concat_tables([new, old.slice(1)]), shop / "tomorrow.parquet")  # one in front, one gone
+    options = ["catalogue.path=tomorrow.parquet", "name=tomorrow", "events.bad_rows=1"]
+    sidar("run", "-c", shop / "sidar.yaml", *options, "--from", today / "bundle")
+    before, after = open_dataset(today / "data").catalogue, open_dataset(tomorrow / "data").catalogue
+    assert after.item_ids.tolist() == [*before.item_ids, "new-1"]
+    assert after.alive.tolist() == [False] + [True] * 64
+    assert after.lineage == before.lineage
+    was = load_sids(today / "sid/sids.parquet", before.item_ids)
+    now = load_sids(tomorrow / "sid/sids.parquet", after.item_ids)
+    assert np.array_equal(now.codes[1:64], was.codes[1:])
+    assert now.lengths[0] == 0
+    assert now.lengths[64] == 3
+    hits = Retriever.load(tomorrow / "bundle").search("linen bath towel", k=64)
+    assert {hit.item_id for hit in hits} == set(after.item_ids[1:])

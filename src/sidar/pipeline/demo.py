@@ -93,9 +93,10 @@ def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any
     return draft.shapes
 
 
-def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any) -> Path:
-    """Run the demo and print its table; returns the bundle's folder."""
+def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any) -> list[Path]:
+    """Run the demo and print its table; returns the bundles of the aligned and of the SFT model, to be served."""
     from sidar import pipeline
+    from sidar.bundle import build_bundle
     from sidar.evaluate.table import print_table
     from sidar.pipeline.variants import variants
 
@@ -108,4 +109,9 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
     pipeline.run(cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console)
     print_table(cfg.run_dir / "evaluate", console)
     console.print(f"report: {cfg.run_dir / 'evaluate' / 'report.html'}")
-    return cfg.run_dir / "bundle"
+    run = cfg.run_dir
+    before = run / "bundle-sft"  # the page shows both, so that what alignment changed can be seen
+    config = cfg.model_dump(mode="json", include={"decode", "embed"})
+    parts = {name: run / name for name in ("data", "embed", "sid", "index")}
+    build_bundle(before, **parts, model=run / "sft" / "model", config=config, label="sft")
+    return [run / "bundle", before]

@@ -13,31 +13,13 @@ import pyarrow as pa
 from sidar.config import Config, SidConfig
 from sidar.sid.picture import draw
 from sidar.sid.quality import count_distinct, report
-from sidar.sid.rqkmeans import RqKmeans
 from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
 from sidar.sid.table import save_sids, table_version
-from sidar.sid.tokenizer import Tokenizer, checked_vectors, tokenizer_class
+from sidar.sid.tokenizer import Tokenizer, checked_vectors, load_tokenizer, tokenizer_class
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _MAX_PAIRS = 200_000
 _MAX_SIZES_TRIED = 4
-
-
-def make_tokenizer(config: SidConfig, codebook_sizes: tuple[int, ...], seed: int, device: str = "cpu") -> Tokenizer:
-    """The unfitted tokenizer that ``sid.method`` names, with its part of the config."""
-    cls = tokenizer_class(config.method)
-    if cls is RqKmeans:
-        return RqKmeans(
-            codebook_sizes,
-            seed,
-            iterations=config.iterations,
-            init=config.init,
-            restarts=config.restarts,
-            sample=config.sample,
-            balance_last=config.balance_last,
-            device=device,
-        )
-    return cls(codebook_sizes, seed)
 
 
 def fit_catalogue(
@@ -51,7 +33,7 @@ def fit_catalogue(
     """
 
     def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
-        tokenizer = make_tokenizer(config, sizes, seed, device).fit(inputs)
+        tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device).fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
         return tokenizer, sids, distinct / len(np.unique(sids.codes, axis=0))
 
@@ -99,7 +81,12 @@ def build(
         categories=[categories[row] or () for row in rows],
         counts=data.priors().clicks[rows],
     )
-    tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or _resolve(cfg.device))
+    if cfg.warm_start:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
+        tokenizer = load_tokenizer(Path(cfg.warm_start) / "sid")
+        found = tokenizer.encode_catalogue(inputs)
+        tried: dict[str, float] = {}
+    else:
+        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or _resolve(cfg.device))
     codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
     lengths = np.zeros(len(catalogue), np.int32)
     codes[rows], lengths[rows] = found.codes, found.lengths
