@@ -168,6 +168,16 @@ def test_every_objective_trains_and_logs(tmp_path, backbone, name):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
+@pytest.mark.parametrize("name", ["raddpo", "sdpo", "orpo+sft"])
+def test_batches_without_any_list_train_the_item_rows(tmp_path, backbone, name):
+    cfg = quick(AlignConfig, objective=name, item_share=0.95, batch_size=2, steps=10)
+    task = align_task(tiny_model(backbone), cfg)
+    assert any(not any(x.is_list for x in task.batch(step)) for step in range(10))
+    report = run(task, cfg, tmp_path)
+    assert report.loss == report.loss  # not NaN
+    assert all(torch.isfinite(p).all() for p in task.model.parameters())
+
+
 def test_the_best_model_is_the_one_that_validated_best(tmp_path, backbone):
     from sidar.lm import SidLM
 
