@@ -45,3 +45,10 @@ def test_the_view_shares_the_indexs_memory():
     assert all(
         np.shares_memory(start.numpy(), theirs) for start, theirs in zip(trie._start, index.child_start, strict=True)
     )
+
+
+def test_a_read_only_index_is_copied_without_a_warning():
+    index = PrefixIndex.build(slow.sid_table(SHORT, (5, 5, 3)))
+    for array in (*index.codes, *index.child_start, *index.sid_of):
+        array.flags.writeable = False
+    assert Trie(index).sid_of(1, torch.tensor([0, 1])).tolist() == [-1, 1]

@@ -33,13 +33,16 @@ class Trie:
         self.n_levels = index.n_levels
         self.n_sids = index.n_sids
         self.fixed_length = index.fixed_length
-        self._start = [torch.from_numpy(start).to(self.device) for start in index.child_start]
+        self._start = [self._tensor(start) for start in index.child_start]
         # torch gathers no uint16 on every device: the same bits as int16, widened after the gather
         self._codes = [
-            torch.from_numpy(codes.view(np.int16) if codes.dtype == np.uint16 else codes).to(self.device)
-            for codes in index.codes
+            self._tensor(codes.view(np.int16) if codes.dtype == np.uint16 else codes) for codes in index.codes
         ]
-        self._sid_of = None if index.fixed_length else [torch.from_numpy(s).to(self.device) for s in index.sid_of]
+        self._sid_of = None if index.fixed_length else [self._tensor(numbers) for numbers in index.sid_of]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """The array on the device; copied on the CPU only where it is read-only, which torch has no word for."""
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
     def codes(self, depth: int, ids: Tensor) -> Tensor:
         """int64 last code of the prefixes ``ids`` of ``depth`` + 1, any shape."""
