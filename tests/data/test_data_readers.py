@@ -15,6 +15,7 @@ from sidar.data.readers.source import find_files
 from sidar.data.readers.tabular import open_table
 
 WANTED = ("item_id", "title", "category")
+ROWS = b"".join(b"i%d,title %d\n" % (n, n) for n in range(300))
 
 
 def read(work: Path, path: Path | str, columns: dict[str, str] | None = None) -> tuple[list[tuple], list]:
@@ -95,3 +96,49 @@ def test_what_is_missing_is_named_with_the_next_step(tmp_path: Path) -> None:
 def test_find_files_takes_a_single_file_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "export.2026").write_text("x")
     assert find_files(str(tmp_path / "export.2026"), (".csv",), "log", "events.path") == [tmp_path / "export.2026"]
+
+
+NASTY = {
+    "unix.csv": (b"item_id,title\n" + ROWS, 300, {}),
+    "windows.csv": ((b"item_id,title\n" + ROWS).replace(b"\n", b"\r\n"), 300, {}),
+    "old mac.csv": ((b"item_id,title\n" + ROWS).replace(b"\n", b"\r"), 300, {}),
+    "both.csv": (b"item_id,title\n" + ROWS.replace(b"\n", b"\r\n") + b"z,last\n", 301, {}),
+    "both.jsonl": (b'{"item_id": 1, "title": "a"}\r\n{"item_id": 2, "title": "b"}\n', 2, {}),
+    "no last line end.csv": (b"item_id,title\n" + ROWS + b"z,last", 301, {}),
+    "blank lines.csv": (b"item_id,title\n" + ROWS + b"\n\n", 300, {}),
+    "nul.csv": (b"item_id,title\n" + ROWS + b"z\x00,t\n", 301, {}),
+    "open quote.csv": (b"item_id,title\n" + ROWS + b'z,"never ends\n' + ROWS, 300, {"open quote": 301}),
+    "text after quote.csv": (b"item_id,title\n" + ROWS + b'z,"a"b\n', 300, {"open quote": 1}),
+    "endless.csv": (b"item_id,title\n" + ROWS + b"z," + b"x" * 5_000_000, 300, {"line size over maximum": 1}),
+    "empty.jsonl": (b"", 0, {}),
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_nasty_files_cost_what_is_broken_in_them(tmp_path: Path, name: str) -> None:
+    content, good, refused = NASTY[name]
+    (tmp_path / name).write_bytes(content)
+    with Duck(tmp_path / "w", "512MB", 1) as duck:
+        source = open_table(duck, str(tmp_path / name), {}, WANTED, ("item_id", "title"), "catalogue")
+        assert duck.row(f"SELECT count(item_id) FROM ({source.sql})")[0] == good
+    assert {reason: count for (_, reason), count in source.rejected.items()} == refused
+
+
+def test_what_is_no_text_at_all_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_bytes("item_id,title\n1,x\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="UTF-16; save it as UTF-8"):
+        read(tmp_path / "w", tmp_path / "u.csv")
+    (tmp_path / "z.csv.gz").write_bytes(b"\x1f\x8b\x08\x00broken")
+    with pytest.raises(ValueError, match="no readable gzip file"):
+        read(tmp_path / "w", tmp_path / "z.csv.gz")
+
+
+def test_empty_parts_of_a_folder_are_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text("item_id,title\n1,one\n")
+    (folder / "b.csv").write_text("")
+    (folder / "c.jsonl").write_text("\n")
+    rows, rejects = read(tmp_path / "w", folder)
+    assert [r[:2] for r in rows] == [("1", "one")]
+    assert rejects == []

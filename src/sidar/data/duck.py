@@ -45,6 +45,7 @@ class Duck:
         if threads:
             config["threads"] = threads
         self._con = duckdb.connect(":memory:", config=config)
+        self._files = 0
         self.run("SET TimeZone = 'UTC'")
 
     def __enter__(self) -> Duck:
@@ -81,6 +82,11 @@ class Duck:
             yield
         finally:
             self.run("SET preserve_insertion_order = false")
+
+    def new_file(self, suffix: str = ".parquet") -> Path:
+        """The path of a file of its own in the work folder."""
+        self._files += 1
+        return self.work / f"staged-{self._files}{suffix}"
 
     def register(self, view: str, table: pa.Table) -> None:
         """Make an Arrow table readable as ``view`` without copying it."""

@@ -79,8 +79,8 @@ def restored(duck: Duck, bad: str, source: Source) -> str:
     """
     if not source.shifts:
         return f"SELECT * FROM ({bad})"
-    files, after = zip(*source.shifts, strict=True)
-    duck.register("reject_places", pa.table({"file": pa.array(files), "after": pa.array(after, pa.int64())}))
+    shifts = [pa.table({"file": pa.repeat(pa.scalar(file), len(at)), "after": at}) for file, at in source.shifts]
+    duck.register("reject_places", pa.concat_tables(shifts))
     running = """SELECT file, after, max(n) AS n
         FROM (SELECT file, after, row_number() OVER (PARTITION BY file ORDER BY after) AS n FROM reject_places)
         GROUP BY ALL"""

@@ -8,8 +8,8 @@ from sidar.config import Config
 from sidar.data import clean
 from sidar.data.duck import Duck, name
 from sidar.data.log import hashed_user
-from sidar.data.readers.source import FILE, PLACE, Source, find_files
-from sidar.data.readers.tabular import SUFFIXES, parquet_rows, stage_csv, stage_jsonl
+from sidar.data.readers.source import FILE, PLACE, Source
+from sidar.data.readers.tabular import open_files
 
 
 def write_users(duck: Duck, cfg: Config, out: Path) -> int:
@@ -21,15 +21,7 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> int:
     if not cfg.users.path:
         duck.run("CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS profile WHERE false")
         return duck.export("SELECT * FROM users", out)
-    source, staged = Source(""), []
-    for file in find_files(cfg.users.path, SUFFIXES, "users", "users.path"):
-        if file.name.endswith((".parquet", ".pq")):
-            staged.append(file)
-        elif file.name.endswith((".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")):
-            staged.append(stage_jsonl(duck, file, ["user_id", *cfg.users.profile], source))
-        else:
-            staged.append(stage_csv(duck, file, source))
-    duck.run(f"CREATE OR REPLACE VIEW raw_users AS {parquet_rows(duck, staged)}")
+    open_files(duck, cfg.users.path, ["user_id", *cfg.users.profile], "users", "raw_users", Source(""))
     have = [c for c in duck.columns("raw_users") if c not in (FILE, PLACE)]
     columns = cfg.users.profile or [c for c in have if c != "user_id"]
     missing = [c for c in ("user_id", *columns) if c not in have]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from sidar.config import CatalogueConfig, EventsConfig
 from sidar.data.duck import Duck, files, name
 from sidar.data.readers.source import Source, find_files
-from sidar.data.readers.tabular import stage_fields
+from sidar.data.readers.staging import stage_fields
 
 _LEVELS = range(1, 5)
 _CATEGORIES = tuple(f"{field}_{n}" for n in _LEVELS for field in ("cate_id", "cate_name"))

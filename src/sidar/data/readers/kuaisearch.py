@@ -14,7 +14,7 @@ from __future__ import annotations
 from sidar.config import CatalogueConfig, EventsConfig
 from sidar.data.duck import Duck, files
 from sidar.data.readers.source import Source, find_files
-from sidar.data.readers.tabular import stage_lines
+from sidar.data.readers.staging import stage_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 from sidar.config import CatalogueConfig, EventsConfig
 from sidar.data.duck import Duck, name
 from sidar.data.readers.source import FILE, ITEM_COLUMNS, PLACE, Source, find_files
-from sidar.data.readers.tabular import SUFFIXES, open_table, parquet_rows, read_json, stage_jsonl
+from sidar.data.readers.staging import read_json
+from sidar.data.readers.tabular import SUFFIXES, open_files, open_table
 
 
 def open_items(duck: Duck, config: CatalogueConfig) -> Source:
@@ -56,8 +57,7 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
         relation = "sequence_steps"
     else:
         user, items = config.columns.get("user_id", "user_id"), config.columns.get("item_id", "items")
-        staged = [stage_jsonl(duck, p, [user, items], source) if p.suffix != ".parquet" else p for p in paths]
-        duck.run(f"CREATE OR REPLACE VIEW sequence_rows AS {parquet_rows(duck, staged)}")
+        open_files(duck, config.path, [user, items], "events", "sequence_rows", source)
         have = duck.columns("sequence_rows")
         missing = [c for c in (user, items) if c not in have]
         if missing:

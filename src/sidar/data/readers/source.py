@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from sidar.data.duck import Duck, name
 
 #: Contract columns of a raw catalogue and of a raw log, as readers name them (contracts.md).
@@ -54,16 +56,20 @@ class Reject:
 class Source:
     """Raw rows. ``sql`` selects the contract columns plus ``file`` (text) and ``place`` (record number, 1-based).
 
-    ``place`` counts readable records only when a text file had rejects; ``shifts`` (file, records read before the
-    reject) lets the quarantine restore true record numbers. ``rejected`` counts per file and reason.
+    ``place`` counts readable records only where a text file had rejects; ``shifts`` (file, provisional places after
+    which a reject stood) lets the quarantine restore true record numbers. ``rejected`` counts per file and reason.
     """
 
     sql: str
     rejects: list[Reject] = field(default_factory=list)
     rejected: dict[tuple[str, str], int] = field(default_factory=dict)
-    shifts: list[tuple[str, int]] = field(default_factory=list)
+    shifts: list[tuple[str, np.ndarray]] = field(default_factory=list)
     clock: str = ""  # "s", "ms", "us": ts are numbers on the source's own clock, not calendar time
     actions: dict[str, str] = field(default_factory=dict)  # the format's own action names; events.actions overrides
+
+    def refuse(self, file: str, reason: str, count: int) -> None:
+        """Count records that could not be cut."""
+        self.rejected[file, reason] = self.rejected.get((file, reason), 0) + count
 
 
 def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> list[Path]:

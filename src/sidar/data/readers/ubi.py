@@ -12,7 +12,7 @@ from __future__ import annotations
 from sidar.config import EventsConfig
 from sidar.data.duck import Duck, files
 from sidar.data.readers.source import Source, find_files
-from sidar.data.readers.tabular import stage_lines
+from sidar.data.readers.staging import stage_lines
 
 SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz")
 
