@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidar.config import SidConfig
 from sidar.sid import RqKmeans, auto_codebook_sizes, load_tokenizer
 from sidar.sid.balance import balanced_codes
-from sidar.sid.stage import fit_catalogue, make_tokenizer
+from sidar.sid.stage import fit_catalogue
 from sidar.types import SidInputs
 
 
@@ -113,7 +113,7 @@ def test_errors_name_row_and_next_step() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         RqKmeans((4, 0))
     with pytest.raises(ValueError, match=r"sid\.method 'magic' is not one of \['rqkmeans'"):
-        make_tokenizer(SidConfig(method="magic"), (4, 2), 0)
+        fit_catalogue(SidConfig(method="magic"), SidInputs(x), 0)
     assert len(fitted.encode(SidInputs(x[:0]))) == 0
 
 

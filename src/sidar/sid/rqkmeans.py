@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from sidar.config import SidConfig
 from sidar.precision import Precision
 from sidar.sid.balance import balanced_codes
 from sidar.sid.kmeans import group_sums, kmeans, nearest
@@ -58,6 +59,20 @@ class RqKmeans:
         self.precision = precision
         self.device = device
         self.codebooks_: list[np.ndarray] = []
+
+    @classmethod
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> RqKmeans:
+        """The unfitted tokenizer with its part of the config."""
+        return cls(
+            codebook_sizes,
+            seed,
+            iterations=config.iterations,
+            init=config.init,
+            restarts=config.restarts,
+            sample=config.sample,
+            balance_last=config.balance_last,
+            device=device,
+        )
 
     def fit(self, inputs: SidInputs) -> RqKmeans:
         """Learn ``codebooks_``, one (K, D) float32 per level, from the vectors (N, D)."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from sidar.config import SidConfig
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "tokenizer.json"
@@ -18,6 +19,11 @@ class Tokenizer(Protocol):
     """Vectors → Semantic IDs. ``fit`` learns codebooks; ``encode`` is pure and takes items never seen before."""
 
     method: str
+
+    @classmethod
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str) -> Any:
+        """The unfitted tokenizer with its part of the config."""
+        ...
 
     def fit(self, inputs: SidInputs) -> Any: ...
 
