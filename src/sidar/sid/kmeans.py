@@ -3,7 +3,7 @@
 A pass costs one (n, D) × (D, K) product.  What makes the whole cheap without making it worse:
 
 * **Fewer passes.** After seeding by D² sampling, each mean is overshot by half its step (over-relaxation of a fixed
-  point, as in over-relaxed EM [known]); two plain passes end it. Some eight passes reach a lower error than 25 plain
+  point, as in over-relaxed EM [known]); two plain passes end it. Some ten passes reach a lower error than 25 plain
   ones from random points (``benchmarks/results/sid.json``).
 * **bf16 products, fp32 sums.** A wrong nearest centroid is possible only among near ties, where it costs next to
   nothing; means and errors are fp32. :func:`nearest` settles the ties in fp32, so encoding does not depend on it.
@@ -43,7 +43,7 @@ def kmeans(
     restarts: int = 1,
     sample: int = 256,
     precision: Precision = "auto",
-    tolerance: float = 3e-3,
+    tolerance: float = 2e-3,
 ) -> Tensor:
     """(k, D) fp32 centroids of ``points`` (n, D) fp32.
 
