@@ -131,6 +131,10 @@ def test_what_is_no_text_at_all_is_refused(tmp_path: Path) -> None:
     (tmp_path / "z.csv.gz").write_bytes(b"\x1f\x8b\x08\x00broken")
     with pytest.raises(ValueError, match="no readable gzip file"):
         read(tmp_path / "w", tmp_path / "z.csv.gz")
+    whole = gzip.compress(b'{"item_id": "1", "title": "t"}\n' * 5000)
+    (tmp_path / "z.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"z\.jsonl\.gz cannot be cut into records"):
+        read(tmp_path / "w", tmp_path / "z.jsonl.gz")
 
 
 def test_empty_parts_of_a_folder_are_skipped(tmp_path: Path) -> None:

@@ -143,11 +143,11 @@ def _stage(
     with duck.in_order():  # row_number() must follow the file
         try:
             duck.export(f"SELECT {picked} FROM {layout.reading(path)}", target)
-        except duckdb.InvalidInputException:  # a file with both Windows and Unix line ends stops the parser
-            plain = _unix_copy(path, duck.new_file(".txt"))
+        except (duckdb.InvalidInputException, duckdb.IOException):  # e.g. both Windows and Unix line ends in one file
             try:
+                plain = _unix_copy(path, duck.new_file(".txt"))
                 duck.export(f"SELECT {picked} FROM {layout.reading(plain)}", target)
-            except duckdb.Error as error:
+            except (duckdb.InvalidInputException, duckdb.IOException, EOFError, OSError, zlib.error) as error:
                 raise ValueError(f"{file} cannot be cut into records: {str(error).splitlines()[0]}") from error
             plain.unlink()
     _take_rejects(duck, file, source)
