@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from sidar.config import Config
@@ -21,10 +22,10 @@ from sidar.data.readers import open_events
 from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue
 
-#: Spellings that need no mapping; ``events.actions`` adds to them and overrides them.
+#: Spellings that need no mapping; ``events.actions`` adds to them and overrides them. (A "view" is not among them:
+#: it is an impression in some shops and the product page in others.)
 COMMON_ACTIONS = {
     **{action: action for action in ACTIONS},
-    "view": "impression",
     "add_to_cart": "cart",
     "purchase": "order",
 }
@@ -55,7 +56,7 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     source = open_events(duck, cfg.events)
     duck.run(f"CREATE OR REPLACE VIEW raw_events AS {source.sql}")
     ids = catalogue.table.column("item_id")
-    rows = pa.array(range(len(catalogue)), pa.int32())
+    rows = np.arange(len(catalogue), dtype=np.int32)
     duck.register("item_rows", pa.table({"item_id": ids, "row": rows}).filter(catalogue.table.column("alive")))
     notes: list[str] = []
     duck.run(f"CREATE OR REPLACE VIEW judged_events AS {_judged(duck, cfg, source, notes)}")
