@@ -1,22 +1,30 @@
-"""One training step (forward + backward) on one preference list: packed, against the ways that peers do it.
+"""One training step (forward + backward) on preference lists: packed, against the ways that peers lay them out.
 
-Every variant is the same model in fp32 (Qwen3 architecture, 8 layers, d 256, sliced heads of 8192/4096/2048 codes that
-are evaluated at the answer's positions only) and the same list: a prompt of 64 tokens, positives and negatives of three
-codes, of which 34.6 % of the pairs share the first code and 1.9 % two (the rates that the RAD-DPO paper reports).  So
-the figures show what packing is worth, and nothing else: a peer's full-vocabulary head would cost it more.
+The same decoder in fp32 everywhere (Qwen3 architecture, 8 layers, d 256), the same lists: a prompt of 64 tokens, and
+positives and negatives of three codes from codebooks of 8192/4096/2048, of which 34.6 % of the pairs share the first
+code and 1.9 % two (the rates that the RAD-DPO paper reports).  A step takes four lists.
 
-  packed             [prompt | trie of all candidates], one row, prefixes merged; SimPO's loss on every pair
-  packed DPO         the same and the frozen reference, packed too
-  unique candidates  one row of prompt + SID per distinct candidate; the same loss
-  SimPO pairs        per (positive, negative) pair two rows of prompt + SID, as preference trainers lay them out
-  DPO pairs          the same rows and a forward of the frozen reference
-  TRL DPOTrainer     its own collator, model and loss on the same pairs (full-vocabulary head), timed once
+  packed               ours: [prompt | trie of all candidates] per list, sliced heads; SimPO's loss on every pair
+  packed DPO           the same with DPO's loss and the frozen reference, packed too
+  SimPO pairs          per (positive, negative) pair two rows of prompt + SID through transformers' Qwen3ForCausalLM,
+                       whose vocabulary is text + SIDs; logits only where codes are predicted (`logits_to_keep`)
+  DPO pairs            the same rows, and a forward of the frozen reference on them
+  SimPO pairs, sliced  the rows of SimPO pairs through our model with sliced heads: what packing alone is worth
+  unique, sliced       one row of prompt + SID per distinct candidate through our model
 
-`python benchmarks/preference_step.py` prints the table and writes results/preference_step.json.
+`packed` and `SimPO pairs, sliced` compute the same number; the largest difference of their gradients is printed.
+Packed lists carry the position that outputs EOS, the peers' rows score no EOS: a handicap on our side.
+
+`python benchmarks/preference_step.py` prints the tables and writes results/preference_step.json.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
+import ctypes
+import gc
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +38,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import Qwen3ForCausalLM
 
 from sidar.config import LmConfig
 from sidar.lm import Candidate, SidLM, pack, score
@@ -88,9 +97,24 @@ def row_logp(model: SidLM, rows: Tensor) -> Tensor:
     return total
 
 
+def make_peer(seed: int = 0) -> torch.nn.Module:
+    """The same decoder as a causal LM of transformers with one vocabulary of text and SIDs, input and head tied."""
+    config = copy.deepcopy(make_model(seed).backbone.config)
+    config.vocab_size += sum(SIZES) + 1
+    return Qwen3ForCausalLM(config)
+
+
+def peer_logp(peer: torch.nn.Module, rows: Tensor) -> Tensor:
+    """Summed log-probs (n,) of rows (n, prompt + 3) under the full-vocabulary softmax."""
+    logits = peer(input_ids=rows, logits_to_keep=len(SIZES) + 1, use_cache=False).logits[:, :-1]
+    loss = F.cross_entropy(logits.flatten(0, 1), rows[:, PROMPT:].flatten(), reduction="none")
+    return -loss.view(len(rows), -1).sum(1)
+
+
 def variants(positives: int, negatives: int, lists: int = LISTS, seed: int = 0) -> dict[str, Step]:
     """The steps to be timed; each clears the gradients, runs forward and backward, and returns its loss."""
     model, reference = make_model(seed), make_model(seed + 1).requires_grad_(False)
+    peer, peer_reference = make_peer(seed), make_peer(seed + 1).requires_grad_(False)
     vocab = model.vocab
     drawn = [make_list(positives, negatives, seed + i) for i in range(lists)]
     prompts, listed = [p for p, _ in drawn], [c for _, c in drawn]
@@ -105,49 +129,98 @@ def variants(positives: int, negatives: int, lists: int = LISTS, seed: int = 0) 
 
     pairs, unique = torch.cat(all_pairs(table)), table.flatten(0, 1)
 
-    def step(loss: Callable[[], Tensor]) -> Step:
+    def packed(lm: SidLM) -> tuple[Tensor, Tensor]:
+        return all_pairs(score(lm, pack(prompts, listed, vocab)).logp.sum(-1))
+
+    def frozen(logp: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return logp()
+
+    def step(trained: torch.nn.Module, loss: Callable[[], Tensor]) -> Step:
         def run() -> Tensor:
-            model.zero_grad(set_to_none=True)
+            trained.zero_grad(set_to_none=True)
             value = loss()
             value.backward()
             return value.detach()
 
+        run.model = trained  # type: ignore[attr-defined]
         return run
 
-    def packed_logp(lm: SidLM) -> Tensor:
-        return score(lm, pack(prompts, listed, vocab)).logp.sum(-1)
-
-    def frozen(logp: Callable[[], Tensor]) -> Tensor:
-        with torch.no_grad():
-            return logp()
-
-    steps = {
-        "packed": step(lambda: simpo(*all_pairs(packed_logp(model)))),
-        "packed DPO": step(
-            lambda: dpo(*all_pairs(packed_logp(model)), *all_pairs(frozen(lambda: packed_logp(reference))))
-        ),
-        "unique candidates": step(lambda: simpo(*all_pairs(row_logp(model, unique).view(lists, -1)))),
-        "SimPO pairs": step(lambda: simpo(*row_logp(model, pairs).chunk(2))),
+    return {
+        "packed": step(model, lambda: simpo(*packed(model))),
+        "packed DPO": step(model, lambda: dpo(*packed(model), *frozen(lambda: packed(reference)))),
+        "unique, sliced": step(model, lambda: simpo(*all_pairs(row_logp(model, unique).view(lists, -1)))),
+        "SimPO pairs, sliced": step(model, lambda: simpo(*row_logp(model, pairs).chunk(2))),
+        "SimPO pairs": step(peer, lambda: simpo(*peer_logp(peer, pairs).chunk(2))),
         "DPO pairs": step(
-            lambda: dpo(*row_logp(model, pairs).chunk(2), *frozen(lambda: row_logp(reference, pairs)).chunk(2))
+            peer,
+            lambda: dpo(*peer_logp(peer, pairs).chunk(2), *frozen(lambda: peer_logp(peer_reference, pairs).chunk(2))),
         ),
     }
-    for run in steps.values():
-        run.model = model  # type: ignore[attr-defined]
-    return steps
 
 
-def measured_step(variant: str, positives: int, negatives: int) -> Step:
-    """For a fresh process: everything is built, nothing has run."""
-    return variants(positives, negatives)[variant]
+def measured_step(variant: str, positives: int, negatives: int, lists: int) -> Step:
+    """For a fresh process: everything is built, nothing has run, and memory freed while building is given back.
+
+    Without the last the step would grow into what building left behind, and look smaller than it is.
+    """
+    step = variants(positives, negatives, lists)[variant]
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return step
 
 
 def gradient_difference(steps: dict[str, Step]) -> float:
-    """Largest difference between the gradients of `packed` and `SimPO pairs`, over the largest gradient."""
+    """Largest difference between the gradients of the two equal losses, over the largest gradient."""
     taken = []
-    for name in ("packed", "SimPO pairs"):
+    for name in ("packed", "SimPO pairs, sliced"):
         steps[name]()
         model: SidLM = steps[name].model  # type: ignore[attr-defined]
         taken.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     largest = max(float(g.abs().max()) for g in taken[1].values())
     return max(float((taken[0][n] - g).abs().max()) for n, g in taken[1].items()) / largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    figures: dict[str, float] = {}
+    tables: dict[str, dict[str, float]] = {}
+    # (suffix of the figures, positives, negatives, lists): four positives make 64 pairs, so one list is enough of them
+    for suffix, positives, negatives, lists in (("", 1, 16, LISTS), ("_n3", 1, 3, LISTS), ("_4positives", 4, 16, 1)):
+        steps = variants(positives, negatives, lists)
+        if not suffix:
+            figures["gradient_difference"] = gradient_difference(steps)
+        else:  # beside it: what a list of another shape gains
+            steps = {name: steps[name] for name in ("packed", "SimPO pairs", "DPO pairs")}
+        seconds = common.interleave(steps, repeats)
+        names = ["packed", "SimPO pairs", "DPO pairs"]
+        memory = {
+            name: common.peak_rss_in_fresh_process(__file__, "measured_step", name, positives, negatives, lists)
+            for name in names
+        }
+        rows = [(name, t * 1e3, t / seconds["packed"], memory.get(name, math.nan) / 1e6) for name, t in seconds.items()]
+        title = f"{positives} positive(s), {negatives} negatives, {lists} list(s) a step"
+        common.print_table(("variant", "CPU ms", "over packed", "memory MB"), rows, "\n" + title)
+        tables[title] = {name: t * 1e3 for name, t in seconds.items()}
+        for name, key in (
+            ("DPO pairs", "dpo_pairs"),
+            ("SimPO pairs", "simpo_pairs"),
+            ("SimPO pairs, sliced", "simpo_pairs_sliced"),
+            ("unique, sliced", "unique_sliced"),
+            ("packed DPO", "packed_dpo"),
+        ):
+            if name in seconds:
+                figures[f"{key}_over_packed{suffix}"] = seconds[name] / seconds["packed"]
+        figures[f"packed_ms{suffix}"] = seconds["packed"] * 1e3
+        figures[f"packed_extra_mb{suffix}"] = memory["packed"] / 1e6
+        figures[f"pairs_extra_memory_over_packed{suffix}"] = memory["DPO pairs"] / memory["packed"]
+        figures[f"simpo_pairs_extra_memory_over_packed{suffix}"] = memory["SimPO pairs"] / memory["packed"]
+    config = {"model": MODEL, "codebooks": SIZES, "prompt": PROMPT, "shared_prefixes": SHARED, "lists": LISTS}
+    config |= {"precision": "fp32", "repeats": repeats, "statistic": "median process CPU time, variants interleaved"}
+    print("\nwrote", common.write_results("preference_step", config, figures, cpu_ms=tables))
+
+
+if __name__ == "__main__":
+    main()
