@@ -17,21 +17,21 @@ from common import interleave, print_table, single_thread, write_results
 
 single_thread()
 
-import argparse  # noqa: E402 (threads first)
-import math  # noqa: E402
-import warnings  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
+import argparse
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
 
-from sidar.config import LmConfig  # noqa: E402
-from sidar.decode import Beams, Trie, beam_search  # noqa: E402
-from sidar.index import PrefixIndex, pack_keys  # noqa: E402
-from sidar.lm import SidLM  # noqa: E402
-from sidar.lm.scorer import LmScorer  # noqa: E402
+from sidar.config import LmConfig
+from sidar.decode import Beams, Trie, beam_search
+from sidar.index import PrefixIndex, pack_keys
+from sidar.lm import SidLM
+from sidar.lm.scorer import LmScorer
 
 SIZES = (8192, 4096, 2048)
 N_SIDS, BEAM, LAYERS, HEAD_DIM = 1_000_000, 128, 8, 64
@@ -187,7 +187,7 @@ def main() -> None:
     rows = []
     for number, setting in enumerate(SETTINGS):
         with_generate = args.all or number == 0
-        repeats = args.repeats if number == 0 else max(1, args.repeats // 3)
+        repeats = max(1, args.repeats // 3) if with_generate and number else args.repeats
         took = measure(setting, index, with_generate=with_generate, repeats=repeats, seed=args.seed)
         for name, value in took.items():
             is_time = not name.endswith("_from_generate") and not name.startswith("same_")
