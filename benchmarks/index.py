@@ -14,10 +14,10 @@ from common import interleave, print_table, single_thread, write_results
 
 single_thread()
 
-import numpy as np  # noqa: E402 (threads first)
+import numpy as np
 
-from sidar.index import PrefixIndex, pack_keys  # noqa: E402
-from sidar.types import SemanticIds  # noqa: E402
+from sidar.index import PrefixIndex, pack_keys
+from sidar.types import SemanticIds
 
 SIZES = (8192, 4096, 2048)
 

@@ -1,4 +1,4 @@
-"""Where bf16 pays: the one place that decides what ``precision: auto`` means on a device."""
+"""What ``device: auto`` and ``precision: auto`` mean: one place that asks the machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def _cpu_has_bf16() -> bool:
         f for line in info.read_text().splitlines() if line.startswith(("flags", "Features")) for f in line.split()
     }
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` → cuda where torch finds one, else cpu; anything else is the user's word."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sidar.config import EmbedConfig
 from sidar.embed.minilm import minilm_folder
-from sidar.precision import Precision, autocast, use_bf16
+from sidar.precision import Precision, autocast, resolve_device, use_bf16
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -88,12 +88,8 @@ def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
     kind, _, dim = config.model.partition(":")
     if kind == "hashing":
         return HashingEmbedder(int(dim or 64))
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     name = str(minilm_folder()) if config.model == "minilm" else config.model
-    return SentenceEmbedder(_load_quietly(name, device), config.max_tokens, config.dtype)
+    return SentenceEmbedder(_load_quietly(name, resolve_device(device)), config.max_tokens, config.dtype)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from sidar.config import Config, SidConfig
+from sidar.precision import resolve_device
 from sidar.sid.picture import draw
 from sidar.sid.quality import count_distinct, report
 from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
@@ -86,7 +87,7 @@ def build(
         found = tokenizer.encode_catalogue(inputs)
         tried: dict[str, float] = {}
     else:
-        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or _resolve(cfg.device))
+        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or resolve_device(cfg.device))
     codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
     lengths = np.zeros(len(catalogue), np.int32)
     codes[rows], lengths[rows] = found.codes, found.lengths
@@ -131,11 +132,3 @@ def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
     first_pos, first_neg = np.cumsum(n_pos) - n_pos, np.cumsum(n_neg) - n_neg
     width = np.maximum(n_neg[of], 1)
     return np.stack([pos[first_pos[of] + inner // width], neg[first_neg[of] + inner % width]], axis=1)
-
-
-def _resolve(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
