@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from toy_train import (
-    item_stream,
     list_stream,
     pseudo_stream,
     tiny_model,
@@ -115,11 +114,11 @@ def test_item_and_pseudo_streams_skip_what_cannot_be_learned(model):
 
 
 def test_item_prompts_differ_from_searches_for_the_same_words(model):
-    example = item_stream(model).examples([(0, 0)])[0]
-    search = list_stream(model).examples([(0, 0)])[0]
-    assert example.tokens[:1] != search.tokens[:1] or example.tokens != search.tokens
-    assert not example.is_list
-    assert search.is_list
+    words = "Cast Iron Skillet"
+    item = ItemStream([words] * 64, toy_sids(), model.prompts, np.ones(64, bool)).examples([(0, 0)])[0]
+    search = one(model, query=words)
+    assert item.tokens != search.tokens
+    assert (item.is_list, search.is_list) == (False, True)
 
 
 def test_beam_negatives_are_the_models_best_answers_that_nobody_clicked(model):
