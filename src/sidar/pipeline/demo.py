@@ -47,6 +47,7 @@ SETTINGS: dict[str, Any] = {
 
 #: ``--tiny``: every step runs, nothing is learnt.
 TINY: dict[str, Any] = {
+    "embed": {"model": "hashing:64"},
     "lm": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "text_embeddings": "random"},
     "sft": {"steps": 8, "batch_size": 16, "validate_every": 4, "checkpoint_every": 4},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 4},
