@@ -125,10 +125,16 @@ def _load_quietly(name: str, device: str) -> SentenceTransformer:
 
 
 def _fingerprint(model: SentenceTransformer) -> str:
-    """Hash of what decides the vectors: modules, weights, tokenizer and length limit (not the folder's name)."""
+    """Hash of what decides the vectors: modules, pooling, weights, vocabulary and length limit.
+
+    Not the folder's name, nor anything that a newer library prints differently: a cache or bundle outlives an upgrade.
+    """
     import torch
 
-    digest = hashlib.sha256(f"{model.max_seq_length}\n{model}".encode())
+    # the attribute is sentence-transformers 6's name, the method that of the versions before
+    pooling = [getattr(m, "pooling_mode", None) or getattr(m, "get_pooling_mode_str", str)() for m in model]
+    modules = [(type(m).__name__, mode) for m, mode in zip(model, pooling, strict=True)]
+    digest = hashlib.sha256(f"{model.max_seq_length}\n{modules}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
