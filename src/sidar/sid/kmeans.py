@@ -43,7 +43,7 @@ def kmeans(
     restarts: int = 1,
     sample: int = 256,
     precision: Precision = "auto",
-    tolerance: float = 2e-3,
+    tolerance: float = 1e-3,
 ) -> Tensor:
     """(k, D) fp32 centroids of ``points`` (n, D) fp32.
 
