@@ -26,12 +26,21 @@ def _cpu_has_bf16() -> bool:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` → cuda where torch finds one, else cpu; anything else is the user's word."""
-    if device != "auto":
-        return device
+    """``auto`` → cuda where torch finds one, else cpu; anything else is the user's word, and must be there.
+
+    Raises ``ValueError`` for a name that torch does not know, and for a GPU that it does not find.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} GPUs here; see `sidar doctor`")
+    return device
 
 
 def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sidar.bundle import open_bundle
 from sidar.explain import Level, Signposts, Watch, levels, sid_text
-from sidar.precision import Precision
+from sidar.precision import Precision, resolve_device
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
 if TYPE_CHECKING:
@@ -104,16 +104,12 @@ class Retriever:
         ``device`` auto: a GPU where torch sees one, else the CPU. ``precision`` auto: bf16 where the device computes in
         it, else fp32. ``verify`` re-hashes every file first.
         """
-        import torch
-
         from sidar.lm import SidLM
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         opened = open_bundle(bundle, verify=verify)
         decode = opened.config.get("decode", {})
         return cls(
-            SidLM.from_pretrained(Path(bundle) / "model", device=device),
+            SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device)),
             opened.index,
             opened.sids,
             opened.catalogue,

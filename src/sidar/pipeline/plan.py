@@ -93,7 +93,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
     aligned = [
         Stage(
             align.folder,
-            ("seed", "preference", *(f"align.{field}" for field in AlignConfig.model_fields)),
+            ("seed", "preference", *(f"align.{field}" for field in AlignConfig.model_fields if field != "label")),
             ("data", "sid", "sft"),
             run.align,
             resumable=True,
@@ -117,7 +117,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
             (
                 *("seed", "warm_start"),
                 *("catalogue", "events", "users", "privacy", "split"),
-                *("preference.negatives", "preference.max_positives"),
+                *("preference.negatives", "preference.max_positives", "sft.max_positives"),
                 *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
             ),
             (),

@@ -8,14 +8,15 @@ import random
 import numpy as np
 
 from sidar.config import Config
+from sidar.doctor import usable_cores
+from sidar.precision import resolve_device
 
 
 def prepare(cfg: Config) -> None:
     """Set thread count and seeds for this process; called by the pipeline, never on import."""
     import torch
 
-    threads = cfg.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(cfg.threads or usable_cores())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)  # noqa: NPY002 -- libraries that still draw from the global state
@@ -24,11 +25,7 @@ def prepare(cfg: Config) -> None:
 
 def device(cfg: Config) -> str:
     """``auto`` → cuda where a device answers, else cpu."""
-    import torch
-
-    if cfg.device != "auto":
-        return cfg.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_device(cfg.device)
 
 
 def progress(text: str) -> None:

@@ -18,12 +18,13 @@ from sidar.align import Objective, SimilarityWindow, multi_label_sft, objective,
 from sidar.config import AlignConfig, Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
+from sidar.precision import resolve_device
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
 from sidar.train.loop import Outcome, fit
 from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
-from sidar.train.stage import finish, resolve_device
+from sidar.train.stage import finish
 from sidar.train.validate import Validator
 
 
@@ -126,7 +127,7 @@ def train_align(
     objective(align.objective)  # a misspelt name is told before anything is loaded
     preference = cfg.preference
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
-    device = resolve_device(cfg)
+    device = resolve_device(cfg.device)
     model = SidLM.from_pretrained(Path(sft_folder) / "model")
     model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
     builder = model.prompts

@@ -15,12 +15,13 @@ from sidar.align import multi_label_sft
 from sidar.config import Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
+from sidar.precision import resolve_device
 from sidar.sid import load_tokenizer
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
 from sidar.train.loop import Outcome, fit
 from sidar.train.order import Draw, Order, Pools
-from sidar.train.stage import finish, resolve_device
+from sidar.train.stage import finish
 from sidar.train.validate import Validator
 
 #: An epoch that no run reaches: its pseudo-queries are worded unlike any that is trained on.
@@ -130,7 +131,7 @@ def train_sft(
             task,
             sft,
             seed=cfg.seed,
-            device=resolve_device(cfg),
+            device=resolve_device(cfg.device),
             work=folder,
             identity=identity,
             title="sft",

@@ -7,18 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sidar.config import Config
 from sidar.lm.model import SidLM
 from sidar.train.loop import Fit
-
-
-def resolve_device(cfg: Config) -> str:
-    """``auto`` → cuda where one answers, else cpu."""
-    import torch
-
-    if cfg.device != "auto":
-        return cfg.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def finish(
