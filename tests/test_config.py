@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -32,6 +33,7 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("a: [", [], "not valid YAML"),
         ("name: x", ["steps"], "not key=value"),
         ("name: x", ["name.y=1"], "name is not a section"),
+        ("name: x", ["seed=["], "is not a YAML value"),
         ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
     ],
 )
@@ -63,3 +65,35 @@ def test_every_variant_names_a_known_objective():
 
     for row in variants(Config().align, ",".join(VARIANTS)):
         assert objective(row.objective).name == row.objective
+
+
+def test_serving_takes_host_port_and_bundle_from_the_config(tmp_path, monkeypatch):
+    import uvicorn
+
+    from sidar import bundle, cli
+
+    (tmp_path / "sidar.yaml").write_text("name: shop\nserve: {port: 9123}\n")
+    asked = []
+    monkeypatch.setattr(bundle, "open_bundle", lambda folder: asked.append(folder) or SimpleNamespace(label="m"))
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: asked.append((options["host"], options["port"])))
+    cli.serve(config=tmp_path / "sidar.yaml")
+    assert asked == [str(tmp_path / "runs" / "shop" / "bundle"), ("127.0.0.1", 9123)]
+
+
+def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
+    from sidar.pipeline.plan import stages
+
+    one, other = (Config.model_validate({"align": {"label": label}}) for label in (None, "raddpo"))
+    table = {stage.name: stage for stage in stages(one)}
+    assert "sft.max_positives" in table["data"].keys
+    assert table["align-raddpo"].config(one) == table["align-raddpo"].config(other)
+    assert [stage.name for stage in stages(other)] == list(table)
+
+
+def test_a_device_that_is_not_there_is_named():
+    from sidar.precision import resolve_device
+
+    assert resolve_device("cpu") == "cpu"
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=device):
+            resolve_device(device)

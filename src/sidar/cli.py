@@ -180,7 +180,9 @@ def demo(
 
     bundles = run_demo(folder, everything=everything, tiny=tiny, overrides=overrides or [], console=_console())
     if serve_after:
-        serve(bundle=[str(each) for each in bundles], host="127.0.0.1", port=8000, device="auto")
+        cfg = _load(folder / "sidar.yaml", overrides)
+        served = [str(each) for each in bundles]
+        serve(bundle=served, host=cfg.serve.host, port=cfg.serve.port, device=cfg.device)
 
 
 @app.command()
@@ -209,19 +211,24 @@ def serve(
         list[str] | None,
         typer.Option(help="A bundle folder, or label=folder; repeat it to compare models on the page."),
     ] = None,
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option()] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Take the run's bundle, host, port.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: serve.host of the config, 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: serve.port of the config, 8000.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda … Default: the config's, auto.")] = None,
 ) -> None:
     """Serve POST /v1/search and the page; the first bundle answers where a request names no model."""
     import uvicorn
 
     from sidar.bundle import open_bundle
+    from sidar.config import load_config
+    from sidar.precision import resolve_device
     from sidar.retriever import Retriever
     from sidar.serve import create_app
 
+    cfg = load_config(config)
+    host, port, device = host or cfg.serve.host, port or cfg.serve.port, resolve_device(device or cfg.device)
     folders = {}
-    for text in bundle or ["runs/run/bundle"]:
+    for text in bundle or [str(cfg.run_dir / "bundle")]:
         label, sep, path = text.partition("=")
         folders[label if sep else open_bundle(text).label] = path if sep else text
     application = create_app(lambda: {label: Retriever.load(path, device) for label, path in folders.items()})
@@ -277,7 +284,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        typer.echo(f"sidar: {message}", err=True)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"sidar: {error}", err=True)
         sys.exit(2)

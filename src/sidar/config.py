@@ -270,7 +270,7 @@ class Config(Part):
     decode: DecodeConfig = DecodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
-    warm_start: str | None = Field(None, description="A bundle that the daily refresh starts from (`sidar run --from`).")
+    warm_start: str | None = Field(None, description="Bundle that the daily refresh starts from (`sidar run --from`).")
 
     @property
     def run_dir(self) -> Path:
@@ -313,7 +313,10 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise ValueError(f"override {override!r}: {part} is not a section")
-        node[last] = yaml.safe_load(value)
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {override!r}: {value!r} is not a YAML value") from error
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
