@@ -202,3 +202,11 @@ def test_a_step_at_1e6_moves_the_touched_weights(tiny: Build) -> None:
     optimizer.step()
     moved = sum(int((p != before[n])[touched[n]].sum()) for n, p in model.named_parameters())
     assert moved / sum(int(t.sum()) for t in touched.values()) > 0.99
+
+
+def test_a_backbone_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"lm\.backbone .*cannot be loaded"):
+        SidLM.build(LmConfig(backbone=str(tmp_path / "none")), SIZES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        SidLM.build(LmConfig(backbone=str(tmp_path / "empty")), SIZES)

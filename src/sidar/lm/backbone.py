@@ -6,6 +6,8 @@ the state after its final norm.  Families that cannot are refused by name; what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +66,15 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
         return _embedded(cfg, seed)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(cfg.backbone)
+    with _naming(cfg.backbone):
+        config = AutoConfig.from_pretrained(cfg.backbone)
     refuse_unfit(config, cfg.backbone)
     # fp32 master weights: at lr 1e-6 a bf16 weight moves in 2 % of the steps that should move it (methods.md §1.10).
-    causal = AutoModelForCausalLM.from_pretrained(
-        cfg.backbone, dtype=torch.float32, attn_implementation=kernel(cfg.attention)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(cfg.backbone)
+    with _naming(cfg.backbone):
+        causal = AutoModelForCausalLM.from_pretrained(
+            cfg.backbone, dtype=torch.float32, attn_implementation=kernel(cfg.attention)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(cfg.backbone)
     decoder: Any = causal.base_model
     words, head = decoder.get_input_embeddings().weight, causal.get_output_embeddings().weight
     if len(tokenizer) > words.shape[0]:
@@ -80,6 +84,17 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
         )
     prove_tree_mask(decoder, cfg.backbone)
     return Backbone(decoder, tokenizer, None if head is words else head.detach().clone(), "all")
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """What transformers cannot load is the user's to mend: a ``ValueError`` that names ``lm.backbone``."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        where = "" if Path(name).exists() else " (there is no such folder, so it was looked up on the hub)"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"lm.backbone {name!r} cannot be loaded{where}: {reason}") from error
 
 
 def kernel(attention: str) -> str:
