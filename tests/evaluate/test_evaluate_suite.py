@@ -197,7 +197,15 @@ def test_claims_compare_what_must_be_compared(world):
     ladder = pairs(["sft", "sft-continued", "raddpo"], {})
     assert ladder["Does alignment improve on SFT?"] == [("sft-continued", "sft"), ("raddpo", "sft")]
     assert [("raddpo", "sft-continued")] in ladder.values()
-    assert pairs(["other"], {}) == {"Is the generative channel better than dense retrieval?": [("other", "dense")]}
+    assert pairs(["other"], {}) == {
+        "Is the generative channel better than zero-shot dense retrieval?": [("other", "dense")]
+    }
+
+
+def test_the_invalid_mass_of_a_model_that_knows_nothing_stands_beside_the_others(world):
+    density = world["index"].n_sids / (8 * 4)
+    assert world["scores"]["sid_usage"]["density"] == pytest.approx(density)
+    assert f"a uniform model has {1 - density:.4f}" in (world["out"] / "report.html").read_text()
 
 
 def test_slices_and_coverage(world):

@@ -55,12 +55,20 @@ def set_section(scores: Scores, name: str, colour: Mapping[str, int]) -> str:
     if extra := _table(scores, facts, ("Invalid output", "Items, random order inside an SID")):
         parts += ["<h3>Generative systems: invalid output, and no luck inside an SID</h3>", extra]
         parts.append(
-            '<p class="soft">mass: probability on what is no product, exact over the index. free@k: share of '
-            "invalid outputs of a free beam of k; at 128 mostly tail beams. Right: the expected value if the items "
-            "inside an SID were ordered at random.</p>"
+            f'<p class="soft">mass: probability on what is no product, exact over the index{_chance(scores)}. free@k: '
+            "share of invalid outputs among the first k of a free beam of 128; at 128 mostly tail beams. Right: the "
+            "expected value if the items inside an SID were ordered at random.</p>"
         )
     parts += [_tests(scores, name), _slices(scores, facts), _coverage(scores, facts, name), "</section>"]
     return "\n".join(part for part in parts if part)
+
+
+def _chance(scores: Scores) -> str:
+    """What a model that knows nothing would have beside the invalid mass (protocol.md §5)."""
+    density = (scores.get("sid_usage") or {}).get("density")
+    if density is None:
+        return ""
+    return f" (of all SIDs that can be written, {density:.2%} are products: a uniform model has {1 - density:.4f})"
 
 
 def _sid_note(facts: Mapping[str, Any]) -> str:
