@@ -190,9 +190,7 @@ def _check_bf16() -> Check:
     found = [name for flag, name in units.items() if flag in cpu_flags()]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if use_bf16(device):
-        says = (
-            "in hardware (CUDA)" if device == "cuda" else f"in hardware ({', '.join(found)}): 2–3 times as fast as fp32"
-        )
+        says = f"in hardware ({'CUDA' if device == 'cuda' else ', '.join(found)})"
         return Check("bf16", "ok", says, data={"auto": "bf16", "cpu_units": found})
     advice = "`precision: auto` computes in fp32; asking for bf16 would be slower"
     return Check("bf16", "note", f"no bf16 units on this {device}", advice, {"auto": "fp32", "cpu_units": found})
