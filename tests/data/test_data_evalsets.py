@@ -52,6 +52,13 @@ def test_trec_parquet_and_jsonl_say_the_same(tmp_path: Path) -> None:
         assert read_file_set(config, ITEMS, None).evalset == want
 
 
+def test_a_quoted_csv_field_may_hold_a_comma(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text('query_id,query\nq1,"a pan, deep"\n')
+    (tmp_path / "r.csv").write_text("query_id,item_id,grade\nq1,T000,1\n")
+    config = EvalSetConfig(name="s", queries=str(tmp_path / "q.csv"), qrels=str(tmp_path / "r.csv"))
+    assert read_file_set(config, ITEMS, None).evalset.prompts[0].query == "a pan, deep"
+
+
 def test_only_simulated_sets_are_capped_and_always_alike(tmp_path: Path) -> None:
     queries = "query_id\tquery\n" + "".join(f"q{n}\ttext {n}\n" for n in range(50))
     qrels = "query_id\titem_id\tgrade\n" + "".join(f"q{n}\tT000\t1\n" for n in range(50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -83,7 +84,7 @@ def _read_columns(path: str, needed: tuple[str, ...], optional: tuple[str, ...],
     else:
         lines_ = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         separator = "\t" if lines_ and "\t" in lines_[0] else "," if file.suffix == ".csv" else None
-        cells = [line.split(separator) for line in lines_]
+        cells = list(csv.reader(lines_)) if separator == "," else [line.split(separator) for line in lines_]
         if cells and needed[0] not in cells[0] and len(needed) == 3 and len(cells[0]) == 4:  # TREC: query 0 item grade
             table = {
                 "query_id": [c[0] for c in cells],
