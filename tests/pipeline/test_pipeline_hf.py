@@ -1,0 +1,36 @@
+"""The whole pipeline over somebody's local causal LM (random Qwen3, BPE tokenizer made on the spot), full and LoRA."""
+
+import pytest
+import yaml
+from toy_train import write_backbone
+
+from sidar import Retriever, pipeline
+from sidar.config import load_config
+from sidar.data import toy
+from sidar.evaluate.table import check_table
+
+QUICK = {"steps": 4, "batch_size": 4, "validate_every": 4, "checkpoint_every": 4}
+SETTINGS = {
+    "name": "shop",
+    "threads": 1,
+    "catalogue": {"path": "catalogue.parquet"},
+    "events": {"path": "events.parquet"},
+    "users": {"path": "users.parquet"},
+    "embed": {"model": "hashing:64"},
+    "sft": QUICK,
+    "align": {**QUICK, "objective": "dpo"},  # the one that needs a frozen copy beside the adapters
+    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "evaluate": {"invalid_queries": 2, "bootstrap": 50, "max_queries": 8, "tune_queries": 4},
+}
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 4}], ids=["full", "lora"])
+def test_a_local_language_model_goes_from_log_to_search(tmp_path, lora):
+    toy.write_inputs(tmp_path)
+    lm = {"backbone": str(write_backbone(tmp_path / "backbone")), "lora": lora}
+    (tmp_path / "sidar.yaml").write_text(yaml.safe_dump({**SETTINGS, "lm": lm}))
+    pipeline.run(load_config(tmp_path / "sidar.yaml"))
+    assert check_table(tmp_path / "runs/shop/evaluate") > 100
+    retriever = Retriever.load(tmp_path / "runs/shop/bundle")
+    assert bool(retriever.model.config.lora) == bool(lora)
+    assert len({hit.item_id for hit in retriever.search("steel water bottle", k=5)}) == 5
