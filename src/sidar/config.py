@@ -236,6 +236,7 @@ class EvaluateConfig(Part):
         [], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions."
     )
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
+    best: bool = Field(False, description="Also score the checkpoint that was best on the validation day.")
     tune_queries: int = Field(64, description="Queries per validation set on which fusion weights are chosen.")
     bootstrap: int = 1000
     depth: int = 500

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sidar.artifacts import read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress
 
@@ -118,9 +119,8 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     }
     index = PrefixIndex.load(run / "index")
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
-    for folder in models:
-        name = folder.removeprefix("align-")
-        systems[name] = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, device(cfg))
+    for name, model in checkpoints(run, models, cfg.evaluate.best):
+        systems[name] = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg))
     if asked := cfg.evaluate.systems:
         wanted = {part for name in asked for part in (fusion_parts(name, systems) or (name,))}
         systems = {name: system for name, system in systems.items() if name in wanted}
@@ -133,3 +133,15 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         "shapes": {"systems": list(systems), "sets": {each.name: len(each) for each in test}},
         "scores": scores,
     }
+
+
+def checkpoints(run: Path, models: Sequence[str], best: bool) -> list[tuple[str, Path]]:
+    """Row names and model folders: each stage's final model and, with ``best``, its best one where that is another."""
+    found = []
+    for folder in models:
+        name = folder.removeprefix("align-")
+        found.append((name, run / folder / "model"))
+        manifest = read_manifest(run / folder)
+        if best and manifest and manifest.shapes["best"].get("step") != manifest.shapes["final"].get("step"):
+            found.append((f"{name}-best", run / folder / "best"))
+    return found
