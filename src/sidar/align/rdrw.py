@@ -1,4 +1,4 @@
-"""Representation-aware reweighting (RAD-DPO §RDRW): negatives that look like y_w* are punished less.
+"""Similarity-based dynamic reward weighting (RAD-DPO's RDRW): negatives that look like y_w* are punished less.
 
     sim_j = cos(h(y_w*, x), h(y_j, x)),  h = final hidden state that emits EOS                        (eq. 5) [seed]
     w(sim) = 1                                         sim < Q25
