@@ -34,6 +34,7 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("name: x", ["steps"], "not key=value"),
         ("name: x", ["name.y=1"], "name is not a section"),
         ("name: x", ["seed=["], "is not a YAML value"),
+        ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
         ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
     ],
 )

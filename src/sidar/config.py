@@ -129,15 +129,15 @@ class LmConfig(Part):
 class OptimConfig(Part):
     """What both training stages share."""
 
-    steps: int = 400
-    batch_size: int = 64
-    accumulate: int = 1
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
     lr_new: float = Field(5e-4, description="Learning rate of parts that start untrained.")
     lr_pretrained: float = Field(3e-5, description="Learning rate of weights that came from a checkpoint.")
     weight_decay: float = 0.01
     warmup: float = Field(0.05, description="Share of the steps with rising learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float = 1.0
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     validate_every: int = 100
     checkpoint_every: int = 200
@@ -174,8 +174,8 @@ class AlignConfig(OptimConfig):
         description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline.",
     )
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
-    steps: int = 150
-    batch_size: int = 16
+    steps: int = Field(150, ge=1)
+    batch_size: int = Field(16, ge=1)
     lr_new: float = 5e-5
     lr_pretrained: float = 3e-6
     beta: float | None = Field(None, description="null = the objective's own default (methods.md §1.8, §9).")
@@ -238,8 +238,8 @@ class EvaluateConfig(Part):
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
     best: bool = Field(False, description="Also score the checkpoint that was best on the validation day.")
     tune_queries: int = Field(64, description="Queries per validation set on which fusion weights are chosen.")
-    bootstrap: int = 1000
-    depth: int = 500
+    bootstrap: int = Field(1000, ge=1)
+    depth: int = Field(500, ge=1, description="All lists are cut here.")
 
 
 class ServeConfig(Part):

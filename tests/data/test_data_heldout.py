@@ -67,3 +67,8 @@ def test_a_large_log_against_many_judged_queries_stays_fast(tmp_path: Path) -> N
         big.run(f"CREATE TABLE log AS SELECT 'for the ' || {three} AS query FROM range(100000) t(i)")  # common words
         judged = [q for (q,) in big.rows("SELECT query FROM log ORDER BY hash(query) LIMIT 500")]
         assert hold_out(big, "log", judged, []) >= len(set(judged))
+
+
+def test_an_amount_of_memory_that_is_none_names_the_key(tmp_path):
+    with pytest.raises(ValueError, match=r"events\.memory: '1XB'"):
+        Duck(tmp_path, "1XB")

@@ -111,3 +111,8 @@ def test_hashing_tells_words() -> None:
 def test_a_vector_that_is_not_finite_is_named() -> None:
     with pytest.raises(ValueError, match="text 1"):
         unit_rows(np.array([[1.0, 0.0], [np.nan, 1.0]], np.float32))
+
+
+def test_a_hashing_encoder_without_a_number_is_named():
+    with pytest.raises(ValueError, match="hashing:<dim>"):
+        load_embedder(EmbedConfig(model="hashing:abc"))

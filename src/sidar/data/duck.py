@@ -44,7 +44,10 @@ class Duck:
         }
         if threads:
             config["threads"] = threads
-        self._con = duckdb.connect(":memory:", config=config)
+        try:
+            self._con = duckdb.connect(":memory:", config=config)
+        except duckdb.ParserException as error:
+            raise ValueError(f"events.memory: {memory!r} is no amount of memory, e.g. 1GB ({error})") from error
         self._files = 0
         self.run("SET TimeZone = 'UTC'")
 

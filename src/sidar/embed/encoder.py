@@ -87,6 +87,8 @@ def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
     """
     kind, _, dim = config.model.partition(":")
     if kind == "hashing":
+        if dim and not (dim.isdecimal() and int(dim)):
+            raise ValueError(f"embed.model {config.model!r}: write hashing:<dim>, e.g. hashing:64")
         return HashingEmbedder(int(dim or 64))
     name = str(minilm_folder()) if config.model == "minilm" else config.model
     return SentenceEmbedder(_load_quietly(name, resolve_device(device)), config.max_tokens, config.dtype)

@@ -121,8 +121,9 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     for name, model in checkpoints(run, models, cfg.evaluate.best):
         systems[name] = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg))
-    if asked := cfg.evaluate.systems:
-        wanted = {part for name in asked for part in (fusion_parts(name, systems) or (name,))}
+    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems]
+    if parts and None not in parts:  # a name that is unknown is told by the suite, with those that there are
+        wanted = {part for some in parts for part in some or ()}
         systems = {name: system for name, system in systems.items() if name in wanted}
     fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
     scores = run_suite(
