@@ -14,7 +14,6 @@ from sidar.decode import (
     TableScorer,
     beam_search,
     free_beam_search,
-    index_density,
     invalid_mass,
     kind_shares,
     to_hits,
@@ -47,7 +46,7 @@ def test_the_uniform_models_invalid_mass(world):
     uniform = TableScorer.random(scorer.codebook_sizes, variable_length=scorer.variable_length, scale=0.0)
     assert uniform_invalid_mass(uniform, index) == pytest.approx(invalid_mass(uniform, [[0]], index)[0], abs=1e-6)
     possible = len(slow.all_sids(TableScorer.random(scorer.codebook_sizes, variable_length=not index.fixed_length)))
-    assert index_density(index) == pytest.approx(index.n_sids / possible)
+    assert index.density == pytest.approx(index.n_sids / possible)
 
 
 @settings(deadline=None, max_examples=100)

@@ -4,7 +4,7 @@ from sidar.decode.beam import Beams, beam_search
 from sidar.decode.exact import exact_search, score_all
 from sidar.decode.free import KINDS, FreeBeams, free_beam_search, kind_shares
 from sidar.decode.hits import to_hits
-from sidar.decode.mass import index_density, invalid_mass, uniform_invalid_mass
+from sidar.decode.mass import invalid_mass, uniform_invalid_mass
 from sidar.decode.protocol import FreeScorer, Scorer
 from sidar.decode.table import TableScorer
 from sidar.decode.trie import Trie
@@ -20,7 +20,6 @@ __all__ = [
     "beam_search",
     "exact_search",
     "free_beam_search",
-    "index_density",
     "invalid_mass",
     "kind_shares",
     "score_all",

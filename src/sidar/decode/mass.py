@@ -45,10 +45,3 @@ def uniform_invalid_mass(scorer: FreeScorer, index: PrefixIndex) -> float:
         steps = length + scorer.variable_length  # EOS is a choice before depth L only, where the slice ends by itself
         valid += int(index.terminal[length].sum()) / math.prod(columns[:steps])
     return 1.0 - valid
-
-
-def index_density(index: PrefixIndex) -> float:
-    """Share of all writable SIDs that are products: of ΠK_l with one fixed length, else of all lengths 1..L."""
-    sizes = index.codebook_sizes
-    lengths = [len(sizes)] if index.fixed_length else range(1, len(sizes) + 1)
-    return index.n_sids / sum(math.prod(sizes[:length]) for length in lengths)

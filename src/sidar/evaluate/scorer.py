@@ -55,6 +55,9 @@ class Index(Protocol):
     def codebook_sizes(self) -> tuple[int, ...]: ...
 
     @property
+    def density(self) -> float: ...
+
+    @property
     def codes(self) -> Sequence[np.ndarray]: ...
 
     @property

@@ -12,18 +12,15 @@ from sidar.evaluate.scorer import Index, Priors
 def sid_usage(index: Index, priors: Priors) -> dict[str, Any]:
     """How items and training clicks spread over the tree: per first code, and used prefixes per depth.
 
-    ``density``: share of all writable SIDs that are products; with level heads and one length, 1 − density is the
-    invalid mass of a uniform model.
+    With level heads and one length, 1 − ``density`` is the invalid mass of a uniform model.
     """
     first = index.table[:, 0]
     items = np.bincount(first, weights=np.diff(index.rows_start), minlength=index.codebook_sizes[0])
     of_row = np.repeat(first, np.diff(index.rows_start))
     clicks = np.bincount(of_row, weights=priors.clicks[index.rows], minlength=index.codebook_sizes[0])
     sizes = np.diff(index.rows_start)
-    books = np.cumprod(np.asarray(index.codebook_sizes, float))  # writable SIDs of each length
-    writable = books[-1] if (index.table >= 0).all() else books.sum()
     return {
-        "density": float(index.n_sids / writable),
+        "density": index.density,
         "codebook_sizes": list(index.codebook_sizes),
         "first_level": {"items": items.astype(int).tolist(), "clicks": clicks.astype(int).tolist()},
         "prefixes": [len(codes) for codes in index.codes],

@@ -127,6 +127,12 @@ class PrefixIndex:
         return self.stored_sid_of is None
 
     @property
+    def density(self) -> float:
+        """Share of all writable SIDs that are products: of ΠK_l with one fixed length, else of all lengths 1..L."""
+        lengths = [self.n_levels] if self.fixed_length else range(1, self.n_levels + 1)
+        return self.n_sids / sum(math.prod(self.codebook_sizes[:length]) for length in lengths)
+
+    @property
     def n_prefixes(self) -> tuple[int, ...]:
         """Live prefixes per depth 0..L; the root counts as one."""
         return (1, *(len(c) for c in self.codes))
