@@ -13,11 +13,13 @@ from toy_train import (
     write_backbone,
 )
 
+from sidar.data import toy
 from sidar.decode import score_all
 from sidar.index import PrefixIndex
 from sidar.lm.scorer import LmScorer
-from sidar.train.examples import ItemStream, LogStream
+from sidar.train.examples import ItemStream, LogStream, PseudoStream
 from sidar.train.negatives import BeamNegatives
+from sidar.train.pseudo import Matches, item_words, pseudo_query
 from sidar.types import SemanticIds
 
 
@@ -156,3 +158,40 @@ def test_validation_on_lists_adds_their_statistics(model):
     found = Validator(examples, PrefixIndex.build(toy_sids()), precision="fp32")(model)
     assert {"pairs/accuracy", "logp/other_positives", "first/entropy"} <= set(found)
     assert Validator([], PrefixIndex.build(toy_sids()))(model) == {"nll": 0.0}
+
+
+def test_matches_are_the_items_that_have_every_word():
+    catalogue = toy.catalogue()
+    columns = (catalogue.column(name) for name in ("title", "category", "brand"))
+    words = [item_words(*parts) for parts in zip(*columns, strict=True)]
+    alive = np.array([row for row in range(64) if row % 7])  # some rows may not match
+    matches = Matches(words, alive)
+    bags = [{*w.title, *w.category, *w.brand.split()} for w in words]
+    rng = np.random.default_rng(0)
+    several = 0
+    for row in alive.tolist() * 3:
+        query = pseudo_query(words[row], rng)
+        slow = [other for other in alive if set(query.split()) <= bags[other]]
+        assert matches(query).tolist() == slow
+        assert row in slow
+        several += len(slow) > 1
+    assert several
+    assert matches("no-such-word towel").tolist() == matches("").tolist() == []
+
+
+def test_pseudo_queries_are_multi_label(model):
+    columns = (toy.catalogue().column(name) for name in ("title", "category", "brand"))
+    words = [item_words(*parts) for parts in zip(*columns, strict=True)]
+    sids, alive = toy_sids(), toy.catalogue().alive
+    one = PseudoStream(words, sids, model.prompts, alive, 0)
+    many = PseudoStream(words, sids, model.prompts, alive, 0, max_positives=4)
+    draws = [(i, 5) for i in range(len(many))]
+    matches = Matches(words, np.arange(64))
+    for (index, epoch), single, example in zip(draws, one.examples(draws), many.examples(draws), strict=True):
+        right = {sids.tuple_of(row) for row in matches(many.query(index, epoch))}
+        codes = [c.codes for c in example.candidates]
+        assert codes[0] == single.candidates[0].codes == sids.tuple_of(index)
+        assert len(codes) == len(set(codes)) <= 4
+        assert set(codes) <= right
+        assert all(c.is_positive for c in example.candidates)
+    assert many.examples(draws) == many.examples(draws)

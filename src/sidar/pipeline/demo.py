@@ -14,44 +14,51 @@ import yaml
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import load_config
 
-#: Settings that differ from the defaults. Sizes fit two cores and fifteen minutes.
-SETTINGS: dict[str, Any] = {
-    "name": "demo",
-    "catalogue": {"path": "inputs/catalogue.parquet"},
-    "events": {"path": "inputs/events.parquet", "origin": "simulated"},
-    "users": {"path": "inputs/users.parquet"},
-    "evaluate": {
-        "sets": [
-            {
-                "name": f"judged_{half}",
-                "queries": f"inputs/judged_{half}.queries.tsv",
-                "qrels": f"inputs/judged_{half}.qrels.tsv",
-                "origin": "real",
-                "role": role,
-                "topic_oracle": True,
-            }
-            for half, role in (("dev", "valid"), ("test", "test"))
-        ]
-        + [
-            {
-                "name": f"grounded_{half}",
-                "queries": f"inputs/grounded_{half}.queries.tsv",
-                "qrels": f"inputs/grounded_{half}.qrels.tsv",
-                "origin": "simulated",
-                "role": half,
-            }
-            for half in ("valid", "test")
-        ]
-    },
-}
+
+def base(inputs: str, name: str) -> dict[str, Any]:
+    """Settings that differ from the defaults. Sizes fit two cores and fifteen minutes."""
+    halves = (("judged", "dev", "valid"), ("judged", "test", "test"), ("grounded", "valid", "valid"))
+    return {
+        "name": name,
+        "catalogue": {"path": f"{inputs}/catalogue.parquet"},
+        "events": {"path": f"{inputs}/events.parquet", "origin": "simulated"},
+        "users": {"path": f"{inputs}/users.parquet"},
+        "lm": {"max_prompt_tokens": 40},
+        "sft": {
+            "steps": 450,
+            "batch_size": 128,
+            "accumulate": 2,
+            "lr_new": 1e-3,
+            "mixture": {"item": 0.1, "pseudo": 0.65, "query": 0.25},
+            "validate_every": 150,
+            "checkpoint_every": 225,
+        },
+        # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only near the last of these few steps.
+        "align": {"steps": 120, "validate_every": 60, "checkpoint_every": 120, "rdrw_window": 512},
+        "evaluate": {
+            "sets": [
+                {
+                    "name": f"{kind}_{half}",
+                    "queries": f"{inputs}/{kind}_{half}.queries.tsv",
+                    "qrels": f"{inputs}/{kind}_{half}.qrels.tsv",
+                    "origin": "real" if kind == "judged" else "simulated",
+                    "role": role,
+                    "topic_oracle": kind == "judged",
+                }
+                for kind, half, role in (*halves, ("grounded", "test", "test"))
+            ]
+        },
+    }
+
 
 #: ``--tiny``: every step runs, nothing is learnt.
 TINY: dict[str, Any] = {
     "embed": {"model": "hashing:64"},
     "lm": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "text_embeddings": "random"},
-    "sft": {"steps": 8, "batch_size": 16, "validate_every": 4, "checkpoint_every": 4},
+    "sft": {"steps": 8, "batch_size": 16, "accumulate": 1, "validate_every": 4, "checkpoint_every": 4},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 4},
     "decode": {"beam": 16, "item_beam": 16, "search_beam": 16},
+    "evaluate": {"max_queries": 20, "invalid_queries": 4, "bootstrap": 200},
 }
 
 
@@ -65,12 +72,13 @@ def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings(*, everything: bool, tiny: bool) -> dict[str, Any]:
-    """The demo's ``sidar.yaml`` as a mapping."""
-    chosen = merge(SETTINGS, TINY) if tiny else SETTINGS
-    sizes = {"max_queries": 20, "invalid_queries": 4, "bootstrap": 200} if tiny else {"max_queries": 300}
-    if everything and not tiny:
-        sizes = {"max_queries": 2000}
-    return merge(chosen, {"evaluate": sizes})
+    """The demo's ``sidar.yaml`` as a mapping. ``everything`` has inputs and a run of its own: its log is larger."""
+    chosen = base("inputs-all", "demo-all") if everything else base("inputs", "demo")
+    if tiny:
+        return merge(chosen, TINY)
+    if everything:
+        return merge(chosen, {"evaluate": {"max_queries": 2000, "targets": ["click", "order", "random_click"]}})
+    return merge(chosen, {"evaluate": {"max_queries": 300}})
 
 
 def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any]:
@@ -90,7 +98,9 @@ def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any
         return manifest.shapes
     with write_artifact(folder, "inputs", config=wanted) as draft:
         sample.write_inputs(draft.path)
-        draft.shapes.update(simulate.run(sample.load_catalogue(), config, draft.path))
+        catalogue = sample.load_catalogue()
+        draft.shapes["items"] = len(catalogue)
+        draft.shapes.update(simulate.run(catalogue, config, draft.path))
     return draft.shapes
 
 
@@ -102,9 +112,9 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
     from sidar.pipeline.variants import variants
 
     folder.mkdir(parents=True, exist_ok=True)
-    console.print("[bold]inputs[/bold]           6,764 real products; the log is [bold]simulated[/bold]")
-    write_inputs(folder / "inputs", everything=everything, tiny=tiny)
-    config_file = folder / "sidar.yaml"
+    facts = write_inputs(folder / ("inputs-all" if everything else "inputs"), everything=everything, tiny=tiny)
+    console.print(f"[bold]inputs[/bold]           {facts['items']:,} real products; the log is [bold]simulated[/bold]")
+    config_file = folder / ("sidar-all.yaml" if everything else "sidar.yaml")
     config_file.write_text(yaml.safe_dump(settings(everything=everything, tiny=tiny), sort_keys=False))
     cfg = load_config(config_file, overrides)
     pipeline.run(cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console)

@@ -170,7 +170,7 @@ def train_align(
         "sft": hash_of(Path(sft_folder), ["model/model.safetensors", "model/config.json"]),
     }
     extra = {"lists": len(lists), "requests_without_sid": lists.dropped, "valid_lists": len(valid)}
-    return finish(
+    report = finish(
         lambda folder: fit(
             task,
             align,
@@ -187,3 +187,9 @@ def train_align(
         work,
         extra,
     )
+    if task.window is not None:
+        seen = {"pairs_seen": task.window.seen, "window": align.rdrw_window, "quartiles": task.window.quartiles}
+        report["shapes"]["rdrw"] = seen
+        if task.window.quartiles is None:
+            report["summary"] += f"; RDRW stayed in its warm-up ({task.window.seen} of {align.rdrw_window} pairs)"
+    return report

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sidar.lm.candidates import Candidate, to_candidates
 from sidar.lm.prompts import PromptBuilder
-from sidar.train.pseudo import ItemWords, pseudo_query
+from sidar.train.pseudo import ItemWords, Matches, pseudo_query
 from sidar.types import Prompt, SemanticIds
 
 
@@ -64,14 +64,26 @@ class ItemStream:
 
 
 class PseudoStream:
-    """Pseudo-query → the SID of the item that it was made from; every epoch asks in other words."""
+    """Pseudo-query → the SIDs of the item that it was made from and of others that have all its words.
+
+    Every epoch asks in other words, and for other matches: at most ``max_positives`` of them, drawn evenly.
+    """
 
     def __init__(
-        self, words: Sequence[ItemWords], sids: SemanticIds, builder: PromptBuilder, alive: np.ndarray, seed: int
+        self,
+        words: Sequence[ItemWords],
+        sids: SemanticIds,
+        builder: PromptBuilder,
+        alive: np.ndarray,
+        seed: int,
+        *,
+        max_positives: int = 1,
     ) -> None:
         self._words, self._sids, self._builder, self._seed = words, sids, builder, seed
+        self._max_positives = max_positives
         said = np.fromiter((bool(w.title or w.category or w.brand) for w in words), bool, len(words))
         self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
+        self._matches = Matches(words, self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -82,8 +94,22 @@ class PseudoStream:
         return pseudo_query(self._words[row], np.random.default_rng([self._seed, 3, row, epoch]))
 
     def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
-        tokens = self._builder.encode_batch([Prompt(self.query(i, e)) for i, e in draws], self._sids)
-        return [Example(t, [_only(self._sids, int(self._rows[i]))]) for t, (i, _) in zip(tokens, draws, strict=True)]
+        queries = [self.query(i, e) for i, e in draws]
+        tokens = self._builder.encode_batch([Prompt(query) for query in queries], self._sids)
+        return [
+            Example(t, self._candidates(query, index, epoch))
+            for t, query, (index, epoch) in zip(tokens, queries, draws, strict=True)
+        ]
+
+    def _candidates(self, query: str, index: int, epoch: int) -> list[Candidate]:
+        """The item's own SID first, then those of other matches, each SID once."""
+        row = int(self._rows[index])
+        found = self._matches(query) if self._max_positives > 1 else ()
+        others = np.asarray([other for other in found if other != row], np.int64)
+        rng = np.random.default_rng([self._seed, 4, row, epoch])
+        chosen = rng.permutation(others)[: self._max_positives - 1]
+        listed = to_candidates([row, *chosen.tolist()], [1] * (1 + len(chosen)), [], self._sids)
+        return listed.listed
 
 
 class LogStream:

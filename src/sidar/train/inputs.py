@@ -47,9 +47,10 @@ class Inputs:
         """Item text → SID."""
         return ItemStream(self.data.item_text(list(fields)), self.sids, builder, self.data.catalogue.alive)
 
-    def pseudo(self, builder: PromptBuilder, seed: int) -> PseudoStream:
-        """Pseudo-query → SID."""
-        return PseudoStream(self.words(), self.sids, builder, self.data.catalogue.alive, seed)
+    def pseudo(self, builder: PromptBuilder, seed: int, max_positives: int) -> PseudoStream:
+        """Pseudo-query → SIDs."""
+        alive = self.data.catalogue.alive
+        return PseudoStream(self.words(), self.sids, builder, alive, seed, max_positives=max_positives)
 
     def valid_lists(self, builder: PromptBuilder, limit: int, max_positives: int, max_negatives: int) -> list[Example]:
         """At most ``limit`` preference lists of the validation day, evenly spread over it."""

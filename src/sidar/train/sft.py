@@ -96,7 +96,7 @@ def train_sft(
     model = start_model(cfg, inputs, Path(sid_folder))
     builder = model.prompts
     logged = LogStream(inputs.data.sft(), inputs.sids, builder, max_positives=sft.max_positives)
-    pseudo = inputs.pseudo(builder, cfg.seed)
+    pseudo = inputs.pseudo(builder, cfg.seed, sft.max_positives)
     streams: dict[str, Stream] = {"item": inputs.items(cfg.embed.fields, builder), "pseudo": pseudo, "query": logged}
     valid = inputs.valid_lists(builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives)
     if not valid:  # no log: words in an order that training never draws
