@@ -28,7 +28,7 @@ Status = Literal["ok", "note", "warn", "fail"]
 
 #: What Sidar needs at run time; the versions are printed, a missing one is a failure.
 PACKAGES = (
-    *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "faiss-cpu", "numpy"),
+    *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "numpy"),
     *("pyarrow", "duckdb", "pydantic", "typer", "rich", "fastapi", "uvicorn", "bm25s", "matplotlib", "tensorboard"),
 )
 GIB = 1024**3

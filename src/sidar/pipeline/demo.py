@@ -23,15 +23,17 @@ def base(inputs: str, name: str) -> dict[str, Any]:
         "catalogue": {"path": f"{inputs}/catalogue.parquet"},
         "events": {"path": f"{inputs}/events.parquet", "origin": "simulated"},
         "users": {"path": f"{inputs}/users.parquet"},
-        "lm": {"max_prompt_tokens": 40},
+        # Smaller than the defaults in depth and codes: more examples in the same minutes (docs/findings.md, Training).
+        "sid": {"codebook_sizes": [256, 128, 64]},
+        "lm": {"layers": 4, "max_prompt_tokens": 40},
         "sft": {
-            "steps": 450,
+            "steps": 500,
             "batch_size": 128,
             "accumulate": 2,
             "lr_new": 1e-3,
-            "mixture": {"item": 0.1, "pseudo": 0.65, "query": 0.25},
-            "validate_every": 150,
-            "checkpoint_every": 225,
+            "mixture": {"item": 0.1, "pseudo": 0.7, "query": 0.2},
+            "validate_every": 250,
+            "checkpoint_every": 250,
         },
         # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only near the last of these few steps.
         "align": {"steps": 120, "validate_every": 60, "checkpoint_every": 120, "rdrw_window": 512},
@@ -78,7 +80,7 @@ def settings(*, everything: bool, tiny: bool) -> dict[str, Any]:
         return merge(chosen, TINY)
     if everything:
         return merge(chosen, {"evaluate": {"max_queries": 2000, "targets": ["click", "order", "random_click"]}})
-    return merge(chosen, {"evaluate": {"max_queries": 300}})
+    return merge(chosen, {"evaluate": {"max_queries": 300, "invalid_queries": 32}})
 
 
 def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any]:

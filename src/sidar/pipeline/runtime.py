@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
     """Let glibc reuse the large blocks that a training step frees instead of giving them back to the kernel.
 
     Batches differ in shape, so every step frees and takes hundreds of blocks of megabytes; with fresh pages each time a
-    step of the embedded default took a fifth longer. One arena, because autograd frees in a thread of its own.
+    step of the embedded default took a fifth longer (once). One arena, because autograd frees in a thread of its own.
     """
     import ctypes
 
