@@ -6,6 +6,7 @@ ordinary pipeline; nothing here is a second path.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,18 +109,21 @@ def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any
 
 def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any) -> list[Path]:
     """Run the demo and print its table; returns the bundles of the aligned and of the SFT model, to be served."""
+    import time
+
     from sidar import pipeline
     from sidar.bundle import build_bundle
     from sidar.evaluate.table import print_table
     from sidar.pipeline.variants import variants
 
+    started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     facts = write_inputs(folder / ("inputs-all" if everything else "inputs"), everything=everything, tiny=tiny)
     console.print(f"[bold]inputs[/bold]           {facts['items']:,} real products; the log is [bold]simulated[/bold]")
     config_file = folder / ("sidar-all.yaml" if everything else "sidar.yaml")
     config_file.write_text(yaml.safe_dump(settings(everything=everything, tiny=tiny), sort_keys=False))
     cfg = load_config(config_file, overrides)
-    pipeline.run(cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console)
+    reports = pipeline.run(cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console)
     print_table(cfg.run_dir / "evaluate", console)
     console.print(f"report: {cfg.run_dir / 'evaluate' / 'report.html'}")
     run = cfg.run_dir
@@ -127,4 +131,20 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     parts = {name: run / name for name in ("data", "embed", "sid", "index")}
     build_bundle(before, **parts, model=run / "sft" / "model", config=config, label="sft")
+    cost = {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_rss_gb": round(peak_rss_gb(), 2),
+        "ran": list(reports),
+    }
+    (folder / f"{cfg.name}.json").write_text(json.dumps(cost) + "\n")
+    console.print(f"{cost['seconds'] / 60:.1f} minutes, at most {cost['peak_rss_gb']:.1f} GB of memory")
     return [run / "bundle", before]
+
+
+def peak_rss_gb() -> float:
+    """The most memory that this process ever held, in GB."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,56 @@
+"""Keep the result of a finished ``scripts/demo``: its table, what it cost, and the figures that the issue asks for.
+
+    python benchmarks/demo.py demo [--name demo]
+
+Nothing is computed twice: the table is recomputed from the run's per-query file and must agree before anything is
+written. Quality figures of grounded and day-8 sets are on SIMULATED traffic.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from common import print_table, write_results
+
+from sidar.artifacts import read_manifest
+from sidar.evaluate.table import check_table
+
+COLUMNS = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr", "sid/recall@8", "sid/mrr", "invalid/mass")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", default="demo")
+    arguments = parser.parse_args()
+    run = arguments.folder / "runs" / arguments.name
+    checked = check_table(run / "evaluate")
+    scores = json.loads((run / "evaluate/scores.json").read_text())
+    cost = json.loads((arguments.folder / f"{arguments.name}.json").read_text())
+    figures = {"minutes": cost["seconds"] / 60, "peak_rss_gb": cost["peak_rss_gb"], "cells_checked": checked}
+    rows, table = [], {}
+    for name, facts in scores["sets"].items():
+        table[name] = {"origin": facts["origin"], "queries": facts["queries"], "systems": {}}
+        for system, cells in facts["systems"].items():
+            kept = {c: {k: round(v, 4) for k, v in cells[c].items()} for c in COLUMNS if c in cells}
+            table[name]["systems"][system] = kept
+            rows.append([name, system, *(f"{kept[c]['mean']:.3f}" if c in kept else "" for c in COLUMNS)])
+    judged = table["judged_test"]["systems"]
+    mean = {system: cells["item/recall@100"]["mean"] for system, cells in judged.items()}
+    ndcg = {system: cells["item/ndcg@10"]["mean"] for system, cells in judged.items()}
+    figures["judged_sft_minus_dense_recall100"] = mean["sft"] - mean["dense"]
+    figures["judged_fused_sft_minus_fused_ndcg10"] = ndcg["bm25+dense+sft"] - ndcg["bm25+dense"]
+    seconds = {
+        stage.name: manifest.seconds
+        for stage in sorted(run.iterdir())
+        if (manifest := read_manifest(stage)) is not None
+    }
+    config = read_manifest(run / "sft").config | {"evaluate": read_manifest(run / "evaluate").config}
+    write_results(arguments.name, config, figures, threads=2, stage_seconds=seconds, table=table, tests=scores["tests"])
+    (Path(__file__).parent / "results" / f"{arguments.name}.md").write_text((run / "evaluate/table.md").read_text())
+    print_table(["set", "system", *COLUMNS], rows)
+    print({key: round(value, 3) for key, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()
