@@ -28,13 +28,13 @@ def base(inputs: str, name: str) -> dict[str, Any]:
         "sid": {"codebook_sizes": [256, 128, 64]},
         "lm": {"layers": 4, "max_prompt_tokens": 40},
         "sft": {
-            "steps": 500,
+            "steps": 580,
             "batch_size": 128,
             "accumulate": 2,
             "lr_new": 1e-3,
-            "mixture": {"item": 0.1, "pseudo": 0.7, "query": 0.2},
-            "validate_every": 250,
-            "checkpoint_every": 250,
+            "mixture": {"item": 0.1, "pseudo": 0.75, "query": 0.15},
+            "validate_every": 290,
+            "checkpoint_every": 290,
         },
         # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only near the last of these few steps.
         "align": {"steps": 120, "validate_every": 60, "checkpoint_every": 120, "rdrw_window": 512},
@@ -131,7 +131,7 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     parts = {name: run / name for name in ("data", "embed", "sid", "index")}
     build_bundle(before, **parts, model=run / "sft" / "model", config=config, label="sft")
-    cost = {
+    cost: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
         "peak_rss_gb": round(peak_rss_gb(), 2),
         "ran": list(reports),
