@@ -3,7 +3,8 @@
     python benchmarks/demo.py demo [--name demo]
 
 Nothing is computed twice: the table is recomputed from the run's per-query file and must agree before anything is
-written. Quality figures of grounded and day-8 sets are on SIMULATED traffic.
+written. Quality figures of grounded and day-8 sets are on SIMULATED traffic. The README's table is written from the
+same file; a test holds the two together.
 """
 
 import argparse
@@ -16,6 +17,48 @@ from sidar.artifacts import read_manifest
 from sidar.evaluate.table import check_table
 
 COLUMNS = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr", "sid/recall@8", "sid/mrr", "invalid/mass")
+README = Path(__file__).parent.parent / "README.md"
+MARKS = ("<!-- demo table -->\n", "<!-- end of demo table -->")
+SHOWN = ("bm25", "dense", "bm25+dense", "sft", "raddpo", "bm25+dense+sft", "bm25+dense+raddpo", "topic oracle")
+NAMES = {
+    "item/ndcg@10": "nDCG@10",
+    "item/recall@10": "R@10",
+    "item/recall@100": "R@100",
+    "item/mrr": "MRR",
+    "sid/recall@8": "SID R@8",
+    "sid/mrr": "SID MRR",
+    "invalid/mass": "invalid mass",
+}
+
+
+def readme_table(results):
+    """The README's table as Markdown, from ``results/demo.json``; ± is half the 95 % interval."""
+    lines = []
+    for name, facts in results["table"].items():
+        origin = "real products, real judgments" if facts["origin"] == "real" else "**simulated** traffic"
+        lines += [f"**{name}**: {facts['queries']} queries, {origin}", "", f"| | {' | '.join(NAMES.values())} |"]
+        lines.append("|---" * (len(NAMES) + 1) + "|")
+        for system in SHOWN:
+            if cells := facts["systems"].get(system):
+                texts = [
+                    f"{cells[c]['mean']:.3f} ± {(cells[c]['high'] - cells[c]['low']) / 2:.3f}" if c in cells else ""
+                    for c in NAMES
+                ]
+                lines.append(f"| {system} | {' | '.join(texts)} |")
+        lines.append("")
+    figures = results["figures"]
+    cost = f"{figures['minutes']:.1f} minutes, at most {figures['peak_rss_gb']:.1f} GB"
+    lines.append(
+        f"One seed, {results['threads']} threads, {cost}; "
+        "from `benchmarks/results/demo.json`, whole table in `benchmarks/results/demo.md`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def write_readme(results):
+    before, rest = README.read_text().split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    README.write_text(before + MARKS[0] + readme_table(results) + MARKS[1] + after)
 
 
 def main():
@@ -46,8 +89,12 @@ def main():
         if (manifest := read_manifest(stage)) is not None
     }
     config = read_manifest(run / "sft").config | {"evaluate": read_manifest(run / "evaluate").config}
-    write_results(arguments.name, config, figures, threads=2, stage_seconds=seconds, table=table, tests=scores["tests"])
+    path = write_results(
+        arguments.name, config, figures, threads=2, stage_seconds=seconds, table=table, tests=scores["tests"]
+    )
     (Path(__file__).parent / "results" / f"{arguments.name}.md").write_text((run / "evaluate/table.md").read_text())
+    if arguments.name == "demo":
+        write_readme(json.loads(path.read_text()))
     print_table(["set", "system", *COLUMNS], rows)
     print({key: round(value, 3) for key, value in figures.items()})
 

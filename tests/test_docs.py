@@ -1,5 +1,7 @@
 """README and docs run: every `sh` and `python` block, in order, in an empty folder."""
 
+import importlib
+import json
 import os
 import re
 import subprocess
@@ -57,3 +59,11 @@ def test_links_in_the_docs_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readmes_table_is_that_of_the_kept_demo_run(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    demo = importlib.import_module("demo")
+    results = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
+    text = (ROOT / "README.md").read_text()
+    assert demo.MARKS[0] + demo.readme_table(results) + demo.MARKS[1] in text
