@@ -109,9 +109,9 @@ def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> No
         fsync_tree(path)
         (run / "saving").unlink(missing_ok=True)
 
-    loop._Run.step = step  # type: ignore[method-assign]
+    loop._Run.step = step
     if slow:
-        checkpoint.fsync_tree = slowly  # type: ignore[assignment]
+        checkpoint.fsync_tree = slowly
     sft, align = run / "sft", run / "align-raddpo"
     work = {stage: run / f".{stage.name}.work" for stage in (sft, align)}
     if not (sft / "done").exists():

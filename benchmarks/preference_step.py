@@ -143,7 +143,7 @@ def variants(positives: int, negatives: int, lists: int = LISTS, seed: int = 0) 
             value.backward()
             return value.detach()
 
-        run.model = trained  # type: ignore[attr-defined]
+        run.model = trained
         return run
 
     return {
@@ -175,7 +175,7 @@ def gradient_difference(steps: dict[str, Step]) -> float:
     taken = []
     for name in ("packed", "SimPO pairs, sliced"):
         steps[name]()
-        model: SidLM = steps[name].model  # type: ignore[attr-defined]
+        model: SidLM = steps[name].model
         taken.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     largest = max(float(g.abs().max()) for g in taken[1].values())
     return max(float((taken[0][n] - g).abs().max()) for n, g in taken[1].items()) / largest

@@ -19,7 +19,7 @@ ITEMS = toy.catalogue()
 def read(folder: Path, queries: str, qrels: str, *, limit: int | None = None, origin: str = "real") -> StoredSet:
     (folder / "q.tsv").write_text(queries, encoding="utf-8")
     (folder / "r.tsv").write_text(qrels)
-    config = EvalSetConfig(name="s", queries=str(folder / "q.tsv"), qrels=str(folder / "r.tsv"), origin=origin)  # type: ignore[arg-type]
+    config = EvalSetConfig(name="s", queries=str(folder / "q.tsv"), qrels=str(folder / "r.tsv"), origin=origin)
     return read_file_set(config, ITEMS, limit)
 
 
@@ -99,7 +99,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     cfg = Config.model_validate({"threads": 1, "evaluate": {"targets": ["click", "order", "random_click"]}})
     cfg.catalogue.path, cfg.events.path, cfg.users.path = (str(paths[n]) for n in ("catalogue", "events", "users"))
     cfg.evaluate.sets = [
-        EvalSetConfig(name=f"toy-{r}", queries=str(paths[f"{r}.queries"]), qrels=str(paths[f"{r}.qrels"]), role=r)  # type: ignore[arg-type]
+        EvalSetConfig(name=f"toy-{r}", queries=str(paths[f"{r}.queries"]), qrels=str(paths[f"{r}.qrels"]), role=r)
         for r in ("valid", "test")
     ]
     return folder, cfg
@@ -150,7 +150,7 @@ def test_slices_follow_training_days(shop: tuple[Path, Config]) -> None:
     assert "seen" in set(sets_of(data, "day8-clicks").slices["query"])
 
 
-def sets_of(data, name: str):  # type: ignore[no-untyped-def]
+def sets_of(data, name: str):
     return next(s for s in data.eval_sets() if s.name == name)
 
 

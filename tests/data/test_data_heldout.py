@@ -19,7 +19,7 @@ def duck(tmp_path_factory: pytest.TempPathFactory) -> Duck:
     return Duck(tmp_path_factory.mktemp("held"), "256MB", 1)
 
 
-def held(duck: Duck, logged: list[str], real: list[str], exact: list[str] = ()) -> set[str]:  # type: ignore[assignment]
+def held(duck: Duck, logged: list[str], real: list[str], exact: list[str] = ()) -> set[str]:
     duck.register("log", pa.table({"query": pa.array(logged, pa.string())}))
     count = hold_out(duck, "log", real, list(exact))
     found = {query for (query,) in duck.rows("SELECT query FROM held_out")}

@@ -82,7 +82,7 @@ def test_held_out_queries_are_dropped_from_training_and_counted(tmp_path: Path) 
     (tmp_path / "r.tsv").write_text("query_id\titem_id\tgrade\n1\tT000\t1\n")
     said = {"queries": str(tmp_path / "q.tsv"), "qrels": str(tmp_path / "r.tsv")}
     for role in ("test", "valid"):
-        cfg.evaluate.sets = [EvalSetConfig(name="judged", origin="real", role=role, **said)]  # type: ignore[arg-type]
+        cfg.evaluate.sets = [EvalSetConfig(name="judged", origin="real", role=role, **said)]
         report = build(cfg, tmp_path / "data")
         data = open_dataset(tmp_path / "data")
         assert "frying pan" not in set(data.sft().column("query").to_pylist())

@@ -130,7 +130,7 @@ def test_a_damaged_shard_is_embedded_again(damage: object, tmp_path: Path) -> No
     want, _ = run(items, tmp_path, HashingEmbedder(32))
     shard = sorted((tmp_path / "cache").iterdir())[0]
     size = len(VectorCache(tmp_path / "cache", 32))
-    shard.write_bytes(damage(shard.read_bytes()))  # type: ignore[operator]
+    shard.write_bytes(damage(shard.read_bytes()))
     (tmp_path / "cache" / ".123.tmp").write_bytes(b"half a shard")
     vectors, new = run(items, tmp_path, HashingEmbedder(32))
     assert 0 < new < size

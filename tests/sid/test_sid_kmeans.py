@@ -14,7 +14,7 @@ from sidar.sid.kmeans import group_sums, kmeans, nearest
 
 def fit(points: np.ndarray, k: int, seed: int = 0, **options: object) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return kmeans(torch.from_numpy(points), k, generator=generator, **options)  # type: ignore[arg-type]
+    return kmeans(torch.from_numpy(points), k, generator=generator, **options)
 
 
 def error(points: np.ndarray, centroids: torch.Tensor) -> float:
@@ -36,7 +36,7 @@ def test_nearest_is_exact_in_either_precision(
     rng = np.random.default_rng(seed)
     points = ((rng.standard_normal((n, dim)) + offset) * scale).astype(np.float32)
     centroids = ((rng.standard_normal((k, dim)) + offset) * scale * rng.choice([0.1, 1.0])).astype(np.float32)
-    labels, distance = nearest(torch.from_numpy(points), torch.from_numpy(centroids), precision)  # type: ignore[arg-type]
+    labels, distance = nearest(torch.from_numpy(points), torch.from_numpy(centroids), precision)
     all_distances = np.square(points[:, None].astype(np.float64) - centroids).sum(2)
     chosen = all_distances[np.arange(n), labels.numpy()]
     size = np.square(centroids).sum(1).max() + np.square(points).sum(1).max()
@@ -57,7 +57,7 @@ def test_bf16_finds_the_labels_of_fp32_on_many_near_ties() -> None:
 def test_equal_centroids_go_to_the_lower_code() -> None:
     centroids = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     for precision in ("fp32", "bf16"):
-        assert nearest(torch.tensor([[2.0, 0.1], [0.2, 3.0]]), centroids, precision)[0].tolist() == [0, 1]  # type: ignore[arg-type]
+        assert nearest(torch.tensor([[2.0, 0.1], [0.2, 3.0]]), centroids, precision)[0].tolist() == [0, 1]
     assert nearest(torch.zeros(0, 2), centroids)[0].shape == (0,)
 
 

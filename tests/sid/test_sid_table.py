@@ -27,7 +27,7 @@ def test_any_lengths_in_any_order(tmp_path_factory: pytest.TempPathFactory, tupl
     sids = semantic_ids(tuples, SIZES)
     save_sids(path, ids, sids)
     order = list(range(len(ids)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     loaded = load_sids(path, ["not in the table", *(ids[i] for i in order)] if any(tuples) else ids)
     if any(tuples):
         assert loaded.tuple_of(0) == ()

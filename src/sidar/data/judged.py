@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -65,9 +66,9 @@ def _capped(ids: list[str], limit: int | None) -> list[str]:
     return [i for i in ids if i in chosen]
 
 
-def _history(value: object, catalogue: Catalogue) -> tuple[int, ...]:
+def _history(value: str | Sequence[str] | None, catalogue: Catalogue) -> tuple[int, ...]:
     """Item ids as a list or as text separated by spaces → known rows."""
-    ids = value.split() if isinstance(value, str) else [str(v) for v in value or ()]  # type: ignore[attr-defined]
+    ids = value.split() if isinstance(value, str) else [str(v) for v in value or ()]
     return tuple(int(r) for r in rows_of(catalogue, ids) if r >= 0) if ids else ()
 
 

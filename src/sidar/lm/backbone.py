@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Backbone:
     decoder: Any  # a base model of transformers (nn.Module)
     tokenizer: Any
     text_head: Tensor | None
-    pretrained: str
+    pretrained: Literal["none", "text", "all"]
 
 
 def load_backbone(cfg: LmConfig, seed: int) -> Backbone:

@@ -116,7 +116,8 @@ class LeanDecoder:
             "down": down,
             "down_bias": down_bias,
         }
-        return _Block(qk_norm=qk_norm, **{name: ready(weight) for name, weight in weights.items()})  # type: ignore[arg-type]
+        made = {name: ready(weight) for name, weight in weights.items()}  # only biases are ever None
+        return _Block(qk_norm=qk_norm, **made)  # type: ignore[arg-type]
 
     def _interleave(self, rows: Tensor) -> Tensor:
         """Rows of each head from halves (x, y) to pairs (x₀, y₀, x₁, …): rotary positions become a complex product.

@@ -98,7 +98,7 @@ class SidLM(nn.Module):
         Raises ``ValueError`` for a backbone that packing does not fit, and for codebooks that are not the table's.
         """
         table = sids if isinstance(sids, SemanticIds) else None
-        sizes = tuple(int(k) for k in (table.codebook_sizes if table else sids))  # type: ignore[union-attr]
+        sizes = tuple(int(k) for k in (sids.codebook_sizes if isinstance(sids, SemanticIds) else sids))
         if variable_length is None:
             variable_length = table is not None and not table.fixed_length
         if codebooks is not None and (got := tuple(len(c) for c in codebooks)) != sizes:
@@ -112,7 +112,7 @@ class SidLM(nn.Module):
             text_vocab=words.shape[0],
             variable_length=variable_length,
             backbone=cfg.backbone,
-            pretrained=backbone.pretrained,  # type: ignore[arg-type]
+            pretrained=backbone.pretrained,
             head=cfg.head,
             attention=cfg.attention,
             tied=backbone.text_head is None,

@@ -193,6 +193,7 @@ def _matches(title: str, table: Mapping[tuple[str, ...], str]) -> set[str]:
     found = set()
     for length in (3, 2, 1):
         for start in range(len(words) - length + 1):
+            # None stands where a word was used; no phrase of the table holds one, so such a key finds nothing.
             value = table.get(tuple(words[start : start + length]))  # type: ignore[arg-type]
             if value is None:
                 continue

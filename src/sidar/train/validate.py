@@ -14,7 +14,7 @@ from sidar.index import PrefixIndex
 from sidar.lm.model import SidLM
 from sidar.lm.packing import pack, score
 from sidar.lm.scorer import LmScorer
-from sidar.precision import autocast
+from sidar.precision import Precision, autocast
 from sidar.train.examples import Example
 
 
@@ -33,7 +33,7 @@ class Validator:
         *,
         beam: int = 8,
         batch: int = 64,
-        precision: str = "auto",
+        precision: Precision = "auto",
     ) -> None:
         self.examples = sorted(examples, key=lambda x: x.length)
         self.index, self.beam, self.batch, self.precision = index, beam, batch, precision
@@ -56,7 +56,7 @@ class Validator:
         for at in range(0, len(self.examples), self.batch):
             rows = self.examples[at : at + self.batch]
             packed = pack([x.tokens for x in rows], [x.candidates for x in rows], model.vocab).to(model.device)
-            with autocast(model.device, self.precision):  # type: ignore[arg-type]
+            with autocast(model.device, self.precision):
                 scores = score(model, packed)
             scores.eos_logp = None  # training only: an SID of full length is over with certainty
             found = {"nll": multi_label_sft(scores)}
@@ -70,7 +70,7 @@ class Validator:
     def _recall(self, model: SidLM) -> float:
         if self._trie is None:
             self._trie = Trie(self.index, model.device)
-        scorer = LmScorer(model, precision=self.precision)  # type: ignore[arg-type]
+        scorer = LmScorer(model, precision=self.precision)
         beams = beam_search(scorer, [x.tokens for x in self.examples], self._trie, self.beam, 8)
         recalls = []
         for codes, lengths, example in zip(beams.codes[:, :8], beams.lengths[:, :8], self.examples, strict=True):
