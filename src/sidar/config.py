@@ -232,14 +232,35 @@ class EvaluateConfig(Part):
         ["click"], description="Targets on the log's test day."
     )
     max_queries: int | None = Field(300, description="Cap per simulated or log set, chosen by hash; null = all.")
-    systems: list[str] = Field(
-        [], description="Empty = bm25, dense, popularity, fusion, sft, every aligned model, and fusions."
-    )
+    systems: list[str] = Field([], description="Empty = every baseline, sft, every aligned model, and fusions.")
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
     best: bool = Field(False, description="Also score the checkpoint that was best on the validation day.")
     tune_queries: int = Field(64, description="Queries per validation set on which fusion weights are chosen.")
     bootstrap: int = Field(1000, ge=1)
     depth: int = Field(500, ge=1, description="All lists are cut here.")
+
+
+class DenseConfig(Part):
+    """Fine-tuning of the encoder on the training rows (`sidar tune-dense`): the row `dense-tuned`."""
+
+    steps: int = Field(600, ge=1)
+    batch_size: int = Field(64, ge=2, description="Pairs of query and item; the other items are the negatives.")
+    lr: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps with rising learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
+    temperature: float = Field(0.05, gt=0, description="Of the softmax over cosines: 1 / scale.")
+    symmetric: bool = Field(False, description="Also ask each item for its query.")
+    mixture: dict[Literal["pseudo", "query"], float] = Field(
+        {"pseudo": 0.5, "query": 0.5}, description="Shares of pseudo-queries and logged queries."
+    )
+    query_tokens: int = Field(24, ge=1, description="Longer queries are cut in training.")
+    item_tokens: int = Field(48, ge=1, description="Longer item texts are cut in training.")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validate_every: int = Field(100, ge=1)
+    valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
+    valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
 
 
 class ServeConfig(Part):
@@ -269,6 +290,7 @@ class Config(Part):
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     decode: DecodeConfig = DecodeConfig()
+    dense: DenseConfig = DenseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     warm_start: str | None = Field(None, description="Bundle that the daily refresh starts from (`sidar run --from`).")
