@@ -97,6 +97,12 @@ def bundle(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, d
     _stage("bundle", config, overrides, dry_run)
 
 
+@app.command(name="tune-dense")
+def tune_dense(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fine-tune the encoder on the training rows: `evaluate` then has the row dense-tuned."""
+    _stage("dense", config, overrides, dry_run)
+
+
 @app.command()
 def evaluate(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Score every system on every evaluation set and write the report."""

@@ -243,7 +243,7 @@ class EvaluateConfig(Part):
 class DenseConfig(Part):
     """Fine-tuning of the encoder on the training rows (`sidar tune-dense`): the row `dense-tuned`."""
 
-    steps: int = Field(600, ge=1)
+    steps: int = Field(300, ge=1)
     batch_size: int = Field(64, ge=2, description="Pairs of query and item; the other items are the negatives.")
     lr: float = Field(2e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -258,7 +258,7 @@ class DenseConfig(Part):
     query_tokens: int = Field(24, ge=1, description="Longer queries are cut in training.")
     item_tokens: int = Field(48, ge=1, description="Longer item texts are cut in training.")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(75, ge=1)
     valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
     valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_encoder import save_tiny_encoder
 
 from sidar.config import EmbedConfig
-from sidar.embed import HashingEmbedder, SentenceEmbedder, load_embedder, minilm_folder
+from sidar.embed import HashingEmbedder, SentenceEmbedder, load_embedder
 from sidar.embed.encoder import unit_rows
 from sidar.embed.minilm import SHA256, verify_weights
 
@@ -44,25 +45,6 @@ def test_bf16_keeps_the_vectors(minilm: SentenceEmbedder) -> None:
     cosines = (low.encode(TEXTS) * minilm.encode(TEXTS)).sum(axis=1)
     assert cosines.min() > 0.999
     assert low.fingerprint == minilm.fingerprint  # the same encoder: a bundle may move to a machine without bf16
-
-
-def save_tiny_encoder(folder: Path, seed: int) -> Path:
-    """A sentence-transformers folder with a random two-layer BERT and mean pooling."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    torch.manual_seed(seed)
-    folder.mkdir()
-    config = BertConfig(
-        vocab_size=30_522, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(folder / "bert")
-    BertTokenizerFast.from_pretrained(minilm_folder()).save_pretrained(folder / "bert")
-    transformer = Transformer(str(folder / "bert"))
-    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(folder / "st"))
-    return folder / "st"
 
 
 def test_any_local_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

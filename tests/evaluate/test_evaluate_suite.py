@@ -19,7 +19,7 @@ from sidar.evaluate.claims import pairs
 from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.scorer import TOPIC_ORACLE, relevance_threshold
 from sidar.evaluate.suite import run_suite
-from sidar.evaluate.systems import TextSystem, default_fusions, fusion_parts
+from sidar.evaluate.systems import TextSystem, default_fusions, fusion_parts, is_generative, ranks_sids
 from sidar.evaluate.table import check_table, print_table, read_scores, to_markdown
 from sidar.index import PrefixIndex
 from sidar.types import EvalSet, Hits, SemanticIds
@@ -198,7 +198,8 @@ def test_claims_compare_what_must_be_compared(world):
     assert ladder["Does alignment improve on SFT?"] == [("sft-continued", "sft"), ("raddpo", "sft")]
     assert [("raddpo", "sft-continued")] in ladder.values()
     assert pairs(["other"], {}) == {
-        "Is the generative channel better than zero-shot dense retrieval?": [("other", "dense")]
+        "Is the generative channel better than zero-shot dense retrieval?": [("other", "dense")],
+        "Is the generative channel better than dense retrieval tuned on the same rows?": [("other", "dense-tuned")],
     }
 
 
@@ -276,6 +277,41 @@ def test_fusion_names_are_read_longest_first():
     assert fusion_parts("dpo+sft", systems) is None
     assert fusion_parts("bm25+stranger", systems) is None
     assert default_fusions(["bm25", "sft"], ["sft"]) == {"bm25+sft": ("bm25", "sft")}
+    assert list(default_fusions(["bm25", "dense", "dense-tuned", "sft"], ["sft"])) == [
+        *("bm25+dense", "bm25+dense+sft"),
+        *("bm25+dense-tuned", "bm25+dense-tuned+sft"),
+    ]
+    assert list(default_fusions(["bm25", "dense-tuned", "sft"], ["sft"])) == [
+        "bm25+dense-tuned",
+        "bm25+dense-tuned+sft",
+    ]
+
+
+def test_a_baseline_may_rank_sids_without_being_a_model(world):
+    """Its SID columns come from its own order, which goes deeper than the SIDs of the items that fit a list."""
+    cfg = Config.model_validate({"evaluate": {"bootstrap": 20, "depth": 4}})
+    index, model = world["index"], ShelfModel("sft", world["catalogue"], world["index"], 0.3)
+    twin = ShelfModel("quantised-dense", world["catalogue"], world["index"], 0.3)
+    twin.kind = "baseline"
+    assert (is_generative(model), is_generative(twin)) == (True, False)
+    assert ranks_sids(twin)
+    out = world["out"].with_name("twin")
+    scores = run_suite(
+        {"sft": model, "quantised-dense": twin},
+        [world["judged"]],
+        world["catalogue"],
+        toy_priors(),
+        index,
+        out=out,
+        cfg=cfg,
+    )
+    assert scores["kinds"]["quantised-dense"] == "baseline"
+    assert scores["fusions"] == {}
+    [facts] = scores["sets"].values()
+    cells = facts["systems"]
+    assert cells["sft"]["sid/recall@64"]["mean"] == cells["quantised-dense"]["sid/recall@64"]["mean"] > 0
+    assert "expected/ndcg@10" in cells["quantised-dense"]
+    assert all("quantised-dense" not in (test["a"], test["b"]) for test in scores["tests"])
 
 
 def test_configured_systems_and_missing_pieces_are_named(world, tmp_path):

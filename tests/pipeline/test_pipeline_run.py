@@ -108,9 +108,36 @@ def test_the_table_is_true_to_its_per_query_files(shop):
     assert check_table(folder) > 100
     scores = json.loads((folder / "scores.json").read_text())
     assert {"judged", "day8-clicks"} == set(scores["sets"])
-    rows = {"bm25", "dense", "popularity", "sft", "raddpo", "bm25+dense", "bm25+dense+sft", "bm25+dense+raddpo"}
+    rows = {
+        "bm25",
+        "dense",
+        "quantised-dense",
+        "popularity",
+        "sft",
+        "raddpo",
+        "bm25+dense",
+        "bm25+dense+sft",
+        "bm25+dense+raddpo",
+    }
     assert rows <= set(scores["sets"]["judged"]["systems"])
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_tuned_encoder_is_a_row_from_the_day_it_was_asked_for(shop):
+    assert "dense" not in reasons(shop)
+    settings = yaml.safe_load((shop / "sidar.yaml").read_text())
+    settings["dense"] = {"steps": 2, "batch_size": 4, "valid_queries": 4}
+    (shop / "sidar.yaml").write_text(yaml.safe_dump(settings))
+    sidar("tune-dense", "-c", shop / "sidar.yaml")
+    manifest = open_artifact(shop / "runs/shop/dense", "dense", verify=True)
+    assert manifest.shapes["pairs"]["query"] > 0
+    assert {stage: why for stage, why in reasons(shop).items() if why} == {"evaluate": "input changed: dense"}
+    sidar("evaluate", "-c", shop / "sidar.yaml")
+    scores = json.loads((shop / "runs/shop/evaluate/scores.json").read_text())
+    assert scores["kinds"]["dense-tuned"] == scores["kinds"]["quantised-dense"] == "baseline"
+    assert {"dense-tuned", "bm25+dense-tuned", "bm25+dense-tuned+raddpo"} <= set(scores["sets"]["judged"]["systems"])
+    assert any(test["b"] == "dense-tuned" for test in scores["tests"])
+    assert set(reasons(shop).values()) == {None}
 
 
 def test_dry_run_and_single_stages(shop):

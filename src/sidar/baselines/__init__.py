@@ -3,6 +3,7 @@
 from sidar.baselines.bm25 import Bm25, Bm25Params
 from sidar.baselines.dense import Dense
 from sidar.baselines.fusion import Fusion, fuse, tune_fusion
+from sidar.baselines.quantised import QuantisedDense, reconstruct
 from sidar.baselines.ranking import DEPTH
 from sidar.baselines.simple import Popularity, RandomOrder, topic_oracle
 
@@ -13,8 +14,10 @@ __all__ = [
     "Dense",
     "Fusion",
     "Popularity",
+    "QuantisedDense",
     "RandomOrder",
     "fuse",
+    "reconstruct",
     "topic_oracle",
     "tune_fusion",
 ]

@@ -25,10 +25,15 @@ class Dense:
     """
 
     name = "dense"
-    about = "exact inner product of query and item vectors, zero-shot"
 
     def __init__(
-        self, vectors: np.ndarray, embedder: Encoder, *, alive: np.ndarray | None = None, block: int = 1 << 16
+        self,
+        vectors: np.ndarray,
+        embedder: Encoder,
+        *,
+        alive: np.ndarray | None = None,
+        block: int = 1 << 16,
+        how: str = "zero-shot",
     ) -> None:
         if alive is not None and alive.shape != vectors.shape[:1]:
             raise ValueError(f"{len(vectors)} item vectors but {len(alive)} live flags; run the stage embed again")
@@ -36,6 +41,7 @@ class Dense:
         self.embedder = embedder
         self.alive = alive
         self.block = block
+        self.about = f"exact inner product of query and item vectors, {how}"
 
     def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
         """The k nearest items of each query text."""

@@ -32,8 +32,10 @@ def pairs(generative: Sequence[str], fusions: Mapping[str, Sequence[str]]) -> di
         for name, parts in fusions.items()
         if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
     ]
-    # "better than dense" is claimed against a fine-tuned encoder only (protocol.md §3); this one is not
     asked["Is the generative channel better than zero-shot dense retrieval?"] = [(name, "dense") for name in generative]
+    # "better than dense" is claimed against the fine-tuned encoder only (protocol.md §3), in runs that have one
+    tuned = [(name, "dense-tuned") for name in generative]
+    asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
     return {question: some for question, some in asked.items() if some}
 
 

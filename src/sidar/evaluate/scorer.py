@@ -14,7 +14,7 @@ from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, query_cluster, subset_by_hash
-from sidar.evaluate.systems import Generative, System, is_generative
+from sidar.evaluate.systems import Generative, System, ranks_sids
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
 
@@ -158,7 +158,7 @@ class Scorer:
         if self.sid_of_row is None or job.sid_truth is None:
             return
         implied = first_occurrences(np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth)
-        if system is None or not is_generative(system):
+        if system is None or not ranks_sids(system):
             values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
             return
         ranked, _ = cast(Generative, system).sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)

@@ -58,9 +58,14 @@ class TextSystem:
         return self.channel.search([prompt.query for prompt in prompts], k)
 
 
-def is_generative(system: object) -> bool:
-    """True where the system ranks SIDs."""
+def ranks_sids(system: object) -> bool:
+    """True where the system says itself in which order the SIDs come; the SIDs of others follow from their items."""
     return isinstance(system, Generative)
+
+
+def is_generative(system: object) -> bool:
+    """True where the system writes SIDs. A baseline that ranks SIDs without a model says so by its ``kind``."""
+    return ranks_sids(system) and getattr(system, "kind", "generative") == "generative"
 
 
 def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
@@ -80,9 +85,15 @@ def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
 
 
 def default_fusions(systems: Collection[str], generative: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The lexical and dense channels together, and with each generative model: {name: parts}."""
-    base = tuple(name for name in ("bm25", "dense") if name in systems)
-    fusions = {"+".join(base): base} if len(base) > 1 else {}
-    if base:
-        fusions |= {"+".join((*base, name)): (*base, name) for name in generative}
+    """The lexical and dense channels together, and with each generative model: {name: parts}.
+
+    Where there is a fine-tuned encoder (``dense-tuned``), the same again with it.
+    """
+    fusions: dict[str, tuple[str, ...]] = {}
+    for dense in [name for name in ("dense", "dense-tuned") if name in systems] or ["dense"]:
+        base = tuple(name for name in ("bm25", dense) if name in systems)
+        if len(base) > 1:
+            fusions["+".join(base)] = base
+        if base:
+            fusions |= {"+".join((*base, name)): (*base, name) for name in generative}
     return fusions

@@ -82,10 +82,11 @@ def input_files(cfg: Config) -> list[str]:
     return [path for path in paths if path]
 
 
-def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Stage]:
+def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: bool = False) -> list[Stage]:
     """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's one).
 
-    The first of them is the one that the bundle serves.
+    The first of them is the one that the bundle serves. The stage ``dense`` (the fine-tuned encoder) takes minutes and
+    is a baseline: it is there where it was asked for, now (``dense``) or before (its folder stands).
     """
     from sidar.pipeline import stages as run
 
@@ -101,6 +102,9 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
         for align in aligns
     ]
     models = ("sft", *(stage.name for stage in aligned))
+    tuned = []
+    if dense or read_manifest(cfg.run_dir / "dense") is not None:
+        tuned = [Stage("dense", ("seed", "embed", "dense"), ("data",), run.dense)]
 
     def served(cfg: Config) -> Config:
         return cfg.model_copy(update={"align": aligns[0]})
@@ -134,12 +138,13 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None) -> list[Sta
             resumable=True,
         ),
         *aligned,
+        *tuned,
         Stage("index", (), ("data", "sid"), run.index),
         Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", aligned[0].name), bundled),
         Stage(
             "evaluate",
             ("seed", "decode", "evaluate"),
-            ("data", "embed", "sid", "index", *models),
+            ("data", "embed", "sid", "index", *models, *(stage.name for stage in tuned)),
             evaluated,
         ),
     ]
@@ -160,7 +165,7 @@ def plan(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, only: str 
     ``only`` restricts the plan to the named stage and those it needs.
     """
     by_name = {a.folder: a for a in ([cfg.align] if aligns is None else aligns)}
-    chosen = stages(cfg, aligns)
+    chosen = stages(cfg, aligns, dense=only == "dense")
     if only is not None:
         wanted, todo = set(), [only]
         table = {stage.name: stage for stage in chosen}

@@ -66,6 +66,13 @@ def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     return train_align(cfg, run / "data", run / "sid", run / "sft", out, work=work)
 
 
+def dense(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """The encoder fine-tuned on the training rows, and its item vectors."""
+    from sidar.train import train_dense
+
+    return train_dense(cfg, run / "data", out, say=progress)
+
+
 def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """SIDs and priors → prefix index."""
     import sidar.index
@@ -92,9 +99,10 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
     """Score the baselines and ``models`` (stage folders) on every evaluation set of role test.
 
+    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder.
     SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
     """
-    from sidar.baselines import Bm25, Dense, Popularity
+    from sidar.baselines import Bm25, Dense, Popularity, QuantisedDense, reconstruct
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items
     from sidar.evaluate.metrics import objective
@@ -102,7 +110,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
     from sidar.index import PrefixIndex
     from sidar.pipeline.generative import GenerativeSystem
-    from sidar.sid import load_sids
+    from sidar.sid import load_sids, load_tokenizer
 
     dataset = open_dataset(run / "data")
     catalogue, priors = dataset.catalogue, dataset.priors()
@@ -111,13 +119,20 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
     if tuning is not None:
         lexical = lexical.tune([p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10"))
-    dense = Dense(load_items(run / "embed"), load_embedder(cfg.embed, device(cfg)), alive=catalogue.alive)
+    embedder = load_embedder(cfg.embed, device(cfg))
+    index = PrefixIndex.load(run / "index")
+    clusters = reconstruct(load_tokenizer(run / "sid").codebooks_, index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
-        "dense": TextSystem("dense", dense),
+        "dense": TextSystem("dense", Dense(load_items(run / "embed"), embedder, alive=catalogue.alive)),
+        "quantised-dense": QuantisedDense(clusters, index.expand_with_source, embedder),
         "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
     }
-    index = PrefixIndex.load(run / "index")
+    if read_manifest(run / "dense") is not None:
+        own = cfg.embed.model_copy(update={"model": str(run / "dense" / "model")})
+        vectors, encoder = load_items(run / "dense"), load_embedder(own, device(cfg))
+        tuned = Dense(vectors, encoder, alive=catalogue.alive, how="encoder fine-tuned on the training rows")
+        systems["dense-tuned"] = TextSystem("dense-tuned", tuned)
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     for name, model in checkpoints(run, models, cfg.evaluate.best):
         systems[name] = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg))
