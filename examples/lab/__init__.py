@@ -1,0 +1,1 @@
+"""Parts of ``examples/prefix_lab.py``: a tabular softmax policy on a small SID trie whose truth is known."""
