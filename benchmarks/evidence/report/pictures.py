@@ -1,0 +1,174 @@
+"""The page's SVG: forest plots, lines with intervals, two histograms in one. Colours are the report's CSS variables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from benchmarks.evidence.report.compare import Result
+from sidar.evaluate.charts import COLOURS, legend, nice_ticks, stroke
+
+
+def text(x: float, y: float, words: str, anchor: str = "middle", kind: str = "tick") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(words)}</text>'
+
+
+def short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 620) -> str:
+    """Effects with intervals: (name, result, registered sign in words or ""). Empty where nothing was tested.
+
+    Grey box: effects that the test would miss more often than once in five. Small rings: seeds. Green and red only
+    after Holm.
+    """
+    rows = [row for row in rows if row[1].test is not None]
+    if not rows:
+        return ""
+    left, right, step, top = 168, 112, 26, 22
+    height = top + step * len(rows) + 40
+    ends = [0.0]
+    for _, result, _ in rows:
+        assert result.test is not None
+        ends += [result.test.low, result.test.high, *result.seeds.values()]
+    ticks = nice_ticks(min(ends), max(ends), 6)
+    x0, x1 = ticks[0], ticks[-1]
+
+    def px(x: float) -> float:
+        return left + (width - left - right) * (min(max(x, x0), x1) - x0) / (x1 - x0)
+
+    bottom = height - 36
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}, effects with intervals">']
+    for i, (_, result, _) in enumerate(rows):
+        assert result.test is not None
+        blind = result.test.detectable
+        box = f'<rect x="{px(-blind):.1f}" width="{px(blind) - px(-blind):.1f}" height="{step - 6}"'
+        out.append(f'{box} y="{top + step * i + 3}" class="blind"/>')
+    for tick in ticks:
+        out.append(f'<line x1="{px(tick):.1f}" x2="{px(tick):.1f}" y1="{top}" y2="{bottom}" class="grid"/>')
+        out.append(text(px(tick), bottom + 15, short(tick)))
+    out.append(f'<line x1="{px(0):.1f}" x2="{px(0):.1f}" y1="{top}" y2="{bottom}" class="zero"/>')
+    out.append(text((left + width - right) / 2, height - 5, label, kind="label"))
+    if any(sign for _, _, sign in rows):
+        out.append(text(width - right + 10, 13, "registered", "start"))
+    for i, (name, result, sign) in enumerate(rows):
+        assert result.test is not None
+        t, y = result.test, top + step * i + step / 2
+        kind = ("good" if t.effect > 0 else "bad") if result.significant else "unsure"
+        out.append(text(left - 10, y + 4, name if len(name) < 27 else name[:25] + "…", "end", "name"))
+        out += [f'<circle cx="{px(e):.1f}" cy="{y:.1f}" r="3" class="seed"/>' for e in result.seeds.values()]
+        out.append(f'<g class="{kind}" stroke-width="2"><title>{escape(name)}: {t.effect:+.4f}</title>')
+        out.append(f'<line x1="{px(t.low):.1f}" x2="{px(t.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<circle cx="{px(t.effect):.1f}" cy="{y:.1f}" r="4.2"/></g>')
+        out.append(text(width - right + 10, y + 4, sign, "start"))
+    return "".join(out) + "</svg>"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with intervals: (x, mean, low, high) per point."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, float]]
+    colour: int = 0
+
+
+def bands(
+    series: Sequence[Band], *, x_label: str, y_label: str, ticks: Sequence[tuple[float, str]], width: int = 560
+) -> str:
+    """Lines with shaded intervals over the given x positions and their labels. Empty without a point."""
+    series = [each for each in series if each.points]
+    if not series:
+        return ""
+    height, left, right, top, bottom = 320, 58, 16, 12, 42
+    values = [v for each in series for _, mean, low, high in each.points for v in (mean, low, high)]
+    y_ticks = nice_ticks(min(values), max(values))
+    y0, y1 = y_ticks[0], y_ticks[-1]
+    xs = [x for x, _ in ticks]
+    x0, x1 = min(xs), max(xs)
+    pad = 0.04 * (x1 - x0) or 1.0
+    x0, x1 = x0 - pad, x1 + pad
+
+    def px(x: float) -> float:
+        return left + (width - left - right) * (x - x0) / (x1 - x0)
+
+    def py(y: float) -> float:
+        return height - bottom - (height - top - bottom) * (y - y0) / (y1 - y0)
+
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} over {escape(x_label)}">']
+    for tick in y_ticks:
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" class="grid"/>')
+        out.append(text(left - 7, py(tick) + 4, short(tick), "end"))
+    out += [text(px(x), height - bottom + 17, words) for x, words in ticks]
+    out.append(text((left + width - right) / 2, height - 6, x_label, kind="label"))
+    middle = (top + height - bottom) / 2
+    out.append(f'<g transform="rotate(-90 13 {middle:.1f})">{text(13, middle, y_label, kind="label")}</g>')
+    for each in series:
+        there = [(px(x), py(high)) for x, _, _, high in each.points]
+        back = [(px(x), py(low)) for x, _, low, _ in reversed(each.points)]
+        area = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*there, *back])
+        out.append(f'<polygon points="{area}" fill="var(--c{each.colour % COLOURS})" class="band"/>')
+    for each in series:
+        line = " ".join(f"{px(x):.1f},{py(mean):.1f}" for x, mean, _, _ in each.points)
+        out.append(f'<g fill="none" stroke-width="2" {stroke(each.colour)}><title>{escape(each.name)}</title>')
+        out.append(f'<polyline points="{line}" stroke-linejoin="round"/>')
+        for x, mean, low, high in each.points:
+            out.append(
+                f'<line x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{py(low):.1f}" y2="{py(high):.1f}" stroke-width="1"/>'
+            )
+            out.append(f'<circle cx="{px(x):.1f}" cy="{py(mean):.1f}" r="3" class="dot"/>')
+        out.append("</g>")
+    return "".join(out) + "</svg>"
+
+
+def keys(series: Sequence[Band]) -> tuple[list[tuple[str, int]], str]:
+    """Names and colours of a chart's lines, and their HTML legend."""
+    named = [(each.name, each.colour) for each in series if each.points]
+    return named, legend(named)
+
+
+def two_histograms(
+    edges: Sequence[float],
+    kinds: Sequence[tuple[str, Sequence[float], int]],
+    *,
+    label: str,
+    marks: Sequence[tuple[float, str]] = (),
+    width: int = 560,
+) -> str:
+    """Shares of pairs per bin, each kind to 1; ``marks`` are labelled vertical lines (quartiles)."""
+    if len(edges) < 2 or not any(sum(counts) for _, counts, _ in kinds):
+        return ""
+    height, left, right, top, bottom = 260, 46, 12, 24, 42
+    shares = [[c / (sum(counts) or 1.0) for c in counts] for _, counts, _ in kinds]
+    y_ticks = nice_ticks(0.0, max(max(s) for s in shares), 4)
+    x0, x1 = edges[0], edges[-1] if edges[-1] > edges[0] else edges[0] + 1
+
+    def px(x: float) -> float:
+        return left + (width - left - right) * (x - x0) / (x1 - x0)
+
+    def py(y: float) -> float:
+        return height - bottom - (height - top - bottom) * y / y_ticks[-1]
+
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}, two histograms">']
+    for tick in y_ticks:
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" class="grid"/>')
+        out.append(text(left - 6, py(tick) + 4, f"{tick:.0%}", "end"))
+    out += [text(px(x), height - bottom + 16, short(x)) for x in nice_ticks(x0, x1, 6) if x0 - 1e-9 <= x <= x1 + 1e-9]
+    out.append(text((left + width - right) / 2, height - 6, label, kind="label"))
+    for share, (name, _, colour) in zip(shares, kinds, strict=True):
+        steps = [(px(edges[0]), py(0))]
+        for low, high, value in zip(edges[:-1], edges[1:], share, strict=True):
+            steps += [(px(low), py(value)), (px(high), py(value))]
+        steps.append((px(edges[-1]), py(0)))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
+        out.append(
+            f'<g {stroke(colour)} stroke-width="1.6"><title>{escape(name)}</title>'
+            f'<polygon points="{path}" fill="var(--c{colour})" fill-opacity=".16"/></g>'
+        )
+    for x, words in marks:
+        if x0 <= x <= x1:
+            out.append(f'<line x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{top - 4}" y2="{height - bottom}" class="axis"/>')
+            out.append(text(px(x), top - 10, words))
+    return "".join(out) + "</svg>"

@@ -1,0 +1,124 @@
+"""How results are printed: one entry, one row, one table of comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from benchmarks.evidence.report.cells import Cell, Evidence
+from benchmarks.evidence.report.compare import Level, Result, levels
+from benchmarks.evidence.report.document import Entry, Table, Value
+from benchmarks.evidence.report.names import SIGNS, measure, row
+
+DASH = "–"
+HEAD = ("effect (95 %)", "p (Holm)", "could have seen", "seeds: min … max", "agree", "sd")
+
+
+def plain_number(value: float, digits: int = 3) -> str:
+    """``.412``; a dash where there is none."""
+    if not math.isfinite(value):
+        return DASH
+    shown = f"{value:.{digits}f}"
+    return shown.replace("0.", ".", 1) if shown.startswith(("0.", "-0.")) else shown
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """``+.0123``."""
+    if not math.isfinite(value):
+        return DASH
+    shown = f"{value:+.{digits}f}"
+    return shown[0] + shown[2:] if shown[1] == "0" else shown
+
+
+def level(found: Level | None) -> Value:
+    """A mean; its interval below (HTML) or half its width behind (Markdown)."""
+    if found is None:
+        return Value(DASH)
+    between = f"{plain_number(found.low)}–{plain_number(found.high)}"
+    return Value(plain_number(found.mean), between, f"±{plain_number((found.high - found.low) / 2)}")
+
+
+def verdict(word: str) -> Value:
+    return Value(word, mark=True)
+
+
+def effect(result: Result) -> Value:
+    """The effect and its interval."""
+    if result.test is None:
+        return Value(DASH)
+    t = result.test
+    between = f"{signed(t.low)} … {signed(t.high)}"
+    return Value(signed(t.effect), between, f"({between})")
+
+
+def columns(result: Result) -> list[Entry]:
+    """The entries under :data:`HEAD`."""
+    if result.test is None:
+        return [Value(DASH)] * len(HEAD)
+    t, seeds = result.test, [e for s, e in result.seeds.items() if s is not None]
+    spread = f"{signed(min(seeds))} … {signed(max(seeds))}" if seeds else DASH
+    agree = f"{result.agreeing} of {len(seeds)}" if seeds else DASH
+    p = f"{result.p:.3f}" if result.p >= 0.001 else "< .001"
+    return [
+        effect(result),
+        p.replace("0.", ".", 1),
+        plain_number(t.detectable, 4),
+        spread,
+        agree,
+        plain_number(result.seed_sd, 4),
+    ]
+
+
+def comparisons(
+    rows: Sequence[tuple[str, Result]], *, first: str = "comparison", registered: bool = False, note: str = ""
+) -> Table:
+    """A table of results; ``registered``: with the expected sign and whether it was met."""
+    head = [first, *HEAD, *(["registered", "met"] if registered else ["verdict"])]
+    out: list[list[Entry]] = []
+    for name, result in rows:
+        if registered:
+            last: list[Entry] = [SIGNS[result.contrast.sign], verdict(result.met)]
+        else:
+            last = [verdict(result.word)]
+        out.append([name, *columns(result), *last])
+    words = [len(HEAD) + 1, len(HEAD) + 2] if registered else [len(HEAD) + 1]
+    return Table(head, out, words, note)
+
+
+def level_table(
+    evidence: Evidence,
+    systems: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    set_name: str = "day8",
+    variants: Mapping[str, str] | None = None,
+    note: str = "",
+) -> Table | None:
+    """Means of systems × metrics; rows and columns without any value are left out, None if nothing is left."""
+    found = {s: levels(evidence, s, metrics, set_name=set_name, variant=(variants or {}).get(s, "")) for s in systems}
+    shown = [m for m in metrics if any(m in each for each in found.values())]
+    if not shown:
+        return None
+    seeds = {s: next(iter(each.values())).seeds for s, each in found.items() if each}
+    rows: list[list[Entry]] = [
+        [row(s), str(seeds[s]), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
+    ]
+    return Table(["", "seeds", *(measure(m) for m in shown)], rows, note=note)
+
+
+def of_seeds(runs: Mapping[int | None, Cell], name: str, source: str = "mechanism") -> list[float]:
+    """A figure of each seed's cell, those that have it."""
+    found = [(cell.mechanism if source == "mechanism" else cell.train).get(name) for cell in runs.values()]
+    return [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> Value:
+    """Mean over seeds, with their least and greatest."""
+    if not values:
+        return Value(DASH)
+    form = signed if sign else plain_number
+    mean = form(sum(values) / len(values), digits)
+    if len(values) == 1:
+        return Value(mean)
+    between = f"{form(min(values), digits)} … {form(max(values), digits)}"
+    return Value(mean, between, f"({between})")
