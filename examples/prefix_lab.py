@@ -64,7 +64,7 @@ def run(seeds: int) -> tuple[Figures, dict[str, object]]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=200, help="of experiments A and D; the others take a share of it")
+    parser.add_argument("--seeds", type=int, default=150, help="of experiments A and D; the others take a share of it")
     parser.add_argument("--out", type=Path, help="folder for the results and pictures (default: the repository's own)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

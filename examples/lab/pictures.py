@@ -43,7 +43,7 @@ def squeezing(figures: Figures, folder: Path) -> None:
         "others": "log π of the other positives",
         "negatives": "log π of negatives",
         "unseen": "log π of relevant, never clicked",
-        "argmax": "mass of the most probable SID",
+        "argmax": "mass of the top SID",
     }
     figure, axes = sheet(2, 3, 4.6)
     for axis, (key, title) in zip(axes, titles.items(), strict=False):
@@ -91,7 +91,7 @@ def readings(figures: Figures, folder: Path) -> None:
     axes[0].set_yscale("log")
     axes[0].set_ylim(1e-4, 5)
     axes[0].axhline(0.01, color="#999999", lw=0.8)
-    axes[0].text(0, 0.0085, "under 1 %: the contrast is inactive", va="top", fontsize=8, color="#555555")
+    axes[0].text(0, 0.0085, "under 1 %: inactive", va="top", fontsize=8, color="#555555")
     axes[0].set_title("‖∇L_PL‖ / ‖∇L_SFT‖ at the SFT policy")
     axes[1].axhline(0, color="#999999", lw=0.8)
     axes[1].set_title("MRR of the best item − SFT-continued")
@@ -151,7 +151,15 @@ def effect_map(figures: Figures, folder: Path) -> None:
                 axis.add_patch(plt.Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="white"))
                 weight = "bold" if low > 0 or high < 0 else "normal"
                 tone = "white" if shade > 0.6 else "black"
-                axis.text(j + 0.5, i + 0.5, f"{mean:+.3f}", ha="center", va="center", weight=weight, color=tone)
+                axis.text(
+                    j + 0.5,
+                    i + 0.5,
+                    f"{mean:+.3f}".replace("-0.000", "0.000"),
+                    ha="center",
+                    va="center",
+                    weight=weight,
+                    color=tone,
+                )
         axis.set_xlim(0, 3)
         axis.set_ylim(0, 3)
         axis.set_xticks([0.5, 1.5, 2.5], [str(s) for s in axis_of["sft_steps"]])
@@ -169,7 +177,7 @@ def effect_lines(figures: Figures, folder: Path) -> None:
         "sft_steps": "SFT steps before",
         "share": "prefix sharing",
         "noise": "pseudo-negatives",
-        "informative": "informative negatives",
+        "informative": "informative neg.",
         "accidental": "accidental clicks",
         "lists": "lists per query",
         "n": "negatives n",

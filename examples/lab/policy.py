@@ -25,13 +25,13 @@ def step_logp(table: Tensor, leaves: Tensor) -> Tensor:
     """(W, C, 3) log-prob of each code of ``leaves`` (W, C) under ``table`` (W, D)."""
     first, parent, last = leaves // (K2 * K3), leaves // K3, leaves % K3
     rows = leaves.shape[1]
-    one = table[:, :K1].log_softmax(-1).gather(1, first)
     two = SECOND + first[..., None] * K2 + torch.arange(K2)
     three = THIRD + parent[..., None] * K3 + torch.arange(K3)
-    picked = table.gather(1, torch.cat([two.flatten(1), three.flatten(1)], 1))
-    two, three = picked[:, : rows * K2].view(-1, rows, K2), picked[:, rows * K2 :].view(-1, rows, K3)
-    two = two.log_softmax(-1).gather(2, (parent % K2)[..., None])[..., 0]
-    three = three.log_softmax(-1).gather(2, last[..., None])[..., 0]
+    columns = torch.cat([torch.arange(K1).expand(len(leaves), -1), two.flatten(1), three.flatten(1)], 1)
+    one, two, three = table.gather(1, columns).split((K1, rows * K2, rows * K3), 1)  # one gather, one backward
+    one = one.log_softmax(-1).gather(1, first)
+    two = two.view(-1, rows, K2).log_softmax(-1).gather(2, (parent % K2)[..., None])[..., 0]
+    three = three.view(-1, rows, K3).log_softmax(-1).gather(2, last[..., None])[..., 0]
     return torch.stack([one, two, three], -1)
 
 
@@ -114,12 +114,14 @@ def train(
         reference = step_logp(start, here) if method.needs_reference else None
         scores = as_scores(step_logp(table, here), here, tier, world.star[rows, m], cosine, reference)
         (slope,) = torch.autograd.grad(method.parts(scores, cfg, window).total, table)
-        slope = slope.view(world.seeds, -1) * len(table)  # undo the mean over the batch
-        square = 0.9 * square + 0.1 * slope.square().sum(1)
+        slope = slope.view(world.seeds, -1)
+        batch = len(table)  # the objectives take means over it
+        square = 0.9 * square + 0.1 * (batch * slope.norm(dim=1)).square()
         per_query = square / (1 - 0.9 ** (step + 1)) / (len(table) // world.seeds)
         size = torch.ones_like(square) if plain else per_query.sqrt().clamp(min=1e-12)
         now = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) if schedule == "cosine" else rate
-        table = (table.detach() - (now * slope / size[:, None]).view_as(table)).requires_grad_()
+        slope *= (now * batch / size)[:, None]
+        table = table.detach().sub_(slope.view_as(table)).requires_grad_()
     if watch is not None:
         watch(steps, table.detach())
     return table.detach()
