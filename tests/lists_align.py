@@ -48,6 +48,15 @@ def random_lists(seed, *, prompts=4, candidates=6, levels=3, variable=False, cod
     )
 
 
+def weighted(scores, seed=0, *, positives=True, negatives=True):
+    """The same batch (in place) with weights in .1–3 on the sides asked for, 1 elsewhere."""
+    g = torch.Generator().manual_seed(1000 + seed)
+    drawn = torch.rand(scores.star.shape[0], scores.mask.shape[1], generator=g, dtype=torch.float64) * 2.9 + 0.1
+    sides = (scores.is_positive & positives) | (scores.is_negative & negatives)
+    scores.weight = torch.where(sides, drawn, 1.0)
+    return scores
+
+
 def as_dicts(scores):
     """The reference's view of a batch."""
     lists = []
@@ -62,6 +71,7 @@ def as_dicts(scores):
                 "logp": [scores.logp[b, c][m].tolist() for c, m in enumerate(counted)],
                 "ref": [scores.ref_logp[b, c][m].tolist() for c, m in enumerate(counted)],
                 "state": scores.hidden[b].tolist(),
+                **({} if scores.weight is None else {"weight": scores.weight[b].tolist()}),
             }
         )
     return lists

@@ -19,12 +19,17 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def weight_of(item, candidate):
+    """The candidate's given weight; 1 where the list carries none."""
+    return item["weight"][candidate] if "weight" in item else 1.0
+
+
 def eq1(lists, positives="mean", which="all", eos=None):
-    """L_SFT = −1/|Y_pos| Σ_y log π(y|x), averaged over prompts; flat: over (prompt, positive) pairs."""
+    """L_SFT = −1/|Y_pos| Σ_y v_y log π(y|x), averaged over prompts; flat: over (prompt, positive) pairs."""
     per_prompt, flat = [], []
     for b, item in enumerate(lists):
         wanted = item["positives"] if which == "all" else [item["star"]]
-        nlls = [-total(item["logp"][c]) - (0.0 if eos is None else eos[b][c]) for c in wanted]
+        nlls = [weight_of(item, c) * (-total(item["logp"][c]) - (0.0 if eos is None else eos[b][c])) for c in wanted]
         per_prompt.append(mean(nlls) if nlls else 0.0)
         flat += nlls
     return mean(flat) if positives == "flat" else mean(per_prompt)
@@ -60,8 +65,11 @@ def pl_loss(r_w, rewards, weights, beta, form, inside):
     return -log_sigmoid(b_out * z)
 
 
-def raddpo(lists, *, beta=2.0, form="softmax", inside=False, quartiles=None, contrast="global"):
-    """L_PL over a batch; ``quartiles`` None = warm-up (w = 1)."""
+def raddpo(lists, *, beta=2.0, form="softmax", inside=False, quartiles=None, contrast="global", fixed=None):
+    """L_PL over a batch; ``quartiles`` None = warm-up (w = 1); ``fixed`` = w of every negative.
+
+    Given weights: a factor of w_j, and y_w*'s of its list's loss.
+    """
     losses = []
     for item in lists:
         if not item["negatives"]:
@@ -70,16 +78,20 @@ def raddpo(lists, *, beta=2.0, form="softmax", inside=False, quartiles=None, con
         r = [mean(lp) if lp else 0.0 for lp in item["logp"]]
         weights = []
         for j in item["negatives"]:
-            if quartiles is None:
-                weights.append(1.0)
+            if fixed is not None:
+                w = fixed
+            elif quartiles is None:
+                w = 1.0
             else:
-                weights.append(eq6(cosine(item["state"][item["star"]], item["state"][j]), *quartiles))
+                w = eq6(cosine(item["state"][item["star"]], item["state"][j]), *quartiles)
+            weights.append(w * weight_of(item, j))
         r_w, r_neg = r[item["star"]], [r[j] for j in item["negatives"]]
         if contrast == "global":
-            losses.append(pl_loss(r_w, r_neg, weights, beta, form, inside))
+            loss = pl_loss(r_w, r_neg, weights, beta, form, inside)
         else:
             pairs = zip(r_neg, weights, strict=True)
-            losses.append(mean([pl_loss(r_w, [rj], [wj], beta, form, inside) for rj, wj in pairs]))
+            loss = mean([pl_loss(r_w, [rj], [wj], beta, form, inside) for rj, wj in pairs])
+        losses.append(weight_of(item, item["star"]) * loss)
     return mean(losses)
 
 

@@ -161,7 +161,12 @@ class SftConfig(OptimConfig):
 class PreferenceConfig(Part):
     """How a logged request becomes a preference list."""
 
-    negatives: Literal["shown", "sampled", "beam"] = "shown"
+    negatives: Literal["shown", "skip_above", "sampled", "beam"] = Field(
+        "shown", description="skip_above = shown above the lowest click, so seen and passed over."
+    )
+    debias: Literal["none", "ips"] = Field(
+        "none", description="ips = a positive weighs 1 / p(position), measured in the log's bucket `random`."
+    )
     max_positives: int = Field(8, ge=1)
     max_negatives: int = Field(3, ge=0)
 
@@ -192,6 +197,10 @@ class AlignConfig(OptimConfig):
     rdrw_warmup_weight: float = 1.0
     rdrw_update: Literal["window", "ema", "frozen"] = "window"
     rdrw_alpha: float = Field(0.01, description="Step of the ema update.")
+    rdrw_weights: Literal["similarity", "constant", "shuffled"] = Field(
+        "similarity", description="Controls: rdrw_constant for all, or eq. 6's weights permuted in the batch."
+    )
+    rdrw_constant: float = Field(0.75, gt=0, description="w of every negative under `rdrw_weights: constant`.")
     lcp: Literal["star", "any_pos"] = "star"
     positives: Literal["mean", "flat"] | None = Field(None, description="null = as in sft, so that rows compare.")
     item_share: float = Field(

@@ -135,30 +135,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class SftExample:
-    """A prompt and all rows that answer it. ``source`` ∈ item, pseudo, query names the part of the mixture."""
-
-    prompt: Prompt
-    positives: tuple[int, ...]
-    tiers: tuple[int, ...] = ()
-    source: str = "query"
-
-
-@dataclass(frozen=True)
-class PreferenceList:
-    """One prompt with positives in tiers (3 order > 2 cart > 1 click), best first, and shown-not-clicked negatives.
-
-    Rows, not SIDs: SIDs are applied at packing, so a new SID table never rewrites training data.
-    """
-
-    prompt: Prompt
-    positives: tuple[int, ...]
-    tiers: tuple[int, ...]
-    negatives: tuple[int, ...]
-    request_id: str = ""
-
-
-@dataclass(frozen=True)
 class SemanticIds:
     """The SID table. An SID is a *cluster*: several items may share one.
 
@@ -223,6 +199,7 @@ class CandidateScores:
     ref_logp: Tensor | None = None  # (B, C, S) same steps under the frozen reference
     old_logp: Tensor | None = None  # (B, C, S) under the policy that sampled
     reward: Tensor | None = None  # (B, C)
+    weight: Tensor | None = None  # (B, C) float > 0: v_i of positives, given w_j of negatives; None = all 1
     first_logp: Tensor | None = None  # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,52 @@ def test_shown_needs_impressions_and_names_the_other_two(tmp_path: Path) -> None
         derive(tmp_path, [request("a", [1])], impressions=0)
     _, lists, _ = derive(tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "beam"})
     assert lists[0]["negatives"] == []
+
+
+def test_skip_above_keeps_what_stood_above_the_lowest_click(tmp_path: Path) -> None:
+    requests = [
+        request("middle", [0, 1, 0, 3, 0, 0]),
+        request("top", [1, 0, 0]),
+        request("unknown among them", [0, 0, 1, 0], positions=[0, 1, 2, 3]),
+        request("click without position", [1, 0, 0], positions=[0, 1, 2]),
+        request("one of two known", [0, 0, 2, 1], positions=[1, 5, 3, 0]),
+        request("capped", [1, 0, 0, 1], "valid"),  # the second click is cut as a positive and still the lowest
+    ]
+    _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 2})
+    found = {r["request_id"]: (r["negatives"], r["negative_positions"]) for r in lists}
+    assert found == {
+        "middle": ([0, 2], [1, 3]),
+        "top": ([], []),
+        "unknown among them": ([1], [1]),
+        "click without position": ([], []),
+        "one of two known": ([0], [1]),
+        "capped": ([1, 2], [2, 3]),
+    }
+    _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 1})
+    assert lists[-1]["positives"] == [0]
+    assert lists[-1]["negatives"] == [1, 2]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=9), min_size=1))
+def test_skip_above_equals_a_loop(shown: list[list[tuple[int, int]]]) -> None:
+    requests = [request("always", [1, 0])]
+    for number, one in enumerate(shown):
+        requests.append(request(str(number), [a for a, _ in one], positions=[p for _, p in one]))
+    with tempfile.TemporaryDirectory() as folder:
+        _, lists, _ = derive(Path(folder), requests, preference={"negatives": "skip_above"})
+    for made in lists:
+        one = next(r for r in requests if r["request_id"] == made["request_id"])
+        places = list(zip(one["rows"], one["positions"], one["actions"], strict=True))
+        lowest = max(p for _, p, a in places if a > 0)
+        assert made["negatives"] == [r for r, p, a in places if a == 0 and 0 < p < lowest]
+
+
+def test_skip_above_needs_impressions_and_positions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'skip_above' but the log has no impressions"):
+        derive(tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "skip_above"})
+    with pytest.raises(ValueError, match=r"'skip_above' but the log has no positions.*events\.columns\.position"):
+        derive(tmp_path, [request("a", [1, 0], positions=[0, 0])], preference={"negatives": "skip_above"})
 
 
 def test_sampled_lists_are_seeded_and_avoid_positives(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from sidar.lm import Candidate, to_candidates
 from sidar.types import SemanticIds
@@ -30,3 +31,24 @@ def test_a_positive_that_was_cut_off_is_no_negative() -> None:
 def test_positives_without_tiers_are_clicks() -> None:
     assert to_candidates([0], [], [], SIDS).listed == [Candidate((1, 1), True, 1)]
     assert to_candidates([6], [1], [], SIDS).listed == []
+
+
+def test_weights_follow_their_rows_and_the_first_of_one_sid_counts() -> None:
+    made = to_candidates(
+        [0, 1, 6, 4], [1, 3, 1, 1], [2, 1, 3, 5], SIDS, positive_weights=[2, 3, 4, 5], negative_weights=[0.5, 9, 0.7, 1]
+    )
+    assert made.listed == [
+        Candidate((1, 1), True, 3, 2),  # of row 0, though the tier is row 1's
+        Candidate((3, 3), True, 1, 5),
+        Candidate((2, 2), weight=0.5),  # of row 2, not of row 3
+        Candidate((4, 4), weight=1),
+    ]
+    one_side = to_candidates([0], [1], [2], SIDS, negative_weights=[0.5])
+    assert [c.weight for c in one_side.listed] == [1, 0.5]
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="positive_weights has 1 entries for 2 positives"):
+        to_candidates([0, 2], [1, 1], [], SIDS, positive_weights=[1.0])
+    with pytest.raises(ValueError, match="negative_weights has 2 entries for 1 negatives"):
+        to_candidates([0], [1], [2], SIDS, negative_weights=[1.0, 1.0])

@@ -218,3 +218,21 @@ def test_what_cannot_be_packed_is_named(prompts: list, lists: list, says: str) -
 def test_empty_sid_is_refused_where_lengths_vary() -> None:
     with pytest.raises(ValueError, match="is not 1 … 3 codes"):
         pack([[1]], [[Candidate(())]], replace(VOCAB, variable_length=True))
+
+
+def test_weights_travel_to_the_scores(tiny: Build) -> None:
+    model = tiny("qwen3")
+    lists = [[Candidate((1, 2, 3), True, 1, 2.5), Candidate((1, 2, 4), weight=0.5)], [Candidate((5, 5, 5), True, 1)]]
+    packed = pack([[1], [2]], lists, model.vocab)
+    assert packed.weight.tolist() == [[2.5, 0.5], [1.0, 1.0]]
+    assert score(model, packed.to("cpu")).weight.tolist() == [[2.5, 0.5], [1.0, 1.0]]
+    plain = pack([[2]], [lists[1]], model.vocab)
+    assert plain.weight is None
+    assert score(model, plain).weight is None
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    lists = [[Candidate((1, 2, 3), True, 1)], [Candidate((1, 2, 3), True, 1), Candidate((1, 2, 4), weight=weight)]]
+    with pytest.raises(ValueError, match=r"prompt 1, candidate 1: weight .* leave a candidate out"):
+        pack([[1], [2]], lists, VOCAB)

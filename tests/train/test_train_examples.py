@@ -72,6 +72,31 @@ def test_lists_are_made_of_sids(model):
     }
 
 
+def weigh(columns, **weights):
+    one = table(**columns)
+    for name, values in weights.items():
+        one = one.append_column(name, pa.array([values], pa.list_(pa.float32())))
+    return one
+
+
+def test_weights_of_a_list_are_read_where_they_are(model):
+    columns = {"positives": [0, 1, 9], "tiers": [1, 3, 1], "negatives": [2, 20, 20, 3, 21]}
+    both = {"positive_weights": [2.0, 3.0, 4.0], "negative_weights": [0.25, 0.5, 0.75, 2.0, 1.5]}
+    made = {}
+    for name, kept in (("both", list(both)), ("positive", list(both)[:1]), ("negative", list(both)[1:]), ("none", [])):
+        lists = weigh(columns, **{n: both[n] for n in kept})
+        stream = LogStream(lists, shared_sids(), model.prompts, max_positives=8, max_negatives=3, is_list=True)
+        made[name] = [c.weight for c in stream.rows([0])[0].candidates]
+        replaced = stream.rows([0], [[20]])[0].candidates  # of other negatives nothing is known
+        assert [c.weight for c in replaced] == ([2, 4, 1] if "positive_weights" in kept else [1, 1, 1])
+    assert made == {"both": [2, 4, 0.5, 1.5], "positive": [2, 4, 1, 1], "negative": [1, 1, 0.5, 1.5], "none": [1] * 4}
+    stream = LogStream(weigh(columns, **both), shared_sids(), model.prompts, max_positives=8)
+    assert [c.weight for c in stream.rows([0])[0].candidates] == [2, 4]  # as SFT rows, without negatives
+    unknown = weigh(columns, positive_weights=None)
+    stream = LogStream(unknown, shared_sids(), model.prompts, max_positives=8, max_negatives=3)
+    assert [c.weight for c in stream.rows([0])[0].candidates] == [1] * 4
+
+
 def test_lists_are_cut_and_may_end_up_without_negatives(model):
     made = one(model, max_negatives=2, max_positives=1, positives=[8, 9], tiers=[1, 1], negatives=[20, 9, 21, 22])
     assert [c.is_positive for c in made.candidates] == [True, False, False]

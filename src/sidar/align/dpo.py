@@ -34,7 +34,7 @@ def dpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     beta = 0.1 if cfg.beta is None else cfg.beta
     ratio = log_ratio(scores)
     margins = of_star(ratio, scores.star)[:, None] - ratio
-    return pair_mean(-F.logsigmoid(beta * margins), scores.is_negative)
+    return pair_mean(-F.logsigmoid(beta * margins), scores)
 
 
 def sdpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
@@ -43,7 +43,7 @@ def sdpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     ratio = log_ratio(scores)
     margins = of_star(ratio, scores.star)[:, None] - ratio
     z = -masked_logsumexp(-beta * margins, scores.is_negative)
-    return list_mean(-F.logsigmoid(z), scores.is_negative.any(-1))
+    return list_mean(-F.logsigmoid(z), scores.is_negative.any(-1), scores)
 
 
 def dmpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
@@ -53,4 +53,4 @@ def dmpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     count = scores.is_negative.sum(-1)
     mean_negative = torch.where(scores.is_negative, ratio, 0.0).sum(-1) / count.clamp(min=1)
     z = beta * (of_star(ratio, scores.star) - mean_negative)
-    return list_mean(-F.logsigmoid(z), count > 0)
+    return list_mean(-F.logsigmoid(z), count > 0, scores)

@@ -33,4 +33,4 @@ def orpo(scores: CandidateScores, cfg: AlignConfig) -> tuple[Tensor, Tensor]:
     odds = log_odds(lp)
     ratio = of_star(odds, scores.star)[:, None] - odds
     has_positive = scores.is_positive.any(-1)
-    return list_mean(-star, has_positive), lam * pair_mean(-F.logsigmoid(ratio), scores.is_negative)
+    return list_mean(-star, has_positive, scores), lam * pair_mean(-F.logsigmoid(ratio), scores)

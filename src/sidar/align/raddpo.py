@@ -9,7 +9,8 @@ OneSearch) computes the other, which measures it against the *hardest* and under
 it softens.  Both are here; docs/methods/raddpo.md holds the arithmetic.
 
 TLGD (eq. 3–4) stops the gradient of a negative on the tokens that it shares with y_w*: forward value unchanged.
-RDRW (eq. 5–6) gives the weights w_j, see :mod:`sidar.align.rdrw`.
+RDRW (eq. 5–6) gives the weights w_j, see :mod:`sidar.align.rdrw`; a weight that a list gives a negative is a factor of
+its w_j, and one that it gives y_w* a factor of its L_PL.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sidar.align.rdrw import SimilarityWindow, star_similarity
-from sidar.align.terms import full_precision, list_mean, masked_logsumexp, mean_logp, of_star, pair_mean, shared_prefix
+from sidar.align.rdrw import SimilarityWindow, shuffled, star_similarity
+from sidar.align.terms import (
+    full_precision,
+    list_mean,
+    masked_logsumexp,
+    mean_logp,
+    negative_weights,
+    of_star,
+    pair_mean,
+    shared_prefix,
+)
 from sidar.config import AlignConfig
 from sidar.types import CandidateScores
 
@@ -77,9 +87,9 @@ def pairwise(margins: Tensor, weights: Tensor | None = None, *, beta: float, for
 def raddpo_contrast(
     scores: CandidateScores, cfg: AlignConfig, window: SimilarityWindow | None, *, form: Form
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_PL of a batch with its switches (``tlgd, rdrw, lcp, contrast, beta, beta_inside``) and what to log of RDRW.
+    """L_PL of a batch with its switches (``tlgd, rdrw*, lcp, contrast, beta, beta_inside``) and what to log of RDRW.
 
-    Raises ``ValueError`` where ``rdrw`` is on and the hidden states or the window are missing.
+    Raises ``ValueError`` where ``rdrw`` compares states and the hidden states or the window are missing.
     """
     beta = 2.0 if cfg.beta is None else cfg.beta  # [reconstruction: SimPO's scale of length-normalised rewards]
     negatives = scores.is_negative
@@ -91,16 +101,23 @@ def raddpo_contrast(
     margins = reward_star[:, None] - mean_logp(logp, scores.mask)  # (B, C), d_j
 
     logs: dict[str, Tensor] = {}
-    weights = None
-    if cfg.rdrw:
+    weights = negative_weights(scores)  # (B, C) or None
+    if cfg.rdrw and cfg.rdrw_weights == "constant":
+        weights = torch.full_like(margins, cfg.rdrw_constant) * (1.0 if weights is None else weights)
+        logs["rdrw/weight_mean"] = torch.tensor(cfg.rdrw_constant)
+    elif cfg.rdrw:
         if window is None or scores.hidden is None:
             raise ValueError(
                 "rdrw needs a SimilarityWindow and CandidateScores.hidden; "
                 "score with an rdrw_state, or set align.rdrw: false"
             )
         sims = star_similarity(scores.hidden, scores.star)  # (B, C), no gradient
+        found, logs = window.weigh(sims[negatives])  # anchors from before this batch
+        if cfg.rdrw_weights == "shuffled":
+            found = shuffled(found)
+        given = 1.0 if weights is None else weights[negatives]
         weights = torch.ones_like(margins)
-        weights[negatives], logs = window.weigh(sims[negatives])  # anchors from before this batch
+        weights[negatives] = (found * given).to(weights.dtype)
         if int(negatives.sum()) > 1:  # does the state say more than the prefix? near 1 it does not
             pairs = torch.stack([sims[negatives], shared[negatives].to(sims.dtype)])
             logs["rdrw/prefix_correlation"] = torch.corrcoef(pairs)[0, 1].nan_to_num()
@@ -108,6 +125,6 @@ def raddpo_contrast(
 
     if cfg.contrast == "pairwise":
         per_pair = pairwise(margins, weights, beta=beta, form=form, beta_inside=cfg.beta_inside)
-        return pair_mean(per_pair, negatives), logs
+        return pair_mean(per_pair, scores), logs
     per_list = plackett_luce(margins, negatives, weights, beta=beta, form=form, beta_inside=cfg.beta_inside)
-    return list_mean(per_list, negatives.any(-1)), logs
+    return list_mean(per_list, negatives.any(-1), scores), logs

@@ -52,6 +52,15 @@ def similarity_weight(sim: Tensor, quartiles: Quartiles, lam: float = 12.0) -> T
     return torch.where(sim < q25, 1.0, torch.where(sim > q75, 0.5, middle))
 
 
+def shuffled(weights: Tensor) -> Tensor:
+    """``weights`` (n,) in a random order: the same numbers, no longer where the similarity put them.
+
+    The control of RDRW against chance [reconstruction: protocol.md §3].  Drawn from torch's CPU generator, which the
+    training loop seeds at every step, so a resumed run repeats it; ranks permute their own batch.
+    """
+    return weights[torch.randperm(len(weights)).to(weights.device)]
+
+
 class SimilarityWindow:
     """The running anchors of eq. 6: JSON-able state, shared by all ranks.
 

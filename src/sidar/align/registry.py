@@ -14,6 +14,7 @@ from sidar.align.raddpo import raddpo_contrast
 from sidar.align.rdrw import SimilarityWindow
 from sidar.align.sft import multi_label_sft
 from sidar.align.simpo import simpo
+from sidar.align.terms import refuse_negative_weights
 from sidar.config import AlignConfig
 from sidar.types import CandidateScores
 
@@ -39,6 +40,8 @@ class Objective:
     """A preference objective as a function of :class:`~sidar.types.CandidateScores` alone.
 
     ``needs_reference``: ``ref_logp`` must be filled.  ``needs_window``: RDRW may run, so a window must be kept.
+    Weights of positives count everywhere (:func:`~sidar.align.terms.list_mean`, eq. 1).  Weights of negatives are part
+    of RAD-DPO's contrast; ``sft`` uses no negative, and every other objective raises ``ValueError`` on them.
     """
 
     name: str
@@ -79,6 +82,7 @@ def _sft(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | No
 
 def _orpo(plus_sft: bool) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
     def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        refuse_negative_weights(scores, cfg.objective)
         likelihood, odds = orpo(scores, cfg)
         term = sft_term(scores, cfg) if plus_sft else None
         return Parts(likelihood if term is None else likelihood + term, odds, {})
@@ -90,6 +94,7 @@ def _baseline(
     contrast: Callable[[CandidateScores, AlignConfig], Tensor], plus_sft: bool
 ) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
     def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        refuse_negative_weights(scores, cfg.objective)
         return Parts(sft_term(scores, cfg) if plus_sft else None, contrast(scores, cfg), {})
 
     return parts

@@ -29,10 +29,15 @@ def multi_label_sft(
     When ``scores.eos_logp`` is given (IDs of one fixed length), each positive's log-prob gains the log-prob of EOS
     against the last level's codes, a training-only term [reconstruction]: at fixed length no other loss reaches the
     state that emits EOS, and RDRW compares exactly that state.  With variable lengths EOS is an ordinary counted step.
+
+    Where the candidates carry weights, each positive's term is multiplied by its own v_i (inverse propensity [known:
+    Joachims, Swaminathan, Schnabel 2017]); the divisors stay the numbers of positives and prompts.
     """
     logp = sum_logp(scores.logp, scores.mask)  # (B, C)
     if scores.eos_logp is not None:
         logp = logp + full_precision(scores.eos_logp)
+    if scores.weight is not None:
+        logp = logp * scores.weight
     keep = scores.is_positive
     if which == "top":
         star = torch.zeros_like(keep)

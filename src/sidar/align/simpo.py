@@ -21,4 +21,4 @@ def simpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     ratio = 0.25 if cfg.gamma is None else cfg.gamma
     reward = mean_logp(scores.logp, scores.mask)
     margins = of_star(reward, scores.star)[:, None] - reward - ratio
-    return pair_mean(-F.logsigmoid(beta * margins), scores.is_negative)
+    return pair_mean(-F.logsigmoid(beta * margins), scores)

@@ -60,20 +60,40 @@ def masked_logsumexp(values: Tensor, keep: Tensor) -> Tensor:
     return torch.where(some[:, 0], filled.logsumexp(-1), 0.0)
 
 
-def list_mean(per_list: Tensor, counts: Tensor) -> Tensor:
+def list_mean(per_list: Tensor, counts: Tensor, scores: CandidateScores) -> Tensor:
     """() mean over *all* lists of a batch; lists where ``counts`` (B,) is False contribute 0 to the contrast.
 
     Dividing by every list and not by those with negatives keeps "a list without negatives trains SFT only" true
-    without changing the weight of its neighbours.
+    without changing the weight of its neighbours.  Where the candidates carry weights, each list counts with that of
+    its y_w* (inverse propensity: the contrast exists because y_w* was clicked); the divisor stays the number of lists.
     """
+    if scores.weight is not None:
+        per_list = per_list * of_star(scores.weight, scores.star)
     return torch.where(counts, per_list, 0.0).sum() / max(len(per_list), 1)
 
 
-def pair_mean(per_pair: Tensor, negatives: Tensor) -> Tensor:
-    """() mean over a list's pairs (y_w*, y_j), then over lists; ``per_pair`` and ``negatives`` are (B, C)."""
-    count = negatives.sum(-1)
-    inside = torch.where(negatives, per_pair, 0.0).sum(-1) / count.clamp(min=1)
-    return list_mean(inside, count > 0)
+def pair_mean(per_pair: Tensor, scores: CandidateScores) -> Tensor:
+    """() mean over a list's pairs (y_w*, y_j), then over lists as :func:`list_mean`; ``per_pair`` is (B, C)."""
+    count = scores.is_negative.sum(-1)
+    inside = torch.where(scores.is_negative, per_pair, 0.0).sum(-1) / count.clamp(min=1)
+    return list_mean(inside, count > 0, scores)
+
+
+def negative_weights(scores: CandidateScores) -> Tensor | None:
+    """(B, C) given weights of the negatives, 1 elsewhere; None where every one is 1."""
+    if scores.weight is None:
+        return None
+    weights = torch.where(scores.is_negative, scores.weight, 1.0)
+    return None if bool((weights == 1).all()) else weights
+
+
+def refuse_negative_weights(scores: CandidateScores, name: str) -> None:
+    """Raise ``ValueError`` where a negative carries a weight: only RAD-DPO's contrast has a place for it."""
+    if negative_weights(scores) is not None:
+        raise ValueError(
+            f"align.objective {name!r} has no place for the weights of negatives; use raddpo or raddpo-paper, "
+            "or lists without the column negative_weights"
+        )
 
 
 def take_rows(scores: CandidateScores, rows: Tensor) -> CandidateScores:

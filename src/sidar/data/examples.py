@@ -18,12 +18,15 @@ from sidar.config import Config
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
 from sidar.data.priors import Priors
+from sidar.data.propensity import DEEPEST, Propensities
 
 #: Negatives stored per list, so that their number can be swept without building again; packing cuts.
 MAX_STORED_NEGATIVES = 32
 
 _PROMPTED = "(query <> '' OR len(history) > 0)"
 _PLACES = "range(1, len(rows) + 1)"
+#: The lowest click of a request: its largest known position, NULL where none is known.
+_LOWEST_CLICK = f"list_max(list_transform(list_filter({_PLACES}, lambda i: actions[i] > 0), lambda i: positions[i]))"
 
 
 def write_sft(duck: Duck, cfg: Config, requests: Path, out: Path) -> int:
@@ -36,26 +39,52 @@ def write_sft(duck: Duck, cfg: Config, requests: Path, out: Path) -> int:
         return duck.export(sql, out)
 
 
-def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors: Priors, out: Path) -> int:
+def write_lists(
+    duck: Duck,
+    cfg: Config,
+    requests: Path,
+    facts: LogFacts,
+    priors: Priors,
+    out: Path,
+    propensities: Propensities | None = None,
+) -> int:
     """Write ``lists.parquet`` from the training and validation requests.
 
-    ``preference.negatives``: ``shown`` takes what the list showed; ``sampled`` draws items by their training popularity
-    (seeded, independent of the number of shards); ``beam`` leaves negatives empty for the align stage.  Raises
-    ``ValueError`` for ``shown`` on a log without impressions.
+    ``preference.negatives``: ``shown`` takes what the list showed; ``skip_above`` only what it showed above its lowest
+    click, which the user passed over (Joachims 2005 [known]; a list clicked at the top alone ends up without negatives
+    and trains SFT only); ``sampled`` draws items by their training popularity (seeded, independent of the number of
+    shards); ``beam`` leaves negatives empty for the align stage.  ``propensities`` adds the column ``positive_weights``
+    (see :mod:`sidar.data.propensity`): unknown positions weigh the mean, 1, and so do all positives of the validation
+    lists, so that validation means the same with and without.
+
+    Raises ``ValueError`` for ``shown`` and ``skip_above`` on a log without impressions, and for ``skip_above`` without
+    positions.
     """
     wanted = cfg.preference.negatives
-    if wanted == "shown" and not facts.actions["impression"]:
+    if wanted in ("shown", "skip_above") and not facts.actions["impression"]:
         raise ValueError(
-            "preference.negatives is 'shown' but the log has no impressions, so nothing says what was seen and passed "
-            "over; set preference.negatives to 'sampled' (by popularity) or 'beam' (the model's own mistakes)"
+            f"preference.negatives is {wanted!r} but the log has no impressions, so nothing says what was seen and "
+            "passed over; set preference.negatives to 'sampled' (by popularity) or 'beam' (the model's own mistakes)"
         )
-    places = f"list_filter({_PLACES}, lambda i: actions[i] = 0)[:{MAX_STORED_NEGATIVES if wanted == 'shown' else 0}]"
+    passed_over = "actions[i] = 0"
+    if wanted == "skip_above":
+        if not duck.row(f"SELECT coalesce(max(list_max(positions)), 0) FROM read_parquet({text(requests)})")[0]:
+            raise ValueError(
+                "preference.negatives is 'skip_above' but the log has no positions, so nothing says what stood above a "
+                "click; map the column in events.columns.position, or set preference.negatives to 'shown'"
+            )
+        passed_over += " AND positions[i] > 0 AND positions[i] < lowest_click"
+    stored = MAX_STORED_NEGATIVES if wanted in ("shown", "skip_above") else 0
+    places = f"list_filter({_PLACES}, lambda i: {passed_over})[:{stored}]"
+    listed = _with_best(requests, "train', 'valid", cfg.preference.max_positives)
+    source = f"SELECT *, {_LOWEST_CLICK} AS lowest_click FROM ({listed})"
     sql = f"""
         SELECT request_id, ts, split, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
             {_picked("actions", "TINYINT")} AS tiers,
             list_transform({places}, lambda i: rows[i])::INTEGER[] AS negatives,
             list_transform({places}, lambda i: positions[i])::INTEGER[] AS negative_positions
-        FROM ({_with_best(requests, "train', 'valid", cfg.preference.max_positives)})"""
+            {_positive_weights(duck, source, propensities)}
+        FROM ({source})"""
     if wanted != "sampled":
         with duck.in_order():
             return duck.export(sql, out)
@@ -69,6 +98,24 @@ def write_lists(duck: Duck, cfg: Config, requests: Path, facts: LogFacts, priors
                 writer.write_batch(_sampled(batch, weights, cfg.seed).cast(schema))
                 count += batch.num_rows
     return count
+
+
+def _positive_weights(duck: Duck, source: str, propensities: Propensities | None) -> str:
+    """SQL of the column ``positive_weights`` over ``source``, with a comma before; empty without propensities."""
+    if propensities is None:
+        return ""
+    weights = propensities.weights()
+    seen = duck.table(
+        f"""SELECT least(positions[place], {DEEPEST}) AS position, count(*) AS n
+            FROM (SELECT positions, unnest(best) AS place FROM ({source}) WHERE split = 'train')
+            WHERE positions[place] > 0 GROUP BY 1"""
+    )
+    counts = np.bincount(seen.column("position").to_numpy(), seen.column("n").to_numpy(), minlength=DEEPEST + 1)
+    weights = weights / max(float(weights @ counts) / max(counts.sum(), 1.0), 1.0)  # a mean of 1/p is at least 1
+    weights[0] = 1.0
+    table = "[" + ", ".join(f"{w:.9g}" for w in weights) + "]"
+    weight = f"CASE WHEN split = 'train' THEN {table}[least(positions[i], {DEEPEST}) + 1] ELSE 1 END"
+    return f", list_transform(best, lambda i: {weight})::FLOAT[] AS positive_weights"
 
 
 def sample_negatives(

@@ -22,6 +22,7 @@ from sidar.data.judged import read_file_set
 from sidar.data.log import validate_log
 from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
+from sidar.data.propensity import measure_propensities
 from sidar.data.quarantine import write_quarantine
 from sidar.data.requests import write_requests
 from sidar.data.splits import Split, resolve_split
@@ -72,7 +73,8 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     priors = count_priors(duck, requests, len(catalogue))
     priors.save(out / "priors.parquet")
     sft = write_sft(duck, cfg, requests, out / "sft.parquet")
-    lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet")
+    propensities = measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
+    lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
     sets = [*file_sets, *log_sets(duck, cfg, requests, split, catalogue)]
     listed = write_sets(duck, sets, requests, priors, catalogue, out / "eval")
     quarantined = write_quarantine([bad_items, bad_events], out / "quarantine.parquet")
@@ -108,7 +110,10 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
             "held_out_requests_dropped": duck.row(f"SELECT count(*) FROM {held_requests}")[0],
         },
         "sft": sft,
-        "lists": _list_facts(duck, out / "lists.parquet", lists),
+        "lists": {
+            **_list_facts(duck, out / "lists.parquet", lists),
+            **({} if propensities is None else {"propensities": propensities.report()}),
+        },
         "eval": listed,
     }
 

@@ -17,11 +17,16 @@ from sidar.types import SemanticIds
 
 @dataclass(frozen=True)
 class Candidate:
-    """One SID to score. ``tier``: 3 order, 2 cart, 1 click, 0 negative."""
+    """One SID to score. ``tier``: 3 order, 2 cart, 1 click, 0 negative.
+
+    ``weight`` > 0: how much a positive counts in multi-label SFT, and with it its list's contrast where it is y_w*; a
+    negative's is a factor of its w_j (docs/methods/raddpo.md, "Controls and cheap denoisers").
+    """
 
     codes: tuple[int, ...]
     is_positive: bool = False
     tier: int = 0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,23 +47,32 @@ def to_candidates(
     *,
     max_positives: int = 8,
     max_negatives: int = 3,
+    positive_weights: Sequence[float] | None = None,
+    negative_weights: Sequence[float] | None = None,
 ) -> Candidates:
     """Rows to SIDs: both sides unique by SID, negatives with any positive's SID dropped, then both sides cut.
 
     The order of the rows is kept (top tier and best position first, as lists are stored); of several positives with one
     SID the best tier counts. Positives without ``tiers`` are clicks. A positive cut off by ``max_positives`` is still
-    no negative.
+    no negative.  The weights belong to the rows (None = all 1); of several rows of one side with one SID the first
+    listed row's weight counts.  Raises ``ValueError`` where tiers or weights do not fit their rows.
     """
     tiers = tiers or [1] * len(positives)
     best: dict[tuple[int, ...], int] = {}
-    for row, tier in zip(positives, tiers, strict=True):
+    weight: dict[tuple[int, ...], float] = {}  # both sides: no SID is on two
+    for row, tier, v in zip(positives, tiers, _weights("positive", positives, positive_weights), strict=True):
         if key := sids.tuple_of(row):
             best[key] = max(tier, best.get(key, 0))
-    wrong = [key for row in negatives if (key := sids.tuple_of(row))]
+            weight.setdefault(key, v)
+    wrong = []
+    for row, w in zip(negatives, _weights("negative", negatives, negative_weights), strict=True):
+        if key := sids.tuple_of(row):
+            wrong.append(key)
+            weight.setdefault(key, w)
     apart = [key for key in wrong if key not in best]
     unique = list(dict.fromkeys(apart))
-    listed = [Candidate(key, True, tier) for key, tier in list(best.items())[:max_positives]]
-    listed += [Candidate(key) for key in unique[:max_negatives]]
+    listed = [Candidate(key, True, tier, weight[key]) for key, tier in list(best.items())[:max_positives]]
+    listed += [Candidate(key, weight=weight[key]) for key in unique[:max_negatives]]
     known = sum(1 for row in positives if sids.lengths[row])
     return Candidates(
         listed,
@@ -66,6 +80,14 @@ def to_candidates(
         repeated=known - len(best) + len(apart) - len(unique),
         without_sid=len(positives) - known + len(negatives) - len(wrong),
     )
+
+
+def _weights(side: str, rows: Sequence[int], weights: Sequence[float] | None) -> Sequence[float]:
+    if weights is None:
+        return [1.0] * len(rows)
+    if len(weights) != len(rows):
+        raise ValueError(f"{side}_weights has {len(weights)} entries for {len(rows)} {side}s; give one per row")
+    return weights
 
 
 def flatten(

@@ -53,6 +53,7 @@ class Packed:
     is_candidate: Tensor  # (B, C) bool, False = padding
     tier: Tensor  # (B, C) int64
     star: Tensor  # (B,) int64 first listed of the top tier's positives; 0 where a prompt has none
+    weight: Tensor | None = None  # (B, C) float32 of Candidate.weight, 1 in padding; None where all are 1
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -86,7 +87,8 @@ def pack(
     """Pack one list of candidates per prompt; identical SIDs and shared prefixes take their tokens once.
 
     ``prompts`` are mixed token ids (``PromptBuilder.encode``); padding goes to ``side``.  Raises ``ValueError`` naming
-    the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot spell.
+    the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot spell or whose weight is no
+    positive number.
     """
     B, L = len(prompts), vocab.n_levels
     codes, length, owner, slot = flatten(prompts, candidates, vocab)  # (M, L), (M,), (M,), (M,)
@@ -168,13 +170,20 @@ def pack(
     early = length < L  # ending early is a choice and counts; after L codes the end is certain
     steps[m[early], length[early]] = ended[early]
 
-    def table(values: np.ndarray, fill: int | bool) -> Tensor:
+    def table(values: np.ndarray, fill: float | bool) -> Tensor:
         out = np.full((B, C, *values.shape[1:]), fill, values.dtype)
         out[owner, slot] = values
         return torch.from_numpy(out)
 
     flags = [(x.is_positive, x.tier) for listed in candidates for x in listed]
     positive, tier = np.array([f for f, _ in flags], bool), np.array([t for _, t in flags], np.int64)
+    weight = np.array([x.weight for listed in candidates for x in listed], np.float32)
+    if not (good := np.isfinite(weight) & (weight > 0)).all():
+        wrong = int(good.argmin())
+        raise ValueError(
+            f"prompt {owner[wrong]}, candidate {slot[wrong]}: weight {weight[wrong]} is not above 0 and finite; "
+            "leave a candidate out instead of weighing it 0"
+        )
     return Packed(
         tokens=torch.from_numpy(tokens),
         position_ids=torch.from_numpy(positions),
@@ -194,6 +203,7 @@ def pack(
         is_candidate=table(np.ones(len(codes), bool), False),
         tier=table(tier, 0),
         star=table(np.where(positive, tier, -1), -2).argmax(1),
+        weight=None if (weight == 1).all() else table(weight, 1.0),
     )
 
 
@@ -237,5 +247,6 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         star=packed.star,
         eos_logp=steps(packed.eos_edge),
         hidden=hidden_states,
+        weight=packed.weight,
         first_logp=first_logp,
     )

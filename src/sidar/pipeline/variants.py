@@ -23,6 +23,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simpo+sft": {"objective": "simpo+sft"},
     "sdpo+sft": {"objective": "sdpo+sft"},
     "dmpo": {"objective": "dmpo"},
+    "raddpo-contrast": {"objective": "raddpo", "tlgd": False, "rdrw": False},
+    "raddpo-constant": {"objective": "raddpo", "rdrw_weights": "constant"},
+    "raddpo-shuffled": {"objective": "raddpo", "rdrw_weights": "shuffled"},
+    "raddpo-no-mlsft-none": {"objective": "raddpo", "mlsft": "none"},
 }
 
 #: What `--all` runs: table 1 with its ablations and the control that every gain is judged against.

@@ -115,8 +115,9 @@ class PseudoStream:
 class LogStream:
     """Logged requests → the SIDs of what was clicked; with ``max_negatives`` > 0 as preference lists.
 
-    ``table`` has the columns of sft.parquet or lists.parquet.  Requests whose positives have no SID are left out
-    (``dropped`` counts them).
+    ``table`` has the columns of sft.parquet or lists.parquet; of the optional ``positive_weights`` and
+    ``negative_weights`` (list<float>, aligned with the rows; null = all 1) each is read where it is there.  Requests
+    whose positives have no SID are left out (``dropped`` counts them).
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class LogStream:
     ) -> None:
         self._table, self.sids, self._builder = table, sids, builder
         self._max_positives, self._max_negatives, self._is_list = max_positives, max_negatives, is_list
+        self._weights = {"positive_weights", "negative_weights"} & set(table.column_names)
         self._usable = np.flatnonzero(_any_sid(table, sids))
         self.dropped = table.num_rows - len(self._usable)
 
@@ -142,10 +144,11 @@ class LogStream:
         return [_prompt(r) for r in self._read(indices, ["query", "history", "profile"])]
 
     def rows(self, indices: Sequence[int], negatives: list[list[int]] | None = None) -> list[Example]:
-        """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones."""
+        """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones and their weights."""
         columns = ["query", "history", "profile", "positives", "tiers"]
         logged = self._max_negatives > 0 and negatives is None
-        records = self._read(indices, [*columns, "negatives"] if logged else columns)
+        weights = self._weights if logged else self._weights - {"negative_weights"}
+        records = self._read(indices, [*columns, *(["negatives"] if logged else []), *sorted(weights)])
         tokens = self._builder.encode_batch([_prompt(r) for r in records], self.sids)
         made = []
         for number, (record, one) in enumerate(zip(records, tokens, strict=True)):
@@ -157,6 +160,7 @@ class LogStream:
                 self.sids,
                 max_positives=self._max_positives,
                 max_negatives=self._max_negatives,
+                **{name: record[name] for name in weights},
             )
             counts = {
                 "negatives_sharing_a_positive_sid": found.shared,
