@@ -31,6 +31,11 @@ def cut(one: LabelledList, max_negatives: int) -> list[Candidate]:
     return positives + [c for c in listed if not c.is_positive][:max_negatives]
 
 
+def taken(truth: Truth, max_negatives: int) -> np.ndarray:
+    """(B, C) bool: the negatives that :func:`cut` keeps."""
+    return truth.negative & (np.cumsum(truth.negative, axis=1) <= max_negatives)
+
+
 def some(lists: Sequence[LabelledList], count: int) -> list[LabelledList]:
     """``count`` lists with negatives, evenly spread over those that ``lists`` has."""
     able = [one for one in lists if any(not c.is_positive for c in one.example.candidates)]
@@ -128,7 +133,8 @@ def gradient_figures(
     chosen = objective(cfg.objective)
     was_training = model.training
     model.eval()
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # shuffled weights are drawn; the caller's random state is left as it was
         scores = score(model, packed, rdrw_state=cfg.rdrw_state if chosen.needs_window and cfg.rdrw else None)
         sft = multi_label_sft(scores)
         of_sft = gradients(sft, parameters)
@@ -182,7 +188,7 @@ def _prefix(model: SidLM, scores: CandidateScores, plain: tuple[Tensor, Tensor],
 
 def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: int) -> dict[str, float]:
     """``contrast/*`` of the probe: σ(−βz) = 1 − exp(−L_PL) of lists with their first ``max_negatives`` negatives."""
-    kept = truth.negative & (np.cumsum(truth.negative, axis=1) <= max_negatives)
+    kept = taken(truth, max_negatives)
     some = kept.any(1)
     if not some.any():
         return {}
@@ -195,11 +201,7 @@ def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: 
     if cfg.objective in ("raddpo", "raddpo-paper"):
         form = "printed" if cfg.objective == "raddpo-paper" else "softmax"
         beta = 2.0 if cfg.beta is None else cfg.beta
-        weights = None
-        if cfg.rdrw:
-            sims = said.similarity[cfg.rdrw_state]
-            all_weights = eq6(sims, quartiles(sims[truth.negative & np.isfinite(sims)]), cfg.rdrw_lambda)
-            weights = torch.from_numpy(all_weights)[some]
+        weights = torch.from_numpy(_weights(said, kept, cfg))[some] if cfg.rdrw else None
         forms["push"] = {"form": form, "beta": beta, "weights": weights, "beta_inside": cfg.beta_inside}
     figures = {}
     for name, settings in forms.items():
@@ -207,3 +209,15 @@ def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: 
         figures[f"contrast/{name}"] = float(push.mean())
         figures[f"contrast/{name}_saturated"] = float((push < SATURATED).double().mean())
     return figures
+
+
+def _weights(said: Measured, kept: np.ndarray, cfg: AlignConfig) -> np.ndarray:
+    """(B, C) what ``cfg`` weighs the ``kept`` (B, C) negatives with, at these pairs' own quartiles; 1 elsewhere."""
+    weights = np.ones(kept.shape)
+    if cfg.rdrw_weights == "constant":
+        weights[kept] = cfg.rdrw_constant
+        return weights
+    sims = said.similarity[cfg.rdrw_state][kept]
+    found = eq6(sims, quartiles(sims[np.isfinite(sims)]), cfg.rdrw_lambda)
+    weights[kept] = np.random.default_rng(0).permutation(found) if cfg.rdrw_weights == "shuffled" else found
+    return weights

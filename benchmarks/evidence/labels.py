@@ -128,7 +128,9 @@ def label(
     ``alive`` (A,) rows that unrelated SIDs are drawn from, evenly; None = every row that has an SID.
     A negative is a pseudo-negative where its relevance is *exact*: the simulator's ``pseudo_negative`` for items that
     were not clicked, and also true of clicked ones that somebody hid among the negatives (noise injection).
+    Weights that lists carry (``*_weights``) are left out: every model is asked the same.
     """
+    table = table.select([name for name in table.column_names if not name.endswith("_weights")])
     stream = LogStream(table, sids, builder, max_positives=max_positives, max_negatives=max_negatives, is_list=True)
     if len(stream) != table.num_rows:
         raise ValueError(f"{stream.dropped} of {table.num_rows} lists have no positive with an SID; leave them out")

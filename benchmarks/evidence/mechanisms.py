@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence import auc
-from benchmarks.evidence.gradients import gradient_figures, push_figures, window_at
+from benchmarks.evidence.gradients import gradient_figures, push_figures, taken, window_at
 from benchmarks.evidence.labels import LabelledList, labelled_lists
 from benchmarks.evidence.tables import STATES, Measured, Truth, embedding_similarity, eq6, measure, quartiles
 from sidar.config import AlignConfig
@@ -30,6 +30,7 @@ def probe(
     *,
     reference: SidLM | None = None,
     before: Measured | None = None,
+    said: Measured | None = None,
     vectors: np.ndarray | None = None,
     max_negatives: int = 3,
     samples: int = 500,
@@ -37,11 +38,12 @@ def probe(
 ) -> dict[str, float]:
     """All mechanism figures of ``model``, aligned under ``cfg`` (or the SFT model); NaN where one is undefined.
 
-    ``reference``: the SFT model; ``before``: what :func:`measure` says of it on these lists, where that is known
-    already.  Without either there are no ``_change`` figures, without ``reference`` no ``gradient/ratio`` of DPO and
-    its kin.  ``vectors`` (N, D): item embeddings, for ``auc/embedding``.  ``max_negatives``: what training takes of a
-    list, for ``contrast/*``, ``gradient/*`` and ``prefix/*``; all else uses every negative.  Pairs are (y_w*,
-    negative).  ``…_low`` and ``…_high`` end 95 % intervals of ``samples`` bootstrap resamples of queries.
+    ``reference``: the SFT model.  ``before``, ``said``: what :func:`measure` gave for it and for ``model`` on these
+    lists, where that is known already; each saves a forward over all of them.  Without ``reference`` and ``before``
+    there are no ``_change`` figures, without ``reference`` no ``gradient/ratio`` of DPO and its kin.  ``vectors``
+    (N, D): item embeddings, for ``auc/embedding``.  ``max_negatives``: what training takes of a list, for
+    ``contrast/*``, ``gradient/*`` and ``prefix/*``; all else uses every negative.  Pairs are (y_w*, negative).
+    ``…_low`` and ``…_high`` end 95 % intervals of ``samples`` bootstrap resamples of queries.
 
     ``rdrw/<state>/…`` for ``score``'s three ``rdrw_state``s: ``eos_out`` the state that outputs EOS, ``last_code`` the
     one that outputs the last code, ``item_vector`` the sum of the codes' centroids, which no training moves.
@@ -78,7 +80,7 @@ def probe(
     truth = Truth.of(lists)
     cluster = auc.numbered([x.cluster for x in lists])
     times = auc.multiplicities(int(cluster.max()) + 1, samples, seed)
-    said = measure(model, lists)
+    said = measure(model, lists) if said is None else said
     figures = {
         **_pairs(lists, truth, said),
         **_similarity(truth, said, cfg, cluster, times),
@@ -90,17 +92,20 @@ def probe(
         before = measure(reference, lists, states=False)
     if before is not None:
         figures |= _squeeze(truth, said, before, cluster, times)
-    window = window_at(said.similarity[cfg.rdrw_state][truth.negative], cfg)
+    window = window_at(said.similarity[cfg.rdrw_state][taken(truth, max_negatives)], cfg)
     return figures | gradient_figures(model, lists, cfg, window, reference=reference, max_negatives=max_negatives)
 
 
-def distributions(model: SidLM, lists: Sequence[LabelledList], cfg: AlignConfig) -> dict[str, list[float]]:
+def distributions(
+    model: SidLM, lists: Sequence[LabelledList], cfg: AlignConfig, *, said: Measured | None = None
+) -> dict[str, list[float]]:
     """Histograms of pseudo- and true negatives: counts of pairs in 20 even bins, ``edges`` has 21 entries.
 
     ``similarity/`` (of ``eos_out``): ``edges``, ``pseudo``, ``true``, ``quartiles`` (3); ``weight/`` (eq. 6 at these
-    quartiles, from .5 to 1): ``edges``, ``pseudo``, ``true``.  Pairs without similarity are left out.
+    quartiles, from .5 to 1): ``edges``, ``pseudo``, ``true``.  Pairs without similarity are left out.  ``said``: as in
+    :func:`probe`.
     """
-    truth, said = Truth.of(lists), measure(model, lists)
+    truth, said = Truth.of(lists), measure(model, lists) if said is None else said
     sims = said.similarity["eos_out"]
     known = truth.negative & np.isfinite(sims)
     anchors = quartiles(sims[known])

@@ -11,7 +11,16 @@ from reference_align import common_prefix, cosine, mean
 from toy_train import list_stream, tiny_model, toy_lists, toy_sids, write_backbone
 
 from benchmarks.evidence import auc
-from benchmarks.evidence.gradients import cut, first_step_cosines, gradient_figures, pulls, push_figures, yardstick
+from benchmarks.evidence.gradients import (
+    cut,
+    first_step_cosines,
+    gradient_figures,
+    pulls,
+    push_figures,
+    taken,
+    window_at,
+    yardstick,
+)
 from benchmarks.evidence.labels import LabelledList, label, normalise
 from benchmarks.evidence.mechanisms import distributions, oscillation, probe
 from benchmarks.evidence.tables import STATES, Measured, Truth, embedding_similarity, measure
@@ -269,8 +278,9 @@ def test_probe_equals_loops(model, lists):
     assert found["squeeze/unrelated"] == pytest.approx(mean(unrelated), abs=1e-5)
     assert found["squeeze/negatives"] == pytest.approx(mean([r["logp"] for r in true]), abs=1e-5)
     assert found["squeeze/pseudo"] == pytest.approx(mean([r["logp"] for r in pseudo]), abs=1e-5)
-    known = probe(model, lists, cfg, before=measure(reference, lists, states=False), samples=20)
+    known = probe(model, lists, cfg, before=measure(reference, lists, states=False), said=said, samples=20)
     assert known == pytest.approx(found, nan_ok=True)
+    assert distributions(model, lists, cfg, said=said) == distributions(model, lists, cfg)
 
 
 def tiny_like(model, scale=0.05):
@@ -449,6 +459,41 @@ def test_push_at_equal_scores(model):
     strong = push_figures(truth, said, AlignConfig(objective="raddpo-paper", rdrw=False, beta=4.0), 3)
     assert strong["contrast/push"] == pytest.approx(1 / 82)
     assert strong["contrast/push_saturated"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["similarity", "constant", "shuffled"])
+def test_push_is_weighed_as_the_config_says(model, lists, kind):
+    """Softmax, β = 2: 1 − exp(−L_PL) from weights written out, list by list; shuffling keeps the weights' sum."""
+    cfg = AlignConfig(rdrw_weights=kind, rdrw_constant=0.6)
+    truth, said = Truth.of(lists), measure(model, lists)
+    pairs = [(b, c) for b, x in enumerate(lists) for c in range(len(x.pseudo)) if truth.negative[b, c]]
+    pairs = [(b, c) for b, c in pairs if truth.negative[b, : c + 1].sum() <= 2]
+    sims = {pair: said.similarity["eos_out"][pair] for pair in pairs}
+    anchors = tuple(np.quantile(list(sims.values()), [0.25, 0.5, 0.75]).tolist())
+    eq6 = [float(similarity_weight(torch.tensor(s, dtype=torch.float64), anchors)) for s in sims.values()]
+    drawn = np.random.default_rng(0).permutation(eq6)
+    weights = dict(
+        zip(pairs, {"similarity": eq6, "constant": [0.6] * len(pairs), "shuffled": drawn}[kind], strict=True)
+    )
+    pushes = []
+    for b in sorted({b for b, _ in pairs}):
+        star = said.reward[b, truth.star[b]]
+        total = sum(weights[p] * math.exp(said.reward[p] - star) for p in pairs if p[0] == b)
+        pushes.append(1 / (1 + total**-2))  # σ(−βz) with z = −log total
+    found = push_figures(truth, said, cfg, 2)
+    assert found["contrast/push"] == pytest.approx(mean(pushes), abs=1e-6)
+
+
+def test_gradients_of_shuffled_weights_repeat_and_leave_the_random_state_alone(model, lists):
+    cfg = AlignConfig(rdrw_weights="shuffled")
+    said, truth = measure(model, lists), Truth.of(lists)
+    before = torch.random.get_rng_state()
+    runs = [
+        gradient_figures(model, lists, cfg, window_at(said.similarity["eos_out"][taken(truth, 3)], cfg))
+        for _ in range(2)
+    ]
+    assert runs[0] == pytest.approx(runs[1], nan_ok=True)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 # ---------------------------------------------------------------------- histograms and logs
