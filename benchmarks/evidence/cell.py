@@ -1,0 +1,292 @@
+"""One cell: train what must be trained, score its pools, look into its mechanisms, leave JSON and per-query values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import commit, device, versions
+from benchmarks.evidence.bed import Bed
+from benchmarks.evidence.plan import Cell
+from benchmarks.evidence.registration import registration, registration_hash
+from benchmarks.evidence.scoring import Columns, Judge, means, write_values
+from benchmarks.evidence.sets import Pool, pools
+from sidar.artifacts import replace_folder
+from sidar.config import Config
+from sidar.data import open_dataset
+from sidar.evaluate.slices import subset_by_hash
+from sidar.index import PrefixIndex
+from sidar.sid import load_sids
+from sidar.types import Hits
+
+#: Sections of the config that a cell's JSON carries; paths stay out of it.
+SECTIONS = ("seed", "lm", "sft", "preference", "align", "sid", "embed", "dense")
+#: Probability that invalid mass may be too large by (the walk does not follow rarer prefixes).
+INVALID_TOLERANCE = 1e-3
+PROBED_LISTS = 384
+
+
+@dataclass
+class Context:
+    """Where a worker works: the bed, the results folder, the device, and what it has loaded."""
+
+    bed: Bed
+    results: Path
+    device: str = "cpu"
+    keep_models: bool = False
+
+    @cached_property
+    def catalogue(self) -> Any:
+        return open_dataset(self.bed.data()).catalogue
+
+    def index(self, sizes: str) -> PrefixIndex:
+        return PrefixIndex.build(self.sids(sizes), open_dataset(self.bed.data()).priors().prior)
+
+    def sids(self, sizes: str) -> Any:
+        return load_sids(self.bed.sid(sizes) / "sids.parquet", self.catalogue.item_ids)
+
+    def model(self, name: str) -> Path:
+        """Where the model of a cell stands."""
+        return self.bed.work / "models" / name.replace("/", "-")
+
+    def hits(self, system: str, pool: str) -> Path:
+        """Where a channel's answers to a pool stand, for fusions."""
+        return self.bed.work / "hits" / f"{system}.{pool}.npz"
+
+    def config(self, cell: Cell) -> Config:
+        return self.bed.config(
+            device=self.device,
+            sid={"codebook_sizes": [int(size) for size in cell.sizes.split("/")]},
+            **cell.config,
+        )
+
+
+def identity(cell: Cell, context: Context) -> dict[str, Any]:
+    """What must be equal for a cell's JSON to be the result of this cell."""
+    spec = json.loads(json.dumps(cell.spec))  # as it reads back
+    spec.pop("groups")
+    spec.pop("needs")
+    return {"spec": spec, "bed": context.bed.identity(cell.data, cell.sizes), "registration": registration_hash()}
+
+
+def is_done(cell: Cell, context: Context) -> bool:
+    """True where the results hold this very cell."""
+    path = context.results / f"{cell.name}.json"
+    if not path.is_file() or not path.with_suffix(".parquet").is_file():
+        return False
+    found = json.loads(path.read_text())
+    for name in ("groups", "needs"):
+        found["spec"].pop(name)
+    return {key: found[key] for key in ("spec", "bed", "registration")} == identity(cell, context)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def train_model(cell: Cell, context: Context) -> dict[str, Any]:
+    """Train the model of an SFT or alignment cell into ``context.model(name)``; a finished one is kept.
+
+    Interrupted work is continued. Returns the training report, which also stands beside the model.
+    """
+    from sidar.train import train_align, train_sft
+
+    folder = context.model(cell.name)
+    done = folder / "trained.json"
+    wanted = json.loads(json.dumps({"config": cell.config, **identity(cell, context)["bed"]}))
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["wanted"] == wanted:
+            return found["report"]
+        shutil.rmtree(folder)
+    cfg, data, sid = context.config(cell), context.bed.data(cell.data), context.bed.sid(cell.sizes)
+    tmp, work = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.work")
+    shutil.rmtree(tmp, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+
+    def train() -> dict[str, Any]:
+        if cell.parent is None:
+            return train_sft(cfg, data, None, sid, tmp, work=work, progress=False)
+        return train_align(cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False)
+
+    try:
+        report = train()
+    except ValueError:
+        if not work.exists():
+            raise
+        shutil.rmtree(work)  # interrupted work of another config: start afresh, once
+        report = train()
+    shutil.rmtree(tmp / "best", ignore_errors=True)
+    (tmp / "trained.json").write_text(json.dumps({"wanted": wanted, "report": report}, default=float) + "\n")
+    replace_folder(tmp, folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return json.loads(done.read_text())["report"]
+
+
+# ---------------------------------------------------------------------- the cell
+
+
+def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
+    """Run ``cell`` and write ``<name>.json`` and ``<name>.parquet`` into the results; returns the JSON's content."""
+    seconds: dict[str, float] = {}
+    train: dict[str, Any] = {}
+    mechanism: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
+    judge = Judge(context.catalogue, context.index(cell.sizes), registration()["bed"]["beam"])
+    scored = pools(context.bed, cell.pools)
+    if cell.kind in ("sft", "align"):
+        start = time.monotonic()
+        report = train_model(cell, context)
+        seconds["train"] = report["seconds"]
+        train = _train_facts(context.model(cell.name), report)
+        start = time.monotonic()
+        columns, fusion = _score_model(cell, context, judge, scored)
+        seconds["score"] = time.monotonic() - start
+        if cell.probe:
+            start = time.monotonic()
+            mechanism, distributions = _probe(cell, context)
+            seconds["mechanism"] = time.monotonic() - start
+    else:
+        from benchmarks.evidence.channels import score_channel
+
+        start = time.monotonic()
+        columns, fusion = score_channel(cell, context, judge, scored)
+        seconds["score"] = time.monotonic() - start
+    context.results.mkdir(parents=True, exist_ok=True)
+    write_values(context.results / f"{cell.name}.parquet", scored, columns)
+    cfg = context.config(cell)
+    content = {
+        "version": 1,
+        "cell": cell.name,
+        "system": cell.system,
+        "kind": cell.kind,
+        "parent": cell.parent,
+        "seed": cell.seed,
+        "groups": list(cell.groups),
+        "axes": cell.axes,
+        "spec": cell.spec,
+        "config": {name: cfg.model_dump(mode="json")[name] for name in SECTIONS},
+        "bed": context.bed.identity(cell.data, cell.sizes),
+        "registration": registration_hash(),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device() | {"used": context.device},
+        "threads": _threads(),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "figures": means(columns),
+        "mechanism": mechanism,
+        "distributions": distributions,
+        "fusion": fusion,
+        "train": train,
+    }
+    path = context.results / f"{cell.name}.json"
+    tmp = path.with_name(f".{path.name}.tmp")
+    tmp.write_text(json.dumps(content, indent=1, default=float) + "\n")
+    tmp.replace(path)
+    if cell.kind == "align" and not context.keep_models:
+        shutil.rmtree(context.model(cell.name))
+    return content
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _train_facts(model: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """What the page tells of a training run: its validations, gradient ratio, and the log of its lists."""
+    from benchmarks.evidence.mechanisms import oscillation
+
+    rows = [json.loads(line) for line in (model / "log.jsonl").read_text().splitlines()]
+    facts = {key: report[key] for key in ("loss", "gradient_ratio", "counts", "best", "final") if key in report}
+    facts["steps"] = max((row["step"] for row in rows), default=0)
+    facts["valid"] = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "valid"]
+    trained = [row for row in rows if row["kind"] == "train"]
+    if any("logp/star_first" in row for row in trained):
+        facts["oscillation"] = oscillation(trained)
+    if "rdrw" in report.get("shapes", {}):
+        facts["rdrw"] = report["shapes"]["rdrw"]
+    return facts
+
+
+def _score_model(
+    cell: Cell, context: Context, judge: Judge, scored: list[Pool]
+) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """Every pool from one beam per query; fusions with BM25 and tuned dense on held-out pools."""
+    from sidar.decode import to_hits
+    from sidar.lm import SidLM
+    from sidar.retriever import Retriever
+
+    model = SidLM.from_pretrained(context.model(cell.name) / "model", device=context.device)
+    index, sids = context.index(cell.sizes), context.sids(cell.sizes)
+    retriever = Retriever(model, index, sids, context.catalogue)
+
+    def answers(pool: Pool) -> tuple[np.ndarray, Hits]:
+        beams = retriever.beams(pool.prompts, judge.beam)
+        return beams.sids, to_hits(beams, index, 200)
+
+    columns: dict[str, Columns] = {}
+    kept: dict[str, Hits] = {}
+    for pool in scored:
+        found, hits = answers(pool)
+        columns[pool.name], kept[pool.name] = judge.score(pool, hits.rows, found), hits
+        if cell.kind == "sft" and "utility" in pool.targets:  # the same beam in the order of the true utility
+            reordered = judge.by_utility(pool, open_dataset(context.bed.data()).priors().prior, found)
+            columns[pool.name] |= {f"reachable.{name}": values for name, values in reordered.items()}
+        if cell.invalid and pool.name == "day8":
+            columns[pool.name] |= _invalid(model, sids, index, pool)
+    fusion: dict[str, Any] = {}
+    if cell.fused:
+        from benchmarks.evidence.channels import fuse_with_channels
+
+        fusion = fuse_with_channels(context, judge, columns, kept, scored, lambda pool: answers(pool)[1])
+    return columns, fusion
+
+
+def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
+    """Exact invalid mass and invalid shares of free beams on a few queries of the pool (protocol.md §5), in fp32."""
+    from sidar.decode import Trie, free_beam_search, invalid_mass
+    from sidar.decode.free import NOT_A_CODE
+    from sidar.lm.scorer import LmScorer
+
+    clicks = pool.targets["click"].at
+    at = clicks[subset_by_hash([pool.query_ids[q] for q in clicks.tolist()], registration()["bed"]["invalid"])]
+    scorer = LmScorer(model, precision="fp32")
+    trie = Trie(index, scorer.device)
+    tokens = model.prompts.encode_batch([pool.prompts[q] for q in at.tolist()], sids)
+    free = free_beam_search(scorer, tokens, trie, 128)
+    found = {
+        "mass": invalid_mass(scorer, tokens, trie, tolerance=INVALID_TOLERANCE),
+        "free@10": free.invalid_rate(10),
+        "free@128": free.invalid_rate(128),
+        "not_code@10": (free.kind[:, :10] == NOT_A_CODE).sum(1) / np.maximum((free.kind[:, :10] >= 0).sum(1), 1),
+    }
+    from benchmarks.evidence.scoring import spread
+
+    return {f"invalid.{name}": spread(values, at, len(pool)) for name, values in found.items()}
+
+
+def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, Any]]:
+    """The mechanisms of methods.md §1.9 on validation lists with known truth."""
+    from benchmarks.evidence.mechanisms import distributions, labelled_lists, probe
+    from sidar.embed import load_items
+    from sidar.lm import SidLM
+
+    cfg = context.config(cell)
+    model = SidLM.from_pretrained(context.model(cell.name) / "model", device=context.device)
+    lists = labelled_lists(
+        context.bed.data(), context.bed.sid(cell.sizes), context.bed.truth, model.prompts, limit=PROBED_LISTS
+    )
+    reference = None
+    if cell.parent is not None:
+        reference = SidLM.from_pretrained(context.model(cell.parent) / "model", device=context.device)
+    figures = probe(model, lists, cfg.align, reference=reference, vectors=np.asarray(load_items(context.bed.embed)))
+    pictured = cell.seed == 0 and cell.system in ("sft", "raddpo") and "noise" not in cell.name
+    return figures, distributions(model, lists, cfg.align) if pictured else {}

@@ -1,0 +1,174 @@
+"""Runs many cells on a few workers, resumably: what stands in the results is not run again.
+
+Each worker is a process with one thread (on a CPU) or the GPU; a cell is a function of its specification, so neither
+their number nor their order changes a figure.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.plan import Cell, sft_parent
+from benchmarks.evidence.registration import check_frozen, registration_file, use
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how: the work folder (bed, models), the results folder, device, number of workers."""
+
+    work: Path
+    results: Path
+    device: str = "cpu"
+    workers: int = 2
+    keep_models: bool = False
+    registration: Path = field(default_factory=registration_file)
+
+
+@dataclass
+class Job:
+    """A unit of work: an SFT model to be trained (``train``), or a cell to be run."""
+
+    key: str
+    cell: Cell
+    train: bool
+    needs: set[str]
+
+
+def one_thread() -> None:
+    """One thread in this process and those that it starts; before numpy and torch are imported."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _start() -> None:
+    """A worker's beginning."""
+    import logging
+    import warnings
+
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message=".*enable_nested_tensor.*")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+    except ImportError:
+        pass
+
+
+def _work(job: Job, settings: Settings) -> float:
+    """Run one job in a worker; returns its seconds."""
+    use(settings.registration)
+    from benchmarks.evidence.bed import Bed
+    from benchmarks.evidence.cell import Context, run_cell, train_model
+
+    started = time.monotonic()
+    context = Context(Bed(settings.work), settings.results, settings.device, settings.keep_models)
+    if job.train:
+        train_model(job.cell, context)
+    else:
+        run_cell(job.cell, context)
+    return time.monotonic() - started
+
+
+def jobs_of(wanted: list[Cell], done: Callable[[Cell], bool]) -> tuple[list[Job], int]:
+    """The jobs that are left, and how many cells are done. SFT models are trained once, by jobs of their own."""
+    left = [cell for cell in wanted if not done(cell)]
+    jobs: dict[str, Job] = {}
+    names = {cell.name for cell in left}
+    for cell in left:
+        needs = {name for name in cell.needs if name in names and name != cell.parent}
+        sft = cell if cell.kind == "sft" else sft_parent(cell)
+        if sft is not None:
+            key = f"model of {sft.name}"
+            jobs.setdefault(key, Job(key, sft, True, set()))
+            needs.add(key)
+        jobs[cell.name] = Job(cell.name, cell, False, needs)
+    return list(jobs.values()), len(wanted) - len(left)
+
+
+def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = print) -> list[str]:
+    """Build what the cells need of the bed and run those that are missing or stale; returns the names that failed.
+
+    Raises ``ValueError`` where the simulator is not the registered one.
+    """
+    check_frozen()
+    one_thread()
+    from benchmarks.evidence.bed import Bed
+    from benchmarks.evidence.cell import Context, is_done
+
+    started = time.monotonic()
+    bed = Bed(settings.work)
+    bed.build(say)
+    for variant in dict.fromkeys(cell.data for cell in wanted):
+        bed.build_data(variant, say)
+    for sizes in dict.fromkeys(cell.sizes for cell in wanted):
+        bed.build_sid(sizes, say)
+    context = Context(bed, settings.results, settings.device)
+    waiting, known = jobs_of(wanted, lambda cell: is_done(cell, context))
+    say(f"{known} of {len(wanted)} cells stand; {len(waiting)} jobs to do on {settings.workers} workers")
+    failed: dict[str, str] = {}
+    finished: set[str] = set()
+    total = len(waiting)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(settings.workers, mp_context=spawn, initializer=_start) as pool:
+        running: dict[Future[float], Job] = {}
+        while waiting or running:
+            for job in [j for j in waiting if j.needs & failed.keys()]:
+                waiting.remove(job)
+                failed[job.key] = f"needs {', '.join(sorted(job.needs & failed.keys()))}"
+            ready = [j for j in waiting if j.needs <= finished]
+            for job in ready[: settings.workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_work, job, settings)] = job
+            if not running:
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    finished.add(job.key)
+                    at = (time.monotonic() - started) / 60
+                    say(f"[{at:5.1f} min] {len(finished)}/{total} {job.key} ({future.result():.0f} s)")
+                else:
+                    failed[job.key] = "".join(traceback.format_exception(error))
+                    say(f"FAILED {job.key}: {error}")
+    for name, reason in failed.items():
+        say(f"\n{name} failed:\n{reason}")
+    return list(failed)
+
+
+def rerun(path: Path, settings: Settings, say: Callable[[str], None] = print) -> dict[str, tuple[Any, Any]]:
+    """Run the cell of a committed JSON again, into ``settings.results``; {figure: (was, is)} of those that differ.
+
+    An SFT model that is no longer there is trained again from its specification.
+    """
+    import json
+
+    import numpy as np
+
+    was = json.loads(path.read_text())
+    cell = Cell.of(was["spec"])
+    if failed := run([cell], settings, say):
+        raise ValueError(f"{failed[0]} failed; see above")
+    now = json.loads((settings.results / path.name).read_text())
+    differing = {}
+    for part in ("figures", "mechanism"):
+        for name in sorted({*was[part], *now[part]}):
+            old, new = was[part].get(name), now[part].get(name)
+            if old != new and not (old is not None and new is not None and np.isnan(old) and np.isnan(new)):
+                differing[f"{part}/{name}"] = (old, new)
+    return differing

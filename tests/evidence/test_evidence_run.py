@@ -1,0 +1,168 @@
+"""The evidence's cells on a toy bed: run on workers, resumed, run again, and every figure recomputed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from toy_evidence import toy_registration
+
+from benchmarks.evidence import registration
+from benchmarks.evidence.bed import Bed
+from benchmarks.evidence.plan import Cell, align_cell, cells, sft_parent
+from benchmarks.evidence.run import Settings, rerun, run
+from benchmarks.evidence.sets import day_pool, held_out_pool
+
+NAMES = ("bm25", "oracle-sid", "oracle-utility", "quantised-dense", "sft.s3", "sft-continued.s3", "raddpo@noise=0.5.s0")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Settings of a finished toy run of :data:`NAMES`, under a toy registration."""
+    folder = tmp_path_factory.mktemp("evidence")
+    before = registration.registration_file()
+    registration.use(toy_registration(folder))
+    settings = Settings(folder / "work", folder / "results", workers=2)
+    said: list[str] = []
+    assert run(wanted(), settings, said.append) == []
+    yield settings
+    registration.use(before)
+
+
+def wanted() -> list[Cell]:
+    return [cell for cell in cells("core") if cell.name in NAMES]
+
+
+def result(settings: Settings, name: str) -> dict:
+    return json.loads((settings.results / f"{name}.json").read_text())
+
+
+def test_every_cell_leaves_json_and_the_values_that_its_figures_are_means_of(toy):
+    for name in NAMES:
+        found = result(toy, name)
+        table = pq.read_table(toy.results / f"{name}.parquet")
+        sets = np.array(table.column("set").to_pylist())
+        assert found["figures"], name
+        for figure, mean in found["figures"].items():
+            pool, column = figure.split(".", 1)
+            values = table.column(column).to_numpy()[sets == pool].astype(np.float64)
+            assert mean == pytest.approx(np.nanmean(values), abs=1e-12)
+
+
+def test_a_ceiling_is_above_what_it_bounds(toy):
+    for column in ("click.sid.mrr", "order.sid.mrr", "utility.sid.ndcg@10"):
+        assert result(toy, "oracle-sid")["figures"][f"day8.{column}"] == pytest.approx(1.0)
+        assert result(toy, "sft.s3")["figures"][f"day8.{column}"] < 1.0
+    reached = result(toy, "sft.s3")["figures"]
+    assert reached["day8.reachable.click.sid.recall@128"] == pytest.approx(
+        reached["day8.click.sid.recall@128"], abs=0.1
+    )
+
+
+def test_a_finished_run_has_nothing_left_to_do(toy):
+    said: list[str] = []
+    assert run(wanted(), toy, said.append) == []
+    assert said[-1].startswith(f"{len(NAMES)} of {len(NAMES)} cells stand; 0 jobs")
+
+
+def test_a_rerun_from_the_json_gives_the_same_figures_even_when_the_sft_model_is_gone(toy, tmp_path):
+    again = Settings(toy.work, tmp_path, workers=1)
+    for model in (toy.work / "models").iterdir():
+        for file in model.rglob("*"):
+            if file.is_file():
+                file.unlink()
+    assert rerun(toy.results / "sft-continued.s3.json", again, lambda text: None) == {}
+
+
+def test_a_rerun_names_what_differs(toy, tmp_path):
+    changed = result(toy, "bm25")
+    changed["figures"]["day8.click.sid.mrr"] += 0.25
+    path = tmp_path / "bm25.json"
+    path.write_text(json.dumps(changed))
+    differing = rerun(path, Settings(toy.work, tmp_path / "again", workers=1), lambda text: None)
+    assert list(differing) == ["figures/day8.click.sid.mrr"]
+
+
+def test_another_simulator_is_refused(toy, tmp_path, monkeypatch):
+    said = {**registration.registration()}
+    said["simulator"] = {**said["simulator"], "hash": "0" * 64}
+    monkeypatch.setattr(registration, "_read", lambda: said)
+    with pytest.raises(ValueError, match=r"simulator's hash differ from registration.yaml"):
+        run(wanted(), toy, lambda text: None)
+
+
+def test_noise_puts_unclicked_exact_items_in_the_place_of_negatives(toy):
+    bed = Bed(toy.work)
+    clean = pq.read_table(bed.data() / "lists.parquet").to_pylist()
+    noisy = pq.read_table(bed.data("noise-0.5") / "lists.parquet").to_pylist()
+    exact, before, after = bed.exact_rows(), {}, {}
+    for kept, rows in ((before, clean), (after, noisy)):
+        kept.update({row["request_id"]: row for row in rows})
+    assert before.keys() == after.keys()
+    flipped = total = 0
+    for request, row in after.items():
+        old, new = before[request]["negatives"], row["negatives"]
+        assert len(old) == len(new)
+        if row["split"] == "valid":
+            assert old == new
+            continue
+        changed = [b for a, b in zip(old, new, strict=True) if a != b]
+        assert set(changed) <= exact.get(row["query"], set()) - set(row["positives"])
+        assert len(set(new)) == len(new)
+        flipped, total = flipped + len(changed), total + len(old)
+    assert 0.05 < flipped / total <= 0.55  # queries with few exact items run out of them
+
+
+def test_pools_are_cut_as_registered_and_utility_is_asked_of_clicked_requests(toy):
+    bed = Bed(toy.work)
+    limits = registration.registration()["bed"]["requests"]
+    pool = day_pool(bed, 8, limits)
+    assert len(pool.targets["click"].at) == limits["click"]
+    assert all(0 < len(pool.targets[name].at) <= limit for name, limit in limits.items())
+    assert set(pool.targets["utility"].at.tolist()) <= set(pool.targets["click"].at.tolist())
+    assert len(set(pool.query_ids)) == len(pool)
+    assert len(held_out_pool(bed, "grounded_test", 10)) == 10
+
+
+def test_the_cells_of_the_plan_fit_together():
+    found = cells("full")
+    names = [cell.name for cell in found]
+    assert len(set(names)) == len(names)
+    for cell in found:
+        assert set(cell.needs) <= set(names), cell.name
+        assert Cell.of(json.loads(json.dumps(cell.spec))) == cell
+        parent = sft_parent(cell)
+        assert (parent and parent.name) == cell.parent
+    seeds = registration.registration()["bed"]["seeds"]
+    core = cells("core")
+    for system in ("sft", "sft-continued", "raddpo"):
+        assert len({c.seed for c in core if c.system == system and "table1" in c.groups}) >= max(seeds["headline"], 5)
+    for system in {c.system for c in core if c.kind == "align" and c.axes["head"] == "level"}:
+        assert len({c.seed for c in core if c.system == system}) >= 3
+
+
+def test_every_method_has_the_same_number_of_tuning_runs():
+    tuned = [cell for cell in cells("tune") if "tune" in cell.groups]
+    counts = {cell.system: sum(other.system == cell.system for other in tuned) for cell in tuned}
+    assert set(counts.values()) == {4}
+    assert all(cell.pools == ("day7",) for cell in tuned)
+
+
+def test_axes_change_what_they_name():
+    assert align_cell("raddpo", 0, (), n=7).config["preference"] == {"max_negatives": 7}
+    assert align_cell("raddpo", 0, (), lists=4800).config["align"]["steps"] == 300
+    assert align_cell("raddpo", 0, (), noise=0.25).data == "noise-0.25"
+    assert align_cell("dpo", 1, (), head="full").parent == "sft@head=full.s1"
+
+
+def test_the_simulator_is_the_registered_one():
+    """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence."""
+    registration.check_frozen()
+
+
+def test_all_committed_cells_belong_to_the_registration():
+    for path in sorted(Path(registration.RESULTS).glob("*.json")):
+        found = json.loads(path.read_text())
+        assert found["registration"] == registration.registration_hash(), path.name
+        assert found["bed"]["simulator"] == registration.registration()["simulator"]["hash"], path.name
