@@ -1,5 +1,6 @@
 """A folder of made-up cells with planted effects, for the tests of the evidence page."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.evidence.report import registration_hash
+from benchmarks.evidence.report import read_evidence, registration_hash, write_report
 
 SIMULATOR, LEXICON = "ab" * 32, "cd" * 32
 RULES = {
@@ -90,7 +91,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root, self.results, self.rules = root, root / "results" / "evidence", root / "registration.yaml"
         self.results.mkdir(parents=True)
-        self.rules.write_text(yaml.safe_dump(RULES))
+        self.rules.write_text(yaml.safe_dump(RULES, sort_keys=False))
         self.planned = []
         rng = np.random.default_rng(0)
         self.ids = {
@@ -123,7 +124,7 @@ class Folder:
     ):
         """Write one cell: per-query value = difficulty + effect + noise. Returns its name."""
         name = system + (f"@{axis}" if axis else "") + ("" if seed is None else f".s{seed}")
-        rng = np.random.default_rng(abs(hash_of(name)))
+        rng = np.random.default_rng(hash_of(name))
         effect = EFFECTS.get(system, 0.0) if effect is None else effect
         tables = []
         sets = ["day8", *(["judged_test", "grounded_test"] if held_out else [])]
@@ -180,7 +181,7 @@ class Folder:
 
 def hash_of(text):
     """The same number for a name in every process."""
-    return int.from_bytes(text.encode(), "little") % (1 << 61)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
 def mechanism(rng):
@@ -237,3 +238,13 @@ def main_cells(folder, *, seeds=3):
         folder.add(name, kind="baseline", groups=("baselines",), effect=-0.05)
     folder.add("oracle-sid", kind="ceiling", groups=("baselines",), effect=0.25)
     return folder
+
+
+def read(folder):
+    return read_evidence(folder.results, folder.rules, folder.planned)
+
+
+def write(folder):
+    """The page as Markdown and HTML, written into ``folder.root/docs``."""
+    write_report(folder.results, folder.root / "docs", registration=folder.rules, planned=folder.planned)
+    return (folder.root / "docs" / "evidence.md").read_text(), (folder.root / "docs" / "evidence.html").read_text()

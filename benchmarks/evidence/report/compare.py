@@ -165,7 +165,7 @@ def compare(evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: 
 
 @dataclass(frozen=True)
 class Level:
-    """A mean over queries and seeds with its interval."""
+    """A mean over queries and seeds with its interval; ``seeds`` is 0 for what has none."""
 
     mean: float
     low: float
@@ -200,7 +200,7 @@ def levels(
         for metric, column, (low, high) in zip(
             members, values.T, bootstrap_intervals(values, clusters[kept]).tolist(), strict=True
         ):
-            out[metric] = Level(float(column.mean()), low, high, len(runs), len(column))
+            out[metric] = Level(float(column.mean()), low, high, len(runs) - (None in runs), len(column))
     return {m: out[m] for m in metrics if m in out}
 
 

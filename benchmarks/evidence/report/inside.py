@@ -6,11 +6,11 @@ from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import all_of, compare, difference, levels
-from benchmarks.evidence.report.document import Block, Entry, Heading, Picture, Row, Section, Table, Text
+from benchmarks.evidence.report.document import Block, Entry, Heading, Picture, Row, Section, Table, Text, Value
 from benchmarks.evidence.report.headline import CONTROL, START, interaction, methods
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import Band, bands, keys, two_histograms
-from benchmarks.evidence.report.show import comparisons, level_table, of_seeds, plain_number, spread, verdict
+from benchmarks.evidence.report.show import DASH, comparisons, level_table, of_seeds, plain_number, spread, verdict
 from benchmarks.evidence.report.summary import order
 from sidar.evaluate.charts import legend
 
@@ -228,12 +228,15 @@ def mechanisms(evidence: Evidence) -> Section:
     for system in systems:
         runs = evidence.runs(system)
         entries = [spread(of_seeds(runs, name, source)) for name, source in INSIDE.values()]
-        if runs and any(e.text != "–" for e in entries):
+        if runs and any(e.text != DASH for e in entries):
             rows.append([row(system), *entries])
         ratios = of_seeds(runs, "gradient_ratio", "train")
         if ratios and max(ratios) < INACTIVE and system != CONTROL:
             dead.append(row(system))
-    blocks.append(Table(["", *INSIDE], rows) if rows else Text("Not run."))
+    there = [0, *(i for i in range(1, len(INSIDE) + 1) if any(r[i] != Value(DASH) for r in rows))]
+    head = ["", *INSIDE]
+    table = Table([head[i] for i in there], [[r[i] for i in there] for r in rows])
+    blocks.append(table if rows else Text("Not run."))
     if dead:
         blocks.append(Text(f"**The contrast is inactive** in: {', '.join(dead)}."))
     blocks += [

@@ -78,8 +78,8 @@ def row(system: str) -> str:
 
 
 def measure(metric: str) -> str:
-    """``click.sid.recall@8`` -> ``SID R@8``."""
+    """``click.sid.recall@8`` -> ``SID R@8``, ``item.mrr`` -> ``item MRR``."""
     parts = metric.removeprefix("fused.").split(".")
-    level = "SID " if "sid" in parts else "expected " if "expected" in parts else ""
+    level = next((f"{name.replace('sid', 'SID')} " for name in ("sid", "item", "expected") if name in parts), "")
     last = parts[-1].replace("recall@", "R@").replace("ndcg@", "nDCG@").replace("rprec", "R-prec")
     return level + last.replace("mrr", "MRR")

@@ -27,7 +27,8 @@ def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 
     rows = [row for row in rows if row[1].test is not None]
     if not rows:
         return ""
-    left, right, step, top = 168, 112, 26, 22
+    left, right, step, top = min(286, 26 + 7 * max(len(name) for name, _, _ in rows)), 112, 26, 22
+    right = right if any(sign for _, _, sign in rows) else 24
     height = top + step * len(rows) + 40
     ends = [0.0]
     for _, result, _ in rows:
@@ -57,7 +58,7 @@ def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 
         assert result.test is not None
         t, y = result.test, top + step * i + step / 2
         kind = ("good" if t.effect > 0 else "bad") if result.significant else "unsure"
-        out.append(text(left - 10, y + 4, name if len(name) < 27 else name[:25] + "…", "end", "name"))
+        out.append(text(left - 10, y + 4, name if len(name) < 39 else name[:37] + "…", "end", "name"))
         out += [f'<circle cx="{px(e):.1f}" cy="{y:.1f}" r="3" class="seed"/>' for e in result.seeds.values()]
         out.append(f'<g class="{kind}" stroke-width="2"><title>{escape(name)}: {t.effect:+.4f}</title>')
         out.append(f'<line x1="{px(t.low):.1f}" x2="{px(t.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -19,7 +19,8 @@ def plain_number(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return DASH
     shown = f"{value:.{digits}f}"
-    return shown.replace("0.", ".", 1) if shown.startswith(("0.", "-0.")) else shown
+    shown = shown.replace("0.", ".", 1) if shown.startswith(("0.", "-0.")) else shown
+    return shown.replace("-", "−")
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -27,7 +28,8 @@ def signed(value: float, digits: int = 4) -> str:
     if not math.isfinite(value):
         return DASH
     shown = f"{value:+.{digits}f}"
-    return shown[0] + shown[2:] if shown[1] == "0" else shown
+    shown = shown[0] + shown[2:] if shown[1:3] == "0." else shown
+    return shown.replace("-", "−")
 
 
 def level(found: Level | None) -> Value:
@@ -101,7 +103,7 @@ def level_table(
         return None
     seeds = {s: next(iter(each.values())).seeds for s, each in found.items() if each}
     rows: list[list[Entry]] = [
-        [row(s), str(seeds[s]), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
+        [row(s), str(seeds[s] or DASH), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
     ]
     return Table(["", "seeds", *(measure(m) for m in shown)], rows, note=note)
 
@@ -118,7 +120,8 @@ def spread(values: Sequence[float], digits: int = 3, *, sign: bool = False) -> V
         return Value(DASH)
     form = signed if sign else plain_number
     mean = form(sum(values) / len(values), digits)
-    if len(values) == 1:
+    least, greatest = form(min(values), digits), form(max(values), digits)
+    if least == greatest:
         return Value(mean)
-    between = f"{form(min(values), digits)} … {form(max(values), digits)}"
+    between = f"{least} … {greatest}"
     return Value(mean, between, f"({between})")
