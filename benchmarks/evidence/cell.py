@@ -30,7 +30,7 @@ from sidar.types import Hits
 SECTIONS = ("seed", "lm", "sft", "preference", "align", "sid", "embed", "dense")
 #: Probability that invalid mass may be too large by (the walk does not follow rarer prefixes).
 INVALID_TOLERANCE = 1e-3
-PROBED_LISTS = 384
+PROBED_LISTS = 256
 
 
 @dataclass
@@ -275,7 +275,7 @@ def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
 
 def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, Any]]:
     """The mechanisms of methods.md §1.9 on validation lists with known truth."""
-    from benchmarks.evidence.mechanisms import distributions, labelled_lists, probe
+    from benchmarks.evidence.mechanisms import distributions, labelled_lists, measure, probe
     from sidar.embed import load_items
     from sidar.lm import SidLM
 
@@ -287,6 +287,15 @@ def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, An
     reference = None
     if cell.parent is not None:
         reference = SidLM.from_pretrained(context.model(cell.parent) / "model", device=context.device)
-    figures = probe(model, lists, cfg.align, reference=reference, vectors=np.asarray(load_items(context.bed.embed)))
-    pictured = cell.seed == 0 and cell.system in ("sft", "raddpo") and "noise" not in cell.name
-    return figures, distributions(model, lists, cfg.align) if pictured else {}
+    said = measure(model, lists)
+    figures = probe(
+        model,
+        lists,
+        cfg.align,
+        reference=reference,
+        said=said,
+        vectors=np.asarray(load_items(context.bed.embed)),
+        max_negatives=cfg.preference.max_negatives,
+    )
+    pictured = cell.seed == 0 and cell.system in ("sft", "raddpo") and "@" not in cell.name
+    return figures, distributions(model, lists, cfg.align, said=said) if pictured else {}

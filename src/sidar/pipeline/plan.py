@@ -121,7 +121,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             (
                 *("seed", "warm_start"),
                 *("catalogue", "events", "users", "privacy", "split"),
-                *("preference.negatives", "preference.max_positives", "sft.max_positives"),
+                *("preference.negatives", "preference.debias", "preference.max_positives", "sft.max_positives"),
                 *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
             ),
             (),

@@ -58,7 +58,7 @@ class AlignTask:
                 update=cfg.rdrw_update,
                 alpha=cfg.rdrw_alpha,
             )
-            if self.objective.needs_window and cfg.rdrw
+            if self.objective.needs_window and cfg.rdrw and cfg.rdrw_weights != "constant"
             else None
         )
         sizes = {"list": len(lists), "item": len(items)}
