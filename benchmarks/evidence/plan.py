@@ -89,7 +89,7 @@ class Cell:
 def cells(profile: str) -> list[Cell]:
     """The cells of ``tune``, ``core`` or ``full`` (which contains core), parents before children."""
     if profile == "tune":
-        return _unique([*_sfts(1), *_tune()])
+        return _unique(_tune())
     found = [*_channels(), *_core()]
     if profile == "full":
         found += _sweeps()

@@ -18,8 +18,6 @@ def choose(results: Path) -> dict[str, dict[str, float]]:
     grid = registration()["tuning"]["grid"]
     best: dict[str, tuple[float, dict[str, float]]] = {}
     for cell in cells("tune"):
-        if "tune" not in cell.groups:
-            continue
         path = results / f"{cell.name}.json"
         if not path.is_file():
             raise ValueError(f"{path.name} is missing; run `python -m benchmarks.evidence tune` to its end")
