@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import all_of, compare, difference, levels
+from benchmarks.evidence.report.compare import Contrast, all_of, compare, difference, levels
 from benchmarks.evidence.report.document import Block, Entry, Heading, Picture, Row, Section, Table, Text, Value
-from benchmarks.evidence.report.headline import CONTROL, START, interaction, methods
+from benchmarks.evidence.report.headline import CONTROL, START, methods
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import Band, bands, keys, two_histograms
 from benchmarks.evidence.report.show import DASH, comparisons, level_table, of_seeds, plain_number, spread, verdict
@@ -29,7 +29,14 @@ OF_A_STATE = {
     "weight_pseudo": "w of pseudo",
     "weight_true": "w of true",
 }
-NOISE_ROWS = ("raddpo", "raddpo-no-rdrw", "raddpo-shuffled", "raddpo-constant")
+#: Lines of the noise chart: system, and the state that RDRW compares where it is not the default.
+NOISE_ROWS = (
+    ("raddpo", ""),
+    ("raddpo-no-rdrw", ""),
+    ("raddpo-shuffled", ""),
+    ("raddpo-constant", ""),
+    ("raddpo", "state=item_vector"),
+)
 
 
 def denoising(evidence: Evidence) -> Section:
@@ -91,6 +98,10 @@ def _histograms(evidence: Evidence) -> list[Picture]:
     return out
 
 
+def _noise_name(system: str, state: str) -> str:
+    return row(system) + (f" on {state.partition('=')[2]}" if state else "")
+
+
 def _noise(evidence: Evidence) -> list[Block]:
     """Good, unclicked items put in the place of negatives; 0 is the log as it is."""
     variants = evidence.variants("noise", "raddpo")
@@ -101,15 +112,16 @@ def _noise(evidence: Evidence) -> list[Block]:
     pictures, tables = [], []
     for metric in (PRIMARY["click"][0], "click.sid.recall@8", PRIMARY["click"][1]):
         series = []
-        for colour, system in enumerate(NOISE_ROWS):
-            have = [set(runs) for _, v in places if (runs := evidence.runs(system, v))]
-            shared = set.intersection(*have) if have else set()
+        for colour, (system, state) in enumerate(NOISE_ROWS):
+            at = {float(value): ",".join(filter(None, (variant, state))) for value, variant in places}
+            have = [set(runs) for v in at.values() if (runs := evidence.runs(system, v))]
+            shared = sorted(set.intersection(*have), key=str) if have else []
             points = []
-            for value, variant in places:
-                found = levels(evidence, system, [metric], variant=variant, seeds=sorted(shared, key=str)).get(metric)
-                if found:
-                    points.append((float(value), found.mean, found.low, found.high))
-            series.append(Band(row(system), points, colour))
+            for x, variant in at.items():
+                if found := levels(evidence, system, [metric], variant=variant, seeds=shared).get(metric):
+                    points.append((x, found.mean, found.low, found.high))
+            if len(points) > 1:
+                series.append(Band(_noise_name(system, state), points, colour))
         ticks = [(float(value), f"{float(value):.0%}") for value, _ in places]
         name = measure(metric)
         if svg := bands(
@@ -125,20 +137,20 @@ def _noise(evidence: Evidence) -> list[Block]:
             )
         if metric == "click.sid.recall@8":
             continue
-        names, contrasts = [], []
-        for other in NOISE_ROWS[1:]:
+        pairs = [(("raddpo", ""), other) for other in NOISE_ROWS[1:4]] + [(NOISE_ROWS[4], NOISE_ROWS[1])]
+        names, contrasts, slopes = [], [], []
+        for (a, a_state), (b, b_state) in pairs:
+            told = f"{_noise_name(a, a_state)} − {_noise_name(b, b_state)}"
             for value, variant in places:
-                names.append(f"{row('raddpo')} − {row(other)}, noise {float(value):.0%}")
-                contrasts.append(difference("raddpo", other, metric, variant=variant))
+                at, b_at = (",".join(filter(None, (variant, state))) for state in (a_state, b_state))
+                names.append(f"{told}, noise {float(value):.0%}")
+                contrasts.append(difference(a, b, metric, variant=at, b_variant=b_at))
+            first, last = contrasts[-len(places)], contrasts[-1]
+            slopes.append((told, Contrast((*last.plus, *first.minus), (*last.minus, *first.plus))))
         tables.append(comparisons(list(zip(names, compare(evidence, contrasts), strict=True)), first=name))
-        last = places[-1]
-        more = [(o, interaction("raddpo", o, metric, last[1])) for o in NOISE_ROWS[1:]]
-        results = compare(evidence, [c for _, c in more])
-        named_rows = [
-            (f"what RDRW gains on {row(o)} from noise {float(last[0]):.0%}", r)
-            for (o, _), r in zip(more, results, strict=True)
-        ]
-        tables.append(comparisons(named_rows, first=f"{name}: difference of differences"))
+        results = compare(evidence, [contrast for _, contrast in slopes])
+        told = f"{name}: the same at {float(places[-1][0]):.0%} less at 0"
+        tables.append(comparisons([(n, r) for (n, _), r in zip(slopes, results, strict=True)], first=told))
     return [
         Text(
             "A share of the negatives of every training list is replaced by relevant items that were not clicked, on "

@@ -33,6 +33,7 @@ ROWS = {
     "bm25+dense-tuned": "BM25 + dense, fine-tuned",
     "quantised-dense": "quantised dense (ceiling)",
     "oracle-sid": "oracle SID + prior order (ceiling)",
+    "oracle-utility": "oracle of the true utility (ceiling)",
 }
 TARGETS = {
     "click": "clicks under the logger",

@@ -94,7 +94,7 @@ def lines(evidence: Evidence) -> list[Line]:
             _line(
                 f"RDRW gains more with {share:.0%} of the negatives made good items",
                 results,
-                "a figure only",
+                "not reported",
             )
         )
     steps = order(evidence)
@@ -136,7 +136,7 @@ def _denoises(evidence: Evidence) -> Line:
         word = "holds" if min(low) > 0.5 else "does not hold" if max(high) < 0.5 else "cannot tell here"
         shown = f"AUC {plain_number(sum(mean) / len(mean))} ({plain_number(min(low))}–{plain_number(max(high))})"
     text = "RDRW's similarity finds passed-over good items (AUC above .5)"
-    return Line(text, (word, DASH), (shown, DASH), (DASH, DASH), "a histogram only")
+    return Line(text, (word, DASH), (shown, DASH), (DASH, DASH), "not reported")
 
 
 def _data(evidence: Evidence) -> Line:
@@ -148,7 +148,7 @@ def _data(evidence: Evidence) -> Line:
         sides = [(Side("raddpo", m, axis[-1]), Side("raddpo", m, axis[0])) for m in PRIMARY["click"]]
         results = [compare(evidence, [Contrast((a,), (b,), across=True)])[0] for a, b in sides]
         text += f" ({axis[-1].partition('=')[2]} against {axis[0].partition('=')[2]})"
-    return _line(text, results, "a figure only (10–50M)")
+    return _line(text, results, "a figure without numbers (10–50M)")
 
 
 def _speed(evidence: Evidence) -> Line:

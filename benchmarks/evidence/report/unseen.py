@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import Contrast, Side, compare, difference
-from benchmarks.evidence.report.document import Block, Heading, Section, Text
+from benchmarks.evidence.report.document import Block, Fold, Heading, Section, Text
 from benchmarks.evidence.report.headline import CONTROL, START
 from benchmarks.evidence.report.names import SETS, measure, row
 from benchmarks.evidence.report.show import comparisons, level_table
@@ -51,7 +51,9 @@ def unseen(evidence: Evidence) -> Section:
             pairs = [(s, c) for s in ALONE for c in CHANNELS if c != "bm25+dense" or s == "raddpo"]
             results = compare(evidence, [difference(s, c, metric, set_name=name) for s, c in pairs])
             rows = [(f"{row(s)} − {row(c)}", r) for (s, c), r in zip(pairs, results, strict=True)]
-            blocks.append(comparisons(rows, first=f"{measure(metric)}, alone"))
+            tables: list[Block] = [comparisons(rows, first=f"{measure(metric)}, alone")]
+            first = metric == metrics[0]
+            blocks += tables if first else [Fold(f"{SETS[name].capitalize()}: {measure(metric)}, alone", tables)]
             fused = f"fused.{metric}"
             if metric == "item.rprec":
                 continue
