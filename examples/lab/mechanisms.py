@@ -76,7 +76,7 @@ def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: 
     cfg = AlignConfig(tlgd=tlgd, rdrw=False, mlsft="none")
     loss = objective("raddpo").parts(scores, cfg, None).total * len(table)
     (slope,) = torch.autograd.grad(loss, logp)
-    length = scores.mask.sum(-1)
+    length = scores.mask.sum(-1).double()
     reward = torch.where(scores.mask[..., :3], logp.detach(), 0.0).sum(-1) / length
     negative = scores.is_negative
     q = reward.masked_fill(~negative, float("-inf")).softmax(-1)  # share of each negative in the push
@@ -99,7 +99,8 @@ def coefficients(figures: Figures, seeds: int) -> None:
         for tlgd in (False, True):
             pairs = [prefix_slopes(world, sft, tlgd, varied, level) for level in (0, 1)]
             name = f"B/coefficient/{'varied' if varied else 'equal'}/tlgd={'on' if tlgd else 'off'}"
-            figures[f"{name}/error"] = max((got - want).abs().max().item() for got, want in pairs)
+            error = max((got - want).abs().max().item() for got, want in pairs)
+            figures[f"{name}/error_1e9"] = 1e9 * error  # results keep six decimals
             figures[f"{name}/mean"] = pairs[0][0].mean().item()
             figures[f"{name}/negative"] = (pairs[0][0] < -1e-9).double().mean().item()
 

@@ -127,10 +127,13 @@ def rdrw(figures: Figures, folder: Path) -> None:
         names = [f"D/noise={noise}/auc={auc:g}-constant/ndcg@10" for auc in predictions.AUCS]
         bars(axes[1], figures, x, names, color=colour, label=f"{noise:.0%} pseudo-negatives")
     axes[1].axhline(predictions.VISIBLE, color="#999999", lw=0.8, ls=":")
-    axes[1].text(0.5, predictions.VISIBLE, "seen on 2,000 queries", va="bottom", fontsize=8, color="#555555")
+    axes[1].text(
+        1.0, predictions.VISIBLE, "seen on 2,000 queries", va="bottom", ha="right", fontsize=8, color="#555555"
+    )
     axes[1].set_title("nDCG@10, RDRW − constant .75")
     axes[1].set_xlabel("AUC of the similarity")
-    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.82))
+    axes[1].set_ylim(top=0.0082)
+    axes[1].legend(fontsize=8, loc="upper left")
     for axis in axes:
         axis.axhline(0, color="#999999", lw=0.8)
     save(figure, folder, "d-rdrw")

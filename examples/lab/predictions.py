@@ -177,4 +177,5 @@ def best_settings(figures: Figures, seeds: int) -> dict[str, dict[str, float]]:
         how = {dial: setting[dial] for dial in TRAINING_LINES}
         effect(figures, f"E/chosen/{label}", world, seeds, seed=1, **how)
         chosen[label] = setting
+        figures.update({f"E/chosen/{label}/dial/{dial}": value for dial, value in setting.items()})
     return chosen

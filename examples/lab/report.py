@@ -31,7 +31,7 @@ def coefficients(f: Figures) -> Table:
     for varied in ("equal", "varied"):
         for tlgd in ("off", "on"):
             at = f"B/coefficient/{varied}/tlgd={tlgd}"
-            error = f"{f[f'{at}/error']:.0e}"
+            error = "< 1e-9" if f[f"{at}/error_1e9"] < 1 else f"{f[f'{at}/error_1e9']:.0f}e-9"
             rows.append([varied, tlgd, f"{f[f'{at}/mean']:.3f}", f"{f[f'{at}/negative']:.1%}", error])
     header = ["lengths", "TLGD", "mean net coefficient", "lists that push the prefix down", "distance to the formula"]
     return "B1. Coefficient of a shared first code, in units of the push on y_w*", header, rows
