@@ -51,13 +51,22 @@ def one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+def _follow(parent: int) -> None:
+    """End with the parent: a worker left over from a killed run would write into the folders of the next one."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _start() -> None:
     """A worker's beginning."""
     import logging
+    import threading
     import warnings
 
     import torch
 
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*enable_nested_tensor.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
