@@ -29,7 +29,7 @@ def score_channel(
     """Every column of a baseline, fusion or ceiling; its answers are kept for the fusions that need them."""
     everything = [*scored, *pools(context.bed, sorted(set(DEV.values())))]
     facts: dict[str, Any] = {}
-    if cell.kind == "ceiling" and cell.system.startswith("oracle"):
+    if "oracle" in cell.system:
         return {pool.name: _oracle(cell.system, pool, context, judge) for pool in scored}, facts
     if "+" in cell.system:
         answers, facts = _fusion(cell.system.split("+"), context, judge, everything)
@@ -154,7 +154,12 @@ def fuse_with_channels(
 
 
 def _oracle(system: str, pool: Pool, context: Any, judge: Judge) -> Columns:
-    """``oracle-sid``: SIDs in the order of each target's own truth. ``oracle-utility``: in that of the true utility."""
+    """``oracle-sid``: SIDs in the order of each target's own truth. ``oracle-utility``: in that of the true utility.
+
+    ``topic-oracle``: the judged pool of a query in random order, as expected values (protocol.md §1).
+    """
+    if system == "topic-oracle":
+        return judge.topic(pool)
     prior = open_dataset(context.bed.data()).priors().prior
     if system == "oracle-utility" and "utility" in pool.targets:
         return judge.by_utility(pool, prior)

@@ -28,7 +28,7 @@ TRAFFIC = ("day8",)
 EVERYWHERE = ("day8", "judged_test", "grounded_test")
 CHANNELS = ("popularity", "bm25", "dense", "dense-tuned")
 FUSIONS = ("bm25+dense", "bm25+dense-tuned")
-CEILINGS = ("quantised-dense", "oracle-utility", "oracle-sid")
+CEILINGS = ("quantised-dense", "topic-oracle", "oracle-utility", "oracle-sid")
 #: The tuned encoder takes about the CPU time of one SFT (2.3 s a step on one core); the step is chosen on dev queries.
 DENSE = {"steps": 150, "validate_every": 75, "valid_queries": 100, "valid_items": 2000}
 #: Four sizes of the embedded backbone (table 2's axis): layers × width.
@@ -215,7 +215,7 @@ def _channels() -> list[Cell]:
             needs=needs,
             config={"dense": DENSE} if name == "dense-tuned" else {},
             sizes=base_axes()["sids"],
-            pools=EVERYWHERE,
+            pools=("judged_test",) if name == "topic-oracle" else EVERYWHERE,
             invalid=False,
             probe=False,
         )

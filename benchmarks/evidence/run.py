@@ -109,6 +109,24 @@ def jobs_of(wanted: list[Cell], done: Callable[[Cell], bool]) -> tuple[list[Job]
     return list(jobs.values()), len(wanted) - len(left)
 
 
+def write_queries(bed: Any, results: Path) -> None:
+    """``queries.parquet``: every query that is scored, its text and cluster; unchanged where it stands already."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from benchmarks.evidence.plan import EVERYWHERE
+    from benchmarks.evidence.sets import pools
+
+    table = pa.concat_tables([pool.table() for pool in pools(bed, EVERYWHERE)])
+    path = results / "queries.parquet"
+    if path.is_file() and pq.read_table(path).equals(table):
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(".queries.parquet.tmp")
+    pq.write_table(table, tmp, compression="zstd")
+    tmp.replace(path)
+
+
 def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = print) -> list[str]:
     """Build what the cells need of the bed and run those that are missing or stale; returns the names that failed.
 
@@ -126,6 +144,7 @@ def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = pri
         bed.build_data(variant, say)
     for sizes in dict.fromkeys(cell.sizes for cell in wanted):
         bed.build_sid(sizes, say)
+    write_queries(bed, settings.results)
     context = Context(bed, settings.results, settings.device)
     waiting, known = jobs_of(wanted, lambda cell: is_done(cell, context))
     say(f"{known} of {len(wanted)} cells stand; {len(waiting)} jobs to do on {settings.workers} workers")

@@ -77,6 +77,15 @@ class Judge:
             best = reachable_oracle(ranked[target.at, : self.beam], some, self.catalogue, self.sid_of_row, prior)
         return self.score_target(pool, name, *self._spread_ranking(pool, target, best, prior))
 
+    def topic(self, pool: Pool) -> Columns:
+        """A held-out pool's judged items in random order, in expectation: what knowing the topic alone is worth."""
+        truth = self._truth(pool, pool.targets[""])
+        items = expected_scores(truth, GroupRanking.of_pool(truth), HELD_OUT_ITEM)
+        projected = truth.project(self.sid_of_row)
+        sids = expected_scores(projected, GroupRanking.of_pool(projected), SID, self.beam)
+        found = {f"item.{m}": v for m, v in items.items()} | {f"sid.{m}": v for m, v in sids.items()}
+        return {name: values.astype(np.float32) for name, values in found.items()}
+
     def by_utility(self, pool: Pool, prior: np.ndarray, ranked: np.ndarray | None = None) -> Columns:
         """The click target with SIDs in the order of the *true utility*, which no log shows: not hindsight."""
         target = pool.targets["utility"]

@@ -13,7 +13,16 @@ from benchmarks.evidence.plan import Cell, cells
 from benchmarks.evidence.run import Settings, rerun, run
 from benchmarks.evidence.sets import day_pool, held_out_pool
 
-NAMES = ("bm25", "oracle-sid", "oracle-utility", "quantised-dense", "sft.s3", "sft-continued.s3", "raddpo@noise=0.5.s0")
+NAMES = (
+    "bm25",
+    "oracle-sid",
+    "oracle-utility",
+    "quantised-dense",
+    "topic-oracle",
+    "sft.s3",
+    "sft-continued.s3",
+    "raddpo@noise=0.5.s0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,15 @@ def test_every_cell_leaves_json_and_the_values_that_its_figures_are_means_of(toy
             pool, column = figure.split(".", 1)
             values = table.column(column).to_numpy()[sets == pool].astype(np.float64)
             assert mean == pytest.approx(np.nanmean(values), abs=1e-12)
+
+
+def test_the_queries_of_every_cell_are_listed_with_their_clusters(toy):
+    listed = pq.read_table(toy.results / "queries.parquet").to_pydict()
+    known = set(zip(listed["set"], listed["query_id"], strict=True))
+    for name in NAMES:
+        found = pq.read_table(toy.results / f"{name}.parquet", columns=["set", "query_id"]).to_pydict()
+        assert set(zip(found["set"], found["query_id"], strict=True)) <= known
+    assert all(listed["cluster"])
 
 
 def test_a_ceiling_is_above_what_it_bounds(toy):
