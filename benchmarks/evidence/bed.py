@@ -22,6 +22,8 @@ from sidar.pipeline.demo import base, merge
 
 #: Truth weights of negatives: what eq. 6 would give with a perfect similarity (its two ends).
 PSEUDO_WEIGHT, TRUE_WEIGHT = 0.5, 1.0
+#: Grades of the simulator's truth.
+EXACT, SUBSTITUTE = 1.0, 0.1
 
 
 class Bed:
@@ -81,7 +83,7 @@ class Bed:
         return folder
 
     def build_data(self, variant: str, say: Callable[[str], None] = print) -> Path:
-        """``base``, ``skip-above``, ``ips``, ``truth`` or ``noise-<share>``."""
+        """``base``, ``skip-above``, ``ips``, ``truth``, ``clean`` or ``noise-<share>``."""
         from sidar.data import build
 
         folder = self.data(variant)
@@ -90,8 +92,8 @@ class Bed:
             change = {"skip-above": {"negatives": "skip_above"}, "ips": {"debias": "ips"}}.get(variant, {})
             cfg = self.config(preference=change)
             self._stage(folder, "data", say, lambda out: build(cfg, out))
-        elif kind in ("truth", "noise"):
-            change_lists = {"truth": self._with_truth, "noise": self._with_noise}[kind]
+        elif kind in ("truth", "noise", "clean"):
+            change_lists = {"truth": self._with_truth, "noise": self._with_noise, "clean": self._clean}[kind]
             self._stage(folder, "data", say, lambda out: self._derive(out, change_lists, float(number or 0)))
         else:
             raise ValueError(f"no variant {variant!r} of the bed's data")
@@ -134,6 +136,16 @@ class Bed:
         ]
         return lists.append_column("negative_weights", pa.array(weights, pa.list_(pa.float32())))
 
+    def _clean(self, lists: pa.Table, _: float) -> pa.Table:
+        """Without negatives that the truth calls a substitute or better: what no real log can offer."""
+        good = self.relevant_rows(SUBSTITUTE)
+        queries, negatives = lists.column("query").to_pylist(), lists.column("negatives").to_pylist()
+        found = [
+            [row for row in rows if row not in good.get(q, ())] for q, rows in zip(queries, negatives, strict=True)
+        ]
+        at = lists.column_names.index("negatives")
+        return lists.set_column(at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type))
+
     def _with_noise(self, lists: pa.Table, share: float) -> pa.Table:
         """Each stored negative becomes, with probability ``share``, an exact item of its query that was not clicked.
 
@@ -141,7 +153,7 @@ class Bed:
         query has no such item left, the negative stays. So at ``share`` .5 half of the negatives *added* noise to the
         three in ten that are pseudo-negatives anyway.
         """
-        exact = self.exact_rows()
+        exact = self.relevant_rows(EXACT)
         rng = np.random.default_rng([7, round(share * 1000)])
         found = []
         queries, clicked = lists.column("query").to_pylist(), lists.column("positives").to_pylist()
@@ -161,12 +173,12 @@ class Bed:
         )
         return self._by(truth.column("request_id").to_pylist(), truth.column("item_id").to_pylist())
 
-    def exact_rows(self) -> dict[str, set[int]]:
-        """query text → rows that are exact for it."""
+    def relevant_rows(self, grade: float) -> dict[str, set[int]]:
+        """query text → rows of ``grade`` or better for it, among all that were ever shown for it."""
         queries = pq.read_table(self.data() / "requests.parquet", columns=["request_id", "query"])
         of = dict(zip(queries.column("request_id").to_pylist(), queries.column("query").to_pylist(), strict=True))
         truth = pq.read_table(
-            self.truth, columns=["request_id", "item_id", "relevance"], filters=[("relevance", ">=", 1.0)]
+            self.truth, columns=["request_id", "item_id", "relevance"], filters=[("relevance", ">=", grade - 1e-6)]
         )
         texts = [of[request] for request in truth.column("request_id").to_pylist()]
         return self._by(texts, truth.column("item_id").to_pylist())

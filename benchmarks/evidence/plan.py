@@ -178,7 +178,7 @@ def align_cell(
     if "n" in axes:
         config = merge(config, {"preference": {"max_negatives": axes["n"]}})
     noise = axes.get("noise", 0.0)
-    data = ON_OTHER_LISTS.get(system, "base") if not noise else f"noise-{noise}"
+    data = axes.get("data") or (f"noise-{noise}" if noise else ON_OTHER_LISTS.get(system, "base"))
     return Cell(
         name=f"{system}{_suffix(axes)}.s{seed}",
         system=system,
@@ -257,6 +257,7 @@ def _sweeps() -> list[Cell]:
     found += [align_cell("sdpo+sft", seed, ("twins",)) for seed in seeds]
     found += [align_cell("raddpo-no-mlsft-none", seed, ("ablations",)) for seed in seeds]
     found += [align_cell("raddpo", seed, ("state",), state="last_code") for seed in seeds]
+    found += _where_it_must_win(seeds)
     for n, system, seed in product((1, 7, 16), ("raddpo", "raddpo-paper", "simpo", "sdpo"), seeds):
         found.append(align_cell(system, seed, ("n",), n=n))
     for beta, system, seed in product((0.5, 1.0, 2.0, 5.0), ("raddpo", "raddpo-paper"), seeds):
@@ -281,3 +282,15 @@ def sft_parent(cell: Cell) -> Cell | None:
     parent = sft_cell(cell.seed, (), **axes)
     assert parent.name == cell.parent, (parent.name, cell.parent)
     return parent
+
+
+def _where_it_must_win(seeds: range) -> list[Cell]:
+    """The setting of docs/prefix-lab.md (E) in which RAD-DPO must win, as far as it can be set here.
+
+    Negatives without any relevant one (known truth), four times the steps at three times the learning rate. Not set:
+    the lab's share of accidental clicks, and negatives from the model's own beam.
+    """
+    chosen = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
+    setting = {"data": "clean", "lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}"), "beta": 2.0}
+    rows = ("sft-continued", "raddpo", "raddpo-no-rdrw")
+    return [align_cell(row, seed, ("lab",), **setting) for row, seed in product(rows, seeds)]

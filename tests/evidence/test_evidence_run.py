@@ -113,7 +113,7 @@ def test_noise_puts_unclicked_exact_items_in_the_place_of_negatives(toy):
     bed = Bed(toy.work)
     clean = pq.read_table(bed.data() / "lists.parquet").to_pylist()
     noisy = pq.read_table(bed.data("noise-0.5") / "lists.parquet").to_pylist()
-    exact, before, after = bed.exact_rows(), {}, {}
+    exact, before, after = bed.relevant_rows(1.0), {}, {}
     for kept, rows in ((before, clean), (after, noisy)):
         kept.update({row["request_id"]: row for row in rows})
     assert before.keys() == after.keys()
@@ -129,6 +129,20 @@ def test_noise_puts_unclicked_exact_items_in_the_place_of_negatives(toy):
         assert len(set(new)) == len(new)
         flipped, total = flipped + len(changed), total + len(old)
     assert 0.05 < flipped / total <= 0.55  # queries with few exact items run out of them
+
+
+def test_clean_lists_lose_their_relevant_negatives_and_nothing_else(toy):
+    bed = Bed(toy.work)
+    bed.build_data("clean", lambda text: None)
+    good = bed.relevant_rows(0.1)
+    before = {row["request_id"]: row for row in pq.read_table(bed.data() / "lists.parquet").to_pylist()}
+    dropped = 0
+    for row in pq.read_table(bed.data("clean") / "lists.parquet").to_pylist():
+        old = before[row["request_id"]]
+        relevant = good.get(row["query"], set()) if row["split"] == "train" else set()
+        assert row["negatives"] == [item for item in old["negatives"] if item not in relevant]
+        dropped += len(old["negatives"]) - len(row["negatives"])
+    assert dropped > 0
 
 
 def test_pools_are_cut_as_registered_and_utility_is_asked_of_clicked_requests(toy):
