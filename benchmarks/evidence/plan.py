@@ -285,12 +285,17 @@ def sft_parent(cell: Cell) -> Cell | None:
 
 
 def _where_it_must_win(seeds: range) -> list[Cell]:
-    """The setting of docs/prefix-lab.md (E) in which RAD-DPO must win, as far as it can be set here.
+    """The two corners of docs/prefix-lab.md (E), as far as they can be set here, at four times the steps and three
+    times the learning rate: negatives without any relevant one (known truth), where RAD-DPO must win on true utility,
+    and half of them relevant, where it must lose. SFT-continued reads positives alone, so one of it serves both.
 
-    Negatives without any relevant one (known truth), four times the steps at three times the learning rate. Not set:
-    the lab's share of accidental clicks, and negatives from the model's own beam.
+    Not set: the lab's share of accidental clicks, negatives from the model's own beam, and its small first codebook.
     """
     chosen = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
-    setting = {"data": "clean", "lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}"), "beta": 2.0}
-    rows = ("sft-continued", "raddpo", "raddpo-no-rdrw")
-    return [align_cell(row, seed, ("lab",), **setting) for row, seed in product(rows, seeds)]
+    longer = {"lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}")}
+    found = []
+    for seed in seeds:
+        found.append(align_cell("sft-continued", seed, ("lab",), **longer))
+        found.append(align_cell("raddpo", seed, ("lab",), data="clean", **longer))
+        found.append(align_cell("raddpo", seed, ("lab",), noise=0.5, **longer))
+    return found

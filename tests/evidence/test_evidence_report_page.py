@@ -16,6 +16,7 @@ from evidence_cells import Folder, main_cells, read, write  # noqa: E402
 from benchmarks.evidence.report import registration_hash, write_report  # noqa: E402
 from benchmarks.evidence.report.compare import compare, difference, levels  # noqa: E402
 from benchmarks.evidence.report.headline import against  # noqa: E402
+from benchmarks.evidence.report.sections import UNSEEN  # noqa: E402
 
 MRR = "click.sid.mrr"
 
@@ -123,7 +124,8 @@ def test_the_page_prints_what_was_computed(folder, evidence):
     assert f"| RAD-DPO (softmax) | {shown} (" in page
     assert shown in html
     titles = re.findall(r"^## (\d+)\. (.*)", page, re.MULTILINE)
-    assert [int(n) for n, _ in titles] == list(range(12))
+    assert [int(n) for n, _ in titles] == list(range(13))
+    assert titles[UNSEEN][1] == "Unseen queries"
     assert titles[1][1] == "Headroom"  # before any table of methods
 
 

@@ -8,6 +8,7 @@ from benchmarks.evidence.report.cells import Cell, Evidence, split_name
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Section, Table, Text
 from benchmarks.evidence.report.names import row
 from benchmarks.evidence.report.show import plain_number
+from benchmarks.evidence.report.why import checkpoints
 
 
 def tuning(evidence: Evidence) -> Section:
@@ -38,6 +39,7 @@ def tuning(evidence: Evidence) -> Section:
     blocks: list[Block] = [
         Text(f"`{metric}`, seed 0, {budget}; bold: the highest. Other rows take the choice of the row that they vary."),
         Table(["method", "settings", "day 7"], rows, (1,)),
+        *checkpoints(evidence),
     ]
     return Section("tuning", "Tuning on day 7", blocks, "simulated")
 

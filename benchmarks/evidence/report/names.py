@@ -32,6 +32,7 @@ ROWS = {
     "bm25+dense": "BM25 + dense",
     "bm25+dense-tuned": "BM25 + dense, fine-tuned",
     "quantised-dense": "quantised dense (ceiling)",
+    "topic-oracle": "topic oracle, random order (ceiling)",
     "oracle-sid": "oracle SID + prior order (ceiling)",
     "oracle-utility": "oracle of the true utility (ceiling)",
 }

@@ -10,6 +10,10 @@ from benchmarks.evidence.report.listing import listing, provenance, tuning
 from benchmarks.evidence.report.parts import parts, sweeps
 from benchmarks.evidence.report.summary import summary
 from benchmarks.evidence.report.unseen import unseen
+from benchmarks.evidence.report.why import why
+
+#: Number of the section on unseen queries, as the page counts (from 0).
+UNSEEN = 10
 
 
 def page(evidence: Evidence) -> Page:
@@ -23,6 +27,7 @@ def page(evidence: Evidence) -> Page:
         denoising(evidence),
         hallucination(evidence),
         mechanisms(evidence),
+        why(evidence),
         sweeps(evidence),
         unseen(evidence),
         tuning(evidence),
@@ -43,8 +48,13 @@ def _lead(evidence: Evidence) -> list[Block]:
         Text(
             "**Simulated** sections compare methods on traffic of a simulator with known truth, over the real "
             "products of the embedded sample; they say nothing about real shoppers. **Real** are the judged queries "
-            "of section 9 alone. Everything here was registered in `benchmarks/evidence/registration.yaml` before "
-            "the first run; cells of another registration or simulator are void and left out."
+            f"of section {UNSEEN} alone. The endpoint, the expected signs and every setting were registered in "
+            "`benchmarks/evidence/registration.yaml` before the first run; cells of another registration or "
+            "simulator are void and left out."
+        ),
+        *(
+            Text(f"**Amended** before {each['before']}: {each['what']}. Why: {each['why'].strip()}.")
+            for each in rules.get("amendments", ())
         ),
         Text(
             f"The bed: codebooks {'/'.join(str(k) for k in bed['codebooks'])}; {settings['lm']['layers']} layers; SFT "

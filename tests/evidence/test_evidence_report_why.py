@@ -1,0 +1,77 @@
+"""The section that says why: causes from the cells' figures, and the lab's corners on planted effects."""
+
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evidence_cells import Folder, main_cells, read, write
+
+from benchmarks.evidence.report.document import Text, plain
+from benchmarks.evidence.report.why import checkpoints, why
+
+LONGER = "lists=7680,lr_new=9e-05"
+
+
+def said(section):
+    return " ".join(plain(block.text) for block in section.blocks if isinstance(block, Text))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return main_cells(Folder(tmp_path))
+
+
+def corners(folder, win, lose, seeds=3):
+    for seed in range(seeds):
+        folder.add("sft-continued", seed, axis=LONGER, effect=0.0, groups=("lab",))
+        folder.add("raddpo", seed, axis=f"data=clean,{LONGER}", effect=win, groups=("lab",))
+        folder.add("raddpo", seed, axis=f"noise=0.5,{LONGER}", effect=lose, groups=("lab",))
+
+
+def reachable(folder, gain):
+    """Give the SFT cells the columns of their own beam in the order of the true utility."""
+    for path in folder.results.glob("sft.s*.parquet"):
+        table = pq.read_table(path)
+        values = table.column("click.sid.mrr").to_numpy()
+        pq.write_table(table.append_column("reachable.click.sid.mrr", [np.float32(values + gain)]), path)
+
+
+def test_without_the_labs_cells_the_corners_are_not_run(folder):
+    assert "Not run." in said(why(read(folder)))
+
+
+@pytest.mark.parametrize(("win", "lose", "words"), [(0.05, -0.05, ["holds"] * 3), (-0.05, 0.05, ["does not hold"] * 3)])
+def test_the_labs_corners_get_the_verdicts_of_their_planted_effects(folder, win, lose, words):
+    corners(folder, win, lose)
+    page, _ = write(folder)
+    part = page[page.index("Where it must win") :]
+    for name, word in zip(("better", "worse", "the first above the second"), words, strict=True):
+        line = next(x for x in part.splitlines() if x.startswith("|") and name in x)
+        assert word in line, line
+
+
+@pytest.mark.parametrize(("gain", "text"), [(0.1, "clicks do reward the truth"), (-0.1, "do not reward the truth")])
+def test_the_reordered_beam_says_whether_clicks_reward_the_truth(folder, gain, text):
+    reachable(folder, gain)
+    assert text in said(why(read(folder)))
+
+
+def test_a_contrast_that_points_where_sft_points_is_said_to_repeat_it(folder):
+    evidence = read(folder)
+    assert "mostly repeats SFT" not in said(why(evidence))
+    for cell in evidence.runs("raddpo").values():
+        cell.facts["mechanism"]["gradient/cosine"] = 0.8
+    assert "mostly repeats SFT" in said(why(evidence))
+
+
+def test_best_and_final_checkpoints_stand_beside_each_other(folder):
+    evidence = read(folder)
+    assert checkpoints(evidence) == []
+    for seed, cell in evidence.runs("raddpo").items():
+        last = 0.4 if seed else 0.6
+        cell.facts["train"]["valid"] = [{"step": s, "recall@8": r} for s, r in ((0, 0.3), (60, 0.5), (120, last))]
+    table = checkpoints(evidence)[1]
+    assert re.search("RAD-DPO", str(table.rows[0][0]))
+    assert table.rows[0][-1] == "1 of 3"
+    assert [entry.text for entry in table.rows[0][1:4]] == [".300", ".533", ".467"]
