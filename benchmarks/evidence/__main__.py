@@ -66,7 +66,7 @@ def core(
     """Every cell of the main tables: at most 75 minutes on two cores."""
     _need_tuned()
     _run("core", _settings(work, results, device, workers), only)
-    if not only:
+    if not only and results.resolve() == RESULTS.resolve():
         report()
 
 
@@ -81,7 +81,7 @@ def full(
     """Core and every sweep; interrupted or called again, it goes on with the cells that are missing."""
     _need_tuned()
     _run("full", _settings(work, results, device, workers), only)
-    if not only:
+    if not only and results.resolve() == RESULTS.resolve():
         report()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.evidence.registration import check_frozen, registration, simulator_config
@@ -58,6 +59,9 @@ class Bed:
         check_frozen()
         self.work.mkdir(parents=True, exist_ok=True)
         self._stage(self.inputs, "inputs", say, self._write_inputs)
+        made = json.loads((self.inputs / "simulator.json").read_text())
+        if made["config_hash"] != registration()["simulator"]["hash"]:
+            raise ValueError(f"{self.work} holds the bed of another simulator; give another --work or delete it")
         self.build_data("base", say)
         import sidar.embed
 
@@ -143,28 +147,55 @@ class Bed:
         found = [
             [row for row in rows if row not in good.get(q, ())] for q, rows in zip(queries, negatives, strict=True)
         ]
-        at = lists.column_names.index("negatives")
-        return lists.set_column(at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type))
+        return _with_negatives(lists, found)
 
     def _with_noise(self, lists: pa.Table, share: float) -> pa.Table:
-        """Each stored negative becomes, with probability ``share``, an exact item of its query that was not clicked.
+        """Each place of a negative is, with probability ``share``, given to an exact item that was not clicked.
 
-        The item is one that the request did not click, whether it was shown or not, and not yet in the list; where the
-        query has no such item left, the negative stays. So at ``share`` .5 half of the negatives *added* noise to the
-        three in ten that are pseudo-negatives anyway.
+        The item is one that the training days showed for this query, launched before the request, shown in it or not;
+        where the query has no such item left, the negative stays. What share of the trained negatives is then relevant,
+        together with the pseudo-negatives of the log itself, is :meth:`relevant_share`.
         """
-        exact = self.relevant_rows(EXACT)
+        exact, born = self.relevant_rows(EXACT), self._created()
         rng = np.random.default_rng([7, round(share * 1000)])
+        names = ("query", "ts", "positives", "negatives")
         found = []
-        queries, clicked = lists.column("query").to_pylist(), lists.column("positives").to_pylist()
-        for query, positives, negatives in zip(queries, clicked, lists.column("negatives").to_pylist(), strict=True):
-            taken = {*positives, *negatives}
-            spare = [row for row in exact.get(query, ()) if row not in taken]
+        for query, ts, positives, negatives in zip(*(lists.column(n).to_pylist() for n in names), strict=True):
+            used = set(positives)
+            spare = sorted(row for row in exact.get(query, ()) if row not in used and born[row] <= ts)
             spare = [spare[i] for i in rng.permutation(len(spare))]
-            flips = rng.random(len(negatives)) < share
-            found.append([spare.pop() if flip and spare else row for row, flip in zip(negatives, flips, strict=True)])
-        at = lists.column_names.index("negatives")
-        return lists.set_column(at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type))
+            kept: list[int] = []
+            for row, flip in zip(negatives, rng.random(len(negatives)) < share, strict=True):
+                while spare and spare[-1] in used:
+                    spare.pop()
+                chosen = spare.pop() if flip and spare else row
+                if chosen not in used:  # a negative that was moved up is not listed twice
+                    used.add(chosen)
+                    kept.append(chosen)
+            found.append(kept)
+        return _with_negatives(lists, found)
+
+    def relevant_share(self, variant: str, n: int) -> float:
+        """Share of exact items among the first ``n`` negatives of the training lists: the noise that is trained on."""
+        kept = self.data(variant) / f"relevant-{n}.json"
+        if not kept.is_file():
+            exact = self.relevant_rows(EXACT)
+            table = pq.read_table(self.data(variant) / "lists.parquet", filters=[("split", "=", "train")])
+            queries, negatives = table.column("query").to_pylist(), table.column("negatives").to_pylist()
+            hits = total = 0
+            for query, rows in zip(queries, negatives, strict=True):
+                good = exact.get(query, ())
+                hits += sum(row in good for row in rows[:n])
+                total += len(rows[:n])
+            kept.write_text(json.dumps(hits / max(total, 1)) + "\n")
+        return float(json.loads(kept.read_text()))
+
+    def _created(self) -> np.ndarray:
+        """(N,) µs of each row's launch."""
+        from sidar.data import open_dataset
+
+        created = open_dataset(self.data()).catalogue.table.column("created")
+        return np.asarray(pc.fill_null(created.cast(pa.int64()), 0))
 
     def pseudo_negatives(self) -> dict[str, set[int]]:
         """request_id → rows that were shown, not clicked, and exact for the query."""
@@ -174,14 +205,16 @@ class Bed:
         return self._by(truth.column("request_id").to_pylist(), truth.column("item_id").to_pylist())
 
     def relevant_rows(self, grade: float) -> dict[str, set[int]]:
-        """query text → rows of ``grade`` or better for it, among all that were ever shown for it."""
-        queries = pq.read_table(self.data() / "requests.parquet", columns=["request_id", "query"])
-        of = dict(zip(queries.column("request_id").to_pylist(), queries.column("query").to_pylist(), strict=True))
+        """query text → rows of ``grade`` or better for it, among all that the *training days* showed for it."""
+        columns = ["request_id", "query"]
+        queries = pq.read_table(self.data() / "requests.parquet", columns=columns, filters=[("split", "=", "train")])
+        of = dict(zip(*(queries.column(name).to_pylist() for name in columns), strict=True))
         truth = pq.read_table(
             self.truth, columns=["request_id", "item_id", "relevance"], filters=[("relevance", ">=", grade - 1e-6)]
         )
-        texts = [of[request] for request in truth.column("request_id").to_pylist()]
-        return self._by(texts, truth.column("item_id").to_pylist())
+        requests, items = truth.column("request_id").to_pylist(), truth.column("item_id").to_pylist()
+        known = [(of[request], item) for request, item in zip(requests, items, strict=True) if request in of]
+        return self._by([query for query, _ in known], [item for _, item in known])
 
     def _by(self, keys: list[str], items: list[str]) -> dict[str, set[int]]:
         from sidar.data import open_dataset
@@ -203,3 +236,12 @@ class Bed:
             "lists": sha256_file(self.data(variant) / "lists.parquet"),
             "sids": sha256_file(self.sid(sizes) / "sids.parquet"),
         }
+
+
+def _with_negatives(lists: pa.Table, found: list[list[int]]) -> pa.Table:
+    """``lists`` with other negatives; their positions are unknown (0)."""
+    at = lists.column_names.index("negatives")
+    lists = lists.set_column(at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type))
+    at = lists.column_names.index("negative_positions")
+    unknown = pa.array([[0] * len(rows) for rows in found], lists.schema.field(at).type)
+    return lists.set_column(at, lists.schema.field(at), unknown)

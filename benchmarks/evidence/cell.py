@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.common import commit, device, versions
 from benchmarks.evidence.bed import Bed
-from benchmarks.evidence.plan import Cell
+from benchmarks.evidence.plan import CHANNELS, FUSIONS, Cell
 from benchmarks.evidence.registration import registration, registration_hash
 from benchmarks.evidence.scoring import Columns, Judge, means, write_values
 from benchmarks.evidence.sets import Pool, pools
@@ -60,6 +60,10 @@ class Context:
         """Where a channel's answers to a pool stand, for fusions."""
         return self.bed.work / "hits" / f"{system}.{pool}.npz"
 
+    def answered(self, system: str) -> bool:
+        """Whether the answers of a channel are there (True for what is no channel: nobody joins it)."""
+        return system not in (*CHANNELS, *FUSIONS) or self.hits(system, "judged_dev").is_file()
+
     def config(self, cell: Cell) -> Config:
         return self.bed.config(
             device=self.device,
@@ -99,29 +103,26 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
 
     folder = context.model(cell.name)
     done = folder / "trained.json"
-    wanted = json.loads(json.dumps({"config": cell.config, **identity(cell, context)["bed"]}))
+    cfg = context.config(cell)
+    said = {name: cfg.model_dump(mode="json")[name] for name in SECTIONS}
+    wanted = json.loads(json.dumps({"config": said, "parent": cell.parent, **identity(cell, context)["bed"]}))
     if done.is_file():
         found = json.loads(done.read_text())
         if found["wanted"] == wanted:
             return found["report"]
         shutil.rmtree(folder)
-    cfg, data, sid = context.config(cell), context.bed.data(cell.data), context.bed.sid(cell.sizes)
+    data, sid = context.bed.data(cell.data), context.bed.sid(cell.sizes)
     tmp, work = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.work")
     shutil.rmtree(tmp, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-
-    def train() -> dict[str, Any]:
-        if cell.parent is None:
-            return train_sft(cfg, data, None, sid, tmp, work=work, progress=False)
-        return train_align(cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False)
-
-    try:
-        report = train()
-    except ValueError:
-        if not work.exists():
-            raise
-        shutil.rmtree(work)  # interrupted work of another config: start afresh, once
-        report = train()
+    if not (work / "wanted.json").is_file() or json.loads((work / "wanted.json").read_text()) != wanted:
+        shutil.rmtree(work, ignore_errors=True)  # interrupted work of another config
+    work.mkdir(exist_ok=True)
+    (work / "wanted.json").write_text(json.dumps(wanted))
+    if cell.parent is None:
+        report = train_sft(cfg, data, None, sid, tmp, work=work, progress=False)
+    else:
+        report = train_align(cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False)
     shutil.rmtree(tmp / "best", ignore_errors=True)
     (tmp / "trained.json").write_text(json.dumps({"wanted": wanted, "report": report}, default=float) + "\n")
     replace_folder(tmp, folder)
@@ -173,6 +174,8 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "spec": cell.spec,
         "config": {name: cfg.model_dump(mode="json")[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
+        "lists": {"relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)},
+        "index": _index_facts(context.index(cell.sizes)),
         "registration": registration_hash(),
         "commit": commit(),
         "versions": versions(),
@@ -192,6 +195,12 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     if cell.kind == "align" and not context.keep_models:
         shutil.rmtree(context.model(cell.name))
     return content
+
+
+def _index_facts(index: PrefixIndex) -> dict[str, float]:
+    """How full the index is, and what a model that knows nothing would put outside it (protocol.md §5)."""
+    uniform = 1.0 - index.n_sids / float(np.prod([float(size) for size in index.codebook_sizes]))
+    return {"n_sids": index.n_sids, "density": float(index.density), "uniform_invalid_mass": uniform}
 
 
 def _threads() -> int:

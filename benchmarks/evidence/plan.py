@@ -14,10 +14,12 @@ from benchmarks.evidence.registration import registration, tuned_settings
 from sidar.pipeline.demo import merge
 from sidar.pipeline.variants import VARIANTS
 
-#: Rows that are an objective on other lists: name → variant of the bed's data (protocol.md §3).
+#: Rows on other lists instead of RDRW: name → variant of the bed's data (the cheap denoisers of protocol.md §3, and the
+#: truth as the denoiser that no log has).
 ON_OTHER_LISTS = {"raddpo-truth": "truth", "raddpo-skip-above": "skip-above", "raddpo-ips": "ips"}
 #: Rows of the main table; the first line has the headline's number of seeds.
-HEADLINE = ("sft", "sft-continued", "raddpo")
+CONTROL = "sft-continued"
+HEADLINE = ("sft", CONTROL, "raddpo")
 BASELINES = ("raddpo-paper", "dpo", "simpo", "orpo", "sdpo")
 TWINS = ("dpo+sft", "simpo+sft")
 ABLATIONS = ("raddpo-no-tlgd", "raddpo-no-rdrw", "raddpo-no-mlsft", "raddpo-pairwise")
@@ -28,6 +30,7 @@ TRAFFIC = ("day8",)
 EVERYWHERE = ("day8", "judged_test", "grounded_test")
 CHANNELS = ("popularity", "bm25", "dense", "dense-tuned")
 FUSIONS = ("bm25+dense", "bm25+dense-tuned")
+OWN_POOLS = {"topic-oracle": ("judged_test",), "oracle-utility": TRAFFIC}
 CEILINGS = ("quantised-dense", "topic-oracle", "oracle-utility", "oracle-sid")
 #: The tuned encoder takes about the CPU time of one SFT (2.3 s a step on one core); the step is chosen on dev queries.
 DENSE = {"steps": 150, "validate_every": 75, "valid_queries": 100, "valid_items": 2000}
@@ -38,6 +41,8 @@ SIZES = {
     "6x384": {"layers": 6, "hidden": 384, "heads": 6, "kv_heads": 6, "intermediate": 1024},
     "8x512": {"layers": 8, "hidden": 512, "heads": 8, "kv_heads": 8, "intermediate": 1408},
 }
+#: Axes that an SFT model differs by.
+SFT_AXES = ("head", "size", "sids")
 #: Codebooks by how many pairs share a first code (more codes, less sharing).
 SHARING = ("64/256/256", "2048/128/64")
 #: Rows whose invalid mass is measured, and rows that are probed, at the first three seeds; others are probed once.
@@ -132,16 +137,13 @@ def _suffix(axes: dict[str, Any]) -> str:
 
 
 def sft_cell(seed: int, groups: tuple[str, ...], *, pools: tuple[str, ...] = TRAFFIC, **axes: Any) -> Cell:
-    """SFT at ``axes`` (head, size, sids; steps for a longer or shorter SFT)."""
-    own = {k: v for k, v in axes.items() if k in ("head", "size", "sids", "sft_steps")}
+    """SFT at ``axes`` (head, size, sids)."""
+    own = {k: v for k, v in axes.items() if k in SFT_AXES}
     config: dict[str, Any] = {"seed": seed}
     if "head" in own:
         config = merge(config, {"lm": {"head": own["head"]}})
     if "size" in own:
         config = merge(config, {"lm": SIZES[own["size"]]})
-    if "sft_steps" in own:
-        steps = own["sft_steps"]
-        config = merge(config, {"sft": {"steps": steps, "validate_every": steps, "checkpoint_every": steps}})
     return Cell(
         name=f"sft{_suffix(own)}.s{seed}",
         system="sft",
@@ -163,7 +165,7 @@ def align_cell(
 ) -> Cell:
     """``system`` aligned from the SFT of the same seed, head, size and SIDs."""
     parent = sft_cell(seed, (), **axes)
-    variant = VARIANTS.get(system, {"objective": "raddpo"})
+    variant = VARIANTS.get(system, VARIANTS["raddpo-no-rdrw"])  # a denoiser of the lists takes RDRW's place
     chosen = dict(tuned_settings(system))
     chosen |= {k: axes[k] for k in ("beta", "lam", "lr_new") if k in axes}
     if "lr_new" in chosen:
@@ -215,7 +217,7 @@ def _channels() -> list[Cell]:
             needs=needs,
             config={"dense": DENSE} if name == "dense-tuned" else {},
             sizes=base_axes()["sids"],
-            pools=("judged_test",) if name == "topic-oracle" else EVERYWHERE,
+            pools=OWN_POOLS.get(name, EVERYWHERE),
             invalid=False,
             probe=False,
         )
@@ -242,6 +244,8 @@ def _core() -> list[Cell]:
         found.append(align_cell(system, seed, ("table1",), pools=EVERYWHERE if seed < seeds["other"] else TRAFFIC))
     for group, systems in (("table1", BASELINES), ("twins", TWINS), ("ablations", ABLATIONS), ("controls", CONTROLS)):
         found += [align_cell(system, seed, (group,)) for system, seed in product(systems, range(seeds["other"]))]
+    own_rate = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
+    found += [align_cell(CONTROL, seed, ("ladder",), lr_new=own_rate) for seed in range(seeds["other"])]
     found += [align_cell("raddpo", seed, ("state",), state="item_vector") for seed in range(seeds["other"])]
     found += [align_cell(row, seed, ("noise",), noise=0.5) for row, seed in product(NOISED, range(seeds["other"]))]
     found.append(sft_cell(0, ("head",), head="full"))
@@ -274,11 +278,16 @@ def _sweeps() -> list[Cell]:
     return found
 
 
+def channel_cell(name: str) -> Cell:
+    """The cell of a channel that fusions need."""
+    return next(cell for cell in _channels() if cell.name == name)
+
+
 def sft_parent(cell: Cell) -> Cell | None:
     """The SFT cell that an aligned cell starts from; None for cells that start from nothing."""
     if cell.kind != "align" or cell.seed is None:
         return None
-    axes = {k: cell.axes[k] for k in ("head", "size", "sids", "sft_steps") if cell.axes.get(k) != base_axes().get(k)}
+    axes = {k: cell.axes[k] for k in SFT_AXES if cell.axes.get(k) != base_axes().get(k)}
     parent = sft_cell(cell.seed, (), **axes)
     assert parent.name == cell.parent, (parent.name, cell.parent)
     return parent

@@ -6,6 +6,7 @@ their number nor their order changes a figure.
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.plan import Cell, sft_parent
+from benchmarks.evidence.plan import Cell, channel_cell, sft_parent
 from benchmarks.evidence.registration import check_frozen, registration_file, use
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -93,9 +94,19 @@ def _work(job: Job, settings: Settings) -> float:
     return time.monotonic() - started
 
 
-def jobs_of(wanted: list[Cell], done: Callable[[Cell], bool]) -> tuple[list[Job], int]:
-    """The jobs that are left, and how many cells are done. SFT models are trained once, by jobs of their own."""
+def jobs_of(
+    wanted: list[Cell], done: Callable[[Cell], bool], answered: Callable[[str], bool] = lambda name: True
+) -> tuple[list[Job], int]:
+    """The jobs that are left, and how many of ``wanted`` are done.
+
+    SFT models are trained once, by jobs of their own; a channel that a fusion joins is run again where its answers are
+    no longer in the work folder.
+    """
     left = [cell for cell in wanted if not done(cell)]
+    finished = len(wanted) - len(left)
+    for cell in list(left):
+        lacking = [name for name in cell.needs if name != cell.parent and not answered(name)]
+        left = [*(channel_cell(name) for name in lacking if name not in {c.name for c in left}), *left]
     jobs: dict[str, Job] = {}
     names = {cell.name for cell in left}
     for cell in left:
@@ -106,7 +117,7 @@ def jobs_of(wanted: list[Cell], done: Callable[[Cell], bool]) -> tuple[list[Job]
             jobs.setdefault(key, Job(key, sft, True, set()))
             needs.add(key)
         jobs[cell.name] = Job(cell.name, cell, False, needs)
-    return list(jobs.values()), len(wanted) - len(left)
+    return list(jobs.values()), finished
 
 
 def write_queries(bed: Any, results: Path) -> None:
@@ -130,10 +141,20 @@ def write_queries(bed: Any, results: Path) -> None:
 def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = print) -> list[str]:
     """Build what the cells need of the bed and run those that are missing or stale; returns the names that failed.
 
-    Raises ``ValueError`` where the simulator is not the registered one.
+    Raises ``ValueError`` where the simulator is not the registered one, or another run works in the same folder.
     """
     check_frozen()
     one_thread()
+    settings.work.mkdir(parents=True, exist_ok=True)
+    with (settings.work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another run works in {settings.work}; wait for it or give another --work") from error
+        return _run(wanted, settings, say)
+
+
+def _run(wanted: list[Cell], settings: Settings, say: Callable[[str], None]) -> list[str]:
     from benchmarks.evidence.bed import Bed
     from benchmarks.evidence.cell import Context, is_done
 
@@ -146,7 +167,7 @@ def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = pri
         bed.build_sid(sizes, say)
     write_queries(bed, settings.results)
     context = Context(bed, settings.results, settings.device)
-    waiting, known = jobs_of(wanted, lambda cell: is_done(cell, context))
+    waiting, known = jobs_of(wanted, lambda cell: is_done(cell, context), context.answered)
     say(f"{known} of {len(wanted)} cells stand; {len(waiting)} jobs to do on {settings.workers} workers")
     failed: dict[str, str] = {}
     finished: set[str] = set()

@@ -122,8 +122,8 @@ class Judge:
         return {f"fused.item.{m}": spread(v, target.at, len(pool)) for m, v in scores.items()}
 
     def objective(self, pool: Pool, hits: Hits, measure: str = "ndcg@10") -> float:
-        """Mean of an item measure on a held-out pool: what fusion weights are chosen by."""
-        target = pool.targets[""]
+        """Mean of an item measure on a validation pool (clicks, where it is a day): what is tuned by it."""
+        target = pool.targets["" if "" in pool.targets else "click"]
         return float(score_ranking(self._truth(pool, target), hits.rows[target.at], [measure])[measure].mean())
 
     def _truth(self, pool: Pool, target: Target) -> Truth:

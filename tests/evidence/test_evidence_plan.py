@@ -38,6 +38,14 @@ def test_axes_change_what_they_name():
     assert align_cell("dpo", 1, (), head="full").parent == "sft@head=full.s1"
 
 
+def test_a_denoiser_of_the_lists_takes_the_place_of_rdrw():
+    for system, variant in (("raddpo-truth", "truth"), ("raddpo-skip-above", "skip-above"), ("raddpo-ips", "ips")):
+        cell = align_cell(system, 0, ())
+        assert cell.data == variant
+        assert cell.config["align"]["rdrw"] is False
+    assert "rdrw" not in align_cell("raddpo", 0, ()).config["align"]
+
+
 def test_the_simulator_is_the_registered_one():
     """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence."""
     registration.check_frozen()
