@@ -14,8 +14,17 @@ sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in s
 
 from evidence_cells import CLUSTERS, EFFECTS, MASS, QUERIES, RULES, Folder, main_cells, read  # noqa: E402
 
-from benchmarks.evidence.report.compare import Contrast, Side, all_of, compare, difference, levels, per_query  # noqa: E402
-from benchmarks.evidence.report.headline import against, interaction  # noqa: E402
+from benchmarks.evidence.report.compare import (  # noqa: E402
+    Contrast,
+    Side,
+    against,
+    all_of,
+    compare,
+    difference,
+    levels,
+    per_query,
+)
+from benchmarks.evidence.report.headline import interaction  # noqa: E402
 from benchmarks.evidence.report.summary import at_each, claims, lines, order  # noqa: E402
 from sidar.evaluate.stats import holm, paired_test, smallest_detectable  # noqa: E402
 
@@ -75,7 +84,11 @@ def test_planted_effects_get_their_words(evidence):
     assert found["raddpo"].test.effect == pytest.approx(EFFECTS["raddpo"], abs=0.008)
     assert found["raddpo"].test.low < EFFECTS["raddpo"] < found["raddpo"].test.high
     assert (found["dpo"].contrast.sign, found["dpo"].word, found["dpo"].met) == ("-", "holds", "yes")
-    assert (found["simpo"].contrast.sign, found["simpo"].word, found["simpo"].met) == ("0", "nothing seen", "yes")
+    assert (found["simpo"].contrast.sign, found["simpo"].word, found["simpo"].met) == (
+        "0",
+        "nothing seen",
+        "not contradicted",
+    )
     assert (found["orpo"].contrast.sign, found["orpo"].word, found["orpo"].met) == ("+", "cannot tell here", "open")
     # An effect where none was expected is a miss, whichever way it goes.
     utility = against(evidence, "sft-continued", "utility.sid.ndcg@10")["raddpo"]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ class Evidence:
         """Planned cells without a file (void ones have one)."""
         return [p for p in self.planned if p.name not in self.cells and p.name not in self.void]
 
+    @cached_property
+    def plan(self) -> dict[tuple[str, str], list[Any]]:
+        """(system, variant) -> its planned cells, tuning runs left out."""
+        found: dict[tuple[str, str], list[Any]] = {}
+        for each in self.planned:
+            if list(each.groups) != ["tune"]:
+                found.setdefault(split_name(each.name), []).append(each)
+        return found
+
+    @property
+    def device_types(self) -> list[str]:
+        """The types of device that cells ran on: cpu, cuda."""
+        used = [c.facts.get("device") for c in self.cells.values()]
+        return sorted({str(d.get("used", "cpu")).partition(":")[0] for d in used if isinstance(d, dict)})
+
     def runs(self, system: str, variant: str = "") -> dict[int | None, Cell]:
         """{seed: cell} of one row of a table, tuning runs left out."""
         found = [c for c in self.cells.values() if c.system == system and c.variant == variant and not _tuning(c)]
@@ -160,6 +176,7 @@ def read_evidence(results: Path, registration: Path, planned: Sequence[Any]) -> 
     rules = yaml.safe_load(Path(registration).read_text(encoding="utf-8"))
     own_hash = registration_hash(registration)
     cells, void = {}, {}
+    specs = {p.name: _spec(p.spec) for p in planned if getattr(p, "spec", None)}
     for path in sorted(results.glob("*.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         if "cell" not in facts:
@@ -169,6 +186,8 @@ def read_evidence(results: Path, registration: Path, planned: Sequence[Any]) -> 
         if system != facts["system"] or name != path.stem:
             raise ValueError(f"{path.name} says that it is {name} of {facts['system']}; run this cell again")
         reason = _why_void(facts, rules, own_hash)
+        if not reason and name in specs and _spec(facts.get("spec") or {}) != specs[name]:
+            reason = "another specification than the plan's"
         if not reason and not path.with_suffix(".parquet").is_file():
             reason = "its per-query values are missing"
         if reason:
@@ -176,6 +195,12 @@ def read_evidence(results: Path, registration: Path, planned: Sequence[Any]) -> 
         else:
             cells[name] = Cell(name, system, variant, facts.get("seed"), facts)
     return Evidence(results, rules, own_hash, cells, void, planned, _read_queries(results / "queries.parquet"))
+
+
+def _spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a cell what it is, as JSON reads it back; why it is wanted and what it waits for are left out."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(spec)))
+    return {key: value for key, value in found.items() if key not in ("groups", "needs")}
 
 
 def _why_void(facts: Mapping[str, Any], rules: Mapping[str, Any], own_hash: str) -> str:

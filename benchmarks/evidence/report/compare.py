@@ -1,166 +1,145 @@
-"""Comparisons of cells: paired by seed and query, intervals clustered by query, Holm inside a family, verdict words.
+"""Comparisons with their verdicts, gated by the room above SFT; levels with intervals.
 
-The interval and p speak of *queries*, for the seeds at hand: seeds are stacked under the same query label. What another
-seed would change stands beside it: the effect of each seed, how many agree, and the standard deviation between them.
+Without room there is no verdict (protocol.md §3): where even the order of the true utility, which no method can know
+better, gains less over SFT than the primary comparison could have seen, the word is "cannot tell here".
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
-from benchmarks.evidence.report.cells import Cell, Evidence
-from sidar.evaluate.stats import PairedTest, bootstrap_intervals, holm, paired_tests, verdict
+from benchmarks.evidence.report.cells import Evidence
+from benchmarks.evidence.report.contrast import (
+    DAY,
+    IDENTICAL,
+    NOT_RUN,
+    NOTHING,
+    UNSURE,
+    WEIGHT_0,
+    Contrast,
+    Result,
+    Side,
+    assess,
+    difference,
+    per_query,
+)
+from benchmarks.evidence.report.names import TARGETS
+from sidar.evaluate.stats import bootstrap_intervals
 
-DAY = "day8"
-NOTHING = "nothing seen"  # the word where the registered expectation is "smaller than this bed can see"
-NOT_RUN = "not run"
+__all__ = [
+    "CONTROL",
+    "DAY",
+    "IDENTICAL",
+    "NOTHING",
+    "NOT_RUN",
+    "START",
+    "UNSURE",
+    "WEIGHT_0",
+    "Contrast",
+    "Level",
+    "Result",
+    "Room",
+    "Side",
+    "against",
+    "all_of",
+    "compare",
+    "difference",
+    "levels",
+    "methods",
+    "per_query",
+    "room",
+    "shared_seeds",
+]
 
-
-@dataclass(frozen=True)
-class Side:
-    """One row of a table and the measure to read."""
-
-    system: str
-    metric: str
-    variant: str = ""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Σ plus − Σ minus, per query and seed. One of each is a plain difference; two of each an interaction.
-
-    ``sign`` is the direction that is claimed: "+" better, "-" worse, "0" too small to be seen. ``across`` allows sides
-    from different beds (more against less data); otherwise plus[i] and minus[i] must have seen the same one.
-    """
-
-    plus: tuple[Side, ...]
-    minus: tuple[Side, ...]
-    set: str = DAY
-    sign: str = "+"
-    across: bool = False
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is known of a contrast; ``test`` None: not run, or no query defines the measure."""
-
-    contrast: Contrast
-    test: PairedTest | None = None
-    seeds: dict[int | None, float] = field(default_factory=dict)
-    p: float = float("nan")  # after Holm
-    alpha: float = 0.05
-
-    @property
-    def word(self) -> str:
-        """The verdict for the claimed direction."""
-        if self.test is None:
-            return NOT_RUN
-        if self.contrast.sign == "0":
-            return "does not hold" if self.significant else NOTHING
-        t = self.test
-        if self.contrast.sign == "-":
-            t = replace(t, effect=-t.effect, low=-t.high, high=-t.low)
-        return verdict(t, self.p, alpha=self.alpha)
-
-    @property
-    def significant(self) -> bool:
-        return self.test is not None and self.p < self.alpha
-
-    @property
-    def met(self) -> str:
-        """Whether the registered sign was met: yes, no, open."""
-        return {"holds": "yes", NOTHING: "yes", "does not hold": "no", NOT_RUN: NOT_RUN}.get(self.word, "open")
-
-    @property
-    def agreeing(self) -> int:
-        """How many seeds have the sign of the effect."""
-        return sum(np.sign(e) == np.sign(self.test.effect) for e in self.seeds.values()) if self.test else 0
-
-    @property
-    def seed_sd(self) -> float:
-        return float(np.std(list(self.seeds.values()), ddof=1)) if len(self.seeds) > 1 else float("nan")
-
-
-def difference(
-    a: str,
-    b: str,
-    metric: str,
-    *,
-    set_name: str = DAY,
-    sign: str = "+",
-    variant: str = "",
-    b_variant: str | None = None,
-    b_metric: str | None = None,
-) -> Contrast:
-    """a − b on one measure (``b_metric``: b's name for it); ``b_variant`` None = that of a."""
-    other = variant if b_variant is None else b_variant
-    return Contrast((Side(a, metric, variant),), (Side(b, b_metric or metric, other),), set_name, sign)
-
-
-def per_query(
-    evidence: Evidence, contrast: Contrast
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int | None, float]]:
-    """(n,) differences of all seeds, their (n,) clusters and (n,) places (seed · Q + query), and each seed's mean.
-
-    Seeds are those that all sides share; a side without a seed (a baseline) stands beside each of them.
-    """
-    sides = [*contrast.plus, *contrast.minus]
-    runs = [evidence.runs(side.system, side.variant) for side in sides]
-    empty = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), {}
-    if not all(runs) or contrast.set not in evidence.queries:
-        return empty
-    seeded = [set(run) for run in runs if None not in run]
-    seeds: list[int | None] = sorted(set.intersection(*seeded)) if seeded else [None]
-    _, clusters = evidence.queries[contrast.set]
-    rows, labels, places, means = [], [], [], {}
-    for seed in seeds:
-        cells = [run.get(seed) or run[None] for run in runs]
-        half = len(contrast.plus)
-        if not contrast.across and not all(_fair(p, m) for p, m in zip(cells[:half], cells[half:], strict=True)):
-            continue
-        values = [evidence.values(cell, contrast.set, side.metric) for cell, side in zip(cells, sides, strict=True)]
-        total = np.sum(values[:half], axis=0) - np.sum(values[half:], axis=0)
-        kept = np.flatnonzero(np.isfinite(total))
-        if len(kept):
-            rows.append(total[kept])
-            labels.append(clusters[kept])
-            places.append(kept + (seed or 0) * len(total))
-            means[seed] = float(total[kept].mean())
-    if not rows:
-        return empty
-    return np.concatenate(rows), np.concatenate(labels), np.concatenate(places), means
-
-
-def _fair(a: Cell, b: Cell) -> bool:
-    return "baseline" in (a.kind, b.kind) or "ceiling" in (a.kind, b.kind) or a.same_bed(b)
+CONTROL, START = "sft-continued", "sft"
 
 
 def compare(evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: int = 10_000) -> list[Result]:
-    """Test a family: Holm runs over those of its contrasts that could be tested. In the given order.
+    """:func:`assess`, and "cannot tell here" where there is no room."""
+    return [_gated(evidence, result) for result in assess(evidence, contrasts, permutations=permutations)]
 
-    Contrasts on the same queries and seeds share their permutations and resamples.
+
+def _gated(evidence: Evidence, result: Result) -> Result:
+    sides = (*result.contrast.plus, *result.contrast.minus)
+    metrics = {side.metric for side in sides}
+    if result.test is None or result.contrast.set != DAY or len(metrics) > 1:
+        return result
+    (metric,) = metrics
+    if metric.partition(".")[0] not in TARGETS or any(side.system.startswith("oracle") for side in sides):
+        return result
+    return result if room(evidence, metric).enough else replace(result, no_room=True)
+
+
+def methods(evidence: Evidence) -> list[str]:
+    """The rows of the main table, as registered."""
+    return list(evidence.registration["expected"])
+
+
+@cache
+def _family(evidence: Evidence, control: str, metric: str) -> list[Result]:
+    rules, target = evidence.registration["expected"], metric.partition(".")[0]
+    rows = [m for m in methods(evidence) if m != control]
+    if control != CONTROL and CONTROL not in rows:
+        rows.insert(0, CONTROL)
+    contrasts = []
+    for system in rows:
+        sign = str(rules[system].get(target, "+")) if control == CONTROL else "+"
+        contrasts.append(difference(system, control, metric, sign=sign))
+    return assess(evidence, contrasts)
+
+
+@cache
+def against(evidence: Evidence, control: str, metric: str) -> dict[str, Result]:
+    """{method: method − control}, Holm over the methods; the claimed sign is the registered one where it is known."""
+    return {r.contrast.plus[0].system: _gated(evidence, r) for r in _family(evidence, control, metric)}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What lies above SFT on one measure of day 8, and what the primary comparison could have seen of it.
+
+    ``utility``: all SIDs in the order of the true utility; ``reachable``: SFT's own beam in that order; ``hindsight``:
+    the target's own oracle. The room is the smaller of the first two, and hindsight's where neither was measured.
     """
-    found = [per_query(evidence, each) for each in contrasts]
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for i, (rows, _, places, _) in enumerate(found):
-        if len(rows):
-            groups[contrasts[i].set.encode() + places.tobytes()].append(i)
-    tests: dict[int, PairedTest] = {}
-    for members in groups.values():
-        columns = np.stack([found[i][0] for i in members], axis=1)  # (n, M)
-        tests |= dict(zip(members, paired_tests(columns, found[members[0]][1], permutations=permutations), strict=True))
-    tested = sorted(tests)
-    adjusted = dict(zip(tested, holm([tests[i].p for i in tested]).tolist(), strict=True))
-    alpha = float(evidence.registration.get("primary", {}).get("alpha", 0.05))
-    return [
-        Result(each, tests[i], found[i][3], adjusted[i], alpha) if i in tests else Result(each)
-        for i, each in enumerate(contrasts)
-    ]
+
+    utility: Result
+    reachable: Result
+    hindsight: Result
+    seen: float
+
+    @property
+    def least(self) -> float:
+        known = [r.test.effect for r in (self.utility, self.reachable) if r.test is not None]
+        if not known and self.hindsight.test is not None:
+            known = [self.hindsight.test.effect]
+        return min(known, default=float("nan"))
+
+    @property
+    def enough(self) -> bool:
+        """False only where both are known and the room is the smaller one."""
+        return not self.least < self.seen
+
+
+@cache
+def room(evidence: Evidence, metric: str) -> Room:
+    """The room above SFT; effects only, so each stands alone without Holm."""
+    contrasts = (
+        difference("oracle-utility", START, metric),
+        Contrast((Side(START, f"reachable.{metric}"),), (Side(START, metric),)),
+        difference("oracle-sid", START, metric),
+    )
+    found = [assess(evidence, [each])[0] for each in contrasts]
+    system = evidence.registration["primary"]["system"]
+    own = next((r for r in _family(evidence, CONTROL, metric) if r.contrast.plus[0].system == system), None)
+    return Room(*found, own.detectable if own else float("nan"))
+
+
+# ---------------------------------------------------------------------- levels
 
 
 @dataclass(frozen=True)
@@ -184,7 +163,7 @@ def levels(
     seeds: Sequence[int | None] | None = None,
 ) -> dict[str, Level]:
     """Means of ``metrics`` with 95 % intervals clustered by query; measures without a value are left out."""
-    runs = {s: c for s, c in evidence.runs(system, variant).items() if seeds is None or s in seeds}
+    runs = {s: c for s, c in evidence.runs(system, variant).items() if seeds is None or s is None or s in seeds}
     if not runs or set_name not in evidence.queries:
         return {}
     clusters = np.tile(evidence.queries[set_name][1], len(runs))
@@ -200,8 +179,24 @@ def levels(
         for metric, column, (low, high) in zip(
             members, values.T, bootstrap_intervals(values, clusters[kept]).tolist(), strict=True
         ):
-            out[metric] = Level(float(column.mean()), low, high, len(runs) - (None in runs), len(column))
+            parts = np.split(kept, len(runs))
+            there = sum(bool(part.any()) for seed, part in zip(runs, parts, strict=True) if seed is not None)
+            out[metric] = Level(float(column.mean()), low, high, there, len(column))
     return {m: out[m] for m in metrics if m in out}
+
+
+def shared_seeds(
+    evidence: Evidence, rows: Sequence[tuple[str, str]], metrics: Sequence[str], *, set_name: str = DAY
+) -> tuple[list[int], bool]:
+    """The seeds that all (system, variant) rows have values for, and whether any row has more; what has no seed is left
+    out. Without a seed in common the list is empty."""
+    have = []
+    for system, variant in rows:
+        runs = {s: c for s, c in evidence.runs(system, variant).items() if s is not None}
+        known = {s for s, c in runs.items() if any(np.isfinite(evidence.values(c, set_name, m)).any() for m in metrics)}
+        have += [known] if known else []
+    shared = sorted(set.intersection(*have)) if have else []
+    return shared, any(len(each) > len(shared) for each in have)
 
 
 def all_of(words: Sequence[str]) -> str:

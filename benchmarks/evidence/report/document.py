@@ -18,6 +18,9 @@ MARKS = {
     "yes": "holds",
     "no": "fails",
     "open": "open",
+    "not contradicted": "open",
+    "identical": "open",
+    "weight 0 chosen on dev": "open",
 }
 
 

@@ -1,121 +1,43 @@
-"""Sections 1–3: headroom first, then the main table, then what the methods differ by."""
+"""The main table, and what the methods differ by."""
 
 from __future__ import annotations
 
-from functools import cache
-
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import Contrast, Result, Side, compare, difference, levels
-from benchmarks.evidence.report.document import Block, Fold, Heading, Picture, Row, Section, Table, Text
+from benchmarks.evidence.report.compare import (
+    CONTROL,
+    START,
+    Contrast,
+    Side,
+    against,
+    compare,
+    difference,
+    levels,
+    methods,
+)
+from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
 from benchmarks.evidence.report.names import PAPER_COLUMNS, PAPER_TABLE_1, PRIMARY, TARGETS, measure, row
 from benchmarks.evidence.report.pictures import forest
 from benchmarks.evidence.report.show import (
     comparisons,
     effect,
     level_table,
-    of_seeds,
     plain_number,
     signed,
-    spread,
     verdict,
 )
 
-CONTROL, START = "sft-continued", "sft"
 SID = ("sid.recall@8", "sid.recall@64", "sid.recall@128", "sid.mrr")
 ITEM = ("item.ndcg@10", "item.recall@10", "item.recall@100", "item.mrr")
 SEEDS_NOTE = (
     "Effects are means over queries and seeds, intervals are clustered by query. **Could have seen**: the true effect "
-    "that this test finds four times in five. **Agree**: seeds with the sign of the effect; **sd**: between seeds."
+    "that this test finds four times in five *after the correction for its family* (at α / m for m "
+    "comparisons, planned "
+    "ones that are not run included). **Agree**: seeds with the sign of the effect; **sd**: between seeds. "
+    "**Holds** and "
+    "**does not hold** need p < α after Holm, *every* seed with the sign, and room above SFT; all else is "
+    "**cannot tell "
+    "here**."
 )
-
-
-def methods(evidence: Evidence) -> list[str]:
-    """The rows of the main table, as registered."""
-    return list(evidence.registration["expected"])
-
-
-@cache
-def against(evidence: Evidence, control: str, metric: str) -> dict[str, Result]:
-    """{method: method − control}, Holm over the methods; the claimed sign is the registered one where it is known."""
-    rules, target = evidence.registration["expected"], metric.partition(".")[0]
-    rows = [m for m in methods(evidence) if m != control]
-    if control != CONTROL and CONTROL not in rows:
-        rows.insert(0, CONTROL)
-    contrasts = []
-    for system in rows:
-        sign = str(rules[system].get(target, "+")) if control == CONTROL else "+"
-        contrasts.append(difference(system, control, metric, sign=sign))
-    return {each.contrast.plus[0].system: each for each in compare(evidence, contrasts)}
-
-
-# ---------------------------------------------------------------------- 1
-
-
-def headroom(evidence: Evidence) -> Section:
-    """What could be won at all: before any table of methods (protocol.md §3)."""
-    blocks: list[Block] = [
-        Text(
-            "Without room above SFT no method can show anything. The oracle knows which SIDs were clicked and orders "
-            "items inside an SID by the prior; quantised dense takes the SIDs nearest to the query's vector."
-        )
-    ]
-    metrics = [f"click.{m}" for m in (*SID, *ITEM)]
-    if table := level_table(
-        evidence, [START, CONTROL, "raddpo", "quantised-dense", "oracle-utility", "oracle-sid"], metrics
-    ):
-        blocks.append(table)
-    blocks += _room(evidence)
-    runs = evidence.runs(START)
-    facts = (
-        ("pairs (y_w*, negative) probed", "pairs/count", 0),
-        ("negatives that are truly relevant (passed over)", "pairs/pseudo", 3),
-        ("separable pairs: other SID and other true grade", "pairs/separable", 3),
-        ("inverted pairs: the negative is the better one", "pairs/inverted", 3),
-        ("pairs that share the first code (the paper: .346)", "pairs/shared1", 3),
-        ("pairs that share two codes (the paper: .019)", "pairs/shared2", 3),
-        ("negatives dropped: their SID is a positive's", "lists/dropped", 3),
-        ("pairs that SFT already orders like the log", "pairs/accuracy", 3),
-        ("AUC of RDRW's similarity, SFT model", "rdrw/eos_out/auc", 3),
-    )
-    found = [[name, spread(of_seeds(runs, key), digits)] for name, key, digits in facts if of_seeds(runs, key)]
-    if found:
-        blocks += [Heading("The lists"), Table(["validation lists, SFT model", "mean (least … greatest seed)"], found)]
-    return Section("headroom", "Headroom", blocks, "simulated")
-
-
-def _room(evidence: Evidence) -> list[Block]:
-    """What lies between SFT and perfect orders, beside what the primary comparison could have seen."""
-    system = evidence.registration["primary"]["system"]
-    rows = []
-    for target, metrics in PRIMARY.items():
-        for metric in metrics:
-            own = against(evidence, CONTROL, metric).get(system)
-            seen = own.test.detectable if own and own.test else float("nan")
-            (oracle,) = compare(evidence, [difference("oracle-sid", START, metric)])
-            (utility,) = compare(evidence, [difference("oracle-utility", START, metric)])
-            if oracle.test is None:
-                continue
-            times = plain_number(oracle.test.effect / seen, 1)
-            rows.append(
-                [f"{TARGETS[target]}: {measure(metric)}", effect(oracle), effect(utility), plain_number(seen, 4), times]
-            )
-    if not rows:
-        return []
-    head = [
-        "less SFT",
-        "oracle of this target",
-        "oracle of the true utility",
-        "effect that could have been seen",
-        "oracle / effect",
-    ]
-    note = (
-        "Where the last column is below one the bed could not show even a perfect order, and there is no verdict. An "
-        "order by true utility that gains little on clicks says how much of next-day clicks is the logger and chance."
-    )
-    return [Table(head, rows, note=note)]
-
-
-# ---------------------------------------------------------------------- 2
 
 
 def main_table(evidence: Evidence) -> Section:
@@ -124,6 +46,13 @@ def main_table(evidence: Evidence) -> Section:
     systems.sort(key=lambda s: (s not in (START, CONTROL), s != START))
     rest = evidence.systems(kinds=("baseline", "ceiling"))
     note = "With each mean its 95 % interval (± half of it in the Markdown), clustered by query. "
+    share = float(evidence.registration["bed"]["settings"]["align"].get("item_share", 0.0))
+    if share:
+        note += (
+            f"{share:.0%} of every aligned row's batch is item text → SID with an SFT loss, in DPO, SimPO and "
+            "S-DPO too: "
+            "that damps their harm. "
+        )
     blocks: list[Block] = [
         Text("Requests of day 8, mean over queries and seeds. Items come from the same beam as SIDs.")
     ]
@@ -161,15 +90,13 @@ def _beside(evidence: Evidence) -> list[Block]:
     """Differences to SFT, theirs and ours: absolute values of other catalogues say nothing."""
     keys = {"invalid.mass": 0, "click.sid.recall@8": 5, "click.sid.mrr": 8, "click.item.mrr": 4}
     base = PAPER_TABLE_1[START]
-    ours = {s: levels(evidence, s, list(keys)) for s in PAPER_TABLE_1}
-    rows = []
-    for system, said in PAPER_TABLE_1.items():
-        if system == START:
-            continue
-        entries = []
+    systems = [s for s in PAPER_TABLE_1 if s != START]
+    ours = {m: compare(evidence, [difference(s, START, m) for s in systems]) for m in keys}
+    rows: list[list[Entry]] = []
+    for i, system in enumerate(systems):
+        entries: list[Entry] = []
         for metric, column in keys.items():
-            a, b = ours[system].get(metric), ours[START].get(metric)
-            entries += [signed(said[column] - base[column]), signed(a.mean - b.mean) if a and b else "–"]
+            entries += [signed(PAPER_TABLE_1[system][column] - base[column]), effect(ours[metric][i])]
         rows.append([row(system), *entries])
     head = ["less SFT"]
     for metric in keys:
@@ -177,7 +104,9 @@ def _beside(evidence: Evidence) -> list[Block]:
         head += [f"{name}, paper", "here"]
     whole = [[row(s), *(plain_number(v, 4) for v in said)] for s, said in PAPER_TABLE_1.items()]
     note = (
-        "Another catalogue, model and log: only signs and sizes against SFT can be compared. The paper's "
+        "Here: paired by seed and query, with the 95 % interval. Another catalogue, model and log: only signs "
+        "and sizes "
+        "against SFT can be compared. The paper's "
         "hallucination rate is of free generation and undefined in the text; ours is exact mass."
     )
     return [
@@ -186,7 +115,7 @@ def _beside(evidence: Evidence) -> list[Block]:
     ]
 
 
-# ---------------------------------------------------------------------- 3
+# ---------------------------------------------------------------------- differences
 
 
 def differences(evidence: Evidence) -> Section:
@@ -197,7 +126,8 @@ def differences(evidence: Evidence) -> Section:
             f"The primary endpoint is {row(primary['system'])} − {row(primary['against'])} on "
             f"{' and '.join(f'`{m}`' for m in primary['metrics'])}. The sign of each method against SFT-continued was "
             "registered before the first run. **Met**: yes, no, or open where the test cannot tell; a method "
-            f"registered as too small to see meets that where nothing is seen. {SEEDS_NOTE} Holm runs over the "
+            "registered as too small to see is *not contradicted* where nothing is seen, which proves "
+            f"nothing. {SEEDS_NOTE} Holm runs over the "
             "methods."
         )
     ]
@@ -214,8 +144,8 @@ def differences(evidence: Evidence) -> Section:
         blocks += [
             Row(pictures),
             Text(
-                "Bars: 95 % intervals; green and red only after Holm. Rings: seeds. Grey boxes: effects that this "
-                "test would miss more often than once in five."
+                "Bars: 95 % intervals; green and red only after Holm and where every seed agrees. Rings: seeds. Grey "
+                "boxes: effects that this test would miss more often than once in five."
             ),
         ]
     for control, name in ((CONTROL, "SFT continued"), (START, "SFT")):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import Contrast, all_of, compare, difference, levels
+from benchmarks.evidence.report.compare import CONTROL, START, Contrast, all_of, compare, difference, levels, methods
 from benchmarks.evidence.report.document import Block, Entry, Heading, Picture, Row, Section, Table, Text, Value
-from benchmarks.evidence.report.headline import CONTROL, START, methods
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import Band, bands, keys, two_histograms
 from benchmarks.evidence.report.show import DASH, comparisons, level_table, of_seeds, plain_number, spread, verdict

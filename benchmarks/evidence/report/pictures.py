@@ -22,7 +22,7 @@ def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 
     """Effects with intervals: (name, result, registered sign in words or ""). Empty where nothing was tested.
 
     Grey box: effects that the test would miss more often than once in five. Small rings: seeds. Green and red only
-    after Holm.
+    after Holm, and where every seed has the sign.
     """
     rows = [row for row in rows if row[1].test is not None]
     if not rows:
@@ -44,7 +44,7 @@ def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 
     out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}, effects with intervals">']
     for i, (_, result, _) in enumerate(rows):
         assert result.test is not None
-        blind = result.test.detectable
+        blind = result.detectable if not result.same else 0.0
         box = f'<rect x="{px(-blind):.1f}" width="{px(blind) - px(-blind):.1f}" height="{step - 6}"'
         out.append(f'{box} y="{top + step * i + 3}" class="blind"/>')
     for tick in ticks:
@@ -57,7 +57,7 @@ def forest(rows: Sequence[tuple[str, Result, str]], *, label: str, width: int = 
     for i, (name, result, sign) in enumerate(rows):
         assert result.test is not None
         t, y = result.test, top + step * i + step / 2
-        kind = ("good" if t.effect > 0 else "bad") if result.significant else "unsure"
+        kind = ("good" if t.effect > 0 else "bad") if result.significant and result.unanimous else "unsure"
         out.append(text(left - 10, y + 4, name if len(name) < 39 else name[:37] + "…", "end", "name"))
         out += [f'<circle cx="{px(e):.1f}" cy="{y:.1f}" r="3" class="seed"/>' for e in result.seeds.values()]
         out.append(f'<g class="{kind}" stroke-width="2"><title>{escape(name)}: {t.effect:+.4f}</title>')

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import Level, Result, levels
+from benchmarks.evidence.report.compare import Level, Result, levels, shared_seeds
 from benchmarks.evidence.report.document import Entry, Table, Value
 from benchmarks.evidence.report.names import SIGNS, measure, row
 
@@ -48,6 +48,8 @@ def effect(result: Result) -> Value:
     """The effect and its interval."""
     if result.test is None:
         return Value(DASH)
+    if result.same:
+        return Value("0")
     t = result.test
     between = f"{signed(t.low)} … {signed(t.high)}"
     return Value(signed(t.effect), between, f"({between})")
@@ -57,14 +59,16 @@ def columns(result: Result) -> list[Entry]:
     """The entries under :data:`HEAD`."""
     if result.test is None:
         return [Value(DASH)] * len(HEAD)
-    t, seeds = result.test, [e for s, e in result.seeds.items() if s is not None]
+    if result.same:
+        return [effect(result), *[Value(DASH)] * (len(HEAD) - 1)]
+    seeds = [e for s, e in result.seeds.items() if s is not None]
     spread = f"{signed(min(seeds))} … {signed(max(seeds))}" if seeds else DASH
     agree = f"{result.agreeing} of {len(seeds)}" if seeds else DASH
     p = f"{result.p:.3f}" if result.p >= 0.001 else "< .001"
     return [
         effect(result),
         p.replace("0.", ".", 1),
-        plain_number(t.detectable, 4),
+        plain_number(result.detectable, 4),
         spread,
         agree,
         plain_number(result.seed_sd, 4),
@@ -72,19 +76,23 @@ def columns(result: Result) -> list[Entry]:
 
 
 def comparisons(
-    rows: Sequence[tuple[str, Result]], *, first: str = "comparison", registered: bool = False, note: str = ""
+    rows: Sequence[tuple[str, Result]],
+    *,
+    first: str = "comparison",
+    registered: bool = False,
+    words: bool = True,
+    note: str = "",
 ) -> Table:
-    """A table of results; ``registered``: with the expected sign and whether it was met."""
-    head = [first, *HEAD, *(["registered", "met"] if registered else ["verdict"])]
+    """A table of results; ``registered``: with the expected sign and whether it was met; ``words`` False: bare."""
+    head = [first, *HEAD, *(["registered", "met"] if registered else ["verdict"] if words else [])]
     out: list[list[Entry]] = []
     for name, result in rows:
         if registered:
             last: list[Entry] = [SIGNS[result.contrast.sign], verdict(result.met)]
         else:
-            last = [verdict(result.word)]
+            last = [verdict(result.word)] if words else []
         out.append([name, *columns(result), *last])
-    words = [len(HEAD) + 1, len(HEAD) + 2] if registered else [len(HEAD) + 1]
-    return Table(head, out, words, note)
+    return Table(head, out, range(len(HEAD) + 1, len(head)), note)
 
 
 def level_table(
@@ -96,16 +104,35 @@ def level_table(
     variants: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Table | None:
-    """Means of systems × metrics; rows and columns without any value are left out, None if nothing is left."""
-    found = {s: levels(evidence, s, metrics, set_name=set_name, variant=(variants or {}).get(s, "")) for s in systems}
+    """Means of systems × metrics over the seeds that all rows have; rows and columns without any value are left out,
+    None if nothing is left."""
+    places = {s: (variants or {}).get(s, "") for s in systems}
+    seeds, told = row_seeds(evidence, list(places.items()), metrics, set_name=set_name)
+    found = {s: levels(evidence, s, metrics, set_name=set_name, variant=v, seeds=seeds) for s, v in places.items()}
     shown = [m for m in metrics if any(m in each for each in found.values())]
     if not shown:
         return None
-    seeds = {s: next(iter(each.values())).seeds for s, each in found.items() if each}
+    counts = {s: max(value.seeds for value in each.values()) for s, each in found.items() if each}
     rows: list[list[Entry]] = [
-        [row(s), str(seeds[s] or DASH), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
+        [row(s), str(counts[s] or DASH), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
     ]
-    return Table(["", "seeds", *(measure(m) for m in shown)], rows, note=note)
+    return Table(["", "seeds", *(measure(m) for m in shown)], rows, note=" ".join(filter(None, (note.strip(), told))))
+
+
+def row_seeds(
+    evidence: Evidence, rows: Sequence[tuple[str, str]], metrics: Sequence[str], *, set_name: str = "day8"
+) -> tuple[list[int] | None, str]:
+    """The seeds that a table of levels averages in every (system, variant) row, and what its note says of them."""
+    seeds, more = shared_seeds(evidence, rows, metrics, set_name=set_name)
+    if not more:
+        return None, ""
+    if not seeds:
+        return None, "**The rows have no seed in common**: each shows its own."
+    named = ", ".join(str(s) for s in seeds)
+    return seeds, (
+        f"Means over the seeds that every row has ({named}); a comparison uses all seeds that its sides share, so the "
+        "primary one keeps its own."
+    )
 
 
 def of_seeds(runs: Mapping[int | None, Cell], name: str, source: str = "mechanism") -> list[float]:

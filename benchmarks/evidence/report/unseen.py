@@ -1,13 +1,14 @@
-"""Section 9: queries that no model has seen, against lexical and dense retrieval."""
+"""Queries that no model has seen, against lexical and dense retrieval."""
 
 from __future__ import annotations
 
-from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import Contrast, Side, compare, difference
-from benchmarks.evidence.report.document import Block, Fold, Heading, Section, Text
-from benchmarks.evidence.report.headline import CONTROL, START
+from dataclasses import replace
+
+from benchmarks.evidence.report.cells import Cell, Evidence
+from benchmarks.evidence.report.compare import CONTROL, START, WEIGHT_0, Contrast, Result, Side, compare, difference
+from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Section, Table, Text
 from benchmarks.evidence.report.names import SETS, measure, row
-from benchmarks.evidence.report.show import comparisons, level_table
+from benchmarks.evidence.report.show import comparisons, level_table, plain_number
 
 ALONE = (START, CONTROL, "raddpo")
 CHANNELS = ("bm25", "dense", "dense-tuned", "bm25+dense", "bm25+dense-tuned")
@@ -24,7 +25,9 @@ def unseen(evidence: Evidence) -> Section:
     blocks: list[Block] = [
         Text(
             "None of these queries was in training. **Better than dense** is claimed only against the fine-tuned "
-            "one. Fused: BM25 + fine-tuned dense + the generative model, weights chosen on validation queries. Holm "
+            "one. Fused: BM25 + fine-tuned dense + the generative model, weights chosen on validation queries; "
+            "where the "
+            "model got weight 0 for every seed, the fusion *is* the one without it, and there is nothing to test. Holm "
             "runs over the rows of each table."
         )
     ]
@@ -47,6 +50,8 @@ def unseen(evidence: Evidence) -> Section:
             blocks.append(table)
         if table := level_table(evidence, ALONE, ["fused.item.ndcg@10", "fused.item.recall@100"], set_name=name):
             blocks += [Text(f"Fused with {row(BEST)}:"), table]
+        if weights := _weights(evidence, name):
+            blocks.append(weights)
         for metric in metrics:
             pairs = [(s, c) for s in ALONE for c in CHANNELS if c != "bm25+dense" or s == "raddpo"]
             results = compare(evidence, [difference(s, c, metric, set_name=name) for s, c in pairs])
@@ -62,6 +67,40 @@ def unseen(evidence: Evidence) -> Section:
             for other in (START, CONTROL):
                 contrasts.append(Contrast((Side("raddpo", fused),), (Side(other, fused),), name))
                 names.append(f"{row('raddpo')} fused − {row(other)} fused")
-            rows = list(zip(names, compare(evidence, contrasts), strict=True))
+            found = [_weightless(evidence, result) for result in compare(evidence, contrasts)]
+            rows = list(zip(names, found, strict=True))
             blocks.append(comparisons(rows, first=f"{measure(metric)}, fused"))
     return Section("unseen", "Unseen queries", blocks, "mixed")
+
+
+def fusion_weights(cell: Cell, set_name: str) -> list[float]:
+    """The weights that a cell's fusion got on validation queries; the model's own is the last."""
+    found = (cell.facts.get("fusion") or {}).get(set_name) or {}
+    return [float(w) for w in found.get("weights", ())]
+
+
+def _weightless(evidence: Evidence, result: Result) -> Result:
+    """A fusion without any difference is one that the model has no weight in, if its cells say so."""
+    contrast = result.contrast
+    if not result.same:
+        return result
+    found = [
+        fusion_weights(cell, contrast.set)
+        for side in (*contrast.plus, *contrast.minus)
+        if side.metric.startswith("fused.")
+        for seed, cell in evidence.runs(side.system, side.variant).items()
+        if seed in result.seeds
+    ]
+    return replace(result, same=WEIGHT_0) if found and all(w and w[-1] == 0 for w in found) else result
+
+
+def _weights(evidence: Evidence, set_name: str) -> Table | None:
+    """The chosen weights, seed by seed."""
+    rows: list[list[Entry]] = []
+    for system in (*(c for c in CHANNELS if "+" in c), *ALONE):
+        for seed, cell in evidence.runs(system).items():
+            if weights := fusion_weights(cell, set_name):
+                of = "BM25 / dense" if seed is None else "BM25 / dense, fine-tuned / model"
+                shown = " / ".join(plain_number(w, 2) for w in weights)
+                rows.append([row(system), "–" if seed is None else str(seed), of, shown])
+    return Table(["weights chosen on dev", "seed", "of", "weights"], rows, (2, 3)) if rows else None

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import Contrast, Side, compare, difference, levels
+from benchmarks.evidence.report.compare import (
+    CONTROL,
+    START,
+    Contrast,
+    Side,
+    against,
+    compare,
+    difference,
+    levels,
+)
 from benchmarks.evidence.report.document import Block, Entry, Heading, Section, Table, Text
-from benchmarks.evidence.report.headline import CONTROL, START, against
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.show import comparisons, effect, of_seeds, plain_number, spread
 
