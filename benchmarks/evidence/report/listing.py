@@ -1,8 +1,9 @@
-"""Sections 10 and 11: what was tried on day 7, and every cell with what it cost."""
+"""What was tried on day 7, and every cell with what it cost."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from benchmarks.evidence.report.cells import Cell, Evidence, split_name
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Section, Table, Text
@@ -39,9 +40,36 @@ def tuning(evidence: Evidence) -> Section:
     blocks: list[Block] = [
         Text(f"`{metric}`, seed 0, {budget}; bold: the highest. Other rows take the choice of the row that they vary."),
         Table(["method", "settings", "day 7"], rows, (1,)),
+        *_edges(evidence, runs, metric),
         *checkpoints(evidence),
     ]
     return Section("tuning", "Tuning on day 7", blocks, "simulated")
+
+
+def _edges(evidence: Evidence, runs: Mapping[str, Sequence[Cell]], metric: str) -> list[Block]:
+    """Where each choice lies in its grid, and how far apart the runs of a method are."""
+    grids = evidence.registration["tuning"]["grid"]
+    rows: list[list[Entry]] = []
+    for system in (s for s in grids if s in runs):
+        found = runs[system]
+        best = max(found, key=lambda c: float(c.facts["figures"][metric]))
+        values = [float(c.facts["figures"][metric]) for c in found]
+        places = []
+        for key, grid in grids[system].items():
+            if len(grid) > 1 and key in best.axes:
+                value = float(best.axes[key])
+                side = "lowest" if value <= min(grid) else "highest" if value >= max(grid) else "inside"
+                places.append(f"{key} {value:g}: {side} of {len(grid)}")
+        entries = [plain_number(max(values), 4), plain_number(max(values) - min(values), 4)]
+        rows.append([row(system), "; ".join(places) or "one value", *entries])
+    requests = evidence.registration["bed"].get("tune_requests")
+    note = (
+        "With two values of a setting every choice is at an edge of the grid: a better one may lie outside. One seed"
+        + (f" and {requests} requests" if requests else "")
+        + ", so a spread of this size may be chance, and the choice with it."
+    )
+    head = ["method", "chosen", "highest", "spread of the runs"]
+    return [Heading("Where the choices lie"), Table(head, rows, (1,), note)]
 
 
 def listing(evidence: Evidence) -> Section:

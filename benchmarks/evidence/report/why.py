@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import (
-    CONTROL,
-    START,
-    Contrast,
-    Side,
-    against,
-    compare,
-    difference,
-    levels,
-)
+from benchmarks.evidence.report.compare import CONTROL, START, against, compare, difference, room
 from benchmarks.evidence.report.document import Block, Entry, Heading, Section, Table, Text
+from benchmarks.evidence.report.lab import auc_against_lab, corners, prediction
 from benchmarks.evidence.report.names import PRIMARY, measure, row
-from benchmarks.evidence.report.show import comparisons, effect, of_seeds, plain_number, spread
+from benchmarks.evidence.report.parts import own_rate
+from benchmarks.evidence.report.show import effect, of_seeds, plain_number, spread
 
 #: A contrast whose gradient has this cosine with SFT's, or more, mostly repeats it.
 REPEATS = 0.5
-#: The lab's two corners as they could be set here, and the sign that it predicts on the true utility.
-WIN, LOSE = "data=clean", "noise=0.5"
 
 
 def why(evidence: Evidence) -> Section:
@@ -38,7 +29,8 @@ def why(evidence: Evidence) -> Section:
     rows, said = _causes(evidence, system, metric)
     blocks.append(Table(["", "value", "what it means"], rows, (2,)) if rows else Text("Not run."))
     blocks += [Text(text) for text in said]
-    blocks += [Heading("Where it must win, and where it must lose"), *_corners(evidence, system)]
+    blocks += [Heading("What the lab predicts for such lists"), *prediction(evidence, system)]
+    blocks += [Heading("Where it must win, and where it must lose"), *corners(evidence, system)]
     return Section("why", "Why", blocks, "simulated")
 
 
@@ -47,15 +39,15 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
     said: list[str] = []
     own = against(evidence, CONTROL, metric).get(system)
     if own and own.test:
-        rows.append(["effect that could have been seen", plain_number(own.test.detectable, 4), "at 80 % power"])
-    reached = compare(
-        evidence,
-        [
-            difference("oracle-sid", START, metric),
-            difference("oracle-utility", START, metric),
-            Contrast((Side(START, f"reachable.{metric}"),), (Side(START, metric),)),
-        ],
-    )
+        meaning = "at 80 % power, corrected for the methods of the main table"
+        rows.append(["effect that could have been seen", plain_number(own.detectable, 4), meaning])
+    if rate := own_rate(evidence):
+        (found,) = compare(evidence, [difference(system, CONTROL, metric, b_variant=rate)])
+        if found.test:
+            name = f"{row(system)} less SFT continued at RAD-DPO's own learning rate"
+            rows.append([name, effect(found), "without the part that is only the learning rate"])
+    above = room(evidence, metric)
+    reached = (above.hindsight, above.utility, above.reachable)
     meanings = (
         ("oracle of the clicks less SFT", "room in hindsight"),
         ("oracle of the true utility less SFT", "what knowing the shopper is worth on next-day clicks"),
@@ -84,7 +76,8 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
         ("gradient of the contrast / of SFT", of_seeds(runs, "gradient/ratio"), "under .01: inactive"),
         ("cosine of the two", of_seeds(runs, "gradient/cosine"), "near 1: the contrast repeats what SFT does"),
         ("saturated lists", of_seeds(runs, "contrast/push_saturated"), "no push left"),
-        ("AUC of RDRW's state (eos_out)", of_seeds(runs, "rdrw/eos_out/auc"), ".5: no information"),
+        ("AUC of RDRW's state (eos_out), pooled", of_seeds(runs, "rdrw/eos_out/auc"), ".5: no information"),
+        ("… inside a list", of_seeds(runs, "rdrw/eos_out/auc_within"), "what the contrast of one list sees"),
         ("AUC of the item vectors", of_seeds(runs, "rdrw/item_vector/auc"), "costs no training"),
         ("AUC of the model's own likelihood", of_seeds(runs, "auc/reward"), "what the model knows already"),
     ):
@@ -97,60 +90,9 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
             f"**The contrast mostly repeats SFT**: its gradient has a cosine of {mean} with that of the SFT term on "
             "the same lists, so SFT continued moves the same way without it."
         )
-    low, high = of_seeds(runs, "rdrw/eos_out/auc_low"), of_seeds(runs, "rdrw/eos_out/auc_high")
-    if low and high and min(low) <= 0.5 <= max(high):
-        said.append(
-            "**RDRW's similarity cannot tell pseudo-negatives from true ones** here (the interval of its AUC holds "
-            ".5), so its weights are those of chance; section D of the lab shows what AUC they need to pay."
-        )
+    if weak := auc_against_lab(evidence, runs, start):
+        said.append(weak)
     return rows, said
-
-
-def _corners(evidence: Evidence, system: str) -> list[Block]:
-    """The lab's largest and lowest corner on the language model, on the true utility and on clicks."""
-    longer = {
-        v.split(",", 1)[1]
-        for cell in evidence.cells.values()
-        if cell.system == system and (v := cell.variant).startswith((WIN, LOSE)) and "lists=" in v
-    }
-    if not longer:
-        return [Text("Not run.")]
-    setting = sorted(longer)[0]
-    win, lose = f"{WIN},{setting}", f"{LOSE},{setting}"
-    blocks: list[Block] = [
-        Text(
-            f"The [prefix lab](prefix-lab.md) (E) predicts {row(system)} above {row(CONTROL)} *on true utility* when "
-            "no negative is relevant, and below it when half of them are, each with longer and faster alignment "
-            f"(`{setting}`: four times the steps, three times the learning rate). The bed can set these; it cannot set "
-            "the lab's share of accidental clicks, so only the signs and the order of the corners are predicted."
-        )
-    ]
-    for metric in (*PRIMARY["utility"], *PRIMARY["click"]):
-        up = difference(system, CONTROL, metric, variant=win, b_variant=setting)
-        down = difference(system, CONTROL, metric, variant=lose, b_variant=setting, sign="-")
-        apart = Contrast((Side(system, metric, win),), (Side(system, metric, lose),))
-        found = compare(evidence, [up, down, apart])
-        names = ("no relevant negative: better", "half of them relevant: worse", "the first above the second")
-        target = metric.partition(".")[0]
-        blocks.append(comparisons(list(zip(names, found, strict=True)), first=f"{measure(metric)} ({target})"))
-    if table := _levels(evidence, system, setting, win, lose):
-        blocks.append(table)
-    return blocks
-
-
-def _levels(evidence: Evidence, system: str, setting: str, win: str, lose: str) -> Table | None:
-    metrics = [*PRIMARY["utility"], *PRIMARY["click"]]
-    rows: list[list[Entry]] = []
-    for name, which, variant in (
-        (row(START), START, ""),
-        (f"{row(CONTROL)}, longer", CONTROL, setting),
-        (f"{row(system)}, no relevant negative", system, win),
-        (f"{row(system)}, half relevant", system, lose),
-    ):
-        found = levels(evidence, which, metrics, variant=variant, seeds=sorted(evidence.runs(system, win), key=str))
-        rows.append([name, *(plain_number(found[m].mean, 4) if m in found else "–" for m in metrics)])
-    head = ["", *(f"{m.partition('.')[0]}: {measure(m)}" for m in metrics)]
-    return Table(head, rows)
 
 
 def checkpoints(evidence: Evidence) -> list[Block]:

@@ -1,0 +1,102 @@
+"""Good, unclicked items put in the place of negatives: does RDRW pay when the log is noisier?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.evidence.report.cells import Cell, Evidence
+from benchmarks.evidence.report.compare import Contrast, compare, difference, levels
+from benchmarks.evidence.report.document import Block, Entry, Picture, Row, Table, Text
+from benchmarks.evidence.report.names import PRIMARY, measure, row
+from benchmarks.evidence.report.pictures import Band, bands, keys
+from benchmarks.evidence.report.show import comparisons, spread
+
+#: Lines of the noise chart: system, and the state that RDRW compares where it is not the default.
+NOISE_ROWS = (
+    ("raddpo", ""),
+    ("raddpo-no-rdrw", ""),
+    ("raddpo-shuffled", ""),
+    ("raddpo-constant", ""),
+    ("raddpo", "state=item_vector"),
+)
+
+
+def _noise_name(system: str, state: str) -> str:
+    return row(system) + (f" on {state.partition('=')[2]}" if state else "")
+
+
+def noise(evidence: Evidence) -> list[Block]:
+    """Good, unclicked items put in the place of negatives; 0 is the log as it is."""
+    variants = evidence.variants("noise", "raddpo")
+    run = [v for v in variants if evidence.runs("raddpo", v)]
+    if not run:
+        return [Text("Not run.")]
+    places = [("0", ""), *((v.partition("=")[2], v) for v in run)]
+    asked = [("0", ""), *((v.partition("=")[2], v) for v in variants)]  # what is planned is in the family, run or not
+    pictures, tables = [], []
+    for metric in (PRIMARY["click"][0], "click.sid.recall@8", PRIMARY["click"][1]):
+        series = []
+        for colour, (system, state) in enumerate(NOISE_ROWS):
+            at = {float(value): ",".join(filter(None, (variant, state))) for value, variant in places}
+            have = [set(runs) for v in at.values() if (runs := evidence.runs(system, v))]
+            shared = sorted(set.intersection(*have), key=str) if have else []
+            points = []
+            for x, variant in at.items():
+                if found := levels(evidence, system, [metric], variant=variant, seeds=shared).get(metric):
+                    points.append((x, found.mean, found.low, found.high))
+            if len(points) > 1:
+                series.append(Band(_noise_name(system, state), points, colour))
+        ticks = [(float(value), f"{float(value):.0%}") for value, _ in places]
+        name = measure(metric)
+        if svg := bands(
+            series,
+            x_label="negatives replaced by good items that were not clicked",
+            y_label=f"{name} (clicks)",
+            ticks=ticks,
+        ):
+            named, html = keys(series)
+            slug = metric.removeprefix("click.").replace(".", "-").replace("@", "")
+            pictures.append(
+                Picture(svg, f"{name} against noise, 95 % intervals", f"evidence-noise-{slug}.svg", html, named)
+            )
+        pairs = [(("raddpo", ""), other) for other in NOISE_ROWS[1:4]] + [(NOISE_ROWS[4], NOISE_ROWS[1])]
+        names, contrasts, slopes = [], [], []
+        for (a, a_state), (b, b_state) in pairs:
+            told = f"{_noise_name(a, a_state)} − {_noise_name(b, b_state)}"
+            for value, variant in asked:
+                at, b_at = (",".join(filter(None, (variant, state))) for state in (a_state, b_state))
+                names.append(f"{told}, noise {float(value):.0%}")
+                contrasts.append(difference(a, b, metric, variant=at, b_variant=b_at))
+            first, last = contrasts[-len(asked)], contrasts[-1]
+            slopes.append((told, Contrast((*last.plus, *first.minus), (*last.minus, *first.plus))))
+        found = zip(names, compare(evidence, contrasts), strict=True)
+        tables.append(comparisons([(n, r) for n, r in found if r.test is not None], first=name))
+        results = compare(evidence, [contrast for _, contrast in slopes])
+        told = f"{name}: the same at {float(asked[-1][0]):.0%} less at 0"
+        tables.append(comparisons([(n, r) for (n, _), r in zip(slopes, results, strict=True)], first=told))
+    return [
+        Text(
+            "A share of the negatives of every training list is replaced by relevant items that were not clicked, on "
+            "top of the pseudo-negatives of the log itself. So the share of relevant negatives is not 0 at 0 and not "
+            "the nominal one elsewhere. Each line uses the seeds that all its points have."
+        ),
+        *_measured(evidence, places),
+        Row(pictures),
+        *tables,
+    ]
+
+
+def relevant_share(runs: Mapping[int | None, Cell]) -> list[float]:
+    """Share of relevant items among the negatives that each seed was trained on, of cells that say so."""
+    found = [(cell.facts.get("lists") or {}).get("relevant_share") for cell in runs.values()]
+    return [float(v) for v in found if v is not None]
+
+
+def _measured(evidence: Evidence, places: list[tuple[str, str]]) -> list[Block]:
+    """The share that was asked for beside the share of relevant negatives that was trained on."""
+    rows: list[list[Entry]] = []
+    for value, variant in places:
+        if shares := relevant_share(evidence.runs("raddpo", variant)):
+            rows.append([f"{float(value):.0%}", spread(shares)])
+    head = ["negatives replaced (nominal)", "relevant ones among the trained negatives (measured)"]
+    return [Table(head, rows)] if rows else []
