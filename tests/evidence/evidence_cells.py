@@ -23,7 +23,7 @@ RULES = {
         "settings": {
             "lm": {"layers": 1},
             "sft": {"steps": 5},
-            "align": {"steps": 5, "batch_size": 4},
+            "align": {"steps": 5, "batch_size": 4, "item_share": 0.1},
             "preference": {"max_negatives": 3},
         },
     },

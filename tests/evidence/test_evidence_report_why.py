@@ -49,6 +49,16 @@ def test_the_labs_corners_get_the_verdicts_of_their_planted_effects(folder, win,
     for name, word in zip(("better", "worse", "the first above the second"), words, strict=True):
         line = next(x for x in part.splitlines() if x.startswith("|") and name in x)
         assert word in line, line
+    # The lab predicts nothing on clicks: effects are shown there, and no words.
+    part = part[part.index("| SID MRR (click), predicted") :]
+    tables = re.findall(r"^\| (?:SID|item) .*\((?:click|utility)\), .*$", page, re.MULTILINE)
+    assert [("verdict" in head) for head in tables] == ["utility), predicted" in head for head in tables]
+    assert len(tables) == 8
+    line = next(x for x in part.splitlines() if x.startswith("| no relevant negative − SFT continued, base"))
+    assert f"{'+' if win > 0 else '−'}.0" in line
+    assert "it does **not** set the share of accidental clicks, negatives from the model's own beam" in page
+    level = next(x for x in part.splitlines() if x.startswith("| RAD-DPO (softmax), no relevant negative |"))
+    assert level.count("±") == 4
 
 
 @pytest.mark.parametrize(("gain", "text"), [(0.1, "clicks do reward the truth"), (-0.1, "do not reward the truth")])

@@ -92,8 +92,9 @@ def _room(evidence: Evidence) -> list[Block]:
         "room / effect",
     ]
     note = (
-        "Room: the smaller of the oracle of the true utility and of SFT's own beam in its order (reachable), for on "
-        "clicks nobody has hindsight; the target's own oracle where neither was measured, which is the oracle of the "
+        "Room: the smaller of the oracle of the true utility and of SFT's own beam in its order (reachable), "
+        "since nobody has "
+        "hindsight of clicks; the target's own oracle where neither was measured, which is the oracle of the "
         "true utility on that target. The effect that could have been seen is the primary comparison's, corrected for "
         f"its family ({DASH}: not run)."
     )

@@ -145,7 +145,7 @@ def _regime(evidence: Evidence) -> list[Block]:
     if own := levels(evidence, START, ["invalid.mass"]).get("invalid.mass"):
         said.append(
             f"SFT's mass is {plain_number(own.mean, 4)} here and its hallucination rate "
-            f"{PAPER_TABLE_1[START][0]} in the "
+            f"{plain_number(PAPER_TABLE_1[START][0], 4)} in the "
             "paper: **another regime** (a small model, little training, an exact mass and not a rate of "
             "beams), so only "
             "the order and the signs can be compared."

@@ -131,7 +131,7 @@ def row_seeds(
     named = ", ".join(str(s) for s in seeds)
     return seeds, (
         f"Means over the seeds that every row has ({named}); a comparison uses all seeds that its sides share, so the "
-        "primary one keeps its own."
+        "primary one keeps all of its own."
     )
 
 

@@ -144,6 +144,8 @@ def _denoises(evidence: Evidence) -> Line:
     else:
         word = "holds" if min(low) > 0.5 else "does not hold" if max(high) < 0.5 else "cannot tell here"
         shown = f"AUC {plain_number(sum(mean) / len(mean))} ({plain_number(min(low))}–{plain_number(max(high))})"
+        if within := of_seeds(runs, f"{name}_within"):
+            shown += f", inside a list {plain_number(sum(within) / len(within))}"
     text = "RDRW's similarity finds passed-over good items (AUC above .5)"
     return Line(text, (word, DASH), (shown, DASH), (DASH, DASH), "not reported")
 
