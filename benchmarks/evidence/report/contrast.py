@@ -19,6 +19,7 @@ from sidar.evaluate.stats import PairedTest, holm, paired_tests, smallest_detect
 DAY = "day8"
 NOTHING = "nothing seen"  # the word where the registered expectation is "smaller than this bed can see"
 NOT_RUN = "not run"
+LEAST_SEEDS = 3
 UNSURE = "cannot tell here"
 IDENTICAL = "identical"
 WEIGHT_0 = "weight 0 chosen on dev"
@@ -73,7 +74,7 @@ class Result:
             return NOT_RUN
         if self.same:
             return self.same
-        if self.no_room or (self.significant and not self.unanimous):
+        if self.no_room or (self.significant and not (self.unanimous and self.enough_seeds)):
             return UNSURE
         if self.contrast.sign == "0":
             return "does not hold" if self.significant else NOTHING
@@ -85,6 +86,11 @@ class Result:
     @property
     def significant(self) -> bool:
         return self.test is not None and self.p < self.alpha
+
+    @property
+    def enough_seeds(self) -> bool:
+        """Three seeds at least (protocol.md §4), where the sides have seeds at all."""
+        return len(self.seeds) >= LEAST_SEEDS or set(self.seeds) <= {None}
 
     @property
     def unanimous(self) -> bool:

@@ -165,7 +165,7 @@ def _full_head(evidence: Evidence, metrics: list[str]) -> list[Block]:
     for metric in ("invalid.mass", "invalid.not_code@10"):
         found = compare(evidence, [difference(a, b, metric, variant=variant) for a, b in pairs])
         seeds = {seed for r in found for seed in r.seeds}
-        note = "**One seed**: what another seed would say is unknown." if len(seeds) == 1 else ""
+        note = "**One seed**, so there is no verdict." if len(seeds) == 1 else ""
         rows = [(f"{row(a)} − {row(b)}", r) for (a, b), r in zip(pairs, found, strict=True)]
         first = f"{'exact invalid mass' if metric.endswith('mass') else 'not a code, free beam of 10'}, full head"
         blocks.append(comparisons(rows, first=first, note=f"**Holds**: more of it than the second row. {note}".strip()))
