@@ -117,7 +117,7 @@ def jobs_of(
             jobs.setdefault(key, Job(key, sft, True, set()))
             needs.add(key)
         jobs[cell.name] = Job(cell.name, cell, False, needs)
-    return list(jobs.values()), finished
+    return sorted(jobs.values(), key=lambda job: not job.train), finished  # the longest first, so that none ends alone
 
 
 def write_queries(bed: Any, results: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_second_run_in_the_same_folder_is_refused(toy):
 def test_channels_are_run_again_where_a_fusion_misses_their_answers():
     cell = next(each for each in cells("core") if each.name == "raddpo.s0")
     jobs, done = jobs_of([cell], lambda each: False, lambda name: name not in ("bm25", "dense-tuned"))
-    assert [job.key for job in jobs] == ["bm25", "dense-tuned", "model of sft.s0", "raddpo.s0"]
+    assert [job.key for job in jobs] == ["model of sft.s0", "bm25", "dense-tuned", "raddpo.s0"]
     assert jobs[-1].needs == {"bm25", "dense-tuned", "model of sft.s0"}
     assert done == 0
 
