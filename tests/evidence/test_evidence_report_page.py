@@ -15,6 +15,7 @@ from evidence_cells import Folder, main_cells, read, write  # noqa: E402
 
 from benchmarks.evidence.report import registration_hash, write_report  # noqa: E402
 from benchmarks.evidence.report.compare import against, compare, difference, levels  # noqa: E402
+from benchmarks.evidence.report.document import inline, plain  # noqa: E402
 
 MRR = "click.sid.mrr"
 
@@ -143,6 +144,13 @@ def test_pictures_of_the_markdown_exist_and_are_svg(folder):
         text = (folder.root / "docs" / name).read_text()
         assert text.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
         assert "prefers-color-scheme:dark" in text
+
+
+def test_marks_become_html_and_the_star_of_the_star_stays():
+    assert (
+        inline("*so* and **bold**, y_w* only, log π of y_w*") == "<i>so</i> and <b>bold</b>, y_w* only, log π of y_w*"
+    )
+    assert plain("*so*, **bold** and `code`, y_w* and y_w*") == "so, bold and code, y_w* and y_w*"
 
 
 def test_the_html_loads_nothing_and_is_small(folder):

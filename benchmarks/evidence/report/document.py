@@ -145,8 +145,13 @@ def walk(page: Page) -> Iterator[Block]:
         yield from inside(section.blocks)
 
 
+#: ``*so*``, not the star of ``y_w*`` and not ``**bold**``.
+EMPHASIS = r"(?<![\w*])\*([^*\s][^*]*?)\*(?![\w*])"
+
+
 def plain(text: str) -> str:
     """Text without its marks."""
+    text = re.sub(EMPHASIS, r"\1", text)
     return re.sub(r"\*\*|`", "", re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text))
 
 
@@ -214,6 +219,7 @@ def inline(text: str) -> str:
     text = escape(text, quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+    text = re.sub(EMPHASIS, r"<i>\1</i>", text)  # but y_w* keeps its star
     return re.sub(r"\[([^]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', text)
 
 
