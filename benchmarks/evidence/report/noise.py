@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import Contrast, compare, difference, levels
+from benchmarks.evidence.report.compare import CONTROL, Contrast, compare, difference
 from benchmarks.evidence.report.document import Block, Entry, Picture, Row, Table, Text
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import Band, bands, keys
@@ -38,12 +38,9 @@ def noise(evidence: Evidence) -> list[Block]:
         series = []
         for colour, (system, state) in enumerate(NOISE_ROWS):
             at = {float(value): ",".join(filter(None, (variant, state))) for value, variant in places}
-            have = [set(runs) for v in at.values() if (runs := evidence.runs(system, v))]
-            shared = sorted(set.intersection(*have), key=str) if have else []
-            points = []
-            for x, variant in at.items():
-                if found := levels(evidence, system, [metric], variant=variant, seeds=shared).get(metric):
-                    points.append((x, found.mean, found.low, found.high))
+            against = [difference(system, CONTROL, metric, variant=variant, b_variant="") for variant in at.values()]
+            tests = [(x, each.test) for x, each in zip(at, compare(evidence, against), strict=True)]
+            points = [(x, t.effect, t.low, t.high) for x, t in tests if t is not None]
             if len(points) > 1:
                 series.append(Band(_noise_name(system, state), points, colour))
         ticks = [(float(value), f"{float(value):.0%}") for value, _ in places]
@@ -51,13 +48,13 @@ def noise(evidence: Evidence) -> list[Block]:
         if svg := bands(
             series,
             x_label="negatives replaced by good items that were not clicked",
-            y_label=f"{name} (clicks)",
+            y_label=f"{name} (clicks), less SFT continued",
             ticks=ticks,
         ):
             named, html = keys(series)
             slug = metric.removeprefix("click.").replace(".", "-").replace("@", "")
             pictures.append(
-                Picture(svg, f"{name} against noise, 95 % intervals", f"evidence-noise-{slug}.svg", html, named)
+                Picture(svg, f"{name} less SFT continued, against noise", f"evidence-noise-{slug}.svg", html, named)
             )
         pairs = [(("raddpo", ""), other) for other in NOISE_ROWS[1:4]] + [(NOISE_ROWS[4], NOISE_ROWS[1])]
         names, contrasts, slopes = [], [], []
@@ -78,7 +75,8 @@ def noise(evidence: Evidence) -> list[Block]:
         Text(
             "A share of the negatives of every training list is replaced by relevant items that were not clicked, on "
             "top of the pseudo-negatives of the log itself. So the share of relevant negatives is not 0 at 0 and not "
-            "the nominal one elsewhere. Each line uses the seeds that all its points have."
+            "the nominal one elsewhere. The charts show paired differences to SFT continued, which reads no negative, "
+            "with 95 % intervals; each point uses the seeds that it shares with it."
         ),
         *_measured(evidence, places),
         Row(pictures),
