@@ -71,7 +71,8 @@ class Picture:
 
     def standalone(self) -> str:
         """The SVG with its own colours and legend, as an image file that follows light and dark."""
-        width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg).groups())  # type: ignore[union-attr]
+        ((width, height),) = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg)
+        width, height = float(width), float(height)
         places, x, y = [], 12.0, height + 14
         for name, _ in self.keys:
             if x + 34 + 6.6 * len(name) > width:

@@ -72,7 +72,7 @@ class Band:
     """A line with intervals: (x, mean, low, high) per point."""
 
     name: str
-    points: Sequence[tuple[float, float, float, float]]
+    points: list[tuple[float, float, float, float]]
     colour: int = 0
 
 

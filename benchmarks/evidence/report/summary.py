@@ -80,7 +80,7 @@ def _line(text: str, results: list[Result], paper: str) -> Line:
         text,
         (results[0].word, results[1].word),
         (effect(results[0]), effect(results[1])),
-        tuple(plain_number(r.detectable, 4) for r in results),  # type: ignore[arg-type]
+        (plain_number(results[0].detectable, 4), plain_number(results[1].detectable, 4)),
         paper,
         f"{results[0].agreeing} of {len(results[0].seeds)}" if results[0].seeds else DASH,
     )

@@ -110,7 +110,7 @@ def _axis(
             ]
         )
         if (t := gains[i].test) is not None:
-            lines[system].points.append((float(values.index(value)), t.effect, t.low, t.high))  # type: ignore[attr-defined]
+            lines[system].points.append((float(values.index(value)), t.effect, t.low, t.high))
     head = [
         "",
         "seeds",
