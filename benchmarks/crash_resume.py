@@ -43,9 +43,10 @@ from sidar.artifacts import fsync_tree, sha256_file
 from sidar.config import Config
 from sidar.data import build, open_dataset, toy
 from sidar.embed import HashingEmbedder
+from sidar.fitting import checkpoint
 from sidar.sid import RqKmeans
 from sidar.sid.table import save_sids
-from sidar.train import checkpoint, loop, train_align, train_sft
+from sidar.train import loop, train_align, train_sft
 from sidar.types import SidInputs
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from toy_train import align_task, quick, sft_task, tiny_model, write_backbone
 
 from sidar.align import names
 from sidar.config import AlignConfig, LoraConfig, SftConfig
-from sidar.train import checkpoint
+from sidar.fitting import checkpoint
 from sidar.train.loop import fit
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.config import OptimConfig
+from sidar.fitting.schedule import lr_factor, step_seed
 from sidar.train.order import WINDOW, Order, Pools
 from sidar.train.pseudo import ItemWords, item_words, pseudo_query
-from sidar.train.schedule import lr_factor, step_seed
 
 
 def lengths_of(draws):

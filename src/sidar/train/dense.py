@@ -27,11 +27,11 @@ from sidar.data import open_dataset
 from sidar.embed import SentenceEmbedder, item_texts, load_embedder
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
+from sidar.fitting.schedule import lr_factor, step_seed
 from sidar.precision import autocast, resolve_device
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs, hidden
 from sidar.train.pseudo import item_words
-from sidar.train.schedule import lr_factor, step_seed
 from sidar.types import Catalogue, EvalSet, Hits, PathLike
 
 #: Results per validation query: nDCG@10 looks no further.

@@ -1,7 +1,7 @@
 """The one training loop: SFT and every alignment objective go through it.
 
 accelerate supplies device placement and data parallelism; everything that must survive a crash is ours
-(:mod:`sidar.train.checkpoint`).  A run is a function of its config, its inputs and its seed: batch, learning rate and
+(:mod:`sidar.fitting.checkpoint`).  A run is a function of its config, its inputs and its seed: batch, learning rate and
 random draws of step s depend on (seed, s) alone, so continuing after a kill repeats what would have happened.
 """
 
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from sidar.align import INACTIVE, Parts, gradient_ratio, list_statistics
 from sidar.artifacts import fsync_tree, replace_folder
 from sidar.config import OptimConfig
+from sidar.fitting import checkpoint
+from sidar.fitting.logs import RunLog
+from sidar.fitting.schedule import lr_factor, step_seed
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack
 from sidar.precision import autocast
-from sidar.train import checkpoint
 from sidar.train.examples import Example
-from sidar.train.logs import RunLog
-from sidar.train.schedule import lr_factor, step_seed
 from sidar.types import CandidateScores
 
 

@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment, or are not there at all.
 
-``step-00000200/`` holds ``model.safetensors`` (trainable weights), ``optimizer.safetensors`` (AdamW's moments by
-parameter name), ``state.json`` (step, best validation, RDRW window, counters, identity) and ``manifest.json``: the
-sha256 of each, written last.  All of it is written into a temporary sibling, flushed to disk and renamed, so a folder
-with the final name is complete; its hashes are checked again before anything resumes from it.
+``step-00000200/`` holds ``model.safetensors`` (what training moves: trainable weights, and the buffers that a caller
+names, such as codebooks that follow running means), ``optimizer.safetensors`` (AdamW's moments by parameter name),
+``state.json`` (step, best validation, RDRW window, counters, identity) and ``manifest.json``: the sha256 of each,
+written last.  All of it is written into a temporary sibling, flushed to disk and renamed, so a folder with the final
+name is complete; its hashes are checked again before anything resumes from it.
 
 No generator state is stored: the data order, the learning rate and every random draw are functions of (seed, step).
 Frozen weights (LoRA) are not stored either: the run rebuilds them, and their hash is part of the run's identity.
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,18 +45,33 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def _moved(model: nn.Module, buffers: Sequence[str]) -> dict[str, Tensor]:
+    """``{name: tensor}`` of trainable parameters and of the named ``buffers``."""
+    own = dict(model.named_buffers())
+    return {**trainable(model), **{name: own[name] for name in buffers}}
+
+
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int = 2,
+    buffers: Sequence[str] = (),
 ) -> Path:
-    """Write ``folder/step-<step>`` atomically and delete all but the newest ``keep`` checkpoints."""
+    """Write ``folder/step-<step>`` atomically and delete all but the newest ``keep`` checkpoints.
+
+    ``buffers`` names the model's buffers that training moves without a gradient.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     tmp = folder / f".{final.name}.tmp"
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir()
-    parameters = trainable(model)
-    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, tmp / WEIGHTS)
-    save_file(_moments(parameters, optimizer), tmp / MOMENTS)
+    tensors = _moved(model, buffers)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, tmp / WEIGHTS)
+    save_file(_moments(trainable(model), optimizer), tmp / MOMENTS)
     (tmp / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
     files = {name: sha256_file(tmp / name) for name in (WEIGHTS, MOMENTS, STATE)}
     fsync_tree(tmp)  # the files reach the disk before the manifest that vouches for them
@@ -99,20 +116,22 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and moments into ``model`` and ``optimizer``, in place.
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, buffers: Sequence[str] = ()
+) -> None:
+    """Put a checkpoint's weights, ``buffers`` and moments into ``model`` and ``optimizer``, in place.
 
-    Raises ``ValueError`` when it was made by a model with other trainable weights.
+    Raises ``ValueError`` when it was made by a model with other trainable weights or buffers.
     """
-    parameters = trainable(model)
+    parameters, tensors = trainable(model), _moved(model, buffers)
     weights, moments = load_file(checkpoint.path / WEIGHTS), load_file(checkpoint.path / MOMENTS)
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if (got := {name: tuple(t.shape) for name, t in weights.items()}) != shapes:
         odd = sorted({*got.items()} ^ {*shapes.items()})[:3]
         raise ValueError(f"{checkpoint.path} belongs to another model (e.g. {odd}); delete its folder to start afresh")
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(weights[name])
     names = {id(p): name for name, p in parameters.items()}
     state: dict[int, dict[str, Tensor]] = {}
     number = 0

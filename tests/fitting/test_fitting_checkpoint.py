@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidar.train import checkpoint
+from sidar.fitting import checkpoint
 
 
 def trained(seed=0, steps=3):
@@ -44,6 +44,25 @@ def test_weights_and_moments_come_back_exactly_and_training_goes_on_alike(tmp_pa
         m(torch.randn(3, 4)).square().sum().backward()
         o.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_named_buffers_are_kept_and_others_are_not(tmp_path):
+    def counting(value):
+        model = nn.Linear(2, 2)
+        model.register_buffer("mean", torch.full((3,), value))
+        model.register_buffer("fixed", torch.full((3,), value))
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = counting(1.0)
+    state = {"identity": {}, "environment": checkpoint.environment()}
+    checkpoint.save(tmp_path, 1, model, optimizer, state, buffers=("mean",))
+    other, other_optimizer = counting(5.0)
+    found = checkpoint.newest(tmp_path)
+    checkpoint.restore(found, other, other_optimizer, buffers=("mean",))
+    assert (other.mean.tolist(), other.fixed.tolist()) == ([1.0] * 3, [5.0] * 3)
+    assert torch.equal(other.weight, model.weight)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        checkpoint.restore(found, other, other_optimizer)
 
 
 def test_a_parameter_that_never_had_a_gradient_has_no_moments(tmp_path):
