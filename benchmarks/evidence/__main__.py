@@ -64,7 +64,7 @@ def core(
     workers: Workers = 0,
     only: Only = "",
 ) -> None:
-    """Every cell of the main tables: about 80 minutes on two cores."""
+    """Every cell of the main tables: about an hour on two cores."""
     _profile("core", work, results, device, workers, only)
 
 

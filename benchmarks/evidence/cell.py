@@ -56,6 +56,10 @@ class Context:
         """Where the model of a cell stands."""
         return self.bed.work / "models" / name.replace("/", "-")
 
+    def scored(self, cell: Cell) -> Path:
+        """The checkpoint of a cell that is scored: the final one, or on the axis ``checkpoint`` day 7's best."""
+        return self.model(cell.name) / ("best" if cell.axes.get("checkpoint") == "best" else "model")
+
     def hits(self, system: str, pool: str) -> Path:
         """Where a channel's answers to a pool stand, for fusions."""
         return self.bed.work / "hits" / f"{system}.{pool}.npz"
@@ -123,7 +127,8 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
         report = train_sft(cfg, data, None, sid, tmp, work=work, progress=False)
     else:
         report = train_align(cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False)
-    shutil.rmtree(tmp / "best", ignore_errors=True)
+    if "checkpoint" not in cell.axes:
+        shutil.rmtree(tmp / "best", ignore_errors=True)
     (tmp / "trained.json").write_text(json.dumps({"wanted": wanted, "report": report}, default=float) + "\n")
     replace_folder(tmp, folder)
     shutil.rmtree(work, ignore_errors=True)
@@ -233,7 +238,7 @@ def _score_model(
     from sidar.lm import SidLM
     from sidar.retriever import Retriever
 
-    model = SidLM.from_pretrained(context.model(cell.name) / "model", device=context.device)
+    model = SidLM.from_pretrained(context.scored(cell), device=context.device)
     index, sids = context.index(cell.sizes), context.sids(cell.sizes)
     retriever = Retriever(model, index, sids, context.catalogue)
 
@@ -289,7 +294,7 @@ def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, An
     from sidar.lm import SidLM
 
     cfg = context.config(cell)
-    model = SidLM.from_pretrained(context.model(cell.name) / "model", device=context.device)
+    model = SidLM.from_pretrained(context.scored(cell), device=context.device)
     lists = labelled_lists(
         context.bed.data(), context.bed.sid(cell.sizes), context.bed.truth, model.prompts, limit=PROBED_LISTS
     )

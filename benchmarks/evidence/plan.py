@@ -1,7 +1,8 @@
 """Which cells there are: every row, seed and axis of the evidence, as specifications that can be run one by one.
 
-A cell is one model (or baseline) scored on its pools. ``core`` is what is run on two cores in 75 minutes; ``full`` adds
-the sweeps. ``tune`` cells choose each method's learning rate and strength on day 7 first.
+A cell is one model (or baseline) scored on its pools. ``core`` is what is run on two cores in 75 minutes: the methods,
+ablations, controls and baselines; ``full`` adds the twins, noise, the model with one head for all tokens, best
+checkpoints and the sweeps. ``tune`` cells choose each method's learning rate and strength on day 7 first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ON_OTHER_LISTS = {"raddpo-truth": "truth", "raddpo-skip-above": "skip-above", "r
 CONTROL = "sft-continued"
 HEADLINE = ("sft", CONTROL, "raddpo")
 BASELINES = ("raddpo-paper", "dpo", "simpo", "orpo", "sdpo")
-TWINS = ("dpo+sft", "simpo+sft")
+TWINS = ("dpo+sft", "simpo+sft", "sdpo+sft")
 ABLATIONS = ("raddpo-no-tlgd", "raddpo-no-rdrw", "raddpo-no-mlsft", "raddpo-pairwise")
 CONTROLS = ("raddpo-contrast", "raddpo-constant", "raddpo-shuffled", *ON_OTHER_LISTS)
 NOISES = (0.25, 0.5)
@@ -242,23 +243,24 @@ def _core() -> list[Cell]:
     found = _sfts(seeds["headline"])
     for system, seed in product(HEADLINE[1:], range(seeds["headline"])):
         found.append(align_cell(system, seed, ("table1",), pools=EVERYWHERE if seed < seeds["other"] else TRAFFIC))
-    for group, systems in (("table1", BASELINES), ("twins", TWINS), ("ablations", ABLATIONS), ("controls", CONTROLS)):
+    for group, systems in (("table1", BASELINES), ("ablations", ABLATIONS), ("controls", CONTROLS)):
         found += [align_cell(system, seed, (group,)) for system, seed in product(systems, range(seeds["other"]))]
     own_rate = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
     found += [align_cell(CONTROL, seed, ("ladder",), lr_new=own_rate) for seed in range(seeds["other"])]
-    found += [align_cell("raddpo", seed, ("state",), state="item_vector") for seed in range(seeds["other"])]
-    found += [align_cell(row, seed, ("noise",), noise=0.5) for row, seed in product(NOISED, range(seeds["other"]))]
-    found.append(sft_cell(0, ("head",), head="full"))
-    return found + [align_cell(system, 0, ("head",), head="full") for system in ("raddpo", "dpo")]
+    return found + [align_cell("raddpo", seed, ("state",), state="item_vector") for seed in range(seeds["other"])]
 
 
 def _sweeps() -> list[Cell]:
     seeds = range(registration()["bed"]["seeds"]["other"])
-    found = [align_cell(row, seed, ("noise",), noise=0.25) for row, seed in product(NOISED, seeds)]
+    found = [align_cell(row, seed, ("noise",), noise=n) for n, row, seed in product(reversed(NOISES), NOISED, seeds)]
     found += [
         align_cell("raddpo", seed, ("noise",), noise=n, state="item_vector") for n, seed in product(NOISES, seeds)
     ]
-    found += [align_cell("sdpo+sft", seed, ("twins",)) for seed in seeds]
+    found += [align_cell(row, seed, ("twins",)) for row, seed in product(TWINS, seeds)]
+    found.append(sft_cell(0, ("head",), head="full"))
+    found += [align_cell(system, 0, ("head",), head="full") for system in ("raddpo", "dpo")]
+    headline = range(registration()["bed"]["seeds"]["headline"])
+    found += [align_cell(row, s, ("checkpoint",), checkpoint="best") for row, s in product(HEADLINE[1:], headline)]
     found += [align_cell("raddpo-no-mlsft-none", seed, ("ablations",)) for seed in seeds]
     found += [align_cell("raddpo", seed, ("state",), state="last_code") for seed in seeds]
     found += _where_it_must_win(seeds)

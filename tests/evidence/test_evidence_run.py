@@ -23,6 +23,7 @@ NAMES = (
     "sft.s3",
     "sft-continued.s3",
     "raddpo@noise=0.5.s0",
+    "sft-continued@checkpoint=best.s3",
 )
 
 
@@ -40,7 +41,7 @@ def toy(tmp_path_factory):
 
 
 def wanted() -> list[Cell]:
-    return [cell for cell in cells("core") if cell.name in NAMES]
+    return [cell for cell in cells("full") if cell.name in NAMES]
 
 
 def result(settings: Settings, name: str) -> dict:
@@ -57,6 +58,15 @@ def test_every_cell_leaves_json_and_the_values_that_its_figures_are_means_of(toy
             pool, column = figure.split(".", 1)
             values = table.column(column).to_numpy()[sets == pool].astype(np.float64)
             assert mean == pytest.approx(np.nanmean(values), abs=1e-12)
+
+
+def test_the_best_checkpoint_of_day_7_is_scored_where_a_cell_asks_for_it(toy):
+    best, final = result(toy, "sft-continued@checkpoint=best.s3"), result(toy, "sft-continued.s3")
+    assert best["train"]["valid"] == final["train"]["valid"]  # the same training
+    same_step = best["train"]["best"]["step"] == best["train"]["final"]["step"]
+    shared = best["figures"].keys() & final["figures"].keys()
+    assert shared
+    assert all(best["figures"][k] == final["figures"][k] for k in shared) == same_step
 
 
 def test_the_queries_of_every_cell_are_listed_with_their_clusters(toy):

@@ -8,7 +8,7 @@ from benchmarks.evidence.report.document import Block, Entry, Heading, Section, 
 from benchmarks.evidence.report.lab import auc_against_lab, corners, prediction
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.parts import own_rate
-from benchmarks.evidence.report.show import effect, of_seeds, plain_number, spread
+from benchmarks.evidence.report.show import comparisons, effect, of_seeds, plain_number, spread
 
 #: A contrast whose gradient has this cosine with SFT's, or more, mostly repeats it.
 REPEATS = 0.5
@@ -96,7 +96,7 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
 
 
 def checkpoints(evidence: Evidence) -> list[Block]:
-    """Best against final checkpoint on day 7, by row: only the final one is scored on day 8."""
+    """Best against final checkpoint on day 7, by row, and on day 8 for the rows of the headline."""
     rows: list[list[Entry]] = []
     for system in [CONTROL, *(s for s in evidence.systems() if s not in (START, CONTROL))]:
         valid = [list(cell.train.get("valid") or []) for cell in evidence.runs(system).values()]
@@ -111,5 +111,22 @@ def checkpoints(evidence: Evidence) -> list[Block]:
     if not rows:
         return []
     head = ["SID R@8 on validation lists", "SFT", "best checkpoint", "final checkpoint", "final is best"]
-    note = "Tables of day 8 score the final checkpoint; the best one of day 7 is kept by training and not scored there."
-    return [Heading("Best and final checkpoint"), Table(head, rows, note=note)]
+    note = "Tables of day 8 score the final checkpoint; below is what the best one of day 7 does there."
+    return [Heading("Best and final checkpoint"), Table(head, rows, note=note), *_best_on_day_8(evidence)]
+
+
+def _best_on_day_8(evidence: Evidence) -> list[Block]:
+    """Day 7's best checkpoint on day 8: against the final one, and RAD-DPO's against SFT-continued's."""
+    system = evidence.registration["primary"]["system"]
+    best = "checkpoint=best"
+    asked = {
+        f"{row(system)} − {row(CONTROL)}, both at their best": (system, CONTROL, best),
+        f"{row(system)}, best − final": (system, system, ""),
+        f"{row(CONTROL)}, best − final": (CONTROL, CONTROL, ""),
+    }
+    blocks: list[Block] = []
+    for metric in PRIMARY["click"]:
+        contrasts = [difference(a, b, metric, variant=best, b_variant=b_at) for a, b, b_at in asked.values()]
+        results = zip(asked, compare(evidence, contrasts), strict=True)
+        blocks.append(comparisons(list(results), first=f"{measure(metric)}, day-8 clicks"))
+    return blocks
