@@ -91,6 +91,28 @@ def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
     assert [stage.name for stage in stages(other)] == list(table)
 
 
+def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
+    from sidar.artifacts import write_artifact
+    from sidar.pipeline.plan import Stage
+
+    cfg = Config.model_validate({"sft": {"mixture": {"query": 1.0}}, "events": {"columns": {"query": "q"}}})
+    stage = Stage("sft", ("seed", "sft", "events", "align.beta"), (), lambda cfg, run, out: {})
+    old = stage.config(cfg)
+    del old["sft"]["weight_decay"], old["align.beta"]
+    with write_artifact(tmp_path / "sft", "sft", config=old):
+        pass
+    assert stage.why_stale(cfg, tmp_path) is None
+    for section, name, value in (
+        ("sft", "weight_decay", 0.5),  # a new option, not at its default
+        ("align", "beta", 1.0),
+        ("sft", "mixture", {"query": 1.0, "pseudo": 0.35}),  # no option of its own, though 0.35 is the default's share
+        ("events", "columns", {}),
+    ):
+        other = cfg.model_copy(deep=True)
+        setattr(getattr(other, section), name, value)
+        assert stage.why_stale(other, tmp_path) == f"config changed: {section}.{name}"
+
+
 def test_a_device_that_is_not_there_is_named():
     from sidar.precision import resolve_device
 

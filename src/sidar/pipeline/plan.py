@@ -1,7 +1,8 @@
 """Which stages a run has, what each is made from, and which of them are missing or stale.
 
 A stage is fresh when its folder's manifest names the same config values and the same input hashes that the stage
-would be run with now; anything else is run again, and the plan says why.
+would be run with now; anything else is run again, and the plan says why. An option that is newer than the folder counts
+as having had its default: an upgrade makes nothing stale.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
 from sidar.config import AlignConfig, Config
@@ -55,13 +58,31 @@ class Stage:
         manifest = read_manifest(run / self.name)
         if manifest is None:
             return "missing"
-        want = self.config(cfg)
-        changed = [key for key in self.keys if manifest.config.get(key) != want[key]]
+        before, now = options(manifest.config), options(self.config(cfg))
+        default = options(self.config(Config()))
+        changed = [key for key in now if before.get(key, default[key]) != now[key]]
         if changed:
             return "config changed: " + ", ".join(changed)
         hashes = self.input_hashes(cfg, run)
         changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
+
+
+def options(config: dict[str, Any]) -> dict[str, Any]:
+    """``{"sft": {"steps": 5}}`` → ``{"sft.steps": 5}``: a stage's config, option by option.
+
+    Only sections are opened: the keys of a mapping that the user fills (``events.columns``) are no options.
+    """
+    found = {}
+    for key, value in config.items():
+        part: Any = Config()
+        for name in key.split("."):
+            part = getattr(part, name, None)
+        if isinstance(part, BaseModel) and isinstance(value, dict):
+            found.update(options({f"{key}.{name}": inner for name, inner in value.items()}))
+        else:
+            found[key] = value
+    return found
 
 
 def fingerprint(path: Path) -> str:
