@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from sidar.types import PathLike, SemanticIds
 
 SCHEMA = pa.schema([("item_id", pa.string()), ("codes", pa.list_(pa.int32()))])
-_META = b"sidar.sids"
+#: Key of the Parquet metadata: codebook sizes, method and version, as JSON.
+META = b"sidar.sids"
 
 
 def table_version(sids: SemanticIds) -> str:
@@ -39,7 +40,7 @@ def save_sids(path: PathLike, item_ids: Sequence[str] | np.ndarray, sids: Semant
         "version": sids.version or table_version(sids),
     }
     ids = pa.array(np.asarray(item_ids, dtype=object)[has], pa.string())
-    schema = SCHEMA.with_metadata({_META: json.dumps(about).encode()})
+    schema = SCHEMA.with_metadata({META: json.dumps(about).encode()})
     pq.write_table(pa.Table.from_arrays([ids, codes], schema=schema), path)
 
 
@@ -53,7 +54,7 @@ def load_sids(path: PathLike, item_ids: Sequence[str] | np.ndarray) -> SemanticI
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it with `sidar sid`")
     table = pq.read_table(path)
-    raw = (table.schema.metadata or {}).get(_META)
+    raw = (table.schema.metadata or {}).get(META)
     if raw is None or table.column_names != SCHEMA.names:
         raise ValueError(f"{path} is not an SID table (columns {table.column_names}); write it with save_sids")
     about = json.loads(raw)
