@@ -264,6 +264,7 @@ def _sweeps() -> list[Cell]:
     found += [align_cell("raddpo-no-mlsft-none", seed, ("ablations",)) for seed in seeds]
     found += [align_cell("raddpo", seed, ("state",), state="last_code") for seed in seeds]
     found += _where_it_must_win(seeds)
+    found += _denoisers_at_a_dose(seeds)
     for n, system, seed in product((1, 7, 16), ("raddpo", "raddpo-paper", "simpo", "sdpo"), seeds):
         found.append(align_cell(system, seed, ("n",), n=n))
     for beta, system, seed in product((0.5, 1.0, 2.0, 5.0), ("raddpo", "raddpo-paper"), seeds):
@@ -302,11 +303,32 @@ def _where_it_must_win(seeds: range) -> list[Cell]:
 
     Not set: the lab's share of accidental clicks, negatives from the model's own beam, and its small first codebook.
     """
-    chosen = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
-    longer = {"lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}")}
+    longer = _longer()
     found = []
     for seed in seeds:
         found.append(align_cell("sft-continued", seed, ("lab",), **longer))
         found.append(align_cell("raddpo", seed, ("lab",), data="clean", **longer))
         found.append(align_cell("raddpo", seed, ("lab",), noise=0.5, **longer))
+    return found
+
+
+def _longer() -> dict[str, Any]:
+    """The lab's setting: four times the steps, three times the learning rate."""
+    chosen = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
+    return {"lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}")}
+
+
+def _denoisers_at_a_dose(seeds: range) -> list[Cell]:
+    """RDRW, its controls and the cheap denoisers at the lab's setting, where the negatives' quality was seen to matter:
+    on the log's own lists, and on lists with half of the negatives made relevant.
+
+    Planned after the corners were run and before any of these cells.
+    """
+    longer = _longer()
+    found = []
+    for seed in seeds:
+        for row in ("raddpo", *NOISED[1:], "raddpo-truth", "raddpo-skip-above"):
+            found.append(align_cell(row, seed, ("dose",), **longer))
+        found.append(align_cell("raddpo", seed, ("dose",), state="item_vector", **longer))
+        found += [align_cell(row, seed, ("dose",), noise=0.5, **longer) for row in NOISED]
     return found
