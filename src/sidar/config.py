@@ -95,6 +95,9 @@ class SidConfig(Part):
     restarts: int = 1
     balance_last: bool = False
     sample: int = Field(256, description="Training points per centroid; larger sets are sampled.")
+    view: Literal["item", "query", "both"] = Field(
+        "item", description="Item vectors by the item encoder; query, both: as two towers' query encoder sees them."
+    )
 
 
 class LoraConfig(Part):

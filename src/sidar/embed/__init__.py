@@ -3,14 +3,18 @@
 from sidar.embed.encoder import Embedder, HashingEmbedder, SentenceEmbedder, load_embedder
 from sidar.embed.items import build, item_texts, load_items
 from sidar.embed.minilm import minilm_folder
+from sidar.embed.towers import TowerEmbedder, View, query_side
 
 __all__ = [
     "Embedder",
     "HashingEmbedder",
     "SentenceEmbedder",
+    "TowerEmbedder",
+    "View",
     "build",
     "item_texts",
     "load_embedder",
     "load_items",
     "minilm_folder",
+    "query_side",
 ]

@@ -83,15 +83,20 @@ class HashingEmbedder:
 def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
     """The encoder that ``embed.model`` names: ``minilm``, ``hashing`` or ``hashing:<dim>``, a folder, or a hub name.
 
-    Raises ``ValueError`` that names the model when it cannot be loaded.
+    A folder of two towers gives a :class:`~sidar.embed.TowerEmbedder`. Raises ``ValueError`` that names the model when
+    it cannot be loaded.
     """
     kind, _, dim = config.model.partition(":")
     if kind == "hashing":
         if dim and not (dim.isdecimal() and int(dim)):
             raise ValueError(f"embed.model {config.model!r}: write hashing:<dim>, e.g. hashing:64")
         return HashingEmbedder(int(dim or 64))
+    from sidar.embed.towers import has_towers, load_towers
+
+    if has_towers(config.model):
+        return load_towers(config.model, config.max_tokens, config.dtype, resolve_device(device))
     name = str(minilm_folder()) if config.model == "minilm" else config.model
-    return SentenceEmbedder(_load_quietly(name, resolve_device(device)), config.max_tokens, config.dtype)
+    return SentenceEmbedder(load_sentence_transformer(name, resolve_device(device)), config.max_tokens, config.dtype)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -108,8 +113,8 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _load_quietly(name: str, device: str) -> SentenceTransformer:
-    """Load without a progress bar on stderr; the user's setting is put back."""
+def load_sentence_transformer(name: str, device: str) -> SentenceTransformer:
+    """Load without a progress bar on stderr; the user's setting is put back. ``ValueError`` names what is not there."""
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as hf_logging
 

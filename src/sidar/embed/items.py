@@ -12,9 +12,12 @@ import pyarrow as pa
 
 from sidar.config import Config
 from sidar.embed.cache import VectorCache, text_keys
-from sidar.embed.encoder import Embedder, SentenceEmbedder, load_embedder
+from sidar.embed.encoder import Embedder, load_embedder
+from sidar.embed.towers import TWO_TOWERS, TowerEmbedder, View, side_by_side
 from sidar.types import CATALOGUE_SCHEMA, Catalogue, PathLike
 
+#: View -> file of an embed artefact.
+FILES = {"item": "items.npy", "query": "items_query.npy"}
 CHUNK = 2048  # items per shard: what a kill can cost, about ten seconds of MiniLM on two cores
 
 
@@ -89,25 +92,26 @@ def build(
 ) -> dict[str, Any]:
     """The embed stage: ``items.npy`` (N, D) float32, rows of length 1, and ``embedder.json`` in ``out``.
 
-    Vectors are cached beside ``out`` in ``.embed.cache``: a killed run continues, a changed catalogue embeds only
-    its new texts. Deleting that folder is always safe.
+    Two towers leave ``items_query.npy`` as well: the items as the query encoder sees them. Vectors are cached beside
+    ``out`` in ``.embed.cache``: a killed run continues, a changed catalogue embeds only its new texts. Deleting that
+    folder is always safe.
     """
     from sidar.data import open_dataset
 
     catalogue = open_dataset(Path(data_folder)).catalogue
     embedder = load_embedder(cfg.embed, device or cfg.device)
-    bf16 = isinstance(embedder, SentenceEmbedder) and embedder.bf16
-    folder = Path(out).parent / ".embed.cache" / f"{embedder.fingerprint}-{'bf16' if bf16 else 'fp32'}"
-    cache = VectorCache(folder, embedder.dim)
-    new = embed_items(
-        catalogue,
-        cfg.embed.fields,
-        embedder,
-        Path(out) / "items.npy",
-        cache,
-        batch_size=cfg.embed.batch_size,
-        progress=progress,
-    )
+    bf16, new = bool(getattr(embedder, "bf16", False)), 0
+    for name, view in item_views(embedder).items():
+        folder = Path(out).parent / ".embed.cache" / f"{view.fingerprint}-{'bf16' if bf16 else 'fp32'}"
+        new += embed_items(
+            catalogue,
+            cfg.embed.fields,
+            view,
+            Path(out) / FILES[name],
+            VectorCache(folder, view.dim),
+            batch_size=cfg.embed.batch_size,
+            progress=progress,
+        )
     about = {
         "model": cfg.embed.model,
         "fingerprint": embedder.fingerprint,
@@ -123,9 +127,24 @@ def build(
     return {"summary": summary, "shapes": {"items": [len(catalogue), embedder.dim]}, **about}
 
 
-def load_items(folder: PathLike) -> np.ndarray:
-    """(N, D) float32 item vectors of an embed artefact, memory-mapped read-only."""
-    path = Path(folder) / "items.npy"
+def item_views(embedder: Embedder) -> dict[str, Embedder]:
+    """What encodes items, by view: ``item``, and of two towers ``query``, the items as f_q sees them."""
+    if isinstance(embedder, TowerEmbedder):
+        return {"item": embedder.items, "query": embedder.items_as_queries}
+    return {"item": embedder}
+
+
+def load_items(folder: PathLike, view: View = "item") -> np.ndarray:
+    """(N, D) float32 item vectors of an embed artefact, memory-mapped read-only.
+
+    ``view``: ``item`` f_i(I); ``query`` f_q(I); ``both`` [f_q(I); f_i(I)] / √2, (N, 2D) in memory. The last two need
+    two towers.
+    """
+    if view == "both":
+        return side_by_side(load_items(folder, "query"), load_items(folder))
+    path = Path(folder) / FILES[view]
     if not path.is_file():
+        if view == "query" and (Path(folder) / FILES["item"]).is_file():
+            raise ValueError(f"{folder} has one view of the items, not the query encoder's; {TWO_TOWERS}")
         raise ValueError(f"{path} does not exist; make it with `sidar embed`")
     return np.load(path, mmap_mode="r")

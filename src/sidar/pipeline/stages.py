@@ -104,7 +104,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     """
     from sidar.baselines import Bm25, Dense, Popularity, QuantisedDense, reconstruct
     from sidar.data import open_dataset
-    from sidar.embed import load_embedder, load_items
+    from sidar.embed import load_embedder, load_items, query_side
     from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
@@ -124,8 +124,8 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     clusters = reconstruct(load_tokenizer(run / "sid").codebooks_, index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
-        "dense": TextSystem("dense", Dense(load_items(run / "embed"), embedder, alive=catalogue.alive)),
-        "quantised-dense": QuantisedDense(clusters, index.expand_with_source, embedder),
+        "dense": TextSystem("dense", Dense(load_items(run / "embed"), query_side(embedder), alive=catalogue.alive)),
+        "quantised-dense": QuantisedDense(clusters, index.expand_with_source, query_side(embedder, cfg.sid.view)),
         "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
     }
     if read_manifest(run / "dense") is not None:

@@ -67,7 +67,7 @@ def build(
     from sidar.embed import load_items
 
     data = open_dataset(Path(data_folder))
-    catalogue, vectors = data.catalogue, load_items(embed_folder)
+    catalogue, vectors = data.catalogue, load_items(embed_folder, cfg.sid.view)
     if len(vectors) != len(catalogue):
         raise ValueError(
             f"{embed_folder} has {len(vectors)} vectors, the catalogue {len(catalogue)} items; run `sidar embed` again"
