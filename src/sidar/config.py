@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class Part(BaseModel):
@@ -83,6 +83,16 @@ class EmbedConfig(Part):
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
 
 
+class TableConfig(Part):
+    """IDs that others made (`sid.method: table`); `sid.table: ids.json` is short for its path."""
+
+    path: str = Field("", description="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12> (docs/methods).")
+    missing: Literal["error", "encode"] = Field(
+        "error", description="Items that the table lacks: encode = the nearest codes of stand-in codebooks."
+    )
+    unknown: Literal["error", "drop"] = Field("drop", description="Items of the table that the catalogue lacks.")
+
+
 class SidConfig(Part):
     """How vectors become Semantic IDs."""
 
@@ -98,6 +108,12 @@ class SidConfig(Part):
     view: Literal["item", "query", "both"] = Field(
         "item", description="Item vectors by the item encoder; query, both: as two towers' query encoder sees them."
     )
+    table: TableConfig = TableConfig()
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
 
 
 class LoraConfig(Part):
@@ -313,9 +329,10 @@ class Config(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.sid.codebook_sizes is not None and len(self.sid.codebook_sizes) != self.sid.levels:
+        stated = self.sid.codebook_sizes  # a table of others has its own number of levels
+        if stated is not None and len(stated) != self.sid.levels and self.sid.method != "table":
             raise ValueError(
-                f"sid.codebook_sizes has {len(self.sid.codebook_sizes)} entries but sid.levels is {self.sid.levels}"
+                f"sid.codebook_sizes has {len(stated)} entries but sid.levels is {self.sid.levels}"
             )
         return self
 
@@ -364,6 +381,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 def _anchor(config: Config, base: Path) -> None:
     """Make the file's relative paths relative to ``base``."""
     anchored = [(config, "runs"), (config.catalogue, "path"), (config.events, "path"), (config.users, "path")]
+    anchored.append((config.sid.table, "path"))
     for part, name in [*anchored, *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels"))]:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():

@@ -248,6 +248,7 @@ class SidInputs:
     counts: np.ndarray | None = None  # (N,)
     query_vectors: np.ndarray | None = None  # (M, D)
     query_item_pairs: np.ndarray | None = None  # (P, 2) query index, item row
+    item_ids: Sequence[str] | None = None  # (N,); only `sid.method: table` asks for them
 
 
 PathLike = str | Path

@@ -103,6 +103,11 @@ def input_files(cfg: Config) -> list[str]:
     return [path for path in paths if path]
 
 
+def sid_files(cfg: Config) -> list[str]:
+    """The user's own SID table, where the IDs are his."""
+    return [cfg.sid.table.path] if cfg.sid.method == "table" and cfg.sid.table.path else []
+
+
 def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: bool = False) -> list[Stage]:
     """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's one).
 
@@ -150,7 +155,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             files=input_files,
         ),
         Stage("embed", ("embed",), ("data",), run.embed),
-        Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid),
+        Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files),
         Stage(
             "sft",
             ("seed", "warm_start", "lm", "sft", "embed.fields"),

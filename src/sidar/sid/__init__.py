@@ -1,9 +1,19 @@
 """Vectors → Semantic IDs: tokenizers, the SID table and its quality report."""
 
+from sidar.sid.imported import TableTokenizer
 from sidar.sid.rqkmeans import RqKmeans
 from sidar.sid.sizes import auto_codebook_sizes
 from sidar.sid.stage import build
 from sidar.sid.table import load_sids, save_sids
 from sidar.sid.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["RqKmeans", "Tokenizer", "auto_codebook_sizes", "build", "load_sids", "load_tokenizer", "save_sids"]
+__all__ = [
+    "RqKmeans",
+    "TableTokenizer",
+    "Tokenizer",
+    "auto_codebook_sizes",
+    "build",
+    "load_sids",
+    "load_tokenizer",
+    "save_sids",
+]

@@ -41,8 +41,9 @@ def fit_catalogue(
     distinct = count_distinct(inputs.vectors)
     sizes = tuple(config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid))
     best = attempt(sizes)
-    tried = {"/".join(map(str, sizes)): best[2]}
-    free = config.codebook_sizes is None and not config.balance_last
+    tried = {"/".join(map(str, best[1].codebook_sizes)): best[2]}
+    fixed = config.codebook_sizes is not None or config.balance_last
+    free = not fixed and not getattr(best[0], "own_sizes", False)
     while free and len(tried) < _MAX_SIZES_TRIED and is_far(best[2], config.items_per_sid):
         first = best[1].codebook_sizes[0]
         first = first * 2 if best[2] > config.items_per_sid else first // 2
@@ -81,6 +82,7 @@ def build(
         vectors=vectors if len(rows) == len(vectors) else vectors[rows],
         categories=[categories[row] or () for row in rows],
         counts=data.priors().clicks[rows],
+        item_ids=catalogue.item_ids[rows].tolist(),
     )
     if cfg.warm_start:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
         tokenizer = load_tokenizer(Path(cfg.warm_start) / "sid")
