@@ -195,6 +195,23 @@ def test_noise_is_tested_on_recall_and_told_as_it_was_trained_on(tmp_path):
     assert "**holds**" in line_of(table, "RAD-DPO (softmax) − w/o RDRW, noise 50%")
 
 
+def test_the_denoisers_are_asked_again_where_alignment_is_longer(tmp_path):
+    folder = main_cells(Folder(tmp_path))
+    assert "faster\n\nNot run." in write(folder)[0]
+    setting = "lists=9600,lr_new=9e-05"
+    for seed in range(3):
+        for system, effect in (("raddpo", 0.1), ("raddpo-no-rdrw", 0.0), ("raddpo-truth", 0.1)):
+            folder.add(system, seed, axis=setting, effect=effect, held_out=False, groups=("dose",))
+        folder.add("raddpo", seed, axis=f"noise=0.5,{setting}", effect=0.0, held_out=False, groups=("dose",))
+        folder.add("raddpo-no-rdrw", seed, axis=f"noise=0.5,{setting}", effect=0.1, held_out=False, groups=("dose",))
+    page, _ = write(folder)
+    part = page[page.index("Where alignment is longer") :]
+    table = part[part.index("| SID nDCG@10 (utility) |") :]
+    assert "**holds**" in line_of(table, "RAD-DPO (softmax) − w/o RDRW")
+    assert "**does not hold**" in line_of(table, "half relevant: RAD-DPO (softmax) − w/o RDRW")
+    assert "| w/o RDRW, half relevant |" in part
+
+
 def test_skip_above_tells_how_many_lists_it_empties(tmp_path):
     folder = main_cells(Folder(tmp_path))
     counts = {"counts": {"lists": 200, "lists_without_negatives": 50}}

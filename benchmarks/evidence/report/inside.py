@@ -8,6 +8,7 @@ from benchmarks.evidence.cell import INVALID_TOLERANCE
 from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import CONTROL, START, all_of, compare, difference, levels, methods
 from benchmarks.evidence.report.document import Block, Entry, Heading, Picture, Row, Section, Table, Text, Value
+from benchmarks.evidence.report.dose import dose
 from benchmarks.evidence.report.names import PAPER_TABLE_1, row
 from benchmarks.evidence.report.noise import noise
 from benchmarks.evidence.report.pictures import two_histograms
@@ -65,6 +66,7 @@ def denoising(evidence: Evidence) -> Section:
     if pictures := _histograms(evidence):
         blocks.append(Row(pictures))
     blocks += [Heading("Against injected noise"), *noise(evidence)]
+    blocks += [Heading("Where alignment is longer and faster"), *dose(evidence)]
     return Section("rdrw", "RDRW on known truth", blocks, "simulated")
 
 
