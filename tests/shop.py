@@ -29,6 +29,14 @@ def table(n: int = 64, sizes: tuple[int, ...] = SIZES) -> SemanticIds:
     return SemanticIds(codes, np.full(n, 3, np.int32), sizes, method="toy", version="toy-1")
 
 
+def mixed_table(n: int = 64) -> SemanticIds:
+    """The same table cut to one, two or three codes: places of a shelf share short SIDs, and prefixes are SIDs."""
+    whole = table(n)
+    lengths = np.array([1, 2, 3, 3], np.int32)[np.arange(n) % 4]
+    codes = np.where(np.arange(3) < lengths[:, None], whole.codes, -1).astype(np.int32)
+    return SemanticIds(codes, lengths, whole.codebook_sizes, method="toy", version="mixed-1")
+
+
 def hash_of(folder: Path) -> str:
     manifest = read_manifest(folder)
     assert manifest is not None

@@ -178,7 +178,8 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
     index = PrefixIndex.load(folder / "index")
     _check_index(index, sids, folder, manifests)
     model = json.loads((folder / "model" / "config.json").read_text())
-    SidVocab(tuple(model["codebook_sizes"])).check_fits(sids, where=f"model {_short(manifests['model'].hash)}")
+    vocab = SidVocab(tuple(model["codebook_sizes"]), variable_length=model["variable_length"])
+    vocab.check_fits(sids, where=f"model {_short(manifests['model'].hash)}")
     return Bundle(
         folder=folder,
         hash=whole.hash if whole else sha256_json(facts["parts"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -46,11 +46,15 @@ class PrefixView:
     share: float  # of the items looked at that are in that category
     example: str  # title of the most popular item looked at
     ranks: tuple[int, ...]  # of the returned results below it
+    end: float | None = None  # probability of the SID that ends here; None where this prefix is no SID
 
 
 @dataclass(frozen=True)
 class Level:
-    """The beam at one depth. ``mass`` is the probability of all followed prefixes together; 1 − mass was given up."""
+    """The beam at one depth. ``mass`` is the probability of all followed prefixes together.
+
+    1 − mass was given up, or had ended above: ``ended`` is the probability of the SIDs that end here.
+    """
 
     depth: int
     codebook_size: int
@@ -58,13 +62,15 @@ class Level:
     followed: int
     mass: float
     prefixes: list[PrefixView]  # most probable first
+    ended: float = 0.0
 
 
 class Watch:
     """A scorer that remembers which prefixes were followed, and how long reading and writing took.
 
-    ``paths`` maps each followed prefix of the *first* query to its log-probability. Times are wall-clock seconds of
-    this process: on an accelerator, work that is still queued counts towards the phase that waits for it.
+    ``paths`` maps each followed prefix of the *first* query to its log-probability, ``ends`` to that of ending there
+    (where lengths differ). Times are wall-clock seconds of this process: on an accelerator, work that is still queued
+    counts towards the phase that waits for it.
     """
 
     def __init__(self, scorer: Scorer, remember: bool) -> None:
@@ -72,6 +78,7 @@ class Watch:
         self.codebook_sizes = scorer.codebook_sizes
         self.variable_length = scorer.variable_length
         self.paths: dict[Codes, float] = {}
+        self.ends: dict[Codes, float] = {}
         self.prefill_seconds = 0.0
         self._rows: dict[int, list[Codes]] = {}  # depth -> prefix of each row, as the scorer's state numbers them
         self._next: dict[int, Tensor] = {}  # depth -> (W, n) log-probabilities of what follows each row
@@ -100,9 +107,12 @@ class Watch:
             last = codes[0].tolist()
             steps = follows[chosen, last].tolist()
             rows = [(*above[parent], code) for parent, code in zip(chosen, last, strict=True)]
-            for parent, row, step in zip(chosen, rows, steps, strict=True):
-                self.paths[row] = self.paths.get(above[parent], 0.0) + step
             self._rows[depth], self._next[depth] = rows, logp[0].float().cpu()
+            eos = self._next[depth][:, -1].tolist() if self.variable_length else [None] * len(rows)
+            for parent, row, step, end in zip(chosen, rows, steps, eos, strict=True):
+                self.paths[row] = self.paths.get(above[parent], 0.0) + step
+                if end is not None:
+                    self.ends[row] = self.paths[row] + end
         return logp
 
 
@@ -131,14 +141,20 @@ class Signposts:
         depth, prefix = len(codes), int(self.locate([codes])[0])
         if prefix < 0:
             return 0, 0
-        end = self._first_sid(depth, prefix + 1) if prefix + 1 < self._index.n_prefixes[depth] else self._index.n_sids
-        return self._first_sid(depth, prefix), end
+        return self._first_sid(depth, prefix), self._last_sid(depth, prefix) + 1
 
     def _first_sid(self, depth: int, prefix: int) -> int:
         while (number := int(self._index.sid_of[depth][prefix])) < 0:
             prefix = int(self._index.child_start[depth][prefix])
             depth += 1
         return number
+
+    def _last_sid(self, depth: int, prefix: int) -> int:
+        """Not the one before the next prefix's first: a shorter SID may stand between the two."""
+        while depth < self._index.n_levels and (start := self._index.child_start[depth])[prefix] < start[prefix + 1]:
+            prefix = int(start[prefix + 1]) - 1
+            depth += 1
+        return int(self._index.sid_of[depth][prefix])
 
     def _below(self, codes: Codes) -> tuple[int, int, str, float, str]:
         """(items, SIDs, category, its share, example title) below ``codes``."""
@@ -167,29 +183,40 @@ def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:
 
 
 def levels(
-    paths: dict[Codes, float], found: Sequence[Codes], index: PrefixIndex, signposts: Signposts, show: int = 12
+    paths: Mapping[Codes, float],
+    found: Sequence[Codes],
+    index: PrefixIndex,
+    signposts: Signposts,
+    ends: Mapping[Codes, float] | None = None,
+    show: int = 12,
 ) -> list[Level]:
     """The followed prefixes by depth, at most ``show`` of each: those on the way to results first.
 
-    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank order.
+    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank order, ``ends`` the
+    log-probabilities of ending at prefixes shorter than L (those that are no SID are passed over).
     """
     views = []
     for depth in range(1, index.n_levels + 1):
         here = {codes: logp for codes, logp in paths.items() if len(codes) == depth}
         if not here:
             break
-        live = signposts.locate(list(here)) >= 0  # a search may fill up its rows with prefixes that are none
-        here = {codes: logp for (codes, logp), is_live in zip(here.items(), live, strict=True) if is_live}
+        ids = signposts.locate(list(here))  # −1: a search may fill up its rows with prefixes that are none
+        is_sid = {codes: bool(index.terminal[depth][at]) for codes, at in zip(here, ids, strict=True) if at >= 0}
+        here = {codes: here[codes] for codes in is_sid}
+        over = here if depth == index.n_levels else ends or {}
+        end = {codes: float(np.exp(over[codes])) for codes in here if is_sid[codes] and codes in over}
         ranks: dict[Codes, list[int]] = {}
         for rank, codes in enumerate(found, start=1):
             ranks.setdefault(codes[:depth], []).append(rank)
         chosen = sorted(here, key=lambda codes: (codes not in ranks, -here[codes], codes))[:show]
         prefixes = [
-            PrefixView(codes, sid_text(codes), logp, float(np.exp(logp)), *signposts.below(codes), tuple(on))
+            PrefixView(
+                codes, sid_text(codes), logp, float(np.exp(logp)), *signposts.below(codes), tuple(on), end.get(codes)
+            )
             for codes in sorted(chosen, key=lambda codes: (-here[codes], codes))
             for logp, on in [(here[codes], ranks.get(codes, []))]
         ]
         mass = float(np.exp(np.fromiter(here.values(), float)).sum())
         size, reachable = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
-        views.append(Level(depth, size, reachable, len(here), min(1.0, mass), prefixes))
+        views.append(Level(depth, size, reachable, len(here), min(1.0, mass), prefixes, min(1.0, sum(end.values()))))
     return views

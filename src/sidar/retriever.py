@@ -31,7 +31,10 @@ MAX_QUERY = 4096
 
 @dataclass(frozen=True)
 class Result:
-    """One item. ``score`` = log π(SID | prompt) = Σ ``level_logp``; items that share an SID share its score."""
+    """One item. ``score`` = log π(SID | prompt) = Σ ``level_logp``; items that share an SID share its score.
+
+    ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end of a shorter one.
+    """
 
     rank: int  # from 1
     item_id: str
@@ -43,13 +46,16 @@ class Result:
     score: float
     probability: float
     sid: tuple[int, ...]
-    level_logp: tuple[float, ...]  # one per code
+    level_logp: tuple[float, ...]
     sid_text: str
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """An answer and how it came about. ``notes`` say in words where the request was not taken as it stood."""
+    """An answer and how it came about. ``notes`` say in words where the request was not taken as it stood.
+
+    ``mass``: the probability of all SIDs that the search wrote, together.
+    """
 
     query: str
     results: list[Result]
@@ -58,6 +64,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     ignored_history: tuple[str, ...] = ()
     levels: list[Level] = field(default_factory=list)
+    mass: float = 0.0
 
 
 class Retriever:
@@ -247,20 +254,21 @@ class Retriever:
         if explain:
             found = zip(beams.codes[0], beams.lengths[0], beams.level_logp[0].astype(float).cumsum(-1), strict=True)
             ends = {tuple(c[:n].tolist()): float(logp[n - 1]) for c, n, logp in found if n}
-            shown = levels(watch.paths | ends, [r.sid for r in results[0]], self.index, self._signposts)
+            shown = levels(watch.paths | ends, [r.sid for r in results[0]], self.index, self._signposts, watch.ends)
         clock.append(time.perf_counter())
         prompt, decode, cards = (1000 * (after - before) for before, after in pairwise(clock))
         prefill = 1000 * watch.prefill_seconds
         timing = {"prompt": prompt, "prefill": prefill, "decode": decode - prefill, "cards": cards}
         timing["total"] = sum(timing.values())
         answers = []
-        for query, result in zip(queries, results, strict=True):
+        masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
+        for query, result, mass in zip(queries, results, masses.tolist(), strict=True):
             said = list(notes)
             if len(query) > MAX_QUERY:
                 said.append(f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read")
             if len(result) < k:
                 said.append(f"{len(result)} of {k} items: the {width} SIDs of the beam hold no more")
-            answers.append(Explanation(query, result, width, timing, tuple(said), ignored, shown))
+            answers.append(Explanation(query, result, width, timing, tuple(said), ignored, shown, mass))
         return answers
 
     def _history(self, item_ids: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
@@ -282,6 +290,7 @@ class Retriever:
             card = self.catalogue.item(row)
             sid = tuple(int(code) for code in hits.sids[query, place] if code >= 0)
             score = float(hits.scores[query, place])
+            steps = len(sid) + (self.model.vocab.variable_length and len(sid) < len(hits.sids[query, place]))
             results.append(
                 Result(
                     rank=place + 1,
@@ -294,7 +303,7 @@ class Retriever:
                     score=score,
                     probability=float(np.exp(score)),
                     sid=sid,
-                    level_logp=tuple(float(x) for x in hits.level_logp[query, place, : len(sid)]),
+                    level_logp=tuple(float(x) for x in hits.level_logp[query, place, :steps]),
                     sid_text=sid_text(sid),
                 )
             )

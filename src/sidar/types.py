@@ -168,7 +168,7 @@ class SemanticIds:
     def n_levels(self) -> int:
         return len(self.codebook_sizes)
 
-    @property
+    @cached_property
     def fixed_length(self) -> bool:
         """True when every item that has an SID uses all L levels (then EOS is certain and costs no step)."""
         return bool(((self.lengths == self.n_levels) | (self.lengths == 0)).all())

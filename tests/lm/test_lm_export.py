@@ -20,9 +20,11 @@ def scores_elsewhere(folder: Path, prompt: list[int], codes: tuple[int, ...]) ->
     about = json.loads((folder / "sid_tokens.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(folder)
     row = prompt + [about["levels"][level][0] + code for level, code in enumerate(codes)]
+    if len(codes) < len(about["levels"]):
+        row.append(about["eos"])  # ending early is a step of its own
     logits = model(torch.tensor([row])).logits[0].detach()
     out = []
-    for level, (start, end) in enumerate(about["levels"][: len(codes)]):
+    for level, (start, end) in enumerate(about["levels"][: len(row) - len(prompt)]):
         step = logits[len(prompt) - 1 + level]
         if about["head"] == "level":
             allowed = list(range(start, end)) + ([about["eos"]] if about["variable_length"] and level else [])
@@ -48,6 +50,10 @@ def test_exported_checkpoints_score_alike(
     export_hf(model, tmp_path)
     ours = score(model, pack([PROMPT], [[Candidate(SID, True, 1)]], model.vocab)).logp[0, 0, :3].tolist()
     assert scores_elsewhere(tmp_path, PROMPT, SID) == pytest.approx(ours, abs=1e-5)
+    if variable_length:
+        short = score(model, pack([PROMPT], [[Candidate(SID[:2], True, 1)]], model.vocab))
+        assert short.mask[0, 0].tolist() == [True, True, True, False]
+        assert scores_elsewhere(tmp_path, PROMPT, SID[:2]) == pytest.approx(short.logp[0, 0, :3].tolist(), abs=1e-5)
     assert torch.equal(model.word_embeddings, before)  # exporting changes nothing here
 
 

@@ -3,11 +3,12 @@
 import shutil
 import threading
 import time
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pytest
 import uvicorn
-from shop import write_bundle, write_stages
+from shop import mixed_table, write_bundle, write_stages
 
 from sidar import Retriever
 from sidar.data import toy
@@ -32,12 +33,9 @@ def evil_shop():
     return found(pa.table(columns, schema=toy.catalogue().table.schema))
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    runs = {
-        label: write_stages(tmp_path_factory.mktemp(label), evil_shop(), seed=i)
-        for i, label in enumerate(("sft", "raddpo"))
-    }
+@contextmanager
+def served(runs):
+    """The address at which the bundles of ``{label: run}`` answer."""
     app = create_app({label: Retriever.load(write_bundle(run, label), precision="fp32") for label, run in runs.items()})
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -48,6 +46,13 @@ def address(tmp_path_factory):
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    labels = ("sft", "raddpo")
+    with served({n: write_stages(tmp_path_factory.mktemp(n), evil_shop(), seed=i) for i, n in enumerate(labels)}) as at:
+        yield at
 
 
 def test_a_visit(address):
@@ -94,4 +99,28 @@ def test_a_visit(address):
         assert page.evaluate("window.owned") is None
         assert [line for line in complaints if "status of 422" not in line] == []  # the one that was asked for
         assert foreign == []
+        browser.close()
+
+
+def test_ids_of_several_lengths_show_where_they_end(tmp_path):
+    from playwright.sync_api import expect, sync_playwright
+
+    with served({"sft": write_stages(tmp_path, sids=mixed_table())}) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        complaints = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{address}/?q=towel")
+        expect(page.locator(".card")).to_have_count(10)
+        expect(page.locator(".level").first.locator("header")).to_contain_text("ends ")
+        cards = page.locator(".card").evaluate_all("cards => cards.map(card => card.dataset.sid)")
+        short = next(at for at, sid in enumerate(cards) if sid.count("-") < 2)
+        card = page.locator(".card").nth(short)
+        assert "probability" in card.locator(".chip.end").get_attribute("title")
+        card.hover()
+        lit = page.locator(".node.on").evaluate_all("nodes => nodes.map(node => node.dataset.sid)")
+        assert cards[short] in lit
+        assert all(cards[short] == each or cards[short].startswith(f"{each}-") for each in lit)  # nothing below it
+        assert complaints == []
+        page.screenshot(path=str(tmp_path / "page.png"))
         browser.close()

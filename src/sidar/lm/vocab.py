@@ -86,11 +86,19 @@ class SidVocab:
         return f"<s{level + 1}_{token - self.offsets[level]}>"
 
     def check_fits(self, sids: SemanticIds, where: str = "this model") -> None:
-        """Raise ``ValueError`` naming both sides when ``sids`` was made with other codebooks."""
+        """Raise ``ValueError`` naming both sides when ``sids`` was made with other codebooks, or ends some SIDs early
+        while this vocabulary knows one length only.
+        """
         if tuple(sids.codebook_sizes) != self.codebook_sizes:
             ours, theirs = ("/".join(map(str, s)) for s in (self.codebook_sizes, sids.codebook_sizes))
             raise ValueError(
                 f"{where} writes SIDs of {self.n_levels} levels ({ours}), the SID table "
                 f"{sids.version or sids.method!r} has {sids.n_levels} ({theirs}); train a model for this table "
                 "with `sidar sft`, or use the table that the model was trained on"
+            )
+        if not self.variable_length and not sids.fixed_length:
+            short = int(np.flatnonzero((sids.lengths > 0) & (sids.lengths < sids.n_levels))[0])
+            raise ValueError(
+                f"{where} writes SIDs of exactly {self.n_levels} codes, but row {short} of the SID table "
+                f"{sids.version or sids.method!r} has {sids.lengths[short]}; train a model for it with `sidar sft`"
             )

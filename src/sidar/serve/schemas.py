@@ -54,11 +54,13 @@ class Hit(BaseModel):
     price: float | None
     image_url: str
     category: list[str]
-    sid: list[int] = Field(description="Its Semantic ID, one code per level.")
+    sid: list[int] = Field(description="Its Semantic ID: one code per level, or fewer where lengths differ.")
     sid_text: str
     score: float | None = Field(description="log π(SID | prompt); null where the probability is 0.")
     probability: float
-    level_logp: list[float | None] = Field(description="log-probability of each code given the ones before.")
+    level_logp: list[float | None] = Field(
+        description="log-probability of each code given the ones before; then of ending, where an SID may end early."
+    )
 
     @classmethod
     def of(cls, result: Result) -> Hit:
@@ -79,6 +81,7 @@ class Prefix(BaseModel):
     share: float
     example: str
     ranks: list[int] = Field(description="Ranks of the returned items below it.")
+    end: float | None = Field(None, description="Probability of the SID that ends here; null where there is none.")
 
 
 class BeamLevel(BaseModel):
@@ -90,6 +93,7 @@ class BeamLevel(BaseModel):
     followed: int
     mass: float = Field(description="Probability of all followed prefixes together.")
     prefixes: list[Prefix]
+    ended: float = Field(0.0, description="Probability of the SIDs that end at this depth.")
 
     @classmethod
     def of(cls, level: Level) -> BeamLevel:
@@ -109,6 +113,7 @@ class SearchResponse(BaseModel):
     ignored_history: list[str]
     timing_ms: dict[str, float] = Field(description="prompt, prefill, decode, cards, total, and wait (for its turn).")
     levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
+    mass: float = Field(0.0, description="Probability of all Semantic IDs that the search wrote, together.")
 
     @classmethod
     def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
@@ -123,6 +128,7 @@ class SearchResponse(BaseModel):
             ignored_history=list(answer.ignored_history),
             timing_ms={phase: round(ms, 3) for phase, ms in timing.items()},
             levels=[BeamLevel.of(level) for level in answer.levels] if explain else None,
+            mass=answer.mass,
         )
 
 

@@ -42,7 +42,7 @@ def report(
         "buckets": _histogram(sizes),
         "lengths": {str(n): int((sids.lengths[rows] == n).sum()) for n in range(1, sids.n_levels + 1)},
         "levels": [_level(codes[:, d], size) for d, size in enumerate(sids.codebook_sizes)],
-        "prefixes": [len(np.unique(group)) for group in groups],
+        "prefixes": [len(np.unique(group[codes[:, depth] >= 0])) for depth, group in enumerate(groups)],
     }
     if vectors is not None and len(rows):
         distinct = count_distinct(vectors[rows])
@@ -168,12 +168,17 @@ def _group(codes: np.ndarray) -> np.ndarray:
 
 def count_distinct(vectors: np.ndarray) -> int:
     """How many different rows (n, D) float32 there are, by a 64-bit hash of each."""
+    return len(np.unique(row_hashes(vectors)))
+
+
+def row_hashes(vectors: np.ndarray) -> np.ndarray:
+    """(n,) uint64 hash of the bits of each row (n, D) float32."""
     weights = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], dtype=np.uint64) * 2 + 1
     hashes = [
         (np.ascontiguousarray(vectors[i : i + 8192], np.float32).view(np.uint32) * weights).sum(axis=1)
         for i in range(0, len(vectors), 8192)
     ]
-    return len(np.unique(np.concatenate(hashes))) if hashes else 0
+    return np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
 
 
 def _majority(group: np.ndarray, label: np.ndarray) -> float:

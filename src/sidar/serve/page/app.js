@@ -111,7 +111,7 @@ function follow(event) {
   const lists = [...document.querySelectorAll(".list")].filter((each) => each.dataset.model === $("beams").dataset.model);
   const element = event?.target.closest(".card, .node");
   const own = element && (element.matches(".node") || lists.includes(element.closest(".list")));
-  beams.light($("beams"), own ? element.dataset.sid : null, lists);
+  beams.light($("beams"), own ? element.dataset.sid : null, lists, element?.matches(".node"));
 }
 
 function say(words) {

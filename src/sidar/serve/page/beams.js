@@ -10,7 +10,7 @@ export function show(root, answer, tabs) {
       h("h2", {}, "How the model got there"),
       h("p", {}, last
         ? `${answer.exact ? `The best ${count(answer.beam)} IDs of all, found exactly` : `${count(answer.beam)} beams`}; ` +
-          `the IDs that were written hold ${percent(last.mass)} of all probability`
+          `the IDs that were written hold ${percent(answer.mass)} of all probability`
         : "no beams came back"),
       tabs),
     h("div", { class: "scroll" }, h("div", { class: "tree" }, s("svg", { "aria-hidden": "true" }), levels.map(column))));
@@ -20,13 +20,17 @@ export function show(root, answer, tabs) {
 function column(level) {
   const best = Math.max(...level.prefixes.map((prefix) => prefix.probability), 1e-300);
   const hidden = level.followed - level.prefixes.length;
+  const ended = level.prefixes.some(chooses) && ` · ends ${percent(level.ended)}`;
   return h("section", { class: `level ${hue(level.depth)}` },
     h("header", { title: `${count(level.codebook_size)} codes; ${count(level.live)} prefixes of this depth lead to a product` },
       h("b", {}, `Level ${level.depth}`),
-      `${count(level.followed)} of ${count(level.live)} followed · ${percent(level.mass)}`),
+      `${count(level.followed)} of ${count(level.live)} followed · ${percent(level.mass)}`, ended),
     h("ol", {}, level.prefixes.map((prefix) => h("li", {}, node(prefix, best)))),
     hidden > 0 && h("p", { class: "more" }, `and ${count(hidden)} less likely`));
 }
+
+/** Whether an ID may end at this prefix or go on: only where IDs have several lengths. */
+const chooses = (prefix) => prefix.end != null && prefix.end < prefix.probability;
 
 function node(prefix, best) {
   const named = prefix.label && prefix.items > 1; // one product is better told by its title
@@ -35,14 +39,15 @@ function node(prefix, best) {
   return h("button", {
     type: "button", class: `node${prefix.ranks.length ? "" : " dead"}`, "data-sid": prefix.text,
     title: `${prefix.text}: ${count(prefix.items)} items in ${count(prefix.sids)} IDs` +
-      (prefix.label ? `, ${percent(prefix.share)} ${prefix.label}` : "") + (prefix.example ? `; e.g. ${prefix.example}` : ""),
+      (prefix.label ? `, ${percent(prefix.share)} ${prefix.label}` : "") + (prefix.example ? `; e.g. ${prefix.example}` : "") +
+      (chooses(prefix) ? `; an ID of its own, which ends here with probability ${percent(prefix.end)}` : ""),
   },
   h("span", { class: "row" },
     h("span", { class: "code" }, prefix.codes.slice(0, -1).map((code) => `${code}-`).join(""), h("b", {}, prefix.codes.at(-1))),
     h("span", { class: "p" }, percent(prefix.probability))),
   h("span", { class: named ? "label" : "label eg" }, label),
   h("span", { class: "row" },
-    h("span", { class: "items" }, `${count(prefix.items)} ${prefix.items === 1 ? "item" : "items"}`),
+    h("span", { class: "items" }, `${count(prefix.items)} ${prefix.items === 1 ? "item" : "items"}` + (chooses(prefix) ? ` · ends ${percent(prefix.end)}` : "")),
     h("span", { class: "ranks" }, shown.map((rank) => h("i", {}, rank)), prefix.ranks.length > 4 && h("i", {}, `+${prefix.ranks.length - 4}`))),
   h("u", { style: { width: `${Math.max(2, (100 * prefix.probability) / best)}%` } }));
 }
@@ -70,12 +75,14 @@ export function draw(root) {
 /** True when one of two SIDs is a prefix of the other. */
 export const related = (a, b) => a === b || a.startsWith(`${b}-`) || b.startsWith(`${a}-`);
 
-/** Light up everything on the way to and below `sid` inside `scope`; null puts the lights out. */
-export function light(scope, sid, lists) {
+/** Light up everything on the way to `sid` and, where `below`, under it, inside `scope`; null puts the lights out.
+ * A card is one whole ID: where IDs have several lengths, longer ones begin with it but are not on its way. */
+export function light(scope, sid, lists, below) {
+  const near = (each) => (below ? related(each, sid) : each === sid || sid.startsWith(`${each}-`));
   for (const part of [scope, ...lists]) {
     part.classList.toggle("lit", sid != null);
     for (const element of part.querySelectorAll("[data-sid]")) {
-      element.classList.toggle("on", sid != null && related(element.dataset.sid, sid));
+      element.classList.toggle("on", sid != null && near(element.dataset.sid));
     }
   }
 }

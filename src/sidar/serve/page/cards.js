@@ -28,7 +28,8 @@ function card(hit, best, sizes, state, before) {
         hit.category.length > 0 && h("span", { class: "path", title: hit.category.join(" › ") }, hit.category.slice(-3).join(" › "))),
       h("div", { class: "why" },
         h("div", { class: "sid", "aria-label": `Semantic ID ${hit.sid_text}` }, hit.sid.map((code, level) =>
-          h("i", { class: `chip ${hue(level + 1)}`, title: chance(hit, level) }, code))),
+          h("i", { class: `chip ${hue(level + 1)}`, title: chance(hit, level) }, code)),
+          hit.level_logp.length > hit.sid.length && h("i", { class: "chip end", title: ending(hit) }, "·")),
         h("div", { class: "score", title: `log p = ${hit.score == null ? "−∞" : hit.score.toFixed(3)}` },
           h("i", {}, h("u", { style: { width: `${Math.max(1.5, (100 * hit.probability) / best)}%` } })),
           percent(hit.probability)))),
@@ -42,6 +43,11 @@ function card(hit, best, sizes, state, before) {
 function chance(hit, level) {
   const logp = hit.level_logp[level];
   return `level ${level + 1}: code ${hit.sid[level]}, probability ${logp == null ? 0 : percent(Math.exp(logp))} given the codes before`;
+}
+
+function ending(hit) {
+  const logp = hit.level_logp[hit.sid.length];
+  return `ends after ${hit.sid.length} ${hit.sid.length === 1 ? "code" : "codes"}, probability ${logp == null ? 0 : percent(Math.exp(logp))}`;
 }
 
 function move(rank, now) {
