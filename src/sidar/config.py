@@ -269,8 +269,20 @@ class EvaluateConfig(Part):
 
 
 class DenseConfig(Part):
-    """Fine-tuning of the encoder on the training rows (`sidar tune-dense`): the row `dense-tuned`."""
+    """Fine-tuning of the encoder on the training rows (`sidar tune-dense`), and the index of the dense channel."""
 
+    towers: Literal["tied", "two"] = Field(
+        "tied", description="tied = one encoder for both sides; two = SCI's query tower and item tower."
+    )
+    loss: Literal["infonce", "hinge"] = "infonce"
+    margin: float = Field(0.2, gt=0, description="Of the hinge, over cosines.")
+    swap: float = Field(1.0, ge=0, description="Two towers: weight of alignment by input swapping; 0 = none.")
+    cross: float = Field(0.0, ge=0, description="Two towers: weight of the two terms inside one tower (ablation).")
+    match: Literal["none", "mean", "coral"] = Field(
+        "none", description="Two towers: draw means or covariances of both sides together (baselines)."
+    )
+    match_weight: float = Field(1.0, ge=0, description="Weight of `match`.")
+    train_layers: int | None = Field(None, ge=1, description="Train the last n layers only; null = all.")
     steps: int = Field(300, ge=1)
     batch_size: int = Field(64, ge=2, description="Pairs of query and item; the other items are the negatives.")
     lr: float = Field(2e-5, gt=0)
@@ -289,6 +301,12 @@ class DenseConfig(Part):
     validate_every: int = Field(75, ge=1)
     valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
     valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
+
+    @model_validator(mode="after")
+    def _two(self) -> DenseConfig:
+        if self.towers == "tied" and (self.cross or self.match != "none"):
+            raise ValueError("cross and match are terms of two towers; set dense.towers to two, or leave them out")
+        return self
 
 
 class ServeConfig(Part):

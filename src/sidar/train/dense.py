@@ -1,11 +1,7 @@
 """The encoder fine-tuned on the rows that SFT learns from: the dense baseline that "better than dense" must beat.
 
-In-batch negatives (InfoNCE): for pairs (q_i, d_i) of unit vectors and temperature τ
-
-    L = −(1/B) Σ_i log [ exp(q_i·d_i / τ) / Σ_j exp(q_i·d_j / τ) ],   j over the items that do not answer q_i too, and i
-
-[known: sentence-transformers' MultipleNegativesRankingLoss, scale 20 = 1/τ]. Its mask of other positives is ours: a
-batch of popular queries holds many items that answer several of them.
+The loss is that of ``train/contrast.py`` with the other items of the batch as negatives; ``dense.towers: two`` trains
+SCI's query and item towers instead of one encoder (``train/towers.py``, docs/methods/sci.md) through the same loop.
 """
 
 from __future__ import annotations
@@ -19,19 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from sidar.config import Config, DenseConfig, EmbedConfig
+from sidar.config import Config, DenseConfig
 from sidar.data import open_dataset
-from sidar.embed import SentenceEmbedder, item_texts, load_embedder
+from sidar.embed import Embedder, TowerEmbedder, item_texts, load_embedder, query_side
+from sidar.embed.items import FILES, item_views
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
 from sidar.fitting.schedule import lr_factor, step_seed
-from sidar.precision import autocast, resolve_device
+from sidar.precision import resolve_device
 from sidar.train.order import Draw, Order, Pools
-from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs, hidden
+from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs
 from sidar.train.pseudo import item_words
+from sidar.train.towers import Trainable, batch_loss, trainable
 from sidar.types import Catalogue, EvalSet, Hits, PathLike
 
 #: Results per validation query: nDCG@10 looks no further.
@@ -39,20 +35,7 @@ DEPTH = 10
 CHUNK = 2048
 
 
-def in_batch_loss(
-    queries: Tensor, items: Tensor, hide: Tensor, temperature: float = 0.05, symmetric: bool = False
-) -> Tensor:
-    """InfoNCE of unit vectors ``queries`` and ``items``, each (B, D); ``hide`` (B, B) bool: item j is no negative of i.
-
-    ``symmetric``: the mean of both directions, queries as each other's negatives in the second.
-    """
-    scores = (queries @ items.T / temperature).masked_fill(hide, -torch.inf)
-    own = torch.arange(len(scores), device=scores.device)
-    loss = F.cross_entropy(scores, own)
-    return (loss + F.cross_entropy(scores.T, own)) / 2 if symmetric else loss
-
-
-Validation = Callable[[SentenceEmbedder], dict[str, float]]
+Validation = Callable[[Embedder], dict[str, float]]
 
 
 def validation(
@@ -82,11 +65,11 @@ def validation(
     ranked = [texts[int(row)] for row in rows]
     goals = [(each, objective(each, catalogue, f"ndcg@{DEPTH}")) for each in chosen]
 
-    def validate(embedder: SentenceEmbedder) -> dict[str, float]:
+    def validate(embedder: Embedder) -> dict[str, float]:
         items = embedder.encode(ranked, batch_size)
         found = {}
         for each, goal in goals:
-            queries = embedder.encode([prompt.query for prompt in each.prompts], batch_size)
+            queries = query_side(embedder).encode([prompt.query for prompt in each.prompts], batch_size)
             best = np.argsort(-(queries @ items.T), axis=1, kind="stable")[:, :DEPTH]
             found[each.name] = goal(Hits(rows[best].astype(np.int32), np.zeros(best.shape, np.float32)))
         return found
@@ -108,7 +91,7 @@ class Tuned:
 
 
 def tune(
-    embedder: SentenceEmbedder,
+    embedder: Trainable,
     streams: dict[str, Pairs],
     texts: Sequence[str],
     dense: DenseConfig,
@@ -129,7 +112,7 @@ def tune(
         return [streams[name].pair(index, epoch) for name, index, epoch in draws]
 
     pools = Pools(order, prepare, lambda pair: len(texts[pair.row]))
-    model = embedder.model
+    model: torch.nn.Module = embedder.model
     groups = _decay_groups(model, dense.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=dense.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, dense))
@@ -153,10 +136,7 @@ def tune(
         pairs = pools.batch(step)
         torch.manual_seed(step_seed(seed, step))  # dropout
         model.train()
-        queries = encode(model, [pair.query for pair in pairs], dense.query_tokens, dense)
-        items = encode(model, [texts[pair.row] for pair in pairs], dense.item_tokens, dense)
-        mask = torch.from_numpy(hidden(pairs)).to(queries.device)
-        loss = in_batch_loss(queries, items, mask, dense.temperature, dense.symmetric)
+        loss = batch_loss(embedder, pairs, texts, dense)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if dense.clip:
@@ -174,20 +154,6 @@ def tune(
     return done
 
 
-def encode(model: Any, texts: Sequence[str], max_tokens: int, dense: DenseConfig) -> Tensor:
-    """(B, D) float32 unit vectors with gradients; ``texts`` are cut at ``max_tokens``."""
-    limit = model.max_seq_length
-    try:
-        model.max_seq_length = max_tokens if limit is None else min(max_tokens, limit)
-        read = getattr(model, "preprocess", None) or model.tokenize  # the latter before sentence-transformers 6
-        features = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in read(list(texts)).items()}
-    finally:
-        model.max_seq_length = limit
-    with autocast(model.device, dense.precision):
-        vectors = model(features)["sentence_embedding"]
-    return F.normalize(vectors.float(), dim=1)
-
-
 def _decay_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and norms do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -195,17 +161,6 @@ def _decay_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-
-
-def trainable(cfg: EmbedConfig, device: str) -> SentenceEmbedder:
-    """The encoder of ``embed.model``; ``ValueError`` where it has no weights to tune."""
-    embedder = load_embedder(cfg, device)
-    if not isinstance(embedder, SentenceEmbedder):
-        raise ValueError(
-            f"embed.model {cfg.model!r} has no weights, so it cannot be fine-tuned; "
-            "set embed.model to minilm or to a sentence-transformers folder"
-        )
-    return embedder
 
 
 def train_dense(
@@ -218,12 +173,13 @@ def train_dense(
 ) -> dict[str, Any]:
     """The stage: fine-tune ``embed.model`` on the training rows of ``data_folder`` and write into ``out``
 
-    ``model/`` (a sentence-transformers folder: ``embed.model`` may name it), ``items.npy`` (N, D) by that model as
-    :func:`sidar.embed.load_items` reads it, ``embedder.json`` and ``log.jsonl``. ``valid_sets`` choose the step
-    (default: all sets of role valid; none: the last step is kept). Returns a report with ``summary`` and ``shapes``.
+    ``model/`` (a sentence-transformers folder, or two and ``towers.json``: ``embed.model`` may name it), ``items.npy``
+    (N, D) by that model as :func:`sidar.embed.load_items` reads it, of two towers ``items_query.npy`` as well,
+    ``embedder.json`` and ``log.jsonl``. ``valid_sets`` choose the step (default: all sets of role valid; none: the last
+    step is kept). Returns a report with ``summary`` and ``shapes``.
     """
     out, device = Path(out), resolve_device(cfg.device)
-    embedder = trainable(cfg.embed, device)
+    embedder = trainable(cfg.embed, device, cfg.dense)
     data = open_dataset(data_folder)
     catalogue = data.catalogue
     texts = item_texts(catalogue, cfg.embed.fields)
@@ -234,16 +190,19 @@ def train_dense(
     sets = data.eval_sets("valid") if valid_sets is None else valid_sets
     validate = validation(sets, catalogue, texts, cfg.dense, cfg.embed.batch_size)
     tuned = tune(embedder, streams, texts, cfg.dense, seed=cfg.seed, validate=validate, say=say)
-    embedder.model.save(str(out / "model"), create_model_card=False)
+    if isinstance(embedder, TowerEmbedder):
+        embedder.save(out / "model")
+    else:
+        embedder.model.save(str(out / "model"), create_model_card=False)
     (out / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in tuned.log))
     # As everybody else will load it, so that vectors and fingerprint are those of the folder.
     saved = load_embedder(cfg.embed.model_copy(update={"model": str(out / "model")}), device)
-    vectors = np.lib.format.open_memmap(
-        out / "items.npy", mode="w+", dtype=np.float32, shape=(len(catalogue), saved.dim)
-    )
-    for start in range(0, len(texts), CHUNK):
-        vectors[start : start + CHUNK] = saved.encode(texts[start : start + CHUNK], cfg.embed.batch_size)
-    vectors.flush()
+    for name, view in item_views(saved).items():
+        shape = (len(catalogue), view.dim)
+        vectors = np.lib.format.open_memmap(out / FILES[name], mode="w+", dtype=np.float32, shape=shape)
+        for start in range(0, len(texts), CHUNK):
+            vectors[start : start + CHUNK] = view.encode(texts[start : start + CHUNK], cfg.embed.batch_size)
+        vectors.flush()
     about = {
         "model": cfg.embed.model,
         "fingerprint": saved.fingerprint,
@@ -262,12 +221,13 @@ def train_dense(
         "seconds_per_step": tuned.seconds / cfg.dense.steps,
         "pairs": {name: len(stream) for name, stream in streams.items()},
         "requests_left_out": logged.dropped,
+        "towers": cfg.dense.towers,
+        "parameters": sum(parameter.numel() for parameter in embedder.model.parameters()),
     }
     if tuned.best:
         quality = f"valid nDCG@10 {tuned.log[0]['ndcg@10']:.3f} → {tuned.best['ndcg@10']:.3f}"
     else:
         quality = "no validation query, so the last step is kept"
-    summary = (
-        f"{len(catalogue):,} items by {cfg.embed.model} tuned on {len(logged):,} requests, step {chosen}, {quality}"
-    )
+    who = f"two towers from {cfg.embed.model}" if cfg.dense.towers == "two" else cfg.embed.model
+    summary = f"{len(catalogue):,} items by {who} tuned on {len(logged):,} requests, step {chosen}, {quality}"
     return {"summary": summary, "shapes": {"items": [len(catalogue), saved.dim], **facts}, "log": tuned.log}
