@@ -65,6 +65,17 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ValueError(f"{path} is not a manifest ({error}); delete {folder} and run its stage again") from error
 
 
+def continues(previous: Path) -> list[str]:
+    """Hashes of the artefact in ``previous`` and of those that it continued: what a successor says it goes on from.
+
+    A successor keeps the meaning of what it continues: rows of a catalogue, codes of an SID table. What was made from
+    a predecessor and holds only that meaning (a language model knows codes, no rows) still fits. Empty where
+    ``previous`` has no manifest.
+    """
+    manifest = read_manifest(previous)
+    return [] if manifest is None else [*manifest.shapes.get("continues", []), manifest.hash]
+
+
 def open_artifact(folder: Path, kind: str, *, verify: bool = False) -> Manifest:
     """The manifest of a finished artefact of ``kind``; ``verify`` re-hashes every file.
 

@@ -174,6 +174,23 @@ class SftConfig(OptimConfig):
         {"item": 0.25, "pseudo": 0.35, "query": 0.4},
         description="Shares of item text, pseudo-queries and logged queries.",
     )
+    category_first: bool = Field(
+        False, description="rqkmeans: a known category is its own first code (CQ-SID's first idea without its encoder)."
+    )
+    rqvae: RqVaeConfig = RqVaeConfig()
+    cqsid: CqSidConfig = CqSidConfig()
+    sarq: SarqConfig = SarqConfig()
+    keep_margin: float = Field(
+        0.1,
+        ge=0,
+        description="Daily refresh: a changed item keeps its SID while that costs at most this share of error.",
+    )
+    reference: float = Field(
+        0.1,
+        ge=0,
+        lt=0.5,
+        description="Items left out of a second fit that tells the drift alarm what to expect; 0 = none.",
+    )
     max_positives: int = 8
 
 
@@ -377,6 +394,22 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         key, sep, value = override.partition("=")
         if not sep:
             raise ValueError(f"override {override!r} is not key=value")
+class AlarmsConfig(Part):
+    """When `sidar sids alarms` rings (sid/alarms.py has each test)."""
+
+    error: float = Field(
+        0.1, ge=0, description="Excess of new items' quantisation error over unseen items' at the fit."
+    )
+    codes: float = Field(
+        0.1, ge=0, description="Distance of new items' first codes from those at the fit, beyond chance."
+    )
+    p: float = Field(0.01, gt=0, lt=1, description="Chance below which either of them counts.")
+    least: int = Field(30, ge=2, description="Fewer new items are not tested.")
+    growth: float = Field(0.25, ge=0, description="Growth of the items that share an item's SID.")
+    bucket: int = Field(50, ge=1, description="Items of one SID.")
+    tombstones: float = Field(0.5, ge=0, le=1, description="Share of rows of retired items.")
+
+
         node = raw
         *parents, last = key.split(".")
         for part in parents:
@@ -404,3 +437,4 @@ def _anchor(config: Config, base: Path) -> None:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():
             setattr(part, name, str(base / value))
+    alarms: AlarmsConfig = AlarmsConfig()

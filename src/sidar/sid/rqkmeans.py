@@ -33,6 +33,7 @@ class RqKmeans:
     """
 
     method: str
+    refits = True  # cheap enough to be fitted twice (sid/reference.py)
 
     def __init__(
         self,

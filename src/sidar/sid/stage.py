@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sidar.artifacts import continues
 from sidar.config import Config, SidConfig
 from sidar.precision import resolve_device
+from sidar.sid.ledger import Ledger, write_up
 from sidar.sid.picture import draw
 from sidar.sid.quality import count_distinct, report
+from sidar.sid.reference import load_reference, make_reference, save_reference
+from sidar.sid.refresh import Refreshed, refresh
 from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
-from sidar.sid.table import save_sids, table_version
+from sidar.sid.table import load_sids, save_sids, table_version
 from sidar.sid.tokenizer import Tokenizer, checked_vectors, load_tokenizer, tokenizer_class
 from sidar.types import PathLike, SemanticIds, SidInputs
 
@@ -60,9 +64,10 @@ def fit_catalogue(
 def build(
     cfg: Config, data_folder: PathLike, embed_folder: PathLike, out: PathLike, *, device: str | None = None
 ) -> dict[str, Any]:
-    """Write ``sids.parquet``, the tokenizer, ``quality.json`` and ``quality.png`` into ``out``.
+    """Write ``sids.parquet``, tokenizer, ledger, reference, ``quality.json`` and ``quality.png`` into ``out``.
 
-    Tombstones keep no SID. ``ValueError`` when the vectors belong to another catalogue or no item is left.
+    Tombstones keep no SID. A warm start keeps the codebooks and most SIDs (sid/refresh.py).
+    ``ValueError`` when the vectors belong to another catalogue or no item is left.
     """
     from sidar.data import open_dataset
     from sidar.embed import load_items
@@ -84,12 +89,19 @@ def build(
         counts=data.priors().clicks[rows],
         item_ids=catalogue.item_ids[rows].tolist(),
     )
-    if cfg.warm_start:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
-        tokenizer = load_tokenizer(Path(cfg.warm_start) / "sid")
-        found = tokenizer.encode_catalogue(inputs)
-        tried: dict[str, float] = {}
+    tried: dict[str, float] = {}
+    before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
+    if before is not None:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
+        check_encoder(before.parent / "embed", Path(embed_folder))
+        tokenizer = load_tokenizer(before)
+        yesterday = load_sids(before / "sids.parquet", inputs.item_ids or ())
+        today = refresh(tokenizer, yesterday, Ledger.load(before), inputs, margin=cfg.sid.keep_margin)
+        found, reference = today.sids, load_reference(before)
     else:
-        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device or resolve_device(cfg.device))
+        on = device or resolve_device(cfg.device)
+        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on)
+        today = Refreshed(found, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
+        reference = make_reference(cfg.sid, tokenizer, found, inputs, cfg.seed, on)
     codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
     lengths = np.zeros(len(catalogue), np.int32)
     codes[rows], lengths[rows] = found.codes, found.lengths
@@ -99,6 +111,9 @@ def build(
     tokenizer.save(out)
     save_sids(out / "sids.parquet", catalogue.item_ids, sids)
     quality = report(
+    write_up(inputs.item_ids or (), inputs.vectors, tokenizer, found, today.fitted, today.cause).save(out)
+    if reference is not None:
+        save_reference(out, reference)
         sids,
         vectors=vectors,
         codebooks=tokenizer.codebooks_,
@@ -114,11 +129,32 @@ def build(
         f"{quality['sids']:,} SIDs of {sizes} for {quality['items']:,} items "
         f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
     )
-    shapes = {"codes": list(codes.shape), "codebook_sizes": list(sids.codebook_sizes), "version": sids.version}
+    shapes: dict[str, Any] = {
+        "codes": list(codes.shape),
+        "codebook_sizes": list(sids.codebook_sizes),
+        "version": sids.version,
+    }
+    if before is not None:
+        shapes |= {"continues": continues(before), "changes": today.counts}
+        new, moved = (today.counts.get(cause, 0) for cause in ("new", "text"))
+        summary += f"; codebooks kept, {new:,} new items, {moved:,} moved"
     return {"summary": summary, "shapes": shapes, "quality": quality}
 
 
 def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
+def check_encoder(before: Path, now: Path) -> None:
+    """``ValueError`` where frozen codebooks would meet vectors of another encoder: near codes would mean nothing."""
+    files = [folder / "embedder.json" for folder in (before, now)]
+    if all(file.is_file() for file in files):
+        old, new = (json.loads(file.read_text()) for file in files)
+        if old["fingerprint"] != new["fingerprint"]:
+            raise ValueError(
+                f"the codebooks of {before.parent} were fitted to vectors of {old['model']!r} ({old['fingerprint']}), "
+                f"these are of {new['model']!r} ({new['fingerprint']}); go on with the old encoder (embed.model), or "
+                "fit anew without --from and train again (`sidar sids plan` says what)"
+            )
+
+
     """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000."""
     positives, negatives = (lists.column(name).combine_chunks() for name in ("positives", "negatives"))
     n_pos, n_neg = (np.diff(column.offsets.to_numpy()) for column in (positives, negatives))

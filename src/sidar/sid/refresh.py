@@ -1,0 +1,102 @@
+"""A newer catalogue under frozen codebooks: items keep their SIDs, new ones get theirs, changed ones if it pays.
+
+An SID is a name that the language model has learnt. Encoding everything again would give most items the same codes,
+but not all: a corrected title moves one SID in six, and a balanced or split table deals its last codes anew
+(docs/lifecycle.md). So an item whose vector did not change keeps its SID, and one whose vector did keeps it while
+
+    |x − x̂_old|² ≤ (1 + margin) · |x − x̂_new|²                                                    [ours]
+
+where x̂ is what the codes keep of the vector under the frozen codebooks. With margin 0 it moves whenever new codes are
+nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from sidar.sid.ledger import Ledger, squared_errors
+from sidar.sid.quality import row_hashes
+from sidar.sid.tokenizer import Tokenizer
+from sidar.types import SemanticIds, SidInputs
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """SIDs of today's items (n,), and why each has its own (:data:`~sidar.sid.ledger.CAUSES`)."""
+
+    sids: SemanticIds
+    cause: np.ndarray
+    fitted: np.ndarray  # (n,) bool: the codebooks were fitted to this very vector
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Items by cause."""
+        values, count = np.unique(self.cause.astype(str), return_counts=True)
+        return {str(value): int(n) for value, n in zip(values, count, strict=True)}
+
+
+def refresh(
+    tokenizer: Tokenizer, previous: SemanticIds, ledger: Ledger | None, inputs: SidInputs, *, margin: float
+) -> Refreshed:
+    """SIDs for ``inputs`` (n items with ``item_ids``); ``previous``: yesterday's, in the same order, length 0 = none.
+
+    Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer that deals its own
+    refresh (``refresh(inputs, previous)``, as adaptive lengths need it) is asked instead; causes then say ``tokenizer``
+    where an unchanged item moved. Raises ``ValueError`` when ``previous`` was made with other codebooks.
+    """
+    n = len(inputs.vectors)
+    if inputs.item_ids is None or len(previous) != n:
+        raise ValueError(f"{len(previous)} earlier SIDs do not fit {n} items; both must be in the order of item_ids")
+    sizes = tuple(len(book) for book in tokenizer.codebooks_)
+    if sizes != tuple(previous.codebook_sizes):
+        raise ValueError(
+            f"the tokenizer has codebooks {sizes}, the earlier SID table {tuple(previous.codebook_sizes)}; they do not "
+            "belong together: start without --from"
+        )
+    had = previous.lengths > 0
+    same, fitted = had & False, np.zeros(n, bool)
+    if ledger is not None:
+        place = ledger.places(inputs.item_ids)
+        same = (place >= 0) & (ledger.vector[place] == row_hashes(inputs.vectors)) & had
+        fitted = same & ledger.fitted[place]
+    cause = np.where(had, "kept", "new").astype(object)
+    own = getattr(tokenizer, "refresh", None)
+    if own is not None:
+        found = own(inputs, previous)
+        moved = had & (found.codes != previous.codes).any(axis=1)
+        cause[moved & same] = "tokenizer"
+        cause[moved & ~same] = "text"
+        return Refreshed(found, cause, fitted)
+    ask = np.flatnonzero(~same)
+    codes, lengths = previous.codes.copy(), previous.lengths.copy()
+    if len(ask):
+        new = tokenizer.encode(take(inputs, ask))
+        old = had[ask]
+        before = np.where(old, squared_errors(tokenizer, inputs.vectors[ask], codes[ask]), np.inf)
+        after = squared_errors(tokenizer, inputs.vectors[ask], new.codes)
+        move = ~old | (before > (1 + margin) * after)
+        differs = (new.codes != codes[ask]).any(axis=1)
+        cause[ask[old & move & differs]] = "text"
+        cause[ask[old & ~move & differs]] = "held"
+        codes[ask[move]], lengths[ask[move]] = new.codes[move], new.lengths[move]
+    return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
+
+
+def take(inputs: SidInputs, rows: np.ndarray) -> SidInputs:
+    """``inputs`` of some rows; pairs of query and item keep those of these rows, renumbered."""
+    changed: dict[str, Any] = {"vectors": inputs.vectors[rows]}
+    for field in fields(SidInputs):
+        value = getattr(inputs, field.name)
+        if field.name in ("categories", "item_ids") and value is not None:
+            changed[field.name] = [value[row] for row in rows]
+        elif field.name == "counts" and value is not None:
+            changed[field.name] = value[rows]
+        elif field.name == "query_item_pairs" and value is not None:
+            place = np.full(len(inputs.vectors), -1, np.int64)
+            place[rows] = np.arange(len(rows))
+            kept = place[value[:, 1]] >= 0
+            changed[field.name] = np.stack([value[kept, 0], place[value[kept, 1]]], axis=1)
+    return replace(inputs, **changed)
