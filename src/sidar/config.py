@@ -93,6 +93,75 @@ class TableConfig(Part):
     unknown: Literal["error", "drop"] = Field("drop", description="Items of the table that the catalogue lacks.")
 
 
+class SarqConfig(Part):
+    """Adaptive lengths (docs/methods/sarq.md): popular items get longer SIDs, at the bits of fixed ones."""
+
+    base: Literal["rqkmeans", "rqvae", "cqsid", "acrq"] = Field(
+        "rqkmeans", description="What writes the codes; acrq makes SA2CRQ. Over rqvae train with progressive masking."
+    )
+    extra_levels: int = Field(2, ge=0, description="Levels beyond sid.levels, each of half as many codes.")
+    rule: Literal["e3", "e2", "e1"] = Field(
+        "e3", description="e3 = information against evidence, e2 = traffic, e1 = soft entropy. All reconstructions."
+    )
+    kappa: float = Field(1.0, ge=0, description="e3: bits that doubling an item's interactions is worth.")
+    min_levels: int = Field(2, ge=1, description="Shortest SID; one code is too coarse for search.")
+    budget: float | None = Field(None, gt=0, description="Mean bits per item; null = those of sid.levels fixed codes.")
+    hysteresis: float = Field(
+        1.0, ge=0, description="Daily refresh: bits by which credit must leave a length's range before it changes."
+    )
+    lengths: Literal["rule", "shuffled", "fixed"] = Field(
+        "rule", description="Controls: the rule's lengths dealt at random, or sid.levels codes for every item."
+    )
+
+
+class RqVaeConfig(Part):
+    """The residual-quantised autoencoder (TIGER; docs/methods/rqvae.md)."""
+
+    hidden: list[int] = Field([512, 256], description="Widths of the encoder's inner layers; the decoder mirrors them.")
+    latent: int = Field(64, ge=1, description="Dimensions that are quantised; at most those of the vectors.")
+    start: Literal["pca", "random"] = Field(
+        "pca", description="pca = a linear path that starts as PCA beside the MLP; random = the MLP alone, as in TIGER."
+    )
+    steps: int = Field(1000, ge=0)
+    batch_size: int = Field(1024, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.02, ge=0, le=1, description="Share of the steps with rising learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
+    beta: float = Field(0.25, ge=0, description="Weight of the commitment term.")
+    decay: float = Field(0.99, gt=0, lt=1, description="Of the moving averages that the codebooks follow.")
+    dead_below: float = Field(
+        0.05, ge=0, lt=1, description="A code used less than this share of the mean is restarted."
+    )
+    restart_every: int = Field(25, ge=1, description="Steps between two looks for dead codes.")
+    progressive: bool = Field(False, description="PLUM: the decoder sees a prefix of random length; for short SIDs.")
+    init_sample: int = Field(64, ge=1, description="Vectors per code for the k-means that starts each level.")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(200, ge=1, description="Rounded up to a multiple of log_every.")
+    collapse_below: float = Field(
+        0.5, ge=0, le=1, description="Share of a level's codes in use that is called collapse."
+    )
+
+
+class CqSidConfig(RqVaeConfig):
+    """CQ-SID (arXiv 2605.14434; docs/methods/cqsid.md): category-guided first level, query contrast, split buckets."""
+
+    beta: float = Field(1.0, ge=0, description="Weight of the commitment term.")
+    category: bool = Field(True, description="Known category = its own first code; false = the ablation -category.")
+    contrast: bool = Field(True, description="Query-item InfoNCE; false = the ablation -QI.")
+    gamma: float = Field(0.001, ge=0, description="Weight of the contrast.")
+    temperature: float = Field(0.1, gt=0)
+    contrast_batch: int = Field(128, ge=2, description="Pairs that are contrasted with one another.")
+    contrast_on: Literal["quantised", "encoder"] = Field(
+        "quantised", description="The item's side: after quantisation (straight-through) or before."
+    )
+    max_queries: int = Field(200_000, ge=1, description="Most frequent training queries that are embedded.")
+    max_bucket: int | None = Field(50, ge=1, description="SIDs of more items are split; null = never.")
+    max_groups: int = Field(100, ge=2, description="Most groups of one SID.")
+
+
 class SidConfig(Part):
     """How vectors become Semantic IDs."""
 
@@ -109,6 +178,23 @@ class SidConfig(Part):
         "item", description="Item vectors by the item encoder; query, both: as two towers' query encoder sees them."
     )
     table: TableConfig = TableConfig()
+    category_first: bool = Field(
+        False, description="rqkmeans: a known category is its own first code (CQ-SID's first idea without its encoder)."
+    )
+    rqvae: RqVaeConfig = RqVaeConfig()
+    cqsid: CqSidConfig = CqSidConfig()
+    sarq: SarqConfig = SarqConfig()
+    keep_margin: float = Field(
+        0.1,
+        ge=0,
+        description="Daily refresh: a changed item keeps its SID while that costs at most this share of error.",
+    )
+    reference: float = Field(
+        0.1,
+        ge=0,
+        lt=0.5,
+        description="Items left out of a second fit that tells the drift alarm what to expect; 0 = none.",
+    )
 
     @field_validator("table", mode="before")
     @classmethod
@@ -173,23 +259,6 @@ class SftConfig(OptimConfig):
     mixture: dict[Literal["item", "pseudo", "query"], float] = Field(
         {"item": 0.25, "pseudo": 0.35, "query": 0.4},
         description="Shares of item text, pseudo-queries and logged queries.",
-    )
-    category_first: bool = Field(
-        False, description="rqkmeans: a known category is its own first code (CQ-SID's first idea without its encoder)."
-    )
-    rqvae: RqVaeConfig = RqVaeConfig()
-    cqsid: CqSidConfig = CqSidConfig()
-    sarq: SarqConfig = SarqConfig()
-    keep_margin: float = Field(
-        0.1,
-        ge=0,
-        description="Daily refresh: a changed item keeps its SID while that costs at most this share of error.",
-    )
-    reference: float = Field(
-        0.1,
-        ge=0,
-        lt=0.5,
-        description="Items left out of a second fit that tells the drift alarm what to expect; 0 = none.",
     )
     max_positives: int = 8
 
@@ -273,6 +342,9 @@ class EvaluateConfig(Part):
     """What is scored, on which queries, against what."""
 
     sets: list[EvalSetConfig] = []
+    prompts: Literal["personalised", "semantic"] = Field(
+        "personalised", description="semantic = the query alone, without history and profile, in every prompt."
+    )
     targets: list[Literal["click", "order", "random_click"]] = Field(
         ["click"], description="Targets on the log's test day."
     )
@@ -326,6 +398,22 @@ class DenseConfig(Part):
         return self
 
 
+class AlarmsConfig(Part):
+    """When `sidar sids alarms` rings (sid/alarms.py has each test)."""
+
+    error: float = Field(
+        0.1, ge=0, description="Excess of new items' quantisation error over unseen items' at the fit."
+    )
+    codes: float = Field(
+        0.1, ge=0, description="Distance of new items' first codes from those at the fit, beyond chance."
+    )
+    p: float = Field(0.01, gt=0, lt=1, description="Chance below which either of them counts.")
+    least: int = Field(30, ge=2, description="Fewer new items are not tested.")
+    growth: float = Field(0.25, ge=0, description="Growth of the items that share an item's SID.")
+    bucket: int = Field(50, ge=1, description="Items of one SID.")
+    tombstones: float = Field(0.5, ge=0, le=1, description="Share of rows of retired items.")
+
+
 class ServeConfig(Part):
     """The HTTP service."""
 
@@ -355,6 +443,7 @@ class Config(Part):
     decode: DecodeConfig = DecodeConfig()
     dense: DenseConfig = DenseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     serve: ServeConfig = ServeConfig()
     warm_start: str | None = Field(None, description="Bundle that the daily refresh starts from (`sidar run --from`).")
 
@@ -366,9 +455,7 @@ class Config(Part):
     def _fits(self) -> Config:
         stated = self.sid.codebook_sizes  # a table of others has its own number of levels
         if stated is not None and len(stated) != self.sid.levels and self.sid.method != "table":
-            raise ValueError(
-                f"sid.codebook_sizes has {len(stated)} entries but sid.levels is {self.sid.levels}"
-            )
+            raise ValueError(f"sid.codebook_sizes has {len(stated)} entries but sid.levels is {self.sid.levels}")
         return self
 
 
@@ -394,22 +481,6 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         key, sep, value = override.partition("=")
         if not sep:
             raise ValueError(f"override {override!r} is not key=value")
-class AlarmsConfig(Part):
-    """When `sidar sids alarms` rings (sid/alarms.py has each test)."""
-
-    error: float = Field(
-        0.1, ge=0, description="Excess of new items' quantisation error over unseen items' at the fit."
-    )
-    codes: float = Field(
-        0.1, ge=0, description="Distance of new items' first codes from those at the fit, beyond chance."
-    )
-    p: float = Field(0.01, gt=0, lt=1, description="Chance below which either of them counts.")
-    least: int = Field(30, ge=2, description="Fewer new items are not tested.")
-    growth: float = Field(0.25, ge=0, description="Growth of the items that share an item's SID.")
-    bucket: int = Field(50, ge=1, description="Items of one SID.")
-    tombstones: float = Field(0.5, ge=0, le=1, description="Share of rows of retired items.")
-
-
         node = raw
         *parents, last = key.split(".")
         for part in parents:
@@ -437,4 +508,3 @@ def _anchor(config: Config, base: Path) -> None:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():
             setattr(part, name, str(base / value))
-    alarms: AlarmsConfig = AlarmsConfig()
