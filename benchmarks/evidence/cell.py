@@ -40,7 +40,6 @@ class Context:
     bed: Bed
     results: Path
     device: str = "cpu"
-    keep_models: bool = False
 
     @cached_property
     def catalogue(self) -> Any:
@@ -197,7 +196,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     tmp = path.with_name(f".{path.name}.tmp")
     tmp.write_text(json.dumps(content, indent=1, default=float) + "\n")
     tmp.replace(path)
-    if cell.kind == "align" and not context.keep_models:
+    if cell.kind == "align":
         shutil.rmtree(context.model(cell.name))
     return content
 

@@ -31,7 +31,6 @@ class Settings:
     results: Path
     device: str = "cpu"
     workers: int = 2
-    keep_models: bool = False
     registration: Path = field(default_factory=registration_file)
 
 
@@ -86,7 +85,7 @@ def _work(job: Job, settings: Settings) -> float:
     from benchmarks.evidence.cell import Context, run_cell, train_model
 
     started = time.monotonic()
-    context = Context(Bed(settings.work), settings.results, settings.device, settings.keep_models)
+    context = Context(Bed(settings.work), settings.results, settings.device)
     if job.train:
         train_model(job.cell, context)
     else:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidar.data import toy
 from sidar.evaluate import score_ranking
-from sidar.evaluate.oracle import expand, oracle_hits, oracle_sids, reachable_oracle
+from sidar.evaluate.oracle import expand, oracle_sids, reachable_oracle
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.types import Catalogue, EvalSet, Prompt, SemanticIds
@@ -45,11 +45,11 @@ def test_by_hand(catalogue):
     found = oracle_sids(each, catalogue, SID, PRIOR, 5)
     assert found.tolist() == [[1, 2, 0, 3, -1], [-1] * 5, [0, -1, -1, -1, -1], [-1] * 5]
     assert oracle_sids(each, catalogue, SID, PRIOR, 2)[0].tolist() == [1, 2]
-    hits = oracle_hits(each, catalogue, SID, PRIOR, 7)
+    hits = expand(found, SID, PRIOR, 7)
     assert hits.rows[0].tolist() == [2, 3, 4, 1, 0, 5, -1]  # row 1 has the higher prior of SID 0
     assert hits.rows[2].tolist() == [1, 0, -1, -1, -1, -1, -1]
     assert hits.scores[0].tolist() == [7, 6, 5, 4, 3, 2, 0]
-    assert oracle_hits(each, catalogue, SID, PRIOR, 3).rows[0].tolist() == [2, 3, 4]
+    assert expand(found, SID, PRIOR, 3).rows[0].tolist() == [2, 3, 4]
 
 
 def test_the_reachable_oracle_moves_good_sids_to_the_front_and_leaves_the_rest(catalogue):

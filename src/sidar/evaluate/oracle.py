@@ -13,9 +13,6 @@ import numpy as np
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
 
-#: The row's name where a table shows it.
-ORACLE_SID = "oracle-sid"
-
 
 def oracle_sids(
     eval_set: EvalSet, catalogue: Catalogue, sid_of_row: np.ndarray, prior: np.ndarray, width: int = 500
@@ -80,13 +77,6 @@ def expand(ranked: np.ndarray, sid_of_row: np.ndarray, prior: np.ndarray, k: int
             out[q, at : at + len(members)] = members
             at += len(members)
     return Hits(out, np.where(out >= 0, np.arange(k, 0, -1), 0).astype(np.float32))
-
-
-def oracle_hits(
-    eval_set: EvalSet, catalogue: Catalogue, sid_of_row: np.ndarray, prior: np.ndarray, k: int = 500
-) -> Hits:
-    """(Q, k) items of :func:`oracle_sids`: the row ``oracle-sid``."""
-    return expand(oracle_sids(eval_set, catalogue, sid_of_row, prior, k), sid_of_row, prior, k)
 
 
 def _graded(
