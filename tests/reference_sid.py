@@ -47,3 +47,60 @@ def purity(prefixes: Sequence[tuple], labels: Sequence[tuple]) -> float:
         if size[prefix] > 1:
             groups.setdefault(prefix, Counter())[label] += 1
     return sum(max(g.values()) for g in groups.values()) / sum(sum(g.values()) for g in groups.values())
+
+
+def prefix_counts(codes: np.ndarray, asked: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """(n, L) what ``codes`` hold under every prefix of ``asked``."""
+    out = np.zeros(asked.shape, np.int64)
+    for depth in range(1, codes.shape[1] + 1):
+        held: Counter = Counter()
+        for row, one in enumerate(codes.tolist()):
+            held[tuple(one[:depth])] += 1 if weight is None else int(weight[row])
+        out[:, depth - 1] = [held[tuple(one[:depth])] for one in asked.tolist()]
+    return out
+
+
+def sarq_lengths(codes: np.ndarray, counts: np.ndarray, kappa: float, shortest: int, tau: float) -> list[int]:
+    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest``: methods.md §3.2, item by item."""
+    held = prefix_counts(codes, codes, None)
+    lengths = []
+    for row, n in enumerate(counts):
+        fits = [
+            level + 1
+            for level in range(codes.shape[1])
+            if np.log2(len(codes)) - np.log2(held[row, level]) - kappa * np.log2(1.0 + n) <= tau
+        ]
+        lengths.append(max([shortest, *fits]))
+    return lengths
+
+
+def bisect_tau(margin: np.ndarray, sizes: Sequence[int], shortest: int, budget: float) -> float:
+    """The largest τ whose lengths cost at most ``budget`` bits, by sixty halvings."""
+    cost = np.log2(np.asarray(sizes, float))
+
+    def bits(tau: float) -> float:
+        on = (margin <= tau) | (np.arange(margin.shape[1]) < shortest)
+        return float((on * cost).sum())
+
+    low, high = margin.min() - 1, margin.max() + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bits(middle) <= budget else (low, middle)
+    return low
+
+
+def soft_entropy(
+    vectors: np.ndarray, codes: np.ndarray, books: Sequence[np.ndarray], temperature: Sequence[float]
+) -> np.ndarray:
+    """Cumulative entropy (bits) of softmax(−d²/T) along each item's residuals, item by item."""
+    out = []
+    for vector, path in zip(vectors.astype(np.float64), codes, strict=True):
+        total, row = 0.0, []
+        for book, code, t in zip(books, path, temperature, strict=True):
+            p = np.exp(-np.square(vector - book).sum(1) / t)
+            p /= p.sum()
+            total += float(-(p * np.log2(p)).sum())
+            row.append(total)
+            vector = vector - book[code]
+        out.append(row)
+    return np.array(out)

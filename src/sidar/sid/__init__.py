@@ -2,6 +2,7 @@
 
 from sidar.sid.imported import TableTokenizer
 from sidar.sid.rqkmeans import RqKmeans
+from sidar.sid.sarq import Sarq
 from sidar.sid.sizes import auto_codebook_sizes
 from sidar.sid.stage import build
 from sidar.sid.table import load_sids, save_sids
@@ -9,6 +10,7 @@ from sidar.sid.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "RqKmeans",
+    "Sarq",
     "TableTokenizer",
     "Tokenizer",
     "auto_codebook_sizes",

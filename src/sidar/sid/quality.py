@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sidar.sid.lengths import code_bits
 from sidar.types import SemanticIds
 
 #: RAD-DPO's log [seed]: share of (positive, negative) pairs whose SIDs begin with the same one and two codes.
@@ -21,12 +22,16 @@ def report(
     codebooks: Sequence[np.ndarray] | None = None,
     categories: Sequence[Sequence[str] | None] | None = None,
     pairs: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """JSON-able numbers on an SID table; rows without an SID do not count.
 
     ``vectors`` (N, D) and ``codebooks`` add the reconstruction error, ``categories`` (paths by row) the purity,
-    ``pairs`` (P, 2) rows of a positive and a negative shown for one request the shared prefixes.
+    ``pairs`` (P, 2) rows of a positive and a negative shown for one request the shared prefixes, ``classes`` (N,)
+    labels (head, torso, tail, cold) the same numbers per class, ``counts`` (N,) training clicks the length that traffic
+    sees. An SID that has ended counts as a prefix of its own at every later depth.
     """
     rows = np.flatnonzero(sids.lengths > 0)
     codes = sids.codes[rows]
@@ -41,6 +46,7 @@ def report(
         "gini": gini(sizes),
         "buckets": _histogram(sizes),
         "lengths": {str(n): int((sids.lengths[rows] == n).sum()) for n in range(1, sids.n_levels + 1)},
+        "code_bits": _code_bits(sids.lengths[rows], sids.codebook_sizes),
         "levels": [_level(codes[:, d], size) for d, size in enumerate(sids.codebook_sizes)],
         "prefixes": [len(np.unique(group[codes[:, depth] >= 0])) for depth, group in enumerate(groups)],
     }
@@ -54,7 +60,37 @@ def report(
         result["purity"] = purity(groups, [categories[int(row)] for row in rows], seed)
     if pairs is not None:
         result["pairs"] = shared_prefixes(sids, pairs)
+    if classes is not None and len(rows):
+        own = None if categories is None else [categories[int(row)] for row in rows]
+        alike = None if own is None else neighbours_alike(groups[min(1, len(groups) - 1)], own)
+        result["classes"] = by_class(sids.lengths[rows], sizes[groups[-1]], classes[rows], alike)
+    if counts is not None and counts[rows].sum() > 0:
+        result["traffic_length"] = float(np.average(sids.lengths[rows], weights=counts[rows]))
     return result
+
+
+def by_class(
+    lengths: np.ndarray, bucket: np.ndarray, classes: np.ndarray, alike: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """Per label: items, their mean length, the share that shares its SID, and the mean size of its SID.
+
+    ``lengths``, ``bucket`` (items in the item's SID) and ``classes`` are (n,). Means are over items, so a bucket of b
+    items counts b times: it is what an item finds around itself (methods.md §3.2). ``alike`` adds ``purity``, its mean
+    over the items that have one.
+    """
+    order = [name for name in ("head", "torso", "tail", "cold") if (classes == name).any()]
+    order += sorted(set(classes.tolist()) - set(order))
+    return {
+        name: {
+            "items": int(own.sum()),
+            "mean_length": float(lengths[own].mean()),
+            "collision_rate": float((bucket[own] > 1).mean()),
+            "mean_bucket": float(bucket[own].mean()),
+            **({} if alike is None or np.isnan(alike[own]).all() else {"purity": float(np.nanmean(alike[own]))}),
+        }
+        for name in order
+        for own in [classes == name]
+    }
 
 
 def gini(sizes: np.ndarray) -> float:
@@ -131,6 +167,31 @@ def shared_prefixes(sids: SemanticIds, pairs: np.ndarray) -> dict[str, Any]:
         "shared": [float((lcp >= depth).mean()) if len(lcp) else 0.0 for depth in range(1, sids.n_levels)],
         "paper_shared": list(PAPER_SHARED),
     }
+
+
+def neighbours_alike(group: np.ndarray, categories: Sequence[Sequence[str] | None]) -> np.ndarray:
+    """(n,) float64: of the *other* items of an item's group, the share that has its leaf category; NaN = none to ask.
+
+    P(same leaf category | same prefix), of methods.md §3.3: unlike a majority's share it does not grow as groups get
+    small. The leaf is the path's first three names; items without a path are not asked and not counted.
+    """
+    out = np.full(len(group), np.nan)
+    has = np.array([bool(path) for path in categories], bool)
+    paths = [tuple(path[:3]) for path in categories if path]
+    number = {path: i for i, path in enumerate(sorted(set(paths)))}
+    label = np.array([number[path] for path in paths], np.int64)
+    under = group[has]
+    others = np.bincount(under)[under] - 1 if len(under) else under
+    _, pair, same = np.unique(np.stack([under, label]), axis=1, return_inverse=True, return_counts=True)
+    same = same[pair.reshape(-1)] - 1
+    out[has] = np.where(others > 0, same / np.maximum(others, 1), np.nan)
+    return out
+
+
+def _code_bits(lengths: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, float]:
+    """The code budget Σ_i Σ_{l ≤ L_i} log₂ K_l (contracts.md): two tables are compared at equal bits."""
+    total = code_bits(lengths, codebook_sizes)
+    return {"total": total, "per_item": total / max(len(lengths), 1)}
 
 
 def _level(codes: np.ndarray, size: int) -> dict[str, float]:

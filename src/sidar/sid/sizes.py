@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def auto_codebook_sizes(n_items: int, levels: int = 3, items_per_sid: float = 1.3) -> tuple[int, ...]:
@@ -25,6 +26,14 @@ def auto_codebook_sizes(n_items: int, levels: int = 3, items_per_sid: float = 1.
 def halving(first: int, levels: int) -> tuple[int, ...]:
     """``first``, half of it, … and never below 2."""
     return tuple(max(2, first >> level) for level in range(levels))
+
+
+def extended(sizes: Sequence[int], levels: int) -> tuple[int, ...]:
+    """``sizes`` and then half of the last, half of that … up to ``levels``; never below 2."""
+    out = list(sizes)
+    while len(out) < levels:
+        out.append(max(2, out[-1] // 2))
+    return tuple(out)
 
 
 def is_far(items_per_sid: float, target: float) -> bool:

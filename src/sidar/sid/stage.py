@@ -40,7 +40,8 @@ def fit_catalogue(
     def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
         tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device).fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
-        return tokenizer, sids, distinct / len(np.unique(sids.codes, axis=0))
+        found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
+        return tokenizer, sids, distinct / found
 
     distinct = count_distinct(inputs.vectors)
     sizes = tuple(config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid))
@@ -110,15 +111,17 @@ def build(
     out = Path(out)
     tokenizer.save(out)
     save_sids(out / "sids.parquet", catalogue.item_ids, sids)
-    quality = report(
     write_up(inputs.item_ids or (), inputs.vectors, tokenizer, found, today.fitted, today.cause).save(out)
     if reference is not None:
         save_reference(out, reference)
+    quality = report(
         sids,
         vectors=vectors,
         codebooks=tokenizer.codebooks_,
         categories=categories,
         pairs=preference_pairs(data.lists("train"), cfg.seed),
+        classes=data.priors().popularity(),
+        counts=data.priors().clicks,
         seed=cfg.seed,
     )
     quality["sizes_tried"] = tried
@@ -141,7 +144,6 @@ def build(
     return {"summary": summary, "shapes": shapes, "quality": quality}
 
 
-def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
 def check_encoder(before: Path, now: Path) -> None:
     """``ValueError`` where frozen codebooks would meet vectors of another encoder: near codes would mean nothing."""
     files = [folder / "embedder.json" for folder in (before, now)]
@@ -155,6 +157,7 @@ def check_encoder(before: Path, now: Path) -> None:
             )
 
 
+def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
     """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000."""
     positives, negatives = (lists.column(name).combine_chunks() for name in ("positives", "negatives"))
     n_pos, n_neg = (np.diff(column.offsets.to_numpy()) for column in (positives, negatives))
