@@ -192,6 +192,38 @@ def demo(
 
 
 @app.command()
+def grow(
+    out: Annotated[Path, typer.Argument(help="Folder to write catalogue.parquet into.")],
+    items: Annotated[int, typer.Option(help="Products in all, the catalogue's own included.")] = 50_000,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="A catalogue file with the contract's columns; default: the embedded sample.")
+    ] = None,
+    traffic: Annotated[
+        str | None, typer.Option(help="Also simulate a log over it: a preset of the simulator (demo, full).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the variants.")] = 0,
+) -> None:
+    """Grow a catalogue by simulated variants (colour, size, pack, model), to study larger ones."""
+    from sidar import simulate
+    from sidar.config import CatalogueConfig, Config
+    from sidar.data import sample
+    from sidar.data.products import read_catalogue
+
+    if catalogue is None:
+        source = sample.load_catalogue()
+    else:
+        source, _ = read_catalogue(Config(catalogue=CatalogueConfig(path=str(catalogue))))
+    out.mkdir(parents=True, exist_ok=True)
+    if traffic is None:
+        rows = simulate.write_grown(source, items, out / "catalogue.parquet", seed)
+    else:
+        config = simulate.load_config(traffic)
+        rows = len(grown := simulate.grow(source, items, seed))
+        simulate.run(grown, config, out)
+    typer.echo(f"{out / 'catalogue.parquet'}: {rows:,} items, {rows - len(source):,} of them simulated variants")
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What the shopper types.")],
     bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),

@@ -62,14 +62,14 @@ def run(
     homes = [facts.department[grounded.truths[i].exact[0]] for i in grounded.intent_of]
     on_sale = np.where(catalogue.alive, launch, np.iinfo(np.int64).max)  # a retired item is never shown
     shelf = Shelf(catalogue, facts, grounded.queries, homes, on_sale, config.logger, for_shelf)
-    codes = _code_table(grounded, len(catalogue))
+    codes = _Codes(grounded, len(catalogue))
     log, known = Sink(out / "events.parquet", note), Sink(out / "truth.parquet", note)
     for day in range(1, config.days + 1):
         of_day = np.flatnonzero(schedule.day == day)
         shown = shelf.show(schedule.query[of_day], schedule.ts[of_day], schedule.random[of_day])
         local, row, position = shown.flat()
         request = of_day[local]
-        code = codes[grounded.intent_of[schedule.query[request]], row]
+        code = codes(grounded.intent_of[schedule.query[request]], row)
         liked = taste(schedule.user[request], row)
         chance = chances(code, liked, config.behaviour)
         page = Page(request, row, position, code, liked, chance, act(position, chance, config.behaviour, for_acts))
@@ -107,13 +107,23 @@ def draw_launches(grounded: Grounded, n_items: int, cfg: SimulatorConfig, rng: n
     return launch
 
 
-def _code_table(grounded: Grounded, n_items: int) -> np.ndarray:
-    """(I, N) int8 grade codes of every train intent (those that the log asks; they are numbered first)."""
-    n_train = grounded.splits.count("train")
-    codes = np.full((n_train, n_items), IRRELEVANT, dtype=np.int8)
-    for number in range(n_train):
-        codes[number, grounded.truths[number].rows] = grounded.truths[number].codes
-    return codes
+class _Codes:
+    """Grade codes of train intents (those that the log asks; they are numbered first), kept sparse: a table of all
+    items would take gigabytes on a catalogue of a million."""
+
+    def __init__(self, grounded: Grounded, n_items: int) -> None:
+        n_train = grounded.splits.count("train")
+        keys = [number * n_items + grounded.truths[number].rows for number in range(n_train)]
+        codes = [grounded.truths[number].codes for number in range(n_train)]
+        flat = np.concatenate(keys)
+        order = np.argsort(flat)
+        self._keys, self._codes, self._n_items = flat[order], np.concatenate(codes)[order], n_items
+
+    def __call__(self, intent: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """(S,) int8 code of each pair of train intent and row; what no truth names is irrelevant."""
+        wanted = intent * self._n_items + row
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        return np.where(self._keys[at] == wanted, self._codes[at], IRRELEVANT).astype(np.int8)
 
 
 def _write_utility(
