@@ -104,3 +104,12 @@ def soft_entropy(
             vector = vector - book[code]
         out.append(row)
     return np.array(out)
+
+
+def neighbours_alike(groups: Sequence[int], categories: Sequence) -> list[float]:
+    """Of the other items of an item's group that have a category, the share with the same one; NaN = none."""
+    out = []
+    for i, (group, own) in enumerate(zip(groups, categories, strict=True)):
+        others = [c for j, (g, c) in enumerate(zip(groups, categories, strict=True)) if j != i and g == group and c]
+        out.append(sum(c == own for c in others) / len(others) if own and others else float("nan"))
+    return out

@@ -216,6 +216,8 @@ def test_slices_and_coverage(world):
     values = PerQuery.read(world["out"]).get("grounded", "sft", "item/ndcg@10")[1]
     assert facts["slices"]["query"]["seen"]["systems"]["sft"]["item/ndcg@10"] == pytest.approx(values[::2].mean())
     assert "cold" in facts["slices"]["items"]
+    kinds = {label: each["systems"]["sft"]["items/returned"] for label, each in facts["slices"]["items"].items()}
+    assert sum(kinds.values()) == pytest.approx(facts["systems"]["sft"]["items/returned"]["mean"])
     assert 0 < facts["coverage"]["sft"]["@10"] <= 1
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference_index import semantic_ids
 
 from sidar.sid.picture import draw
-from sidar.sid.quality import count_distinct, gini, report, shared_prefixes
+from sidar.sid.quality import count_distinct, gini, neighbours_alike, report, shared_prefixes
 from sidar.sid.stage import preference_pairs
 
 TUPLES = [(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1), ()]
@@ -36,6 +36,32 @@ def test_counts_by_hand() -> None:
     share = np.array([2, 5]) / 7
     assert last["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
     assert got["lengths"] == {"1": 0, "2": 0, "3": 7}
+
+
+def test_numbers_by_class_by_hand() -> None:
+    tuples = [(0, 0, 0), (0, 0, 0), (0, 0), (0, 1), (0, 1), (1, 1, 1), (1, 1, 2), ()]
+    classes = np.array(["head", "head", "head", "tail", "cold", "tail", "tail", "tail"], dtype=object)
+    counts = np.array([5, 3, 2, 1, 0, 1, 1, 9])
+    got = report(semantic_ids(tuples, (2, 4, 8)), categories=CATEGORIES, classes=classes, counts=counts)
+    assert got["code_bits"] == {"total": 7 * 3 + 4 * 3, "per_item": 33 / 7}  # seven items of two codes, four of three
+    assert got["traffic_length"] == (3 * 8 + 2 * 2 + 2 * 1 + 3 * 2) / 13
+    assert got["prefixes"] == [2, 3, 3]  # three SIDs have a third code
+    head, tail, cold = (got["classes"][name] for name in ("head", "tail", "cold"))
+    assert list(got["classes"]) == ["head", "tail", "cold"]
+    assert (head["items"], head["mean_length"], head["collision_rate"]) == (3, 8 / 3, 2 / 3)
+    assert head["mean_bucket"] == (2 + 2 + 1) / 3
+    assert (tail["collision_rate"], tail["mean_bucket"]) == (1 / 3, (2 + 1 + 1) / 3)
+    # under (0, 0): ax ax ay; under (0, 1): b bz; under (1, 1): bz a
+    assert head["purity"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert (tail["purity"], cold["purity"]) == (0, 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, (), ("a",), ("a", "x"), ("b",)])), min_size=1))
+def test_neighbours_alike_is_the_share_of_equal_others(items: list) -> None:
+    group, categories = np.array([g for g, _ in items]), [c for _, c in items]
+    want = reference_sid.neighbours_alike(group.tolist(), categories)
+    np.testing.assert_allclose(neighbours_alike(group, categories), want)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1).filter(any))
@@ -133,6 +159,8 @@ def test_every_table_has_a_report(tuples: list) -> None:
 def test_the_picture_is_drawn(full: bool, tmp_path: Path) -> None:
     sids = semantic_ids(TUPLES if full else [], (2, 2, 4))
     extra = {"categories": CATEGORIES, "pairs": np.array([[0, 4], [1, 3]])} if full else {}
+    if full:
+        extra |= {"classes": np.array(["head", "tail"] * 4), "counts": np.arange(8)}
     draw(report(sids, **extra), sids, tmp_path / "quality.png")
     from matplotlib.image import imread
 

@@ -206,7 +206,7 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
     """One table per kind of slice: items by popularity class, queries by label."""
     out = []
     for kind, labels in facts["slices"].items():
-        measures = ["item/recall@100"] if kind == "items" else ["item/ndcg@10", "item/recall@100"]
+        measures = ["item/recall@100", "items/returned"] if kind == "items" else ["item/ndcg@10", "item/recall@100"]
         systems = in_order(scores, list(dict.fromkeys(s for each in labels.values() for s in each["systems"])))
         head = "<tr><th class='text'>system</th>" + "".join(
             f'<th class="first-of-block">{escape(word)}<small> ({each["n"]:,})</small><br>{HEADERS[m]}</th>'
@@ -216,7 +216,7 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
         rows = "".join(
             f"<tr><th>{label(name)}</th>"
             + "".join(
-                f"<td>{number(each['systems'].get(name, {}).get(m, float('nan')))}</td>"
+                f"<td>{number(each['systems'].get(name, {}).get(m, float('nan')), count=m == 'items/returned')}</td>"
                 for each in labels.values()
                 for m in measures
             )
@@ -227,6 +227,7 @@ def _slices(scores: Scores, facts: Mapping[str, Any]) -> str:
             title, note = (
                 "Items by popularity",
                 "Recall of the relevant items of each class, over the queries (number in brackets) that have any. "
+                "Beside it how many items of the class came back per query (the papers' Ret-Per, as we read the name). "
                 "Classes by clicks of the training days: head holds half of them, torso up to 90 %, cold none.",
             )
         else:

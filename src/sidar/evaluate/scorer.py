@@ -149,6 +149,8 @@ class Scorer:
         rows = hits.rows[:, : self.cfg.evaluate.depth]
         values.add(set_name, name, "item", score_ranking(job.truth, rows, ITEM), ids)
         values.add(set_name, name, "items", {"returned": (rows >= 0).sum(axis=1)}, ids)
+        kinds = np.where(rows >= 0, self.classes[rows], "")
+        values.add(set_name, name, "items", {f"returned[{c}]": (kinds == c).sum(axis=1) for c in CLASSES}, ids)
         for label, truth in job.slices.items():
             some = np.flatnonzero(truth.n_relevant > 0)
             scores = {f"{measure}[{label}]": each[some] for measure, each in score_ranking(truth, rows, SLICED).items()}

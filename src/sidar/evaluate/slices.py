@@ -60,6 +60,8 @@ def slice_means(values: PerQuery, set_name: str, queries: Sequence[Mapping[str, 
             if all(found.values()):
                 cells[system] = {f"item/{m}": float(v[1].mean()) for m, v in found.items() if v and len(v[1])}
                 n = len(next(v[0] for v in found.values() if v))
+                if shown := values.get(set_name, system, f"items/returned[{label}]"):
+                    cells[system]["items/returned"] = float(shown[1].mean())
         if any(cells.values()):
             out.setdefault("items", {})[label] = {"n": n, "systems": cells}
     labels = {row["query_id"]: json.loads(row["labels"]) for row in queries if row["set"] == set_name}

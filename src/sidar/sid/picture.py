@@ -15,14 +15,20 @@ _INK, _ACCENT, _SECOND, _PALE = "#22313f", "#2a6f97", "#e07a5f", "#c9d6df"
 
 
 def draw(report: dict[str, Any], sids: SemanticIds, path: PathLike) -> None:
-    """Six panels of ``report`` (:func:`sidar.sid.quality.report`) as a PNG; what a report lacks says so."""
+    """``report`` (:func:`sidar.sid.quality.report`) as a PNG of six panels; what a report lacks says so.
+
+    With ``classes`` two more: collisions by popularity, and lengths.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    panels = [_buckets, _usage, _levels, _purity, _error, _pairs]
+    if "classes" in report:
+        panels[3:3], panels[7:] = [_classes], [_lengths]
+    figure = Figure(figsize=(2 * len(panels), 6.6), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, 3)
-    for axes, panel in zip(grid.flat, (_buckets, _usage, _levels, _purity, _error, _pairs), strict=True):
+    grid = figure.subplots(2, len(panels) // 2)
+    for axes, panel in zip(grid.flat, panels, strict=True):
         panel(axes, report, sids)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=8)
@@ -68,6 +74,28 @@ def _levels(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
         axes.bar_label(drawn, [f"{value:,.0f}" for value in values], fontsize=7, color=_INK, padding=1)
     axes.set_xticks(place, [f"level {i + 1}" for i in place])
     axes.legend(frameon=False, fontsize=8)
+    axes.margins(y=0.12)
+
+
+def _classes(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+    axes.set_title("Items that share their SID, by popularity")
+    found = report["classes"]
+    drawn = axes.bar(list(found), [each["collision_rate"] for each in found.values()], color=_ACCENT)
+    notes = [f"{each['collision_rate']:.0%}\n{each['mean_bucket']:.1f} in the SID" for each in found.values()]
+    axes.bar_label(drawn, notes, fontsize=7, color=_INK, padding=1)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.margins(y=0.2)
+
+
+def _lengths(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+    axes.set_title("Codes per item, by popularity")
+    found = report["classes"]
+    drawn = axes.bar(list(found), [each["mean_length"] for each in found.values()], color=_SECOND)
+    axes.bar_label(drawn, [f"{each['mean_length']:.2f}" for each in found.values()], fontsize=8, color=_INK, padding=1)
+    words = f"{report['code_bits']['per_item']:.1f} bits per item"
+    if "traffic_length" in report:
+        words += f"; a click meets {report['traffic_length']:.2f} codes"
+    axes.set_xlabel(words, fontsize=8)
     axes.margins(y=0.12)
 
 
