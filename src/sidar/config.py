@@ -390,6 +390,14 @@ class DenseConfig(Part):
     validate_every: int = Field(75, ge=1)
     valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
     valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
+    index: Literal["auto", "exact", "ivf", "both"] = Field(
+        "auto", description="How the dense rows search; auto = exact up to 100,000 items, faiss IVF above or with towers."
+    )
+    coarse_view: Literal["item", "query", "both"] = Field(
+        "query", description="Cells of the IVF: query = in the query encoder's space (SCI), item = the ordinary index."
+    )
+    lists: int | None = Field(None, ge=1, description="Cells of the IVF; null = 4 √N.")
+    nprobe: int = Field(32, ge=1, description="Cells that a query looks into.")
 
     @model_validator(mode="after")
     def _two(self) -> DenseConfig:

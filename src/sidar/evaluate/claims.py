@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.stats import holm, paired_tests, verdict
+from sidar.evaluate.systems import dense_row
 
 #: The model that every aligned model is judged against.
 SFT = "sft"
@@ -18,8 +19,11 @@ CONTROL = "sft-continued"
 MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
 
 
-def pairs(generative: Sequence[str], fusions: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[str, str]]]:
-    """``{question: [(a, b), …]}``: is a better than b?"""
+def pairs(
+    generative: Sequence[str], fusions: Mapping[str, Sequence[str]], systems: Collection[str] = ()
+) -> dict[str, list[tuple[str, str]]]:
+    """``{question: [(a, b), …]}``: is a better than b? Of the dense rows those that ``systems`` has."""
+    dense, dense_tuned = (dense_row(name, systems) for name in ("dense", "dense-tuned"))
     asked: dict[str, list[tuple[str, str]]] = {}
     if SFT in generative:
         asked["Does alignment improve on SFT?"] = [(name, SFT) for name in generative if name != SFT]
@@ -32,9 +36,9 @@ def pairs(generative: Sequence[str], fusions: Mapping[str, Sequence[str]]) -> di
         for name, parts in fusions.items()
         if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
     ]
-    asked["Is the generative channel better than zero-shot dense retrieval?"] = [(name, "dense") for name in generative]
+    asked["Is the generative channel better than zero-shot dense retrieval?"] = [(name, dense) for name in generative]
     # "better than dense" is claimed against the fine-tuned encoder only (protocol.md §3), in runs that have one
-    tuned = [(name, "dense-tuned") for name in generative]
+    tuned = [(name, dense_tuned) for name in generative]
     asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
     return {question: some for question, some in asked.items() if some}
 
@@ -52,7 +56,7 @@ def paired_claims(
     """One row per set, question, measure and pair; Holm over the pairs of one question on one set and measure."""
     rows: list[dict[str, Any]] = []
     for set_name in values.sets():
-        for question, asked in pairs(generative, fusions).items():
+        for question, asked in pairs(generative, fusions, values.systems(set_name)).items():
             for measure in MEASURES:
                 found = [
                     (a, b, first, second)

@@ -84,13 +84,19 @@ def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
     return tuple(parts)
 
 
+def dense_row(name: str, systems: Collection[str]) -> str:
+    """``name`` (``dense``, ``dense-tuned``), or its row through an index where a run has that alone."""
+    return f"{name}-ivf" if name not in systems and f"{name}-ivf" in systems else name
+
+
 def default_fusions(systems: Collection[str], generative: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The lexical and dense channels together, and with each generative model: {name: parts}.
 
     Where there is a fine-tuned encoder (``dense-tuned``), the same again with it.
     """
     fusions: dict[str, tuple[str, ...]] = {}
-    for dense in [name for name in ("dense", "dense-tuned") if name in systems] or ["dense"]:
+    channels = [dense_row(name, systems) for name in ("dense", "dense-tuned")]
+    for dense in [name for name in channels if name in systems] or ["dense"]:
         base = tuple(name for name in ("bm25", dense) if name in systems)
         if len(base) > 1:
             fusions["+".join(base)] = base

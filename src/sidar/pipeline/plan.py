@@ -15,10 +15,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
-from sidar.config import AlignConfig, Config
+from sidar.config import AlignConfig, Config, DenseConfig
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
 HASH_LIMIT = 64 << 20
+#: How the dense channel is searched: asked by the report, not by the training of its encoder.
+DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,13 @@ def sid_files(cfg: Config) -> list[str]:
     return [cfg.sid.table.path] if cfg.sid.method == "table" and cfg.sid.table.path else []
 
 
+def towers(cfg: Config) -> list[str]:
+    """A folder of two towers is made by a run, and may be made again under the same name."""
+    from sidar.embed.towers import has_towers
+
+    return [cfg.embed.model] if has_towers(cfg.embed.model) else []
+
+
 def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: bool = False) -> list[Stage]:
     """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's one).
 
@@ -130,7 +139,8 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
     models = ("sft", *(stage.name for stage in aligned))
     tuned = []
     if dense or read_manifest(cfg.run_dir / "dense") is not None:
-        tuned = [Stage("dense", ("seed", "embed", "dense"), ("data",), run.dense)]
+        trained = (f"dense.{field}" for field in DenseConfig.model_fields if f"dense.{field}" not in DENSE_INDEX)
+        tuned = [Stage("dense", ("seed", "embed", *trained), ("data",), run.dense, files=towers)]
 
     def served(cfg: Config) -> Config:
         return cfg.model_copy(update={"align": aligns[0]})
@@ -154,7 +164,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             run.data,
             files=input_files,
         ),
-        Stage("embed", ("embed",), ("data",), run.embed),
+        Stage("embed", ("embed",), ("data",), run.embed, files=towers),
         Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files),
         Stage(
             "sft",
@@ -169,7 +179,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", aligned[0].name), bundled),
         Stage(
             "evaluate",
-            ("seed", "decode", "evaluate"),
+            ("seed", "decode", "evaluate", *DENSE_INDEX),
             ("data", "embed", "sid", "index", *models, *(stage.name for stage in tuned)),
             evaluated,
         ),

@@ -99,16 +99,18 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
     """Score the baselines and ``models`` (stage folders) on every evaluation set of role test.
 
-    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder.
+    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index`` says whether the
+    dense rows search exactly or through an index.
     SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
     """
-    from sidar.baselines import Bm25, Dense, Popularity, QuantisedDense, reconstruct
+    from sidar.baselines import Bm25, Popularity, QuantisedDense, reconstruct
     from sidar.data import open_dataset
-    from sidar.embed import load_embedder, load_items, query_side
+    from sidar.embed import load_embedder, query_side
     from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
     from sidar.index import PrefixIndex
+    from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.sid import load_sids, load_tokenizer
 
@@ -124,15 +126,15 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     clusters = reconstruct(load_tokenizer(run / "sid").codebooks_, index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
-        "dense": TextSystem("dense", Dense(load_items(run / "embed"), query_side(embedder), alive=catalogue.alive)),
+        **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
         "quantised-dense": QuantisedDense(clusters, index.expand_with_source, query_side(embedder, cfg.sid.view)),
         "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
     }
     if read_manifest(run / "dense") is not None:
         own = cfg.embed.model_copy(update={"model": str(run / "dense" / "model")})
-        vectors, encoder = load_items(run / "dense"), load_embedder(own, device(cfg))
-        tuned = Dense(vectors, encoder, alive=catalogue.alive, how="encoder fine-tuned on the training rows")
-        systems["dense-tuned"] = TextSystem("dense-tuned", tuned)
+        how = "encoder fine-tuned on the training rows"
+        encoder = load_embedder(own, device(cfg))
+        systems |= dense_rows(cfg, run, "dense", encoder, catalogue.alive, "dense-tuned", how)
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     for name, model in checkpoints(run, models, cfg.evaluate.best):
         systems[name] = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg))
