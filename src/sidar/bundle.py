@@ -18,18 +18,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
+from sidar.bundle_checks import check_index, check_lineage, check_meaning, short
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.index import PrefixIndex
+from sidar.index.rows import FILE as ROWMAP
 from sidar.lm.vocab import SidVocab
 from sidar.sid.table import load_sids
 from sidar.types import Catalogue, PathLike, SemanticIds
@@ -38,15 +39,6 @@ FACTS = "bundle.json"
 FORMAT = 1
 #: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
 NOT_ON_CARDS = ("text", "attributes")
-#: part -> the parts that it was made from, and the command that makes it again.
-MADE_FROM = {
-    "embed": ("catalogue",),
-    "sid": ("catalogue", "embed"),
-    "index": ("catalogue", "sid"),
-    "model": ("catalogue", "sid"),
-}
-COMMAND = {"catalogue": "sidar validate", "embed": "sidar embed", "sid": "sidar sid", "index": "sidar index"}
-_STAGE = {"catalogue": "data"}  # a part's name in the manifests of later stages, where it differs
 
 
 @dataclass(frozen=True)
@@ -73,6 +65,7 @@ def build_bundle(
     model: PathLike,
     config: Mapping[str, Any],
     label: str,
+    examples: Sequence[str] | None = None,
 ) -> Manifest:
     """Write the bundle of finished stage folders as an artefact; see :func:`write_bundle`."""
     out = Path(out)
@@ -80,7 +73,15 @@ def build_bundle(
     hashes = {name: stage_manifest(Path(folder)).hash for name, folder in stages.items()}
     with write_artifact(out, "bundle", config=config, inputs=hashes) as draft:
         report = write_bundle(
-            draft.path, data=data, embed=embed, sid=sid, index=index, model=model, config=config, label=label
+            draft.path,
+            data=data,
+            embed=embed,
+            sid=sid,
+            index=index,
+            model=model,
+            config=config,
+            label=label,
+            examples=examples,
         )
         draft.shapes.update(report["shapes"])
     return open_artifact(out, "bundle")
@@ -96,11 +97,13 @@ def write_bundle(
     model: PathLike,
     config: Mapping[str, Any],
     label: str,
+    examples: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
 
     ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder above. Large files
     are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
+    ``examples``: queries to offer on an empty page, default those of the log.
     Raises ``ValueError`` when two parts were not made from one another.
     """
     folder = Path(folder)
@@ -117,6 +120,8 @@ def write_bundle(
         (folder / part).mkdir()
     catalogue = open_catalogue(sources["catalogue"] / "catalogue.arrow")
     save_catalogue(_cards(catalogue), folder / "catalogue" / "catalogue.arrow")
+    if (sources["catalogue"] / ROWMAP).is_file():
+        _link(sources["catalogue"] / ROWMAP, folder / "catalogue" / ROWMAP)
     _link(sources["embed"] / "embedder.json", folder / "embed" / "embedder.json")
     for part in ("sid", "index", "model"):
         for file in sorted(p for p in sources[part].rglob("*") if p.is_file()):
@@ -130,7 +135,7 @@ def write_bundle(
         "lineage": catalogue.lineage,
         "parts": {part: manifest.hash for part, manifest in manifests.items()},
         "config": json.loads(json.dumps(dict(config), default=str)),
-        "examples": example_queries(sources["catalogue"], catalogue),
+        "examples": example_queries(sources["catalogue"], catalogue) if examples is None else list(examples),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     made = open_bundle(folder)
@@ -149,8 +154,9 @@ def write_bundle(
 def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
     """Open a bundle and check that its parts fit one another; ``verify`` also re-hashes every file.
 
-    Checked: each part is the one that the bundle was made with; each was made from the others; one lineage; the same
-    codebooks in table, index and model; and the index files each item (a sample of 4,096) under its SID.
+    Checked: each part is the one that the bundle was made with; each was made from the others (a model: from these or
+    from what they continue); one lineage; the same codebooks in table, index and model; and the index files each item
+    (a sample of 4,096) under its SID.
     Raises ``ValueError`` that names both sides and the next command.
     """
     folder = Path(folder)
@@ -164,8 +170,8 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
     for part, manifest in manifests.items():
         if manifest.hash != facts["parts"][part]:
             raise ValueError(
-                f"the {part} part of {folder} is {_short(manifest.hash)}, but the bundle was made with "
-                f"{_short(facts['parts'][part])}; make it again with `sidar bundle`"
+                f"the {part} part of {folder} is {short(manifest.hash)}, but the bundle was made with "
+                f"{short(facts['parts'][part])}; make it again with `sidar bundle`"
             )
     check_lineage(manifests, where=f"{folder}: ")
     catalogue = open_catalogue(folder / "catalogue" / "catalogue.arrow")
@@ -176,10 +182,11 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
         )
     sids = load_sids(folder / "sid" / "sids.parquet", catalogue.item_ids)
     index = PrefixIndex.load(folder / "index")
-    _check_index(index, sids, folder, manifests)
+    check_index(index, sids, folder, manifests)
     model = json.loads((folder / "model" / "config.json").read_text())
     vocab = SidVocab(tuple(model["codebook_sizes"]), variable_length=model["variable_length"])
-    vocab.check_fits(sids, where=f"model {_short(manifests['model'].hash)}")
+    vocab.check_fits(sids, where=f"model {short(manifests['model'].hash)}")
+    check_meaning(folder, manifests, model, sids)
     return Bundle(
         folder=folder,
         hash=whole.hash if whole else sha256_json(facts["parts"]),
@@ -204,20 +211,6 @@ def stage_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{folder} holds no finished artefact; make it with `sidar run`")
     files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     return Manifest(kind="model", config={}, inputs={}, files=files)
-
-
-def check_lineage(manifests: Mapping[str, Manifest], where: str = "") -> None:
-    """Each part was made from the others that are here, as far as its manifest names them; else ``ValueError``."""
-    for part, parents in MADE_FROM.items():
-        for parent in parents:
-            wanted = manifests[part].inputs.get(_STAGE.get(parent, parent))
-            have = manifests[parent].hash
-            if wanted is not None and wanted != have:
-                command = COMMAND.get(part, f"sidar {manifests[part].kind.split('-')[0]}")
-                raise ValueError(
-                    f"{where}{part} {_short(manifests[part].hash)} was made from {parent} {_short(wanted)}, but the "
-                    f"{parent} here is {_short(have)}; run `{command}` on this {parent}, then `sidar bundle`"
-                )
 
 
 def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int = 5) -> list[str]:
@@ -254,28 +247,6 @@ def _cards(catalogue: Catalogue) -> Catalogue:
     return Catalogue(table, catalogue.lineage)
 
 
-def _check_index(index: PrefixIndex, sids: SemanticIds, folder: Path, manifests: Mapping[str, Manifest]) -> None:
-    hashes = f"index {_short(manifests['index'].hash)} and sid {_short(manifests['sid'].hash)}"
-    if tuple(index.codebook_sizes) != tuple(sids.codebook_sizes):
-        raise ValueError(
-            f"{folder}: {hashes} do not fit: the index holds codebooks {tuple(index.codebook_sizes)}, the SID table "
-            f"{tuple(sids.codebook_sizes)}; run `sidar index`, then `sidar bundle`"
-        )
-    places = (
-        np.unique(np.linspace(0, len(index.rows) - 1, 4096).astype(np.int64)) if len(index.rows) else np.empty(0, int)
-    )
-    rows = index.rows[places]
-    filed = np.searchsorted(index.rows_start, places, side="right") - 1
-    inside = rows < len(sids)
-    wrong = ~inside
-    wrong[inside] = index.lookup(sids.codes[rows[inside]]) != filed[inside]
-    if wrong.any():
-        raise ValueError(
-            f"{folder}: {hashes} do not fit: the index files row {int(rows[wrong.argmax()])} under another SID than "
-            "the table; run `sidar index`, then `sidar bundle`"
-        )
-
-
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ValueError(f"{source} does not exist; run its stage again")
@@ -284,7 +255,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-
-
-def _short(digest: str) -> str:
-    return digest[:12]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidar import cli_sids
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_sids.app, name="sids")
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The run's sidar.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. sft.steps=200 align.objective=dpo")]

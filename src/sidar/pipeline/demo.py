@@ -129,7 +129,7 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
     run = cfg.run_dir
     before = run / "bundle-sft"  # the page shows both, so that what alignment changed can be seen
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
-    parts = {name: run / name for name in ("data", "embed", "sid", "index")}
+    parts: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     build_bundle(before, **parts, model=run / "sft" / "model", config=config, label="sft")
     cost: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sidar.artifacts import read_manifest
+from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress
 
@@ -20,7 +20,8 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     from sidar.data import build
 
     # A warm start continues the bundle's row numbering: yesterday's rows keep their meaning.
-    report = build(cfg, out, previous=Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None)
+    previous = Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None
+    report = build(cfg, out, previous=previous)
     items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
     return {
         "summary": (
@@ -30,6 +31,7 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         "shapes": {
             "items": items["items"],
             "lineage": items["lineage"],
+            "continues": continues(previous) if previous else [],
             **{key: report[key] for key in ("requests", "sft", "lists", "eval")},
         },
     }

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from sidar.sid.table import META, save_sids
 from sidar.types import PathLike, SemanticIds
 
-Form = Literal["tokens", "text", "codes"]
+FORMS = ("tokens", "text", "codes")
 SID_COLUMNS = ("sid", "codes", "semantic_id", "semantic_ids", "sids", "tokens")
 _TOKEN = re.compile(r"<?([A-Za-z]\w*?)_(\d+)>?", re.ASCII)
 _BRACKETED = re.compile(r"<[^<>]*>")
@@ -103,7 +103,7 @@ def write_published(
     sids: SemanticIds,
     *,
     names: Sequence[str] | None = None,
-    form: Form = "tokens",
+    form: str = "tokens",
 ) -> int:
     """Write ``{item: SID}`` as JSON, or ``item_id, sid`` as Parquet, JSON lines or CSV; returns how many items.
 
@@ -111,6 +111,8 @@ def write_published(
     b, c …. Items without an SID are left out. Parquet with ``codes`` is Sidar's own ``sids.parquet``.
     """
     path = Path(path)
+    if form not in FORMS:
+        raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
     names = list(names) if names else [_letter(level) for level in range(sids.n_levels)]
     good = all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names)
     if len(names) < sids.n_levels or len(set(names)) < len(names) or not good:

@@ -1,0 +1,51 @@
+"""``sidar sids encode`` and ``sidar sids alarms``: today's catalogue under yesterday's codebooks, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sidar import pipeline
+from sidar.bundle import build_bundle, open_bundle
+from sidar.config import AlarmsConfig, Config
+from sidar.data.catalogue import open_catalogue
+from sidar.sid.alarms import Alarm, alarms
+from sidar.sid.ledger import Ledger
+from sidar.sid.reference import load_reference
+from sidar.sid.table import load_sids
+from sidar.types import PathLike
+
+
+def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: Any = None) -> Path:
+    """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them with its model.
+
+    The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
+    goes on from there. Returns ``out``, default ``bundle-encoded`` in the run.
+    """
+    bundle = Path(bundle).resolve()
+    opened = open_bundle(bundle)
+    cfg = cfg.model_copy(update={"warm_start": str(bundle)})
+    pipeline.run(cfg, only="index", console=console)
+    run = cfg.run_dir
+    out = Path(out) if out is not None else run / "bundle-encoded"
+    folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
+    config = cfg.model_dump(mode="json", include={"decode", "embed"})
+    build_bundle(out, **folders, model=bundle / "model", config=config, label=opened.label)
+    return out
+
+
+def check(where: PathLike, limits: AlarmsConfig) -> list[Alarm]:
+    """The alarms of a run or a bundle. ``ValueError`` where its SIDs are older than ledger and reference."""
+    where = Path(where)
+    file = next((f / "catalogue.arrow" for f in (where / "catalogue", where / "data") if f.is_dir()), None)
+    if file is None or not (where / "sid").is_dir():
+        raise ValueError(f"{where} is neither a run with data and sid nor a bundle")
+    ledger, reference = Ledger.load(where / "sid"), load_reference(where / "sid")
+    if ledger is None or reference is None:
+        raise ValueError(
+            f"{where / 'sid'} has no ledger.parquet or reference.json, so nothing says what new items are to be "
+            "compared with; make it again with `sidar sid`"
+        )
+    catalogue = open_catalogue(file)
+    sids = load_sids(where / "sid" / "sids.parquet", catalogue.item_ids)
+    return alarms(sids, catalogue.item_ids, ledger, reference, limits)
