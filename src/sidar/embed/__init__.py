@@ -1,7 +1,7 @@
 """Text → vectors: sentence-transformers encoders, the offline default, and the cached embedding of a catalogue."""
 
 from sidar.embed.encoder import Embedder, HashingEmbedder, SentenceEmbedder, load_embedder
-from sidar.embed.items import build, item_texts, load_items
+from sidar.embed.items import build, embed_texts, item_texts, load_items
 from sidar.embed.minilm import minilm_folder
 from sidar.embed.towers import TowerEmbedder, View, query_side
 
@@ -12,6 +12,7 @@ __all__ = [
     "TowerEmbedder",
     "View",
     "build",
+    "embed_texts",
     "item_texts",
     "load_embedder",
     "load_items",

@@ -82,6 +82,24 @@ def embed_items(
     return len(todo)
 
 
+def embed_texts(
+    texts: Sequence[str], embedder: Embedder, cache_folder: Path, batch_size: int = 32, chunk: int = CHUNK
+) -> np.ndarray:
+    """(n, D) float32 vectors of ``texts``, through the same cache (``cache_folder``/<fingerprint>) as a catalogue's."""
+    bf16 = bool(getattr(embedder, "bf16", False))
+    cache = VectorCache(cache_folder / f"{embedder.fingerprint}-{'bf16' if bf16 else 'fp32'}", embedder.dim)
+    keys = text_keys(texts)
+    distinct = np.zeros(len(texts), bool)
+    distinct[np.unique(keys, return_index=True)[1]] = True
+    todo = np.flatnonzero(distinct & cache.missing(keys))
+    for start in range(0, len(todo), chunk):
+        part = todo[start : start + chunk]
+        cache.put(keys[part], embedder.encode([texts[i] for i in part], batch_size=batch_size))
+    vectors = np.empty((len(texts), embedder.dim), np.float32)
+    cache.fill(keys, vectors)
+    return vectors
+
+
 def build(
     cfg: Config,
     data_folder: PathLike,

@@ -165,7 +165,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             files=input_files,
         ),
         Stage("embed", ("embed",), ("data",), run.embed, files=towers),
-        Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files),
+        Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files, resumable=True),
         Stage(
             "sft",
             ("seed", "warm_start", "lm", "sft", "embed.fields"),

@@ -47,8 +47,9 @@ def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 def sid(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Vectors → Semantic IDs, tokenizer and quality report."""
     import sidar.sid
+    from sidar.pipeline import work_folder
 
-    return sidar.sid.build(cfg, run / "data", run / "embed", out)
+    return sidar.sid.build(cfg, run / "data", run / "embed", out, work=work_folder(run / "sid"))
 
 
 def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:

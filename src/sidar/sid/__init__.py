@@ -1,7 +1,10 @@
 """Vectors → Semantic IDs: tokenizers, the SID table and its quality report."""
 
+from sidar.sid.cqsid import CqSid
 from sidar.sid.imported import TableTokenizer
+from sidar.sid.random_ids import RandomIds
 from sidar.sid.rqkmeans import RqKmeans
+from sidar.sid.rqvae import RqVae
 from sidar.sid.sarq import Sarq
 from sidar.sid.sizes import auto_codebook_sizes
 from sidar.sid.stage import build
@@ -9,7 +12,10 @@ from sidar.sid.table import load_sids, save_sids
 from sidar.sid.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
+    "CqSid",
+    "RandomIds",
     "RqKmeans",
+    "RqVae",
     "Sarq",
     "TableTokenizer",
     "Tokenizer",

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from sidar.config import SidConfig
 from sidar.precision import Precision
 from sidar.sid.balance import balanced_codes
+from sidar.sid.categories import CategoryCodes, load_categories, save_categories
+from sidar.sid.guided import first_book, first_codes
 from sidar.sid.kmeans import group_sums, kmeans, nearest
 from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
@@ -28,6 +30,9 @@ class RqKmeans:
     ``balance_last``: in :meth:`encode_catalogue` the items of one parent (all codes but the last) are spread evenly
     over the last level's codes, and the last codebook is fitted so. Balancing every level destroys the hierarchy
     (OneSearch: code usage 48.95 % → 1.64 %), so only the last can be. A new item is not balanced [reconstruction].
+
+    ``category_first``: items with a category have its code at level 1, the others the nearest, as in CQ-SID
+    (:mod:`sidar.sid.categories`); without an encoder there is no gradient, so no query contrast [ours].
 
     Parameters are those of :func:`sidar.sid.kmeans.kmeans`; ``device`` holds the matrices while fitting and encoding.
     """
@@ -45,11 +50,16 @@ class RqKmeans:
         restarts: int = 1,
         sample: int = 256,
         balance_last: bool = False,
+        category_first: bool = False,
         precision: Precision = "auto",
         device: str = "cpu",
     ) -> None:
         if not codebook_sizes or min(codebook_sizes) < 1:
             raise ValueError(f"codebook_sizes must be positive, got {tuple(codebook_sizes)}")
+        if category_first and balance_last and len(codebook_sizes) == 1:
+            raise ValueError(
+                "one level cannot be guided by categories and balanced; add a level or drop one of the two"
+            )
         self.codebook_sizes = tuple(int(k) for k in codebook_sizes)
         self.seed = seed
         self.iterations = iterations
@@ -57,9 +67,12 @@ class RqKmeans:
         self.restarts = restarts
         self.sample = sample
         self.balance_last = balance_last
+        self.category_first = category_first
         self.precision = precision
         self.device = device
         self.codebooks_: list[np.ndarray] = []
+        self.categories_: CategoryCodes | None = None
+        self.notes_: list[str] = []
 
     @classmethod
     def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> RqKmeans:
@@ -72,6 +85,7 @@ class RqKmeans:
             restarts=config.restarts,
             sample=config.sample,
             balance_last=config.balance_last,
+            category_first=config.category_first,
             device=device,
         )
 
@@ -81,13 +95,11 @@ class RqKmeans:
         if not len(vectors):
             raise ValueError("no vectors to fit codebooks to: the catalogue is empty")
         generator = torch.Generator().manual_seed(self.seed)
-        residual = torch.tensor(vectors, device=self.device)
-        books: list[torch.Tensor] = []
-        parents: list[np.ndarray] = []
-        for level, size in enumerate(self.codebook_sizes):
-            book = kmeans(
-                residual,
-                size,
+
+        def cluster(points: torch.Tensor, k: int) -> torch.Tensor:
+            return kmeans(
+                points,
+                k,
                 generator=generator,
                 iterations=self.iterations,
                 init=self.init,
@@ -95,15 +107,42 @@ class RqKmeans:
                 sample=self.sample,
                 precision=self.precision,
             )
+
+        first = self._first(inputs, fitting=True)
+        residual = torch.tensor(vectors, device=self.device)
+        books: list[torch.Tensor] = []
+        parents: list[np.ndarray] = []
+        for level, size in enumerate(self.codebook_sizes):
+            if level == 0 and first is not None and self.categories_ is not None:
+                named = len(self.categories_)
+                book = first_book(residual, first, size, named, self.categories_.used, cluster)
+            else:
+                book = cluster(residual, size)
             if self.balance_last and level == len(self.codebook_sizes) - 1:
                 book = self._balanced_book(residual, book, np.stack([np.zeros(len(vectors), np.int64), *parents], 1))
             books.append(book)
             if level < len(self.codebook_sizes) - 1:
-                codes, _ = nearest(residual, book, self.precision)
+                codes = self._nearest(level, residual, book, first)
                 parents.append(codes.cpu().numpy())
                 residual -= book[codes]
         self.codebooks_ = [book.cpu().numpy() for book in books]
         return self
+
+    def _first(self, inputs: SidInputs, fitting: bool = False) -> torch.Tensor | None:
+        """(N,) int64 first code of each item with a category, −1 without; None where the level is not guided."""
+        if not self.category_first:
+            return None
+        if fitting:
+            self.categories_ = CategoryCodes.fit(inputs.categories, self.codebook_sizes[0])
+            self.notes_ = self.categories_.notes(inputs.categories or ())
+        assert self.categories_ is not None
+        codes = self.categories_.codes_of(inputs.categories, len(inputs.vectors))
+        return torch.from_numpy(codes).to(self.device)
+
+    def _nearest(self, level: int, rest: torch.Tensor, book: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+        if level or self.categories_ is None:
+            return nearest(rest, book, self.precision)[0]
+        return first_codes(rest, book, first, self.categories_.used, self.precision)
 
     def _balanced_book(self, residual: torch.Tensor, book: torch.Tensor, parents: np.ndarray) -> torch.Tensor:
         """The last codebook as the means of balanced assignments (OneRec's balanced k-means, per parent)."""
@@ -126,6 +165,7 @@ class RqKmeans:
         if not self.codebooks_:
             raise ValueError("this tokenizer has no codebooks yet; call fit first")
         vectors = checked_vectors(inputs, self.codebooks_[0].shape[1])
+        first = self._first(inputs)
         residual = torch.tensor(vectors, device=self.device)
         codes = np.zeros((len(vectors), len(self.codebooks_)), np.int32)
         for level, array in enumerate(self.codebooks_):
@@ -133,13 +173,14 @@ class RqKmeans:
             if balance and level == len(self.codebooks_) - 1:
                 codes[:, level] = balanced_codes(residual, book, codes[:, :level])
                 break
-            found, _ = nearest(residual, book, self.precision)
+            found = self._nearest(level, residual, book, first)
             codes[:, level] = found.cpu().numpy()
             residual -= book[found]
         lengths = np.full(len(codes), codes.shape[1], np.int32)
         return SemanticIds(codes, lengths, self.codebook_sizes, method=self.method)
 
     def params(self) -> dict[str, Any]:
+        guided = {"category_first": True} if self.category_first else {}
         return {
             "codebook_sizes": list(self.codebook_sizes),
             "seed": self.seed,
@@ -149,12 +190,15 @@ class RqKmeans:
             "sample": self.sample,
             "balance_last": self.balance_last,
             "precision": self.precision,
+            **guided,
         }
 
     def save(self, folder: PathLike) -> None:
         """Write ``codebooks.safetensors`` and ``tokenizer.json`` into ``folder``."""
         books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
         save_file(books, Path(folder) / FILE)
+        if self.categories_ is not None:
+            save_categories(folder, self.categories_)
         write_description(folder, self)
 
     @classmethod
@@ -163,6 +207,8 @@ class RqKmeans:
         tokenizer = cls(**read_description(folder)["params"], device=device)
         books = load_file(Path(folder) / FILE)
         tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        if tokenizer.category_first:
+            tokenizer.categories_ = load_categories(folder)
         found = tuple(len(book) for book in tokenizer.codebooks_)
         if found != tokenizer.codebook_sizes:
             raise ValueError(f"{folder}: codebooks of {found} codes, tokenizer.json says {tokenizer.codebook_sizes}")

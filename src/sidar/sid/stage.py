@@ -13,6 +13,8 @@ import pyarrow as pa
 from sidar.artifacts import continues
 from sidar.config import Config, SidConfig
 from sidar.precision import resolve_device
+from sidar.sid.fit_report import describe_fit, spoken
+from sidar.sid.inputs import query_inputs
 from sidar.sid.ledger import Ledger, write_up
 from sidar.sid.picture import draw
 from sidar.sid.quality import count_distinct, report
@@ -20,7 +22,14 @@ from sidar.sid.reference import load_reference, make_reference, save_reference
 from sidar.sid.refresh import Refreshed, refresh
 from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
 from sidar.sid.table import load_sids, save_sids, table_version
-from sidar.sid.tokenizer import Tokenizer, checked_vectors, load_tokenizer, tokenizer_class
+from sidar.sid.tokenizer import (
+    Tokenizer,
+    checked_vectors,
+    load_tokenizer,
+    tokenizer_class,
+    trained_part,
+    wants_queries,
+)
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _MAX_PAIRS = 200_000
@@ -28,17 +37,22 @@ _MAX_SIZES_TRIED = 4
 
 
 def fit_catalogue(
-    config: SidConfig, inputs: SidInputs, seed: int, device: str = "cpu"
+    config: SidConfig, inputs: SidInputs, seed: int, device: str = "cpu", work: Path | None = None
 ) -> tuple[Tokenizer, SemanticIds, dict[str, float]]:
     """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their items per SID.
 
     With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an excess over one item
     per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
-    doubled or halved until it is not, or until the next size would be further off.
+    doubled or halved until it is not, or until the next size would be further off. A fit that is a training keeps what
+    a kill would lose in ``work``, by sizes.
     """
 
     def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
-        tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device).fit(inputs)
+        tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device)
+        trained = trained_part(tokenizer)
+        if trained is not None and work is not None:
+            trained.work, trained.progress = work / "-".join(map(str, sizes)), True
+        tokenizer.fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
         found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
         return tokenizer, sids, distinct / found
@@ -63,9 +77,18 @@ def fit_catalogue(
 
 
 def build(
-    cfg: Config, data_folder: PathLike, embed_folder: PathLike, out: PathLike, *, device: str | None = None
+    cfg: Config,
+    data_folder: PathLike,
+    embed_folder: PathLike,
+    out: PathLike,
+    *,
+    device: str | None = None,
+    work: Path | None = None,
 ) -> dict[str, Any]:
     """Write ``sids.parquet``, tokenizer, ledger, reference, ``quality.json`` and ``quality.png`` into ``out``.
+
+    A tokenizer that is trained also leaves ``fit.jsonl`` and ``fit.png``, and keeps interrupted work in ``work``; one
+    that knows queries gets those of training days (sid/inputs.py).
 
     Tombstones keep no SID. A warm start keeps the codebooks and most SIDs (sid/refresh.py).
     ``ValueError`` when the vectors belong to another catalogue or no item is left.
@@ -100,7 +123,10 @@ def build(
         found, reference = today.sids, load_reference(before)
     else:
         on = device or resolve_device(cfg.device)
-        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on)
+        if most := wants_queries(cfg.sid):
+            said = query_inputs(data.sft(), rows, most, cfg.embed, embed_folder, cfg.sid.view, on)
+            inputs = replace(inputs, query_vectors=said[0], query_item_pairs=said[1])
+        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on, work)
         today = Refreshed(found, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
         reference = make_reference(cfg.sid, tokenizer, found, inputs, cfg.seed, on)
     codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
@@ -125,6 +151,8 @@ def build(
         seed=cfg.seed,
     )
     quality["sizes_tried"] = tried
+    fit = describe_fit(tokenizer, found, inputs, out)
+    quality |= fit
     (out / "quality.json").write_text(json.dumps(quality, indent=1, ensure_ascii=False) + "\n")
     draw(quality, sids, out / "quality.png")
     sizes = "/".join(map(str, sids.codebook_sizes))
@@ -141,6 +169,7 @@ def build(
         shapes |= {"continues": continues(before), "changes": today.counts}
         new, moved = (today.counts.get(cause, 0) for cause in ("new", "text"))
         summary += f"; codebooks kept, {new:,} new items, {moved:,} moved"
+    summary += spoken(fit)
     return {"summary": summary, "shapes": shapes, "quality": quality}
 
 

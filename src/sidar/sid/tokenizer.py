@@ -70,6 +70,24 @@ def tokenizer_class(method: str) -> Any:
         raise ValueError(f"sid.method {method!r} is not one of {sorted(_REGISTRY)}") from None
 
 
+def wants_queries(config: SidConfig) -> int:
+    """How many of the log's queries a fit of ``config.method`` asks for (``wants_queries`` of its class); 0 = none."""
+    method = config.sarq.base if config.method == "sarq" else config.method
+    ask = getattr(_REGISTRY.get(method), "wants_queries", None)
+    return 0 if ask is None else int(ask(config))
+
+
+def trained_part(tokenizer: Any) -> Any:
+    """The tokenizer, or the one that it is built over, whose fit is a training; None where none is.
+
+    Such a part has ``work`` (folder of interrupted work, or None), ``progress``, ``history_`` (records of its log) and
+    ``options.collapse_below``.
+    """
+    while tokenizer is not None and not hasattr(tokenizer, "work"):
+        tokenizer = getattr(tokenizer, "base", None)
+    return tokenizer
+
+
 def write_description(folder: PathLike, tokenizer: Tokenizer) -> None:
     """``tokenizer.json``: the method and its parameters."""
     about = {"method": tokenizer.method, "params": tokenizer.params()}

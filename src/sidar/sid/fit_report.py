@@ -1,0 +1,63 @@
+"""What an SID artefact tells of its fit: how training went, what collapsed, what the user should know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sidar.sid.collapse import BELOW, collapsed, warning
+from sidar.sid.fit_picture import draw_fit
+from sidar.sid.quality import count_distinct
+from sidar.sid.tokenizer import Tokenizer, trained_part
+from sidar.types import SemanticIds, SidInputs
+
+
+def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out: Path) -> dict[str, Any]:
+    """Entries for ``quality.json``; also draws ``fit.png`` into ``out`` where there was a training.
+
+    ``fit``: steps, restarts and the last record of the log; ``collapse``: levels that collapsed, with the ``remedy``;
+    ``notes``: what the tokenizer said of its input. What does not apply is left out.
+    """
+    found: dict[str, Any] = {}
+    trained = trained_part(tokenizer)
+    records = [record for record in getattr(trained, "history_", []) if "loss" in record]
+    if records:
+        restarts = sum(record["restarts"] for record in records)
+        found["fit"] = {**records[-1], "steps": records[-1]["step"], "restarts": restarts}
+        draw_fit(trained.history_, out / "fit.png", trained.method)
+    below = BELOW if trained is None else trained.options.collapse_below
+    levels = collapsed(
+        sids.codes, sids.codebook_sizes, usable_codes(tokenizer), count_distinct(inputs.vectors), below=below
+    )
+    if levels:
+        kind = "trained" if trained is not None else "given" if getattr(tokenizer, "own_sizes", False) else "k-means"
+        method = tokenizer.method if trained is None else trained.method
+        found["collapse"] = [{**level, "says": warning(level, method, kind)} for level in levels]
+    if notes := all_notes(tokenizer):
+        found["notes"] = notes
+    return found
+
+
+def usable_codes(tokenizer: Any) -> list[int] | None:
+    """Codes per level that can occur, where that is fewer than the codebook has (a category-guided first level)."""
+    while tokenizer is not None:
+        categories = getattr(tokenizer, "categories_", None)
+        if categories is not None:
+            return [categories.used, *tokenizer.codebook_sizes[1:]]
+        tokenizer = getattr(tokenizer, "base", None)
+    return None
+
+
+def all_notes(tokenizer: Any) -> list[str]:
+    """What the tokenizer and those that it is built over have to say to the user."""
+    notes: list[str] = []
+    while tokenizer is not None:
+        notes += getattr(tokenizer, "notes_", [])
+        tokenizer = getattr(tokenizer, "base", None)
+    return notes
+
+
+def spoken(found: dict[str, Any]) -> str:
+    """The end of the stage's summary: warnings and notes, each on a line of its own."""
+    said = [f"WARNING: {level['says']}" for level in found.get("collapse", [])]
+    return "".join(f"\n{line}" for line in [*said, *found.get("notes", [])])

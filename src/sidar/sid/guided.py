@@ -1,0 +1,42 @@
+"""A first level whose codes are given for some items and chosen for the others (CQ-SID's category-guided level)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sidar.precision import Precision
+from sidar.sid.kmeans import group_sums, nearest
+
+
+def first_codes(points: Tensor, book: Tensor, first: Tensor | None, used: int, precision: Precision = "auto") -> Tensor:
+    """(n,) int64: ``first`` (n,) where it is ≥ 0, else the nearest of the first ``used`` rows of ``book`` (K, D).
+
+    An item without a category may take a category's code: the nearest of all, as the formula has it. [source]
+    """
+    if first is None:
+        return nearest(points, book[:used], precision)[0]
+    codes = first.clone()
+    free = torch.nonzero(codes < 0)[:, 0]
+    if len(free):
+        codes[free] = nearest(points[free], book[:used], precision)[0]
+    return codes
+
+
+def first_book(
+    points: Tensor, first: Tensor, size: int, reserved: int, used: int, cluster: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """(size, D): ``reserved`` codes begin as the means of their points, those up to ``used`` as clusters of the rest.
+
+    ``first`` (n,) int64, −1 = no category; ``cluster(points, k)`` → (k, D). Codes beyond ``used``, and a category
+    without a point in a sample, lie at the mean of all.
+    """
+    known = first >= 0
+    count = torch.bincount(first[known], minlength=size)
+    means = group_sums(points[known], first[known], count) / count.clamp_min(1)[:, None]
+    book = torch.where(count[:, None] > 0, means, points.mean(0))
+    if used > reserved and not known.all():
+        book[reserved:used] = cluster(points[~known], used - reserved)
+    return book

@@ -1,0 +1,212 @@
+"""RQ-VAE: codes of an encoder's output, trained so that a decoder restores the vector (TIGER [known]; PLUM's options).
+
+    z = E(x),   r_0 = z,   s_l = argmin_k ‖r_{l−1} − e_k^(l)‖,   r_l = r_{l−1} − e_{s_l}^(l)
+    ẑ = Σ_l e_{s_l}^(l),   x̂ = D(ẑ)
+    L = ‖x − x̂‖² + β Σ_l ‖r_{l−1} − sg e_{s_l}^(l)‖²
+
+Gradients pass the quantiser straight through; codebooks follow moving averages (decay .99), begin as k-means of the
+residuals level by level, and dead codes are restarted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from sidar.config import RqVaeConfig, SidConfig
+from sidar.sid.autoencoder import Autoencoder
+from sidar.sid.contrast import QueryPairs
+from sidar.sid.fit import AutoencoderFit
+from sidar.sid.standin import standin_codebooks
+from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
+from sidar.types import PathLike, SemanticIds, SidInputs
+
+WEIGHTS, CODEBOOKS, LOG = "autoencoder.safetensors", "codebooks.safetensors", "fit.jsonl"
+_BLOCK = 8192  # rows that are encoded together
+
+
+@register("rqvae")
+class RqVae:
+    """Codes of a residual-quantised autoencoder.
+
+    Codes add up in latent space, so ``codebooks_`` are a linear stand-in in the space of the vectors: per code the mean
+    of what the codes before it leave of the items that carry it (:mod:`sidar.sid.standin`). :meth:`reconstruct` asks
+    the decoder. ``work`` (a folder) makes :meth:`fit` resumable; ``history_`` is its log; ``notes_`` is what a user
+    should know about the fit.
+    """
+
+    method: str
+    config_class: type[RqVaeConfig] = RqVaeConfig
+
+    def __init__(
+        self,
+        codebook_sizes: Sequence[int],
+        seed: int = 0,
+        *,
+        options: RqVaeConfig | dict[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if not codebook_sizes or min(codebook_sizes) < 1:
+            raise ValueError(f"codebook_sizes must be positive, got {tuple(codebook_sizes)}")
+        self.base_sizes = tuple(int(k) for k in codebook_sizes)
+        self.seed, self.device = seed, device
+        given = options if isinstance(options, dict) else {} if options is None else options.model_dump()
+        self.options = self.config_class.model_validate(given)
+        self.model: Autoencoder | None = None
+        self.codebooks_: list[np.ndarray] = []
+        self.history_: list[dict[str, Any]] = []
+        self.notes_: list[str] = []
+        self.work: Path | None = None
+        self.progress = False
+
+    @classmethod
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Any:
+        """The unfitted tokenizer with its section of the config."""
+        return cls(codebook_sizes, seed, options=getattr(config, cls.method), device=device)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes per level of the SIDs that are written."""
+        return self.base_sizes
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, inputs: SidInputs) -> Any:
+        """Train on the vectors (N, D), then average them by code into ``codebooks_``."""
+        vectors = checked_vectors(inputs)
+        if not len(vectors):
+            raise ValueError("no vectors to fit codebooks to: the catalogue is empty")
+        self.notes_ = []
+        self.model = Autoencoder(vectors.shape[1], self.base_sizes, self.options, self.seed)
+        first, pairs = self._first(inputs, fitting=True), self._pairs(inputs)
+        self._prepare(inputs, self.model)
+        fitting = AutoencoderFit(
+            self.model,
+            self.options,
+            vectors,
+            seed=self.seed,
+            device=self.device,
+            first=first,
+            pairs=pairs,
+            work=self.work,
+            progress=self.progress,
+            title=self.method,
+        )
+        self.history_ = fitting.run()
+        sids = self._settle(inputs, self._codes(vectors, first))
+        self.codebooks_ = standin_codebooks(vectors, sids.codes, sids.codebook_sizes)
+        return self
+
+    def _first(self, inputs: SidInputs, fitting: bool = False) -> np.ndarray | None:
+        """(N,) int64 first codes that are given, −1 = the nearest; None = all the nearest."""
+        return None
+
+    def _pairs(self, inputs: SidInputs) -> QueryPairs | None:
+        """Queries to contrast items with."""
+        return None
+
+    def _prepare(self, inputs: SidInputs, model: Autoencoder) -> None:
+        """Set what of the quantiser does not come from training."""
+
+    def _settle(self, inputs: SidInputs, codes: np.ndarray) -> SemanticIds:
+        """The SIDs of the fitted catalogue, from its codes (N, L)."""
+        return self._table(codes)
+
+    # ------------------------------------------------------------------ encoding
+
+    def encode(self, inputs: SidInputs) -> SemanticIds:
+        """The nearest code at every level of each vector's latent: codes (N, L), all of full length."""
+        return self._table(self._codes(checked_vectors(inputs, self._fitted().dim), self._first(inputs)))
+
+    def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
+        """As :meth:`encode`."""
+        return self.encode(inputs)
+
+    def latents(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, d) float32: what is quantised, of vectors (N, D); codes' sums are in ``model.quantiser``."""
+        return np.concatenate([z.cpu().numpy() for z in self._latents(vectors)] or [np.zeros((0, 1), np.float32)])
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """(n, D) float32: what the decoder makes of codes (n, L), −1 past the end."""
+        model = self._fitted()
+        base = self._base(np.asarray(codes, np.int64))
+        found = np.empty((len(base), model.dim), np.float32)
+        with torch.no_grad():
+            for start in range(0, len(base), _BLOCK):
+                block = torch.from_numpy(base[start : start + _BLOCK]).to(self.device)
+                found[start : start + _BLOCK] = model.decode(model.quantiser.restore(block)).cpu().numpy()
+        return found
+
+    def _latents(self, vectors: np.ndarray) -> Iterator[torch.Tensor]:
+        model = self._fitted()
+        with torch.no_grad():
+            for start in range(0, len(vectors), _BLOCK):
+                block = np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
+                yield model.encode(torch.from_numpy(block).to(self.device))
+
+    def _codes(self, vectors: np.ndarray, first: np.ndarray | None) -> np.ndarray:
+        """(N, L) int32 codes of the quantiser; latents are fp32 whatever the precision of training."""
+        model = self._fitted()
+        codes = np.empty((len(vectors), len(self.base_sizes)), np.int32)
+        for number, z in enumerate(self._latents(vectors)):
+            rows = slice(number * _BLOCK, number * _BLOCK + len(z))
+            given = None if first is None else torch.from_numpy(first[rows]).to(self.device)
+            codes[rows] = model.quantiser.assign(z, given)[0].cpu().numpy()
+        return codes
+
+    def _base(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of the quantiser for codes as they are written."""
+        return codes
+
+    def _table(self, codes: np.ndarray) -> SemanticIds:
+        lengths = np.full(len(codes), codes.shape[1], np.int32)
+        return SemanticIds(codes.astype(np.int32), lengths, self.codebook_sizes, method=self.method)
+
+    def _fitted(self) -> Autoencoder:
+        if self.model is None:
+            raise ValueError("this tokenizer has no codebooks yet; call fit first")
+        return self.model
+
+    # ------------------------------------------------------------------ on disk
+
+    def params(self) -> dict[str, Any]:
+        return {
+            "codebook_sizes": list(self.base_sizes),
+            "seed": self.seed,
+            "options": json.loads(self.options.model_dump_json()),
+        }
+
+    def save(self, folder: PathLike) -> None:
+        """Write weights, codebooks, ``fit.jsonl`` and ``tokenizer.json`` into ``folder``."""
+        folder, model = Path(folder), self._fitted()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS)
+        books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
+        save_arrays(books, folder / CODEBOOKS)
+        (folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.history_))
+        write_description(folder, self)
+
+    @classmethod
+    def load(cls, folder: PathLike, device: str = "cpu") -> Any:
+        """Read what :meth:`save` wrote."""
+        folder = Path(folder)
+        tokenizer = cls(**read_description(folder)["params"], device=device)
+        weights = load_file(folder / WEIGHTS)
+        model = Autoencoder(len(weights["mean"]), tokenizer.base_sizes, tokenizer.options, tokenizer.seed)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
+        tokenizer.model = model.to(device).eval()
+        books = load_arrays(folder / CODEBOOKS)
+        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+        return tokenizer
