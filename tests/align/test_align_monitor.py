@@ -70,3 +70,24 @@ def test_the_similarity_is_compared_with_the_shared_prefix():
             sim = cosine(item["state"][item["star"]], item["state"][j])
             pairs.append((sim, common_prefix(item["tokens"][item["star"]], item["tokens"][j])))
     assert logs["rdrw/prefix_correlation"].item() == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-6)
+    assert "rdrw/length_correlation" not in logs  # one length: there is nothing to tell apart
+
+
+def test_the_similarity_is_compared_with_equal_length():
+    import numpy as np
+    from reference_align import cosine
+
+    scores = random_lists(12, variable=True)
+    length = (scores.tokens >= 0).sum(-1)
+    scores.hidden[length == 2] += 4  # states that say how long an SID is, and little else
+    scores.hidden[length == 4] -= 4
+    _, logs = objective("raddpo").loss(scores, AlignConfig(), SimilarityWindow(size=8))
+    pairs = []
+    for item in as_dicts(scores):
+        star = item["star"]
+        for j in item["negatives"]:
+            same = len(item["tokens"][star]) == len(item["tokens"][j])
+            pairs.append((cosine(item["state"][star], item["state"][j]), float(same)))
+    want = np.corrcoef(np.array(pairs).T)[0, 1]
+    assert want > 0.5
+    assert logs["rdrw/length_correlation"].item() == pytest.approx(want, abs=1e-6)

@@ -121,6 +121,11 @@ def raddpo_contrast(
         if int(negatives.sum()) > 1:  # does the state say more than the prefix? near 1 it does not
             pairs = torch.stack([sims[negatives], shared[negatives].to(sims.dtype)])
             logs["rdrw/prefix_correlation"] = torch.corrcoef(pairs)[0, 1].nan_to_num()
+            length = (scores.tokens >= 0).sum(-1)
+            alike = (length == of_star(length, scores.star)[:, None])[negatives]
+            if alike.any() and not alike.all():  # does it say more than the length? near 1 it does not
+                pairs = torch.stack([sims[negatives], alike.to(sims.dtype)])
+                logs["rdrw/length_correlation"] = torch.corrcoef(pairs)[0, 1].nan_to_num()
         window.add(sims[negatives])
 
     if cfg.contrast == "pairwise":

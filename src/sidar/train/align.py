@@ -61,6 +61,7 @@ class AlignTask:
             if self.objective.needs_window and cfg.rdrw and cfg.rdrw_weights != "constant"
             else None
         )
+        self.length_correlations: list[float] = []  # of RDRW's similarity with equal length, batch by batch
         sizes = {"list": len(lists), "item": len(items)}
         shares = {"list": 1.0 - cfg.item_share, "item": cfg.item_share}
         self._pools = Pools(Order(sizes, shares, cfg.batch_size, seed), self._prepare, lambda x: x.length)
@@ -85,6 +86,8 @@ class AlignTask:
                 scores.ref_logp = score(self._reference, packed).logp
         lists = take_rows(scores, is_list)
         parts = self.objective.parts(lists, self.cfg, self.window)
+        if (found := parts.logs.get("rdrw/length_correlation")) is not None:
+            self.length_correlations.append(float(found))
         loss = parts.total * is_list.float().mean()
         if not is_list.all():
             rest = multi_label_sft(take_rows(scores, ~is_list))
@@ -190,6 +193,12 @@ def train_align(
     if task.window is not None:
         seen = {"pairs_seen": task.window.seen, "window": align.rdrw_window, "quartiles": task.window.quartiles}
         report["shapes"]["rdrw"] = seen
+        found = task.length_correlations
+        if found and sum(found) / len(found) > 0.5:
+            report["summary"] += (
+                f"; RDRW's similarity mostly tells lengths apart (correlation {sum(found) / len(found):.2f}): "
+                "align.rdrw_state: item_vector compares SIDs of any length"
+            )
         if task.window.quartiles is None:
             report["summary"] += f"; RDRW stayed in its warm-up ({task.window.seen} of {align.rdrw_window} pairs)"
     return report
