@@ -222,6 +222,9 @@ class LmConfig(Part):
     text_embeddings: Literal["minilm", "random"] = "minilm"
     head: Literal["level", "full"] = "level"
     init: Literal["centroid", "mean"] = "centroid"
+    geometry: bool = Field(
+        False, description="Level heads also read the query's sentence vector and start as quantised dense (grown.md)."
+    )
     lora: LoraConfig | None = None
     max_prompt_tokens: int = 96
     history_items: int = 5
@@ -391,7 +394,8 @@ class DenseConfig(Part):
     valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
     valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
     index: Literal["auto", "exact", "ivf", "both"] = Field(
-        "auto", description="How the dense rows search; auto = exact up to 100,000 items, faiss IVF above or with towers."
+        "auto",
+        description="How the dense rows search; auto = exact up to 100,000 items, faiss IVF above or with towers.",
     )
     coarse_view: Literal["item", "query", "both"] = Field(
         "query", description="Cells of the IVF: query = in the query encoder's space (SCI), item = the ordinary index."

@@ -26,7 +26,13 @@ def export_hf(model: SidLM, folder: str | Path) -> dict[str, int]:
     Same scores elsewhere: with ``head="full"`` the log-softmax over all ids is ours.  With ``head="level"`` mask the
     logits to the ids of the level (``levels`` in ``sid_tokens.json``; plus ``eos`` where an SID may end) *before* the
     log-softmax; such a model was never trained to write text, so the head's text rows are zeros.  LoRA is merged.
+    Raises ``ValueError`` for a model that reads sentence vectors: a plain causal LM has no place for them.
     """
+    if model.geometry is not None:
+        raise ValueError(
+            "this model adds the query's sentence vector to its level heads (lm.geometry), which no plain causal LM "
+            "can; serve it with Sidar, or train one with lm.geometry=false to export"
+        )
     from transformers import AddedToken, AutoModelForCausalLM
 
     folder, vocab, first = Path(folder), model.vocab, model.text_vocab

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
+from sidar.lm.geometry import Geometry
+from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
@@ -46,6 +48,7 @@ class SidLMConfig:
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     tied: bool = True  # head="full": text logits use the word embeddings
     centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
+    geometry: int = 0  # width of the sentence vector that the level heads read, 0 = they read none
     lora: dict[str, Any] | None = None
     template: str = "default"
     max_prompt_tokens: int = 96
@@ -81,6 +84,7 @@ class SidLM(nn.Module):
             self.text_head = nn.Parameter(torch.zeros(config.text_vocab, d) if head is None else head)
         size = (self.vocab.eos, config.centroid_dim)
         self.register_buffer("centroids", torch.zeros(size) if config.centroid_dim else None)
+        self.geometry = Geometry(config.codebook_sizes, config.geometry, d) if config.geometry else None
 
     # ------------------------------------------------------------------ making one
 
@@ -95,7 +99,8 @@ class SidLM(nn.Module):
     ) -> SidLM:
         """A model for one SID table (or bare codebook sizes, then of fixed length unless said otherwise).
 
-        Raises ``ValueError`` for a backbone that packing does not fit, and for codebooks that are not the table's.
+        Raises ``ValueError`` for a backbone that packing does not fit, for codebooks that are not the table's, and for
+        a start at the geometry without codebooks or with a full head.
         """
         table = sids if isinstance(sids, SemanticIds) else None
         sizes = tuple(int(k) for k in (sids.codebook_sizes if isinstance(sids, SemanticIds) else sids))
@@ -105,6 +110,9 @@ class SidLM(nn.Module):
             raise ValueError(
                 f"codebooks of {got} codes do not belong to an SID table of {sizes}; fit both with `sidar sid`"
             )
+        if cfg.geometry and (codebooks is None or cfg.head == "full"):
+            why = "lm.head: full has logits of text too" if cfg.head == "full" else "no codebooks were given"
+            raise ValueError(f"lm.geometry starts level heads at the codes' centroids, but {why}; set it to false")
         backbone = load_backbone(cfg, seed)
         words = backbone.decoder.get_input_embeddings().weight
         config = SidLMConfig(
@@ -117,6 +125,7 @@ class SidLM(nn.Module):
             attention=cfg.attention,
             tied=backbone.text_head is None,
             centroid_dim=0 if codebooks is None else int(codebooks[0].shape[1]),
+            geometry=int(codebooks[0].shape[1]) if cfg.geometry and codebooks is not None else 0,
             lora=cfg.lora.model_dump() if cfg.lora else None,
             template=cfg.template,
             max_prompt_tokens=cfg.max_prompt_tokens,
@@ -129,8 +138,11 @@ class SidLM(nn.Module):
         rows = sid_rows(model.word_embeddings, sizes, model.centroids if cfg.init == "centroid" else None, seed)
         with torch.no_grad():
             model.sid_in.copy_(rows)
-            for head, start in zip([*model.heads, model.eos_head], rows.split([*sizes, 1]), strict=True):
-                head.copy_(start)
+            if model.geometry is not None and model.centroids is not None:
+                model.geometry.start(model.centroids)  # heads stay at zero: the decoder adds nothing yet
+            else:
+                for head, start in zip([*model.heads, model.eos_head], rows.split([*sizes, 1]), strict=True):
+                    head.copy_(start)
         if cfg.lora:
             model.adapt(cfg.lora, seed)
         return model
@@ -185,7 +197,9 @@ class SidLM(nn.Module):
         from sidar.lm.prompts import PromptBuilder
 
         c = self.config
-        return PromptBuilder(self.tokenizer, self.vocab, c.template, c.max_prompt_tokens, c.history_items)
+        return PromptBuilder(
+            self.tokenizer, self.vocab, c.template, c.max_prompt_tokens, c.history_items, vector_dim=c.geometry
+        )
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for AdamW: new parts at ``lr_new``, pretrained weights at ``lr_pretrained``; frozen ones are left out.
@@ -223,41 +237,75 @@ class SidLM(nn.Module):
         text = self.backbone.get_input_embeddings()(tokens.clamp(max=self.text_vocab - 1))
         return torch.where(is_text[..., None], text, sid)
 
-    def forward(self, tokens: Tensor, position_ids: Tensor, attention_bias: Tensor | None) -> Tensor:
+    def embed(self, tokens: Tensor, vectors: Tensor | None, ends: Tensor) -> Tensor:
+        """:meth:`embed_tokens` of prompts (B, T) that end at the flat positions ``ends`` (B,), which also tell the
+        decoder of ``vectors`` (B, D) where the model reads sentence vectors."""
+        embeds = self.embed_tokens(tokens)
+        if self.geometry is None:
+            return embeds
+        added = self.geometry.tokens(self.checked(vectors)).to(embeds.dtype)
+        return embeds.flatten(0, 1).index_add(0, ends, added).view_as(embeds)
+
+    def checked(self, vectors: Tensor | None) -> Tensor:
+        """The sentence vectors of prompts; ``ValueError`` where this model needs them and none came along."""
+        if vectors is None:
+            raise ValueError(NO_READER)
+        return vectors
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        attention_bias: Tensor | None,
+        embeds: Tensor | None = None,
+    ) -> Tensor:
         """States after the final norm: tokens, position_ids (B, T), additive float bias (B, 1, T, T) → (B, T, d).
 
+        ``embeds`` (B, T, d) stand for the tokens' own where given (:meth:`embed`).
         The bias is float on purpose: a boolean 4-D mask is added as 0/1 by eager attention, silently wrong.
         """
         return self.backbone(
-            inputs_embeds=self.embed_tokens(tokens),
+            inputs_embeds=self.embed_tokens(tokens) if embeds is None else embeds,
             attention_mask=attention_bias,
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
 
     def states(
-        self, tokens: Tensor, position_ids: Tensor, attention_bias: Tensor, real: Tensor, asked: Tensor
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        attention_bias: Tensor,
+        real: Tensor,
+        asked: Tensor,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """:meth:`forward` at the flat positions ``asked`` (n,) alone: (n, d), in their order.
+
+        The first B of ``asked`` are the ends of the prompts, whose sentence vectors are ``vectors`` (B, D) or None.
 
         ``real`` (r,) ascending flat positions b·T + t of tokens that are not padding. Llama-like families take the
         short way (:mod:`sidar.lm.unpadded`), others compute every position.
         """
+        embeds = self.embed(tokens, vectors, asked[: len(tokens)])
         if unpadded.fits(self.backbone):
-            embeds = self.embed_tokens(tokens)
             return unpadded.states(
                 self.backbone, embeds, position_ids, attention_bias, real, asked, self.config.attention
             )
-        return self(tokens, position_ids, attention_bias).flatten(0, 1)[asked]
+        return self(tokens, position_ids, attention_bias, embeds).flatten(0, 1)[asked]
 
-    def level_logits(self, hidden: Tensor, depth: int) -> Tensor:
+    def level_logits(self, hidden: Tensor, depth: int, geometry: Tensor | None = None) -> Tensor:
         """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).
+
+        ``geometry`` (…, K) is added to the codes' columns: what the sentence vector says (:class:`Geometry`).
 
         Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable length and depth ≥ 1.
         At depth L: the last level's codes again and EOS, a choice set that exists in training only: after L codes an
         SID is over with probability 1, so no decoder asks for it (:meth:`SidVocab.n_codes`).
         """
         logits = F.linear(hidden, self.heads[min(depth, self.vocab.n_levels - 1)])
+        if geometry is not None:
+            logits = logits.float() + geometry
         if self.vocab.has_eos(depth):
             logits = torch.cat([logits, F.linear(hidden, self.eos_head)], -1)
         return logits

@@ -19,6 +19,7 @@ from torch import Tensor
 from sidar.lm.backbone import MASKED
 from sidar.lm.candidates import Candidate, flatten
 from sidar.lm.model import SidLM
+from sidar.lm.prompts import vectors_of
 from sidar.lm.vocab import SidVocab
 from sidar.types import CandidateScores
 
@@ -54,6 +55,7 @@ class Packed:
     tier: Tensor  # (B, C) int64
     star: Tensor  # (B,) int64 first listed of the top tier's positives; 0 where a prompt has none
     weight: Tensor | None = None  # (B, C) float32 of Candidate.weight, 1 in padding; None where all are 1
+    vectors: Tensor | None = None  # (B, D) float32 sentence vectors of the prompts, where these bring them along
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -86,7 +88,8 @@ def pack(
 ) -> Packed:
     """Pack one list of candidates per prompt; identical SIDs and shared prefixes take their tokens once.
 
-    ``prompts`` are mixed token ids (``PromptBuilder.encode``); padding goes to ``side``.  Raises ``ValueError`` naming
+    ``prompts`` are mixed token ids (``PromptBuilder.encode``) and may bring their sentence vectors along
+    (:class:`sidar.lm.prompts.Encoded`); padding goes to ``side``.  Raises ``ValueError`` naming
     the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot spell or whose weight is no
     positive number.
     """
@@ -204,6 +207,7 @@ def pack(
         tier=table(tier, 0),
         star=table(np.where(positive, tier, -1), -2).argmax(1),
         weight=None if (weight == 1).all() else table(weight, 1.0),
+        vectors=vectors_of(prompts),
     )
 
 
@@ -216,13 +220,18 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
     of the codes' centroids, which no training moves.
     """
     bias = packed.attention_bias()
-    states = model.states(packed.tokens, packed.position_ids, bias, packed.real, packed.asked)  # (n, d)
+    states = model.states(packed.tokens, packed.position_ids, bias, packed.real, packed.asked, packed.vectors)  # (n, d)
+    by_level = None if model.geometry is None else model.geometry.logits(model.checked(packed.vectors))
+    owners = (packed.asked // packed.tokens.shape[1]).split(packed.n_asked)
     edges, first_logp = [], None
     for depth, hidden in enumerate(states.split(packed.n_asked)):
         edge_state, edge_column = packed.edge_state[depth], packed.edge_column[depth]
         if len(edge_state) == 0:
             continue
-        logits = model.level_logits(hidden, depth)
+        geometry = None
+        if by_level is not None and depth < model.vocab.n_levels:  # after L codes nothing is left to choose
+            geometry = by_level[depth][owners[depth]]
+        logits = model.level_logits(hidden, depth, geometry)
         normaliser = model.log_normaliser(hidden, logits)
         edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
         if depth == 0:

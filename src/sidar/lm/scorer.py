@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sidar.lm.lean import LeanDecoder
 from sidar.lm.model import SidLM
+from sidar.lm.prompts import vectors_of
 from sidar.lm.tree import TreeDecoder
 from sidar.precision import Precision, use_bf16
 
@@ -29,6 +30,7 @@ class LmState:
 
     end: Tensor  # (Q, d) states that predict the first code
     engine: Any  # LeanState or TreeState
+    geometry: list[Tensor] | None = None  # per level (Q, n): what the sentence vectors add, 0 for EOS
 
 
 class LmScorer:
@@ -91,15 +93,22 @@ class LmScorer:
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = torch.as_tensor(prompt)
         tokens, lengths = padded.to(self.device), lengths.to(self.device)
+        model, geometry, vectors = self._model, None, None
+        if model.geometry is not None:
+            vectors = model.checked(vectors_of(prompts)).to(self.device)
+            ends = [int(self.vocab.has_eos(depth)) for depth in range(self.vocab.n_levels)]
+            geometry = [F.pad(x, (0, end)) for x, end in zip(model.geometry.logits(vectors), ends, strict=True)]
+        at = torch.arange(len(prompts), device=self.device) * tokens.shape[1] + lengths - 1
         if isinstance(self.engine, LeanDecoder):
-            return LmState(*self.engine.prefill(self._model.embed_tokens(tokens), lengths))
-        return LmState(*self.engine.prefill(tokens, lengths))
+            return LmState(*self.engine.prefill(model.embed(tokens, vectors, at), lengths), geometry)
+        return LmState(*self.engine.prefill(tokens, lengths, vectors), geometry)
 
     def first(self, state: LmState) -> Tensor:
-        return self._level_logp(state.end, 0)
+        return self._level_logp(state.end, 0, state)
 
     def extend(self, state: LmState, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
-        return self._level_logp(self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth), depth)
+        hidden = self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth)
+        return self._level_logp(hidden, depth, state)
 
     # ------------------------------------------------------------------ FreeScorer
 
@@ -114,11 +123,11 @@ class LmScorer:
         return F.pad(codes, (start, total - start - size), value=-1), total - 1 if self.variable_length else -1
 
     def free_first(self, state: LmState) -> Tensor:
-        return self._logp(state.end, 0)
+        return self._logp(state.end, 0, state)
 
     def free_extend(self, state: LmState, parents: Tensor, columns: Tensor, depth: int) -> Tensor:
         shift = self.vocab.offsets[depth - 1] if self.head == "level" else -self.vocab.text_vocab
-        return self._logp(self._after(state, parents, columns + shift, depth), depth)
+        return self._logp(self._after(state, parents, columns + shift, depth), depth, state)
 
     # ------------------------------------------------------------------ inside
 
@@ -132,21 +141,25 @@ class LmScorer:
         return self.engine.step(state.engine, mixed, parents, depth)
 
     @torch.inference_mode()
-    def _logp(self, hidden: Tensor, depth: int) -> Tensor:
-        """(…, V) fp32 log-softmax over the whole choice set: the level's columns, or with a full head all tokens."""
+    def _logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
+        """(Q, V) or (Q, W, V) fp32 log-softmax of the whole choice set: the level's columns, or with a full head all
+        tokens."""
         if self._eps is not None:
             hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
-        return F.linear(hidden, self._heads[depth]).log_softmax(-1)
+        logits = F.linear(hidden, self._heads[depth])
+        if state.geometry is not None:  # level heads only
+            logits += state.geometry[depth] if hidden.ndim == 2 else state.geometry[depth][:, None]
+        return logits.log_softmax(-1)
 
-    def _level_logp(self, hidden: Tensor, depth: int) -> Tensor:
+    def _level_logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
         """(…, n) the level's columns: all that a level head has; of a full head a slice, not renormalised."""
         if self.head == "level":
-            return self._logp(hidden, depth)
+            return self._logp(hidden, depth, state)
         start = self.vocab.text_vocab + self.vocab.offsets[depth]
         stop = start + self.codebook_sizes[depth]
         parts = []
         for rows in hidden.flatten(0, -2).split(max(1, CHUNK // len(self._heads[depth]))):
-            logp = self._logp(rows, depth)
+            logp = self._logp(rows, depth, state)
             parts.append(logp[:, start:stop])
             if self.vocab.has_eos(depth):
                 parts[-1] = torch.cat([parts[-1], logp[:, -1:]], -1)

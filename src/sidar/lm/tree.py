@@ -21,6 +21,7 @@ class TreeState:
 
     tokens: Tensor  # (Q, P) int64, padded on the right
     lengths: Tensor  # (Q,) int64
+    vectors: Tensor | None = None  # (Q, D) sentence vectors, where the model reads them
     chains: dict[int, Tensor] = field(default_factory=dict)  # depth -> (Q, W, depth) mixed token ids
 
 
@@ -31,9 +32,9 @@ class TreeDecoder:
         self.model = model
         self.dtype = dtype
 
-    def prefill(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, TreeState]:
+    def prefill(self, tokens: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, TreeState]:
         """Prompts (Q, P) padded on the right → states (Q, d) at each prompt's end, after the final norm."""
-        state = TreeState(tokens, lengths)
+        state = TreeState(tokens, lengths, vectors)
         return self._forward(state, tokens.new_empty(len(tokens), 0, 0))[:, 0], state
 
     def step(self, state: TreeState, tokens: Tensor, parents: Tensor, depth: int) -> Tensor:
@@ -60,8 +61,10 @@ class TreeDecoder:
         padding = place >= state.lengths[:, None]  # (Q, P)
         sees[:, p:, :p] &= ~padding[:, None]
         bias = torch.where(sees, 0.0, MASKED)[:, None]
+        ends = torch.arange(q, device=device) * n + state.lengths - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            hidden = self.model(tokens, torch.cat([place, after], 1), bias).float()
+            embeds = self.model.embed(tokens, state.vectors, ends)
+            hidden = self.model(tokens, torch.cat([place, after], 1), bias, embeds).float()
         if t == 0:
             return hidden[torch.arange(q, device=device), state.lengths - 1][:, None]
         return hidden[:, p:].unflatten(1, (w, t))[:, :, -1]

@@ -66,7 +66,7 @@ def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     from sidar.train import train_align
 
     work = work_folder(run / cfg.align.folder)
-    return train_align(cfg, run / "data", run / "sid", run / "sft", out, work=work)
+    return train_align(cfg, run / "data", run / "sid", run / "sft", out, work=work, embed_folder=run / "embed")
 
 
 def dense(cfg: Config, run: Path, out: Path) -> dict[str, Any]:

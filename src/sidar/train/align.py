@@ -26,6 +26,7 @@ from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
 from sidar.train.validate import Validator
+from sidar.train.vectors import give_reader
 
 
 class AlignTask:
@@ -119,12 +120,14 @@ def train_align(
     *,
     work: Path | None = None,
     progress: bool = True,
+    embed_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Align the SFT model under ``cfg.align`` and write ``model/``, ``best/``, ``log.jsonl``, ``tensorboard/``.
 
-    Starts from the *final* SFT model.  Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside
-    ``out``).  The log's step 0 is the SFT model on the same validation lists.  Returns a report as ``train_sft``
-    does; raises ``ValueError`` for an unknown objective, a log without lists, or interrupted work of another config.
+    Starts from the *final* SFT model; ``embed_folder`` as in ``train_sft``.  Interrupted work is kept in ``work``
+    (default: ``.<stage>.work`` beside ``out``).  The log's step 0 is the SFT model on the same validation lists.
+    Returns a report as ``train_sft`` does; raises ``ValueError`` for an unknown objective, a log without lists, or
+    interrupted work of another config.
     """
     align = cfg.align.model_copy(update={"positives": cfg.align.positives or cfg.sft.positives})
     objective(align.objective)  # a misspelt name is told before anything is loaded
@@ -133,6 +136,7 @@ def train_align(
     device = resolve_device(cfg.device)
     model = SidLM.from_pretrained(Path(sft_folder) / "model")
     model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
+    vectors = give_reader(model, cfg, inputs.data, embed_folder, device)
     builder = model.prompts
     lists = LogStream(
         inputs.data.lists("train"),
@@ -156,7 +160,7 @@ def train_align(
     task = AlignTask(
         model,
         lists,
-        inputs.items(cfg.embed.fields, builder),
+        inputs.items(cfg.embed.fields, builder, vectors),
         Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision),
         align,
         cfg.seed,

@@ -49,8 +49,16 @@ class Stream(Protocol):
 class ItemStream:
     """Item text → its SID."""
 
-    def __init__(self, texts: Sequence[str], sids: SemanticIds, builder: PromptBuilder, alive: np.ndarray) -> None:
-        self._texts, self._sids, self._builder = texts, sids, builder
+    def __init__(
+        self,
+        texts: Sequence[str],
+        sids: SemanticIds,
+        builder: PromptBuilder,
+        alive: np.ndarray,
+        vectors: np.ndarray | None = None,
+    ) -> None:
+        """``vectors`` (N, D) by row, where the model reads sentence vectors: an item's text has its item's."""
+        self._texts, self._sids, self._builder, self._vectors = texts, sids, builder, vectors
         said = np.fromiter((bool(t.strip()) for t in texts), bool, len(texts))
         self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
 
@@ -59,7 +67,8 @@ class ItemStream:
 
     def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
         rows = [int(self._rows[i]) for i, _ in draws]
-        tokens = self._builder.encode_batch([Prompt(self._texts[r], task="item") for r in rows], self._sids)
+        vectors = None if self._vectors is None else np.asarray(self._vectors[rows])
+        tokens = self._builder.encode_batch([Prompt(self._texts[r], task="item") for r in rows], self._sids, vectors)
         return [Example(t, [_only(self._sids, r)]) for t, r in zip(tokens, rows, strict=True)]
 
 

@@ -43,9 +43,9 @@ class Inputs:
         columns = (self.data.catalogue.column(name) for name in ("title", "category", "brand"))
         return [item_words(*parts) for parts in zip(*columns, strict=True)]
 
-    def items(self, fields: Sequence[str], builder: PromptBuilder) -> ItemStream:
-        """Item text → SID."""
-        return ItemStream(self.data.item_text(list(fields)), self.sids, builder, self.data.catalogue.alive)
+    def items(self, fields: Sequence[str], builder: PromptBuilder, vectors: np.ndarray | None = None) -> ItemStream:
+        """Item text → SID; ``vectors`` (N, D) where the model reads sentence vectors."""
+        return ItemStream(self.data.item_text(list(fields)), self.sids, builder, self.data.catalogue.alive, vectors)
 
     def pseudo(self, builder: PromptBuilder, seed: int, max_positives: int) -> PseudoStream:
         """Pseudo-query → SIDs."""

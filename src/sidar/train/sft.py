@@ -23,6 +23,7 @@ from sidar.train.loop import Outcome, fit
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
 from sidar.train.validate import Validator
+from sidar.train.vectors import give_reader
 
 #: An epoch that no run reaches: its pseudo-queries are worded unlike any that is trained on.
 UNSEEN_EPOCH = 1 << 40
@@ -85,19 +86,25 @@ def train_sft(
     """Train ``cfg.lm`` on ``cfg.sft`` and write ``model/`` (final), ``best/``, ``log.jsonl``, ``tensorboard/``.
 
     Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside ``out``) and continued by the next call.
-    ``embed_folder`` is not read: the centroids that start the SID rows are in ``sid_folder``.  Returns a report with
-    ``summary`` and ``shapes``.  Raises ``ValueError`` where nothing can be trained on, or the interrupted work is of
-    another config or other inputs.
+    ``embed_folder`` is read for ``lm.geometry`` alone: item texts have their items' vectors (None: encoded again).
+    Returns a report with ``summary`` and ``shapes``.  Raises ``ValueError`` where nothing can be trained on, or the
+    interrupted work is of another config or other inputs.
     """
     sft = cfg.sft
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
     if inputs.index.n_sids == 0:
         raise ValueError(f"{sid_folder} assigns no item an SID, so there is nothing to learn; run sidar sid again")
     model = start_model(cfg, inputs, Path(sid_folder))
+    device = resolve_device(cfg.device)
+    vectors = give_reader(model, cfg, inputs.data, embed_folder, device)
     builder = model.prompts
     logged = LogStream(inputs.data.sft(), inputs.sids, builder, max_positives=sft.max_positives)
     pseudo = inputs.pseudo(builder, cfg.seed, sft.max_positives)
-    streams: dict[str, Stream] = {"item": inputs.items(cfg.embed.fields, builder), "pseudo": pseudo, "query": logged}
+    streams: dict[str, Stream] = {
+        "item": inputs.items(cfg.embed.fields, builder, vectors),
+        "pseudo": pseudo,
+        "query": logged,
+    }
     valid = inputs.valid_lists(builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives)
     if not valid:  # no log: words in an order that training never draws
         spread = range(0, len(pseudo), max(1, len(pseudo) // max(sft.valid_requests, 1)))
@@ -131,7 +138,7 @@ def train_sft(
             task,
             sft,
             seed=cfg.seed,
-            device=resolve_device(cfg.device),
+            device=device,
             work=folder,
             identity=identity,
             title="sft",

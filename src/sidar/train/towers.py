@@ -7,6 +7,7 @@ the cost in training, none in serving.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,12 +99,14 @@ def tower_views(towers: TowerEmbedder, queries: Sequence[str], items: Sequence[s
 def encode(model: Any, texts: Sequence[str], max_tokens: int, dense: DenseConfig) -> Tensor:
     """(B, D) float32 unit vectors with gradients; ``texts`` are cut at ``max_tokens``."""
     limit = model.max_seq_length
-    try:
+    if limit != math.inf:
         model.max_seq_length = max_tokens if limit is None else min(max_tokens, limit)
+    try:
         read = getattr(model, "preprocess", None) or model.tokenize  # the latter before sentence-transformers 6
         features = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in read(list(texts)).items()}
     finally:
-        model.max_seq_length = limit
+        if limit != math.inf:
+            model.max_seq_length = limit
     with autocast(model.device, dense.precision):
         vectors = model(features)["sentence_embedding"]
     return F.normalize(vectors.float(), dim=1)
