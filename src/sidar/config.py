@@ -162,6 +162,25 @@ class CqSidConfig(RqVaeConfig):
     max_groups: int = Field(100, ge=2, description="Most groups of one SID.")
 
 
+class AcrqConfig(RqVaeConfig):
+    """Codebooks of the head, frozen, and a tail anchored to them (docs/methods/acrq.md). All of it a reconstruction."""
+
+    head_items: float = Field(0.2, gt=0, le=1, description="The most popular share of the items is the head.")
+    head_traffic: float | None = Field(None, gt=0, le=1, description="Instead: items with this share of all clicks.")
+    tail_steps: int = Field(500, ge=0, description="Steps of the second stage; `steps` are the first's.")
+    extension: float = Field(0.125, ge=0, description="Extension codes per frozen code; 0 = fully frozen codebooks.")
+    handicap: float = Field(0.1, ge=0, description="Distances to extension codes are times 1 + this.")
+    anchor: Literal["nearest", "kl", "none"] = Field(
+        "nearest", description="What holds the tail: the nearest frozen code, or the head's soft assignment."
+    )
+    anchor_levels: int = Field(2, ge=1, description="Levels that are anchored (and, with transfer, given).")
+    anchor_start: float = Field(1.0, ge=0, description="Weight of the anchor at the first step of the second stage …")
+    anchor_end: float = Field(0.1, ge=0, description="… and at its last.")
+    usage: float = Field(0.01, ge=0, description="Weight of even use of the extension codes.")
+    encoder_lr: float = Field(0.1, ge=0, description="Share of lr for the tail's encoder; 0 = the head's, unchanged.")
+    transfer: bool = Field(False, description="Residual transfer: first codes from the nearest head reconstruction.")
+
+
 class SidConfig(Part):
     """How vectors become Semantic IDs."""
 
@@ -184,6 +203,7 @@ class SidConfig(Part):
     rqvae: RqVaeConfig = RqVaeConfig()
     cqsid: CqSidConfig = CqSidConfig()
     sarq: SarqConfig = SarqConfig()
+    acrq: AcrqConfig = AcrqConfig()
     keep_margin: float = Field(
         0.1,
         ge=0,

@@ -1,5 +1,6 @@
 """Vectors → Semantic IDs: tokenizers, the SID table and its quality report."""
 
+from sidar.sid.acrq import Acrq
 from sidar.sid.cqsid import CqSid
 from sidar.sid.imported import TableTokenizer
 from sidar.sid.random_ids import RandomIds
@@ -12,6 +13,7 @@ from sidar.sid.table import load_sids, save_sids
 from sidar.sid.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
+    "Acrq",
     "CqSid",
     "RandomIds",
     "RqKmeans",

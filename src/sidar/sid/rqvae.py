@@ -186,13 +186,16 @@ class RqVae:
 
     def save(self, folder: PathLike) -> None:
         """Write weights, codebooks, ``fit.jsonl`` and ``tokenizer.json`` into ``folder``."""
-        folder, model = Path(folder), self._fitted()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        folder = Path(folder)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._weights().items()}
         save_file(tensors, folder / WEIGHTS)
         books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
         save_arrays(books, folder / CODEBOOKS)
         (folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.history_))
         write_description(folder, self)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self._fitted().state_dict()
 
     @classmethod
     def load(cls, folder: PathLike, device: str = "cpu") -> Any:

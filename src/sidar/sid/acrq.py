@@ -1,0 +1,231 @@
+"""ACRQ: codebooks of the head, frozen; the tail learns to live in them (arXiv 2602.23978; the losses [reconstruction]).
+
+Stage H trains an RQ-VAE on the head items alone: encoder, decoder and codebooks become a frozen manifold.  Stage T
+goes from torso over tail to cold items: an encoder of their own, started from the head's and anchored to its codes, and
+a few extension codes per level for what the head does not have (:mod:`sidar.sid.curriculum`).  Cold items, now and at
+serving, get frozen codes only: what nobody has touched is described in words that popular items have taught.
+
+SA²CRQ is SARQ over this: ``sid.method: sarq``, ``sid.sarq.base: acrq``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file
+
+from sidar.config import AcrqConfig, RqVaeConfig
+from sidar.sid.autoencoder import Autoencoder
+from sidar.sid.curriculum import COLD, HEAD, WARM, TailFit
+from sidar.sid.extension import AnchoredModel
+from sidar.sid.fit import AutoencoderFit
+from sidar.sid.rqvae import CODEBOOKS, LOG, WEIGHTS, RqVae
+from sidar.sid.standin import standin_codebooks
+from sidar.sid.tokenizer import checked_vectors, read_description, register
+from sidar.types import PathLike, SemanticIds, SidInputs
+
+_BLOCK = 8192  # rows that are encoded together
+
+
+@register("acrq")
+class Acrq(RqVae):
+    """``codebook_sizes`` count frozen and extension codes together, so that a table costs the bits of its rivals.
+
+    After ``fit``: ``head_from_`` (least count of a head item), ``n_frozen`` codes per level that are the head's.
+    """
+
+    config_class: type[RqVaeConfig] = AcrqConfig
+    options: AcrqConfig
+
+    def __init__(
+        self,
+        codebook_sizes: Sequence[int],
+        seed: int = 0,
+        *,
+        options: RqVaeConfig | dict[str, Any] | None = None,
+        head_from: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(codebook_sizes, seed, options=options, device=device)
+        self.head_from_ = head_from
+        self.anchored: AnchoredModel | None = None
+
+    @property
+    def n_frozen(self) -> tuple[int, ...]:
+        """Codes per level that belong to the head; the others are the extension."""
+        return tuple(max(1, round(size / (1 + self.options.extension))) for size in self.base_sizes)
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, inputs: SidInputs) -> Acrq:
+        """Stage H on the head items, stage T on all others. Raises ``ValueError`` where ``counts`` name no head."""
+        vectors = checked_vectors(inputs)
+        counts = self._counts(inputs, need=True)
+        self.head_from_ = head_threshold(counts, self.options.head_items, self.options.head_traffic)
+        kinds = self._kinds(counts)
+        head = np.flatnonzero(kinds == HEAD)
+        self.notes_ = self._notes(kinds)
+        self.model = Autoencoder(vectors.shape[1], self.n_frozen, self.options, self.seed)
+        first = AutoencoderFit(
+            self.model,
+            self.options,
+            np.ascontiguousarray(vectors[head]),
+            seed=self.seed,
+            device=self.device,
+            work=None if self.work is None else self.work / "head",
+            progress=self.progress,
+            title="acrq",
+        )
+        self.history_ = [{"stage": "head", **record} for record in first.run()]
+        self.anchored = self._anchored(self.model)
+        self._learn_prefixes(vectors[head])
+        if len(head) < len(vectors):
+            second = TailFit(
+                self.anchored,
+                self.options,
+                vectors,
+                counts,
+                kinds,
+                seed=self.seed,
+                device=self.device,
+                work=None if self.work is None else self.work / "tail",
+                progress=self.progress,
+            )
+            self.history_ += [
+                {"stage": "tail", **record, "step": record["step"] + self.options.steps} for record in second.run()
+            ]
+        self.anchored.eval()
+        codes = self._codes_of(vectors, kinds)
+        self.codebooks_ = standin_codebooks(vectors, codes, self.codebook_sizes)
+        return self
+
+    def _anchored(self, base: Autoencoder) -> AnchoredModel:
+        extra = [size - frozen for size, frozen in zip(self.base_sizes, self.n_frozen, strict=True)]
+        return AnchoredModel(base, extra, self.options.decay, self.options.handicap).to(self.device)
+
+    def _learn_prefixes(self, head: np.ndarray) -> None:
+        """The head's first m codes, as they occur: where residual transfer starts from."""
+        assert self.anchored is not None
+        if self.options.transfer:
+            every = np.full(len(head), HEAD, np.int8)
+            codes = self._codes_of(head, every)[:, : self.options.anchor_levels]
+            self.anchored.quantiser.prefixes = torch.from_numpy(np.unique(codes, axis=0)).long().to(self.device)
+
+    def _counts(self, inputs: SidInputs, *, need: bool = False) -> np.ndarray:
+        """(n,) int64 interactions; 0 where none were given."""
+        if inputs.counts is None:
+            if need:
+                raise ValueError("acrq learns from popular items first and has no counts; give SidInputs.counts")
+            return np.zeros(len(inputs.vectors), np.int64)
+        counts = np.asarray(inputs.counts)
+        if counts.shape != (len(inputs.vectors),):
+            raise ValueError(f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item")
+        bad = ~np.isfinite(counts) | (counts < 0)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"the count of row {row} is {counts[row]}; counts are numbers from 0 up")
+        if need and not counts.any():
+            raise ValueError(
+                f"all {len(counts)} counts are 0, so there is no head to learn from; without a log use rqvae"
+            )
+        return counts.astype(np.int64)
+
+    def _kinds(self, counts: np.ndarray) -> np.ndarray:
+        """(n,) int8 HEAD, WARM or COLD."""
+        assert self.head_from_ is not None
+        return np.where(counts >= self.head_from_, HEAD, np.where(counts > 0, WARM, COLD)).astype(np.int8)
+
+    def _notes(self, kinds: np.ndarray) -> list[str]:
+        head = int((kinds == HEAD).sum())
+        if head >= self.n_frozen[0]:
+            return []
+        return [
+            f"{head} head items for {self.n_frozen[0]} frozen first codes: each head item has a code of its own and "
+            "teaches the tail little; raise sid.acrq.head_items or lower sid.codebook_sizes"
+        ]
+
+    # ------------------------------------------------------------------ encoding
+
+    def encode(self, inputs: SidInputs) -> SemanticIds:
+        """Head items by the frozen encoder, others by their own; without a count an item is cold: frozen codes only."""
+        vectors = checked_vectors(inputs, self._fitted().dim)
+        return self._table(self._codes_of(vectors, self._kinds(self._counts(inputs))))
+
+    def _codes_of(self, vectors: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+        """(N, L) int32 codes of vectors (N, D) whose items are HEAD, WARM or COLD (N,)."""
+        model = self._tail()
+        codes = np.empty((len(vectors), len(self.base_sizes)), np.int32)
+        with torch.no_grad():
+            for start in range(0, len(vectors), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                x = torch.from_numpy(np.ascontiguousarray(vectors[rows], np.float32)).to(self.device)
+                kind = torch.from_numpy(kinds[rows]).to(self.device)
+                z = model.encode(x, kind == HEAD)
+                transfer = kind != HEAD if self.options.transfer else None
+                codes[rows] = model.quantiser.assign(z, kind == WARM, transfer)[0].cpu().numpy()
+        return codes
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """(n, D) float32: what the frozen decoder makes of codes (n, L), −1 past the end."""
+        model = self._tail()
+        found = np.empty((len(codes), model.dim), np.float32)
+        with torch.no_grad():
+            for start in range(0, len(codes), _BLOCK):
+                block = torch.from_numpy(np.asarray(codes[start : start + _BLOCK], np.int64)).to(self.device)
+                found[start : start + _BLOCK] = model.decode(model.quantiser.restore(block)).cpu().numpy()
+        return found
+
+    def _tail(self) -> AnchoredModel:
+        if self.anchored is None:
+            raise ValueError("this tokenizer has no codebooks yet; call fit first")
+        return self.anchored
+
+    # ------------------------------------------------------------------ on disk
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "head_from": self.head_from_}
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self._tail().state_dict()
+
+    @classmethod
+    def load(cls, folder: PathLike, device: str = "cpu") -> Acrq:
+        """Read what :meth:`save` wrote."""
+        folder = Path(folder)
+        tokenizer = cls(**read_description(folder)["params"], device=device)
+        weights = load_file(folder / WEIGHTS)
+        base = Autoencoder(len(weights["base.mean"]), tokenizer.n_frozen, tokenizer.options, tokenizer.seed)
+        tokenizer.model, tokenizer.anchored = base, tokenizer._anchored(base)
+        tokenizer.anchored.quantiser.prefixes = torch.zeros_like(weights["quantiser.prefixes"])
+        try:
+            tokenizer.anchored.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
+        tokenizer.anchored.to(device).eval()
+        books = load_arrays(folder / CODEBOOKS)
+        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+        return tokenizer
+
+
+def head_threshold(counts: np.ndarray, items: float, traffic: float | None = None) -> int:
+    """The least count of a head item: the most popular ``items`` share of (N,) items, or those with ``traffic`` of all.
+
+    Items of equal count are head together or not at all; an item without interactions never is.  Where ties would make
+    the head larger than asked, it is smaller, but the most popular items are always in it.
+    """
+    ordered = np.sort(counts)[::-1]
+    if traffic is None:
+        most = max(1, round(items * len(counts)))
+    else:
+        most = int(np.searchsorted(np.cumsum(ordered), traffic * ordered.sum())) + 1
+    values, count = np.unique(counts[counts > 0], return_counts=True)
+    upwards = np.cumsum(count[::-1])[::-1]  # items with at least this count
+    fits = values[upwards <= most]
+    return int(fits.min()) if len(fits) else int(values.max())
