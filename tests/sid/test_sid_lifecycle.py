@@ -76,7 +76,8 @@ def test_a_tokenizer_with_a_refresh_of_its_own_is_asked(world):
     class Own:
         codebooks_ = tokenizer.codebooks_
 
-        def refresh(self, inputs, previous):
+        def refresh(self, inputs, previous, stays):
+            assert stays.all()
             codes, lengths = previous.codes.copy(), previous.lengths.copy()
             codes[3, 1], lengths[3] = -1, 1
             return SemanticIds(codes, lengths, previous.codebook_sizes)

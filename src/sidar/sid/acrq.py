@@ -164,7 +164,7 @@ class Acrq(RqVae):
         with torch.no_grad():
             for start in range(0, len(vectors), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                x = torch.from_numpy(np.ascontiguousarray(vectors[rows], np.float32)).to(self.device)
+                x = torch.tensor(np.asarray(vectors[rows], np.float32), device=self.device)
                 kind = torch.from_numpy(kinds[rows]).to(self.device)
                 z = model.encode(x, kind == HEAD)
                 transfer = kind != HEAD if self.options.transfer else None

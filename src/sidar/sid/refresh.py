@@ -44,8 +44,9 @@ def refresh(
     """SIDs for ``inputs`` (n items with ``item_ids``); ``previous``: yesterday's, in the same order, length 0 = none.
 
     Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer that deals its own
-    refresh (``refresh(inputs, previous)``, as adaptive lengths need it) is asked instead; causes then say ``tokenizer``
-    where an unchanged item moved. Raises ``ValueError`` when ``previous`` was made with other codebooks.
+    refresh (``refresh(inputs, previous, stays)``, as adaptive lengths need it; ``stays`` (n,) bool: items that keep
+    their SID by the rule above) is asked instead; causes then say ``tokenizer`` where such an item moved. Raises
+    ``ValueError`` when ``previous`` was made with other codebooks.
     """
     n = len(inputs.vectors)
     if inputs.item_ids is None or len(previous) != n:
@@ -63,14 +64,7 @@ def refresh(
         same = (place >= 0) & (ledger.vector[place] == row_hashes(inputs.vectors)) & had
         fitted = same & ledger.fitted[place]
     cause = np.where(had, "kept", "new").astype(object)
-    own = getattr(tokenizer, "refresh", None)
-    if own is not None:
-        found = own(inputs, previous)
-        moved = had & (found.codes != previous.codes).any(axis=1)
-        cause[moved & same] = "tokenizer"
-        cause[moved & ~same] = "text"
-        return Refreshed(found, cause, fitted)
-    ask = np.flatnonzero(~same)
+    ask, move = np.flatnonzero(~same), np.zeros(0, bool)
     codes, lengths = previous.codes.copy(), previous.lengths.copy()
     if len(ask):
         new = tokenizer.encode(take(inputs, ask))
@@ -82,6 +76,15 @@ def refresh(
         cause[ask[old & move & differs]] = "text"
         cause[ask[old & ~move & differs]] = "held"
         codes[ask[move]], lengths[ask[move]] = new.codes[move], new.lengths[move]
+    own = getattr(tokenizer, "refresh", None)
+    if own is not None:
+        stays = same.copy()
+        stays[ask] = ~move
+        found = own(inputs, previous, stays)
+        moved = had & (found.codes != previous.codes).any(axis=1)
+        cause[moved & stays] = "tokenizer"
+        cause[moved & ~stays] = "text"
+        return Refreshed(found, cause, fitted)
     return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
 
 

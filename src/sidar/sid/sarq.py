@@ -78,6 +78,8 @@ class Sarq:
             )
         sizes = extended(codebook_sizes, len(codebook_sizes) + own.extra_levels)
         inner = config.model_copy(update={"method": own.base, "levels": len(sizes), "codebook_sizes": list(sizes)})
+        if own.base == "cqsid":  # lengths make large SIDs smaller; groups on the last level would be a second way
+            inner = inner.model_copy(update={"cqsid": config.cqsid.model_copy(update={"max_bucket": None})})
         base = tokenizer_class(own.base).from_config(inner, sizes, seed, device)
         return cls(
             base,
@@ -137,11 +139,14 @@ class Sarq:
     def encode(self, inputs: SidInputs) -> SemanticIds:
         """SIDs of items on their own: frozen codebooks, stored prefix counts and τ; without ``counts`` all are cold."""
         full = self._full(self.base.encode(inputs))
+        return self._table(full, self._alone(inputs, full))
+
+    def _alone(self, inputs: SidInputs, full: np.ndarray) -> np.ndarray:
+        """(n,) int32 lengths of items on their own; a control draws from the fitted lengths."""
         if self.lengths == "shuffled":
             share = np.asarray(self.histogram_, float) / sum(self.histogram_)
-            drawn = np.random.default_rng([self.seed, 78]).choice(len(share), len(full), p=share)
-            return self._table(full, drawn.astype(np.int32))
-        return self._table(full, allowed(self._margin(inputs, full), self.min_levels, self._tau()))
+            return np.random.default_rng([self.seed, 78]).choice(len(share), len(full), p=share).astype(np.int32)
+        return allowed(self._margin(inputs, full), self.min_levels, self._tau())
 
     def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
         """SIDs of a whole catalogue: the budget is spent to the last code that fits (ties beyond τ are broken)."""
@@ -152,25 +157,31 @@ class Sarq:
             lengths = np.random.default_rng([self.seed, 77]).permutation(lengths)
         return self._table(full, lengths)
 
-    def refresh(self, inputs: SidInputs, previous: SemanticIds) -> SemanticIds:
+    def refresh(self, inputs: SidInputs, previous: SemanticIds, stays: np.ndarray | None = None) -> SemanticIds:
         """Tomorrow's SIDs: an old item whose codes are unchanged keeps its length within ``hysteresis`` bits. [ours]
 
         With today's margin M(l) = C(l) − B, length l was right while M(l) ≤ τ < M(l + 1); it is kept while
         M(l) − h ≤ τ < M(l + 1) + h, so it changes only if credit or cost moved by more than h since it was given.
+        ``stays`` (n,) bool: items whose vector is yesterday's, or nearly. Where the base would write other codes for
+        one of them all the same (its popularity class changed, its bucket was split), it keeps the SID that it has.
         """
         full = self._full(self.base.encode(inputs))
         had = previous.lengths > 0
+        before = _widened(previous.codes, full.shape[1])
         inside = np.arange(full.shape[1]) < previous.lengths[:, None]
-        before = previous.codes if previous.n_levels == full.shape[1] else _widened(previous.codes, full.shape[1])
-        same = had & (np.where(inside, before == full, True)).all(axis=1)
-        fresh = self.encode(inputs).lengths
-        if self.lengths != "rule":
-            return self._table(full, np.where(same, previous.lengths, fresh).astype(np.int32))
-        margin, tau = self._margin(inputs, full), self._tau()
-        low = allowed(margin + self.hysteresis, self.min_levels, tau)  # lengths that are paid for with room to spare
-        high = allowed(margin - self.hysteresis, self.min_levels, tau)  # … and with debt
-        kept = (low <= previous.lengths) & (previous.lengths <= high)
-        return self._table(full, np.where(same & kept, previous.lengths, fresh).astype(np.int32))
+        same = had & ((before == full) | ~inside).all(axis=1)
+        kept = same
+        if self.lengths == "rule":
+            margin, tau = self._margin(inputs, full), self._tau()
+            low = allowed(margin + self.hysteresis, self.min_levels, tau)  # paid for with room to spare
+            high = allowed(margin - self.hysteresis, self.min_levels, tau)  # … and with debt
+            kept = same & (low <= previous.lengths) & (previous.lengths <= high)
+        found = self._table(full, np.where(kept, previous.lengths, self._alone(inputs, full)))
+        held = had & ~same & (False if stays is None else stays)
+        codes = np.where(held[:, None], previous.codes, found.codes)
+        return SemanticIds(
+            codes, np.where(held, previous.lengths, found.lengths), found.codebook_sizes, method=self.method
+        )
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """(n, D) float32: what codes (n, L), −1 past the end, keep of their items, as the base restores it."""
@@ -235,9 +246,9 @@ class Sarq:
 
     def _table(self, full: np.ndarray, lengths: np.ndarray) -> SemanticIds:
         if self.lengths == "fixed":
-            full, lengths = full[:, : self.levels], np.full(len(full), self.levels, np.int32)
+            full, lengths = full[:, : self.levels], np.full(len(full), self.levels)
         codes = np.where(np.arange(full.shape[1]) < lengths[:, None], full, -1).astype(np.int32)
-        return SemanticIds(codes, lengths, self.codebook_sizes, method=self.method)
+        return SemanticIds(codes, lengths.astype(np.int32), self.codebook_sizes, method=self.method)
 
     # ------------------------------------------------------------------ on disk
 
