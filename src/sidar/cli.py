@@ -234,13 +234,16 @@ def search(
     k: Annotated[int, typer.Option(help="How many items.")] = 10,
     beam: Annotated[int | None, typer.Option(help="Beams; default: the bundle's.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Best-first exact search instead of a beam.")] = False,
+    rerank: Annotated[
+        bool | None, typer.Option("--rerank/--no-rerank", help="By log π + w · cosine; default: as the bundle says.")
+    ] = None,
 ) -> None:
     """Search a bundle from the shell."""
     from rich.table import Table
 
     from sidar.retriever import Retriever
 
-    results = Retriever.load(bundle).search(query, k=k, beam=beam, exact=exact)
+    results = Retriever.load(bundle).search(query, k=k, beam=beam, exact=exact, rerank=rerank)
     table = Table("#", "SID", "log p", "item", "title", box=None)
     for hit in results:
         table.add_row(str(hit.rank), hit.sid_text, f"{hit.score:.2f}", hit.item_id, hit.title[:80])
@@ -304,13 +307,46 @@ def export(
 
 @app.command(name="compare-sids")
 def compare_sids(
-    tables: Annotated[list[str], typer.Argument(help="name=path of sids.parquet files to compare.")],
     config: ConfigOption = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated tokenizers, or NAME=PATH of IDs of others; default: all.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Of tokenizer and training, e.g. 0,1,2; default: the config's.")
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Measure the aligned models instead of those after SFT.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Choose the SFT steps so that the whole takes about so long on this machine.")
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH of a sids.parquet: print the quality of such tables, no more."),
+    ] = None,
 ) -> None:
-    """Compare SID tables of one catalogue: collisions, utilisation, balance, purity, reconstruction."""
-    from sidar.pipeline.compare import compare
+    """Train the same model on every tokenizer's IDs at equal code budget and write one page: which is best, why."""
+    cfg = _load(config, overrides)
+    if table:
+        from sidar.pipeline.compare import compare
 
-    _console().print(compare(_load(config, None), dict(_pair(table) for table in tables)))
+        _console().print(compare(cfg, dict(_pair(text) for text in table)))
+        return
+    from sidar.pipeline.bakeoff import DEFAULT
+    from sidar.pipeline.bakeoff.run import bake_off
+
+    chosen = DEFAULT if methods is None else [name for name in methods.split(",") if name.strip()]
+    numbers = None if seeds is None else _numbers("--seeds", seeds)
+    results = bake_off(cfg, chosen, seeds=numbers, align=align, minutes=minutes, console=_console())
+    _console().print(results["sentence"].replace("**", ""))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is no list of numbers such as 0,1,2") from None
 
 
 def _pair(text: str) -> tuple[str, Path]:

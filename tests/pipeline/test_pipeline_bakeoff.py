@@ -1,0 +1,241 @@
+"""The bake-off on the toy shop: the whole path, what is equal, what is skipped, and what a failure leaves."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from sidar.config import load_config
+from sidar.data import toy
+from sidar.evaluate.document import to_html, to_markdown
+from sidar.evaluate.perquery import PerQuery
+from sidar.pipeline.bakeoff.budget import TOLERANCE, fits, resized
+from sidar.pipeline.bakeoff.entrants import DEFAULT, KNOWN, REFERENCE, entrants, sid_config
+from sidar.pipeline.bakeoff.pace import LEAST, steps_for
+from sidar.pipeline.bakeoff.page import page
+from sidar.pipeline.bakeoff.run import Kitchen, bake_off, fit_sids
+from sidar.sid import picture, stage
+from sidar.types import SemanticIds
+
+SETTINGS = {
+    "name": "shop",
+    "threads": 1,
+    "device": "cpu",
+    "catalogue": {"path": "catalogue.parquet"},
+    "events": {"path": "events.parquet"},
+    "embed": {"model": "hashing:64"},
+    "sid": {"codebook_sizes": [8, 4, 4], "reference": 0, "rqvae": {"steps": 5, "hidden": [16], "latent": 4}},
+    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "sft": {"steps": 4, "batch_size": 8, "validate_every": 4, "checkpoint_every": 4, "valid_requests": 4},
+    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "evaluate": {
+        "invalid_queries": 2,
+        "bootstrap": 40,
+        "max_queries": 8,
+        "sets": [{"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"}],
+    },
+}
+GOOD = ["rqkmeans", "rqvae", "sarq", "random"]
+
+
+def tokens(row):
+    """A toy's own IDs: shelf and place."""
+    return [f"<a_{row // 8}>", f"<b_{row % 8}>"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bakeoff")
+    toy.write_inputs(folder)
+    ids = toy.catalogue().item_ids
+    (folder / "ours.json").write_text(json.dumps({item: tokens(row) for row, item in enumerate(ids)}))
+    (folder / "torn.json").write_text(json.dumps({item: tokens(row) for row, item in enumerate(ids[:60])}))
+    (folder / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(shop):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "draw", lambda *given: None)  # pictures take most of the time of a toy's fit
+        methods = [*GOOD, f"ours={shop / 'ours.json'}", f"torn={shop / 'torn.json'}"]
+        return bake_off(load_config(shop / "sidar.yaml"), methods)
+
+
+def folder_of(shop):
+    return shop / "runs/shop/compare-sids"
+
+
+def times(shop):
+    return {path: path.stat().st_mtime_ns for path in folder_of(shop).rglob("manifest.json")}
+
+
+def test_every_method_is_measured_and_the_page_is_made_from_the_results_alone(shop, results):
+    root = folder_of(shop)
+    assert list(results["methods"]) == [*GOOD, "ours", "torn"]
+    assert json.loads((root / "results.json").read_text()) == results
+    made = page(results)
+    assert (root / "page.md").read_text() == to_markdown(made)
+    assert (root / "page.html").read_text() == to_html(made)
+    pictures = {picture.file for picture in made.pictures()}
+    assert pictures == {path.name for path in (root / "images").iterdir()}
+    assert len(pictures) == len(list(made.pictures())) == 4
+    text = (root / "page.md").read_text()
+    assert results["sentence"] in text
+    for name in GOOD:
+        assert f"| {name} |" in text
+    assert text.count("\n## ") == 12
+
+
+def test_every_cell_is_the_mean_of_the_per_query_file(shop, results):
+    values = PerQuery.read(folder_of(shop))
+    checked = 0
+    for each, facts in results["sets"].items():
+        for system, cells in facts["systems"].items():
+            for measure, cell in cells.items():
+                found = values.get(each, system, measure)
+                if found is None:
+                    assert "seen]" in measure  # by label: a part of the same file
+                    continue
+                assert cell["mean"] == pytest.approx(found[1].mean(), rel=1e-5)
+                assert cell["n"] == len(found[0])
+                checked += 1
+    assert checked > 300
+
+
+def test_the_budget_is_equal_or_the_method_stands_outside_of_the_tests(results):
+    bits = {name: facts["bits"] for name, facts in results["methods"].items() if "failed" not in facts}
+    assert bits["rqkmeans"] == 7
+    for name in GOOD:
+        assert abs(bits[name] / bits["rqkmeans"] - 1) <= TOLERANCE
+        assert results["methods"][name]["equal"]
+    assert bits["ours"] == 6
+    assert not results["methods"]["ours"]["equal"]
+    assert not any("ours" in (test["a"], test["b"]) for test in results["tests"] + results["leaders"]["tests"])
+    assert "ours" in results["sets"]["judged"]["systems"]
+    assert len(set(results["methods"]["sarq"]["quality"]["lengths"].values()) - {0}) > 1
+
+
+def test_a_method_that_fails_names_itself_and_leaves_the_others(shop, results):
+    torn = results["methods"]["torn"]
+    assert torn["failed"] == "sid"
+    assert "item" in torn["error"]
+    assert "Traceback" in (folder_of(shop) / "torn/seed-0/error.txt").read_text()
+    text = to_markdown(page(results))
+    assert "**torn failed** at `sid` (seed 0)" in text
+    assert "torn" not in results["sets"]["judged"]["systems"]
+    assert "torn" not in results["sentence"]
+
+
+def test_what_is_up_to_date_is_skipped(shop, results, monkeypatch):
+    monkeypatch.setattr(stage, "draw", lambda *given: None)
+    cfg = load_config(shop / "sidar.yaml")
+    before, methods = times(shop), [*GOOD, f"ours={shop / 'ours.json'}"]
+    again = bake_off(cfg, methods)
+    assert times(shop) == before
+    assert again["sets"] == results["sets"]
+    assert "torn" not in again["methods"]
+    gone = folder_of(shop) / "sarq/seed-0/measure"
+    for path in gone.iterdir():
+        path.unlink()
+    gone.rmdir()
+    bake_off(cfg, methods)
+    changed = {
+        path.parent.relative_to(folder_of(shop)).as_posix() for path, at in times(shop).items() if before[path] != at
+    }
+    assert changed == {"sarq/seed-0/measure"}
+
+
+def test_a_second_seed_adds_to_the_first(shop, results, monkeypatch):
+    monkeypatch.setattr(stage, "draw", lambda *given: None)
+    before = times(shop)
+    found = bake_off(load_config(shop / "sidar.yaml"), ["rqkmeans", "random"], seeds=[0, 1])
+    assert all(times(shop)[path] == at for path, at in before.items() if "latency" not in path.parts)
+    cell = found["sets"]["judged"]["systems"]["random"]["item/ndcg@10"]
+    values = PerQuery.read(folder_of(shop))
+    parts = [values.get("judged", f"random#{seed}", "item/ndcg@10")[1] for seed in (0, 1)]
+    assert not np.array_equal(*parts)
+    assert cell["mean"] == pytest.approx(np.concatenate(parts).mean(), rel=1e-5)
+    test = next(t for t in found["tests"] if t["measure"] == "item/ndcg@10" and t["set"] == "judged")
+    assert test["n"] == 2 * test["clusters"] == 16
+    assert test["agree"] in (1, 2)
+    assert "seeds that agree" in (folder_of(shop) / "page.md").read_text()
+
+
+def test_bad_names_and_numbers(shop):
+    with pytest.raises(ValueError, match=r"unknown methods rqkmean; there are rqkmeans, .*NAME=PATH"):
+        entrants(["rqkmean"])
+    with pytest.raises(ValueError, match=r"none\.json is no file"):
+        entrants(["ours=none.json"])
+    with pytest.raises(ValueError, match="more than 0"):
+        bake_off(load_config(shop / "sidar.yaml"), minutes=0)
+    with pytest.raises(ValueError, match="without warm_start"):
+        bake_off(load_config(shop / "sidar.yaml", ["warm_start=x"]))
+
+
+def test_the_reference_takes_part_whether_named_or_not():
+    assert [each.name for each in entrants(["sarq"])] == [REFERENCE, "sarq"]
+    assert [each.name for each in entrants()] == list(DEFAULT)
+    assert {each.must_lose_to for each in entrants()} == {"", "rqkmeans", "sarq"}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_name_is_a_config_at_the_references_size(name):
+    cfg = load_config(None)
+    sid = sid_config(cfg.sid, KNOWN[name], (8, 4, 4), 7.0)
+    assert sid.codebook_sizes == [8, 4, 4]
+    assert sid.sarq.budget == (7.0 if sid.method == "sarq" else None)
+    assert sid.category_first == (name == "rqkmeans-category")
+    assert (sid.sarq.lengths == "shuffled") == (name == "sarq-shuffled")
+
+
+def test_sizes_are_scaled_alike_in_all_levels():
+    assert resized((256, 128, 64), 21.51, 21.0) == (228, 114, 57)  # what a 12.5 % extension takes
+    assert resized((8, 4, 4), 7.0, 7.0) == (8, 4, 4)
+    assert resized((2, 2), 4.0, 2.0) == (2, 2)  # no level has fewer than two codes
+
+
+class Extending(Kitchen):
+    """A kitchen whose tokenizer adds an eighth to each codebook that it is asked for."""
+
+    def run(self, name, own, folder):
+        self.asked = own.sid.codebook_sizes
+        self.ran.append("/".join(map(str, self.asked)))
+
+    def sids(self, folder, own):
+        sizes = tuple(size + round(size / 8) for size in self.asked)
+        codes = np.zeros((3, len(sizes)), np.int32)
+        return SemanticIds(codes, np.full(3, len(sizes), np.int32), sizes)
+
+
+def test_a_method_that_adds_codes_is_fitted_again_until_it_keeps_the_budget(tmp_path):
+    def kitchen():
+        return Extending(load_config(None), False, 0, bits=21.0, sizes=(256, 128, 64))
+
+    first = kitchen()
+    fit_sids(first, KNOWN["acrq"], 0, tmp_path)
+    assert first.ran == ["256/128/64", "228/114/57"]
+    assert fits(np.log2(np.array([256, 128, 64])).sum(), 21.0)
+    second = kitchen()
+    fit_sids(second, KNOWN["acrq"], 0, tmp_path)
+    assert second.ran == ["228/114/57"]  # kept in its folder
+    other = kitchen()
+    other.bits = 18.0
+    fit_sids(other, KNOWN["acrq"], 0, tmp_path)
+    assert other.ran[0] == "256/128/64"  # found for another question
+
+
+def test_minutes_become_steps_once(tmp_path, monkeypatch):
+    cfg = load_config(None)
+    asked = []
+    monkeypatch.setattr("sidar.pipeline.bakeoff.pace.seconds_per_step", lambda *given: asked.append(1) or 0.5)
+    assert steps_for(cfg, tmp_path, 30, 8, tmp_path) == 300  # two thirds of 1,800 s, 8 models, .5 s a step
+    assert steps_for(cfg, tmp_path, 30, 8, tmp_path) == 300
+    assert asked == [1]
+    assert steps_for(cfg, tmp_path, 0.1, 8, tmp_path) == LEAST
+    assert asked == [1, 1]
+
+
+def test_pictures_are_drawn_by_default():
+    assert stage.draw is picture.draw
