@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,10 @@ import numpy as np
 #: are codes would reach 63 %.
 BELOW = 0.5
 _REMEDY = {
-    "trained": "lower sid.{method}.lr or beta, raise dead_below so that unused codes restart sooner, keep start: pca",
+    "trained": (
+        "lower sid.{method}.lr or decay so that codebooks keep up with the encoder, raise beta or dead_below, "
+        "keep start: pca"
+    ),
     "k-means": "keep sid.init: kmeans++, raise sid.iterations or sid.restarts",
     "given": "the table was made elsewhere: fit one here (sid.method: rqkmeans)",
 }
@@ -43,3 +47,13 @@ def warning(found: dict[str, float], method: str, kind: str) -> str:
         f"({found['utilisation']:.0%}). Remedy: {_REMEDY[kind].format(method=method)}, or make the level smaller "
         "(sid.codebook_sizes)"
     )
+
+
+def usable_codes(tokenizer: Any) -> list[int] | None:
+    """Codes per level that can occur, where that is fewer than the codebook has (a category-guided first level)."""
+    while tokenizer is not None:
+        categories = getattr(tokenizer, "categories_", None)
+        if categories is not None:
+            return [categories.used, *tokenizer.codebook_sizes[1:]]
+        tokenizer = getattr(tokenizer, "base", None)
+    return None

@@ -45,6 +45,11 @@ class CqSid(RqVae):
         """Codes per level; splitting adds codes to the last."""
         return self.base_sizes if self.split_ is None else (*self.base_sizes[:-1], self.split_.size)
 
+    def fit(self, inputs: SidInputs) -> CqSid:
+        """As RQ-VAE, with the category's code first, queries contrasted and large SIDs split."""
+        self.split_, self.categories_ = None, None
+        return super().fit(inputs)
+
     def _first(self, inputs: SidInputs, fitting: bool = False) -> np.ndarray | None:
         if not self.options.category:
             return None

@@ -80,6 +80,7 @@ class AutoencoderFit:
         self.buffers = [name for name, _ in model.named_buffers()]
         self.every = -(-cfg.checkpoint_every // cfg.log_every) * cfg.log_every
         self.records: list[dict[str, Any]] = []
+        self.told: set[int] = set()
 
     def run(self) -> list[dict[str, Any]]:
         """Fit; the model ends in eval mode. Raises ``ValueError`` where the loss stops being finite."""
@@ -120,6 +121,7 @@ class AutoencoderFit:
                 scalars |= self.model.quantiser.use(cfg.dead_below)
                 scalars |= {"restarts": restarts, "lr": self.optimizer.param_groups[0]["lr"]}
                 self.records.append({"step": step + 1, **scalars})
+                self._watch(scalars, log)
                 if log is not None:
                     speed = len(window) * self.batch / max(time.monotonic() - since, 1e-9)
                     log.write("train", step + 1, {**scalars, _SPEED: speed}, show=("error", "use_1", _SPEED))
@@ -128,6 +130,15 @@ class AutoencoderFit:
                 log.advance(step + 1)
             if self.work is not None and ((step + 1) % self.every == 0 or step + 1 == cfg.steps):
                 self._save(step + 1)
+
+    def _watch(self, scalars: dict[str, float], log: RunLog | None) -> None:
+        """Say once when a level that has items enough falls below the share of used codes that is called collapse."""
+        for level, size in enumerate(self.model.quantiser.sizes, start=1):
+            use = scalars[f"use_{level}"]
+            if use < self.cfg.collapse_below and len(self.vectors) > size and level not in self.told:
+                self.told.add(level)
+                if log is not None:
+                    log.say(f"{self.title}: level {level} uses {use:.0%} of its codes (moving average): it collapses")
 
     def _step(self, step: int) -> tuple[dict[str, float], int]:
         """One optimizer step: the terms of its loss, and how many codes were restarted."""

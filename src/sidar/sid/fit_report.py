@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sidar.sid.collapse import BELOW, collapsed, warning
+from sidar.sid.collapse import BELOW, collapsed, usable_codes, warning
 from sidar.sid.fit_picture import draw_fit
 from sidar.sid.quality import count_distinct
 from sidar.sid.tokenizer import Tokenizer, trained_part
@@ -36,16 +36,6 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
     if notes := all_notes(tokenizer):
         found["notes"] = notes
     return found
-
-
-def usable_codes(tokenizer: Any) -> list[int] | None:
-    """Codes per level that can occur, where that is fewer than the codebook has (a category-guided first level)."""
-    while tokenizer is not None:
-        categories = getattr(tokenizer, "categories_", None)
-        if categories is not None:
-            return [categories.used, *tokenizer.codebook_sizes[1:]]
-        tokenizer = getattr(tokenizer, "base", None)
-    return None
 
 
 def all_notes(tokenizer: Any) -> list[str]:

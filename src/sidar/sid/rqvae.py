@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from sidar.config import RqVaeConfig, SidConfig
 from sidar.sid.autoencoder import Autoencoder
+from sidar.sid.collapse import collapsed, usable_codes, warning
 from sidar.sid.contrast import QueryPairs
 from sidar.sid.fit import AutoencoderFit
+from sidar.sid.quality import count_distinct
 from sidar.sid.standin import standin_codebooks
 from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
@@ -101,7 +103,12 @@ class RqVae:
             title=self.method,
         )
         self.history_ = fitting.run()
-        sids = self._settle(inputs, self._codes(vectors, first))
+        codes = self._codes(vectors, first)
+        below, usable = self.options.collapse_below, usable_codes(self)
+        for level in collapsed(codes, self.base_sizes, usable, count_distinct(vectors), below):
+            step = self.history_[-1]["step"] if self.history_ else 0
+            self.history_.append({"step": step, "warning": warning(level, self.method, "trained")})
+        sids = self._settle(inputs, codes)
         self.codebooks_ = standin_codebooks(vectors, sids.codes, sids.codebook_sizes)
         return self
 
@@ -149,8 +156,8 @@ class RqVae:
         model = self._fitted()
         with torch.no_grad():
             for start in range(0, len(vectors), _BLOCK):
-                block = np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32)
-                yield model.encode(torch.from_numpy(block).to(self.device))
+                block = torch.tensor(np.asarray(vectors[start : start + _BLOCK], np.float32), device=self.device)
+                yield model.encode(block)
 
     def _codes(self, vectors: np.ndarray, first: np.ndarray | None) -> np.ndarray:
         """(N, L) int32 codes of the quantiser; latents are fp32 whatever the precision of training."""

@@ -102,7 +102,7 @@ def build(
         raise ValueError(
             f"{embed_folder} has {len(vectors)} vectors, the catalogue {len(catalogue)} items; run `sidar embed` again"
         )
-    checked_vectors(SidInputs(vectors))  # here, where a row is a catalogue row
+    checked_vectors(SidInputs(vectors, item_ids=catalogue.item_ids.tolist()))  # here, where a row is a catalogue row
     rows = np.flatnonzero(catalogue.alive)
     if not len(rows):
         raise ValueError("the catalogue has no items, so there is nothing to give SIDs to; see `sidar validate`")

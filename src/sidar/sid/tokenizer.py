@@ -108,7 +108,7 @@ def load_tokenizer(folder: PathLike) -> Tokenizer:
 
 
 def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
-    """(N, D) float32 contiguous; ``ValueError`` names the first row that is not finite, or a width that differs."""
+    """(N, D) float32 contiguous; ``ValueError`` names the first row and item not finite, or a width that differs."""
     vectors = np.asarray(inputs.vectors, np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be (N, D), got shape {vectors.shape}")
@@ -117,5 +117,7 @@ def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
     for start in range(0, len(vectors), 1 << 18):
         finite = np.isfinite(vectors[start : start + (1 << 18)]).all(axis=1)
         if not finite.all():
-            raise ValueError(f"the vector of row {start + int(finite.argmin())} is not finite; run `sidar embed` again")
+            row = start + int(finite.argmin())
+            item = "" if inputs.item_ids is None else f"item {inputs.item_ids[row]!r}, "
+            raise ValueError(f"the vector of {item}row {row} is not finite; run `sidar embed` again")
     return np.ascontiguousarray(vectors)
