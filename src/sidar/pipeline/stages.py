@@ -105,10 +105,12 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index`` says whether the
     dense rows search exactly or through an index.
     SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
+    ``evaluate.prompts: semantic`` asks with the query alone.
     """
     from sidar.baselines import Bm25, Popularity, QuantisedDense, reconstruct
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, query_side
+    from sidar.evaluate.hitrate import in_mode
     from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
@@ -119,14 +121,16 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
 
     dataset = open_dataset(run / "data")
     catalogue, priors = dataset.catalogue, dataset.priors()
-    valid, test = dataset.eval_sets("valid"), dataset.eval_sets("test")
+    valid, test = (in_mode(dataset.eval_sets(role), cfg.evaluate.prompts) for role in ("valid", "test"))
     lexical = Bm25(catalogue)
     tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
     if tuning is not None:
         lexical = lexical.tune([p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10"))
     embedder = load_embedder(cfg.embed, device(cfg))
     index = PrefixIndex.load(run / "index")
-    clusters = reconstruct(load_tokenizer(run / "sid").codebooks_, index.table)
+    tokenizer = load_tokenizer(run / "sid")
+    restore = getattr(tokenizer, "reconstruct", None)
+    clusters = restore(index.table) if restore else reconstruct(tokenizer.codebooks_, index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
         **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
