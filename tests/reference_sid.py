@@ -61,7 +61,7 @@ def prefix_counts(codes: np.ndarray, asked: np.ndarray, weight: np.ndarray | Non
 
 
 def sarq_lengths(codes: np.ndarray, counts: np.ndarray, kappa: float, shortest: int, tau: float) -> list[int]:
-    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest``: methods.md §3.2, item by item."""
+    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest`` (methods.md §3.2)."""
     held = prefix_counts(codes, codes, None)
     lengths = []
     for row, n in enumerate(counts):
@@ -113,3 +113,23 @@ def neighbours_alike(groups: Sequence[int], categories: Sequence) -> list[float]
         others = [c for j, (g, c) in enumerate(zip(groups, categories, strict=True)) if j != i and g == group and c]
         out.append(sum(c == own for c in others) / len(others) if own and others else float("nan"))
     return out
+
+
+def extended_codes(
+    z: np.ndarray,
+    warm: np.ndarray,
+    frozen: Sequence[np.ndarray],
+    extra: Sequence[np.ndarray],
+    handicap: float,
+) -> np.ndarray:
+    """(n, L) codes over [C ; T], row by row: the nearest, T's distances times 1 + handicap and for warm rows only."""
+    out = []
+    for row, allowed in zip(z.astype(np.float64), warm, strict=True):
+        path = []
+        for c, t in zip(frozen, extra, strict=True):
+            far = [float(np.linalg.norm(row - e)) for e in c]
+            far += [float(np.linalg.norm(row - e)) * (1 + handicap) if allowed else np.inf for e in t]
+            path.append(int(np.argmin(far)))
+            row = row - np.concatenate([c, t])[path[-1]]
+        out.append(path)
+    return np.array(out)

@@ -215,17 +215,16 @@ class Acrq(RqVae):
 
 
 def head_threshold(counts: np.ndarray, items: float, traffic: float | None = None) -> int:
-    """The least count of a head item: the most popular ``items`` share of (N,) items, or those with ``traffic`` of all.
+    """The least count of a head item: of the most popular ``items`` share of (N,) items, or of those with ``traffic``.
 
     Items of equal count are head together or not at all; an item without interactions never is.  Where ties would make
-    the head larger than asked, it is smaller, but the most popular items are always in it.
+    a head of ``items`` larger than asked, it is smaller, but the most popular items are always in it; a head of
+    ``traffic`` has at least that share of all interactions.
     """
-    ordered = np.sort(counts)[::-1]
-    if traffic is None:
-        most = max(1, round(items * len(counts)))
-    else:
-        most = int(np.searchsorted(np.cumsum(ordered), traffic * ordered.sum())) + 1
     values, count = np.unique(counts[counts > 0], return_counts=True)
+    if traffic is not None:
+        above = np.cumsum((values * count)[::-1])[::-1]  # interactions of items with at least this count
+        return int(values[above >= traffic * above[0] - 1e-9].max())
     upwards = np.cumsum(count[::-1])[::-1]  # items with at least this count
-    fits = values[upwards <= most]
+    fits = values[upwards <= max(1, round(items * len(counts)))]
     return int(fits.min()) if len(fits) else int(values.max())
