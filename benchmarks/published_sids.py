@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import print_table, process_cpu_timer, single_thread, write_results
+from common import print_table, single_thread, write_results
 
 single_thread()
 
@@ -208,11 +208,10 @@ def main() -> None:
             share_stages(first, cfg.run_dir)
         first = first or cfg.run_dir
         started = time.monotonic()
-        with process_cpu_timer() as seconds:
-            for stage in ("sid", "sft", "index"):
-                pipeline.run(cfg, only=stage)
-            values[name], users = score(cfg)
-        found = quality(cfg) | encoding_of_new_items(cfg) | {"cpu_seconds": seconds[0]}
+        for stage in ("sid", "sft", "index"):
+            pipeline.run(cfg, only=stage)
+        values[name], users = score(cfg)
+        found = quality(cfg) | encoding_of_new_items(cfg)
         figures |= {f"{name}: {key}": value for key, value in found.items()}
         means = dict(zip(MEASURES, values[name].mean(0).round(4).tolist(), strict=True))
         print(f"{name}: {time.monotonic() - started:.0f} s, {means}", flush=True)

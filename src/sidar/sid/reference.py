@@ -1,8 +1,8 @@
 """``reference.json``: what errors and codes looked like when the codebooks were fitted; the alarms compare with it.
 
 The items that the codebooks were fitted to are no yardstick for new ones: with 13 items per first code, as on the
-sample, their error is a third below that of items from the same shelf that were left out (docs/lifecycle.md). So the
-reference comes from a second fit to the other items, wherever a fit is cheap. [ours]
+sample, items that were left out lose a third more though nothing drifted (docs/lifecycle.md). So the reference is the
+error of items that a second fit did not see, wherever a fit is cheap. [ours]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A newer catalogue under frozen codebooks: items keep their SIDs, new ones get theirs, changed ones if it pays.
 
 An SID is a name that the language model has learnt. Encoding everything again would give most items the same codes,
-but not all: a corrected title moves one SID in six, and a balanced or split table deals its last codes anew
+but not all: a corrected title moves one SID in six or so, and a balanced or split table deals its last codes anew
 (docs/lifecycle.md). So an item whose vector did not change keeps its SID, and one whose vector did keeps it while
 
     |x − x̂_old|² ≤ (1 + margin) · |x − x̂_new|²                                                    [ours]
