@@ -1,0 +1,145 @@
+"""The tokenizer bake-off on the embedded sample: which Semantic IDs are best for its 6,764 products?
+
+    python benchmarks/bakeoff.py FOLDER [--methods …] [--seeds 0,1,2] [--no-docs] [key.sub=value …]
+
+FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is there is not
+made again, so an interrupted bake-off goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its
+pictures; a test holds them together. Sizes fit 40 minutes on two cores; wall clock and CPU time of the process are in the
+results. ``--page`` writes the page again from the results that are committed.
+"""
+
+import argparse
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does; before torch is imported
+
+import yaml
+from common import RESULTS, ROOT, commit, device, versions
+
+from sidar.evaluate.document import to_markdown
+
+DOCS = ROOT / "docs"
+PREFIX = "bakeoff-"
+#: What differs from ``sidar demo``: a smaller model, fewer steps, narrower beams.
+SETTINGS = {
+    "name": "bakeoff",
+    "lm": {"layers": 3, "hidden": 384, "max_prompt_tokens": 40},
+    "sft": {"steps": 300, "batch_size": 128, "accumulate": 1, "validate_every": 300, "checkpoint_every": 150},
+    "decode": {"item_beam": 256},
+    "evaluate": {"max_queries": 300, "invalid_queries": 32},
+}
+
+
+def settings():
+    """The bake-off's ``sidar.yaml``: the demo's, with :data:`SETTINGS` over it."""
+    from sidar.pipeline.demo import merge
+    from sidar.pipeline.demo import settings as demo
+
+    return merge(demo(everything=False, tiny=False), SETTINGS)
+
+
+def cleaned(results):
+    """The results without paths and stage-independent clutter, so that they can be committed."""
+    return {key: value for key, value in results.items() if key not in ("config",)}
+
+
+def write_docs(results, docs=DOCS):
+    """``bakeoff.md`` and ``images/bakeoff-*.svg`` from the results alone."""
+    made = document(results)
+    (docs / "images").mkdir(parents=True, exist_ok=True)
+    for old in (docs / "images").glob(f"{PREFIX}*.svg"):
+        old.unlink()
+    for picture in made.pictures():
+        (docs / "images" / picture.file).write_text(picture.standalone() + "\n", encoding="utf-8")
+    (docs / "bakeoff.md").write_text(to_markdown(made), encoding="utf-8")
+
+
+def document(results):
+    """The page of the committed results."""
+    from sidar.evaluate.document import Text
+    from sidar.pipeline.bakeoff.page import page
+
+    cost = results["cost"]
+    made = page(results, prefix=PREFIX, written_by="benchmarks/bakeoff.py")
+    made.lead.append(
+        Text(
+            f"The embedded sample, {cost['minutes']:.1f} minutes on {cost['threads']} threads of "
+            f"{results['device']['cpu']} ({cost['cpu_minutes']:.1f} minutes of CPU time); made by `python "
+            "benchmarks/bakeoff.py`, all figures in `benchmarks/results/bakeoff.json`. The command for your own "
+            "catalogue is `sidar compare-sids` ([methods/bakeoff.md](methods/bakeoff.md))."
+        )
+    )
+    return made
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--methods")
+    parser.add_argument("--seeds")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs and results of the repository alone")
+    parser.add_argument("--page", action="store_true", help="only write docs/bakeoff.md again")
+    given = parser.parse_args()
+    path = RESULTS / "bakeoff.json"
+    if given.page:
+        write_docs(json.loads(path.read_text()))
+        return
+    from rich.console import Console
+
+    from sidar.config import load_config
+    from sidar.doctor import usable_cores
+    from sidar.pipeline.bakeoff import DEFAULT
+    from sidar.pipeline.bakeoff.run import bake_off
+    from sidar.pipeline.demo import write_inputs
+
+    began, folder = time.monotonic(), given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_inputs(folder / "inputs", everything=False, tiny=False)
+    (folder / "bakeoff.yaml").write_text(yaml.safe_dump(settings(), sort_keys=False))
+    cfg = load_config(folder / "bakeoff.yaml", given.overrides)
+    results = bake_off(
+        cfg,
+        given.methods.split(",") if given.methods else DEFAULT,
+        seeds=[int(seed) for seed in given.seeds.split(",")] if given.seeds else None,
+        console=Console(width=150),
+    )
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cost = {
+        "minutes": (time.monotonic() - began) / 60,
+        "cpu_minutes": (used.ru_utime + used.ru_stime) / 60,
+        "peak_rss_gb": used.ru_maxrss / 1e6,
+        "threads": cfg.threads or usable_cores(),
+        "stage_minutes": sum(sum(f.get("seconds", {}).values()) for f in results["methods"].values()) / 60,
+    }
+    figures = {
+        f"{each}/{name}/{measure}": cells[measure]["mean"]
+        for each, facts in results["sets"].items()
+        for name, cells in facts["systems"].items()
+        for measure in ("item/ndcg@10", "item/recall@100")
+        if measure in cells
+    }
+    kept = cleaned(results) | {
+        "cost": cost,
+        "figures": figures,
+        "settings": settings(),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if given.no_docs:
+        (folder / "bakeoff.json").write_text(json.dumps(kept, indent=1) + "\n")
+    else:
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+        write_docs(kept)
+    print(f"{cost['minutes']:.1f} minutes, {cost['cpu_minutes']:.1f} of CPU time, {cost['peak_rss_gb']:.1f} GB")
+    print(results["sentence"].replace("**", ""))
+
+
+if __name__ == "__main__":
+    main()
