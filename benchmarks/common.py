@@ -88,16 +88,23 @@ def peak_rss_in_fresh_process(script: str | Path, function: str, *args: Any) -> 
     ``function`` is the name of a function of the module ``script`` (usually ``__file__``): called with the JSON-able
     ``args`` it prepares everything and returns the step to be measured.
     """
+    return cost_in_fresh_process(script, function, *args)[0]
+
+
+def cost_in_fresh_process(script: str | Path, function: str, *args: Any) -> tuple[int, float]:
+    """As :func:`peak_rss_in_fresh_process`, and the CPU seconds of the measured step."""
     program = (
-        "import json, runpy, sys; sys.path.insert(0, sys.argv[1]); import common; common.single_thread(); "
+        "import json, runpy, sys, time; sys.path.insert(0, sys.argv[1]); import common; common.single_thread(); "
         "space = runpy.run_path(sys.argv[2], run_name='measured'); "
-        "step = space[sys.argv[3]](*json.loads(sys.argv[4])); print('PEAK', common.peak_rss_of(step))"
+        "step = space[sys.argv[3]](*json.loads(sys.argv[4])); start = time.process_time(); "
+        "peak = common.peak_rss_of(step); print('COST', peak, time.process_time() - start)"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(script), function, json.dumps(args)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{function}{args} failed in its own process:\n{done.stderr}")
-    return int(done.stdout.split("PEAK")[-1])
+    peak, seconds = done.stdout.split("COST")[-1].split()
+    return int(peak), float(seconds)
 
 
 def versions() -> dict[str, str]:

@@ -1,17 +1,38 @@
-"""Fitting codebooks: RQ-KMeans of Sidar against ``faiss.Kmeans`` with its defaults, level by level on residuals.
+"""What Semantic IDs cost: RQ-KMeans against ``faiss.Kmeans``, then every tokenizer's fit, memory and encoding.
 
 The data are made, and made like a catalogue: topics of Zipf sizes inside departments, on the unit sphere of 384
 dimensions, with the spectrum that MiniLM vectors of the embedded sample have (the j-th variance falls as 1 / (j + 3)).
-Ours stops by its own rule; the comparison counts only while its error over *all* rows is at most faiss's, which the
-script checks at every seed. Time is fit and assignment of all rows, process CPU, one thread, variants interleaved.
+
+``python benchmarks/sid.py faiss``: level by level on residuals. Ours stops by its own rule; the comparison counts only
+while its error over *all* rows is at most faiss's, which the script checks at every seed. Time is fit and assignment of
+all rows, process CPU, one thread, variants interleaved. Writes ``results/sid.json``.
+
+``python benchmarks/sid.py fit --n 50000 200000 1000000``: CPU seconds and memory of each tokenizer's fit with its
+defaults, categories and queries included, each in a fresh process. Writes ``results/sid_fit.json``, where sizes that
+are not run again keep their figures.
+
+``python benchmarks/sid.py encode``: vectors a second at 1024/512/256, and the time of encoding at 8192/4096/2048 over
+that of its matrix products alone. Writes ``results/sid_encode.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from collections.abc import Callable
 from statistics import median
+from typing import Any
 
-from common import print_table, process_cpu_timer, single_thread, write_results
+from common import (
+    RESULTS,
+    cost_in_fresh_process,
+    interleave,
+    print_table,
+    process_cpu_timer,
+    single_thread,
+    write_results,
+)
 
 single_thread()
 
@@ -19,15 +40,31 @@ import faiss
 import numpy as np
 import torch
 
-from sidar.sid.rqkmeans import RqKmeans
+from sidar.config import SidConfig
+from sidar.precision import use_bf16
+from sidar.sid import CqSid, RqKmeans, RqVae
+from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs
 
 SIZES = (1024, 512, 256)
+LARGE = (8192, 4096, 2048)
 DIM = 384
+#: Row -> its `sid` section.
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "rqkmeans": {"method": "rqkmeans"},
+    "rqkmeans +category": {"method": "rqkmeans", "category_first": True},
+    "rqvae": {"method": "rqvae"},
+    "cqsid": {"method": "cqsid"},
+}
 
 
 def catalogue_like(n: int, topics: int, seed: int, departments: int = 30) -> np.ndarray:
     """(n, 384) float32 unit vectors: variance 25 % between departments, 35 % between topics, 40 % inside topics."""
+    return labelled(n, topics, seed, departments)[0]
+
+
+def labelled(n: int, topics: int, seed: int, departments: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors as :func:`catalogue_like` makes them, each row's topic (n,), and each topic's department (topics,)."""
     rng = np.random.default_rng(seed)
     spectrum = 1 / (3.0 + np.arange(DIM))
     scale = np.sqrt(spectrum / spectrum.sum()).astype(np.float32)
@@ -36,12 +73,37 @@ def catalogue_like(n: int, topics: int, seed: int, departments: int = 30) -> np.
         return rng.standard_normal((rows, DIM), dtype=np.float32) * scale * np.float32(np.sqrt(share))
 
     centre = gaussian(departments, 0.25)
-    topic = centre[rng.integers(departments, size=topics)] + gaussian(topics, 0.35)
+    of = rng.integers(departments, size=topics)
+    topic = centre[of] + gaussian(topics, 0.35)
     weight = 1 / (10.0 + np.arange(topics)) ** 0.8
-    x = topic[rng.choice(topics, n, p=weight / weight.sum())] + gaussian(n, 0.4)
+    label = rng.choice(topics, n, p=weight / weight.sum())
+    x = topic[label] + gaussian(n, 0.4)
     rotation = np.linalg.qr(rng.standard_normal((DIM, DIM)))[0].astype(np.float32)
     x = x @ rotation
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.linalg.norm(x, axis=1, keepdims=True), label, of
+
+
+def catalogue_with_log(n: int, topics: int, seed: int = 0) -> SidInputs:
+    """As :func:`catalogue_like`, with category paths (30 departments of 20 aisles), clicks, and queries.
+
+    A query's vector is an item's with as much noise; it led to that item and two of the same topic. One item in ten has
+    no category, and about a third a query.
+    """
+    x, label, of = labelled(n, topics, seed)
+    rng = np.random.default_rng(seed + 1)
+    paths = [
+        [f"d{of[t]}", f"d{of[t]}/{t % 20}"] if known else []
+        for t, known in zip(label, rng.random(n) < 0.9, strict=True)
+    ]
+    asked = rng.choice(n, n // 8, replace=False)
+    queries = x[asked] + rng.standard_normal((len(asked), DIM), dtype=np.float32) / DIM**0.5
+    order = np.argsort(label, kind="stable")  # neighbours in this order are of one topic
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n)
+    led = np.stack([asked, order[(place[asked] + 1) % n], order[(place[asked] + 2) % n]], axis=1)
+    pairs = np.stack([np.repeat(np.arange(len(asked)), 3), led.reshape(-1)], axis=1)
+    counts = rng.zipf(1.6, n).clip(0, 10_000) - 1
+    return SidInputs(x, paths, counts, queries / np.linalg.norm(queries, axis=1, keepdims=True), pairs)
 
 
 def by_faiss(x: np.ndarray, seed: int) -> list[float]:
@@ -67,15 +129,109 @@ def by_sidar(x: np.ndarray, seed: int, precision: str) -> list[float]:
     return errors
 
 
+def fits(name: str, n: int, topics: int) -> Callable[[], None]:
+    """The step that is measured: the fit of one tokenizer, whose inputs are there already."""
+    torch.set_num_threads(1)
+    inputs = catalogue_with_log(n, topics)
+    config = SidConfig.model_validate({**TOKENIZERS[name], "codebook_sizes": list(SIZES)})
+    tokenizer = tokenizer_class(config.method).from_config(config, SIZES, 0, "cpu")
+    tokenizer.fit(SidInputs(inputs.vectors[:512], inputs.categories[:512], inputs.counts[:512]))  # loads libraries
+    tokenizer = tokenizer_class(config.method).from_config(config, SIZES, 0, "cpu")
+    return lambda: tokenizer.fit(inputs)
+
+
+def fit(args: argparse.Namespace) -> None:
+    """CPU seconds and memory of every tokenizer's fit."""
+    path = RESULTS / "sid_fit.json"
+    figures = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    rows = []
+    for n in args.n:
+        for name in args.rows:
+            started = time.monotonic()
+            peak, seconds = cost_in_fresh_process(__file__, "fits", name, n, args.topics)
+            figures |= {f"{name}, {n}: CPU seconds": seconds, f"{name}, {n}: MiB": peak / 2**20}
+            rows.append([name, n, seconds, peak / 2**20, n * DIM * 4 / 2**20, time.monotonic() - started])
+            print(rows[-1], flush=True)
+    header = ["tokenizer", "vectors", "CPU seconds", "MiB over inputs", "MiB of the inputs", "wall s of the process"]
+    print_table(header, rows, title=f"fit, {'/'.join(map(str, SIZES))}, one thread, once")
+    if args.save:
+        config = {"dim": DIM, "topics": args.topics, "codebook_sizes": SIZES, "tokenizers": TOKENIZERS}
+        print(f"written to {write_results('sid_fit', config, figures)}")
+
+
+def made_up(cls: Any, sizes: tuple[int, ...], rng: np.random.Generator) -> Any:
+    """A tokenizer with codebooks that nobody fitted: encoding costs the same."""
+    if cls is RqKmeans:
+        tokenizer = RqKmeans(sizes)
+        tokenizer.codebooks_ = [rng.standard_normal((k, DIM), dtype=np.float32) / DIM**0.5 / 2 for k in sizes]
+        return tokenizer
+    options = {"steps": 0, "init_sample": 2}
+    tokenizer = cls(sizes, options={**options, "category": False, "contrast": False} if cls is CqSid else options)
+    return tokenizer.fit(SidInputs(catalogue_like(4 * max(sizes), 400, 1)))
+
+
+def products(x: torch.Tensor, sizes: tuple[int, ...], rows: int) -> Callable[[], None]:
+    """The matrix products of encoding alone, in the precision that encoding uses."""
+    kind = torch.bfloat16 if use_bf16("cpu") else torch.float32
+    books = [torch.randn(k, DIM).to(kind) for k in sizes]
+    low = x.to(kind)
+
+    def run() -> None:
+        for book in books:
+            for start in range(0, len(low), rows):
+                torch.nn.functional.linear(low[start : start + rows], book)
+
+    return run
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Vectors a second, and the k-means family's time over that of its matrix products."""
+    from sidar.sid.kmeans import CHUNK
+
+    rng = np.random.default_rng(0)
+    x = catalogue_like(args.vectors, 400, 0)
+    classes = {"rqkmeans": RqKmeans, "rqvae": RqVae, "cqsid": CqSid}
+    small = {name: made_up(cls, SIZES, rng) for name, cls in classes.items()}
+    seconds = interleave({k: lambda t=t: t.encode(SidInputs(x)) for k, t in small.items()}, args.repeats)
+    figures = {f"{name}: vectors a second": len(x) / each for name, each in seconds.items()}
+    large = made_up(RqKmeans, LARGE, rng)
+    part = x[: len(x) // 8]
+    pair = {
+        "encode": lambda: large.encode(SidInputs(part)),
+        "products": products(torch.from_numpy(part), LARGE, CHUNK),
+    }
+    seconds = interleave(pair, args.repeats)
+    figures["encode_over_gemm_floor"] = seconds["encode"] / seconds["products"]
+    print_table(["figure", "value"], [[k, v] for k, v in figures.items()], title=f"{len(x):,} vectors, one thread")
+    if args.save:
+        config = {"vectors": len(x), "sizes": SIZES, "large": LARGE, "repeats": args.repeats}
+        print(f"written to {write_results('sid_encode', config, figures)}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=200_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("faiss", "fit", "encode"), default="faiss")
+    parser.add_argument("--n", type=int, nargs="+", help="vectors (default: 200000 for faiss, 50000 for fit)")
+    parser.add_argument("--rows", nargs="*", default=list(TOKENIZERS), help="fit: which tokenizers")
+    parser.add_argument("--vectors", type=int, default=131_072, help="encode: how many")
     parser.add_argument("--topics", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3, help="seeds; data and starts differ in each")
-    parser.add_argument("--fp32", action="store_true", help="time ours without bf16 as well")
+    parser.add_argument("--fp32", action="store_true", help="faiss: time ours without bf16 as well")
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.what == "faiss":
+        args.n = (args.n or [200_000])[0]
+        against_faiss(args)
+    elif args.what == "fit":
+        args.n = args.n or [50_000]
+        fit(args)
+    else:
+        encode(args)
+
+
+def against_faiss(args: argparse.Namespace) -> None:
+    """Fit and assign level by level, ours and faiss's in turn."""
     faiss.omp_set_num_threads(1)
 
     variants = {

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_BLOCK = 65536
+
 
 def standin_codebooks(vectors: np.ndarray, codes: np.ndarray, codebook_sizes: Sequence[int]) -> list[np.ndarray]:
     """Per level (K, D) float32: the mean of what is left of the vectors (N, D) that carry a code. [ours]
@@ -17,18 +19,22 @@ def standin_codebooks(vectors: np.ndarray, codes: np.ndarray, codebook_sizes: Se
     """
     if codes.shape != (len(vectors), len(codebook_sizes)):
         raise ValueError(f"codes {codes.shape} do not fit {len(vectors)} vectors and {len(codebook_sizes)} levels")
-    residual = np.array(vectors, np.float32)
-    books = []
+    books: list[np.ndarray] = []
     for level, size in enumerate(codebook_sizes):
-        inside = codes[:, level] >= 0
-        own = codes[inside, level]
-        count = np.bincount(own, minlength=size)
-        book = np.zeros((size, residual.shape[1]), np.float32)
-        order = np.argsort(own, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(count[count > 0])[:-1]]).astype(np.int64)
-        if len(own):
-            book[count > 0] = np.add.reduceat(residual[inside][order], starts, axis=0) / count[count > 0, None]
+        count = np.bincount(codes[codes[:, level] >= 0, level], minlength=size)
+        total = np.zeros((size, vectors.shape[1]), np.float32)
+        for start in range(0, len(vectors), _BLOCK):  # a second copy of all vectors would be the peak of a fit
+            inside = np.flatnonzero(codes[start : start + _BLOCK, level] >= 0) + start
+            rest = np.array(vectors[inside], np.float32)
+            for before, book in enumerate(books):
+                rest -= book[codes[inside, before]]
+            own = codes[inside, level]
+            order = np.argsort(own, kind="stable")
+            present, begin = np.unique(own[order], return_index=True)
+            if len(own):
+                total[present] += np.add.reduceat(rest[order], begin, axis=0)
+        book = total / np.maximum(count, 1)[:, None].astype(np.float32)
+        if count.any():
             book[count == 0] = book[count > 0].mean(axis=0)
-        residual[inside] -= book[own]
         books.append(book)
     return books
