@@ -2,10 +2,10 @@
 
     python benchmarks/bakeoff.py FOLDER [--methods …] [--seeds 0,1,2] [--no-docs] [key.sub=value …]
 
-FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is there is not
-made again, so an interrupted bake-off goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its
-pictures; a test holds them together. Sizes fit 40 minutes on two cores; wall clock and CPU time of the process are in the
-results. ``--page`` writes the page again from the results that are committed.
+FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is there is not made
+again, so an interrupted bake-off goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its pictures; a
+test holds them together. Sizes fit 40 minutes on two cores; wall clock and CPU time of the process are in the results.
+``--page`` writes the page again from the results that are committed.
 """
 
 import argparse

@@ -12,6 +12,7 @@ import numpy as np
 
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import Config
+from sidar.evaluate.hitrate import in_mode
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery, write_queries
 from sidar.evaluate.scorer import Scorer, relevance_threshold
@@ -100,20 +101,20 @@ def _measure(cfg: Config, folder: Path, model: Path, out: Path) -> dict[str, Any
     system = GenerativeSystem(MODEL, model, index, sids, catalogue, cfg.decode, device(cfg))
     scorer, values = Scorer(catalogue, dataset.priors(), index, cfg), PerQuery()
     sets, facts = scored_sets(dataset), {}
-    wide = swept_set(cfg, sets).name
-    for each in sets:
+    wide = swept_set(cfg, sets)
+    for each in in_mode(sets, cfg.evaluate.prompts):
         progress(f"{folder.parent.name}: {each.name}, {len(each)} queries")
         job = scorer.open(each)
         scorer.score(values, job, MODEL, system.hits(each.prompts, cfg.evaluate.depth), system)
         near = quantised.hits(each.prompts, cfg.evaluate.depth)
         values.add(each.name, MODEL, "quantised", score_ranking(job.truth, near.rows, QUANTISED), each.query_ids)
-        if each.name == wide:
-            _beams(values, each, job.truth, system.retriever, index)
+        if each.name == wide.name:
+            _beams(values, wide, job.truth, system.retriever, index)
         facts[each.name] = {key: value for key, value in job.facts.items() if key != "systems"}
     values.write(out)
     (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     weights = sum(parameter.numel() for parameter in system.retriever.model.parameters())
-    return {"weights": weights, "density": index.density, "swept": wide}
+    return {"weights": weights, "density": index.density, "swept": wide.name}
 
 
 def _beams(values: PerQuery, each: EvalSet, truth: Truth, retriever: Any, index: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sidar.evaluate.document import Block, Cell, Fold, Heading, Section, Table, Text
+from sidar.evaluate.hitrate import TRUNCATED
 from sidar.pipeline.bakeoff.page_parts import (
     Results,
     asked_of,
@@ -12,7 +13,6 @@ from sidar.pipeline.bakeoff.page_parts import (
     table_of,
     whole,
 )
-from sidar.pipeline.bakeoff.sweep import TRUNCATED
 
 OURS = ("rqvae", "cqsid", "cqsid-no-category", "cqsid-no-queries")
 #: arXiv 2605.14434 [source: N1]: hit rate at beams 1, 10, 100, semantic prompts.

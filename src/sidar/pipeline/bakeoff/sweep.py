@@ -1,9 +1,4 @@
-"""Beams of several widths: hit rates at equal beam and under truncation (CQ-SID's two protocols), recall by width.
-
-*Equal beam*: a beam of W SIDs is expanded to all of their items; a query is hit when a relevant item is among them.
-*Truncation*: SIDs are expanded in beam order until 1,000 items are there; then IDs that hold more items gain nothing by
-it. *semantic* prompts hold the query alone, *personalised* ones history and profile as well (methods.md §5.4).
-"""
+"""Beams of several widths: CQ-SID's two protocols (:mod:`sidar.evaluate.hitrate`), and recall by width."""
 
 from __future__ import annotations
 
@@ -13,43 +8,45 @@ from typing import Any
 import numpy as np
 
 from sidar.evaluate.hitrate import TRUNCATED, equal_beam, semantic
-from sidar.evaluate.hitrate import truncated as truncated_hits
+from sidar.evaluate.hitrate import truncated as cut
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.truth import Truth
 from sidar.types import Prompt, Scores
 
 #: Widths of the beams; 1, 10 and 100 are the paper's, 5 and 50 half of two of them.
 WIDTHS = (1, 5, 10, 25, 50, 100, 200)
-#: Recall by width counts the first so many items, so that wider SIDs have no longer lists.
+#: Recall by width counts the first so many items, so that fuller SIDs have no longer lists.
 CUT = 100
 #: Queries (by hash) for the widest beam, which takes most of the time.
 TRUNCATED_QUERIES = 128
 
 
 def modes(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
-    """The prompts as they are (``personalised``) and without history and profile (``semantic``), where that differs."""
+    """The prompts as they are (``personalised``) and without history and profile (``semantic``), where that differs.
+
+    Where a request has no query text, there is no semantic prompt of it, and none of the set.
+    """
     bare = list(semantic(prompts))
-    return {"semantic": bare} if bare == list(prompts) else {"personalised": list(prompts), "semantic": bare}
+    if bare == list(prompts):
+        return {"semantic": bare}
+    mute = any(not prompt.query.strip() for prompt in bare)
+    return {"personalised": list(prompts)} | ({} if mute else {"semantic": bare})
 
 
 def sweep(retriever: Any, index: Any, truth: Truth, prompts: Sequence[Prompt]) -> Scores:
-    """``{"<what>@<width>": (Q,)}``: hit, recall (first 100 items) and number of items of each width's beam."""
-    from sidar.decode import to_hits
-
+    """``{"<what>@<width>": (Q,)}``: hit and number of items of each width's own beam, and recall of its first 100."""
     found: Scores = {}
     for width in (w for w in WIDTHS if w <= max(len(index), WIDTHS[0])):
-        beams = retriever.beams(prompts, width)
-        whole = equal_beam(truth, index, beams.sids, [width])
-        found |= {key: whole[key] for key in (f"hit@{width}", f"items@{width}")}
-        hits = to_hits(beams, index, CUT)
-        found[f"recall@{width}"] = score_ranking(truth, hits.rows, [f"recall@{CUT}"])[f"recall@{CUT}"]
+        ranked = retriever.beams(prompts, width).sids
+        rows, _ = index.expand_with_source(ranked, CUT)
+        found |= equal_beam(truth, index, ranked, [width])
+        found[f"recall@{width}"] = score_ranking(truth, rows, [f"recall@{CUT}"])[f"recall@{CUT}"]
     return found
 
 
 def truncated(retriever: Any, index: Any, truth: Truth, prompts: Sequence[Prompt], beam: int) -> Scores:
     """Hit rate among the first 1,000 items of a beam of ``beam`` SIDs; how many SIDs they are from, how many items."""
-    found = truncated_hits(truth, index, retriever.beams(prompts, beam).sids)
-    return {key: found[key] for key in ("hit", "sids", "items")}
+    return cut(truth, index, retriever.beams(prompts, beam).sids)
 
 
 def truncation_beam(index: Any) -> int:
