@@ -14,6 +14,7 @@ from sidar.config import DenseConfig, EmbedConfig
 from sidar.data import open_dataset
 from sidar.embed import TowerEmbedder, item_texts, load_embedder, load_items
 from sidar.embed.encoder import load_sentence_transformer
+from sidar.evaluate.views import modality_gap
 from sidar.train import towers as towers_module
 from sidar.train import train_dense
 from sidar.train.contrast import Views, coral, hinge_loss, in_batch_loss, mean_gap, pair_loss, tower_loss
@@ -256,6 +257,9 @@ def test_towers_learn_and_leave_a_folder_that_opens_with_both_views(tuned, shop)
     assert json.loads((tuned.out / "embedder.json").read_text())["fingerprint"] == towers.fingerprint
     assert shapes["parameters"] == sum(p.numel() for p in towers.model.parameters())
     assert "two towers from" in tuned.report["summary"]
+    assert shapes["views"]["gap"] == pytest.approx(modality_gap(load_items(tuned.out), load_items(tuned.out, "query")))
+    assert 0 < shapes["views"]["cka"] < 1
+    assert 0 < shapes["views"]["find_themselves"] <= 1
 
 
 def test_the_same_seed_gives_the_same_towers(tuned, shop, tmp_path):

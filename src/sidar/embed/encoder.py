@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ class SentenceEmbedder:
         self.model = model
         self.precision = precision
         limit = model.max_seq_length
-        model.max_seq_length = max_tokens if limit is None else min(max_tokens, limit)
+        if limit != math.inf:  # word vectors (StaticEmbedding) read everything and have no such switch
+            model.max_seq_length = max_tokens if limit is None else min(max_tokens, limit)
         self.fingerprint = _fingerprint(model)
         self.dim = int(self.encode(["dimension"]).shape[1])
 

@@ -18,10 +18,11 @@ import torch
 
 from sidar.config import Config, DenseConfig
 from sidar.data import open_dataset
-from sidar.embed import Embedder, TowerEmbedder, item_texts, load_embedder, query_side
+from sidar.embed import Embedder, TowerEmbedder, item_texts, load_embedder, load_items, query_side
 from sidar.embed.items import FILES, item_views
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
+from sidar.evaluate.views import linear_cka, modality_gap, self_ranks
 from sidar.fitting.schedule import lr_factor, step_seed
 from sidar.precision import resolve_device
 from sidar.train.order import Draw, Order, Pools
@@ -213,7 +214,7 @@ def train_dense(
     }
     (out / "embedder.json").write_text(json.dumps(about, indent=1) + "\n")
     chosen = tuned.best["step"] if tuned.best else cfg.dense.steps
-    facts = {
+    facts: dict[str, Any] = {
         "best": tuned.best,
         "untuned": tuned.log[0] if tuned.log else None,
         "step": chosen,
@@ -224,6 +225,8 @@ def train_dense(
         "towers": cfg.dense.towers,
         "parameters": sum(parameter.numel() for parameter in embedder.model.parameters()),
     }
+    if isinstance(saved, TowerEmbedder):
+        facts["views"] = apart(load_items(out), load_items(out, "query"))
     if tuned.best:
         quality = f"valid nDCG@10 {tuned.log[0]['ndcg@10']:.3f} → {tuned.best['ndcg@10']:.3f}"
     else:
@@ -231,3 +234,13 @@ def train_dense(
     who = f"two towers from {cfg.embed.model}" if cfg.dense.towers == "two" else cfg.embed.model
     summary = f"{len(catalogue):,} items by {who} tuned on {len(logged):,} requests, step {chosen}, {quality}"
     return {"summary": summary, "shapes": {"items": [len(catalogue), saved.dim], **facts}, "log": tuned.log}
+
+
+def apart(items: np.ndarray, seen: np.ndarray, most: int = 4096) -> dict[str, float]:
+    """How far f_i(I) and f_q(I) lie apart, on ``most`` evenly spaced rows: what the swap is meant to bring together."""
+    if not len(items):
+        return {}
+    rows = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))
+    one, other = np.asarray(items[rows]), np.asarray(seen[rows])
+    first = float((self_ranks(other, one) <= 1).mean())
+    return {"gap": modality_gap(one, other), "cka": linear_cka(one, other), "find_themselves": first}
