@@ -309,8 +309,10 @@ class AlignConfig(OptimConfig):
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
     steps: int = Field(150, ge=1)
     batch_size: int = Field(16, ge=1)
-    lr_new: float = 5e-5
-    lr_pretrained: float = 3e-6
+    lr_new: float = Field(
+        3e-5, description="As chosen on a validation day (docs/evidence.md); three times it harmed clicks."
+    )
+    lr_pretrained: float = 1.8e-6
     beta: float | None = Field(None, description="null = the objective's own default (methods.md §1.8, §9).")
     gamma: float | None = Field(None, description="SimPO's gamma/beta ratio.")
     lam: float | None = Field(None, description="ORPO's weight of the odds ratio.")
@@ -348,6 +350,9 @@ class DecodeConfig(Part):
     search_beam: int = Field(64, ge=1, description="Beams of `sidar search` and of the server.")
     exact: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    rerank: Literal["none", "dense"] = Field(
+        "none", description="dense = also rows <model>+rerank, and a bundle that orders what its beams reach so."
+    )
 
 
 class EvalSetConfig(Part):
