@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from shops import shop
 
 from sidar.config import SidConfig
-from sidar.sid import RqKmeans, load_tokenizer
-from sidar.sid.categories import SHARE, CategoryCodes, load_categories, save_categories
+from sidar.sid import RqKmeans, Sarq, load_tokenizer
+from sidar.sid.categories import SHARE, CategoryCodes, given_first, load_categories, save_categories
+from sidar.sid.ledger import write_up
+from sidar.sid.refresh import refresh
 from sidar.sid.stage import fit_catalogue
 from sidar.types import SidInputs
 
@@ -125,3 +128,24 @@ def test_a_category_with_more_items_than_codes_and_one_for_all() -> None:
     balanced = RqKmeans((4, 3, 2), category_first=True, balance_last=True).fit(inputs)
     assert set(balanced.encode_catalogue(inputs).codes[:, 0]) == {0}
     assert torch.is_tensor(tokenizer._first(inputs))
+
+
+def test_a_daily_refresh_follows_a_change_of_category() -> None:
+    """The text, and so the vector, is what it was: without its category the item would keep its SID."""
+    made = shop(200, unknown=0.0)
+    ids = [f"p{i}" for i in range(200)]
+    inputs = replace(made.inputs, item_ids=ids)
+    tokenizer = RqKmeans((16, 8, 4), category_first=True).fit(inputs)
+    sids = tokenizer.encode(inputs)
+    cause, fitted = np.full(200, "fit", object), np.ones(200, bool)
+    ledger = write_up(ids, inputs.vectors, tokenizer, sids, fitted, cause)
+    paths = list(inputs.categories)
+    other = next(path for path in paths if path != paths[7])
+    paths[7] = other
+    today = refresh(tokenizer, sids, ledger, replace(inputs, categories=paths), margin=1e9)
+    assert today.sids.codes[7, 0] == tokenizer.categories_.paths.index(tuple(other)) != sids.codes[7, 0]
+    assert today.cause[7] == "text"
+    unmoved = np.arange(200) != 7
+    np.testing.assert_array_equal(today.sids.codes[unmoved], sids.codes[unmoved])
+    assert given_first(Sarq(tokenizer, 3), inputs).tolist() == sids.codes[:, 0].tolist()
+    assert given_first(RqKmeans((4,)), inputs) is None

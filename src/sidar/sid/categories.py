@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sidar.types import PathLike
+from sidar.types import PathLike, SidInputs
 
 FILE = "categories.json"
 
@@ -91,6 +92,18 @@ class CategoryCodes:
                 "none; make the first codebook larger"
             )
         return said
+
+
+def given_first(tokenizer: Any, inputs: SidInputs) -> np.ndarray | None:
+    """(n,) int64 first codes that ``tokenizer`` (or what it is built over) gives by category, −1 = by the vector.
+
+    None where its first level is not guided.
+    """
+    while tokenizer is not None:
+        if (categories := getattr(tokenizer, "categories_", None)) is not None:
+            return categories.codes_of(inputs.categories, len(inputs.vectors))
+        tokenizer = getattr(tokenizer, "base", None)
+    return None
 
 
 def save_categories(folder: PathLike, categories: CategoryCodes) -> None:

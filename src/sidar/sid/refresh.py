@@ -7,7 +7,7 @@ but not all: a corrected title moves one SID in six or so, and a balanced or spl
     |x − x̂_old|² ≤ (1 + margin) · |x − x̂_new|²                                                    [ours]
 
 where x̂ is what the codes keep of the vector under the frozen codebooks. With margin 0 it moves whenever new codes are
-nearer.
+nearer. Where the first code is the category's, an item whose category changed moves in any case.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sidar.sid.categories import given_first
 from sidar.sid.ledger import Ledger, squared_errors
 from sidar.sid.quality import row_hashes
 from sidar.sid.tokenizer import Tokenizer
@@ -63,6 +64,8 @@ def refresh(
         place = ledger.places(inputs.item_ids)
         same = (place >= 0) & (ledger.vector[place] == row_hashes(inputs.vectors)) & had
         fitted = same & ledger.fitted[place]
+    refiled = had & refiled_items(tokenizer, inputs, previous.codes)
+    same &= ~refiled
     cause = np.where(had, "kept", "new").astype(object)
     ask, move = np.flatnonzero(~same), np.zeros(0, bool)
     codes, lengths = previous.codes.copy(), previous.lengths.copy()
@@ -71,7 +74,7 @@ def refresh(
         old = had[ask]
         before = np.where(old, squared_errors(tokenizer, inputs.vectors[ask], codes[ask]), np.inf)
         after = squared_errors(tokenizer, inputs.vectors[ask], new.codes)
-        move = ~old | (before > (1 + margin) * after)
+        move = ~old | refiled[ask] | (before > (1 + margin) * after)
         differs = (new.codes != codes[ask]).any(axis=1)
         cause[ask[old & move & differs]] = "text"
         cause[ask[old & ~move & differs]] = "held"
@@ -86,6 +89,15 @@ def refresh(
         cause[moved & ~stays] = "text"
         return Refreshed(found, cause, fitted)
     return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
+
+
+def refiled_items(tokenizer: Any, inputs: SidInputs, codes: np.ndarray) -> np.ndarray:
+    """(n,) bool: items whose category has another first code than ``codes`` (n, L); they move whatever their text.
+
+    Where the first level is guided by categories, a known category always carries its code (CQ-SID, methods §5.5).
+    """
+    given = given_first(tokenizer, inputs)
+    return np.zeros(len(codes), bool) if given is None else (given >= 0) & (given != codes[:, 0])
 
 
 def take(inputs: SidInputs, rows: np.ndarray) -> SidInputs:
