@@ -347,6 +347,11 @@ def test_inputs_that_do_not_fit_are_told_in_words() -> None:
         make().encode(SidInputs(vectors))
     with pytest.raises(ValueError, match="row 7 is not finite"):
         make().fit(SidInputs(np.where(np.arange(40)[:, None] == 7, np.nan, vectors), counts=np.ones(40)))
+    assert not fitted(0.0).notes_
+    far = np.concatenate([vectors, np.roll(vectors, 12, axis=1)])  # the untouched half lives in other dimensions
+    odd = Acrq((8, 4), options={**QUICK, "latent": 4, "steps": 20, "tail_steps": 3})
+    odd.fit(SidInputs(far, counts=np.arange(80) < 40))
+    assert any("of what cold items differ in" in note for note in odd.notes_)
     small = make((32, 16)).fit(SidInputs(vectors, counts=np.arange(40)))
     assert small.notes_[0].startswith("8 head items for 28 frozen first codes")
 

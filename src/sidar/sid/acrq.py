@@ -31,6 +31,8 @@ from sidar.sid.tokenizer import checked_vectors, read_description, register
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _BLOCK = 8192  # rows that are encoded together
+#: Share of the variance of tail or cold items; where the frozen codebooks lose more, the user is told.
+_STRANGE = 0.6
 
 
 @register("acrq")
@@ -102,6 +104,7 @@ class Acrq(RqVae):
             ]
         self.anchored.eval()
         codes = self._codes_of(vectors, kinds)
+        self._warn_of_strangers(vectors, codes, kinds)
         self.codebooks_ = standin_codebooks(vectors, codes, self.codebook_sizes)
         return self
 
@@ -149,6 +152,22 @@ class Acrq(RqVae):
             f"{head} head items for {self.n_frozen[0]} frozen first codes: each head item has a code of its own and "
             "teaches the tail little; raise sid.acrq.head_items or lower sid.codebook_sizes"
         ]
+
+    def _warn_of_strangers(self, vectors: np.ndarray, codes: np.ndarray, kinds: np.ndarray) -> None:
+        """Say so where the head's manifold has no place for the items that it is meant to teach."""
+        for kind, name in ((WARM, "tail"), (COLD, "cold")):
+            rows = np.flatnonzero(kinds == kind)
+            rows = rows[:: max(1, len(rows) // _BLOCK)]
+            if len(rows) < 2:
+                continue
+            own = np.asarray(vectors[rows], np.float32)
+            spread = float(np.square(own - own.mean(0)).sum())
+            lost = float(np.square(own - self.reconstruct(codes[rows])).sum()) / spread if spread else 0.0
+            if lost > _STRANGE:
+                self.notes_.append(
+                    f"the head's codebooks lose {lost:.0%} of what {name} items differ in: popular items have little "
+                    "in common with them; raise sid.acrq.head_items, or use sid.method: rqvae (docs/methods/acrq.md)"
+                )
 
     # ------------------------------------------------------------------ encoding
 
