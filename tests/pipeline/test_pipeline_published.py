@@ -14,6 +14,7 @@ from sidar.bundle import open_bundle
 from sidar.config import load_config
 from sidar.data import toy
 from sidar.lm import SidLM
+from sidar.pipeline.refresh import encode
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -101,6 +102,28 @@ def test_a_changed_table_makes_the_ids_stale_and_nothing_before_them(data):
         assert read_manifest(cfg.run_dir / "sid").shapes["version"] != before
     finally:
         path.write_text(original)
+
+
+def test_tomorrows_items_take_the_tables_sid_and_strangers_the_nearest(data, tmp_path):
+    folder, tables = data
+    texts = json.loads((folder / "Scientific.item.json").read_text())
+    ids = list(texts)
+    (tmp_path / "today.item.json").write_text(json.dumps({item: texts[item] for item in ids[:60]}))
+    (tmp_path / "next.item.json").write_text(json.dumps({**texts, "stranger": texts[ids[9]]}))
+    changes = {"runs": str(tmp_path / "runs"), "events.unknown_items": "drop", "events.bad_rows": 1}
+    today = config(
+        folder, "today", "letter_native.json", **changes, **{"catalogue.path": str(tmp_path / "today.item.json")}
+    )
+    pipeline.run(today, only="bundle")
+    after = config(
+        folder, "next", "letter_native.json", **changes, **{"catalogue.path": str(tmp_path / "next.item.json")}
+    )
+    bundle = open_bundle(encode(after, today.run_dir / "bundle"))
+    sid = {item: bundle.sids.tuple_of(row) for row, item in enumerate(bundle.catalogue.item_ids)}
+    for item in ids:
+        assert [f"<{letter}_{code}>" for letter, code in zip("abcd", sid[item], strict=True)] == tables["letter"][item]
+    assert len(sid["stranger"]) == 4
+    assert sid["stranger"][0] == sid[ids[9]][0]  # its text is that of an item of shelf 1
 
 
 def test_wrong_tables_stop_the_run_with_item_and_token(data, tmp_path):
