@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--seeds")
     parser.add_argument("--no-docs", action="store_true", help="leave docs and results of the repository alone")
     parser.add_argument("--page", action="store_true", help="only write docs/bakeoff.md again")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     path = RESULTS / "bakeoff.json"
     if given.page:
         write_docs(json.loads(path.read_text()))

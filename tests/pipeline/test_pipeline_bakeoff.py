@@ -1,6 +1,8 @@
 """The bake-off on the toy shop: the whole path, what is equal, what is skipped, and what a failure leaves."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ SETTINGS = {
     "sid": {"codebook_sizes": [8, 4, 4], "reference": 0, "rqvae": {"steps": 5, "hidden": [16], "latent": 4}},
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": {"steps": 4, "batch_size": 8, "validate_every": 4, "checkpoint_every": 4, "valid_requests": 4},
+    "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2, "valid_requests": 4},
     "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
     "evaluate": {
         "invalid_queries": 2,
@@ -161,6 +164,39 @@ def test_a_second_seed_adds_to_the_first(shop, results, monkeypatch):
     assert test["n"] == 2 * test["clusters"] == 16
     assert test["agree"] in (1, 2)
     assert "seeds that agree" in (folder_of(shop) / "page.md").read_text()
+
+
+def test_the_aligned_models_are_measured_where_asked(shop, results, monkeypatch):
+    monkeypatch.setattr(stage, "draw", lambda *given: None)
+    before = times(shop)
+    found = bake_off(load_config(shop / "sidar.yaml"), ["rqkmeans"], align=True)
+    mine = folder_of(shop) / "rqkmeans/seed-0"
+    assert {
+        path.parent.name for path, at in times(shop).items() if mine in path.parents and before.get(path) != at
+    } == {
+        "align-raddpo",
+        "measure",
+    }
+    assert found["model"] | {"weights": 0} == results["model"] | {
+        "stage": "align-raddpo",
+        "align_steps": 2,
+        "weights": 0,
+    }
+    assert found["sentence"] == "Only rqkmeans took part, so there is nothing to choose."
+    assert "No control took part." in (folder_of(shop) / "page.md").read_text()
+
+
+def test_the_command_line(shop):
+    def sidar(*words):
+        return subprocess.run([sys.executable, "-m", "sidar", *map(str, words)], capture_output=True, text=True)
+
+    done = sidar("compare-sids", "-c", shop / "sidar.yaml", "--methods", "rqkmeans,sarc", "--seeds", "0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "unknown methods sarc" in done.stderr
+    table = folder_of(shop) / "rqkmeans/seed-0/sid/sids.parquet"
+    done = sidar("compare-sids", "-c", shop / "sidar.yaml", "--table", f"a={table}", "--table", f"b={table}")
+    assert done.returncode == 0, done.stderr
+    assert "collision_rate" in done.stdout
 
 
 def test_bad_names_and_numbers(shop):
