@@ -89,7 +89,7 @@ def _refresh(diff: Diff) -> list[Step]:
             f"may serve as it is ({learns}), better after a warm start",
             "sidar run --from <bundle>",
         ),
-        Step("bundle", "rebuild", "the parts are swapped as one", "(written by either command)"),
+        Step("bundle", "rebuild", "the parts are swapped as one; either command writes it"),
     ]
 
 
@@ -109,7 +109,7 @@ def _migration(diff: Diff, bundle: Path, after: Version) -> list[Step]:
         Step("vocabulary", "rebuild", f"{tokens}; input rows, level heads and EOS start again", "sidar sft"),
         Step("model", "train anew", "what it learnt of SIDs is of the old codebooks; it starts from the backbone",
              "sidar sft, then sidar align"),
-        Step("RDRW window, checkpoints", "rebuild", "states of the old model", "(part of sidar align)"),
+        Step("RDRW window, checkpoints", "rebuild", "states of the old model; made by sidar align"),
         Step("index", "rebuild", "prefixes of other SIDs", "sidar index"),
         Step("evaluation", "rebuild", "SID-level columns of two tables are not comparable; item-level ones are",
              "sidar evaluate"),
