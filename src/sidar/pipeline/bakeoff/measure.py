@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -36,8 +37,10 @@ def measure(cfg: Config, folder: Path, model: str) -> list[str]:
     inputs = _hashes(folder, ("data", "embed", "sid", "index", model))
     if _fresh(folder / NAME, config, inputs):
         return []
+    cpu = time.process_time()
     with write_artifact(folder / NAME, "compare-sids-measure", config=config, inputs=inputs) as draft:
         draft.shapes.update(_measure(cfg, folder, folder / model / "model", draft.path))
+        draft.shapes["cpu_seconds"] = round(time.process_time() - cpu, 2)
     return [NAME]
 
 

@@ -48,7 +48,7 @@ def entrants_section(results: Results) -> Section:
     rows: list[list[Cell]] = []
     for name, facts in results["methods"].items():
         if "failed" in facts:
-            rows.append([name, facts["about"], "failed", "", "", "", "", "", ""])
+            rows.append([name, facts["about"], "failed", "", "", "", "", "", "", ""])
             continue
         quality = facts["quality"]
         rows.append(
@@ -62,9 +62,10 @@ def entrants_section(results: Results) -> Section:
                 f"{facts['mean_length']:.2f}",
                 f"{facts['seconds'].get('sid', 0):,.0f}",
                 f"{facts['seconds'].get('sft', 0):,.0f}",
+                f"{facts['seconds'].get('measure', 0):,.0f}",
             ]
         )
-    head = ["method", "what it is", "codes", "bits per item", "over", "SIDs", "codes per SID", "fit, s", "SFT, s"]
+    head = ["method", "what it is", "codes", "bits per item", "over", "SIDs", "codes per SID", "fit", "SFT", "scoring"]
     tolerance = results["tolerance"]
     blocks: list[Block] = [
         Text(
@@ -75,7 +76,7 @@ def entrants_section(results: Results) -> Section:
             f"{results['model']['batch_size']}, seed{'s' if len(results['seeds']) > 1 else ''} "
             f"{', '.join(map(str, results['seeds']))}."
         ),
-        Table(head, rows, words=(1, 2)),
+        Table(head, rows, words=(1, 2), note="*fit, SFT, scoring*: CPU seconds of all threads together."),
     ]
     for name, facts in results["methods"].items():
         if "failed" in facts:
