@@ -15,6 +15,7 @@ from sidar.artifacts import open_artifact
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.evaluate.table import check_table
+from sidar.pipeline import stages as pipeline_stages
 from sidar.pipeline.variants import variants
 from sidar.sid import load_sids
 
@@ -68,6 +69,17 @@ def test_every_stage_leaves_a_whole_artefact(shop):
         assert manifest.files
     assert not list((shop / "runs/shop").glob(".*.tmp*"))
     assert not list((shop / "runs/shop").glob(".*.work"))
+
+
+def test_semantic_prompts_ask_with_the_query_alone(shop, tmp_path):
+    """History and profile reach the model, and nobody else, only where the prompts are personalised."""
+    assert [n for n, why in reasons(shop, "evaluate.prompts=semantic").items() if why] == ["evaluate"]
+    run = shop / "runs/shop"
+    cfg = load_config(shop / "sidar.yaml", ["evaluate.prompts=semantic", "evaluate.systems=[bm25, sft]"])
+    pipeline_stages.evaluate(cfg, run, tmp_path, models=("sft",))
+    for system, same in (("bm25", True), ("sft", False)):
+        files = [folder / "runs" / f"day8-clicks.{system}.trec" for folder in (run / "evaluate", tmp_path)]
+        assert (files[0].read_bytes() == files[1].read_bytes()) is same
 
 
 def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
