@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
+from itertools import groupby
 
 from sidar.evaluate.charts import legend, stroke
 
@@ -129,6 +130,8 @@ class Page:
             yield from inside(section.blocks)
 
 
+_OWN_CSS = "td.text{white-space:normal;max-width:52ch}.pictures figure{max-width:680px}"
+
 #: ``*so*``, but neither the star of ``y_w*`` nor ``**bold**``.
 _EMPHASIS = r"(?<![\w*])\*([^*\s][^*]*?)\*(?![\w*])"
 
@@ -219,7 +222,7 @@ def to_html(page: Page) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(page.title)} · Sidar</title>",
-        f"<style>{_css()}td.text{{white-space:normal;max-width:52ch}}</style>",
+        f"<style>{_css()}{_OWN_CSS}</style>",
         f'</head><body><header class="top"><h1>{escape(page.title)}</h1>{_html(page.lead)}',
         f'<div class="facts">{tiles}</div><nav>{links}</nav></header><main>',
     ]
@@ -232,7 +235,12 @@ def to_html(page: Page) -> str:
 
 
 def _html(blocks: Sequence[Block]) -> str:
-    return "\n".join(_html_block(block) for block in blocks)
+    """Blocks one after the other; pictures that follow each other stand side by side where there is room."""
+    out = []
+    for picture, some in groupby(blocks, key=lambda block: isinstance(block, Picture)):
+        text = "\n".join(_html_block(block) for block in some)
+        out.append(f'<div class="pictures">{text}</div>' if picture else text)
+    return "\n".join(out)
 
 
 def _html_block(block: Block) -> str:

@@ -57,7 +57,7 @@ def entrants_section(results: Results) -> Section:
                 facts["about"],
                 "/".join(map(str, facts["codebook_sizes"])),
                 f"{facts['bits']:.2f}",
-                f"{facts['bits_over']:+.1%}" + ("" if facts["equal"] else " (not equal)"),
+                f"{facts['bits_over']:+.1%}".replace("-", "−") + ("" if facts["equal"] else " (not equal)"),
                 f"{quality['sids']:,.0f}",
                 f"{facts['mean_length']:.2f}",
                 f"{facts['seconds'].get('sid', 0):,.0f}",

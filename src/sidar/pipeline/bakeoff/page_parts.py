@@ -134,9 +134,3 @@ def table_of(results: Results, tests: Sequence[Mapping[str, Any]], note: str = "
 def signed(value: float) -> str:
     """Four digits with their sign."""
     return f"{value:+.4f}".replace("-", "−")
-
-
-def origin_of(results: Results, sets: Sequence[str]) -> str:
-    """What a section's sets are: one origin, or mixed."""
-    found = {results["sets"][each]["origin"] for each in sets}
-    return found.pop() if len(found) == 1 else "mixed"
