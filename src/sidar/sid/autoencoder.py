@@ -64,8 +64,11 @@ class Autoencoder(nn.Module):
         self.mean.copy_(sample.mean(0))
         if not self.linear:
             return
-        centred = (sample - self.mean).double()
-        _, axes = torch.linalg.eigh(centred.T @ centred)  # rising variance
+        spread = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=sample.device)
+        for rows in sample.split(8192):  # the sample in float64 would be the peak of a fit
+            centred = (rows - self.mean).double()
+            spread += centred.T @ centred
+        _, axes = torch.linalg.eigh(spread)  # rising variance
         axes = axes[:, -len(self.inward) :].flip(1)
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         axes = axes * torch.where(largest < 0, -1.0, 1.0)
