@@ -184,7 +184,9 @@ class AcrqConfig(RqVaeConfig):
 class SidConfig(Part):
     """How vectors become Semantic IDs."""
 
-    method: str = "rqkmeans"
+    method: str = Field(
+        "rqkmeans", description="rqkmeans, rqvae, cqsid, acrq, sarq, table (IDs of others) or random (a control)."
+    )
     levels: int = Field(3, ge=1)
     codebook_sizes: list[int] | None = Field(None, description="Codes per level; null = from the catalogue's size.")
     items_per_sid: float = Field(1.3, gt=1, description="Target of the automatic sizes (170M / 130M in the paper).")
