@@ -55,6 +55,8 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "rqkmeans +category": {"method": "rqkmeans", "category_first": True},
     "rqvae": {"method": "rqvae"},
     "cqsid": {"method": "cqsid"},
+    "acrq": {"method": "acrq"},
+    "sarq": {"method": "sarq"},
 }
 
 

@@ -30,15 +30,17 @@ def test_by_hand():
     assert information.tolist() == [[1, 2, 2]] * 4  # one of two first codes, then alone among four
     credit = np.log2(1.0 + np.array([3, 1, 0, 0]))  # 2, 1, 0 and 0 bits
     margin = information - credit[:, None]
-    lengths, tau = spend(margin, SIZES, 1, budget=8.0)  # four first codes and four more
+    lengths, tau, paid = spend(margin, SIZES, 1, budget=8.0)  # four first codes and four more
     assert lengths.tolist() == [3, 3, 1, 1]
-    assert tau == 1
+    assert (tau, paid) == (1, 1)
     assert code_bits(lengths, SIZES) == 8
-    lengths, tau = spend(margin, SIZES, 1, budget=9.0)  # one of two equal items gets the ninth code, the rule neither
+    lengths, tau, paid = spend(
+        margin, SIZES, 1, budget=9.0
+    )  # one of two equal items gets the ninth code, the rule neither
     assert lengths.tolist() == [3, 3, 2, 1]
-    assert tau == 1
+    assert (tau, paid) == (1, 2)
     assert allowed(margin, 1, tau).tolist() == [3, 3, 1, 1]
-    lengths, _ = spend(margin, SIZES, 1, budget=9.0, first=np.array([0, 0, 0, 5]))
+    lengths, _, _ = spend(margin, SIZES, 1, budget=9.0, first=np.array([0, 0, 0, 5]))
     assert lengths.tolist() == [3, 3, 1, 2]
 
 
@@ -69,7 +71,9 @@ def test_the_budget_is_kept_and_spent_to_within_one_code(made, share, kappa):
     margin = PrefixCounts.build(codes, sizes).information(codes) - kappa * np.log2(1.0 + counts)[:, None]
     least, most = code_bits(np.full(n, 1), sizes), code_bits(np.full(n, levels), sizes)
     budget = least + share * (most - least)
-    lengths, tau = spend(margin, sizes, 1, budget, counts)
+    lengths, tau, paid = spend(margin, sizes, 1, budget, counts)
+    assert paid >= tau
+    assert (lengths <= allowed(margin, 1, paid)).all()
     bits = code_bits(lengths, sizes)
     assert bits <= budget + 1e-6
     if (lengths < levels).any():
@@ -92,7 +96,7 @@ def test_sorting_finds_the_tau_of_a_bisection():
     margin[:, 2] += 1e-7
     margin[:, 3] += 2e-7
     budget = 500 * 8.0
-    lengths, tau = spend(margin, sizes, 1, budget)
+    lengths, tau, _ = spend(margin, sizes, 1, budget)
     bisected = reference_sid.bisect_tau(margin, sizes, 1, budget)
     assert tau <= bisected
     np.testing.assert_array_equal(allowed(margin, 1, bisected), lengths)

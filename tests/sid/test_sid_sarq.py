@@ -123,6 +123,17 @@ def test_a_refresh_keeps_lengths_within_the_hysteresis() -> None:
     np.testing.assert_array_equal(again.codes[2:], today.codes[2:])
 
 
+def test_what_equal_margins_were_dealt_beyond_tau_survives_a_refresh() -> None:
+    """Thirty-two items alone under their first code: their next codes have one margin, and the budget pays for some."""
+    vectors = np.eye(32, dtype=np.float32)
+    inputs = SidInputs(vectors, counts=np.repeat([15, 0], [4, 28]))
+    tokenizer = Sarq(RqKmeans((32, 4, 4)), 2, min_levels=1, budget=7.2).fit(inputs)
+    today = tokenizer.encode_catalogue(inputs)
+    assert tokenizer.paid_ > tokenizer.tau_ + 1  # type: ignore[operator]
+    assert (tokenizer.encode(inputs).lengths < today.lengths).any()
+    np.testing.assert_array_equal(tokenizer.refresh(inputs, today).codes, today.codes)
+
+
 @pytest.mark.parametrize("options", [{}, {"rule": "e1"}, {"rule": "e2"}, {"lengths": "fixed"}, {"lengths": "shuffled"}])
 def test_a_saved_tokenizer_encodes_the_same(tmp_path, options) -> None:
     inputs, _ = items()

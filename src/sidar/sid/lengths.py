@@ -116,13 +116,14 @@ def code_bits(lengths: np.ndarray, codebook_sizes: Sequence[int]) -> float:
 
 def spend(
     margin: np.ndarray, codebook_sizes: Sequence[int], shortest: int, budget: float, first: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
-    """(N,) int32 lengths that together cost at most ``budget`` bits, within one code of it, and τ (bits).
+) -> tuple[np.ndarray, float, float]:
+    """(N,) int32 lengths that cost at most ``budget`` bits, within one code of it; τ; and the last margin paid.
 
     ``margin`` (N, L) = C − B, rising along L. Codes are granted in the order of their margins. Among equal margins
     (items that are alone under a prefix, unsold items) lower levels come first, then items with larger ``first`` (N,),
     then lower rows; τ is the largest margin that *all* codes of that margin were granted at, so a new item is never
-    given more than the catalogue could afford.  Raises ``ValueError`` when no lengths in ``shortest`` … L fit.
+    given more than the catalogue could afford; the last margin paid exceeds it where equal margins were split.
+    Raises ``ValueError`` when no lengths in ``shortest`` … L fit.
     """
     n, levels = margin.shape
     cost = np.log2(np.asarray(codebook_sizes, float))
@@ -144,13 +145,13 @@ def spend(
     lengths = (shortest + np.bincount(row[granted], minlength=n)).astype(np.int32)
     ordered = open_.ravel()[order]
     if len(granted) == 0:
-        return lengths, -math.inf
+        return lengths, -math.inf, -math.inf
     last = ordered[len(granted) - 1]
     if len(granted) < len(ordered) and ordered[len(granted)] == last:  # some codes of this margin had to go without
         below = ordered[: len(granted)]
         below = below[below < last]
-        return lengths, float(below[-1]) if len(below) else -math.inf
-    return lengths, float(last)
+        return lengths, float(below[-1]) if len(below) else -math.inf, float(last)
+    return lengths, float(last), float(last)
 
 
 def allowed(margin: np.ndarray, shortest: int, tau: float) -> np.ndarray:

@@ -10,6 +10,7 @@ Lengths depend on the item, so a short SID may be a prefix of a long one: EOS is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,8 @@ class Sarq:
     ``lengths``: ``shuffled`` deals the rule's lengths out at random (the control that must lose), ``fixed`` gives every
     SID ``levels`` codes (the rival itself).
 
-    After ``fit``: ``tau_`` (bits), ``bits_`` (mean bits per item), ``n_fixed_sids_`` (SIDs of the rival).
+    After ``fit``: ``tau_`` and ``paid_`` (bits; the last margin that was granted), ``bits_`` (mean bits per item),
+    ``n_fixed_sids_`` (SIDs of the rival).
     """
 
     method: str
@@ -61,6 +63,7 @@ class Sarq:
         self.rule, self.kappa, self.min_levels, self.budget = rule, kappa, min_levels, budget
         self.hysteresis, self.lengths = hysteresis, lengths
         self.tau_: float | None = None
+        self.paid_ = -math.inf
         self.bits_ = 0.0
         self.temperature_: list[float] = []
         self.histogram_: list[int] = []
@@ -131,7 +134,7 @@ class Sarq:
         self.prefixes_ = PrefixCounts.build(full, sizes, weight)
         if self.rule == "e1":
             self.temperature_ = soft_temperature(inputs.vectors, full, self.base.codebooks_)
-        lengths, self.tau_ = self._spend(inputs, full)
+        lengths, self.tau_, self.paid_ = self._spend(inputs, full)
         self.bits_ = code_bits(lengths, sizes) / max(len(lengths), 1)
         self.histogram_ = np.bincount(lengths, minlength=len(sizes) + 1).tolist()
         return self
@@ -152,7 +155,7 @@ class Sarq:
         """SIDs of a whole catalogue: the budget is spent to the last code that fits (ties beyond τ are broken)."""
         full = self._full(self.base.encode_catalogue(inputs))
         self._tau()
-        lengths, _ = self._spend(inputs, full)
+        lengths = self._spend(inputs, full)[0]
         if self.lengths == "shuffled":
             lengths = np.random.default_rng([self.seed, 77]).permutation(lengths)
         return self._table(full, lengths)
@@ -174,7 +177,7 @@ class Sarq:
         if self.lengths == "rule":
             margin, tau = self._margin(inputs, full), self._tau()
             low = allowed(margin + self.hysteresis, self.min_levels, tau)  # paid for with room to spare
-            high = allowed(margin - self.hysteresis, self.min_levels, tau)  # … and with debt
+            high = allowed(margin - self.hysteresis, self.min_levels, max(tau, self.paid_))  # … and with debt
             kept = same & (low <= previous.lengths) & (previous.lengths <= high)
         found = self._table(full, np.where(kept, previous.lengths, self._alone(inputs, full)))
         held = had & ~same & (False if stays is None else stays)
@@ -236,10 +239,10 @@ class Sarq:
         credit = self.kappa * np.log2(1.0 + self._counts(inputs))
         return self._prefixes().information(full) - credit[:, None]
 
-    def _spend(self, inputs: SidInputs, full: np.ndarray) -> tuple[np.ndarray, float]:
+    def _spend(self, inputs: SidInputs, full: np.ndarray) -> tuple[np.ndarray, float, float]:
         sizes = tuple(len(book) for book in self.base.codebooks_)
         if self.lengths == "fixed":
-            return np.full(len(full), self.levels, np.int32), 0.0
+            return np.full(len(full), self.levels, np.int32), 0.0, 0.0
         each = code_bits(np.array([self.levels]), sizes) if self.budget is None else self.budget
         first = self._counts(inputs)
         return spend(self._margin(inputs, full), sizes, self.min_levels, each * len(full), first)
@@ -265,6 +268,7 @@ class Sarq:
             "base": self.base.method,
             "fitted": {
                 "tau": self._tau() if np.isfinite(self._tau()) else None,
+                "paid": self.paid_ if np.isfinite(self.paid_) else None,
                 "bits": self.bits_,
                 "temperature": self.temperature_,
                 "histogram": self.histogram_,
@@ -293,7 +297,9 @@ class Sarq:
         sizes = tuple(len(book) for book in tokenizer.base.codebooks_)
         keys, counts = ([arrays[f"{name}.{level}"] for level in range(len(sizes))] for name in ("keys", "counts"))
         tokenizer.prefixes_ = PrefixCounts(sizes, keys, counts, fitted["total"])
-        tokenizer.tau_ = -np.inf if fitted["tau"] is None else fitted["tau"]
+        tokenizer.tau_, tokenizer.paid_ = (
+            -math.inf if fitted[name] is None else fitted[name] for name in ("tau", "paid")
+        )
         tokenizer.bits_, tokenizer.temperature_ = fitted["bits"], fitted["temperature"]
         tokenizer.histogram_ = fitted["histogram"]
         return tokenizer
