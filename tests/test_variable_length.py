@@ -49,7 +49,7 @@ def sids_of(table):
     return found
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(tables())
 def test_a_random_table_survives_table_vocabulary_pack_index_beam_and_rows(made):
     ids = [f"item {row}" for row in range(len(made))]
