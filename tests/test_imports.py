@@ -31,8 +31,9 @@ MAY = {
     "train": {"fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"},
     "bundle": {"bundle_checks", "data", "embed", "sid", "index", "lm"},
     "bundle_checks": {"sid", "index"},
+    "bundle_encoder": {"embed"},
     "explain": {"index", "decode"},
-    "retriever": {"bundle", "explain", "index", "lm", "decode"},
+    "retriever": {"bundle", "bundle_encoder", "explain", "index", "lm", "decode"},
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }

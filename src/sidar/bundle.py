@@ -4,7 +4,8 @@
       manifest.json     kind "bundle"; hashes of the stages that it was made from
       bundle.json       label, decode settings, example queries, hash of each part
       catalogue/        catalogue.arrow: what a product card shows, memory-mapped, with its lineage
-      embed/            embedder.json: which encoder made the vectors (a reference; searching needs no encoder)
+      embed/            embedder.json: which encoder made the vectors (a reference: only a model that reads sentence
+                        vectors, and reranking, need the encoder to search); with `decode.rerank: dense` items.npy
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
       model/            language model, vocabulary, prompt template, text tokenizer
@@ -53,6 +54,7 @@ class Bundle:
     catalogue: Catalogue
     sids: SemanticIds
     index: PrefixIndex
+    rerank: dict[str, Any] | None = None  # weight of the dense score and how it was chosen; None = beams decide alone
 
 
 def build_bundle(
@@ -66,6 +68,7 @@ def build_bundle(
     config: Mapping[str, Any],
     label: str,
     examples: Sequence[str] | None = None,
+    rerank: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the bundle of finished stage folders as an artefact; see :func:`write_bundle`."""
     out = Path(out)
@@ -82,6 +85,7 @@ def build_bundle(
             config=config,
             label=label,
             examples=examples,
+            rerank=rerank,
         )
         draft.shapes.update(report["shapes"])
     return open_artifact(out, "bundle")
@@ -98,12 +102,14 @@ def write_bundle(
     config: Mapping[str, Any],
     label: str,
     examples: Sequence[str] | None = None,
+    rerank: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
 
     ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder above. Large files
     are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
-    ``examples``: queries to offer on an empty page, default those of the log.
+    ``examples``: queries to offer on an empty page, default those of the log. ``rerank`` {"weight": w, …}: searches
+    order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.
     Raises ``ValueError`` when two parts were not made from one another.
     """
     folder = Path(folder)
@@ -122,7 +128,8 @@ def write_bundle(
     save_catalogue(_cards(catalogue), folder / "catalogue" / "catalogue.arrow")
     if (sources["catalogue"] / ROWMAP).is_file():
         _link(sources["catalogue"] / ROWMAP, folder / "catalogue" / ROWMAP)
-    _link(sources["embed"] / "embedder.json", folder / "embed" / "embedder.json")
+    for name in ("embedder.json", *(("items.npy",) if rerank is not None else ())):
+        _link(sources["embed"] / name, folder / "embed" / name)
     for part in ("sid", "index", "model"):
         for file in sorted(p for p in sources[part].rglob("*") if p.is_file()):
             if file.name != MANIFEST and file.suffix != ".png":
@@ -135,6 +142,7 @@ def write_bundle(
         "lineage": catalogue.lineage,
         "parts": {part: manifest.hash for part, manifest in manifests.items()},
         "config": json.loads(json.dumps(dict(config), default=str)),
+        "rerank": None if rerank is None else dict(rerank),
         "examples": example_queries(sources["catalogue"], catalogue) if examples is None else list(examples),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -196,6 +204,7 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
         catalogue=catalogue,
         sids=sids,
         index=index,
+        rerank=facts.get("rerank"),
     )
 
 

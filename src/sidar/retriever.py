@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from sidar.bundle import open_bundle
+from sidar.bundle_encoder import Vectors, open_vectors
 from sidar.explain import Level, Signposts, Watch, levels, sid_text
 from sidar.precision import Precision, resolve_device
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sidar.decode import Beams
     from sidar.index import PrefixIndex
     from sidar.lm import SidLM
+    from sidar.lm.prompts import Encoded
 
 #: Longest query, in characters, that is read at all; the model then reads its first ``max_prompt_tokens`` tokens.
 MAX_QUERY = 4096
@@ -33,6 +35,7 @@ MAX_QUERY = 4096
 class Result:
     """One item. ``score`` = log π(SID | prompt) = Σ ``level_logp``; items that share an SID share its score.
 
+    Reranked, ``score`` = log π + weight · ``cosine``, the cosine of query and item; ``probability`` is π either way.
     ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end of a shorter one.
     """
 
@@ -48,13 +51,15 @@ class Result:
     sid: tuple[int, ...]
     level_logp: tuple[float, ...]
     sid_text: str
+    cosine: float | None = None  # only where reranked
 
 
 @dataclass(frozen=True)
 class Explanation:
     """An answer and how it came about. ``notes`` say in words where the request was not taken as it stood.
 
-    ``mass``: the probability of all SIDs that the search wrote, together.
+    ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the cosine, None = not
+    reranked.
     """
 
     query: str
@@ -65,6 +70,7 @@ class Explanation:
     ignored_history: tuple[str, ...] = ()
     levels: list[Level] = field(default_factory=list)
     mass: float = 0.0
+    rerank: float | None = None
 
 
 class Retriever:
@@ -85,17 +91,25 @@ class Retriever:
         label: str = "model",
         hash: str = "",
         examples: Sequence[str] = (),
+        vectors: Vectors | None = None,
+        rerank: float | None = None,
     ) -> None:
+        """``vectors``: the encoder, for a model that reads sentence vectors and for reranking; ``rerank``: weight of
+        the dense score in every search that does not say otherwise, None = the beams decide alone."""
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
         self.model, self.index, self.sids, self.catalogue = model, index, sids, catalogue
         self.beam, self.label, self.hash = beam, label, hash
         self.examples = tuple(examples)
+        self.vectors, self.rerank = vectors, rerank
+        model.use(index)
+        if vectors is not None and model.geometry is not None:
+            model.prompts.reader = vectors.read
         self._scorer = LmScorer(model, precision=precision)
         self._trie = Trie(index, self._scorer.device)
         self._signposts = Signposts(index, catalogue)
-        self._alive = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
+        self.allowed = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
 
     @classmethod
     def load(
@@ -115,8 +129,10 @@ class Retriever:
 
         opened = open_bundle(bundle, verify=verify)
         decode = opened.config.get("decode", {})
+        model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
+        wanted = model.geometry is not None or opened.rerank is not None
         return cls(
-            SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device)),
+            model,
             opened.index,
             opened.sids,
             opened.catalogue,
@@ -125,6 +141,8 @@ class Retriever:
             label=opened.label,
             hash=opened.hash,
             examples=opened.examples,
+            vectors=open_vectors(bundle, device) if wanted else None,
+            rerank=None if opened.rerank is None else float(opened.rerank["weight"]),
         )
 
     def __len__(self) -> int:
@@ -142,6 +160,7 @@ class Retriever:
         profile: str = "",
         beam: int | None = None,
         exact: bool = False,
+        rerank: bool | None = None,
     ) -> list[Result]: ...
 
     @overload
@@ -154,6 +173,7 @@ class Retriever:
         profile: str = "",
         beam: int | None = None,
         exact: bool = False,
+        rerank: bool | None = None,
     ) -> list[list[Result]]: ...
 
     def search(
@@ -165,6 +185,7 @@ class Retriever:
         profile: str = "",
         beam: int | None = None,
         exact: bool = False,
+        rerank: bool | None = None,
     ) -> list[Result] | list[list[Result]]:
         """The ``k`` best items for ``query``, or for each of several queries (of one user) decoded together.
 
@@ -172,9 +193,11 @@ class Retriever:
         warning. Fewer than ``k`` results come back when the catalogue, or the beam, holds fewer. An empty query is
         allowed: then history and profile, or nothing, decide.
         ``beam`` defaults to the bundle's and is raised to ``k``; ``exact`` finds the true top by best-first search.
+        ``rerank``: order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or not; None =
+        as the bundle was made. ``ValueError`` where the bundle holds no item vectors.
         """
         queries = [query] if isinstance(query, str) else query
-        answers = self._answer(queries, k, history, profile, beam, exact, explain=False)
+        answers = self._answer(queries, k, history, profile, beam, exact, explain=False, rerank=rerank)
         if answers and answers[0].ignored_history:
             warnings.warn(answers[0].notes[0], stacklevel=2)
         return answers[0].results if isinstance(query, str) else [answer.results for answer in answers]
@@ -189,10 +212,11 @@ class Retriever:
         beam: int | None = None,
         exact: bool = False,
         levels: bool = True,
+        rerank: bool | None = None,
     ) -> Explanation:
         """As :meth:`search`, with the beams level by level (unless ``levels`` is False), the time of each phase, and
         notes in words instead of warnings."""
-        return self._answer([query], k, history, profile, beam, exact, explain=levels)[0]
+        return self._answer([query], k, history, profile, beam, exact, explain=levels, rerank=rerank)[0]
 
     # ------------------------------------------------------------------ for evaluation: rows, no ids
 
@@ -226,7 +250,7 @@ class Retriever:
     def _items(self, beams: Beams, k: int) -> Hits:
         from sidar.decode import to_hits
 
-        return to_hits(beams, self.index, k, allowed=self._alive)
+        return to_hits(beams, self.index, k, allowed=self.allowed)
 
     def _answer(
         self,
@@ -237,9 +261,10 @@ class Retriever:
         beam: int | None,
         exact: bool,
         explain: bool,
+        rerank: bool | None,
     ) -> list[Explanation]:
         """Answer queries of one user together; ``explain`` wants one query alone."""
-        width = self._width(k, beam)
+        width, weight = self._width(k, beam), self._weight(rerank)
         rows, ignored, notes = self._history(history)
         clock = [time.perf_counter()]
         prompts = [Prompt(readable(query), rows, readable(profile)) for query in queries]
@@ -248,8 +273,11 @@ class Retriever:
         watch = Watch(self._scorer, remember=explain)
         beams = self._decode(watch, tokens, width, exact)
         clock.append(time.perf_counter())
-        hits = self._items(beams, min(k, len(self)))
-        results = [self._results(hits, i) for i in range(len(queries))]
+        if weight is None:
+            hits, cosine = self._items(beams, min(k, len(self))), None
+        else:
+            hits, cosine = self._reranked(beams, prompts, tokens, min(k, len(self)), weight)
+        results = [self._results(hits, i, cosine) for i in range(len(queries))]
         shown: list[Level] = []
         if explain:
             found = zip(beams.codes[0], beams.lengths[0], beams.level_logp[0].astype(float).cumsum(-1), strict=True)
@@ -268,8 +296,33 @@ class Retriever:
                 said.append(f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read")
             if len(result) < k:
                 said.append(f"{len(result)} of {k} items: the {width} SIDs of the beam hold no more")
-            answers.append(Explanation(query, result, width, timing, tuple(said), ignored, shown, mass))
+            answers.append(Explanation(query, result, width, timing, tuple(said), ignored, shown, mass, weight))
         return answers
+
+    def _weight(self, rerank: bool | None) -> float | None:
+        """The weight of the cosine in this search; None = the beams decide alone."""
+        if rerank is False or (rerank is None and self.rerank is None):
+            return None
+        if self.rerank is None or self.vectors is None or self.vectors.items is None:
+            raise ValueError("this bundle holds no item vectors to rerank by; make it with decode.rerank=dense")
+        return self.rerank
+
+    def _reranked(
+        self, beams: Beams, prompts: Sequence[Prompt], tokens: Sequence[Encoded], k: int, weight: float
+    ) -> tuple[Hits, np.ndarray]:
+        """The k best of all items that the beams reach, and the cosine of each."""
+        from sidar.decode.rerank import Pool
+
+        assert self.vectors is not None
+        assert self.vectors.items is not None
+        read = [token.vector for token in tokens if token.vector is not None]
+        if self.vectors.same and len(read) == len(tokens):  # the model's own reading will do
+            queries = np.stack(read)
+        else:
+            queries = self.vectors.search([prompt.query for prompt in prompts])
+        pool = Pool.of(beams, self.index, queries, self.vectors.items, self.allowed)
+        order, _ = pool.order(weight)
+        return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
 
     def _history(self, item_ids: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
         """Rows of the known ids; the unknown ids; and a note about them."""
@@ -280,7 +333,7 @@ class Retriever:
         note = f"{len(ignored)} history ids are not in the catalogue and were left out: {', '.join(ignored[:5])}"
         return tuple(int(row) for row in rows if row >= 0), ignored, [note] if ignored else []
 
-    def _results(self, hits: Hits, query: int) -> list[Result]:
+    def _results(self, hits: Hits, query: int, cosine: np.ndarray | None = None) -> list[Result]:
         assert hits.sids is not None
         assert hits.level_logp is not None
         results = []
@@ -301,10 +354,11 @@ class Retriever:
                     image_url=card["image_url"] or "",
                     category=tuple(card["category"] or ()),
                     score=score,
-                    probability=float(np.exp(score)),
+                    probability=float(np.exp(score if cosine is None else hits.level_logp[query, place].sum())),
                     sid=sid,
                     level_logp=tuple(float(x) for x in hits.level_logp[query, place, :steps]),
                     sid_text=sid_text(sid),
+                    cosine=None if cosine is None else float(cosine[query, place]),
                 )
             )
         return results

@@ -50,7 +50,7 @@ def test_sft_moves_every_part_and_remembers_the_logs_queries(shop, embed_folder,
     model = SidLM.from_pretrained(out / "model")
     start = SidLM.build(configured(shop).lm, load_sids(shop / "sid" / "sids.parquet", _ids(shop)), _books(shop))
     for name, before in start.named_parameters():
-        if name.startswith(("geometry.query", "geometry.codes", "geometry.gate", "geometry.token", "heads")):
+        if name.startswith(("geometry", "heads")):
             assert not torch.equal(before, model.get_parameter(name)), name
     shards = list((embed_folder.parent / ".embed.cache").glob("queries-hashing-1-32-fp32/*.safetensors"))
     assert len(shards) == 1
@@ -75,12 +75,8 @@ def test_a_fresh_model_finds_what_quantised_dense_finds(shop):
     model.prompts.reader = HashingEmbedder(32).encode
     said = [Prompt("steel water bottle"), Prompt("bath towel"), Prompt("camping tent")]
     beams = beam_search(LmScorer(model), model.prompts.encode_batch(said, sids), index, len(index))
-    vectors = reconstruct(_books(shop), index.table)
-    inner = HashingEmbedder(32).encode([p.query for p in said]) @ vectors.T
-    assert beams.sids[:, :10].tolist() == np.argsort(-inner, axis=1, kind="stable")[:, :10].tolist()
-    by_cosine, _ = QuantisedDense(vectors, index.expand_with_source, HashingEmbedder(32)).sid_ranking(said, 10)
-    shared = [len(set(a) & set(b)) for a, b in zip(by_cosine.tolist(), beams.sids[:, :10].tolist(), strict=True)]
-    assert min(shared) >= 5  # cosine and inner product differ a little
+    dense = QuantisedDense(reconstruct(_books(shop), index.table), index.expand_with_source, HashingEmbedder(32))
+    assert beams.sids[:, :20].tolist() == dense.sid_ranking(said, 20)[0].tolist()
 
 
 @pytest.mark.parametrize("name", ["raddpo", "dpo"])

@@ -85,7 +85,7 @@ def run_suite(
         "beams": {"sid": cfg.decode.beam, "item": cfg.decode.item_beam, "depth": cfg.evaluate.depth},
         "catalogue": {"items": len(catalogue), "alive": int(catalogue.alive.sum()), "lineage": catalogue.lineage},
         "kinds": {
-            **{name: "generative" if name in generative else "baseline" for name in systems},
+            **{n: "generative" if n in generative else getattr(s, "kind", "baseline") for n, s in systems.items()},
             **dict.fromkeys(fusions, "fusion"),
             TOPIC_ORACLE: "oracle",
         },

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidar.config import LmConfig, LoraConfig, OptimConfig
+from sidar.index import PrefixIndex
 from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
-from sidar.lm.geometry import Geometry
+from sidar.lm.geometry import Geometry, Legal
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
 from sidar.lm.vocab import SidVocab
@@ -145,7 +146,24 @@ class SidLM(nn.Module):
                     head.copy_(start)
         if cfg.lora:
             model.adapt(cfg.lora, seed)
+        if table is not None:
+            model.use(PrefixIndex.build(table))
         return model
+
+    def use(self, index: PrefixIndex) -> None:
+        """Weigh the SIDs of ``index`` by the query's sentence vector; nothing to do for a model that reads none.
+
+        Whoever opens a model hands it the index that it searches: a refreshed one where the catalogue has moved on.
+        Raises ``ValueError`` where the codebooks differ.
+        """
+        if self.geometry is None or self.centroids is None:
+            return
+        if tuple(index.codebook_sizes) != self.config.codebook_sizes:
+            raise ValueError(
+                f"the index has codebooks {tuple(index.codebook_sizes)}, the model {self.config.codebook_sizes}; "
+                "rebuild the index with sidar index, or train the model on this SID table"
+            )
+        self.geometry.legal = Legal(index, self.centroids.cpu().numpy(), self.device)
 
     def adapt(self, lora: LoraConfig, seed: int = 0) -> None:
         """Put adapters into the backbone: from here on only they, the SID rows and the level heads are trained."""
@@ -294,21 +312,27 @@ class SidLM(nn.Module):
             )
         return self(tokens, position_ids, attention_bias, embeds).flatten(0, 1)[asked]
 
-    def level_logits(self, hidden: Tensor, depth: int, geometry: Tensor | None = None) -> Tensor:
+    @property
+    def head_scale(self) -> float:
+        """Factor on the heads' products: 1, or 1 / √d where heads start at zero beside a prior (lm/geometry.py): a
+        step of Adam moves all d entries alike."""
+        return 1.0 if self.geometry is None else self.hidden_size**-0.5
+
+    def level_logits(self, hidden: Tensor, depth: int, prior: Tensor | None = None) -> Tensor:
         """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).
 
-        ``geometry`` (…, K) is added to the codes' columns: what the sentence vector says (:class:`Geometry`).
+        ``prior`` (…, n) is added to them: what the sentence vector says (:meth:`sidar.lm.geometry.Prior.logits`).
 
         Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable length and depth ≥ 1.
         At depth L: the last level's codes again and EOS, a choice set that exists in training only: after L codes an
         SID is over with probability 1, so no decoder asks for it (:meth:`SidVocab.n_codes`).
         """
         logits = F.linear(hidden, self.heads[min(depth, self.vocab.n_levels - 1)])
-        if geometry is not None:
-            logits = logits.float() + geometry
         if self.vocab.has_eos(depth):
             logits = torch.cat([logits, F.linear(hidden, self.eos_head)], -1)
-        return logits
+        if self.geometry is not None:
+            logits = logits.float() * self.head_scale
+        return logits if prior is None else logits + prior
 
     def log_normaliser(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """log Σ exp over the choice set of ``head``: the level's own columns, or all of text and SIDs. (…,) fp32."""

@@ -221,17 +221,13 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
     """
     bias = packed.attention_bias()
     states = model.states(packed.tokens, packed.position_ids, bias, packed.real, packed.asked, packed.vectors)  # (n, d)
-    by_level = None if model.geometry is None else model.geometry.logits(model.checked(packed.vectors))
-    owners = (packed.asked // packed.tokens.shape[1]).split(packed.n_asked)
+    priors = _priors(model, packed)
     edges, first_logp = [], None
     for depth, hidden in enumerate(states.split(packed.n_asked)):
         edge_state, edge_column = packed.edge_state[depth], packed.edge_column[depth]
         if len(edge_state) == 0:
             continue
-        geometry = None
-        if by_level is not None and depth < model.vocab.n_levels:  # after L codes nothing is left to choose
-            geometry = by_level[depth][owners[depth]]
-        logits = model.level_logits(hidden, depth, geometry)
+        logits = model.level_logits(hidden, depth, priors[depth])
         normaliser = model.log_normaliser(hidden, logits)
         edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
         if depth == 0:
@@ -259,3 +255,26 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         weight=packed.weight,
         first_logp=first_logp,
     )
+
+
+def _priors(model: SidLM, packed: Packed) -> list[Tensor | None]:
+    """Per depth 0 … L what the sentence vectors add to the logits of the asked states of that depth; None = nothing."""
+    levels = model.vocab.n_levels
+    if model.geometry is None:
+        return [None] * (levels + 1)
+    prior = model.geometry.prior(model.checked(packed.vectors))
+    width = packed.tokens.shape[1]
+    tokens, ancestors = packed.tokens.flatten(), packed.ancestors.flatten(0, 1)
+    number = torch.full_like(tokens, -1)  # prefix id of each node, by flat position
+    found: list[Tensor | None] = []
+    for depth, asked in enumerate(packed.asked.split(packed.n_asked)):
+        owner = asked // width
+        ids = torch.zeros_like(asked)
+        if depth > 0:
+            codes = tokens[asked] - model.text_vocab - model.vocab.offsets[depth - 1]
+            above = ids if depth == 1 else number[owner * width + ancestors[asked, depth - 2]]
+            ids = prior.legal.child(depth - 1, above, codes)
+            number[asked] = ids
+        # After L codes nothing is left to choose.
+        found.append(prior.logits(depth, ids, owner, model.vocab.has_eos(depth)) if depth < levels else None)
+    return found

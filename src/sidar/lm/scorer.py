@@ -7,13 +7,14 @@ One prefill per prompt, shared by all beams; one row per beam and step; a head t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sidar.lm.geometry import Prior
 from sidar.lm.lean import LeanDecoder
 from sidar.lm.model import SidLM
 from sidar.lm.prompts import vectors_of
@@ -30,7 +31,10 @@ class LmState:
 
     end: Tensor  # (Q, d) states that predict the first code
     engine: Any  # LeanState or TreeState
-    geometry: list[Tensor] | None = None  # per level (Q, n): what the sentence vectors add, 0 for EOS
+    prior: Prior | None = None  # what the sentence vectors say of every prefix
+    ids: dict[int, Tensor] = field(
+        default_factory=dict
+    )  # depth -> (Q, W) prefix ids of the rows, where there is a prior
 
 
 class LmScorer:
@@ -78,7 +82,8 @@ class LmScorer:
             else:
                 ends = [[model.eos_head] if self.vocab.has_eos(d) else [] for d in range(self.vocab.n_levels)]
                 self._heads = [
-                    torch.cat([head, *end]).float() * norm for head, end in zip(model.heads, ends, strict=True)
+                    torch.cat([head, *end]).float() * norm * model.head_scale
+                    for head, end in zip(model.heads, ends, strict=True)
                 ]
 
     # ------------------------------------------------------------------ Scorer
@@ -93,20 +98,20 @@ class LmScorer:
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = torch.as_tensor(prompt)
         tokens, lengths = padded.to(self.device), lengths.to(self.device)
-        model, geometry, vectors = self._model, None, None
+        model, prior, vectors = self._model, None, None
         if model.geometry is not None:
             vectors = model.checked(vectors_of(prompts)).to(self.device)
-            ends = [int(self.vocab.has_eos(depth)) for depth in range(self.vocab.n_levels)]
-            geometry = [F.pad(x, (0, end)) for x, end in zip(model.geometry.logits(vectors), ends, strict=True)]
+            prior = model.geometry.prior(vectors)
         at = torch.arange(len(prompts), device=self.device) * tokens.shape[1] + lengths - 1
         if isinstance(self.engine, LeanDecoder):
-            return LmState(*self.engine.prefill(model.embed(tokens, vectors, at), lengths), geometry)
-        return LmState(*self.engine.prefill(tokens, lengths, vectors), geometry)
+            return LmState(*self.engine.prefill(model.embed(tokens, vectors, at), lengths), prior)
+        return LmState(*self.engine.prefill(tokens, lengths, vectors), prior)
 
     def first(self, state: LmState) -> Tensor:
         return self._level_logp(state.end, 0, state)
 
     def extend(self, state: LmState, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
+        self._follow(state, parents, codes, depth)
         hidden = self._after(state, parents, self.vocab.offsets[depth - 1] + codes, depth)
         return self._level_logp(hidden, depth, state)
 
@@ -127,6 +132,7 @@ class LmScorer:
 
     def free_extend(self, state: LmState, parents: Tensor, columns: Tensor, depth: int) -> Tensor:
         shift = self.vocab.offsets[depth - 1] if self.head == "level" else -self.vocab.text_vocab
+        self._follow(state, parents, columns, depth)
         return self._logp(self._after(state, parents, columns + shift, depth), depth, state)
 
     # ------------------------------------------------------------------ inside
@@ -147,9 +153,19 @@ class LmScorer:
         if self._eps is not None:
             hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
         logits = F.linear(hidden, self._heads[depth])
-        if state.geometry is not None:  # level heads only
-            logits += state.geometry[depth] if hidden.ndim == 2 else state.geometry[depth][:, None]
+        if state.prior is not None:  # level heads only
+            ids = state.ids[depth] if depth else torch.zeros(len(hidden), 1, dtype=torch.long, device=self.device)
+            owner = torch.arange(len(ids), device=self.device)[:, None].expand_as(ids)
+            added = state.prior.logits(depth, ids.flatten(), owner.flatten(), self.vocab.has_eos(depth))
+            logits += added.view_as(logits)
         return logits.log_softmax(-1)
+
+    @staticmethod
+    def _follow(state: LmState, parents: Tensor, codes: Tensor, depth: int) -> None:
+        """Remember which prefixes of the index the new rows of ``depth`` are."""
+        if state.prior is not None:
+            above = state.ids[depth - 1].gather(1, parents) if depth > 1 else torch.zeros_like(codes)
+            state.ids[depth] = state.prior.legal.child(depth - 1, above, codes)
 
     def _level_logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
         """(…, n) the level's columns: all that a level head has; of a full head a slice, not renormalised."""

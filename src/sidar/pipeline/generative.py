@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from sidar.index import PrefixIndex
 from sidar.types import Catalogue, Hits, Prompt, SemanticIds
 
 if TYPE_CHECKING:
+    from sidar.decode import Beams
     from sidar.retriever import Retriever
 
 
@@ -24,7 +25,8 @@ FREE_BEAM = 128
 class GenerativeSystem:
     """Constrained beam search with one model: ``decode.item_beam`` for items, the caller's beam for SIDs.
 
-    The model is loaded when it is first asked.
+    The model is loaded when it is first asked. ``reader``: query texts → (n, D), for a model that reads sentence
+    vectors (``lm.geometry``).
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class GenerativeSystem:
         catalogue: Catalogue,
         decode: DecodeConfig,
         device: str,
+        reader: Callable[[Sequence[str]], np.ndarray] | None = None,
     ) -> None:
-        self.name = name
-        self._model, self._index, self._sids, self._catalogue = model, index, sids, catalogue
-        self._decode, self._device = decode, device
+        self.name, self.catalogue = name, catalogue
+        self._model, self._index, self._sids = model, index, sids
+        self._decode, self._device, self._reader = decode, device, reader
+        self._last: tuple[tuple[Prompt, ...], int, Beams] | None = None
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -48,12 +52,23 @@ class GenerativeSystem:
         from sidar.retriever import Retriever
 
         model = SidLM.from_pretrained(self._model, device=self._device)
+        model.prompts.reader = self._reader
         precision = self._decode.precision
-        return Retriever(model, self._index, self._sids, self._catalogue, precision=precision, label=self.name)
+        return Retriever(model, self._index, self._sids, self.catalogue, precision=precision, label=self.name)
+
+    def beams(self, prompts: Sequence[Prompt], k: int = 1) -> Beams:
+        """The item beam, ``decode.item_beam`` or ``k`` wide; the last one is kept, for the row that reranks it."""
+        key, width = tuple(prompts), min(max(self._decode.item_beam, k), len(self._index))
+        if self._last is None or self._last[:2] != (key, width):
+            found = self.retriever.beams(prompts, max(width, 1), exact=self._decode.exact)
+            self._last = key, width, found
+        return self._last[2]
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         """Items of a beam of ``decode.item_beam``, in beam order, inside an SID by the prior."""
-        return self.retriever.hits(prompts, k, beam=self._decode.item_beam, exact=self._decode.exact)
+        from sidar.decode import to_hits
+
+        return to_hits(self.beams(prompts, k), self._index, k, allowed=self.retriever.allowed)
 
     def sid_ranking(self, prompts: Sequence[Prompt], beam: int) -> tuple[np.ndarray, np.ndarray]:
         """(Q, beam) SID numbers and log-probs of a beam of exactly ``beam``."""

@@ -176,7 +176,12 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         *aligned,
         *tuned,
         Stage("index", (), ("data", "sid"), run.index),
-        Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", aligned[0].name), bundled),
+        Stage(
+            "bundle",
+            ("decode", "embed", "evaluate.tune_queries"),
+            ("data", "embed", "sid", "index", aligned[0].name),
+            bundled,
+        ),
         Stage(
             "evaluate",
             ("seed", "decode", "evaluate", *DENSE_INDEX),

@@ -84,9 +84,13 @@ def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
 
 def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Everything that serving needs, around the aligned model of ``cfg.align``."""
+    """Everything that serving needs, around the aligned model of ``cfg.align``.
+
+    With ``decode.rerank: dense`` also the item vectors, and the weight of the dense score from the validation sets.
+    """
     from sidar.bundle import write_bundle
 
+    label = cfg.align.label or cfg.align.objective
     return write_bundle(
         out,
         data=run / "data",
@@ -95,8 +99,28 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         index=run / "index",
         model=run / cfg.align.folder / "model",
         config=cfg.model_dump(mode="json", include={"decode", "embed"}),
-        label=cfg.align.label or cfg.align.objective,
+        label=label,
+        rerank=_rerank(cfg, run, label) if cfg.decode.rerank == "dense" else None,
     )
+
+
+def _rerank(cfg: Config, run: Path, name: str) -> dict[str, Any]:
+    """The weight that the bundle of the aligned model reranks with, as the row ``<model>+rerank`` chooses it."""
+    from sidar.data import open_dataset
+    from sidar.embed import load_embedder, load_items, query_side
+    from sidar.index import PrefixIndex
+    from sidar.pipeline.generative import GenerativeSystem
+    from sidar.pipeline.rerank import Reranked
+    from sidar.sid import load_sids
+
+    data = open_dataset(run / "data")
+    embedder = load_embedder(cfg.embed, device(cfg))
+    sids = load_sids(run / "sid" / "sids.parquet", data.catalogue.item_ids)
+    folder, reader = run / cfg.align.folder / "model", query_side(embedder, cfg.sid.view).encode
+    index = PrefixIndex.load(run / "index")
+    model = GenerativeSystem(name, folder, index, sids, data.catalogue, cfg.decode, device(cfg), reader)
+    row = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
+    return row.tune(data.eval_sets("valid"), data.catalogue, cfg.evaluate.tune_queries)
 
 
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
@@ -109,7 +133,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     """
     from sidar.baselines import Bm25, Popularity, QuantisedDense, reconstruct
     from sidar.data import open_dataset
-    from sidar.embed import load_embedder, query_side
+    from sidar.embed import load_embedder, load_items, query_side
     from sidar.evaluate.hitrate import in_mode
     from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
@@ -117,6 +141,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.index import PrefixIndex
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
+    from sidar.pipeline.rerank import Reranked
     from sidar.sid import load_sids, load_tokenizer
 
     dataset = open_dataset(run / "data")
@@ -143,12 +168,20 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         encoder = load_embedder(own, device(cfg))
         systems |= dense_rows(cfg, run, "dense", encoder, catalogue.alive, "dense-tuned", how)
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
+    reader = query_side(embedder, cfg.sid.view).encode
     for name, model in checkpoints(run, models, cfg.evaluate.best):
-        systems[name] = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg))
+        written = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg), reader)
+        systems[name] = written
+        if cfg.decode.rerank == "dense":
+            reranked = Reranked(written, query_side(embedder).encode, load_items(run / "embed"))
+            systems[reranked.name] = reranked
     parts = [(name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems]
     if parts and None not in parts:  # a name that is unknown is told by the suite, with those that there are
         wanted = {part for some in parts for part in some or ()}
         systems = {name: system for name, system in systems.items() if name in wanted}
+    for system in systems.values():
+        if isinstance(system, Reranked):
+            progress(f"{system.name}: weight {system.tune(valid, catalogue, cfg.evaluate.tune_queries)['weight']:g}")
     fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
     scores = run_suite(
         systems, test, catalogue, priors, index, out=out, cfg=cfg, tune_sets=valid, fuse_with=fused, say=progress

@@ -44,6 +44,7 @@ class Searcher(Protocol):
         beam: int | None = None,
         exact: bool = False,
         levels: bool = True,
+        rerank: bool | None = None,
     ) -> Explanation: ...
 
 
@@ -111,6 +112,9 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
         """The `k` best items for a query, with the Semantic ID and the log-probability of each level."""
         label = _chosen(served, request.model)
         model = served.models[label]
+        asked_for: dict[str, Any] = {} if request.rerank is None else {"rerank": request.rerank}
+        if request.rerank and getattr(model, "rerank", None) is None:
+            raise _WrongRequestError(f"rerank: the bundle of {label!r} holds no item vectors to rerank by")
 
         def answer() -> tuple[Explanation, float]:
             begun = time.perf_counter()
@@ -123,6 +127,7 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
                     beam=request.beam,
                     exact=request.exact,
                     levels=request.explain,
+                    **asked_for,
                 ),
                 begun,
             )

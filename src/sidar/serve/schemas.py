@@ -40,6 +40,9 @@ class SearchRequest(BaseModel):
     )
     beam: int | None = Field(None, ge=1, le=2048, description="Beams; default: the model's. Raised to k.")
     exact: bool = Field(False, description="The true top by best-first search instead of a beam; slower.")
+    rerank: bool | None = Field(
+        None, description="Order what the beam reaches by log π + w · cosine, or not; default: as the bundle was made."
+    )
     explain: bool = Field(False, description="Also return the beams level by level.")
     model: str | None = Field(None, max_length=128, description="Label of the model; default: the first.")
 
@@ -56,11 +59,14 @@ class Hit(BaseModel):
     category: list[str]
     sid: list[int] = Field(description="Its Semantic ID: one code per level, or fewer where lengths differ.")
     sid_text: str
-    score: float | None = Field(description="log π(SID | prompt); null where the probability is 0.")
+    score: float | None = Field(
+        description="log π(SID | prompt), plus w · cosine where reranked; null where the probability is 0."
+    )
     probability: float
     level_logp: list[float | None] = Field(
         description="log-probability of each code given the ones before; then of ending, where an SID may end early."
     )
+    cosine: float | None = Field(None, description="Of query and item, where reranked.")
 
     @classmethod
     def of(cls, result: Result) -> Hit:
@@ -114,6 +120,7 @@ class SearchResponse(BaseModel):
     timing_ms: dict[str, float] = Field(description="prompt, prefill, decode, cards, total, and wait (for its turn).")
     levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
     mass: float = Field(0.0, description="Probability of all Semantic IDs that the search wrote, together.")
+    rerank: float | None = Field(None, description="Weight w of the cosine; null where the beams decided alone.")
 
     @classmethod
     def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
@@ -129,6 +136,7 @@ class SearchResponse(BaseModel):
             timing_ms={phase: round(ms, 3) for phase, ms in timing.items()},
             levels=[BeamLevel.of(level) for level in answer.levels] if explain else None,
             mass=answer.mass,
+            rerank=answer.rerank,
         )
 
 

@@ -26,7 +26,7 @@ from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
 from sidar.train.validate import Validator
-from sidar.train.vectors import give_reader
+from sidar.train.vectors import attach
 
 
 class AlignTask:
@@ -136,7 +136,7 @@ def train_align(
     device = resolve_device(cfg.device)
     model = SidLM.from_pretrained(Path(sft_folder) / "model")
     model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
-    vectors = give_reader(model, cfg, inputs.data, embed_folder, device)
+    vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
     builder = model.prompts
     lists = LogStream(
         inputs.data.lists("train"),

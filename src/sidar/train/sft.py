@@ -23,7 +23,7 @@ from sidar.train.loop import Outcome, fit
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
 from sidar.train.validate import Validator
-from sidar.train.vectors import give_reader
+from sidar.train.vectors import attach
 
 #: An epoch that no run reaches: its pseudo-queries are worded unlike any that is trained on.
 UNSEEN_EPOCH = 1 << 40
@@ -96,7 +96,7 @@ def train_sft(
         raise ValueError(f"{sid_folder} assigns no item an SID, so there is nothing to learn; run sidar sid again")
     model = start_model(cfg, inputs, Path(sid_folder))
     device = resolve_device(cfg.device)
-    vectors = give_reader(model, cfg, inputs.data, embed_folder, device)
+    vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
     builder = model.prompts
     logged = LogStream(inputs.data.sft(), inputs.sids, builder, max_positives=sft.max_positives)
     pseudo = inputs.pseudo(builder, cfg.seed, sft.max_positives)

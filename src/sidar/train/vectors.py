@@ -12,6 +12,7 @@ from sidar.config import Config
 from sidar.data.dataset import Dataset
 from sidar.embed import Embedder, load_embedder, load_items, query_side
 from sidar.embed.cache import VectorCache, text_keys
+from sidar.index import PrefixIndex
 from sidar.lm.model import SidLM
 
 #: Logged queries whose vectors are kept; rarer ones are encoded when they are drawn.
@@ -43,14 +44,17 @@ class Reader:
         return np.stack([found[text] if text in found else self._known[text] for text in texts])
 
 
-def give_reader(model: SidLM, cfg: Config, data: Dataset, embed_folder: Path | None, device: str) -> np.ndarray | None:
-    """Let ``model`` read sentence vectors, where it does at all; (N, D) vectors of the items, or None.
+def attach(
+    model: SidLM, cfg: Config, data: Dataset, index: PrefixIndex, embed_folder: Path | None, device: str
+) -> np.ndarray | None:
+    """Give ``model`` index and encoder, where it reads sentence vectors at all; (N, D) vectors of the items, or None.
 
     The encoder is that of ``embed``; vectors of the log's queries are kept in ``.embed.cache`` beside ``embed_folder``.
     ``ValueError`` where it is not the encoder that the model's codebooks were fitted to.
     """
     if model.geometry is None:
         return None
+    model.use(index)
     embedder = query_side(load_embedder(cfg.embed, device), cfg.sid.view)
     if embedder.dim != model.geometry.dim:
         raise ValueError(
