@@ -18,6 +18,8 @@ from sidar.sid.inputs import query_inputs
 from sidar.sid.ledger import Ledger, write_up
 from sidar.sid.picture import draw
 from sidar.sid.quality import count_distinct, report
+from sidar.sid.recall import quantised_recall
+from sidar.sid.recall import spoken as recalled
 from sidar.sid.reference import load_reference, make_reference, save_reference
 from sidar.sid.refresh import Refreshed, refresh
 from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
@@ -37,14 +39,19 @@ _MAX_SIZES_TRIED = 4
 
 
 def fit_catalogue(
-    config: SidConfig, inputs: SidInputs, seed: int, device: str = "cpu", work: Path | None = None
+    config: SidConfig,
+    inputs: SidInputs,
+    seed: int,
+    device: str = "cpu",
+    work: Path | None = None,
+    recall: dict[str, dict[str, Any]] | None = None,
 ) -> tuple[Tokenizer, SemanticIds, dict[str, float]]:
     """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their items per SID.
 
     With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an excess over one item
     per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
     doubled or halved until it is not, or until the next size would be further off. A fit that is a training keeps what
-    a kill would lose in ``work``, by sizes.
+    a kill would lose in ``work``, by sizes. ``recall`` receives what quantised dense finds at each of the sizes.
     """
 
     def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
@@ -55,6 +62,8 @@ def fit_catalogue(
         tokenizer.fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
         found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
+        if recall is not None:
+            recall["/".join(map(str, sids.codebook_sizes))] = _recall(inputs, sids, tokenizer, seed)
         return tokenizer, sids, distinct / found
 
     distinct = count_distinct(inputs.vectors)
@@ -114,6 +123,7 @@ def build(
         item_ids=catalogue.item_ids[rows].tolist(),
     )
     tried: dict[str, float] = {}
+    recall: dict[str, dict[str, Any]] = {}
     before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
     if before is not None:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
         check_encoder(before.parent / "embed", Path(embed_folder))
@@ -126,7 +136,7 @@ def build(
         if most := wants_queries(cfg.sid):
             said = query_inputs(data.sft(), rows, most, cfg.embed, embed_folder, cfg.sid.view, on)
             inputs = replace(inputs, query_vectors=said[0], query_item_pairs=said[1])
-        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on, work)
+        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on, work, recall)
         today = Refreshed(found, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
         reference = make_reference(cfg.sid, tokenizer, found, inputs, cfg.seed, on)
     codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
@@ -151,15 +161,18 @@ def build(
         seed=cfg.seed,
     )
     quality["sizes_tried"] = tried
+    sizes = "/".join(map(str, sids.codebook_sizes))
+    quality["quantised_dense"] = recall.get(sizes) or _recall(inputs, found, tokenizer, cfg.seed)
+    quality["sizes_recall"] = {name: each.get("neighbours") for name, each in recall.items()}
     fit = describe_fit(tokenizer, found, inputs, out)
     quality |= fit
     (out / "quality.json").write_text(json.dumps(quality, indent=1, ensure_ascii=False) + "\n")
     draw(quality, sids, out / "quality.png")
-    sizes = "/".join(map(str, sids.codebook_sizes))
     summary = (
         f"{quality['sids']:,} SIDs of {sizes} for {quality['items']:,} items "
         f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
     )
+    summary += recalled(quality["quantised_dense"])
     shapes: dict[str, Any] = {
         "codes": list(codes.shape),
         "codebook_sizes": list(sids.codebook_sizes),
@@ -171,6 +184,12 @@ def build(
         summary += f"; codebooks kept, {new:,} new items, {moved:,} moved"
     summary += spoken(fit)
     return {"summary": summary, "shapes": shapes, "quality": quality}
+
+
+def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    queries, pairs = inputs.query_vectors, inputs.query_item_pairs
+    books = tokenizer.codebooks_
+    return quantised_recall(inputs.vectors, sids, books, query_vectors=queries, pairs=pairs, seed=seed)
 
 
 def check_encoder(before: Path, now: Path) -> None:

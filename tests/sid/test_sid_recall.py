@@ -1,0 +1,96 @@
+"""Recall of quantised dense as a criterion of sizes: by hand, against a loop, and in the stage's report."""
+
+import numpy as np
+import pytest
+
+from sidar.sid import RqKmeans
+from sidar.sid.recall import DEPTH, quantised_recall, spoken
+from sidar.types import SemanticIds, SidInputs
+
+
+def clustered(n=600, topics=40, dim=16, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(topics, dim))[rng.integers(topics, size=n)] + 0.3 * rng.normal(size=(n, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def slowly(vectors, sids, books, queries, wanted, besides=None):
+    """Expected share of ``wanted`` among the first 100 items when those of one SID come in random order."""
+    tuples = [sids.tuple_of(row) for row in range(len(sids))]
+    shares = []
+    for q, vector in enumerate(queries):
+        items = {}
+        for row, sid in enumerate(tuples):
+            if sid and (besides is None or row != besides[q]):
+                items.setdefault(sid, []).append(row)
+        score = {}
+        for sid in items:
+            mean = sum(books[level][code] for level, code in enumerate(sid))
+            score[sid] = float(vector @ mean) / float(np.linalg.norm(mean))
+        left, chance = DEPTH, {}
+        for sid in sorted(items, key=lambda s: -score[s]):
+            for row in items[sid]:
+                chance[row] = min(max(left / len(items[sid]), 0.0), 1.0)
+            left -= len(items[sid])
+        shares.append(np.mean([chance.get(row, 0.0) for row in wanted[q]]))
+    return float(np.mean(shares))
+
+
+def test_against_a_loop():
+    vectors = clustered(300)
+    tokenizer = RqKmeans((4, 2), seed=0, precision="fp32").fit(SidInputs(vectors))
+    sids = tokenizer.encode(SidInputs(vectors))
+    found = quantised_recall(vectors, sids, tokenizer.codebooks_)
+    exact = vectors @ vectors.T
+    np.fill_diagonal(exact, -np.inf)
+    near = np.argsort(-exact, axis=1)[:, :10]
+    want = slowly(vectors, sids, tokenizer.codebooks_, vectors, near, np.arange(300))
+    assert found["neighbours"] == pytest.approx(want, abs=1e-4)
+    assert found["items"] == 300
+    assert 0.3 < found["neighbours"] < 0.99
+    pairs = np.stack([np.arange(50), np.arange(50)[::-1]], 1)
+    queries = clustered(50, seed=3)
+    both = quantised_recall(vectors, sids, tokenizer.codebooks_, query_vectors=queries, pairs=pairs)
+    assert both["pairs"] == pytest.approx(slowly(vectors, sids, tokenizer.codebooks_, queries, pairs[:, 1:]), abs=1e-4)
+    rank = (queries @ vectors.T > (queries * vectors[pairs[:, 1]]).sum(1)[:, None]).sum(1)
+    assert both["pairs_exact"] == pytest.approx((rank < DEPTH).mean())
+    assert both["query_item_pairs"] == 50
+
+
+def test_finer_codes_keep_more_and_random_ones_nothing():
+    vectors = clustered(2000, topics=200)
+    kept = []
+    for sizes in ((4, 4), (16, 8), (64, 32)):
+        tokenizer = RqKmeans(sizes, seed=0, precision="fp32").fit(SidInputs(vectors))
+        kept.append(quantised_recall(vectors, tokenizer.encode(SidInputs(vectors)), tokenizer.codebooks_)["neighbours"])
+    assert kept == sorted(kept)
+    assert kept[2] > kept[0] + 0.2
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, [16, 8], size=(2000, 2)).astype(np.int32)
+    books = [rng.normal(size=(k, 16)).astype(np.float32) for k in (16, 8)]
+    chance = quantised_recall(vectors, SemanticIds(codes, np.full(2000, 2, np.int32), (16, 8)), books)["neighbours"]
+    assert chance == pytest.approx(DEPTH / 2000, abs=0.03)
+
+
+def test_one_sid_per_item_at_its_own_vector_keeps_everything():
+    vectors = clustered(500)
+    codes = np.arange(500, dtype=np.int32)[:, None]
+    found = quantised_recall(vectors, SemanticIds(codes, np.ones(500, np.int32), (500,)), [vectors])
+    assert found["neighbours"] == 1.0
+
+
+def test_items_without_an_sid_and_tiny_catalogues():
+    vectors = clustered(20)
+    codes = np.stack([np.arange(20) % 4, np.arange(20) % 2], 1).astype(np.int32)
+    lengths = np.full(20, 2, np.int32)
+    codes[3], lengths[3] = -1, 0
+    codes[4, 1], lengths[4] = -1, 1
+    books = [np.ones((4, 16), np.float32), np.ones((2, 16), np.float32)]
+    table = SemanticIds(codes, lengths, (4, 2))
+    found = quantised_recall(vectors, table, books, query_vectors=vectors, pairs=np.array([[0, 3], [0, 5]]))
+    assert found["neighbours"] == 1.0  # all 19 fit into the first 100
+    assert found["query_item_pairs"] == 1
+    assert quantised_recall(vectors[:1], SemanticIds(codes[:1], lengths[:1], (4, 2)), books) == {}
+    assert spoken({}) == ""
+    assert spoken({"neighbours": 0.5}) == "; quantised dense keeps 50% of near items"
+    assert "70% of logged answers (exact 90%)" in spoken({"neighbours": 0.5, "pairs": 0.7, "pairs_exact": 0.9})
