@@ -82,6 +82,7 @@ def main():
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--methods")
     parser.add_argument("--seeds")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-docs", action="store_true", help="leave docs and results of the repository alone")
     parser.add_argument("--page", action="store_true", help="only write docs/bakeoff.md again")
     given = parser.parse_intermixed_args()
@@ -108,6 +109,7 @@ def main():
         cfg,
         given.methods.split(",") if given.methods else DEFAULT,
         seeds=[int(seed) for seed in given.seeds.split(",")] if given.seeds else None,
+        workers=given.workers,
         console=Console(width=150),
     )
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -118,6 +120,7 @@ def main():
         "minutes": (time.monotonic() - began) / 60,
         "peak_rss_gb": used.ru_maxrss / 1e6,
         "threads": cfg.threads or usable_cores(),
+        "workers": given.workers,
         "one_go": whole,  # else an earlier process had made a part
         "cpu_minutes": (stages * len(results["seeds"]) + shared) / 60,
     }

@@ -321,6 +321,9 @@ def compare_sids(
     minutes: Annotated[
         float | None, typer.Option(help="Choose the SFT steps so that the whole takes about so long on this machine.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share methods and threads; on two cores, 2 is fastest.")
+    ] = 1,
     table: Annotated[
         list[str] | None,
         typer.Option(help="NAME=PATH of a sids.parquet: print the quality of such tables, no more."),
@@ -338,7 +341,7 @@ def compare_sids(
 
     chosen = DEFAULT if methods is None else [name for name in methods.split(",") if name.strip()]
     numbers = None if seeds is None else _numbers("--seeds", seeds)
-    results = bake_off(cfg, chosen, seeds=numbers, align=align, minutes=minutes, console=_console())
+    results = bake_off(cfg, chosen, seeds=numbers, align=align, minutes=minutes, workers=workers, console=_console())
     _console().print(results["sentence"].replace("**", ""))
 
 

@@ -186,6 +186,21 @@ def test_the_aligned_models_are_measured_where_asked(shop, results, monkeypatch)
     assert "No control took part." in (folder_of(shop) / "page.md").read_text()
 
 
+def test_two_workers_find_what_one_finds(shop, results):
+    found = bake_off(load_config(shop / "sidar.yaml", ["name=shared"]), ["random"], workers=2)
+    for each, facts in found["sets"].items():
+        for name in ("rqkmeans", "random"):
+            assert facts["systems"][name] == results["sets"][each]["systems"][name]
+    with pytest.raises(ValueError, match="--workers is 0"):
+        bake_off(load_config(shop / "sidar.yaml"), workers=0)
+
+
+def test_a_reference_that_fails_ends_it(shop):
+    cfg = load_config(shop / "sidar.yaml", ["name=torn", "sid.view=query"])
+    with pytest.raises(ValueError, match="rqkmeans, with which all are compared, failed at sid"):
+        bake_off(cfg, ["random"])
+
+
 def test_the_command_line(shop):
     def sidar(*words):
         return subprocess.run([sys.executable, "-m", "sidar", *map(str, words)], capture_output=True, text=True)

@@ -7,18 +7,25 @@ fails is named on the page with its error and leaves the others alone.
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import Config, SidConfig
+from sidar.doctor import usable_cores
 from sidar.pipeline.bakeoff.budget import TRIES, Sizes, bits_per_item, fits, resized
 from sidar.pipeline.bakeoff.entrants import DEFAULT, REFERENCE, Entrant, entrants, sid_config, with_sid
 from sidar.pipeline.plan import Stage, stages
+from sidar.pipeline.runtime import prepare
 from sidar.sid.table import load_sids
 from sidar.types import SemanticIds
 
@@ -108,6 +115,7 @@ def bake_off(
     seeds: Sequence[int] | None = None,
     align: bool = False,
     minutes: float | None = None,
+    workers: int = 1,
     console: Any = None,
 ) -> dict[str, Any]:
     """Compare ``methods`` on the run's catalogue and log; returns ``results.json``.
@@ -115,11 +123,12 @@ def bake_off(
     ``seeds`` (default: the config's one) are those of tokenizer and training; data and vectors are made once.
     ``align``: measure the model after alignment instead of after SFT. ``minutes``: the number of SFT steps is chosen so
     that all trainings together take about two thirds of it (kept: a resumed bake-off goes on with the same number).
+    ``workers`` processes share methods and threads among them: two with a thread each do more than one with two.
     Writes ``page.md``, ``page.html``, ``images/``, ``results.json``, ``per_query.parquet`` into
     ``runs/<name>/compare-sids``. Raises ``ValueError`` for unknown names, and where the reference itself fails.
     """
     from sidar import pipeline
-    from sidar.pipeline.bakeoff.measure import measure, measure_reference
+    from sidar.pipeline.bakeoff.measure import measure_reference
     from sidar.pipeline.bakeoff.pace import steps_for
     from sidar.pipeline.bakeoff.results import write_results
 
@@ -129,31 +138,49 @@ def bake_off(
         raise ValueError("a bake-off fits every tokenizer anew; run it without warm_start")
     if minutes is not None and minutes <= 0:
         raise ValueError(f"--minutes is {minutes:g}; it must be more than 0")
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; it must be at least 1")
     started = time.monotonic()
     pipeline.run(cfg, only="embed", console=console)
+    jobs = [(entrant, seed) for entrant in chosen for seed in numbers]
+    workers = min(workers, len(jobs))
+    cfg = cfg.model_copy(update={"threads": max(1, (cfg.threads or usable_cores()) // workers)})
+    prepare(cfg)
     kitchen = Kitchen(cfg, align, numbers[0], console)
+    own, folder = _reference_sids(kitchen, numbers[0])
     if minutes is not None:
-        own, folder = _reference_sids(kitchen, numbers[0])
-        steps = steps_for(own, folder, minutes, len(chosen) * len(numbers), kitchen.root)
+        steps = steps_for(own, folder, minutes, math.ceil(len(jobs) / workers), kitchen.root)
         kitchen.say(f"{steps} SFT steps per model for about {minutes:g} minutes in all")
         kitchen.cfg = cfg = cfg.model_copy(update={"sft": cfg.sft.model_copy(update={"steps": steps})})
     reference = measure_reference(cfg, kitchen.root)
-    cooked: list[Cooked] = []
-    for entrant in chosen:
-        for seed in numbers:
-            done = cook(kitchen, entrant, seed, measure)
-            cooked.append(done)
-            if done.failed and entrant.name == REFERENCE:
-                raise ValueError(
-                    f"{REFERENCE}, with which all methods are compared, failed at {done.failed}: {done.error}"
-                )
+    cooked = list(_cooked(kitchen, jobs, workers))
     results = write_results(kitchen, cooked, reference)
     kitchen.say(f"{(time.monotonic() - started) / 60:.1f} minutes; page: {kitchen.root / 'page.html'}")
     return results
 
 
-def cook(kitchen: Kitchen, entrant: Entrant, seed: int, measure: Callable[[Config, Path, str], list[str]]) -> Cooked:
+def _cooked(kitchen: Kitchen, jobs: Sequence[tuple[Entrant, int]], workers: int) -> Iterator[Cooked]:
+    """Every method and seed, in order; ``ValueError`` as soon as the reference is seen to have failed."""
+    with ExitStack() as stack:
+        done: Iterable[Cooked]
+        if workers == 1:
+            done = (cook(kitchen, *job) for job in jobs)
+        else:
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=prepare, initargs=(kitchen.cfg,))
+            stack.enter_context(pool)
+            done = pool.map(cook, repeat(replace(kitchen, console=None)), *zip(*jobs, strict=True))
+        for one in done:
+            if one.failed and one.entrant.name == REFERENCE:
+                raise ValueError(f"{REFERENCE}, with which all are compared, failed at {one.failed}: {one.error}")
+            if workers > 1:
+                kitchen.say(f"{one.entrant.name}/seed-{one.seed}: {one.error or 'done'}")
+            yield one
+
+
+def cook(kitchen: Kitchen, entrant: Entrant, seed: int) -> Cooked:
     """All stages of one method and seed; an error ends this method only and is told in ``error.txt``."""
+    from sidar.pipeline.bakeoff.measure import measure
+
     stage, own = "sid", kitchen.cfg
     folder = kitchen.root / entrant.folder / f"seed-{seed}"
     try:
@@ -201,10 +228,13 @@ def fit_sids(kitchen: Kitchen, entrant: Entrant, seed: int, folder: Path) -> Con
 
 
 def _reference_sids(kitchen: Kitchen, seed: int) -> tuple[Config, Path]:
-    """The reference's SIDs, so that a training step can be timed."""
+    """The reference's SIDs, which set sizes and bits for all; ``ValueError`` where it cannot be fitted."""
     entrant = entrants([REFERENCE])[0]
     folder = kitchen.folder(entrant, seed)
-    return fit_sids(kitchen, entrant, seed, folder), folder
+    try:
+        return fit_sids(kitchen, entrant, seed, folder), folder
+    except ValueError as error:
+        raise ValueError(f"{REFERENCE}, with which all are compared, failed at sid: {error}") from error
 
 
 def seconds_of(folder: Path, names: Sequence[str]) -> dict[str, float]:
