@@ -47,7 +47,8 @@ def readme_table(results):
                 lines.append(f"| {system} | {' | '.join(texts)} |")
         lines.append("")
     figures = results["figures"]
-    cost = f"{figures['minutes']:.1f} minutes, at most {figures['peak_rss_gb']:.1f} GB"
+    note = f" ({results['note']})" if results.get("note") else ""
+    cost = f"{figures['minutes']:.1f} minutes{note}, at most {figures['peak_rss_gb']:.1f} GB"
     lines.append(
         f"One seed, {results['threads']} threads, {cost}; "
         "from `benchmarks/results/demo.json`, whole table in `benchmarks/results/demo.md`."
@@ -65,6 +66,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", default="demo")
+    parser.add_argument("--note", default="", help="What else the time depended on; printed beside it.")
     arguments = parser.parse_args()
     run = arguments.folder / "runs" / arguments.name
     checked = check_table(run / "evaluate")
@@ -90,7 +92,14 @@ def main():
     }
     config = read_manifest(run / "sft").config | {"evaluate": read_manifest(run / "evaluate").config}
     path = write_results(
-        arguments.name, config, figures, threads=2, stage_seconds=seconds, table=table, tests=scores["tests"]
+        arguments.name,
+        config,
+        figures,
+        threads=2,
+        note=arguments.note,
+        stage_seconds=seconds,
+        table=table,
+        tests=scores["tests"],
     )
     (Path(__file__).parent / "results" / f"{arguments.name}.md").write_text((run / "evaluate/table.md").read_text())
     if arguments.name == "demo":
