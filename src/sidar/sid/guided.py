@@ -17,11 +17,11 @@ def first_codes(points: Tensor, book: Tensor, first: Tensor | None, used: int, p
     An item without a category may take a category's code: the nearest of all, as the formula has it. [source]
     """
     if first is None:
-        return nearest(points, book[:used], precision)[0]
+        return nearest(points, book[:used], precision, measure=False)[0]
     codes = first.clone()
     free = torch.nonzero(codes < 0)[:, 0]
     if len(free):
-        codes[free] = nearest(points[free], book[:used], precision)[0]
+        codes[free] = nearest(points[free], book[:used], precision, measure=False)[0]
     return codes
 
 

@@ -62,7 +62,7 @@ class ResidualQuantiser(nn.Module):
     def _nearest(self, level: int, rest: Tensor, first: Tensor | None) -> Tensor:
         book = self.part("book", level)
         if level:
-            return nearest(rest, book, self.precision)[0]
+            return nearest(rest, book, self.precision, measure=False)[0]
         return first_codes(rest, book, first, int(self.used), self.precision)
 
     def restore(self, codes: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from sidar.precision import Precision
 from sidar.sid.balance import balanced_codes
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
 from sidar.sid.guided import first_book, first_codes
-from sidar.sid.kmeans import group_sums, kmeans, nearest
+from sidar.sid.kmeans import CHUNK, group_sums, kmeans, nearest
 from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "codebooks.safetensors"
 _BALANCE_ROUNDS = 3
+_BLOCK = 4 * CHUNK  # rows that are encoded together
 
 
 @register("rqkmeans")
@@ -141,7 +142,7 @@ class RqKmeans:
 
     def _nearest(self, level: int, rest: torch.Tensor, book: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
         if level or self.categories_ is None:
-            return nearest(rest, book, self.precision)[0]
+            return nearest(rest, book, self.precision, measure=False)[0]
         return first_codes(rest, book, first, self.categories_.used, self.precision)
 
     def _balanced_book(self, residual: torch.Tensor, book: torch.Tensor, parents: np.ndarray) -> torch.Tensor:
@@ -166,16 +167,21 @@ class RqKmeans:
             raise ValueError("this tokenizer has no codebooks yet; call fit first")
         vectors = checked_vectors(inputs, self.codebooks_[0].shape[1])
         first = self._first(inputs)
-        residual = torch.tensor(vectors, device=self.device)
-        codes = np.zeros((len(vectors), len(self.codebooks_)), np.int32)
-        for level, array in enumerate(self.codebooks_):
-            book = torch.from_numpy(array).to(self.device)
-            if balance and level == len(self.codebooks_) - 1:
-                codes[:, level] = balanced_codes(residual, book, codes[:, :level])
-                break
-            found = self._nearest(level, residual, book, first)
-            codes[:, level] = found.cpu().numpy()
-            residual -= book[found]
+        books = [torch.from_numpy(book).to(self.device) for book in self.codebooks_]
+        codes = np.zeros((len(vectors), len(books)), np.int32)
+        chosen = books[:-1] if balance else books
+        left = torch.empty(vectors.shape if balance else (0,), device=self.device)
+        for start in range(0, len(vectors), _BLOCK):  # all levels of a block while it is in the cache
+            rows = slice(start, start + _BLOCK)
+            residual = torch.tensor(vectors[rows], device=self.device)
+            for level, book in enumerate(chosen):
+                found = self._nearest(level, residual, book, None if first is None else first[rows])
+                codes[rows, level] = found.cpu().numpy()
+                residual -= book[found]
+            if balance:
+                left[rows] = residual
+        if balance:
+            codes[:, -1] = balanced_codes(left, books[-1], codes[:, :-1])
         lengths = np.full(len(codes), codes.shape[1], np.int32)
         return SemanticIds(codes, lengths, self.codebook_sizes, method=self.method)
 
