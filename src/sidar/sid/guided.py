@@ -7,21 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sidar.precision import Precision
-from sidar.sid.kmeans import group_sums, nearest
+from sidar.sid.kmeans import Nearest, group_sums
 
 
-def first_codes(points: Tensor, book: Tensor, first: Tensor | None, used: int, precision: Precision = "auto") -> Tensor:
-    """(n,) int64: ``first`` (n,) where it is ≥ 0, else the nearest of the first ``used`` rows of ``book`` (K, D).
+def first_codes(points: Tensor, open_codes: Nearest, first: Tensor | None) -> Tensor:
+    """(n,) int64: ``first`` (n,) where it is ≥ 0, else the nearest of the ``open_codes``, the first rows of the book.
 
     An item without a category may take a category's code: the nearest of all, as the formula has it. [source]
     """
     if first is None:
-        return nearest(points, book[:used], precision, measure=False)[0]
+        return open_codes(points, measure=False)[0]
     codes = first.clone()
     free = torch.nonzero(codes < 0)[:, 0]
     if len(free):
-        codes[free] = nearest(points[free], book[:used], precision, measure=False)[0]
+        codes[free] = open_codes(points[free], measure=False)[0]
     return codes
 
 

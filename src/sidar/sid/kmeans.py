@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sidar.precision import Precision, use_bf16
 
-CHUNK = 2048  # rows per matrix product: a chunk's scores stay in the cache
+CHUNK = 4096  # rows per matrix product: more of them leave the cache, fewer pay more for each call
 _SCORES = 1 << 22  # scores of one product while encoding: more leave the cache before they are looked at
 RELAXATION = 1.5
 _SEED_ROUNDS = 32
@@ -77,35 +77,59 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """(n,) int64 nearest centroid of each point (n, D), and (n,) fp32 squared distance to it if ``measure``, else (0,).
 
+    As :class:`Nearest`, for once.
+    """
+    return Nearest(centroids, precision)(points, measure=measure)
+
+
+class Nearest:
+    """The nearest of ``centroids`` (K, D) for any number of points; what depends on the centroids alone is done once.
+
     Rows whose best centroid leads by less than bf16 can tell are decided in fp32: the answer is fp32's whatever the
     precision. Equal distances go to the lower code.
     """
-    shift = centroids.mean(0)
-    moved = centroids - shift
-    low = use_bf16(points.device, precision)
-    weight, bias = _scorer(moved, torch.bfloat16 if low else torch.float32)
-    widest = moved.norm(dim=1).max()
-    # Rounding to bf16 errs by at most 2⁻⁹ of a number. In a product of D terms the errors of the inputs are
-    # independent: twelve standard deviations of them, and the worst case of rounding biases, scores and this threshold.
-    spread = min(4.0, 12 / math.sqrt(points.shape[1])) * widest
-    labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    distances = torch.empty(len(points) if measure else 0, device=points.device)
-    chunk = max(256, min(CHUNK, _SCORES // len(centroids)))
-    for start in range(0, len(points), chunk):
-        rows = slice(start, start + chunk)
-        x = points[rows] - shift
-        scores = torch.nn.functional.linear(x.to(weight.dtype), weight, bias)
+
+    def __init__(self, centroids: Tensor, precision: Precision = "auto") -> None:
+        self._shift = centroids.mean(0)
+        self._moved = centroids - self._shift
+        self._low = use_bf16(centroids.device, precision)
+        self._weight, self._bias = _scorer(self._moved, torch.float32)
+        if self._low:  # the bias as two more columns that add up to it: exact but for 2⁻¹⁷ of it
+            high = self._bias.bfloat16()
+            self._weight = torch.cat([self._weight.bfloat16(), torch.stack([high, self._bias - high], 1).bfloat16()], 1)
+        # Rounding to bf16 errs by at most 2⁻⁹ of a number. In a product of D terms the errors of the inputs are
+        # independent: twelve standard deviations of them, and the worst case of rounding scores and this threshold.
+        self._spread = min(4.0, 12 / math.sqrt(centroids.shape[1])) * float(self._moved.norm(dim=1).max())
+        self._chunk = max(256, min(CHUNK, _SCORES // len(centroids)))
+
+    def __call__(self, points: Tensor, *, measure: bool = True) -> tuple[Tensor, Tensor]:
+        """As :func:`nearest`."""
+        labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
+        distances = torch.empty(len(points) if measure else 0, device=points.device)
+        columns, width = points.shape[1], self._weight.shape[1]
+        rounded = self._weight.new_ones((min(self._chunk, len(points)), width)) if self._low else None
+        for start in range(0, len(points), self._chunk):
+            rows = slice(start, start + self._chunk)
+            x = points[rows] - self._shift
+            if rounded is None:
+                found = _argmax(torch.nn.functional.linear(x, self._weight, self._bias))
+            else:
+                rounded[: len(x), :columns] = x
+                found = self._rounded(x, torch.nn.functional.linear(rounded[: len(x)], self._weight))
+            labels[rows] = found
+            if measure:
+                distances[rows] = (x - self._moved.index_select(0, found)).square().sum(1)
+        return labels, distances
+
+    def _rounded(self, x: Tensor, scores: Tensor) -> Tensor:
+        """(n,) codes of centred points (n, D) by bf16 ``scores`` (n, K), near ties by their fp32 scores."""
         found = _argmax(scores)
-        if low:
-            best = scores.gather(1, found[:, None]).float()
-            margin = 2**-9 * (spread * x.norm(dim=1, keepdim=True) + 3 * best.abs() + widest**2)
-            close, near = _close(scores, found, (best - margin).bfloat16())
-            if len(close):
-                found[torch.from_numpy(close).to(found.device)] = _decide(x, moved, near, close)
-        labels[rows] = found
-        if measure:
-            distances[rows] = (x - moved[found]).square().sum(1)
-    return labels, distances
+        best = scores.gather(1, found[:, None]).float()
+        margin = 2**-9 * (self._spread * x.norm(dim=1, keepdim=True) + 3 * best.abs())
+        close, near = _close(scores, found, (best - margin).bfloat16())
+        if len(close):
+            found[torch.from_numpy(close).to(found.device)] = _decide(x, self._moved, near, close)
+        return found
 
 
 def _scorer(centred: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -166,7 +190,8 @@ def _decide(x: Tensor, moved: Tensor, near: np.ndarray, close: np.ndarray) -> Te
     """(m,) int64: the best in fp32 among the codes that ``near`` (m, K) marks, for rows ``close`` (m,) of x (n, D)."""
     row, code = np.nonzero(near)
     at, of = (torch.from_numpy(a).to(x.device) for a in (close[row], code))
-    exact = ((x[at] - moved[of] / 2) * moved[of]).sum(1).cpu().numpy()
+    centre = moved.index_select(0, of)  # a fifth of the time of moved[of], as everywhere here
+    exact = (x.index_select(0, at).sub_(centre / 2).mul_(centre)).sum(1).cpu().numpy()
     start = np.flatnonzero(np.diff(row, prepend=-1))
     best = np.repeat(np.maximum.reduceat(exact, start), np.diff(np.append(start, len(row))))
     first = np.flatnonzero(exact == best)

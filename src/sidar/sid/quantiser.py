@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sidar.precision import Precision
 from sidar.sid.guided import first_book, first_codes
-from sidar.sid.kmeans import group_sums, kmeans, nearest
+from sidar.sid.kmeans import Nearest, group_sums, kmeans, nearest
 from sidar.sid.losses import residuals
 
 _FADED = 1e-6  # a code whose moving count is below this keeps its place
@@ -55,7 +55,7 @@ class ResidualQuantiser(nn.Module):
         for level, book in enumerate(self.books):
             code = self._nearest(level, rest, first)
             codes.append(code)
-            parts.append(book[code])
+            parts.append(book.index_select(0, code))
             rest = rest - parts[-1]
         return torch.stack(codes, 1), torch.stack(parts, 1)
 
@@ -63,7 +63,7 @@ class ResidualQuantiser(nn.Module):
         book = self.part("book", level)
         if level:
             return nearest(rest, book, self.precision, measure=False)[0]
-        return first_codes(rest, book, first, int(self.used), self.precision)
+        return first_codes(rest, Nearest(book[: int(self.used)], self.precision), first)
 
     def restore(self, codes: Tensor) -> Tensor:
         """(B, d) sum of the centroids of codes (B, ≤ L), −1 past the end."""
@@ -96,7 +96,7 @@ class ResidualQuantiser(nn.Module):
             count = torch.bincount(code, minlength=size) * (batch / len(z))
             self.part("count", level).copy_(count)
             self.part("total", level).copy_(book * count[:, None])
-            rest = rest - book[code]
+            rest = rest - book.index_select(0, code)
 
     @torch.no_grad()
     def follow(self, z: Tensor, codes: Tensor, parts: Tensor) -> None:

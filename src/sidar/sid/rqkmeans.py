@@ -15,13 +15,12 @@ from sidar.precision import Precision
 from sidar.sid.balance import balanced_codes
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
 from sidar.sid.guided import first_book, first_codes
-from sidar.sid.kmeans import CHUNK, group_sums, kmeans, nearest
+from sidar.sid.kmeans import CHUNK, Nearest, group_sums, kmeans
 from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "codebooks.safetensors"
 _BALANCE_ROUNDS = 3
-_BLOCK = 4 * CHUNK  # rows that are encoded together
 
 
 @register("rqkmeans")
@@ -123,9 +122,9 @@ class RqKmeans:
                 book = self._balanced_book(residual, book, np.stack([np.zeros(len(vectors), np.int64), *parents], 1))
             books.append(book)
             if level < len(self.codebook_sizes) - 1:
-                codes = self._nearest(level, residual, book, first)
+                codes = first_codes(residual, self._searcher(level, book), None if level else first)
                 parents.append(codes.cpu().numpy())
-                residual -= book[codes]
+                residual -= book.index_select(0, codes)
         self.codebooks_ = [book.cpu().numpy() for book in books]
         return self
 
@@ -140,10 +139,11 @@ class RqKmeans:
         codes = self.categories_.codes_of(inputs.categories, len(inputs.vectors))
         return torch.from_numpy(codes).to(self.device)
 
-    def _nearest(self, level: int, rest: torch.Tensor, book: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
-        if level or self.categories_ is None:
-            return nearest(rest, book, self.precision, measure=False)[0]
-        return first_codes(rest, book, first, self.categories_.used, self.precision)
+    def _searcher(self, level: int, book: torch.Tensor) -> Nearest:
+        """What finds a level's codes; of a guided first level, the codes that are open to items without a category."""
+        if level == 0 and self.categories_ is not None:
+            book = book[: self.categories_.used]
+        return Nearest(book, self.precision)
 
     def _balanced_book(self, residual: torch.Tensor, book: torch.Tensor, parents: np.ndarray) -> torch.Tensor:
         """The last codebook as the means of balanced assignments (OneRec's balanced k-means, per parent)."""
@@ -170,14 +170,16 @@ class RqKmeans:
         books = [torch.from_numpy(book).to(self.device) for book in self.codebooks_]
         codes = np.zeros((len(vectors), len(books)), np.int32)
         chosen = books[:-1] if balance else books
+        searchers = [self._searcher(level, book) for level, book in enumerate(chosen)]
         left = torch.empty(vectors.shape if balance else (0,), device=self.device)
-        for start in range(0, len(vectors), _BLOCK):  # all levels of a block while it is in the cache
-            rows = slice(start, start + _BLOCK)
+        for start in range(0, len(vectors), CHUNK):  # all levels of a block while it is in the cache
+            rows = slice(start, start + CHUNK)
             residual = torch.tensor(vectors[rows], device=self.device)
-            for level, book in enumerate(chosen):
-                found = self._nearest(level, residual, book, None if first is None else first[rows])
+            for level, (book, searcher) in enumerate(zip(chosen, searchers, strict=True)):
+                given = first[rows] if first is not None and level == 0 else None
+                found = first_codes(residual, searcher, given)
                 codes[rows, level] = found.cpu().numpy()
-                residual -= book[found]
+                residual -= book.index_select(0, found)
             if balance:
                 left[rows] = residual
         if balance:
