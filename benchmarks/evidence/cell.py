@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from sidar.types import Hits
 
 #: Sections of the config that a cell's JSON carries; paths stay out of it.
 SECTIONS = ("seed", "lm", "sft", "preference", "align", "sid", "embed", "dense")
+SFT_SECTIONS = ("seed", "lm", "sft", "sid", "embed")  # what an SFT model depends on
 #: Probability that invalid mass may be too large by (the walk does not follow rarer prefixes).
 INVALID_TOLERANCE = 1e-3
 PROBED_LISTS = 256
@@ -107,11 +109,11 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
     folder = context.model(cell.name)
     done = folder / "trained.json"
     cfg = context.config(cell)
-    said = {name: cfg.model_dump(mode="json")[name] for name in SECTIONS}
+    said = {name: cfg.model_dump(mode="json")[name] for name in (SFT_SECTIONS if cell.parent is None else SECTIONS)}
     wanted = json.loads(json.dumps({"config": said, "parent": cell.parent, **identity(cell, context)["bed"]}))
     if done.is_file():
         found = json.loads(done.read_text())
-        if found["wanted"] == wanted:
+        if _as_read_today(found["wanted"], cfg, said) == wanted:
             return found["report"]
         shutil.rmtree(folder)
     data, sid = context.bed.data(cell.data), context.bed.sid(cell.sizes)
@@ -132,6 +134,12 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
     replace_folder(tmp, folder)
     shutil.rmtree(work, ignore_errors=True)
     return json.loads(done.read_text())["report"]
+
+
+def _as_read_today(wanted: dict[str, Any], cfg: Any, sections: Iterable[str]) -> dict[str, Any]:
+    """``wanted`` of a trained model, its ``sections`` with the defaults of fields that its config did not have yet."""
+    whole = type(cfg).model_validate({**cfg.model_dump(mode="json"), **wanted["config"]}).model_dump(mode="json")
+    return {**wanted, "config": {name: whole[name] for name in sections}}
 
 
 # ---------------------------------------------------------------------- the cell

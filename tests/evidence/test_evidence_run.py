@@ -10,9 +10,11 @@ from toy_evidence import toy_registration
 
 from benchmarks.evidence import registration
 from benchmarks.evidence.bed import Bed
+from benchmarks.evidence.cell import SFT_SECTIONS, _as_read_today
 from benchmarks.evidence.plan import Cell, cells
 from benchmarks.evidence.run import Settings, jobs_of, rerun, run
 from benchmarks.evidence.sets import day_pool, held_out_pool
+from sidar.config import Config
 
 NAMES = (
     "bm25",
@@ -185,3 +187,13 @@ def test_pools_are_cut_as_registered_and_utility_is_asked_of_clicked_requests(to
     assert set(pool.targets["utility"].at.tolist()) <= set(pool.targets["click"].at.tolist())
     assert len(set(pool.query_ids)) == len(pool)
     assert len(held_out_pool(bed, "grounded_test", 10)) == 10
+
+
+def test_a_model_trained_before_a_field_existed_is_still_the_one_wanted():
+    cfg = Config.model_validate({"seed": 3})
+    said = {name: cfg.model_dump(mode="json")[name] for name in SFT_SECTIONS}
+    older = {"config": {**said, "align": {"lr_new": 1.0}, "lm": dict(said["lm"])}, "parent": None}
+    del older["config"]["lm"]["geometry"]
+    assert _as_read_today(older, cfg, said) == {"config": said, "parent": None}
+    older["config"]["lm"]["layers"] += 1
+    assert _as_read_today(older, cfg, said) != {"config": said, "parent": None}
