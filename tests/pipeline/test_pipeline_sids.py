@@ -17,6 +17,7 @@ from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.data.catalogue import open_catalogue
+from sidar.embed import HashingEmbedder, load_items
 from sidar.index.rows import RowMap
 from sidar.sid import load_sids
 from sidar.sid.ledger import Ledger
@@ -47,7 +48,7 @@ def say(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Day 1 has 60 of the 64 items and a bundle; day 2's catalogue has four new, one gone and one with another text."""
+    """Day 1 has 60 of the 64 items and a bundle that reranks; day 2's catalogue has four new, one gone, one reworded."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder)
     whole = pq.read_table(folder / "catalogue.parquet")
@@ -55,7 +56,7 @@ def shop(tmp_path_factory):
     pq.write_table(pa.Table.from_pylist(items[:60], schema=whole.schema), folder / "catalogue.parquet")
     items[5]["title"], items[5]["category"] = items[50]["title"], items[50]["category"]
     pq.write_table(pa.Table.from_pylist(items[1:], schema=whole.schema), folder / "day2.parquet")
-    cfg = config(folder, name="day1", **{"events.bad_rows": 1})
+    cfg = config(folder, name="day1", **{"events.bad_rows": 1, "decode.rerank": "dense"})
     pipeline.run(cfg, only="bundle")
     return folder
 
@@ -87,6 +88,19 @@ def test_new_items_are_served_without_training(shop, day2):
     found = Retriever.load(day2).search("bath towel", k=64)
     assert {hit.item_id for hit in found} == set(ids[1:])
     assert not (shop / "runs/day2/sft").exists()
+
+
+def test_a_bundle_that_reranks_goes_on_reranking(shop, day2):
+    old, new = open_bundle(shop / "runs/day1/bundle"), open_bundle(day2)
+    assert new.rerank == old.rerank is not None
+    assert new.config["decode"]["rerank"] == "dense"  # although day 2's own config asks for none
+    served = Retriever.load(day2, precision="fp32")
+    assert (served.rerank, served.vectors.items.shape) == (old.rerank["weight"], (64, 64))
+    vectors = load_items(shop / "runs/day2/embed")
+    query = HashingEmbedder(64).encode(["bath towel"])[0]
+    found = {hit.item_id: hit.cosine for hit in served.search("bath towel", k=64)}
+    for row in (5, 60):  # reworded, new
+        assert found[new.catalogue.item_ids[row]] == pytest.approx(float(vectors[row] @ query), abs=1e-5)
 
 
 def test_the_run_goes_on_from_what_was_encoded(shop, day2):
@@ -179,9 +193,12 @@ def test_compaction_answers_as_before_in_fewer_rows(shop, day2, tmp_path):
     assert rows.new.tolist() == [-1, *range(63)]
     np.testing.assert_array_equal(after.sids.codes, before.sids.codes[1:])
     assert after.examples == before.examples
+    assert after.rerank == before.rerank is not None
     for query in ("bath towel", "steel water bottle"):
         mine, theirs = (Retriever.load(each, precision="fp32").search(query, k=64) for each in (small, day2))
-        assert [(hit.item_id, hit.score) for hit in mine] == [(hit.item_id, hit.score) for hit in theirs]
+        assert all(hit.cosine is not None for hit in theirs)
+        said = [[(hit.item_id, hit.score, hit.cosine) for hit in hits] for hits in (mine, theirs)]
+        assert said[0] == said[1]
     assert len(Ledger.load(small / "sid")) == 63
     with pytest.raises(ValueError, match="nothing to compact"):
         say("sids", "compact", small, tmp_path / "again")

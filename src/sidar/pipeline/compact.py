@@ -1,6 +1,6 @@
 """``sidar sids compact``: a bundle without the rows of retired items.
 
-Of what serves, catalogue, index and priors hold rows: they are written anew. The SID table, the codebooks and the model
+Of what serves, catalogue, item vectors, index and priors hold rows: they are written anew. The SID table, the codebooks and the model
 name items by id or not at all and stay as they are. A new numbering is a new lineage; everything in a run that holds
 rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by ``sidar run --from`` the compact bundle,
 which the plan of that run says; vectors come from their cache. For anything else that holds rows there is the row map.
@@ -19,6 +19,7 @@ import numpy as np
 from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
 from sidar.bundle import build_bundle, open_bundle
 from sidar.data.catalogue import found, save_catalogue
+from sidar.embed import load_items
 from sidar.index import PrefixIndex
 from sidar.index.rows import RowMap
 from sidar.sid.ledger import Ledger
@@ -58,6 +59,8 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
         inputs["data"] = _hash(work / "data")
         with write_artifact(work / "embed", "embed", config=_config(bundle / "embed"), inputs=dict(inputs)) as draft:
             shutil.copyfile(bundle / "embed" / "embedder.json", draft.path / "embedder.json")
+            if opened.rerank is not None:
+                np.save(draft.path / "items.npy", rows.take(load_items(bundle / "embed")))
         inputs["embed"] = _hash(work / "embed")
         with write_artifact(work / "sid", "sid", config=_config(bundle / "sid"), inputs=dict(inputs)) as draft:
             shutil.copytree(bundle / "sid", draft.path, dirs_exist_ok=True)
@@ -84,6 +87,7 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
             config=opened.config,
             label=opened.label,
             examples=list(opened.examples),
+            rerank=opened.rerank,
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)

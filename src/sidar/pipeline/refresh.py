@@ -20,7 +20,8 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them with its model.
 
     The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
-    goes on from there. Returns ``out``, default ``bundle-encoded`` in the run.
+    goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors. Returns
+    ``out``, default ``bundle-encoded`` in the run.
     """
     bundle = Path(bundle).resolve()
     opened = open_bundle(bundle)
@@ -30,7 +31,8 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     out = Path(out) if out is not None else run / "bundle-encoded"
     folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
-    build_bundle(out, **folders, model=bundle / "model", config=config, label=opened.label)
+    config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"  # as the bundle: nothing chose a weight
+    build_bundle(out, **folders, model=bundle / "model", config=config, label=opened.label, rerank=opened.rerank)
     return out
 
 
