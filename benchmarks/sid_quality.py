@@ -33,6 +33,7 @@ from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.scorer import relevance_threshold
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
+from sidar.restore import restored
 from sidar.sid.inputs import query_inputs
 from sidar.sid.quality import purity, report
 from sidar.sid.tokenizer import tokenizer_class
@@ -161,12 +162,10 @@ def measure(args: argparse.Namespace, run: Path) -> None:
             tokenizer = tokenizer_class(method).from_config(config, SIZES, seed, "cpu").fit(inputs)
             sids = tokenizer.encode_catalogue(inputs)
             seconds = time.process_time() - started
-            quality = report(sids, vectors=vectors, codebooks=tokenizer.codebooks_)
+            quality = report(sids, vectors=vectors, tokenizer=tokenizer)
             index = PrefixIndex.build(sids, prior)
-            restored = tokenizer.reconstruct(index.table) if hasattr(tokenizer, "reconstruct") else None
-            if restored is None:
-                restored = sum(book[index.table[:, level]] for level, book in enumerate(tokenizer.codebooks_))
-            dense = QuantisedDense(restored, index.expand_with_source, embedder)
+            clusters = restored(tokenizer, index.table)
+            dense = QuantisedDense(clusters, index.expand_with_source, embedder)
             record = {
                 "row": name,
                 "seed": seed,
@@ -176,7 +175,7 @@ def measure(args: argparse.Namespace, run: Path) -> None:
                 "largest": quality["largest_sid"],
                 "used_1": quality["levels"][0]["used"],
                 "perplexity": [level["perplexity"] for level in quality["levels"]],
-                "error": float(np.square(vectors - by_item(index, restored)).sum(1).mean()),
+                "error": float(np.square(vectors - by_item(index, clusters)).sum(1).mean()),
                 "purity": category_purity(sids, categories, 2),
                 **{f"shared_{k}": shared(sids.codes, p) for k, p in sharing.items()},
                 **{

@@ -10,13 +10,14 @@ import pytest
 import sidar
 
 ROOT = Path(sidar.__file__).parent
-BASE = {"types", "artifacts", "config", "precision", "__init__"}
+BASE = {"types", "artifacts", "config", "precision", "restore", "__init__"}
 # part -> what it may import besides BASE and itself; parts that are absent here may import anything.
 MAY = {
     "types": set(),
     "artifacts": set(),
     "config": set(),
     "precision": set(),
+    "restore": set(),
     "data": set(),
     "embed": {"data"},
     "fitting": set(),

@@ -31,7 +31,7 @@ def test_they_keep_nothing_of_the_item() -> None:
     lost = []
     for tokenizer in (RandomIds((16, 8, 4)), RqKmeans((16, 8, 4))):
         sids = tokenizer.fit(SidInputs(x)).encode(SidInputs(x))
-        lost.append(report(sids, vectors=x, codebooks=tokenizer.codebooks_)["reconstruction"]["share_of_variance_lost"])
+        lost.append(report(sids, vectors=x, tokenizer=tokenizer)["reconstruction"]["share_of_variance_lost"])
     assert lost[0] > 0.95 > 0.6 > lost[1]
 
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from sidar.sid import RqKmeans
+from sidar.restore import restored
+from sidar.sid import RqKmeans, RqVae, Sarq
+from sidar.sid.ledger import squared_errors
+from sidar.sid.quality import report
 from sidar.sid.recall import DEPTH, quantised_recall, spoken
 from sidar.types import SemanticIds, SidInputs
 
@@ -12,6 +15,13 @@ def clustered(n=600, topics=40, dim=16, seed=0):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(topics, dim))[rng.integers(topics, size=n)] + 0.3 * rng.normal(size=(n, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Books:
+    """A tokenizer as far as :func:`quantised_recall` knows one."""
+
+    def __init__(self, books):
+        self.codebooks_ = books
 
 
 def slowly(vectors, sids, books, queries, wanted, besides=None):
@@ -40,7 +50,7 @@ def test_against_a_loop():
     vectors = clustered(300)
     tokenizer = RqKmeans((4, 2), seed=0, precision="fp32").fit(SidInputs(vectors))
     sids = tokenizer.encode(SidInputs(vectors))
-    found = quantised_recall(vectors, sids, tokenizer.codebooks_)
+    found = quantised_recall(vectors, sids, tokenizer)
     exact = vectors @ vectors.T
     np.fill_diagonal(exact, -np.inf)
     near = np.argsort(-exact, axis=1)[:, :10]
@@ -50,7 +60,7 @@ def test_against_a_loop():
     assert 0.3 < found["neighbours"] < 0.99
     pairs = np.stack([np.arange(50), np.arange(50)[::-1]], 1)
     queries = clustered(50, seed=3)
-    both = quantised_recall(vectors, sids, tokenizer.codebooks_, query_vectors=queries, pairs=pairs)
+    both = quantised_recall(vectors, sids, tokenizer, query_vectors=queries, pairs=pairs)
     assert both["pairs"] == pytest.approx(slowly(vectors, sids, tokenizer.codebooks_, queries, pairs[:, 1:]), abs=1e-4)
     rank = (queries @ vectors.T > (queries * vectors[pairs[:, 1]]).sum(1)[:, None]).sum(1)
     assert both["pairs_exact"] == pytest.approx((rank < DEPTH).mean())
@@ -62,20 +72,42 @@ def test_finer_codes_keep_more_and_random_ones_nothing():
     kept = []
     for sizes in ((4, 4), (16, 8), (64, 32)):
         tokenizer = RqKmeans(sizes, seed=0, precision="fp32").fit(SidInputs(vectors))
-        kept.append(quantised_recall(vectors, tokenizer.encode(SidInputs(vectors)), tokenizer.codebooks_)["neighbours"])
+        kept.append(quantised_recall(vectors, tokenizer.encode(SidInputs(vectors)), tokenizer)["neighbours"])
     assert kept == sorted(kept)
     assert kept[2] > kept[0] + 0.2
     rng = np.random.default_rng(0)
     codes = rng.integers(0, [16, 8], size=(2000, 2)).astype(np.int32)
     books = [rng.normal(size=(k, 16)).astype(np.float32) for k in (16, 8)]
-    chance = quantised_recall(vectors, SemanticIds(codes, np.full(2000, 2, np.int32), (16, 8)), books)["neighbours"]
+    chance = quantised_recall(vectors, SemanticIds(codes, np.full(2000, 2, np.int32), (16, 8)), Books(books))[
+        "neighbours"
+    ]
     assert chance == pytest.approx(DEPTH / 2000, abs=0.03)
+
+
+def test_a_tokenizer_with_a_decoder_is_asked_and_not_its_stand_ins():
+    """RQ-VAE's codes add up in latent space: table row, ledger, recall and quality report all ask the decoder."""
+    vectors = clustered(400)
+    small = {"hidden": [32], "latent": 4, "steps": 40, "batch_size": 64, "precision": "fp32"}
+    tokenizer = RqVae((8, 4), options=small).fit(SidInputs(vectors))
+    sids = tokenizer.encode(SidInputs(vectors))
+    clusters, place = np.unique(sids.codes, axis=0, return_inverse=True)
+    decoded = Books([tokenizer.reconstruct(clusters)])  # every SID one code
+    flat = SemanticIds(place.reshape(-1, 1).astype(np.int32), np.ones(400, np.int32), (len(clusters),))
+    found = quantised_recall(vectors, sids, tokenizer)
+    assert found == quantised_recall(vectors, flat, decoded)
+    assert found != quantised_recall(vectors, sids, Books(tokenizer.codebooks_))
+    kept = report(sids, vectors=vectors, tokenizer=tokenizer)["reconstruction"]
+    assert kept["error"][-1] == pytest.approx(float(squared_errors(tokenizer, vectors, sids.codes).mean()), rel=1e-5)
+    stand_ins = report(sids, vectors=vectors, tokenizer=Books(tokenizer.codebooks_))["reconstruction"]
+    assert kept["error"][-1] != pytest.approx(stand_ins["error"][-1], rel=1e-3)
+    sarq = Sarq(tokenizer, 2)
+    np.testing.assert_array_equal(restored(sarq, clusters), tokenizer.reconstruct(clusters))
 
 
 def test_one_sid_per_item_at_its_own_vector_keeps_everything():
     vectors = clustered(500)
     codes = np.arange(500, dtype=np.int32)[:, None]
-    found = quantised_recall(vectors, SemanticIds(codes, np.ones(500, np.int32), (500,)), [vectors])
+    found = quantised_recall(vectors, SemanticIds(codes, np.ones(500, np.int32), (500,)), Books([vectors]))
     assert found["neighbours"] == 1.0
 
 
@@ -87,10 +119,10 @@ def test_items_without_an_sid_and_tiny_catalogues():
     codes[4, 1], lengths[4] = -1, 1
     books = [np.ones((4, 16), np.float32), np.ones((2, 16), np.float32)]
     table = SemanticIds(codes, lengths, (4, 2))
-    found = quantised_recall(vectors, table, books, query_vectors=vectors, pairs=np.array([[0, 3], [0, 5]]))
+    found = quantised_recall(vectors, table, Books(books), query_vectors=vectors, pairs=np.array([[0, 3], [0, 5]]))
     assert found["neighbours"] == 1.0  # all 19 fit into the first 100
     assert found["query_item_pairs"] == 1
-    assert quantised_recall(vectors[:1], SemanticIds(codes[:1], lengths[:1], (4, 2)), books) == {}
+    assert quantised_recall(vectors[:1], SemanticIds(codes[:1], lengths[:1], (4, 2)), Books(books)) == {}
     assert spoken({}) == ""
     assert spoken({"neighbours": 0.5}) == "; quantised dense keeps 50% of near items"
     assert "70% of logged answers (exact 90%)" in spoken({"neighbours": 0.5, "pairs": 0.7, "pairs_exact": 0.9})

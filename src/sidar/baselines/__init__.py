@@ -3,9 +3,10 @@
 from sidar.baselines.bm25 import Bm25, Bm25Params
 from sidar.baselines.dense import Dense
 from sidar.baselines.fusion import Fusion, fuse, tune_fusion
-from sidar.baselines.quantised import QuantisedDense, reconstruct
+from sidar.baselines.quantised import QuantisedDense
 from sidar.baselines.ranking import DEPTH
 from sidar.baselines.simple import Popularity, RandomOrder, topic_oracle
+from sidar.restore import reconstruct
 
 __all__ = [
     "DEPTH",

@@ -1,8 +1,8 @@
 """Quantised dense: the query's vector against what the codes keep of the items. A ceiling of the codes' geometry.
 
 A model that writes SIDs can only tell clusters apart. This row ranks the same clusters with nothing learnt: each SID
-stands for the sum of its centroids, and the SIDs come in order of their cosine with the query's vector, so that only
-the quantisation parts it from the row ``dense`` (protocol.md §3). The cosine and not the inner product or the distance
+stands for the sum of its centroids (or what its tokenizer's decoder restores), and the SIDs come in order of their
+cosine with the query's vector, so that only the quantisation parts it from the row ``dense`` (protocol.md §3). The cosine and not the inner product or the distance
 [reconstruction]: the items' vectors have length 1, and how much shorter a sum of centroids is says how well it was
 fitted, not what it is about; on the validation sets it was the best of the three for most.
 """
@@ -17,22 +17,6 @@ import numpy as np
 from sidar.baselines.dense import Dense, Encoder
 from sidar.baselines.ranking import DEPTH
 from sidar.types import Hits, Prompt
-
-
-def reconstruct(codebooks: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
-    """(n, D) float32: the sum of the centroids of ``codes`` (n, L), −1 past the end; ``codebooks``: (K, D) per level.
-
-    Raises ``ValueError`` where a code has no centroid.
-    """
-    if codes.ndim != 2 or codes.shape[1] != len(codebooks):
-        raise ValueError(f"codes {codes.shape} need {codes.shape[-1]} codebooks, got {len(codebooks)}")
-    vectors = np.zeros((len(codes), codebooks[0].shape[1]), np.float32)
-    for level, book in enumerate(codebooks):
-        if codes[:, level].max(initial=-1) >= len(book):
-            raise ValueError(f"level {level} has code {codes[:, level].max()}, its codebook only {len(book)} rows")
-        has = codes[:, level] >= 0
-        vectors[has] += book[codes[has, level]]
-    return vectors
 
 
 class Expand(Protocol):

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidar.index import PrefixIndex
+from sidar.restore import reconstruct
 
 #: g at the start. The likelihood of held-out answers is flat between 20 and 40 for MiniLM (docs/grown.md).
 SCALE = 25.0
@@ -62,11 +63,7 @@ class Legal:
         self.sid = [on(numbers) for numbers in index.sid_of]
         first = np.cumsum([0, *self.sizes[:-1]])
         table = index.table
-        vectors = np.zeros((index.n_sids, centroids.shape[1]), np.float32)
-        for level, offset in enumerate(first):
-            has = table[:, level] >= 0
-            vectors[has] += centroids[offset + table[has, level]]
-        length = np.linalg.norm(vectors, axis=1)
+        length = np.linalg.norm(reconstruct(np.split(centroids, first[1:]), table), axis=1)
         self.inverse_length = torch.from_numpy(1 / np.where(length > 1e-6, length, 1)).float().to(self.device)
         self.table = [on(np.maximum(table[:, level], 0)) for level in range(len(self.sizes))]
         self.has = (

@@ -131,7 +131,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
     ``evaluate.prompts: semantic`` asks with the query alone.
     """
-    from sidar.baselines import Bm25, Popularity, QuantisedDense, reconstruct
+    from sidar.baselines import Bm25, Popularity, QuantisedDense
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items, query_side
     from sidar.evaluate.hitrate import in_mode
@@ -142,6 +142,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
+    from sidar.restore import restored
     from sidar.sid import load_sids, load_tokenizer
 
     dataset = open_dataset(run / "data")
@@ -154,8 +155,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     embedder = load_embedder(cfg.embed, device(cfg))
     index = PrefixIndex.load(run / "index")
     tokenizer = load_tokenizer(run / "sid")
-    restore = getattr(tokenizer, "reconstruct", None)
-    clusters = restore(index.table) if restore else reconstruct(tokenizer.codebooks_, index.table)
+    clusters = restored(tokenizer, index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
         **dense_rows(cfg, run, "embed", embedder, catalogue.alive),

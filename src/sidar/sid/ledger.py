@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidar.restore import restored
 from sidar.sid.quality import row_hashes
 from sidar.types import PathLike, SemanticIds
 
@@ -92,11 +93,4 @@ def write_up(
 
 def squared_errors(tokenizer: Any, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(n,) float32 |x − x̂|² of vectors (n, D) under codes (n, L), −1 past the end."""
-    if hasattr(tokenizer, "reconstruct"):
-        restored = tokenizer.reconstruct(codes)
-    else:
-        restored = np.zeros((len(codes), tokenizer.codebooks_[0].shape[1]), np.float32)
-        for level, book in enumerate(tokenizer.codebooks_):
-            inside = codes[:, level] >= 0
-            restored[inside] += book[codes[inside, level]]
-    return np.square(np.asarray(vectors, np.float32) - restored).sum(axis=1)
+    return np.square(np.asarray(vectors, np.float32) - restored(tokenizer, codes)).sum(axis=1)

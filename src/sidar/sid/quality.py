@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sidar.restore import restored
 from sidar.sid.lengths import code_bits
 from sidar.types import SemanticIds
 
@@ -19,7 +20,7 @@ def report(
     sids: SemanticIds,
     *,
     vectors: np.ndarray | None = None,
-    codebooks: Sequence[np.ndarray] | None = None,
+    tokenizer: Any = None,
     categories: Sequence[Sequence[str] | None] | None = None,
     pairs: np.ndarray | None = None,
     classes: np.ndarray | None = None,
@@ -28,7 +29,7 @@ def report(
 ) -> dict[str, Any]:
     """JSON-able numbers on an SID table; rows without an SID do not count.
 
-    ``vectors`` (N, D) and ``codebooks`` add the reconstruction error, ``categories`` (paths by row) the purity,
+    ``vectors`` (N, D) and ``tokenizer`` add the reconstruction error, ``categories`` (paths by row) the purity,
     ``pairs`` (P, 2) rows of a positive and a negative shown for one request the shared prefixes, ``classes`` (N,)
     labels (head, torso, tail, cold) the same numbers per class, ``counts`` (N,) training clicks the length that traffic
     sees. An SID that has ended counts as a prefix of its own at every later depth.
@@ -54,8 +55,8 @@ def report(
         distinct = count_distinct(vectors[rows])
         result["distinct_vectors"] = distinct
         result["items_per_sid_of_distinct_vectors"] = distinct / len(sizes)
-        if codebooks is not None:
-            result["reconstruction"] = reconstruction(np.asarray(vectors[rows], np.float32), codes, codebooks)
+        if tokenizer is not None:
+            result["reconstruction"] = reconstruction(np.asarray(vectors[rows], np.float32), codes, tokenizer)
     if categories is not None and len(rows):
         result["purity"] = purity(groups, [categories[int(row)] for row in rows], seed)
     if pairs is not None:
@@ -105,16 +106,19 @@ def gini(sizes: np.ndarray) -> float:
     return float((n + 1) / n - 2 * ((n - np.arange(n)) * x).sum() / (n * x.sum()))
 
 
-def reconstruction(vectors: np.ndarray, codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Mean squared error after 0, 1, … L levels (0: against the mean vector), and the cosine after the last."""
+def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+    """Mean squared error after 0, 1, … L levels (0: against the mean vector), and the cosine after the last.
+
+    What the codes keep is what ``tokenizer`` makes of them: a decoder is asked for the first levels alone as well.
+    """
     error = [float(np.square(vectors - vectors.mean(axis=0)).sum(axis=1).mean())]
-    restored = np.zeros_like(vectors)
-    for level, book in enumerate(codebooks):
-        inside = codes[:, level] >= 0
-        restored[inside] += book[codes[inside, level]]
-        error.append(float(np.square(vectors - restored).sum(axis=1).mean()))
-    length = np.linalg.norm(vectors, axis=1) * np.linalg.norm(restored, axis=1)
-    cosine = (vectors * restored).sum(axis=1) / np.where(length > 0, length, 1)
+    depth = np.arange(codes.shape[1])
+    kept = vectors
+    for level in depth:
+        kept = restored(tokenizer, np.where(depth <= level, codes, -1))
+        error.append(float(np.square(vectors - kept).sum(axis=1).mean()))
+    length = np.linalg.norm(vectors, axis=1) * np.linalg.norm(kept, axis=1)
+    cosine = (vectors * kept).sum(axis=1) / np.where(length > 0, length, 1)
     return {"error": error, "share_of_variance_lost": error[-1] / max(error[0], 1e-12), "cosine": float(cosine.mean())}
 
 

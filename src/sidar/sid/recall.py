@@ -7,11 +7,11 @@ ranks the same way), and the exact vectors are the measure. No test query is rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sidar.restore import restored
 from sidar.types import SemanticIds
 
 #: Items, and pairs of query and item, that are looked at.
@@ -24,7 +24,7 @@ _BLOCK = 32  # queries at a time: 32 × a million items are 128 MB
 def quantised_recall(
     vectors: np.ndarray,
     sids: SemanticIds,
-    codebooks: Sequence[np.ndarray],
+    tokenizer: Any,
     *,
     query_vectors: np.ndarray | None = None,
     pairs: np.ndarray | None = None,
@@ -35,13 +35,13 @@ def quantised_recall(
     With ``query_vectors`` (M, D) and ``pairs`` (P, 2) of query and row also ``pairs``, the share of pairs whose item is
     among the query's first 100, and ``pairs_exact``, the same with the items' own vectors.
 
-    ``vectors`` (N, D) by row. Items of one SID come in random order: an SID that straddles rank 100 counts by the share
-    of its items that fit. Rows without an SID are not looked for. At most 512 items and pairs, chosen by ``seed``.
+    ``vectors`` (N, D) by row; ``tokenizer`` says what its codes keep (:func:`sidar.restore.restored`).
+    Items of one SID come in random order: an SID that straddles rank 100 counts by the share of its items that fit. Rows without an SID are not looked for. At most 512 items and pairs, chosen by ``seed``.
     """
     rows = np.flatnonzero(sids.lengths > 0)
     if len(rows) < 2:
         return {}
-    clusters = _Clusters(sids, codebooks, rows)
+    clusters = _Clusters(sids, tokenizer, rows)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(rows, min(SAMPLE, len(rows)), replace=False))
     width = min(NEIGHBOURS, len(rows) - 1)
@@ -80,14 +80,11 @@ def quantised_recall(
 class _Clusters:
     """The SIDs of a table: reconstructions of length 1, numbers of items, and the SID of each row."""
 
-    def __init__(self, sids: SemanticIds, codebooks: Sequence[np.ndarray], rows: np.ndarray) -> None:
+    def __init__(self, sids: SemanticIds, tokenizer: Any, rows: np.ndarray) -> None:
         codes, inverse, self.size = np.unique(sids.codes[rows], axis=0, return_inverse=True, return_counts=True)
         self.of = np.full(len(sids), -1, np.int64)
         self.of[rows] = inverse.reshape(-1)
-        vectors = np.zeros((len(codes), codebooks[0].shape[1]), np.float32)
-        for level, book in enumerate(codebooks):
-            has = codes[:, level] >= 0
-            vectors[has] += book[codes[has, level]]
+        vectors = restored(tokenizer, codes)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         self.vectors = vectors / np.where(length > 0, length, 1)
 

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
+from sidar.restore import restored
 from sidar.sid.lengths import PrefixCounts, allowed, code_bits, soft_entropy, soft_temperature, spend
 from sidar.sid.sizes import extended
 from sidar.sid.tokenizer import Tokenizer, read_description, register, tokenizer_class, write_description
@@ -188,14 +189,7 @@ class Sarq:
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """(n, D) float32: what codes (n, L), −1 past the end, keep of their items, as the base restores it."""
-        own = getattr(self.base, "reconstruct", None)
-        if own is not None:
-            return own(_widened(codes, len(self.base.codebooks_)))
-        restored = np.zeros((len(codes), self.codebooks_[0].shape[1]), np.float32)
-        for level, book in enumerate(self.codebooks_):
-            inside = codes[:, level] >= 0
-            restored[inside] += book[codes[inside, level]]
-        return restored
+        return restored(self.base, _widened(codes, len(self.base.codebooks_)))
 
     # ------------------------------------------------------------------ inside
 

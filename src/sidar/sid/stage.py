@@ -153,7 +153,7 @@ def build(
     quality = report(
         sids,
         vectors=vectors,
-        codebooks=tokenizer.codebooks_,
+        tokenizer=tokenizer,
         categories=categories,
         pairs=preference_pairs(data.lists("train"), cfg.seed),
         classes=data.priors().popularity(),
@@ -188,8 +188,7 @@ def build(
 
 def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     queries, pairs = inputs.query_vectors, inputs.query_item_pairs
-    books = tokenizer.codebooks_
-    return quantised_recall(inputs.vectors, sids, books, query_vectors=queries, pairs=pairs, seed=seed)
+    return quantised_recall(inputs.vectors, sids, tokenizer, query_vectors=queries, pairs=pairs, seed=seed)
 
 
 def check_encoder(before: Path, now: Path) -> None:

@@ -87,19 +87,19 @@ def swept_set(cfg: Config, sets: Sequence[EvalSet]) -> EvalSet:
 
 
 def _measure(cfg: Config, folder: Path, model: Path, out: Path) -> dict[str, Any]:
-    from sidar.baselines import QuantisedDense, reconstruct
+    from sidar.baselines import QuantisedDense
     from sidar.data import open_dataset
     from sidar.embed import query_side
     from sidar.index import PrefixIndex
     from sidar.pipeline.generative import GenerativeSystem
+    from sidar.restore import restored
     from sidar.sid import load_sids, load_tokenizer
 
     dataset = open_dataset(folder / "data")
     catalogue = dataset.catalogue
     index, tokenizer = PrefixIndex.load(folder / "index"), load_tokenizer(folder / "sid")
     sids = load_sids(folder / "sid" / "sids.parquet", catalogue.item_ids)
-    restore = getattr(tokenizer, "reconstruct", None)
-    clusters = restore(index.table) if restore else reconstruct(tokenizer.codebooks_, index.table)
+    clusters = restored(tokenizer, index.table)
     quantised = QuantisedDense(clusters, index.expand_with_source, query_side(encoder(cfg), cfg.sid.view))
     system = GenerativeSystem(MODEL, model, index, sids, catalogue, cfg.decode, device(cfg))
     scorer, values = Scorer(catalogue, dataset.priors(), index, cfg), PerQuery()
