@@ -427,7 +427,7 @@ class DenseConfig(Part):
     coarse_view: Literal["item", "query", "both"] = Field(
         "query", description="Cells of the IVF: query = in the query encoder's space (SCI), item = the ordinary index."
     )
-    lists: int | None = Field(None, ge=1, description="Cells of the IVF; null = 4 √N.")
+    lists: int | None = Field(None, ge=1, description="Cells of the IVF; null = 4 √N, at most N/8.")
     nprobe: int = Field(32, ge=1, description="Cells that a query looks into.")
 
     @model_validator(mode="after")
