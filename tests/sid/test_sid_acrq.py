@@ -305,6 +305,33 @@ def test_a_killed_fit_goes_on_in_its_second_stage_and_ends_the_same(tmp_path, mo
     assert again.history_ == whole.history_
 
 
+def test_interrupted_work_of_other_popularities_is_refused(tmp_path, monkeypatch) -> None:
+    """As many head, warm and cold items, but other ones: the curriculum is another."""
+    inputs, _ = shop(1.0)
+    options = {**QUICK, "steps": 0, "tail_steps": 40, "checkpoint_every": 10, "log_every": 10}
+    step = TailFit._step
+
+    def dies(self, number):
+        if number == 10:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    monkeypatch.setattr(TailFit, "_step", dies)
+    cut = Acrq(SIZES, 0, options=options)
+    cut.work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(inputs)
+    monkeypatch.setattr(TailFit, "_step", step)
+    assert cut.head_from_ is not None
+    warm = np.flatnonzero((inputs.counts > 0) & (inputs.counts < cut.head_from_))
+    counts = inputs.counts.copy()
+    counts[warm] = counts[warm][np.random.default_rng(0).permutation(len(warm))]
+    again = Acrq(SIZES, 0, options=options)
+    again.work = tmp_path / "work"
+    with pytest.raises(ValueError, match="popularity"):
+        again.fit(replace(inputs, counts=counts))
+
+
 def test_sa2crq_is_one_line_and_goes_through_a_refresh() -> None:
     inputs, _ = shop(1.0)
     assert inputs.counts is not None

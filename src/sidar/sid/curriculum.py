@@ -20,7 +20,7 @@ from sidar.config import AcrqConfig
 from sidar.fitting.schedule import lr_factor, step_seed
 from sidar.precision import autocast
 from sidar.sid.extension import AnchoredModel
-from sidar.sid.fit import AutoencoderFit, batch_rows
+from sidar.sid.fit import AutoencoderFit, batch_rows, digest
 from sidar.sid.losses import commitment, reconstruction, residuals, straight_through
 
 HEAD, WARM, COLD = 2, 1, 0
@@ -114,7 +114,7 @@ class TailFit(AutoencoderFit):
             progress=progress,
             title="acrq",
         )
-        self.kinds = kinds
+        self.kinds, self.counts = kinds, np.asarray(counts)
         self.buckets = buckets(counts, kinds)
         for group in self.optimizer.param_groups:
             group["params"] = [p for p in group["params"] if p.requires_grad]
@@ -199,4 +199,6 @@ class TailFit(AutoencoderFit):
         """The extension may go unused: the head's codes are what most of the tail should take."""
 
     def _describe(self) -> dict[str, Any]:
-        return {**super()._describe(), "stage": "tail", "kinds": np.bincount(self.kinds, minlength=3).tolist()}
+        """The order of the counts decides the curriculum, so other counts with as many head items are other work."""
+        popularity = digest(self.kinds) + digest(self.counts)
+        return {**super()._describe(), "stage": "tail", "popularity": popularity}

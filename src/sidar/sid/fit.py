@@ -227,14 +227,15 @@ class AutoencoderFit:
             "config": json.loads(self.cfg.model_dump_json()),
             "codebook_sizes": list(self.model.quantiser.sizes),
             "seed": self.seed,
-            "vectors": _digest(self.vectors),
-            "first": "" if self.first is None else _digest(self.first.cpu().numpy()),
-            "pairs": "" if self.pairs is None else _digest(self.pairs.keys) + _digest(self.pairs.vectors),
+            "vectors": digest(self.vectors),
+            "first": "" if self.first is None else digest(self.first.cpu().numpy()),
+            "pairs": "" if self.pairs is None else digest(self.pairs.keys) + digest(self.pairs.vectors),
         }
 
 
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.sha256(str(array.shape).encode())
+def digest(array: np.ndarray) -> str:
+    """Hash of an array's shape and values."""
+    found = hashlib.sha256(str(array.shape).encode())
     for start in range(0, len(array), 1 << 16):
-        digest.update(np.ascontiguousarray(array[start : start + (1 << 16)]).data)
-    return digest.hexdigest()
+        found.update(np.ascontiguousarray(array[start : start + (1 << 16)]).data)
+    return found.hexdigest()
