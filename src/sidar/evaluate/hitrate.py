@@ -2,7 +2,8 @@
 
 At *equal beam* a query is hit when a relevant item is among **all** items of the beam's SIDs: a tokenizer with fuller
 SIDs then shows more items for the same beam. *Truncation* takes that advantage away: the beam's SIDs are expanded in
-order, inside an SID by the prior, and cut at 1,000 items.
+the order of the beam, inside an SID by the prior (training clicks), and cut at 1,000 items. The paper expands
+"by efficiency score", of which we have no formula; this order is a [reconstruction].
 
 A *personalised* prompt holds query, history and profile, a *semantic* one the query alone.
 """
