@@ -104,6 +104,9 @@ def test_errors_name_row_and_next_step() -> None:
     for call in (fitted.encode, RqKmeans((4, 2)).fit):
         with pytest.raises(ValueError, match="row 7 is not finite"):
             call(SidInputs(bad))
+        huge = np.where(np.isnan(bad), np.float32(-1e25), bad)  # finite, but its square is not
+        with pytest.raises(ValueError, match=r"item 'p7', row 7 has a component of 1e\+25, beyond 1e\+12"):
+            call(SidInputs(huge, item_ids=[f"p{i}" for i in range(20)]))
     with pytest.raises(ValueError, match="have 9 dimensions, the codebooks 24"):
         fitted.encode(SidInputs(x[:, :9]))
     with pytest.raises(ValueError, match="call fit first"):

@@ -13,6 +13,8 @@ from sidar.config import SidConfig
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "tokenizer.json"
+#: Largest component of a vector: squared distances of a whole catalogue then add up in float32.
+LARGEST = 1e12
 
 
 class Tokenizer(Protocol):
@@ -108,16 +110,24 @@ def load_tokenizer(folder: PathLike) -> Tokenizer:
 
 
 def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
-    """(N, D) float32 contiguous; ``ValueError`` names the first row and item not finite, or a width that differs."""
+    """(N, D) float32 contiguous; ``ValueError`` names the first row and item not finite or above :data:`LARGEST`, or a
+    width that differs."""
     vectors = np.asarray(inputs.vectors, np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be (N, D), got shape {vectors.shape}")
     if dim is not None and vectors.shape[1] != dim:
         raise ValueError(f"vectors have {vectors.shape[1]} dimensions, the codebooks {dim}; encode with their embedder")
     for start in range(0, len(vectors), 1 << 18):
-        finite = np.isfinite(vectors[start : start + (1 << 18)]).all(axis=1)
-        if not finite.all():
-            row = start + int(finite.argmin())
+        block = vectors[start : start + (1 << 18)]
+        with np.errstate(invalid="ignore"):  # NaN is not <= anything
+            good = (block.max(axis=1, initial=0) <= LARGEST) & (block.min(axis=1, initial=0) >= -LARGEST)
+        if not good.all():
+            row = start + int(good.argmin())
             item = "" if inputs.item_ids is None else f"item {inputs.item_ids[row]!r}, "
-            raise ValueError(f"the vector of {item}row {row} is not finite; run `sidar embed` again")
+            if not np.isfinite(vectors[row]).all():
+                raise ValueError(f"the vector of {item}row {row} is not finite; run `sidar embed` again")
+            raise ValueError(
+                f"the vector of {item}row {row} has a component of {np.abs(vectors[row]).max():.3g}, beyond "
+                f"{LARGEST:g}: squares do not add up in float32; bring vectors to length 1, or run `sidar embed` again"
+            )
     return np.ascontiguousarray(vectors)
