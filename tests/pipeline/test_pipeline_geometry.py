@@ -14,6 +14,8 @@ from sidar.bundle import open_bundle
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.embed import HashingEmbedder, load_items
+from sidar.pipeline import stages
+from sidar.pipeline.rerank import Reranked
 from sidar.serve import create_app
 
 SETTINGS = {
@@ -75,6 +77,18 @@ def test_the_bundle_serves_with_the_weight_of_the_table(shop, retriever):
     assert retriever.rerank == bundle.rerank["weight"]
 
 
+@pytest.mark.parametrize("mode", ["semantic", "personalised"])
+def test_the_weight_is_chosen_with_the_prompts_of_the_table(shop, monkeypatch, mode):
+    """The bundle's weight and the row's are one number only if both ask the validation sets in the same way."""
+    seen = []
+    monkeypatch.setattr(Reranked, "tune", lambda self, sets, *rest: seen.extend(sets) or {})
+    cfg = load_config(shop / "sidar.yaml", [f"evaluate.prompts={mode}"])
+    stages._rerank(cfg, shop / "runs/shop", "raddpo")
+    told = [bool(prompt.history or prompt.profile) for each in seen for prompt in each.prompts]
+    assert len(told) > 8
+    assert any(told) == (mode == "personalised")
+
+
 def test_searching_reranks_what_the_beam_reaches(shop, retriever):
     run = shop / "runs/shop"
     retriever.rerank = 3.0
@@ -112,8 +126,6 @@ def test_the_server_takes_rerank_and_says_so(retriever):
 
 def test_a_bundle_without_item_vectors_refuses_to_rerank(shop, tmp_path):
     cfg = load_config(shop / "sidar.yaml", ["decode.rerank=none"])
-    from sidar.pipeline import stages
-
     (tmp_path / "bundle").mkdir()
     stages.bundle(cfg, shop / "runs/shop", tmp_path / "bundle")
     plain = Retriever.load(tmp_path / "bundle", precision="fp32")
@@ -140,6 +152,7 @@ def test_turning_it_on_retrains_and_reranking_only_bundles_and_scores(shop):
 
     assert stale() == []
     assert stale("decode.rerank=none") == ["bundle", "evaluate"]
+    assert stale("evaluate.prompts=semantic") == ["bundle", "evaluate"]
     assert stale("lm.geometry=false")[0] == "sft"
 
 

@@ -178,7 +178,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         Stage("index", (), ("data", "sid"), run.index),
         Stage(
             "bundle",
-            ("decode", "embed", "evaluate.tune_queries"),
+            ("decode", "embed", "evaluate.tune_queries", "evaluate.prompts"),
             ("data", "embed", "sid", "index", aligned[0].name),
             bundled,
         ),

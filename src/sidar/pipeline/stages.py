@@ -108,6 +108,7 @@ def _rerank(cfg: Config, run: Path, name: str) -> dict[str, Any]:
     """The weight that the bundle of the aligned model reranks with, as the row ``<model>+rerank`` chooses it."""
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items, query_side
+    from sidar.evaluate.hitrate import in_mode
     from sidar.index import PrefixIndex
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
@@ -120,7 +121,8 @@ def _rerank(cfg: Config, run: Path, name: str) -> dict[str, Any]:
     index = PrefixIndex.load(run / "index")
     model = GenerativeSystem(name, folder, index, sids, data.catalogue, cfg.decode, device(cfg), reader)
     row = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
-    return row.tune(data.eval_sets("valid"), data.catalogue, cfg.evaluate.tune_queries)
+    valid = in_mode(data.eval_sets("valid"), cfg.evaluate.prompts)
+    return row.tune(valid, data.catalogue, cfg.evaluate.tune_queries)
 
 
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
