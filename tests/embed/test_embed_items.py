@@ -131,11 +131,21 @@ def test_a_damaged_shard_is_embedded_again(damage: object, tmp_path: Path) -> No
     shard = sorted((tmp_path / "cache").iterdir())[0]
     size = len(VectorCache(tmp_path / "cache", 32))
     shard.write_bytes(damage(shard.read_bytes()))
-    (tmp_path / "cache" / ".123.tmp").write_bytes(b"half a shard")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / "cache" / f".{gone.pid}.tmp").write_bytes(b"half a shard")
     vectors, new = run(items, tmp_path, HashingEmbedder(32))
     assert 0 < new < size
     np.testing.assert_array_equal(vectors, want)
     assert not list((tmp_path / "cache").glob(".*.tmp"))
+
+
+def test_a_shard_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    VectorCache(tmp_path, 32)
+    writing = tmp_path / f".{os.getppid()}.tmp"
+    writing.write_bytes(b"half a shard")
+    assert len(VectorCache(tmp_path, 32)) == 0
+    assert writing.read_bytes() == b"half a shard"
 
 
 def test_keys_differ_and_survive_odd_text() -> None:

@@ -35,11 +35,12 @@ class VectorCache:
         self.dim = dim
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keys: dict[Path, np.ndarray] = {}
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink()
+        for leftover in self.folder.glob(".*.tmp"):  # named by who writes it; another live process may share the folder
+            if not _lives(leftover.name[1:-4]):
+                leftover.unlink(missing_ok=True)
         for path in sorted(self.folder.glob("*.safetensors")):
             if sha256_file(path) != path.stem:
-                path.unlink()
+                path.unlink(missing_ok=True)
             else:
                 self._keys[path] = load_file(path)["keys"].reshape(-1).view(f"S{KEY_BYTES}")
 
@@ -76,6 +77,17 @@ class VectorCache:
             places, source = _matches(ranked, stored)
             if len(places):
                 out[order[places]] = load_file(path)["vectors"][source]
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _matches(ranked: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
