@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sidar.artifacts import open_artifact, read_manifest, write_artifact
+from sidar.artifacts import open_artifact, read_manifest, replace_file, write_artifact
 
 
 def write(folder, text="a", **config):
@@ -34,6 +34,23 @@ def test_a_failed_stage_leaves_the_old_artefact_and_no_rubbish(tmp_path):
         (draft.path / "x.txt").write_text(str(1 / 0))
     assert read_manifest(tmp_path / "a") == before
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("killed_in", ["os.fsync", "pathlib.Path.replace"])
+def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch, killed_in):
+    path = tmp_path / "steps.json"
+    replace_file(path, "old")
+
+    def dies(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(killed_in, dies)
+        with pytest.raises(KeyboardInterrupt):
+            replace_file(path, "new")
+    assert path.read_text() == "old"
+    replace_file(path, "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("steps.json", "new")]
 
 
 def test_errors_name_the_folder_and_the_next_step(tmp_path):

@@ -105,6 +105,19 @@ def fsync_tree(folder: Path) -> None:
                 os.close(fd)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a kill leaves the old file or the new one, never a part."""
+    tmp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with tmp.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        tmp.replace(path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
 def replace_folder(tmp: Path, final: Path) -> None:
     """Rename ``tmp`` to ``final``; an older ``final`` is moved aside first and deleted after."""
     aside = final.with_name(f".{final.name}.old-{os.getpid()}")

@@ -5,21 +5,27 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from sidar.config import load_config
-from sidar.data import toy
+from sidar.data import open_dataset, toy
+from sidar.embed.cache import VectorCache, text_keys
 from sidar.evaluate.document import to_html, to_markdown
 from sidar.evaluate.perquery import PerQuery
-from sidar.pipeline.bakeoff.budget import TOLERANCE, fits, resized
+from sidar.pipeline.bakeoff import run
+from sidar.pipeline.bakeoff.budget import TOLERANCE, Sizes, fits, resized
 from sidar.pipeline.bakeoff.entrants import DEFAULT, KNOWN, REFERENCE, entrants, sid_config
 from sidar.pipeline.bakeoff.pace import LEAST, steps_for
 from sidar.pipeline.bakeoff.page import page
+from sidar.pipeline.bakeoff.results import _tests
 from sidar.pipeline.bakeoff.run import Kitchen, bake_off, fit_sids
 from sidar.sid import picture, stage
+from sidar.sid.inputs import logged_queries
 from sidar.types import SemanticIds
 
+FIT = {"steps": 5, "hidden": [16], "latent": 4}
 SETTINGS = {
     "name": "shop",
     "threads": 1,
@@ -27,7 +33,7 @@ SETTINGS = {
     "catalogue": {"path": "catalogue.parquet"},
     "events": {"path": "events.parquet"},
     "embed": {"model": "hashing:64"},
-    "sid": {"codebook_sizes": [8, 4, 4], "reference": 0, "rqvae": {"steps": 5, "hidden": [16], "latent": 4}},
+    "sid": {"codebook_sizes": [8, 4, 4], "reference": 0, "rqvae": FIT, "cqsid": FIT, "acrq": FIT | {"tail_steps": 5}},
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": {"steps": 4, "batch_size": 8, "validate_every": 4, "checkpoint_every": 4, "valid_requests": 4},
     "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2, "valid_requests": 4},
@@ -39,7 +45,7 @@ SETTINGS = {
         "sets": [{"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"}],
     },
 }
-GOOD = ["rqkmeans", "rqvae", "sarq", "random"]
+GOOD = ["rqkmeans", "rqvae", "cqsid", "sarq", "sarq+acrq", "random", "sarq-shuffled"]
 
 
 def tokens(row):
@@ -105,6 +111,37 @@ def test_every_cell_is_the_mean_of_the_per_query_file(shop, results):
                 assert cell["n"] == len(found[0])
                 checked += 1
     assert checked > 300
+
+
+def test_what_the_papers_claim_has_its_sections(shop, results):
+    text = (folder_of(shop) / "page.md").read_text()
+    assert "Same encoder sizes, codes and bits; on day8-clicks" in text
+    assert "| semantic: CQ-SID at 5 − RQ-VAE at 10 |" in text
+    assert "CQ-SID − RQ-VAE, hit rate: semantic at beam 1 " in text
+    assert "| sarq+acrq − rqkmeans | day8-clicks | R@100 tail |" in text
+    assert "**sarq+acrq** finds more than rqkmeans: tail on judged " in text
+    assert "**sarq-shuffled**" in text
+    lengths = [results["methods"][name]["quality"]["lengths"] for name in ("sarq", "sarq-shuffled")]
+    assert lengths[0] == lengths[1]
+    asked = {(test["question"], test["a"], test["b"]) for test in results["tests"]}
+    assert {("cqsid", "cqsid", "rqvae"), ("half", "cqsid", "rqvae"), ("controls", "sarq", "sarq-shuffled")} <= asked
+
+
+def test_a_method_that_missed_the_budget_is_in_no_test(shop, results):
+    queries = pq.read_table(folder_of(shop) / "queries.parquet").to_pylist()
+    clusters = {each: {q["query_id"]: q["cluster"] for q in queries if q["set"] == each} for each in results["sets"]}
+    values = PerQuery.read(folder_of(shop))
+    left = [KNOWN[name] for name in GOOD if name != "cqsid"]
+    tests = _tests(values, clusters, left, 1, {"seed": 0, "samples": 40})
+    assert {test["question"] for test in tests} == {"better", "controls"}
+    assert not any("cqsid" in (test["a"], test["b"]) for test in tests)
+    missed = results["methods"]["cqsid"] | {"equal": False, "bits_over": 0.023}
+    text = to_markdown(page(results | {"methods": results["methods"] | {"cqsid": missed}, "tests": tests}))
+    section = text.split("CQ-SID against RQ-VAE\n")[1].split("\n## ")[0]
+    assert "cqsid spends 2.3% more than rqkmeans, where 1% is allowed" in section
+    assert "| cqsid | " in section
+    assert section.count("CQ-SID − RQ-VAE is not tested: one of them missed the code budget.") == 2
+    assert "Paired tests" not in section
 
 
 def test_the_budget_is_equal_or_the_method_stands_outside_of_the_tests(results):
@@ -193,6 +230,30 @@ def test_two_workers_find_what_one_finds(shop, results):
             assert facts["systems"][name] == results["sets"][each]["systems"][name]
     with pytest.raises(ValueError, match="--workers is 0"):
         bake_off(load_config(shop / "sidar.yaml"), workers=0)
+
+
+def test_models_that_read_sentence_vectors_are_compared_too(shop, monkeypatch):
+    monkeypatch.setattr(stage, "draw", lambda *given: None)
+    cfg = load_config(shop / "sidar.yaml", ["name=vectors", "lm.geometry=true", "evaluate.bootstrap=20"])
+    found = bake_off(cfg, ["random"])
+    assert [name for name, facts in found["methods"].items() if "failed" not in facts] == ["rqkmeans", "random"]
+    assert set(found["decoding"]["costs"]) == {"rqkmeans", "random"}
+
+
+def test_the_logs_queries_are_embedded_before_the_pool_starts(shop, monkeypatch):
+    def stop(*given):
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "_cooked", stop)
+    cfg = load_config(shop / "sidar.yaml", ["name=queries"])
+    for method, wanted in (("random", False), ("cqsid", True)):
+        with pytest.raises(InterruptedError):
+            bake_off(cfg, [method], workers=2)
+        data = open_dataset(cfg.run_dir / "data")
+        queries, pairs = logged_queries(data.sft(), np.flatnonzero(data.catalogue.alive), 10**6)
+        (folder,) = (cfg.run_dir / ".embed.cache").iterdir()
+        known = ~VectorCache(folder, 64).missing(text_keys([queries[q] for q in np.unique(pairs[:, 0])]))
+        assert known.all() if wanted else not known.any()
 
 
 def test_a_reference_that_fails_ends_it(shop):
@@ -286,6 +347,25 @@ def test_minutes_become_steps_once(tmp_path, monkeypatch):
     assert asked == [1]
     assert steps_for(cfg, tmp_path, 0.1, 8, tmp_path) == LEAST
     assert asked == [1, 1]
+
+
+def test_a_kill_while_a_number_is_kept_leaves_the_one_before(tmp_path, monkeypatch):
+    def dies(*given):
+        raise KeyboardInterrupt
+
+    cfg = load_config(None)
+    monkeypatch.setattr("sidar.pipeline.bakeoff.pace.seconds_per_step", lambda *given: 0.5)
+    Sizes(tmp_path, "asked").write((8, 4, 4))
+    steps_for(cfg, tmp_path, 30, 8, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Sizes(tmp_path, "asked").write((4, 2, 2))
+        with pytest.raises(KeyboardInterrupt):
+            steps_for(cfg, tmp_path, 60, 8, tmp_path)
+    assert Sizes(tmp_path, "asked").read() == (8, 4, 4)
+    assert steps_for(cfg, tmp_path, 30, 8, tmp_path) == 300
+    assert {path.name for path in tmp_path.iterdir()} == {"sizes.json", "steps.json"}
 
 
 def test_pictures_are_drawn_by_default():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sidar.artifacts import sha256_json
+from sidar.artifacts import replace_file, sha256_json
 from sidar.sid.lengths import code_bits
 from sidar.types import SemanticIds
 
@@ -68,4 +68,4 @@ class Sizes:
     def write(self, sizes: Sequence[int]) -> None:
         """Keep what the next fit asks for."""
         self.tries += 1
-        self._path.write_text(json.dumps({"asked": self._asked, "sizes": list(sizes), "tries": self.tries}) + "\n")
+        replace_file(self._path, json.dumps({"asked": self._asked, "sizes": list(sizes), "tries": self.tries}) + "\n")

@@ -137,16 +137,22 @@ def time_searches(
 
 
 def _search(cfg: Config, folder: Path, model: str) -> tuple[Any, Any, Any, Any]:
-    """Model, SID table, scorer and trie of one method."""
+    """Model, SID table, scorer and trie of one method; a model that reads sentence vectors knows index and encoder."""
     from sidar.data import open_dataset
     from sidar.decode import Trie
+    from sidar.embed import query_side
     from sidar.index import PrefixIndex
     from sidar.lm import SidLM
     from sidar.lm.scorer import LmScorer
+    from sidar.pipeline.bakeoff.measure import encoder
     from sidar.pipeline.runtime import device
     from sidar.sid import load_sids
 
+    index = PrefixIndex.load(folder / "index")
     language = SidLM.from_pretrained(folder / model / "model", device=device(cfg))
+    language.use(index)
+    if language.geometry is not None:
+        language.prompts.reader = query_side(encoder(cfg), cfg.sid.view).encode
     scorer = LmScorer(language, precision=cfg.decode.precision)
     sids = load_sids(folder / "sid" / "sids.parquet", open_dataset(folder / "data").catalogue.item_ids)
-    return language, sids, scorer, Trie(PrefixIndex.load(folder / "index"), scorer.device)
+    return language, sids, scorer, Trie(index, scorer.device)

@@ -100,8 +100,9 @@ def _measure(cfg: Config, folder: Path, model: Path, out: Path) -> dict[str, Any
     index, tokenizer = PrefixIndex.load(folder / "index"), load_tokenizer(folder / "sid")
     sids = load_sids(folder / "sid" / "sids.parquet", catalogue.item_ids)
     clusters = restored(tokenizer, index.table)
-    quantised = QuantisedDense(clusters, index.expand_with_source, query_side(encoder(cfg), cfg.sid.view))
-    system = GenerativeSystem(MODEL, model, index, sids, catalogue, cfg.decode, device(cfg))
+    side = query_side(encoder(cfg), cfg.sid.view)
+    quantised = QuantisedDense(clusters, index.expand_with_source, side)
+    system = GenerativeSystem(MODEL, model, index, sids, catalogue, cfg.decode, device(cfg), side.encode)
     scorer, values = Scorer(catalogue, dataset.priors(), index, cfg), PerQuery()
     sets, facts = scored_sets(dataset), {}
     wide = swept_set(cfg, sets)

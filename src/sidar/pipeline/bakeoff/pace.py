@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from sidar.artifacts import sha256_json
+from sidar.artifacts import replace_file, sha256_json
 from sidar.config import Config
 
 #: Share of the minutes that is spent on SFT; the rest is fitting tokenizers and decoding.
@@ -30,7 +30,7 @@ def steps_for(cfg: Config, folder: Path, minutes: float, models: int, root: Path
         return int(kept["steps"])
     each = seconds_per_step(cfg, folder)
     steps = max(LEAST, int(TRAINING * 60 * minutes / (models * each)))
-    path.write_text(json.dumps({"asked": asked, "steps": steps, "seconds_per_step": each}) + "\n")
+    replace_file(path, json.dumps({"asked": asked, "steps": steps, "seconds_per_step": each}) + "\n")
     return steps
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sidar.artifacts import replace_file
 from sidar.evaluate.document import Page, Section, Text, to_html, to_markdown
 from sidar.pipeline.bakeoff import page_cqsid, page_decoding, page_ids, page_recall, page_tail
 from sidar.pipeline.bakeoff.page_answer import answer, entrants_section, reading
@@ -69,6 +70,6 @@ def write_page(folder: Path, results: Results) -> None:
     whole = page(results)
     (folder / "images").mkdir(exist_ok=True)
     for picture in whole.pictures():
-        (folder / "images" / picture.file).write_text(picture.standalone() + "\n", encoding="utf-8")
-    (folder / "page.md").write_text(to_markdown(whole), encoding="utf-8")
-    (folder / "page.html").write_text(to_html(whole), encoding="utf-8")
+        replace_file(folder / "images" / picture.file, picture.standalone() + "\n")
+    replace_file(folder / "page.md", to_markdown(whole))
+    replace_file(folder / "page.html", to_html(whole))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from sidar.artifacts import read_manifest, write_artifact
+from sidar.artifacts import read_manifest, replace_file, write_artifact
 from sidar.evaluate.perquery import QUERIES_FILE, PerQuery, summarise
 from sidar.evaluate.slices import CLASSES
 from sidar.pipeline.bakeoff import claims, latency, verdict
@@ -102,7 +102,7 @@ def write_results(kitchen: Kitchen, cooked: Sequence[Cooked], reference: Path) -
         "decoding": _decoding(kitchen, values, clusters, whole, swept, seeds),
     }
     results = _clean(results)
-    (root / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+    replace_file(root / RESULTS, json.dumps(results, indent=1) + "\n")
     write_page(root, results)
     return results
 
@@ -114,7 +114,7 @@ def _tests(
     seeds: int,
     kept: dict[str, int],
 ) -> list[dict[str, Any]]:
-    """Every family of paired tests."""
+    """Every family of paired tests, among ``entrants`` alone: those that kept the budget."""
     beams = [f"beam/{mode}/hit@{w}" for mode in MODES for w in WIDTHS] + [f"top1k/{mode}/hit" for mode in MODES]
     half = [
         [claims.Pair("cqsid", "rqvae", f"beam/{mode}/hit@{less}", f"beam/{mode}/hit@{more}")]
@@ -127,9 +127,10 @@ def _tests(
         "cqsid": claims.cqsid_pairs([claims.PRIMARY, claims.SECOND, *beams]),
         "half": half,
     }
-    rows = []
+    rows, named = [], {entrant.name for entrant in entrants}
     for question, families in asked.items():
-        rows += claims.ask(values, clusters, question, families, seeds=seeds, **kept)
+        among = [[pair for pair in family if {pair.a, pair.b} <= named] for family in families]
+        rows += claims.ask(values, clusters, question, among, seeds=seeds, **kept)
     return rows
 
 

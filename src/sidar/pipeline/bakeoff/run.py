@@ -19,6 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import Config, SidConfig
 from sidar.doctor import usable_cores
@@ -153,6 +155,8 @@ def bake_off(
         kitchen.say(f"{steps} SFT steps per model for about {minutes:g} minutes in all")
         kitchen.cfg = cfg = cfg.model_copy(update={"sft": cfg.sft.model_copy(update={"steps": steps})})
     reference = measure_reference(cfg, kitchen.root)
+    if workers > 1:
+        _embed_queries(kitchen, chosen)
     cooked = list(_cooked(kitchen, jobs, workers))
     results = write_results(kitchen, cooked, reference)
     kitchen.say(f"{(time.monotonic() - started) / 60:.1f} minutes; page: {kitchen.root / 'page.html'}")
@@ -235,6 +239,21 @@ def _reference_sids(kitchen: Kitchen, seed: int) -> tuple[Config, Path]:
         return fit_sids(kitchen, entrant, seed, folder), folder
     except ValueError as error:
         raise ValueError(f"{REFERENCE}, with which all are compared, failed at sid: {error}") from error
+
+
+def _embed_queries(kitchen: Kitchen, chosen: Sequence[Entrant]) -> None:
+    """Bring the log's queries into the vector cache, if a method wants them: else every worker would encode them."""
+    from sidar.data import open_dataset
+    from sidar.pipeline.runtime import device
+    from sidar.sid.inputs import query_inputs
+    from sidar.sid.tokenizer import wants_queries
+
+    cfg = kitchen.cfg
+    most = max(wants_queries(sid_config(cfg.sid, each, kitchen.sizes, kitchen.bits)) for each in chosen)
+    if most:
+        data, embed = open_dataset(cfg.run_dir / "data"), cfg.run_dir / "embed"
+        rows = np.flatnonzero(data.catalogue.alive)
+        query_inputs(data.sft(), rows, most, cfg.embed, embed, cfg.sid.view, device(cfg))
 
 
 def seconds_of(folder: Path, names: Sequence[str]) -> dict[str, float]:
