@@ -48,7 +48,7 @@ def say(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Day 1 has 60 of the 64 items and a bundle that reranks; day 2's catalogue has four new, one gone, one reworded."""
+    """Day 1 has 60 of the 64 items and a bundle that reranks; day 2 has four new, one gone, one reworded."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder)
     whole = pq.read_table(folder / "catalogue.parquet")

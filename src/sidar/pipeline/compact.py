@@ -1,9 +1,10 @@
 """``sidar sids compact``: a bundle without the rows of retired items.
 
-Of what serves, catalogue, item vectors, index and priors hold rows: they are written anew. The SID table, the codebooks and the model
-name items by id or not at all and stay as they are. A new numbering is a new lineage; everything in a run that holds
-rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by ``sidar run --from`` the compact bundle,
-which the plan of that run says; vectors come from their cache. For anything else that holds rows there is the row map.
+Of what serves, catalogue, item vectors, index and priors hold rows: they are written anew. The SID table, the codebooks
+and the model name items by id or not at all and stay as they are. A new numbering is a new lineage; everything in a run
+that holds rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by ``sidar run --from`` the
+compact bundle, which the plan of that run says; vectors come from their cache. For anything else that holds rows there
+is the row map.
 """
 
 from __future__ import annotations
