@@ -33,6 +33,7 @@ def config(inputs, **sections):
             "sft": {**optim, "lr_new": 3e-3, **sections.get("sft", {})},
             "align": {**optim, "rdrw_window": 64, **sections.get("align", {})},
             "preference": sections.get("preference", {}),
+            "evaluate": sections.get("evaluate", {}),
         }
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from toy_leaks import leaked, switch_off, write_typed_sets
 
 from sidar import data, embed, pipeline, sid
 from sidar.config import Config, load_config
@@ -30,7 +31,8 @@ TRAINED = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Folder with the toy shop's data and embed; on days 7 and 8 every query is one that no training day has."""
+    """Folder with the toy shop's data and embed; on days 7 and 8 every query is one that no training day has, and of
+    what is typed on training days a part is in sets of judged and simulated queries."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder / "inputs")
     path = folder / "inputs" / "events.parquet"
@@ -48,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         "embed.model=hashing:32",
         "device=cpu",
         "threads=1",
+        f"evaluate.sets={json.dumps(write_typed_sets(folder / 'inputs'))}",
         *TRAINED,
     ]
     pipeline.run(load_config(None, told), only="embed")
@@ -97,6 +100,21 @@ def test_no_query_of_a_later_day_is_seen(run: tuple[Path, list[str]], tmp_path: 
     assert not after.missing(text_keys([asked[q] for q in np.unique(pairs[:, 0])])).any()  # embedded through the cache
     assert after.missing(text_keys([" ".join(q.casefold().split()) for q in late if q])).all()
     assert len(after) == before + len(np.unique(pairs[:, 0]))  # and nothing else was
+
+
+def test_no_query_of_a_set_is_asked_for(
+    run: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(folder: Path) -> tuple[list[str], data.Dataset]:
+        dataset = data.open_dataset(folder)
+        return logged_queries(dataset.sft(), np.arange(64), 10**6)[0], dataset
+
+    queries, dataset = asked(run[0] / "data")
+    assert len(queries) > 10
+    assert not leaked(queries, dataset)
+    switch_off(monkeypatch)  # with nothing held out, the check finds some
+    data.build(load_config(None, run[1]), tmp_path / "data")
+    assert len(leaked(*asked(tmp_path / "data"))) > 5
 
 
 def test_the_vectors_are_those_of_a_search(run: tuple[Path, list[str]]) -> None:
