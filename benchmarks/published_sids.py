@@ -38,7 +38,6 @@ from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.stats import bootstrap_intervals, holm, paired_test
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
-from sidar.pipeline.compare import budget
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.sid import load_sids, load_tokenizer
 from sidar.sid.imported import TableTokenizer
@@ -126,8 +125,6 @@ def quality(cfg: Config) -> dict[str, float]:
     """ID quality in a flat map, the code budget, and how far quantised vectors find the items they came from."""
     run = cfg.run_dir
     report = json.loads((run / "sid" / "quality.json").read_text())
-    catalogue = open_dataset(run / "data").catalogue
-    sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     purity = {(p["prefix_depth"], p["category_depth"]): p for p in report["purity"]}
     found = {
         "items": report["items"],
@@ -135,7 +132,7 @@ def quality(cfg: Config) -> dict[str, float]:
         "collision_rate": report["collision_rate"],
         "largest_sid": report["largest_sid"],
         "gini": report["gini"],
-        "bits_per_item": budget(sids.lengths, sids.codebook_sizes) / report["items"],
+        "bits_per_item": report["code_bits"]["per_item"],
         "variance_lost": report["reconstruction"]["share_of_variance_lost"],
     }
     for level, facts in enumerate(report["levels"], start=1):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import print_table, single_thread, write_results
+from common import ROOT, print_table, single_thread, write_results
 
 single_thread()
 
@@ -35,13 +35,15 @@ from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import query_cluster
 from sidar.evaluate.stats import paired_tests
 from sidar.evaluate.views import linear_cka, modality_gap, self_ranks
-from sidar.index.dual_view import DualViewIndex
+from sidar.index.dual_view import DualViewIndex, routed
 from sidar.sid import RqKmeans
 from sidar.train.dense import tune
 from sidar.train.pairs import LogPairs, PseudoPairs
 from sidar.train.pseudo import item_words
 from sidar.types import Hits, SidInputs
 
+PAGE = ROOT / "docs" / "methods" / "sci.md"
+MARKS = ("<!-- sci table -->\n", "<!-- /sci table -->")
 VIEWS = ("item", "query", "both")
 NPROBE = (1, 2, 4, 8, 16)
 K = (10, 100)
@@ -185,17 +187,16 @@ def measure(v: dict[str, np.ndarray], bed: Bed, lists: int | None, cell_seeds: i
         return np.bincount(pairs, values, len(bed.queries)) / np.bincount(pairs, minlength=len(bed.queries))
 
     for view in VIEWS:
-        routed: dict[str, list[np.ndarray]] = {}
+        seen: dict[str, list[np.ndarray]] = {}
         for seed in range(cell_seeds):
             index = DualViewIndex.build(v["i"], v["i as q"], coarse_view=view, lists=lists, seed=seed)
-            probed = index.route(v["q"], max(NPROBE))
-            place = probed[pairs] == index.lists[rows][:, None]
             for n in NPROBE:
-                routed.setdefault(f"{view}/routing@{n}", []).append(by_query(place[:, :n].any(axis=1).astype(float)))
+                place = routed(index, v["q"][pairs], rows, n)
+                seen.setdefault(f"{view}/routing@{n}", []).append(by_query(place.astype(float)))
                 found = index.search(v["q"], max(K), n).rows
                 for k in K:
-                    routed.setdefault(f"{view}/recall@{k}, {n} lists", []).append(recall(found, bed, k))
-        per_query |= {name: np.mean(values, axis=0) for name, values in routed.items()}
+                    seen.setdefault(f"{view}/recall@{k}, {n} lists", []).append(recall(found, bed, k))
+        per_query |= {name: np.mean(values, axis=0) for name, values in seen.items()}
         for n in NPROBE:
             figures[f"{view}/routing@{n}"] = float(per_query[f"{view}/routing@{n}"].mean())
             for k in K:
@@ -307,8 +308,29 @@ COLUMNS = ["ndcg@10", "recall@100", "tail recall@100", "gap of queries and items
 CELLS = ["routing@1", "routing@4", "kept@10, 1 lists", "kept@100, 4 lists", "kept@100, 4 lists, tail"]
 
 
+def page_table(figures: dict[str, float]) -> str:
+    """The table of docs/methods/sci.md, from the figures of ``results/sci.json``."""
+    head = ["start", "towers", "nDCG@10", "R@100", "gap of the views", "finds itself", "routing@1: item", "query"]
+    head += ["both", "kept of R@100, 4 lists: item", "query", "both"]
+    names = ["ndcg@10", "recall@100", "gap of the views of items", "items that find themselves"]
+    names += [f"{view}/{cell}" for cell in ("routing@1", "kept@100, 4 lists") for view in VIEWS]
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * len(names)]
+    for kind, variants in PANELS.items():
+        for variant in (name for name in variants if name not in ONE_SEED):
+            cells = [f"{figures[f'{kind}/{variant}/{name}']:.3f}".removeprefix("0") for name in names]
+            lines.append(f"| {kind} | {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(figures: dict[str, float]) -> None:
+    """Put :func:`page_table` between the marks of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + page_table(figures) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+
+
 def report(bed: Bed, work: Path, save: bool) -> None:
-    """Print the tables of what was run and write ``results/sci.json``."""
+    """Print the tables of what was run and write ``results/sci.json`` and the table of docs/methods/sci.md."""
     figures: dict[str, float] = {}
     tests, seeds = [], {}
     for kind, variants in PANELS.items():
@@ -332,7 +354,9 @@ def report(bed: Bed, work: Path, save: bool) -> None:
     if save:
         config = {"words": WORDS, "minilm": MINILM, "shared": SHARED, "variants": VARIANTS, "set": bed.set_name,
                   "queries": len(bed.queries), "items": len(bed.texts), "seeds": seeds}  # fmt: skip
-        print(f"written to {write_results('sci', config, figures, tests=tests)}")
+        path = write_results("sci", config, figures, tests=tests)
+        write_page(json.loads(path.read_text())["figures"])
+        print(f"written to {path} and {PAGE}")
 
 
 def main() -> None:

@@ -7,14 +7,9 @@ from rich.console import Console
 
 from sidar.config import Config, load_config
 from sidar.data import build, toy
-from sidar.pipeline.compare import budget, compare
+from sidar.pipeline.compare import compare
 from sidar.sid import save_sids
 from sidar.types import SemanticIds
-
-
-def test_the_code_budget_counts_each_items_own_levels():
-    # two items of 3 levels (8/4/2 codes: 3 + 2 + 1 bits), one of 1 level, one without an SID
-    assert budget(np.array([3, 3, 1, 0]), (8, 4, 2)) == pytest.approx(6 + 6 + 3)
 
 
 def test_tables_stand_side_by_side(tmp_path):
@@ -37,5 +32,6 @@ def test_tables_stand_side_by_side(tmp_path):
     }
     assert [float(x) for x in lines["collision_rate"]] == [0, 1]
     assert [float(x) for x in lines["sids"]] == [64, 1]
+    assert [float(x) for x in lines["code_bits.per_item"]] == [6, 1]
     with pytest.raises(ValueError, match=r"none\.parquet is no file"):
         compare(cfg, {"none": tmp_path / "none.parquet"})

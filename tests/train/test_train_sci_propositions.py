@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tiny_encoder import save_tiny_encoder
 
 from sidar.config import DenseConfig, EmbedConfig
-from sidar.index.dual_view import DualViewIndex, routing_agreement
+from sidar.index.dual_view import DualViewIndex, routed
 from sidar.train.contrast import Views, tower_loss
 from sidar.train.pairs import Pair
 from sidar.train.towers import batch_loss, trainable
@@ -70,7 +70,7 @@ def test_the_swap_alone_does_not_bind_the_space_that_routing_uses(aligned):
         before, after = (tower_loss(each, hide, two(cross=cross)).item() for each in (near, turned))
         assert (after == pytest.approx(before, abs=1e-6)) == (cross == 0)
         index = DualViewIndex.build(near.items.numpy(), near.items_as_queries.numpy(), lists=8)
-        agreements.append(routing_agreement(index, near.queries.numpy(), np.arange(N), nprobe=1))
+        agreements.append(routed(index, near.queries.numpy(), np.arange(N), nprobe=1).mean())
     assert agreements[0] < 0.4  # 1/8 is chance
     assert agreements[1] > 0.6
 

@@ -179,12 +179,13 @@ def default_lists(n: int) -> int:
     return max(1, min(round(4 * n**0.5), n // 8))
 
 
-def routing_agreement(
-    index: DualViewIndex, queries: np.ndarray, rows: Sequence[int] | np.ndarray, nprobe: int
-) -> float:
-    """Share of pairs (query vector, relevant row) whose item lies in a list that the query's search looks into."""
+def routed(index: DualViewIndex, queries: np.ndarray, rows: Sequence[int] | np.ndarray, nprobe: int) -> np.ndarray:
+    """(P,) bool: for pairs of a query vector (P, D) and a relevant row, whether the row is in a list looked into.
+
+    Its mean is the routing agreement (methods §4.5).
+    """
     lists = index.route(queries, nprobe)  # (P, nprobe)
-    return float((lists == index.lists[np.asarray(rows)][:, None]).any(axis=1).mean())
+    return (lists == index.lists[np.asarray(rows)][:, None]).any(axis=1)
 
 
 def checksum(items: np.ndarray) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sidar.config import Config
 
 
@@ -29,21 +27,14 @@ def compare(cfg: Config, tables: Mapping[str, Path]) -> Any:
         if not path.is_file():
             raise ValueError(f"{name}: {path} is no file; name the sids.parquet of a run")
         sids = load_sids(path, catalogue.item_ids)
-        found[name] = {"code budget, bits": budget(sids.lengths, sids.codebook_sizes)}
         quality = report(sids, categories=categories)
         pure = {f"purity of {p['prefix_depth']} codes, category depth {p['category_depth']}": p["purity"]
                 for p in quality.pop("purity", [])}  # fmt: skip
-        found[name] |= flatten({key: quality[key] for key in quality if key != "buckets"}) | pure
+        found[name] = flatten({key: quality[key] for key in quality if key != "buckets"}) | pure
     result = Table("", *found, title=f"SID tables of {len(catalogue):,} items")
     for key in dict.fromkeys(key for figures in found.values() for key in figures):
         result.add_row(key, *(f"{figures[key]:,.4g}" if key in figures else "" for figures in found.values()))
     return result
-
-
-def budget(lengths: np.ndarray, codebook_sizes: tuple[int, ...]) -> float:
-    """Σ over items and their levels of log₂ K (contracts.md): what two tables must share to be compared fairly."""
-    spent = np.concatenate([[0.0], np.cumsum(np.log2(codebook_sizes))])
-    return float(spent[lengths].sum())
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, float]:

@@ -23,24 +23,6 @@ def prepare(cfg: Config) -> None:
     torch.manual_seed(cfg.seed)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc reuse the large blocks that a training step frees instead of giving them back to the kernel.
-
-    Batches differ in shape, so every step frees and takes hundreds of blocks of megabytes; with fresh pages each time a
-    step of the embedded default took a fifth longer (once). One arena, because autograd frees in a thread of its own.
-    """
-    import ctypes
-
-    arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(arena_max, 1)
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-    except (OSError, AttributeError):
-        return  # not glibc: its allocator keeps its own counsel
-
-
 def device(cfg: Config) -> str:
     """``auto`` → cuda where a device answers, else cpu."""
     return resolve_device(cfg.device)
