@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.kmeans import group_sums, kmeans, nearest
+from sidar.sid.kmeans import Nearest, group_sums, kmeans, nearest
 
 
 def fit(points: np.ndarray, k: int, seed: int = 0, **options: object) -> torch.Tensor:
@@ -59,6 +59,22 @@ def test_equal_centroids_go_to_the_lower_code() -> None:
     for precision in ("fp32", "bf16"):
         assert nearest(torch.tensor([[2.0, 0.1], [0.2, 3.0]]), centroids, precision)[0].tolist() == [0, 1]
     assert nearest(torch.zeros(0, 2), centroids)[0].shape == (0,)
+
+
+def test_ties_with_every_code_are_decided_in_blocks_and_copies_at_the_end_cost_nothing(monkeypatch) -> None:
+    """Fewer points than codes leave residuals of 0 and a book of copies: pairs of n × K × D numbers were gigabytes."""
+    points = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 8), dtype=np.float32))
+    tied = points[:1].expand(40, -1).clone()
+    tied[20] += 10  # not at the end, so that copies lie on both sides of it
+    tied[39] += 20
+    want = nearest(points, tied, "fp32")[0]
+    monkeypatch.setattr("sidar.sid.kmeans._PAIRS", 7)
+    assert nearest(points, tied, "bf16")[0].tolist() == want.tolist()
+    assert set(want.tolist()) == {0}
+    copies = torch.cat([points[:3], points[2:3].expand(4000, -1)])
+    searcher = Nearest(copies, "bf16")
+    assert len(searcher._moved) == 3
+    assert searcher(points, measure=False)[0].tolist() == nearest(points, points[:3], "fp32")[0].tolist()
 
 
 def test_separate_clusters_are_found() -> None:

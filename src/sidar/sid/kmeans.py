@@ -28,6 +28,7 @@ from torch import Tensor
 from sidar.precision import Precision, use_bf16
 
 CHUNK = 4096  # rows per matrix product: more of them leave the cache, fewer pay more for each call
+_PAIRS = 1 << 16  # near ties that are decided together
 _SCORES = 1 << 22  # scores of one product while encoding: more leave the cache before they are looked at
 RELAXATION = 1.5
 _SEED_ROUNDS = 32
@@ -90,6 +91,8 @@ class Nearest:
     """
 
     def __init__(self, centroids: Tensor, precision: Precision = "auto") -> None:
+        copies = (centroids[1:] == centroids[:-1]).all(1).flip(0).long().cumprod(0).sum()  # of the last, at the end
+        centroids = centroids[: len(centroids) - int(copies)]  # ties with them went to the lower code in any case
         self._shift = centroids.mean(0)
         self._moved = centroids - self._shift
         self._low = use_bf16(centroids.device, precision)
@@ -190,8 +193,11 @@ def _decide(x: Tensor, moved: Tensor, near: np.ndarray, close: np.ndarray) -> Te
     """(m,) int64: the best in fp32 among the codes that ``near`` (m, K) marks, for rows ``close`` (m,) of x (n, D)."""
     row, code = np.nonzero(near)
     at, of = (torch.from_numpy(a).to(x.device) for a in (close[row], code))
-    centre = moved.index_select(0, of)  # a fifth of the time of moved[of], as everywhere here
-    exact = (x.index_select(0, at).sub_(centre / 2).mul_(centre)).sum(1).cpu().numpy()
+    exact = np.empty(len(row), np.float32)
+    for begin in range(0, len(row), _PAIRS):  # where most codes tie, all pairs at once would be n × K × D numbers
+        some = slice(begin, begin + _PAIRS)
+        centre = moved.index_select(0, of[some])  # a fifth of the time of moved[of], as everywhere here
+        exact[some] = (x.index_select(0, at[some]).sub_(centre / 2).mul_(centre)).sum(1).cpu().numpy()
     start = np.flatnonzero(np.diff(row, prepend=-1))
     best = np.repeat(np.maximum.reduceat(exact, start), np.diff(np.append(start, len(row))))
     first = np.flatnonzero(exact == best)
