@@ -11,7 +11,8 @@ all rows, process CPU, one thread, variants interleaved. Writes ``results/sid.js
 defaults, categories and queries included, each in a fresh process. Writes ``results/sid_fit.json``, where sizes that
 are not run again keep their figures.
 
-``python benchmarks/sid.py encode``: vectors a second at 1024/512/256, and the time of encoding at 8192/4096/2048 over
+``python benchmarks/sid.py encode``: vectors a second of every tokenizer at 1024/512/256 (SARQ writes five codes and
+cuts), and the time of encoding at 8192/4096/2048 over
 that of its matrix products alone. Writes ``results/sid_encode.json``.
 """
 
@@ -42,7 +43,9 @@ import torch
 
 from sidar.config import SidConfig
 from sidar.precision import use_bf16
-from sidar.sid import CqSid, RqKmeans, RqVae
+from sidar.sid import Acrq, CqSid, RqKmeans, RqVae, Sarq
+from sidar.sid.refresh import take
+from sidar.sid.sizes import extended
 from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs
 
@@ -161,13 +164,18 @@ def fit(args: argparse.Namespace) -> None:
         print(f"written to {write_results('sid_fit', config, figures)}")
 
 
-def quickly(cls: Any, sizes: tuple[int, ...], x: np.ndarray) -> Any:
+def quickly(name: str, sizes: tuple[int, ...], inputs: SidInputs) -> Any:
     """A tokenizer fitted in few passes: its codebooks are of the data, and encoding costs what it always does."""
-    if cls is RqKmeans:
-        return RqKmeans(sizes, iterations=2, sample=16).fit(SidInputs(x))
-    options = {"steps": 0, "init_sample": 16}
-    tokenizer = cls(sizes, options={**options, "category": False, "contrast": False} if cls is CqSid else options)
-    return tokenizer.fit(SidInputs(x))
+    few, none = {"iterations": 2, "sample": 16}, {"steps": 0, "init_sample": 16}
+    made = {
+        "rqkmeans": lambda: RqKmeans(sizes, **few),
+        "rqkmeans +category": lambda: RqKmeans(sizes, category_first=True, **few),
+        "rqvae": lambda: RqVae(sizes, options=none),
+        "cqsid": lambda: CqSid(sizes, options={**none, "category": False, "contrast": False}),
+        "acrq": lambda: Acrq(sizes, options={**none, "tail_steps": 0}),
+        "sarq": lambda: Sarq(RqKmeans(extended(sizes, len(sizes) + 2), **few), len(sizes)),
+    }
+    return made[name]().fit(inputs)
 
 
 def products(x: torch.Tensor, sizes: tuple[int, ...], rows: int) -> Callable[[], None]:
@@ -188,12 +196,13 @@ def encode(args: argparse.Namespace) -> None:
     """Vectors a second, and the k-means family's time over that of its matrix products."""
     from sidar.sid.kmeans import CHUNK
 
-    x = catalogue_like(args.vectors, args.topics, 0)
-    classes = {"rqkmeans": RqKmeans, "rqvae": RqVae, "cqsid": CqSid}
-    small = {name: quickly(cls, SIZES, x[:32768]) for name, cls in classes.items()}
-    seconds = interleave({k: lambda t=t: t.encode(SidInputs(x)) for k, t in small.items()}, args.repeats)
+    made = catalogue_with_log(args.vectors, args.topics)
+    x = made.vectors
+    inputs = SidInputs(x, made.categories, made.counts)
+    small = {name: quickly(name, SIZES, take(inputs, np.arange(min(len(x), 32768)))) for name in TOKENIZERS}
+    seconds = interleave({k: lambda t=t: t.encode(inputs) for k, t in small.items()}, args.repeats)
     figures = {f"{name}: vectors a second": len(x) / each for name, each in seconds.items()}
-    large = quickly(RqKmeans, LARGE, x)
+    large = quickly("rqkmeans", LARGE, inputs)
     part = x[: len(x) // 8]
     pair = {
         "encode": lambda: large.encode(SidInputs(part)),
