@@ -61,7 +61,8 @@ def left_out(vectors: np.ndarray, out: np.ndarray, seed: int) -> tuple[dict[str,
     new = np.zeros(len(vectors), bool)
     new[out] = True
     ids = [str(row) for row in range(len(vectors))]
-    ledger = write_up(ids, vectors, tokenizer, sids, ~new, np.where(new, "new", "fit").astype(object))
+    cause = np.where(new, "new", "fit").astype(object)
+    ledger = write_up(SidInputs(vectors, item_ids=ids), tokenizer, sids, ~new, cause)
     errors = {
         "fitted": float(ledger.error[~new].mean()),
         "left out": float(ledger.error[new].mean()),

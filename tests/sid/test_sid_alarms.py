@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sidar.config import AlarmsConfig, SidConfig
-from sidar.sid import RqKmeans
+from sidar.sid import RqKmeans, RqVae, Sarq
 from sidar.sid.alarms import alarms
-from sidar.sid.ledger import Ledger, write_up
+from sidar.sid.ledger import Ledger, squared_errors, write_up
 from sidar.sid.reference import make_reference
 from sidar.types import SemanticIds, SidInputs
 
@@ -36,7 +36,7 @@ def ring(fitted, new, **limits):
     ids = [f"p{i}" for i in range(len(x))]
     sids = tokenizer.encode(SidInputs(x))
     cause = np.where(np.arange(len(x)) < len(old), "fit", "new").astype(object)
-    ledger = write_up(ids, x, tokenizer, sids, np.arange(len(x)) < len(old), cause)
+    ledger = write_up(SidInputs(x, item_ids=ids), tokenizer, sids, np.arange(len(x)) < len(old), cause)
     found = alarms(sids, ids, ledger, reference, AlarmsConfig(**limits))
     return {alarm.name: alarm for alarm in found}
 
@@ -61,6 +61,45 @@ def test_more_of_one_known_shelf_rings_the_codes_alone(fitted):
     found = ring(fitted, fitted[3](200, [3], 5))
     assert found["codes"].rings
     assert not found["error"].rings
+
+
+def error_of(fitted, tokenizer, new, counts):
+    """The alarm ``error`` for ``new`` items without a click, and the table with the old ones."""
+    old = fitted[1]
+    inputs = SidInputs(old, counts=counts)
+    sids = tokenizer.fit(inputs).encode_catalogue(inputs)
+    reference = make_reference(SidConfig(), tokenizer, sids, inputs, seed=0)
+    ids = [f"p{i}" for i in range(len(old) + len(new))]
+    both = SidInputs(np.concatenate([old, new]), counts=np.pad(counts, (0, len(new))), item_ids=ids)
+    was = np.arange(len(ids)) < len(old)
+    table = tokenizer.encode(both)
+    ledger = write_up(both, tokenizer, table, was, np.where(was, "fit", "new").astype(object))
+    return alarms(table, ids, ledger, reference, AlarmsConfig())[0], both, table
+
+
+def test_short_sids_of_cold_items_are_no_drift(fitted):
+    """SARQ gives an item without clicks few codes; what those keep is less, whatever the codebooks are worth."""
+    counts = np.random.default_rng(5).zipf(1.6, 2000).clip(0, 1000)
+    sarq = Sarq(RqKmeans((64, 32, 16), seed=0), 2, min_levels=1)
+    found, both, table = error_of(fitted, sarq, fitted[3](300, range(16), 21), counts)
+    assert table.lengths[2000:].mean() < table.lengths[:2000].mean() - 0.5
+    lost = squared_errors(sarq, both.vectors, table.codes)
+    assert lost[2000:].mean() > 1.2 * lost[:2000].mean()
+    assert abs(found.value) < 0.1
+    assert not found.rings
+    strange, _, _ = error_of(fitted, sarq, fitted[3](200, range(16, 24), 22), counts)
+    assert strange.rings
+    assert strange.value > 0.3
+
+
+def test_where_the_reference_is_of_fitted_items_the_error_never_rings(fitted):
+    """A training is not done twice for a yardstick, and codebooks flatter the items that they were fitted to."""
+    small = {"hidden": [32], "latent": 16, "steps": 60, "batch_size": 256, "precision": "fp32"}
+    found, _, _ = error_of(fitted, RqVae((64, 32), options=small), fitted[3](200, range(16, 24), 23), np.ones(2000))
+    assert found.value > 0.2
+    assert found.p < 1e-6
+    assert not found.rings
+    assert "fitted items lose, which any new item exceeds: this never rings" in found.says
 
 
 def test_a_pile_of_copies_rings_the_buckets(fitted):

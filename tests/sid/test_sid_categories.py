@@ -19,6 +19,7 @@ from sidar.sid.categories import SHARE, CategoryCodes, given_first, load_categor
 from sidar.sid.ledger import write_up
 from sidar.sid.refresh import refresh
 from sidar.sid.stage import fit_catalogue
+from sidar.sid.versions import Version, compare_versions
 from sidar.types import SidInputs
 
 PATHS = [["a", "x", "1"], ["a", "x", "2"], ["a", "y"], ["b", "z"], ["b"], [], ["a", "x", "1"]]
@@ -138,13 +139,20 @@ def test_a_daily_refresh_follows_a_change_of_category() -> None:
     tokenizer = RqKmeans((16, 8, 4), category_first=True).fit(inputs)
     sids = tokenizer.encode(inputs)
     cause, fitted = np.full(200, "fit", object), np.ones(200, bool)
-    ledger = write_up(ids, inputs.vectors, tokenizer, sids, fitted, cause)
+    ledger = write_up(inputs, tokenizer, sids, fitted, cause)
     paths = list(inputs.categories)
     other = next(path for path in paths if path != paths[7])
     paths[7] = other
     today = refresh(tokenizer, sids, ledger, replace(inputs, categories=paths), margin=1e9)
     assert today.sids.codes[7, 0] == tokenizer.categories_.paths.index(tuple(other)) != sids.codes[7, 0]
-    assert today.cause[7] == "text"
+    assert today.cause[7] == "category"
+    assert today.counts == {"category": 1, "kept": 199}
+    after = write_up(replace(inputs, categories=paths), tokenizer, today.sids, today.fitted, today.cause)
+    diff = compare_versions(Version("A", ids, sids, ledger, "k"), Version("B", ids, today.sids, after, "k"))
+    assert diff.causes == {"category": 1}
+    cut = Sarq(RqKmeans((16, 8, 4), category_first=True), 2, lengths="fixed").fit(inputs)
+    moved = refresh(cut, cut.encode(inputs), ledger, replace(inputs, categories=paths), margin=1e9)
+    assert moved.cause[7] == "category"
     unmoved = np.arange(200) != 7
     np.testing.assert_array_equal(today.sids.codes[unmoved], sids.codes[unmoved])
     assert given_first(Sarq(tokenizer, 3), inputs).tolist() == sids.codes[:, 0].tolist()

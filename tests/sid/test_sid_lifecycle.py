@@ -19,7 +19,8 @@ def world():
     x = (rng.normal(size=(10, 16))[rng.integers(10, size=80)] + 0.3 * rng.normal(size=(80, 16))).astype(np.float32)
     tokenizer = RqKmeans((8, 4), seed=0).fit(SidInputs(x[:60]))
     sids = tokenizer.encode(SidInputs(x[:60]))
-    ledger = write_up(IDS[:60], x[:60], tokenizer, sids, np.ones(60, bool), np.full(60, "fit", object))
+    inputs = SidInputs(x[:60], item_ids=IDS[:60])
+    ledger = write_up(inputs, tokenizer, sids, np.ones(60, bool), np.full(60, "fit", object))
     return x, tokenizer, sids, ledger
 
 
@@ -138,6 +139,11 @@ def test_the_reference_is_of_unseen_items_where_a_fit_is_cheap(world, tmp_path):
     flat = make_reference(SidConfig(reference=0), tokenizer, sids, inputs, seed=0)
     assert (flat["how"], flat["items"], flat["shared"]) == ("in sample", 400, None)
     assert flat["errors"]["mean"] == pytest.approx(own)
+    few = RqKmeans((4, 4), seed=0).fit(inputs)
+    many = make_reference(SidConfig(reference=0), few, few.encode(inputs), inputs, seed=0)
+    assert many["how"] == "many per code"
+    left = make_reference(SidConfig(), few, few.encode(inputs), inputs, seed=0)
+    assert many["errors"]["mean"] == pytest.approx(left["errors"]["mean"], rel=0.1)
     save_reference(tmp_path, held)
     assert load_reference(tmp_path) == held
     assert load_reference(tmp_path / "nowhere") is None

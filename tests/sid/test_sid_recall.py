@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from sidar.config import SidConfig
 from sidar.restore import restored
 from sidar.sid import RqKmeans, RqVae, Sarq
 from sidar.sid.ledger import squared_errors
 from sidar.sid.quality import report
 from sidar.sid.recall import DEPTH, quantised_recall, spoken
+from sidar.sid.sizes import ENOUGH, WORTH
+from sidar.sid.stage import fit_catalogue
 from sidar.types import SemanticIds, SidInputs
 
 
@@ -102,6 +105,45 @@ def test_a_tokenizer_with_a_decoder_is_asked_and_not_its_stand_ins():
     assert kept["error"][-1] != pytest.approx(stand_ins["error"][-1], rel=1e-3)
     sarq = Sarq(tokenizer, 2)
     np.testing.assert_array_equal(restored(sarq, clusters), tokenizer.reconstruct(clusters))
+
+
+def test_larger_sizes_are_chosen_where_quantised_dense_keeps_too_little():
+    """Vectors without clusters: few items share an SID long before near ones can be told from far ones."""
+    vectors = np.random.default_rng(0).normal(size=(3000, 32)).astype(np.float32)
+    inputs = SidInputs(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    recall = {}
+    _, sids, tried = fit_catalogue(SidConfig(iterations=3), inputs, 0, recall=recall)
+    kept = [recall[name]["neighbours"] for name in ("32/16/8", "64/32/16", "128/64/32")]
+    assert tried["32/16/8"] == min(tried.values(), key=lambda n: abs(n - 1.3))  # what items per SID alone would choose
+    assert kept[0] < kept[1] - WORTH < kept[2] - 2 * WORTH < ENOUGH
+    assert sids.codebook_sizes == (128, 64, 32)  # doubled twice, and no more though it is still below ENOUGH
+    assert recall.keys() == tried.keys()
+
+
+def test_larger_sizes_that_gain_too_little_are_not_kept(monkeypatch):
+    monkeypatch.setattr("sidar.sid.stage.WORTH", 0.5)
+    inputs = SidInputs(np.random.default_rng(0).normal(size=(3000, 32)).astype(np.float32))
+    _, sids, tried = fit_catalogue(SidConfig(iterations=3), inputs, 0)
+    assert "/".join(map(str, sids.codebook_sizes)) == min(tried, key=lambda name: abs(tried[name] - 1.3))
+
+
+def test_random_ids_are_not_given_more_codes_for_keeping_nothing():
+    """Their stand-ins learn the few items of a code by heart, so more codes would always seem to pay."""
+    recall = {}
+    vectors = clustered(2000)
+    _, sids, tried = fit_catalogue(SidConfig(method="random"), SidInputs(vectors), 0, recall=recall)
+    chosen = "/".join(map(str, sids.codebook_sizes))
+    assert recall[chosen]["neighbours"] < ENOUGH
+    assert chosen == min(tried, key=lambda name: abs(np.log(max(tried[name] - 1, 1e-3) / 0.3)))
+
+
+@pytest.mark.parametrize("stated", [{"codebook_sizes": [4, 2], "levels": 2}, {"balance_last": True}])
+def test_sizes_that_were_stated_are_fitted_once(stated):
+    recall = {}
+    inputs = SidInputs(np.random.default_rng(0).normal(size=(1000, 32)).astype(np.float32))
+    _, _, tried = fit_catalogue(SidConfig(iterations=3, **stated), inputs, 0, recall=recall)
+    assert len(tried) == len(recall) == 1
+    assert next(iter(recall.values()))["neighbours"] < ENOUGH
 
 
 def test_one_sid_per_item_at_its_own_vector_keeps_everything():

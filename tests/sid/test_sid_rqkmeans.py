@@ -201,8 +201,9 @@ def test_sizes_need_items() -> None:
 
 def test_sizes_are_adjusted_to_the_data() -> None:
     rng = np.random.default_rng(0)
-    line = np.linspace(0, 1, 4000)[:, None] * np.ones((1, 4))  # one dimension: three levels resolve it much too well
-    _, _, tried = fit_catalogue(SidConfig(items_per_sid=2.0), SidInputs(line.astype(np.float32)), 0)
+    turn = np.linspace(0, 1, 4000)  # one dimension: three levels resolve it much too well
+    arc = np.stack([np.cos(turn), np.sin(turn)], 1)
+    _, _, tried = fit_catalogue(SidConfig(items_per_sid=2.0), SidInputs(arc.astype(np.float32)), 0)
     first, *others = tried
     assert others
     assert int(first.split("/")[0]) > int(others[-1].split("/")[0])

@@ -1,7 +1,8 @@
 """``ledger.parquet``: what an SID artefact remembers of every item, so that the next version can say what changed.
 
-Per item that has an SID: a hash of the vector that it was encoded from, the squared distance of that vector to what the
-SID keeps of it, whether the codebooks were fitted to it, and why it has the SID that it has (:data:`CAUSES`).
+Per item that has an SID: a hash of the vector that it was encoded from, the squared distance of that vector to what its
+codes keep of it (of SARQ: before they were cut), whether the codebooks were fitted to it, and why it has the SID that
+it has (:data:`CAUSES`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from sidar.restore import restored
 from sidar.sid.quality import row_hashes
-from sidar.types import PathLike, SemanticIds
+from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "ledger.parquet"
 SCHEMA = pa.schema(
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
     ]
 )
 #: Why an item has its SID. ``held``: its text changed, but not by more than `sid.keep_margin` pays for a new SID.
-CAUSES = ("fit", "new", "text", "held", "kept", "tokenizer")
+CAUSES = ("fit", "new", "text", "held", "kept", "tokenizer", "category")
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,22 @@ class Ledger:
         return cls(next(words), vector, error, fitted, next(words))
 
 
-def write_up(
-    item_ids: Sequence[str],
-    vectors: np.ndarray,
-    tokenizer: Any,
-    sids: SemanticIds,
-    fitted: np.ndarray,
-    cause: np.ndarray,
-) -> Ledger:
-    """The ledger of ``sids`` (n items that all have one) as ``tokenizer`` gave them to ``vectors`` (n, D)."""
-    error = squared_errors(tokenizer, vectors, sids.codes)
-    return Ledger(np.asarray(item_ids, dtype=object), row_hashes(vectors), error, fitted, cause)
+def write_up(inputs: SidInputs, tokenizer: Any, sids: SemanticIds, fitted: np.ndarray, cause: np.ndarray) -> Ledger:
+    """The ledger of ``sids`` (n items with ``item_ids`` that all have one) as ``tokenizer`` gave them to ``inputs``."""
+    error = codebook_errors(tokenizer, inputs, sids)
+    return Ledger(np.asarray(inputs.item_ids, dtype=object), row_hashes(inputs.vectors), error, fitted, cause)
+
+
+def codebook_errors(tokenizer: Any, inputs: SidInputs, sids: SemanticIds) -> np.ndarray:
+    """(n,) float32 |x − x̂|²: how well the codebooks fit items, as the drift alarm compares it.
+
+    Where SIDs are cut codes of a base (SARQ), all codes of the base count: a new item is cold and so has a short SID,
+    and what it loses by that says nothing about the codebooks.
+    """
+    base = getattr(tokenizer, "base", None)
+    if base is None:
+        return squared_errors(tokenizer, inputs.vectors, sids.codes)
+    return squared_errors(base, inputs.vectors, base.encode(inputs).codes)
 
 
 def squared_errors(tokenizer: Any, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ class RandomIds:
     """
 
     method: str
+    keeps_nothing = True  # sizes go by items per SID alone: quantised dense has nothing to say of them
 
     def __init__(self, codebook_sizes: Sequence[int], seed: int = 0, *, device: str = "cpu") -> None:
         if not codebook_sizes or min(codebook_sizes) < 1:

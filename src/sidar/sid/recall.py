@@ -35,8 +35,9 @@ def quantised_recall(
     With ``query_vectors`` (M, D) and ``pairs`` (P, 2) of query and row also ``pairs``, the share of pairs whose item is
     among the query's first 100, and ``pairs_exact``, the same with the items' own vectors.
 
-    ``vectors`` (N, D) by row; ``tokenizer`` says what its codes keep (:func:`sidar.restore.restored`).
-    Items of one SID come in random order: an SID that straddles rank 100 counts by the share of its items that fit. Rows without an SID are not looked for. At most 512 items and pairs, chosen by ``seed``.
+    ``vectors`` (N, D) by row; ``tokenizer`` says what codes keep (:func:`sidar.restore.restored`). Items of one SID
+    come in random order: an SID that straddles rank 100 counts by the share of its items that fit. Rows without an SID
+    are not looked for. At most 512 items and pairs, chosen by ``seed``.
     """
     rows = np.flatnonzero(sids.lengths > 0)
     if len(rows) < 2:

@@ -2,7 +2,8 @@
 
 The items that the codebooks were fitted to are no yardstick for new ones: with 13 items per first code, as on the
 sample, items that were left out lose a third more though nothing drifted (docs/lifecycle.md). So the reference is the
-error of items that a second fit did not see, wherever a fit is cheap. [ours]
+error of items that a second fit did not see, wherever a fit is cheap, or of fitted items where so many share a code
+that it hardly flatters them; elsewhere nothing rings by it (sid/alarms.py). [ours]
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from sidar.config import SidConfig
-from sidar.sid.ledger import squared_errors
+from sidar.sid.ledger import codebook_errors, squared_errors
 from sidar.sid.refresh import take
 from sidar.sid.tokenizer import Tokenizer, tokenizer_class
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "reference.json"
-#: Beyond this many items a second fit costs minutes, and codebooks fitted to so many items hardly flatter them.
+#: Beyond this many items a second fit costs minutes.
 MOST = 200_000
+#: Items per code of the largest level: each level of a k-means flatters its items by about 2 K / N of what they lose.
+MANY = 100
 
 
 def make_reference(
@@ -30,22 +33,29 @@ def make_reference(
     """The reference of a fit: ``errors`` and ``shared`` of unseen items, ``first`` codes and ``bucket`` of all.
 
     ``sid.reference`` is the share of the items that are left out of a second fit; with 0, for a tokenizer whose fit is
-    a training (no ``refits``) and beyond :data:`MOST` items, errors are those of the fitted items, and ``how`` says so.
+    a training (no ``refits``) and beyond :data:`MOST` items, errors are those of the fitted items. ``how`` says which:
+    ``held out``, ``many per code`` (:data:`MANY`: as good as unseen) or ``in sample`` (flattered). Of SARQ all this is
+    the base's (:func:`~sidar.sid.ledger.codebook_errors`).
     """
     n = len(inputs.vectors)
-    share = config.reference if getattr(tokenizer, "refits", False) and n <= MOST else 0.0
+    base: Any = getattr(tokenizer, "base", tokenizer)
+    refits = getattr(base, "refits", False)
+    share = config.reference if refits and n <= MOST else 0.0
     out = np.sort(np.random.default_rng([seed, 1]).permutation(n)[: round(share * n)])
-    how, books, table, judged = "in sample", tokenizer, sids, np.arange(n)
+    also = None
     if 0 < len(out) < n:
         rest = np.setdiff1d(np.arange(n), out)
-        books = tokenizer_class(tokenizer.method)(**tokenizer.params(), device=device).fit(take(inputs, rest))
-        how, table, judged = "held out", books.encode(inputs), out
-    errors = squared_errors(books, inputs.vectors[judged], table.codes[judged])
+        books = tokenizer_class(base.method)(**base.params(), device=device).fit(take(inputs, rest))
+        codes = books.encode(inputs).codes
+        how, errors, also = "held out", squared_errors(books, inputs.vectors[out], codes[out]), shared(codes, out)
+    else:
+        how = "many per code" if refits and n >= MANY * max(map(len, base.codebooks_)) else "in sample"
+        errors = codebook_errors(tokenizer, inputs, sids)
     return {
         "how": how,
-        "items": len(judged),
+        "items": len(errors),
         "errors": {"mean": float(errors.mean()), "std": float(errors.std()), "quantiles": _quantiles(errors)},
-        "shared": shared(table.codes, judged) if how == "held out" else None,
+        "shared": also,
         "first": np.bincount(sids.codes[:, 0], minlength=sids.codebook_sizes[0]).tolist(),
         "bucket": experienced(sids.codes),
         "sid_version": sids.version,

@@ -78,6 +78,7 @@ def refresh(
         differs = (new.codes != codes[ask]).any(axis=1)
         cause[ask[old & move & differs]] = "text"
         cause[ask[old & ~move & differs]] = "held"
+        cause[refiled] = "category"
         codes[ask[move]], lengths[ask[move]] = new.codes[move], new.lengths[move]
     own = getattr(tokenizer, "refresh", None)
     if own is not None:
@@ -87,6 +88,7 @@ def refresh(
         moved = had & (found.codes != previous.codes).any(axis=1)
         cause[moved & stays] = "tokenizer"
         cause[moved & ~stays] = "text"
+        cause[moved & refiled] = "category"
         return Refreshed(found, cause, fitted)
     return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
 

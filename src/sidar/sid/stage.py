@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from sidar.artifacts import continues
 from sidar.config import Config, SidConfig
 from sidar.precision import resolve_device
+from sidar.sid.continued import check_encoder, check_settings
 from sidar.sid.fit_report import describe_fit, spoken
 from sidar.sid.inputs import query_inputs
 from sidar.sid.ledger import Ledger, write_up
@@ -22,7 +24,7 @@ from sidar.sid.recall import quantised_recall
 from sidar.sid.recall import spoken as recalled
 from sidar.sid.reference import load_reference, make_reference, save_reference
 from sidar.sid.refresh import Refreshed, refresh
-from sidar.sid.sizes import auto_codebook_sizes, halving, is_better, is_far
+from sidar.sid.sizes import ENOUGH, WORTH, auto_codebook_sizes, halving, is_better, is_far
 from sidar.sid.table import load_sids, save_sids, table_version
 from sidar.sid.tokenizer import (
     Tokenizer,
@@ -36,6 +38,7 @@ from sidar.types import PathLike, SemanticIds, SidInputs
 
 _MAX_PAIRS = 200_000
 _MAX_SIZES_TRIED = 4
+_MAX_DOUBLINGS = 2
 
 
 def fit_catalogue(
@@ -50,11 +53,15 @@ def fit_catalogue(
 
     With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an excess over one item
     per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
-    doubled or halved until it is not, or until the next size would be further off. A fit that is a training keeps what
-    a kill would lose in ``work``, by sizes. ``recall`` receives what quantised dense finds at each of the sizes.
+    doubled or halved until it is not, or until the next size would be further off. Where quantised dense then keeps too
+    few of the near items (:data:`~sidar.sid.sizes.ENOUGH`), all levels are doubled up to twice while that gains enough
+    (:data:`~sidar.sid.sizes.WORTH`). A fit that is a training keeps what a kill would lose in ``work``, by sizes.
+    ``recall`` receives what quantised dense finds at each of the sizes.
     """
+    recall = {} if recall is None else recall
 
-    def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float]:
+    @cache
+    def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float, float]:
         tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device)
         trained = trained_part(tokenizer)
         if trained is not None and work is not None:
@@ -62,14 +69,13 @@ def fit_catalogue(
         tokenizer.fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
         found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
-        if recall is not None:
-            recall["/".join(map(str, sids.codebook_sizes))] = _recall(inputs, sids, tokenizer, seed)
-        return tokenizer, sids, distinct / found
+        recall[_name(sids)] = kept = _recall(inputs, sids, tokenizer, seed)
+        return tokenizer, sids, distinct / found, kept.get("neighbours", 1.0)
 
     distinct = count_distinct(inputs.vectors)
     sizes = tuple(config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid))
     best = attempt(sizes)
-    tried = {"/".join(map(str, best[1].codebook_sizes)): best[2]}
+    tried = {_name(best[1]): best[2]}
     fixed = config.codebook_sizes is not None or config.balance_last
     free = not fixed and not getattr(best[0], "own_sizes", False)
     while free and len(tried) < _MAX_SIZES_TRIED and is_far(best[2], config.items_per_sid):
@@ -78,8 +84,17 @@ def fit_catalogue(
         if not 2 <= first <= max(2, distinct // 2):
             break
         other = attempt(halving(first, config.levels))
-        tried["/".join(map(str, other[1].codebook_sizes))] = other[2]
+        tried[_name(other[1])] = other[2]
         if not is_better(other[2], best[2], config.items_per_sid):
+            break
+        best = other
+    for _ in range(_MAX_DOUBLINGS if free and not getattr(best[0], "keeps_nothing", False) else 0):
+        larger = halving(2 * best[1].codebook_sizes[0], config.levels)
+        if best[3] >= ENOUGH or sum(larger) > distinct:
+            break
+        other = attempt(larger)
+        tried[_name(other[1])] = other[2]
+        if other[3] < best[3] + WORTH:
             break
         best = other
     return best[0], best[1], tried
@@ -127,6 +142,7 @@ def build(
     before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
     if before is not None:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
         check_encoder(before.parent / "embed", Path(embed_folder))
+        check_settings(before, cfg.sid)
         tokenizer = load_tokenizer(before)
         yesterday = load_sids(before / "sids.parquet", inputs.item_ids or ())
         today = refresh(tokenizer, yesterday, Ledger.load(before), inputs, margin=cfg.sid.keep_margin)
@@ -147,7 +163,7 @@ def build(
     out = Path(out)
     tokenizer.save(out)
     save_sids(out / "sids.parquet", catalogue.item_ids, sids)
-    write_up(inputs.item_ids or (), inputs.vectors, tokenizer, found, today.fitted, today.cause).save(out)
+    write_up(inputs, tokenizer, found, today.fitted, today.cause).save(out)
     if reference is not None:
         save_reference(out, reference)
     quality = report(
@@ -161,7 +177,7 @@ def build(
         seed=cfg.seed,
     )
     quality["sizes_tried"] = tried
-    sizes = "/".join(map(str, sids.codebook_sizes))
+    sizes = _name(sids)
     quality["quantised_dense"] = recall.get(sizes) or _recall(inputs, found, tokenizer, cfg.seed)
     quality["sizes_recall"] = {name: each.get("neighbours") for name, each in recall.items()}
     fit = describe_fit(tokenizer, found, inputs, out)
@@ -180,28 +196,20 @@ def build(
     }
     if before is not None:
         shapes |= {"continues": continues(before), "changes": today.counts}
-        new, moved = (today.counts.get(cause, 0) for cause in ("new", "text"))
+        new = today.counts.get("new", 0)
+        moved = sum(today.counts.get(cause, 0) for cause in ("text", "category", "tokenizer"))
         summary += f"; codebooks kept, {new:,} new items, {moved:,} moved"
     summary += spoken(fit)
     return {"summary": summary, "shapes": shapes, "quality": quality}
 
 
+def _name(sids: SemanticIds) -> str:
+    return "/".join(map(str, sids.codebook_sizes))
+
+
 def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     queries, pairs = inputs.query_vectors, inputs.query_item_pairs
     return quantised_recall(inputs.vectors, sids, tokenizer, query_vectors=queries, pairs=pairs, seed=seed)
-
-
-def check_encoder(before: Path, now: Path) -> None:
-    """``ValueError`` where frozen codebooks would meet vectors of another encoder: near codes would mean nothing."""
-    files = [folder / "embedder.json" for folder in (before, now)]
-    if all(file.is_file() for file in files):
-        old, new = (json.loads(file.read_text()) for file in files)
-        if old["fingerprint"] != new["fingerprint"]:
-            raise ValueError(
-                f"the codebooks of {before.parent} were fitted to vectors of {old['model']!r} ({old['fingerprint']}), "
-                f"these are of {new['model']!r} ({new['fingerprint']}); go on with the old encoder (embed.model), or "
-                "fit anew without --from and train again (`sidar sids plan` says what)"
-            )
 
 
 def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:

@@ -28,6 +28,7 @@ CAUSES = {
     "new": "new in the catalogue",
     "retired": "retired",
     "codebooks": "codebooks changed: equal numbers mean other clusters",
+    "category": "its category changed, and with it the first code",
     "text": "its text changed by more than keeping the SID was worth",
     "split": "the last code was dealt anew (post-split, balance)",
     "length": "its length changed (evidence beyond the hysteresis)",
@@ -95,6 +96,7 @@ def compare_versions(before: Version, after: Version, *, examples: int = 3) -> D
     known = before.codebooks is not None and after.codebooks is not None
     books = "unknown" if not known else "same" if before.codebooks == after.codebooks else "changed"
     text_of = [_vectors(version.ledger) for version in (before, after)]
+    refiled = set() if after.ledger is None else set(after.ledger.item_ids[after.ledger.cause == "category"])
     causes: Counter[str] = Counter()
     levels: Counter[str] = Counter()
     found: dict[str, list[tuple[str, str, tuple[int, ...], tuple[int, ...]]]] = {}
@@ -106,6 +108,8 @@ def compare_versions(before: Version, after: Version, *, examples: int = 3) -> D
             same += 1
             continue
         cause = _cause(item, a, b, books, text_of)
+        if cause in ("text", "split", "other") and item in refiled:
+            cause = "category"
         causes[cause] += 1
         if a and b:
             levels[_parting(a, b)] += 1
