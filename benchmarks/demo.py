@@ -19,7 +19,10 @@ from sidar.evaluate.table import check_table
 COLUMNS = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr", "sid/recall@8", "sid/mrr", "invalid/mass")
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- demo table -->\n", "<!-- end of demo table -->")
-SHOWN = ("bm25", "dense", "bm25+dense", "sft", "raddpo", "bm25+dense+sft", "bm25+dense+raddpo", "topic oracle")
+SHOWN = (
+    *("bm25", "dense", "bm25+dense", "sft", "raddpo", "sft+rerank", "raddpo+rerank"),
+    *("bm25+dense+sft", "bm25+dense+raddpo", "topic oracle"),
+)
 NAMES = {
     "item/ndcg@10": "nDCG@10",
     "item/recall@10": "R@10",

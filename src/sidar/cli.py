@@ -243,10 +243,15 @@ def search(
 
     from sidar.retriever import Retriever
 
-    results = Retriever.load(bundle).search(query, k=k, beam=beam, exact=exact, rerank=rerank)
-    table = Table("#", "SID", "log p", "item", "title", box=None)
+    retriever = Retriever.load(bundle)
+    results = retriever.search(query, k=k, beam=beam, exact=exact, rerank=rerank)
+    reranked = any(hit.cosine is not None for hit in results)
+    table = Table("#", "SID", "log p", *(["cosine"] if reranked else []), "item", "title", box=None)
     for hit in results:
-        table.add_row(str(hit.rank), hit.sid_text, f"{hit.score:.2f}", hit.item_id, hit.title[:80])
+        cosine = [] if hit.cosine is None else [f"{hit.cosine:.3f}"]
+        table.add_row(str(hit.rank), hit.sid_text, f"{sum(hit.level_logp):.2f}", *cosine, hit.item_id, hit.title[:80])
+    if reranked:
+        table.caption = f"ordered by log p + {retriever.rerank:g} · cosine"
     _console().print(table)
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from sidar import Retriever, pipeline
 from sidar.bundle import open_bundle
+from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.embed import HashingEmbedder, load_items
@@ -107,6 +109,18 @@ def test_searching_reranks_what_the_beam_reaches(shop, retriever):
     assert retriever.search("bath towel", k=5) == retriever.search("bath towel", k=5, rerank=True)  # the default
     many = retriever.search(["bath towel", "tent"], k=5)
     assert [r.item_id for r in many[0]] == [r.item_id for r in retriever.search("bath towel", k=5)]
+
+
+def test_the_shell_shows_log_p_and_what_else_ordered(shop):
+    bundle = str(shop / "runs/shop/bundle")
+    both, alone = (
+        CliRunner().invoke(app, ["search", "bath towel", "--bundle", bundle, *more], env={"COLUMNS": "160"}).output
+        for more in ([], ["--no-rerank"])
+    )
+    assert "cosine" in both
+    assert "ordered by log p + " in both
+    assert "cosine" not in alone
+    assert "log p" in alone
 
 
 def test_the_server_takes_rerank_and_says_so(retriever):

@@ -38,6 +38,8 @@ def base(inputs: str, name: str) -> dict[str, Any]:
         },
         # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only near the last of these few steps.
         "align": {"steps": 120, "validate_every": 60, "checkpoint_every": 120, "rdrw_window": 512},
+        # Minutes of training order whole SIDs well and the products that are close to one another badly.
+        "decode": {"rerank": "dense"},
         "evaluate": {
             "sets": [
                 {

@@ -30,7 +30,7 @@ function card(hit, best, sizes, state, before) {
         h("div", { class: "sid", "aria-label": `Semantic ID ${hit.sid_text}` }, hit.sid.map((code, level) =>
           h("i", { class: `chip ${hue(level + 1)}`, title: chance(hit, level) }, code)),
           hit.level_logp.length > hit.sid.length && h("i", { class: "chip end", title: ending(hit) }, "·")),
-        h("div", { class: "score", title: `log p = ${hit.score == null ? "−∞" : hit.score.toFixed(3)}` },
+        h("div", { class: "score", title: reason(hit) },
           h("i", {}, h("u", { style: { width: `${Math.max(1.5, (100 * hit.probability) / best)}%` } })),
           percent(hit.probability)))),
     before ? move(before.get(hit.item_id), hit.rank) : null,
@@ -38,6 +38,12 @@ function card(hit, best, sizes, state, before) {
       class: "add", type: "button", "aria-pressed": String(chosen), onclick: (event) => { event.stopPropagation(); state.toggle(hit); },
       title: chosen ? "Take out of the history" : "Put into the history, and search again as someone who touched it",
     }, chosen ? "✓" : "+"));
+}
+
+function reason(hit) {
+  const logp = hit.probability > 0 ? Math.log(hit.probability).toFixed(3) : "−∞";
+  if (hit.cosine == null) return `log p = ${logp}`;
+  return `log p = ${logp}, cosine of query and product = ${hit.cosine.toFixed(3)}; ordered by both: ${hit.score == null ? "−∞" : hit.score.toFixed(3)}`;
 }
 
 function chance(hit, level) {
