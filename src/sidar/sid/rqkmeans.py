@@ -124,7 +124,8 @@ class RqKmeans:
             if level < len(self.codebook_sizes) - 1:
                 codes = first_codes(residual, self._searcher(level, book), None if level else first)
                 parents.append(codes.cpu().numpy())
-                residual -= book.index_select(0, codes)
+                for rows, found in zip(residual.split(CHUNK), codes.split(CHUNK), strict=True):  # no second copy
+                    rows -= book.index_select(0, found)
         self.codebooks_ = [book.cpu().numpy() for book in books]
         return self
 
