@@ -173,8 +173,10 @@ def test_the_stage_tells_of_the_fit_and_continues_a_killed_one(
     monkeypatch.setattr(AutoencoderFit, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         build(run, tmp_path / "killed", "sid.method=cqsid", work=tmp_path / "work")
-    assert [p.name for p in (tmp_path / "work").iterdir()] == ["16-8-4"]
+    assert [str(p.relative_to(tmp_path / "work")) for p in (tmp_path / "work").glob("*/*")] == ["cqsid/16-8-4"]
     monkeypatch.setattr(AutoencoderFit, "_step", step)
+    others = [f"{line.replace('cqsid', 'rqvae')}" for line in TRAINED]  # another method's work is no obstacle
+    build(run, tmp_path / "other", "sid.method=rqvae", *others, work=tmp_path / "work")
     build(run, tmp_path / "again", "sid.method=cqsid", work=tmp_path / "work")
     names = sorted(p.name for p in (tmp_path / "whole").iterdir())
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == names

@@ -203,24 +203,22 @@ def test_kill_9_between_two_checkpoints(tmp_path: Path) -> None:
         assert torch.equal(tensor, loaded.model.state_dict()[name]), name
 
 
-def test_work_of_another_fit_is_refused(tmp_path: Path) -> None:
-    x = topics(200)
-    for sizes, options, match in (
-        ((16, 8, 4), {}, None),
-        ((16, 8, 4), {"beta": 0.5}, r"config\.beta: 0\.25 -> 0\.5"),
-        ((8, 8, 4), {}, "codebook_sizes"),
+def test_work_of_another_fit_is_discarded_with_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    x, other = topics(200), topics(200, seed=1)
+    for sizes, options, vectors, said in (
+        ((16, 8, 4), {}, x, ""),
+        ((16, 8, 4), {"beta": 0.5}, x, "config.beta: 0.25 -> 0.5"),
+        ((8, 8, 4), {"beta": 0.5}, x, "codebook_sizes"),
+        ((8, 8, 4), {"beta": 0.5}, other, "vectors"),
     ):
         tokenizer = RqVae(sizes, options={**SMALL, **options})
-        tokenizer.work = tmp_path
-        if match is None:
-            tokenizer.fit(SidInputs(x))
-        else:
-            with pytest.raises(ValueError, match=match):
-                tokenizer.fit(SidInputs(x))
-    tokenizer = RqVae((16, 8, 4), options=SMALL)
-    tokenizer.work = tmp_path
-    with pytest.raises(ValueError, match="vectors"):
-        tokenizer.fit(SidInputs(topics(200, seed=1)))
+        tokenizer.work, tokenizer.progress = tmp_path, True
+        got, want = tokenizer.fit(SidInputs(vectors)), fitted(vectors, sizes, **options)
+        told = " ".join(capfd.readouterr().err.split())
+        assert told.count("starting afresh") == bool(said)
+        assert said in told
+        for name, tensor in got.model.state_dict().items():
+            assert torch.equal(tensor, want.model.state_dict()[name]), name
 
 
 def test_batches_are_the_epochs_one_after_the_other() -> None:

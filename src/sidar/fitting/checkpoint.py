@@ -171,21 +171,25 @@ def environment() -> dict[str, Any]:
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": os.uname().machine}
 
 
+def differing(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
+    """``key: before -> now`` of every key in which the checkpoint's identity is not ``identity``."""
+    before, now = _flat(checkpoint.state["identity"]), _flat(identity)
+    return [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
+
+
 def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
     """Refuse to continue under another config or on other inputs; warn where only the environment differs.
 
     Raises ``ValueError`` naming every differing key with both values.
     """
-    before, now = _flat(checkpoint.state["identity"]), _flat(identity)
-    differing = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key)
-    ]
-    if differing:
+    if found := differing(checkpoint, identity):
         raise ValueError(
             f"{checkpoint.path.parent} holds an interrupted run with other settings or inputs "
-            f"({'; '.join(differing)}). Restore them to continue it, or delete that folder to start afresh"
+            f"({'; '.join(found)}). Restore them to continue it, or delete that folder to start afresh"
         )
     was, here = checkpoint.state["environment"], environment()
     if was != here:

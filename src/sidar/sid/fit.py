@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from contextlib import nullcontext
 from functools import lru_cache
@@ -50,7 +51,8 @@ class AutoencoderFit:
     """Trains ``model`` on vectors (N, D) for ``cfg.steps`` steps; :meth:`run` returns the log's records.
 
     ``first`` (N,) int64: first code of each item, −1 = the nearest; ``pairs``: queries to contrast items with (then
-    ``cfg`` is a :class:`CqSidConfig`). ``work``: folder that keeps log and checkpoints of an interrupted fit.
+    ``cfg`` is a :class:`CqSidConfig`). ``work``: folder that keeps log and checkpoints of an interrupted fit; those of
+    other settings or inputs are deleted with a line.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class AutoencoderFit:
         self.every = -(-cfg.checkpoint_every // cfg.log_every) * cfg.log_every
         self.records: list[dict[str, Any]] = []
         self.told: set[int] = set()
+        self.discarded = ""  # why interrupted work was not continued
 
     def run(self) -> list[dict[str, Any]]:
         """Fit; the model ends in eval mode. Raises ``ValueError`` where the loss stops being finite."""
@@ -89,6 +92,8 @@ class AutoencoderFit:
             if at == 0:
                 self._start()
             with self._log(at) as log:
+                if self.discarded and log is not None:
+                    log.say(f"{self.title}: starting afresh; an interrupted fit was of others: {self.discarded}")
                 if at and log is not None:
                     log.say(f"{self.title}: continuing at step {at} of {self.cfg.steps}")
                 self._train(at, log)
@@ -215,6 +220,10 @@ class AutoencoderFit:
         self._identity = self._describe()
         found = checkpoint.newest(self.work / "checkpoints")
         if found is None:
+            return 0
+        if changed := checkpoint.differing(found, self._identity):  # of no use to this fit nor to a later one
+            self.discarded = "; ".join(changed)
+            shutil.rmtree(found.path.parent)
             return 0
         checkpoint.check_identity(found, self._identity)
         checkpoint.restore(found, self.model, self.optimizer, self.buffers)

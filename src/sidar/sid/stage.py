@@ -55,7 +55,7 @@ def fit_catalogue(
     per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
     doubled or halved until it is not, or until the next size would be further off. Where quantised dense then keeps too
     few of the near items (:data:`~sidar.sid.sizes.ENOUGH`), all levels are doubled up to twice while that gains enough
-    (:data:`~sidar.sid.sizes.WORTH`). A fit that is a training keeps what a kill would lose in ``work``, by sizes.
+    (:data:`~sidar.sid.sizes.WORTH`). A training keeps what a kill would lose in ``work``, by method and sizes.
     ``recall`` receives what quantised dense finds at each of the sizes.
     """
     recall = {} if recall is None else recall
@@ -65,7 +65,7 @@ def fit_catalogue(
         tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device)
         trained = trained_part(tokenizer)
         if trained is not None and work is not None:
-            trained.work, trained.progress = work / "-".join(map(str, sizes)), True
+            trained.work, trained.progress = work / config.method / "-".join(map(str, sizes)), True
         tokenizer.fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
         found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
