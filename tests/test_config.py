@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from sidar.config import Config, load_config
+from sidar.config import METHODS, Config, load_config
 from sidar.pipeline.template import commented_yaml, json_schema
 from sidar.pipeline.variants import ALL, VARIANTS, variants
 
@@ -35,6 +35,8 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("name: x", ["name.y=1"], "name is not a section"),
         ("name: x", ["seed=["], "is not a YAML value"),
         ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
+        ("sid: {method: rqkmean}", [], r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table"),
+        ("name: x", ["sid.method=rqkmean"], r"sid\.method.*'rqkmean' is not one of"),
         ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
     ],
 )
@@ -43,6 +45,29 @@ def test_wrong_configs_name_the_field(tmp_path, text, overrides, says):
     file.write_text(text)
     with pytest.raises(ValueError, match=says):
         load_config(file, overrides)
+
+
+def test_the_methods_that_a_config_takes_are_those_of_the_registry():
+    import sidar.sid  # noqa: F401 - fills it
+    from sidar.sid import tokenizer
+
+    assert tuple(sorted(tokenizer._REGISTRY)) == METHODS
+
+
+def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, monkeypatch):
+    shop, elsewhere = tmp_path / "shop", tmp_path / "elsewhere"
+    for folder in (elsewhere, *(shop / name for name in ("runs/tow/dense/model", "lms/qwen", "minilm", "hashing"))):
+        folder.mkdir(parents=True)
+    (shop / "sidar.yaml").write_text("embed: {model: runs/tow/dense/model}\n")
+    monkeypatch.chdir(elsewhere)
+    cfg = load_config("../shop/sidar.yaml", ["warm_start=runs/day1/bundle", "lm.backbone=lms/qwen"])
+    assert cfg.embed.model == str(shop / "runs/tow/dense/model")
+    assert cfg.lm.backbone == str(shop / "lms/qwen")
+    assert cfg.warm_start == str(shop / "runs/day1/bundle")  # there or not: it can be nothing else
+    for name in ("minilm", "hashing", "hashing:64", "Qwen/Qwen3-0.6B", str(elsewhere)):
+        assert load_config(shop / "sidar.yaml", [f"embed.model={name}"]).embed.model == name
+    assert load_config(shop / "sidar.yaml").lm.backbone == "embedded"
+    assert load_config(shop / "sidar.yaml").warm_start is None
 
 
 def test_a_missing_config_names_the_next_step(tmp_path):
@@ -81,6 +106,22 @@ def test_serving_takes_host_port_and_bundle_from_the_config(tmp_path, monkeypatc
     assert asked == [str(tmp_path / "runs" / "shop" / "bundle"), ("127.0.0.1", 9123)]
 
 
+def test_serving_refuses_two_bundles_of_one_label(tmp_path, monkeypatch):
+    import uvicorn
+
+    from sidar import bundle, cli
+
+    monkeypatch.setattr(bundle, "open_bundle", lambda folder: SimpleNamespace(label="raddpo"))
+    served = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append(app))
+    for pair in (["a=X", "a=Y"], ["X", "Y"], ["X", "raddpo=Y"]):
+        with pytest.raises(ValueError, match=r"X and --bundle Y are both labelled '(a|raddpo)'.*--bundle NAME=Y"):
+            cli.serve(bundle=pair)
+    assert not served
+    cli.serve(bundle=["a=X", "b=Y"])
+    assert len(served) == 1
+
+
 def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
     from sidar.pipeline.plan import stages
 
@@ -111,6 +152,28 @@ def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
         other = cfg.model_copy(deep=True)
         setattr(getattr(other, section), name, value)
         assert stage.why_stale(other, tmp_path) == f"config changed: {section}.{name}"
+
+
+def test_a_path_written_before_it_was_anchored_makes_nothing_stale(tmp_path):
+    from sidar.artifacts import write_artifact
+    from sidar.pipeline.plan import Stage
+
+    stage = Stage("sft", ("warm_start", "embed", "lm"), (), lambda cfg, run, out: {})
+    (tmp_path / "enc").mkdir()
+    (tmp_path / "lms").mkdir()
+    (tmp_path / "sidar.yaml").write_text("{warm_start: runs/a/bundle, embed: {model: enc}, lm: {backbone: lms}}")
+    cfg = load_config(tmp_path / "sidar.yaml")
+    old = stage.config(cfg)
+    old["warm_start"], old["embed"]["model"], old["lm"]["backbone"] = "runs/a/bundle", "./enc", "lms"
+    with write_artifact(tmp_path / "sft", "sft", config=old):
+        pass
+    assert cfg.embed.model == str(tmp_path / "enc")
+    assert stage.why_stale(cfg, tmp_path) is None
+    for key, value in (("warm_start", "runs/b/bundle"), ("embed.model", "minilm"), ("lm.backbone", "embedded")):
+        other = load_config(tmp_path / "sidar.yaml", [f"{key}={value}"])
+        assert stage.why_stale(other, tmp_path) == f"config changed: {key}"
+    cfg.warm_start = None
+    assert stage.why_stale(cfg, tmp_path) == "config changed: warm_start"
 
 
 def test_a_device_that_is_not_there_is_named():

@@ -277,10 +277,16 @@ def serve(
 
     cfg = load_config(config)
     host, port, device = host or cfg.serve.host, port or cfg.serve.port, resolve_device(device or cfg.device)
-    folders = {}
+    folders: dict[str, str] = {}
     for text in bundle or [str(cfg.run_dir / "bundle")]:
-        label, sep, path = text.partition("=")
-        folders[label if sep else open_bundle(text).label] = path if sep else text
+        before, sep, after = text.partition("=")
+        label, path = (before, after) if sep else (open_bundle(text).label, text)
+        if label in folders:
+            raise ValueError(
+                f"--bundle {folders[label]} and --bundle {path} are both labelled {label!r}; "
+                f"give one of them another name: --bundle NAME={path}"
+            )
+        folders[label] = path
     application = create_app(lambda: {label: Retriever.load(path, device) for label, path in folders.items()})
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
     uvicorn.run(application, host=host, port=port, log_level="warning")

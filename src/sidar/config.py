@@ -181,6 +181,10 @@ class AcrqConfig(RqVaeConfig):
     transfer: bool = Field(False, description="Residual transfer: first codes from the nearest head reconstruction.")
 
 
+#: The tokenizers that there are: the names of the registry in sid/tokenizer.py, which this file must not import.
+METHODS = ("acrq", "cqsid", "random", "rqkmeans", "rqvae", "sarq", "table")
+
+
 class SidConfig(Part):
     """How vectors become Semantic IDs."""
 
@@ -217,6 +221,13 @@ class SidConfig(Part):
         lt=0.5,
         description="Items left out of a second fit that tells the drift alarm what to expect; 0 = none.",
     )
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"{value!r} is not one of {', '.join(METHODS)}")
+        return value
 
     @field_validator("table", mode="before")
     @classmethod
@@ -461,7 +472,7 @@ class ServeConfig(Part):
 
 
 class Config(Part):
-    """The whole of ``sidar.yaml``. Relative paths are relative to the file's own folder."""
+    """The whole of ``sidar.yaml``. Relative paths are relative to the file's own folder, in overrides as well."""
 
     name: str = "run"
     seed: int = 0
@@ -501,6 +512,7 @@ class Config(Part):
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Read a config file and apply ``key.sub=value`` overrides (values are YAML).
 
+    Relative paths, those in overrides too, are taken from the file's folder, or the working folder without a file.
     Raises ``ValueError`` with one line per wrong field, naming the field and what it wants.
     """
     raw: dict[str, Any] = {}
@@ -539,11 +551,20 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     return config
 
 
+#: Names of encoders and backbones that are never folders, whatever lies beside the file (``hashing:64`` likewise).
+BUILT_IN = ("minilm", "hashing", "embedded")
+
+
 def _anchor(config: Config, base: Path) -> None:
-    """Make the file's relative paths relative to ``base``."""
+    """Make the file's relative paths relative to ``base``; a model is a name unless its folder is there."""
     anchored = [(config, "runs"), (config.catalogue, "path"), (config.events, "path"), (config.users, "path")]
-    anchored.append((config.sid.table, "path"))
+    anchored += [(config.sid.table, "path"), (config, "warm_start")]
     for part, name in [*anchored, *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels"))]:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():
+            setattr(part, name, str(base / value))
+    for part, name in ((config.embed, "model"), (config.lm, "backbone")):
+        value = getattr(part, name)
+        named = value.partition(":")[0] in BUILT_IN
+        if value and not named and not Path(value).is_absolute() and (base / value).exists():
             setattr(part, name, str(base / value))

@@ -17,6 +17,7 @@ from sidar.config import SidConfig
 from sidar.sid import RqKmeans, auto_codebook_sizes, load_tokenizer
 from sidar.sid.balance import balanced_codes
 from sidar.sid.stage import fit_catalogue
+from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs
 
 
@@ -116,7 +117,7 @@ def test_errors_name_row_and_next_step() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         RqKmeans((4, 0))
     with pytest.raises(ValueError, match=r"sid\.method 'magic' is not one of \[.*'rqkmeans'"):
-        fit_catalogue(SidConfig(method="magic"), SidInputs(x), 0)
+        tokenizer_class("magic")
     assert len(fitted.encode(SidInputs(x[:0]))) == 0
 
 

@@ -22,6 +22,9 @@ HASH_LIMIT = 64 << 20
 #: How the dense channel is searched: asked by the report, not by the training of its encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
 
+#: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
+ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -62,12 +65,20 @@ class Stage:
             return "missing"
         before, now = options(manifest.config), options(self.config(cfg))
         default = options(self.config(Config()))
-        changed = [key for key in now if before.get(key, default[key]) != now[key]]
+        changed = [key for key in now if differs(key, before.get(key, default[key]), now[key])]
         if changed:
             return "config changed: " + ", ".join(changed)
         hashes = self.input_hashes(cfg, run)
         changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
+
+
+def differs(key: str, before: Any, now: Any) -> bool:
+    """Whether an option changed; a path that was written before it was anchored is the same when it ends alike."""
+    if key in ONCE_RELATIVE and before and now and not Path(before).is_absolute() and Path(now).is_absolute():
+        tail = [part for part in Path(before).parts if part != ".."]
+        return list(Path(now).parts[-len(tail) :]) != tail
+    return bool(before != now)
 
 
 def options(config: dict[str, Any]) -> dict[str, Any]:
