@@ -348,12 +348,14 @@ def compare_sids(
         _console().print(compare(cfg, dict(_pair(text) for text in table)))
         return
     from sidar.pipeline.bakeoff import DEFAULT
+    from sidar.pipeline.bakeoff.caveats import caveats
     from sidar.pipeline.bakeoff.run import bake_off
 
     chosen = DEFAULT if methods is None else [name for name in methods.split(",") if name.strip()]
     numbers = None if seeds is None else _numbers("--seeds", seeds)
     results = bake_off(cfg, chosen, seeds=numbers, align=align, minutes=minutes, workers=workers, console=_console())
-    _console().print(results["sentence"].replace("**", ""))
+    for line in (results["sentence"], *caveats(results)):
+        _console().print(line.replace("**", ""), markup=False, highlight=False)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.embed.cache import VectorCache, text_keys
@@ -16,6 +18,7 @@ from sidar.evaluate.document import to_html, to_markdown
 from sidar.evaluate.perquery import PerQuery
 from sidar.pipeline.bakeoff import run
 from sidar.pipeline.bakeoff.budget import TOLERANCE, Sizes, fits, resized
+from sidar.pipeline.bakeoff.caveats import caveats
 from sidar.pipeline.bakeoff.entrants import DEFAULT, KNOWN, REFERENCE, entrants, sid_config
 from sidar.pipeline.bakeoff.pace import LEAST, steps_for
 from sidar.pipeline.bakeoff.page import page
@@ -166,6 +169,19 @@ def test_a_method_that_fails_names_itself_and_leaves_the_others(shop, results):
     assert "**torn failed** at `sid` (seed 0)" in text
     assert "torn" not in results["sets"]["judged"]["systems"]
     assert "torn" not in results["sentence"]
+    lead = text[: text.index("## 1. ")]
+    assert "**torn failed** at `sid` (seed 0)" in lead
+    assert all(said in lead for said in caveats(results))
+
+
+def test_the_command_ends_with_what_failed_and_what_has_no_power(shop, results, monkeypatch):
+    monkeypatch.setattr(run, "bake_off", lambda *given, **more: results)
+    done = CliRunner().invoke(app, ["compare-sids", "-c", str(shop / "sidar.yaml")])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "torn failed at `sid` (seed 0)" in said
+    for caveat in caveats(results):
+        assert caveat.replace("**", "") in said
 
 
 def test_what_is_up_to_date_is_skipped(shop, results, monkeypatch):

@@ -12,7 +12,8 @@ from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
 from sidar.lm.scorer import LmScorer
-from sidar.pipeline.bakeoff import verdict
+from sidar.pipeline.bakeoff import page_cqsid, page_tail, verdict
+from sidar.pipeline.bakeoff.caveats import caveats
 from sidar.pipeline.bakeoff.claims import Pair, ask
 from sidar.pipeline.bakeoff.latency import Counted, beams_for_equal_recall
 from sidar.pipeline.bakeoff.page_ids import hourglass
@@ -116,6 +117,69 @@ def test_seeds_are_stacked_per_query_and_labels_cut_out():
     add_labelled(both, labels)
     assert both.get("a", "x", "item/ndcg@10[seen]")[1].tolist() == [0, 0.5]
     assert both.get("a", "x", "item/ndcg@10[unseen]")[1].tolist() == [1, 0.5]
+
+
+# ---------------------------------------------------------------------- caveats
+
+
+def compared(verdicts, **methods):
+    """Results with the tests {(control, set, measure): verdict}; ``methods``: what is known of each but its control."""
+    of = {"random": "rqkmeans", "sarq-shuffled": "sarq"}
+    names = ["rqkmeans", "sarq", *of]
+    known = {name: {"must_lose_to": of.get(name, ""), "equal": True} | methods.get(name, {}) for name in names}
+    cell = {"effect": 0.0, "low": 0.0, "high": 0.0, "p_holm": 1.0, "detectable": 0.1, "agree": 1, "other": ""}
+    tests = [
+        {"question": "controls", "a": of[b], "b": b, "set": each, "measure": f"item/{m}", "verdict": said, **cell}
+        for (b, each, m), said in verdicts.items()
+    ]
+    return {"reference": "rqkmeans", "methods": known, "tests": tests, "seeds": [0]}
+
+
+def told(control, **by_measure):
+    """Verdicts of a control on the sets a and b, by measure."""
+    names = {"ndcg": "ndcg@10", "recall": "recall@100"}
+    return {
+        (control, each, names[m]): said for m, both in by_measure.items() for each, said in zip("ab", both, strict=True)
+    }
+
+
+def test_controls_that_lose_leave_no_caveat():
+    lost = ["holds", "holds"]
+    found = compared(told("random", ndcg=lost, recall=lost) | told("sarq-shuffled", ndcg=lost, recall=lost))
+    assert caveats(found) == []
+
+
+def test_a_control_that_does_not_lose_is_said():
+    found = compared(told("random", ndcg=["cannot tell here"] * 2, recall=["cannot tell here", "does not hold"]))
+    assert caveats(found) == [
+        "**random** does not lose to rqkmeans by nDCG@10 and R@100 on a and b: this comparison has no power."
+    ]
+
+
+def test_a_control_that_loses_some_tests_is_said_accurately():
+    found = compared(told("sarq-shuffled", ndcg=["cannot tell here"] * 2, recall=["holds"] * 2))
+    assert caveats(found) == [
+        "**sarq-shuffled** does not lose to sarq by nDCG@10 on a and b (it loses the other 2 of 4 tests): there this "
+        "comparison of sarq with its control has no power."
+    ]
+    text = to_markdown(Page("x", [], {}, [page_tail.controls(found)]))
+    assert "**sarq-shuffled** loses **in part** against sarq: behind in 2 of 4 tests." in text
+    found = compared(told("random", ndcg=["holds", "cannot tell here"]))
+    assert caveats(found)[0].startswith("**random** does not lose to rqkmeans by nDCG@10 on b (it loses the other 1 of")
+
+
+def test_failed_methods_are_named_and_are_not_said_to_be_absent():
+    broken = {"failed": "sid", "failed_seed": 0, "error": "out of\nmemory", "equal": False}
+    found = compared({}, sarq=broken, random={"equal": False})
+    assert caveats(found) == ["**sarq failed** at `sid` (seed 0) and is in no table and no test: out of memory"]
+    text = to_markdown(Page("x", [], {}, [page_tail.controls(found)]))
+    assert "**sarq-shuffled** is not tested: sarq failed." in text
+    assert "**random** is not tested: random missed the code budget." in text
+    found["methods"] |= {"cqsid": broken}
+    text = to_markdown(Page("x", [], {}, [page_cqsid.section(found)]))
+    assert "Not compared: rqvae took no part and cqsid failed." in text
+    found["methods"] |= {"sarq+acrq": broken}
+    assert "Not compared: sarq+acrq failed." in to_markdown(Page("x", [], {}, [page_tail.section(found)]))
 
 
 # ---------------------------------------------------------------------- beams

@@ -9,6 +9,7 @@ from typing import Any
 from sidar.artifacts import replace_file
 from sidar.evaluate.document import Page, Section, Text, to_html, to_markdown
 from sidar.pipeline.bakeoff import page_cqsid, page_decoding, page_ids, page_recall, page_tail
+from sidar.pipeline.bakeoff.caveats import caveats
 from sidar.pipeline.bakeoff.page_answer import answer, entrants_section, reading
 
 Results = Mapping[str, Any]
@@ -50,7 +51,7 @@ def page(results: Results, *, prefix: str = "", written_by: str = "sidar compare
         )
     else:
         note = ""
-    lead = [Text(results["sentence"]), Text(note + _power(results))]
+    lead = [Text(results["sentence"]), *map(Text, caveats(results)), Text(note + _power(results))]
     return Page("Which Semantic IDs are best for this catalogue?", lead, facts, sections, written_by)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidar.evaluate.document import Block, Cell, Fold, Heading, Section, Table, Text
 from sidar.evaluate.hitrate import TRUNCATED
+from sidar.pipeline.bakeoff.caveats import absent
 from sidar.pipeline.bakeoff.page_parts import (
     Results,
     asked_of,
@@ -34,7 +35,7 @@ def section(results: Results) -> Section:
     here = [name for name in OURS if name in whole(results)]
     if not {"rqvae", "cqsid"} <= set(here):
         gone = [name for name in ("rqvae", "cqsid") if name not in here]
-        return Section("cqsid", "CQ-SID against RQ-VAE", [Text(f"Not compared: {' and '.join(gone)} took no part.")])
+        return Section("cqsid", "CQ-SID against RQ-VAE", [Text(f"Not compared: {absent(results, gone)}.")])
     each = results["swept"]
     systems = results["sets"][each]["systems"]
     modes = [mode for mode in ("semantic", "personalised") if f"beam/{mode}/hit@1" in systems["cqsid"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sidar.evaluate.document import Block, Cell, Fold, Section, Table, Text
+from sidar.pipeline.bakeoff.caveats import absent, untested
 from sidar.pipeline.bakeoff.claims import PRIMARY, SECOND
 from sidar.pipeline.bakeoff.facts import figures as id_figures
 from sidar.pipeline.bakeoff.page_parts import Results, asked_of, contenders, table_of, whole
@@ -22,13 +23,21 @@ def controls(results: Results) -> Section:
         )
     ]
     main = asked_of(results, "controls", PRIMARY, SECOND)
+    for name, facts in results["methods"].items():
+        if facts["must_lose_to"] and (why := untested(results, name)):
+            blocks.append(Text(f"**{name}** is not tested: {why}."))
     if not main:
-        return Section("controls", "Controls", [*blocks, Text("No control took part.")])
+        return Section(
+            "controls",
+            "Controls",
+            [*blocks, Text("No control is tested, so nothing shows that this comparison could fail.")],
+        )
     for control in dict.fromkeys(test["b"] for test in main):
         own = [test for test in main if test["b"] == control]
         lost = [test for test in own if test["verdict"] == "holds"]
         won = [test for test in own if test["verdict"] == "does not hold"]
-        word = "loses" if lost and not won else "**wins**" if won else "**is not told apart**"
+        word = "loses" if len(lost) == len(own) else "loses **in part**" if lost else "**is not told apart**"
+        word = "**wins**" if won else word
         said = f"**{control}** {word} against {own[0]['a']}: behind in {len(lost)} of {len(own)} tests"
         blocks.append(Text(f"{said}{f', ahead in {len(won)}' if won else ''}."))
     blocks.append(table_of(results, main))
@@ -42,7 +51,7 @@ def section(results: Results) -> Section:
     title, reference = "SA²CRQ: tail and cold items", results["reference"]
     here = [name for name in LADDER if name in whole(results)]
     if "sarq+acrq" not in here:
-        return Section("tail", title, [Text("Not compared: sarq+acrq took no part.")])
+        return Section("tail", title, [Text(f"Not compared: {absent(results, ['sarq+acrq'])}.")])
     tests = [test for test in asked_of(results, "better", f"{SECOND}[tail]", f"{SECOND}[cold]") if test["a"] in here]
     blocks: list[Block] = [
         Text(
