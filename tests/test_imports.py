@@ -30,7 +30,7 @@ MAY = {
     "align": {"lm"},
     "decode": {"index"},
     "train": {"fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"},
-    "bundle": {"bundle_checks", "data", "embed", "sid", "index", "lm"},
+    "bundle": {"bundle_checks", "bundle_encoder", "data", "embed", "sid", "index", "lm"},
     "bundle_checks": {"sid", "index"},
     "bundle_encoder": {"embed"},
     "explain": {"index", "decode"},

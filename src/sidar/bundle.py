@@ -4,8 +4,9 @@
       manifest.json     kind "bundle"; hashes of the stages that it was made from
       bundle.json       label, decode settings, example queries, hash of each part
       catalogue/        catalogue.arrow: what a product card shows, memory-mapped, with its lineage
-      embed/            embedder.json: which encoder made the vectors (a reference: only a model that reads sentence
-                        vectors, and reranking, need the encoder to search); with `decode.rerank: dense` items.npy
+      embed/            embedder.json: which encoder made the vectors. Only a model that reads sentence vectors, and
+                        reranking, need it to search: then encoder/ is a copy of it, unless it is a packaged one or a
+                        hub's (a reference); with `decode.rerank: dense` items.npy
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
       model/            language model, vocabulary, prompt template, text tokenizer
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 
 from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
 from sidar.bundle_checks import check_index, check_lineage, check_meaning, short
+from sidar.bundle_encoder import write_encoder
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.index import PrefixIndex
 from sidar.index.rows import FILE as ROWMAP
@@ -69,6 +71,7 @@ def build_bundle(
     label: str,
     examples: Sequence[str] | None = None,
     rerank: Mapping[str, Any] | None = None,
+    encoder: PathLike | None = None,
 ) -> Manifest:
     """Write the bundle of finished stage folders as an artefact; see :func:`write_bundle`."""
     out = Path(out)
@@ -86,6 +89,7 @@ def build_bundle(
             label=label,
             examples=examples,
             rerank=rerank,
+            encoder=encoder,
         )
         draft.shapes.update(report["shapes"])
     return open_artifact(out, "bundle")
@@ -103,6 +107,7 @@ def write_bundle(
     label: str,
     examples: Sequence[str] | None = None,
     rerank: Mapping[str, Any] | None = None,
+    encoder: PathLike | None = None,
 ) -> dict[str, Any]:
     """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
 
@@ -110,7 +115,8 @@ def write_bundle(
     are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
     ``examples``: queries to offer on an empty page, default those of the log. ``rerank`` {"weight": w, …}: searches
     order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.
-    Raises ``ValueError`` when two parts were not made from one another.
+    ``encoder``: where to copy the encoder from, default the folder that ``embed`` names; used only where it is needed.
+    Raises ``ValueError`` when two parts were not made from one another, or the encoder did not make the vectors.
     """
     folder = Path(folder)
     sources = {
@@ -128,8 +134,12 @@ def write_bundle(
     save_catalogue(_cards(catalogue), folder / "catalogue" / "catalogue.arrow")
     if (sources["catalogue"] / ROWMAP).is_file():
         _link(sources["catalogue"] / ROWMAP, folder / "catalogue" / ROWMAP)
-    for name in ("embedder.json", *(("items.npy",) if rerank is not None else ())):
-        _link(sources["embed"] / name, folder / "embed" / name)
+    if rerank is not None:
+        _link(sources["embed"] / "items.npy", folder / "embed" / "items.npy")
+    if rerank is not None or json.loads((sources["model"] / "config.json").read_text()).get("geometry"):
+        write_encoder(sources["embed"], folder / "embed", encoder)
+    else:
+        _link(sources["embed"] / "embedder.json", folder / "embed" / "embedder.json")
     for part in ("sid", "index", "model"):
         for file in sorted(p for p in sources[part].rglob("*") if p.is_file()):
             if file.name != MANIFEST and file.suffix != ".png":

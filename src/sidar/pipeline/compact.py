@@ -19,6 +19,7 @@ import numpy as np
 
 from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
 from sidar.bundle import build_bundle, open_bundle
+from sidar.bundle_encoder import ENCODER
 from sidar.data.catalogue import found, save_catalogue
 from sidar.embed import load_items
 from sidar.index import PrefixIndex
@@ -89,6 +90,7 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
             label=opened.label,
             examples=list(opened.examples),
             rerank=opened.rerank,
+            encoder=bundle / "embed" / ENCODER,
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sidar import pipeline
 from sidar.bundle import build_bundle, open_bundle
+from sidar.bundle_encoder import ENCODER
 from sidar.config import AlarmsConfig, Config
 from sidar.data.catalogue import open_catalogue
 from sidar.sid.alarms import Alarm, alarms
@@ -32,7 +33,15 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"  # as the bundle: nothing chose a weight
-    build_bundle(out, **folders, model=bundle / "model", config=config, label=opened.label, rerank=opened.rerank)
+    build_bundle(
+        out,
+        **folders,
+        model=bundle / "model",
+        config=config,
+        label=opened.label,
+        rerank=opened.rerank,
+        encoder=bundle / "embed" / ENCODER,
+    )
     return out
 
 
