@@ -10,9 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from sidar.config import Config
 from sidar.data import toy
+from sidar.data.advice import unmapped_actions
 from sidar.data.duck import Duck
 from sidar.data.log import LogFacts, action_codes, validate_log
 from sidar.data.quarantine import Quarantine, write_quarantine
@@ -113,6 +115,48 @@ def test_unknown_items_are_counted_and_kept_only_on_request(tmp_path: Path) -> N
     assert pq.read_metadata(tmp_path / "q.parquet").num_rows == 0
 
 
+def test_a_catalogue_that_lacks_many_items_is_a_warning_with_an_id_of_either_side(tmp_path: Path) -> None:
+    ignored = [click(item_id="0009", action="hover")] * 500  # not used anyway: no part of the share
+    few = [click()] * 90 + [click(item_id="0007")] * 6 + [click(item_id="0008")] * 4
+    assert validate(tmp_path, pa.Table.from_pylist([*few, *ignored]))[1].warnings == []
+    _, facts, _ = validate(tmp_path, pa.Table.from_pylist([*few, *few[-4:], *ignored]))
+    (said,) = facts.warnings
+    assert said.startswith(
+        "14 of 104 event rows (13%) name items that the catalogue does not have, e.g. '0008' (8 rows)"
+    )
+    assert "an id of the catalogue is 'T000'" in said
+    assert all(cause in said for cause in ("events.columns.item_id", "leading zeros", "old or partial catalogue"))
+
+
+@pytest.mark.parametrize(
+    ("ignored", "said"),
+    [
+        ({}, ""),
+        (
+            {"buy": 120, "view": 2000},
+            "actions that nothing maps: view (2,000 rows), buy (120 rows); map each to impression, click, cart or "
+            "order, e.g. events.actions: {view: impression, buy: order}",
+        ),
+        ({"hover": 1}, "nothing maps: hover (1 row); .* e.g. events.actions: {hover: impression}"),
+        ({"hover": 1, "tap": 1}, "e.g. events.actions: {tap: click}"),
+        ({f"a{n}": 9 - n for n in range(7)}, r"a4 (5 rows) and 2 more; "),
+        ({"add": 1, "y: z": 1}, "{add: cart}"),
+        ({"y: z": 1}, "{'y: z': impression}"),
+    ],
+)
+def test_unmapped_actions_are_named_with_the_line_that_maps_them(ignored: dict[str, int], said: str) -> None:
+    found = unmapped_actions(ignored)
+    assert bool(found) == bool(said)
+    place = 0
+    for part in said.split(" .* "):
+        assert part in found[place:]
+        place = found.index(part)
+    if found:
+        mapping = yaml.safe_load(found[found.index("{") :])
+        action_codes(mapping)  # what is proposed can be used
+        assert mapping.keys() <= ignored.keys()
+
+
 def test_the_limit_stops_the_run_and_says_why(tmp_path: Path) -> None:
     log = pa.Table.from_pylist([click(ts=None if n < 3 else TS) for n in range(100)])
     with pytest.raises(
@@ -125,7 +169,7 @@ def test_the_limit_stops_the_run_and_says_why(tmp_path: Path) -> None:
 def test_a_log_without_a_usable_row_names_the_mapping(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of 2 rows.*2 name items.*events\.columns\.item_id"):
         validate(tmp_path, pa.Table.from_pylist([click(item_id="x"), click(item_id="y")]))
-    with pytest.raises(ValueError, match=r"not mapped \(hover\).*events\.actions"):
+    with pytest.raises(ValueError, match=r"not mapped \(hover\).*maps: hover \(1 row\).*events\.actions: "):
         validate(tmp_path, pa.Table.from_pylist([click(action="Hover ")]))
     with pytest.raises(ValueError, match="none of 0 rows"):
         validate(tmp_path, pa.table({"ts": pa.array([], pa.int64()), "item_id": pa.array([], pa.string())}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from sidar.artifacts import sha256_file
 from sidar.config import Config, EvalSetConfig
 from sidar.data import build, open_dataset, toy
 from sidar.data.quarantine import QUARANTINE_SCHEMA
+from sidar.pipeline.stages import data as data_stage
 from sidar.types import INTERACTIONS_SCHEMA
 
 
@@ -170,6 +173,40 @@ def test_quarantine_gathers_both_sources(tmp_path: Path) -> None:
         ("unknown item", events.num_rows + 1),
     ]
     assert report["quarantined"] == 2
+
+
+def test_a_log_of_other_words_is_told_how_to_map_them(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    events = pq.read_table(cfg.events.path)
+    words = {"impression": "view", "order": "buy"}
+    said = [words.get(action, action) for action in events.column("action").to_pylist()]
+    place = events.column_names.index("action")
+    pq.write_table(events.set_column(place, "action", pa.array(said)), cfg.events.path)
+    rows = f"view ({said.count('view'):,} rows), buy ({said.count('buy'):,} rows)"
+    with pytest.raises(ValueError, match="no impressions") as raised:
+        build(cfg, tmp_path / "data")
+    assert f"maps: {rows}" in str(raised.value)
+    assert "events.actions: {view: impression, buy: order}. Or set preference.negatives" in str(raised.value)
+    cfg.events.actions = {"view": "impression", "buy": "order"}
+    assert build(cfg, tmp_path / "data")["events"]["unmapped_actions"] == ""
+
+
+def test_the_stage_says_what_it_left_out(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    events = pq.read_table(cfg.events.path)
+    ids, actions = events.column("item_id").to_pylist(), events.column("action").to_pylist()
+    assert "\n" not in data_stage(cfg, tmp_path, tmp_path / "data")["summary"]
+    ids = [f"[{item}]" if row % 5 == 0 else item for row, item in enumerate(ids)]
+    actions = ["buy" if action == "order" else action for action in actions]
+    for name, column in (("item_id", ids), ("action", actions)):
+        events = events.set_column(events.column_names.index(name), name, pa.array(column))
+    pq.write_table(events, cfg.events.path)
+    console = Console(width=1000, file=io.StringIO())
+    console.print(data_stage(cfg, tmp_path, tmp_path / "again")["summary"])
+    _, warning, unused = console.file.getvalue().splitlines()
+    assert warning.startswith("WARNING: ")
+    assert "(20%) name items that the catalogue does not have, e.g. '[T" in warning
+    assert unused.startswith(f"not used: actions that nothing maps: buy ({actions.count('buy')} rows)")
 
 
 def test_profiles_come_from_the_columns_that_the_config_allows(tmp_path: Path) -> None:

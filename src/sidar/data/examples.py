@@ -64,7 +64,8 @@ def write_lists(
     if wanted in ("shown", "skip_above") and not facts.actions["impression"]:
         raise ValueError(
             f"preference.negatives is {wanted!r} but the log has no impressions, so nothing says what was seen and "
-            "passed over; set preference.negatives to 'sampled' (by popularity) or 'beam' (the model's own mistakes)"
+            f"passed over; {f'{facts.unmapped}. Or ' if facts.unmapped else ''}set preference.negatives to 'sampled' "
+            "(by popularity) or 'beam' (the model's own mistakes)"
         )
     passed_over = "actions[i] = 0"
     if wanted == "skip_above":

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sidar.config import Config
 from sidar.data import clean
+from sidar.data.advice import unknown_items, unmapped_actions
 from sidar.data.duck import Duck, name, text
 from sidar.data.quarantine import Quarantine, restored
 from sidar.data.readers import open_events
@@ -41,6 +42,8 @@ class LogFacts:
     actions: dict[str, int]
     without_request: int  # rows without request_id
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    unmapped: str = ""  # what to say of actions that nothing maps
 
     @property
     def days(self) -> int:
@@ -91,17 +94,20 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     if quarantine.bad or quarantine.unknown:
         _export_bad(duck, f"verdict NOT IN {dropped}", quarantine, source)
     quarantine.check(cfg.events.bad_rows, "events.bad_rows")
+    unmapped = unmapped_actions(quarantine.ignored)
     if not seen["rows"]:
         raise ValueError(
             f"{quarantine.source}: none of {quarantine.total:,} rows is usable: {quarantine.unknown:,} name items that "
             f"the catalogue lacks, {sum(quarantine.ignored.values()):,} have actions that are not mapped "
             f"({', '.join(list(quarantine.ignored)[:5]) or 'none'}); check events.columns.item_id and events.actions"
+            + (f". {unmapped[0].upper()}{unmapped[1:]}" if unmapped else "")
         )
     good = """SELECT ts, user_id, session_id, request_id, query, row, position, action, value, dwell_s, bucket
               FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action, position"""
     duck.export(good, out)
     day0 = min(first) // clean.DAY_US * clean.DAY_US
-    return LogFacts(seen["rows"], day0, max(last), actions, seen["without"], notes), quarantine
+    warnings = [said] if (said := unknown_items(duck, quarantine, catalogue)) else []
+    return LogFacts(seen["rows"], day0, max(last), actions, seen["without"], notes, warnings, unmapped), quarantine
 
 
 def hashed_user(column: str, cfg: Config) -> str:

@@ -97,6 +97,8 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
             "days": facts.days,
             "first_day_us": facts.day0,
             "notes": facts.notes,
+            "warnings": facts.warnings,
+            "unmapped_actions": facts.unmapped,
         },
         "users": users,
         "quarantined": quarantined,

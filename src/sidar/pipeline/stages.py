@@ -17,17 +17,23 @@ from sidar.pipeline.runtime import device, progress
 
 def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Catalogue and log → validated tables, requests, examples, lists, evaluation sets."""
+    from rich.markup import escape
+
     from sidar.data import build
 
     # A warm start continues the bundle's row numbering: yesterday's rows keep their meaning.
     previous = Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None
     report = build(cfg, out, previous=previous)
     items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
+    said = [f"WARNING: {each}" for each in report["events"]["warnings"]]
+    if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:  # other formats know their own actions
+        said.append(f"not used: {report['events']['unmapped_actions']}")
+    counts = (
+        f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} requests, "
+        f"{report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
+    )
     return {
-        "summary": (
-            f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} requests, "
-            f"{report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
-        ),
+        "summary": "\n".join([counts, *map(escape, said)]),  # a console's markup, and ids may have brackets
         "shapes": {
             "items": items["items"],
             "lineage": items["lineage"],

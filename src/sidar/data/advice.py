@@ -1,0 +1,63 @@
+"""What to tell of a log that was read as asked and yet hardly used: unknown items and actions that nothing maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import yaml
+
+from sidar.data.duck import Duck
+from sidar.data.quarantine import Quarantine
+from sidar.types import ACTIONS, Catalogue
+
+#: Share of the rows whose items the catalogue lacks above which another cause is likelier than retired items. [ours]
+MANY_UNKNOWN = 0.1
+#: What shops call the actions; only suggested, since a "view" is an impression in some and the product page in others.
+USUAL = {
+    "impression": ("view", "seen", "shown", "show", "exposure", "expose", "pv", "imp", "display"),
+    "click": ("tap", "open", "visit", "clk", "select", "detail"),
+    "cart": ("basket", "add", "bag"),
+    "order": ("buy", "bought", "purchased", "sale", "sold", "conversion", "checkout", "transaction", "pay"),
+}
+_NAMED = 5
+
+
+def unknown_items(duck: Duck, quarantine: Quarantine, catalogue: Catalogue) -> str:
+    """A warning where more than :data:`MANY_UNKNOWN` of the rows with known actions name unknown items; else ""."""
+    rows = quarantine.total - sum(quarantine.ignored.values())
+    if quarantine.unknown <= MANY_UNKNOWN * rows:
+        return ""
+    example, count = duck.row(
+        """SELECT item_id, count(*) FROM judged_events WHERE verdict = 'unknown item'
+           GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 1"""
+    )
+    alive = catalogue.table.filter(catalogue.table.column("alive")).column("item_id")
+    return (
+        f"{quarantine.unknown:,} of {rows:,} event rows ({quarantine.unknown / rows:.0%}) name items that the "
+        f"catalogue does not have, e.g. {example!r} ({count:,} rows); an id of the catalogue is {alive[0].as_py()!r}. "
+        "These rows are not used. Likely causes: another kind of id (events.columns.item_id, "
+        "catalogue.columns.item_id), leading zeros that one of the files lost, an old or partial "
+        "catalogue, items that were retired"
+    )
+
+
+def unmapped_actions(ignored: Mapping[str, int]) -> str:
+    """Which actions nothing maps, with their rows, and the config that maps them; "" where there are none."""
+    if not ignored:
+        return ""
+    most = sorted(ignored.items(), key=lambda each: (-each[1], each[0]))
+    named = ", ".join(f"{action} ({count:,} row{'s' * (count != 1)})" for action, count in most[:_NAMED])
+    more = f" and {len(most) - _NAMED} more" if len(most) > _NAMED else ""
+    return (
+        f"actions that nothing maps: {named}{more}; map each to {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}, e.g. "
+        f"events.actions: {_mapping(action for action, _ in most[:_NAMED])}"
+    )
+
+
+def _mapping(actions: Iterable[str]) -> str:
+    """A YAML mapping of ``actions`` to what their names suggest; of those that suggest nothing, to an impression."""
+    known = {word: action for action, words in USUAL.items() for word in words}
+    meant = {action: known.get(action, "") for action in actions}
+    sure = {action: target for action, target in meant.items() if target}
+    shown = sure or dict.fromkeys(meant, "impression")
+    return yaml.safe_dump(shown, default_flow_style=True, sort_keys=False, width=1000, allow_unicode=True).strip()
