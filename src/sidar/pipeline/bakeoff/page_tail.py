@@ -23,14 +23,15 @@ def controls(results: Results) -> Section:
         )
     ]
     main = asked_of(results, "controls", PRIMARY, SECOND)
-    for name, facts in results["methods"].items():
-        if facts["must_lose_to"] and (why := untested(results, name)):
+    asked = [name for name, facts in results["methods"].items() if facts["must_lose_to"]]
+    for name in asked:
+        if why := untested(results, name):
             blocks.append(Text(f"**{name}** is not tested: {why}."))
     if not main:
         return Section(
             "controls",
             "Controls",
-            [*blocks, Text("No control is tested, so nothing shows that this comparison could fail.")],
+            [*blocks, *([] if asked else [Text("No control took part.")])],
         )
     for control in dict.fromkeys(test["b"] for test in main):
         own = [test for test in main if test["b"] == control]
