@@ -19,7 +19,7 @@ from sidar.data import open_dataset, toy
 from sidar.data.catalogue import open_catalogue
 from sidar.embed import HashingEmbedder, load_items
 from sidar.index.rows import RowMap
-from sidar.sid import load_sids
+from sidar.sid import load_sids, load_tokenizer
 from sidar.sid.ledger import Ledger
 
 OPTIONS = {
@@ -128,7 +128,8 @@ def test_the_plan_of_a_refresh_keeps_the_model_and_that_of_other_codebooks_nothi
     assert steps["vocabulary"]["action"] == "keep"
     assert steps["model"]["action"] == "train on"
     assert "nothing to do" in say("sids", "plan", bundle, bundle)
-    cfg = config(shop, name="other", **{"events.bad_rows": 1, "seed": 7})
+    sizes = [len(book) for book in load_tokenizer(bundle / "sid").codebooks_]
+    cfg = config(shop, name="other", **{"events.bad_rows": 1, "seed": 7, "sid.codebook_sizes": sizes})
     pipeline.run(cfg, only="index")  # other codebooks of the same sizes
     found = json.loads(say("sids", "plan", bundle, shop / "runs/other", "--json"))
     assert found["kind"] == "migration"
