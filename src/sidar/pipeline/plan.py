@@ -21,6 +21,8 @@ from sidar.config import AlignConfig, Config, DenseConfig
 HASH_LIMIT = 64 << 20
 #: How the dense channel is searched: asked by the report, not by the training of its encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
+#: What the weight that a bundle reranks with is chosen by.
+RERANK_WEIGHT = ("evaluate.tune_queries", "evaluate.prompts")
 
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
@@ -189,7 +191,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         Stage("index", (), ("data", "sid"), run.index),
         Stage(
             "bundle",
-            ("decode", "embed", "evaluate.tune_queries", "evaluate.prompts"),
+            ("decode", "embed", *(RERANK_WEIGHT if cfg.decode.rerank == "dense" else ())),
             ("data", "embed", "sid", "index", aligned[0].name),
             bundled,
         ),
