@@ -26,6 +26,9 @@ PSEUDO_WEIGHT, TRUE_WEIGHT = 0.5, 1.0
 #: Grades of the simulator's truth.
 EXACT, SUBSTITUTE = 1.0, 0.1
 
+#: A figure of one variant's lists, kept beside them; other variants must not inherit it.
+RELEVANT = "relevant-{}.json"
+
 
 class Bed:
     """Folders under ``work``: ``inputs``, ``data/<variant>``, ``embed``, ``sid/<sizes>``."""
@@ -116,7 +119,7 @@ class Bed:
             target = out / source.relative_to(self.data())
             if source.is_dir():
                 target.mkdir(exist_ok=True)
-            elif source.name not in ("lists.parquet", "manifest.json"):
+            elif source.name not in ("lists.parquet", "manifest.json") and not source.match(RELEVANT.format("*")):
                 os.link(source, target)
         lists = pq.read_table(self.data() / "lists.parquet")
         train = np.array(lists.column("split").to_pylist()) == "train"
@@ -177,7 +180,7 @@ class Bed:
 
     def relevant_share(self, variant: str, n: int) -> float:
         """Share of exact items among the first ``n`` negatives of the training lists: the noise that is trained on."""
-        kept = self.data(variant) / f"relevant-{n}.json"
+        kept = self.data(variant) / RELEVANT.format(n)
         if not kept.is_file():
             exact = self.relevant_rows(EXACT)
             table = pq.read_table(self.data(variant) / "lists.parquet", filters=[("split", "=", "train")])

@@ -140,6 +140,8 @@ def test_noise_puts_unclicked_exact_items_in_the_place_of_negatives(toy):
         assert len(set(new)) == len(new)
     clean_share, noisy_share = (bed.relevant_share(variant, 3) for variant in ("base", "noise-0.5"))
     assert clean_share + 0.1 < noisy_share < 1.0
+    bed.build_data("clean", lambda text: None)  # after the base's share was kept beside its lists
+    assert bed.relevant_share("clean", 3) == 0 < clean_share
     day = {r["request_id"]: r["day"] for r in pq.read_table(bed.data() / "requests.parquet").to_pylist()}
     shown = pq.read_table(bed.truth, columns=["request_id", "item_id"]).to_pylist()
     from sidar.data import open_dataset
