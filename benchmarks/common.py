@@ -147,6 +147,12 @@ def device() -> dict[str, Any]:
     return about
 
 
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Put ``text`` between the two ``marks`` of ``page``, in the place of what stands there."""
+    before, rest = page.read_text(encoding="utf-8").split(marks[0])
+    page.write_text(before + marks[0] + text + marks[1] + rest.split(marks[1])[1], encoding="utf-8")
+
+
 def write_results(
     name: str, config: Mapping[str, Any], figures: Mapping[str, float], *, threads: int = 1, **more: Any
 ) -> Path:

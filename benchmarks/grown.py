@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, print_table, process_cpu_timer, write_results
+from common import RESULTS, ROOT, print_table, process_cpu_timer, write_between, write_results
 
 MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr")
 NAMES = {"ndcg@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "mrr": "MRR"}
@@ -313,9 +313,7 @@ def page_table(results: Mapping[str, Any]) -> str:
 
 def write_page(results: Mapping[str, Any]) -> None:
     """Put :func:`page_table` between the marks of the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + page_table(results) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+    write_between(PAGE, MARKS, page_table(results))
 
 
 if __name__ == "__main__":

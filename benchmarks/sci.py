@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, print_table, single_thread, write_results
+from common import ROOT, print_table, single_thread, write_between, write_results
 
 single_thread()
 
@@ -324,9 +324,7 @@ def page_table(figures: dict[str, float]) -> str:
 
 def write_page(figures: dict[str, float]) -> None:
     """Put :func:`page_table` between the marks of the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + page_table(figures) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+    write_between(PAGE, MARKS, page_table(figures))
 
 
 def report(bed: Bed, work: Path, save: bool) -> None:

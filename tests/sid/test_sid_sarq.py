@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +40,9 @@ def items() -> tuple[SidInputs, np.ndarray]:
 
 
 @cache
-def fitted(**options: object) -> tuple[Sarq, SemanticIds]:
+def fitted(**options: Any) -> tuple[Sarq, SemanticIds]:
     inputs, _ = items()
-    tokenizer = Sarq(RqKmeans(SIZES, iterations=5), 3, **options).fit(inputs)  # type: ignore[arg-type]
+    tokenizer = Sarq(RqKmeans(SIZES, iterations=5), 3, **options).fit(inputs)
     return tokenizer, tokenizer.encode_catalogue(inputs)
 
 
@@ -83,7 +84,8 @@ def test_the_rule_is_that_of_the_slow_twin() -> None:
     tokenizer, _ = fitted()
     full = tokenizer.base.encode(inputs).codes
     assert tokenizer.tau_ is not None
-    want = reference_sid.sarq_lengths(full, inputs.counts, 1.0, 2, tokenizer.tau_)  # type: ignore[arg-type]
+    assert inputs.counts is not None
+    want = reference_sid.sarq_lengths(full, inputs.counts, 1.0, 2, tokenizer.tau_)
     alone = tokenizer.encode(inputs)
     assert alone.lengths.tolist() == want
     np.testing.assert_array_equal(alone.codes, np.where(np.arange(5) < alone.lengths[:, None], full, -1))
@@ -129,7 +131,9 @@ def test_what_equal_margins_were_dealt_beyond_tau_survives_a_refresh() -> None:
     inputs = SidInputs(vectors, counts=np.repeat([15, 0], [4, 28]))
     tokenizer = Sarq(RqKmeans((32, 4, 4)), 2, min_levels=1, budget=7.2).fit(inputs)
     today = tokenizer.encode_catalogue(inputs)
-    assert tokenizer.paid_ > tokenizer.tau_ + 1  # type: ignore[operator]
+    assert tokenizer.paid_ is not None
+    assert tokenizer.tau_ is not None
+    assert tokenizer.paid_ > tokenizer.tau_ + 1
     assert (tokenizer.encode(inputs).lengths < today.lengths).any()
     np.testing.assert_array_equal(tokenizer.refresh(inputs, today).codes, today.codes)
 
@@ -151,7 +155,8 @@ def test_a_saved_tokenizer_encodes_the_same(tmp_path, options) -> None:
 
 def test_one_line_of_the_config_chooses_it_and_sizes_are_those_of_the_rival() -> None:
     inputs, _ = items()
-    some = SidInputs(inputs.vectors[:2000], counts=inputs.counts[:2000])  # type: ignore[index]
+    assert inputs.counts is not None
+    some = SidInputs(inputs.vectors[:2000], counts=inputs.counts[:2000])
     config = Config.model_validate({"sid": {"method": "sarq"}}).sid
     tokenizer, sids, tried = fit_catalogue(config, some, 0)
     _, rival, tried_by_rival = fit_catalogue(config.model_copy(update={"method": "rqkmeans"}), some, 0)
@@ -173,8 +178,8 @@ def test_inputs_that_do_not_fit_are_told_in_words() -> None:
     inputs, _ = items()
     some = SidInputs(inputs.vectors[:50])
 
-    def make(**options: object) -> Sarq:
-        return Sarq(RqKmeans((4, 4, 4, 2), iterations=2), 2, **options)  # type: ignore[arg-type]
+    def make(**options: Any) -> Sarq:
+        return Sarq(RqKmeans((4, 4, 4, 2), iterations=2), 2, **options)
 
     with pytest.raises(ValueError, match=r"has no counts; give SidInputs\.counts .*kappa: 0"):
         make().fit(some)

@@ -116,8 +116,8 @@ class LeanDecoder:
             "down": down,
             "down_bias": down_bias,
         }
-        made = {name: ready(weight) for name, weight in weights.items()}  # only biases are ever None
-        return _Block(qk_norm=qk_norm, **made)  # type: ignore[arg-type]
+        made = {name: ready(weight) for name, weight in weights.items()}
+        return _Block(qk_norm=qk_norm, **made)  # type: ignore[arg-type]  # only biases are ever None, and they may be
 
     def _interleave(self, rows: Tensor) -> Tensor:
         """Rows of each head from halves (x, y) to pairs (x₀, y₀, x₁, …): rotary positions become a complex product.

@@ -87,7 +87,7 @@ class TailFit(AutoencoderFit):
     no part. The stage has as many equal spans as there are buckets; each adds the next bucket to the pool.
     """
 
-    model: AnchoredModel  # type: ignore[assignment]
+    model: AnchoredModel  # type: ignore[assignment]  # trained like an autoencoder, and is none
     cfg: AcrqConfig
 
     def __init__(
@@ -105,7 +105,7 @@ class TailFit(AutoencoderFit):
     ) -> None:
         stage = cfg.model_copy(update={"steps": cfg.tail_steps})
         super().__init__(
-            model,  # type: ignore[arg-type]
+            model,  # type: ignore[arg-type]  # as above
             stage,
             vectors,
             seed=seed,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from sidar.config import EmbedConfig
 from sidar.types import PathLike
+
+if TYPE_CHECKING:
+    from sidar.embed.towers import View
 
 
 def logged_queries(table: pa.Table, rows: np.ndarray, most: int) -> tuple[list[str], np.ndarray]:
@@ -35,7 +39,7 @@ def logged_queries(table: pa.Table, rows: np.ndarray, most: int) -> tuple[list[s
 
 
 def query_inputs(
-    table: pa.Table, rows: np.ndarray, most: int, embed: EmbedConfig, embed_folder: PathLike, view: str, device: str
+    table: pa.Table, rows: np.ndarray, most: int, embed: EmbedConfig, embed_folder: PathLike, view: View, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """``query_vectors`` (M, D) and ``query_item_pairs`` (P, 2) of :func:`logged_queries`.
 
@@ -48,7 +52,7 @@ def query_inputs(
         return np.zeros((0, 0), np.float32), np.zeros((0, 2), np.int64)
     from sidar.embed import embed_texts, load_embedder, query_side
 
-    encoder = query_side(load_embedder(embed, device), view)  # type: ignore[arg-type]
+    encoder = query_side(load_embedder(embed, device), view)
     cache = Path(embed_folder).parent / ".embed.cache"
     vectors = embed_texts([queries[number] for number in used], encoder, cache, embed.batch_size)
     return vectors, np.stack([np.searchsorted(used, pairs[:, 0]), pairs[:, 1]], axis=1)

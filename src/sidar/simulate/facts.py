@@ -194,7 +194,7 @@ def _matches(title: str, table: Mapping[tuple[str, ...], str]) -> set[str]:
     for length in (3, 2, 1):
         for start in range(len(words) - length + 1):
             # None stands where a word was used; no phrase of the table holds one, so such a key finds nothing.
-            value = table.get(tuple(words[start : start + length]))  # type: ignore[arg-type]
+            value = table.get(tuple(words[start : start + length]))  # type: ignore[arg-type]  # keys with None
             if value is None:
                 continue
             before = words[start - 1] if start else None

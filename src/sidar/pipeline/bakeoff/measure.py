@@ -137,7 +137,8 @@ class Remembered:
     """An encoder that encodes each text once: all methods ask the same queries."""
 
     def __init__(self, inner: Any) -> None:
-        self._inner, self._known = inner, {}  # type: ignore[var-annotated]
+        self._inner = inner
+        self._known: dict[str, np.ndarray] = {}
         self.dim = inner.dim
 
     def __getattr__(self, name: str) -> Any:

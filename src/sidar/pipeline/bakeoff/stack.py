@@ -42,7 +42,8 @@ def stacked(values: PerQuery, methods: Sequence[str], seeds: Sequence[int]) -> P
             names = [system_name(method, seed, seeds) for seed in seeds]
             for measure in values.measures(each, names[0]):
                 found = [values.get(each, name, measure) for name in names]
-                if any(one is None or one[0] != found[0][0] for one in found):  # type: ignore[index]
+                first = found[0]
+                if first is None or any(one is None or one[0] != first[0] for one in found):
                     continue
                 ids = [query_id for one in found if one for query_id in one[0]]
                 prefix, _, rest = measure.rpartition("/")
