@@ -24,7 +24,7 @@ from benchmarks.evidence.report.compare import (  # noqa: E402
     levels,
     per_query,
 )
-from benchmarks.evidence.report.headline import interaction  # noqa: E402
+from benchmarks.evidence.report.noise import slopes  # noqa: E402
 from benchmarks.evidence.report.summary import at_each, claims, lines, order  # noqa: E402
 from sidar.evaluate.stats import holm, paired_test, smallest_detectable  # noqa: E402
 
@@ -168,7 +168,7 @@ def test_an_interaction_is_a_difference_of_differences(tmp_path):
             folder.add(system, seed, effect=clean, noise_sd=0.03)
             folder.add(system, seed, effect=noisy, noise_sd=0.03, axis="noise=0.5")
     found = read(folder)
-    (result,) = compare(found, [interaction("raddpo", "raddpo-no-rdrw", MRR, "noise=0.5")])
+    result = slopes(found, MRR)["RAD-DPO (softmax) − w/o RDRW"]
     assert result.test.effect == pytest.approx(0.05, abs=0.01)
     parts = [per_query(found, difference("raddpo", "raddpo-no-rdrw", MRR, variant=v))[0] for v in ("noise=0.5", "")]
     assert result.test.effect == pytest.approx((parts[0] - parts[1]).mean())

@@ -133,16 +133,20 @@ def test_without_room_above_sft_there_is_no_verdict(tmp_path, gain, word):
 
 def test_a_table_of_levels_averages_the_same_seeds_in_every_row(tmp_path):
     folder = Folder(tmp_path)
+    for seed in range(4):
+        folder.add("sft", seed, kind="sft", effect=0.3 if seed == 3 else 0.0, held_out=False)
     for seed in range(3):
-        folder.add("sft", seed, kind="sft", effect=0.3 if seed == 2 else 0.0, held_out=False)
-    for seed in range(2):
         folder.add("dpo", seed, held_out=False)
     evidence = read(folder)
     table = level_table(evidence, ["sft", "dpo"], [MRR])
-    assert [r[1] for r in table.rows] == ["2", "2"]
+    assert [r[1] for r in table.rows] == ["3", "3"]
     assert float(table.rows[0][2].text) < 0.5
-    assert "every row has (0, 1)" in table.note
+    assert "every row has (0, 1, 2;" in table.note
     assert level_table(evidence, ["sft"], [MRR]).note == ""
+    # A row that has only begun shows what it has, and leaves the others theirs.
+    folder.add("simpo", 0, held_out=False)
+    table = level_table(read(folder), ["sft", "dpo", "simpo"], [MRR])
+    assert [r[1] for r in table.rows] == ["3", "3", "1"]
 
 
 def test_the_papers_table_is_beside_paired_differences_of_equal_seeds(tmp_path):

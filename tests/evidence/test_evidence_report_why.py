@@ -67,12 +67,32 @@ def test_the_reordered_beam_says_whether_clicks_reward_the_truth(folder, gain, t
     assert text in said(why(read(folder)))
 
 
-def test_a_contrast_that_points_where_sft_points_is_said_to_repeat_it(folder):
+def test_a_contrast_that_points_where_sft_points_is_said_to(folder):
     evidence = read(folder)
-    assert "mostly repeats SFT" not in said(why(evidence))
+    assert "points much where SFT points" not in said(why(evidence))
     for cell in evidence.runs("raddpo").values():
         cell.facts["mechanism"]["gradient/cosine"] = 0.8
-    assert "mostly repeats SFT" in said(why(evidence))
+    assert "points much where SFT points" in said(why(evidence))
+
+
+def test_at_equal_learning_rates_the_cause_follows_the_ladder(folder):
+    assert "At equal learning rates" not in said(why(read(folder)))
+    for seed in range(3):
+        folder.add("sft-continued", seed, axis="lr_new=3e-05", effect=0.1, groups=("ladder",))
+    text = said(why(read(folder)))
+    assert re.search(r"At equal learning rates RAD-DPO \(softmax\) is −\.0\d+ .* lower, so it is the contrast", text)
+    page, _ = write(folder)
+    assert re.search(r"\| … at the same learning rate\? \| \*\*does not hold\*\* \| SID MRR −\.0", page)
+
+
+def test_an_sft_that_still_learns_is_said_to_be_short_of_its_plateau(folder):
+    corners(folder, 0.05, -0.05)
+    for seed in range(3):
+        folder.add("sft-continued", seed, axis=LONGER, effect=-0.1, groups=("lab",))
+    assert "not at its plateau" not in said(why(read(folder)))
+    for seed in range(3):
+        folder.add("sft-continued", seed, axis=LONGER, effect=0.2, groups=("lab",))
+    assert "SFT was not at its plateau" in said(why(read(folder)))
 
 
 def test_best_and_final_checkpoints_stand_beside_each_other(folder):

@@ -17,6 +17,7 @@ from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.contrast import (
     DAY,
     IDENTICAL,
+    LEAST_SEEDS,
     NOT_RUN,
     NOTHING,
     UNSURE,
@@ -35,6 +36,7 @@ __all__ = [
     "CONTROL",
     "DAY",
     "IDENTICAL",
+    "LEAST_SEEDS",
     "NOTHING",
     "NOT_RUN",
     "START",
@@ -188,15 +190,19 @@ def levels(
 def shared_seeds(
     evidence: Evidence, rows: Sequence[tuple[str, str]], metrics: Sequence[str], *, set_name: str = DAY
 ) -> tuple[list[int], bool]:
-    """The seeds that all (system, variant) rows have values for, and whether any row has more; what has no seed is left
-    out. Without a seed in common the list is empty."""
+    """The seeds that all (system, variant) rows have values for, and whether the rows differ in them.
+
+    What has no seed is left out, and rows with fewer than three do not narrow a table in which others have three: they
+    show what they have. Without a seed in common the list is empty.
+    """
     have = []
     for system, variant in rows:
         runs = {s: c for s, c in evidence.runs(system, variant).items() if s is not None}
         known = {s for s, c in runs.items() if any(np.isfinite(evidence.values(c, set_name, m)).any() for m in metrics)}
         have += [known] if known else []
-    shared = sorted(set.intersection(*have)) if have else []
-    return shared, any(len(each) > len(shared) for each in have)
+    enough = [each for each in have if len(each) >= LEAST_SEEDS] or have
+    shared = sorted(set.intersection(*enough)) if enough else []
+    return shared, any(each != set(shared) for each in have)
 
 
 def all_of(words: Sequence[str]) -> str:

@@ -40,6 +40,7 @@ class Contrast:
 
     ``sign`` is the direction that is claimed: "+" better, "-" worse, "0" too small to be seen. ``across`` allows sides
     from different beds (more against less data); otherwise plus[i] and minus[i] must have seen the same one.
+    ``seeds`` keeps a table to the seeds of all its rows; None = every seed that the sides share.
     """
 
     plus: tuple[Side, ...]
@@ -48,6 +49,7 @@ class Contrast:
     sign: str = "+"
     across: bool = False
     name: str = ""
+    seeds: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Result:
     """What is known of a contrast; ``test`` None: not run, or no query defines the measure.
 
     ``p`` is after Holm, and ``detectable`` the smallest true effect that a test at alpha / (members of the family) sees
-    with the registered power: Bonferroni's level, which is Holm's for its smallest p.
+    with the registered power: Bonferroni's level, which is Holm's for its smallest p. It speaks of p for these seeds;
+    that every seed must have the sign besides is not in it.
     """
 
     contrast: Contrast
@@ -124,10 +127,15 @@ def difference(
     variant: str = "",
     b_variant: str | None = None,
     b_metric: str | None = None,
+    across: bool = False,
+    seeds: Sequence[int | None] | None = None,
 ) -> Contrast:
     """a − b on one measure (``b_metric``: b's name for it); ``b_variant`` None = that of a."""
     other = variant if b_variant is None else b_variant
-    return Contrast((Side(a, metric, variant),), (Side(b, b_metric or metric, other),), set_name, sign)
+    only = None if seeds is None else tuple(seeds)
+    return Contrast(
+        (Side(a, metric, variant),), (Side(b, b_metric or metric, other),), set_name, sign, across, seeds=only
+    )
 
 
 def per_query(
@@ -144,6 +152,8 @@ def per_query(
         return empty
     seeded = [set(run) for run in runs if None not in run]
     seeds: list[int | None] = sorted(set.intersection(*seeded)) if seeded else [None]
+    if contrast.seeds is not None:
+        seeds = [seed for seed in seeds if seed is None or seed in contrast.seeds]
     _, clusters = evidence.queries[contrast.set]
     rows, labels, places, means = [], [], [], {}
     for seed in seeds:

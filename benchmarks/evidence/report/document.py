@@ -21,6 +21,8 @@ MARKS = {
     "not contradicted": "open",
     "identical": "open",
     "weight 0 chosen on dev": "open",
+    "higher": "open",
+    "lower": "open",
 }
 
 
@@ -208,7 +210,7 @@ def _markdown_cell(entry: Entry) -> str:
     if isinstance(entry, str):
         return entry.replace("|", "\\|")
     if entry.mark:
-        return f"**{entry.text}**" if entry.text in ("holds", "does not hold") else entry.text
+        return f"**{entry.text}**" if entry.text in ("holds", "does not hold", "higher", "lower") else entry.text
     return f"{entry.text} {entry.short or entry.small}".strip().replace("|", "\\|")
 
 

@@ -6,8 +6,6 @@ from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import (
     CONTROL,
     START,
-    Contrast,
-    Side,
     against,
     compare,
     difference,
@@ -171,10 +169,3 @@ def _reasons(evidence: Evidence) -> Block | None:
         rows.append([row(system), " ".join(str(rule.get(t, "")) for t in TARGETS), *words, str(rule.get("why", ""))])
     head = ["method", "signs: " + " ".join(TARGETS), *(f"{t}: met" for t in TARGETS), "the reason, as registered"]
     return Fold("Every registered sign (SID level) with its reason", [Table(head, rows, (1, 2, 3, 4, 5, 6))])
-
-
-def interaction(a: str, b: str, metric: str, variant: str) -> Contrast:
-    """(a − b) at ``variant`` less (a − b) at the base setting."""
-    return Contrast(
-        (Side(a, metric, variant), Side(b, metric)), (Side(b, metric, variant), Side(a, metric)), name=variant
-    )

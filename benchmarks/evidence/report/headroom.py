@@ -17,6 +17,7 @@ LISTS = (
     ("pairs that share the first code (the paper: .346)", "pairs/shared1", 3),
     ("pairs that share two codes (the paper: .019)", "pairs/shared2", 3),
     ("negatives dropped: their SID is a positive's", "lists/dropped", 3),
+    ("negatives that repeat another negative's SID", "lists/repeated", 3),
     ("pairs that SFT already orders like the log", "pairs/accuracy", 3),
     ("AUC of RDRW's similarity, SFT model", "rdrw/eos_out/auc", 3),
 )

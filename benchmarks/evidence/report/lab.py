@@ -6,10 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Side, compare, difference, levels
+from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result, Side, compare, difference, levels
 from benchmarks.evidence.report.document import Block, Entry, Table, Text, Value
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.noise import relevant_share
@@ -22,6 +23,7 @@ NOT_SET = {
     "accidental": "the share of accidental clicks",
     "informative": "negatives from the model's own beam (informative ones)",
     "share": "codebooks that share more prefixes",
+    "sft_steps": "the steps of SFT, so that it starts at its plateau",
 }
 STATE = "rdrw/eos_out/auc"
 
@@ -115,14 +117,9 @@ def prediction(evidence: Evidence, system: str) -> list[Block]:
 
 def corners(evidence: Evidence, system: str) -> list[Block]:
     """The lab's largest and lowest corner on the language model, on the true utility and on clicks."""
-    longer = {
-        v.split(",", 1)[1]
-        for cell in evidence.cells.values()
-        if cell.system == system and (v := cell.variant).startswith((WIN, LOSE)) and "lists=" in v
-    }
-    if not longer:
+    setting = longest(evidence)
+    if not setting:
         return [Text("Not run.")]
-    setting = sorted(longer)[0]
     win, lose = f"{WIN},{setting}", f"{LOSE},{setting}"
     blocks: list[Block] = [
         Text(
@@ -134,11 +131,6 @@ def corners(evidence: Evidence, system: str) -> list[Block]:
             "these are shown without verdicts."
         )
     ]
-    asked = [
-        ("no relevant negative: better", difference(system, CONTROL, "", variant=win, b_variant=setting)),
-        ("half of them relevant: worse", difference(system, CONTROL, "", variant=lose, b_variant=setting, sign="-")),
-        ("the first above the second", difference(system, system, "", variant=win, b_variant=lose)),
-    ]
     beside = [
         (f"no relevant negative − {row(CONTROL)}, base", difference(system, CONTROL, "", variant=win, b_variant="")),
         (f"no relevant negative − {row(START)}", difference(system, START, "", variant=win, b_variant="")),
@@ -149,17 +141,46 @@ def corners(evidence: Evidence, system: str) -> list[Block]:
             difference(CONTROL, CONTROL, "", variant=setting, b_variant=""),
         ),
         (f"{row(CONTROL)}, longer − {row(START)}", difference(CONTROL, START, "", variant=setting, b_variant="")),
+        (
+            f"{row(system)}, longer on the log's lists − {row(system)}, base",
+            difference(system, system, "", variant=setting, b_variant=""),
+        ),
     ]
     for metric in (*PRIMARY["utility"], *PRIMARY["click"]):
         target = metric.partition(".")[0]
-        for some, what in ((asked, "predicted"), (beside, "beside the base setting")):
-            found = compare(evidence, [_on(contrast, metric) for _, contrast in some])
-            rows = [(name, r) for (name, _), r in zip(some, found, strict=True)]
-            first = f"{measure(metric)} ({target}), {what}"
-            blocks.append(comparisons(rows, first=first, words=target == "utility" and some is asked))
+        asked = list(predicted(evidence, system, metric).items())
+        first = f"{measure(metric)} ({target}), predicted"
+        blocks.append(comparisons(asked, first=first, words=target == "utility"))
+        found = compare(evidence, [_on(contrast, metric) for _, contrast in beside])
+        rows = [(name, r) for (name, _), r in zip(beside, found, strict=True)]
+        blocks.append(comparisons(rows, first=f"{measure(metric)} ({target}), beside the base setting", words=False))
     if table := _levels(evidence, system, setting, win, lose):
         blocks.append(table)
     return blocks
+
+
+@cache
+def predicted(evidence: Evidence, system: str, metric: str) -> dict[str, Result]:
+    """{prediction: what came out}: the two corners against SFT continued of the same length, and their order."""
+    if not (setting := longest(evidence)):
+        return {}
+    win, lose = f"{WIN},{setting}", f"{LOSE},{setting}"
+    asked = {
+        "no relevant negative: better": difference(system, CONTROL, metric, variant=win, b_variant=setting),
+        "half of them relevant: worse": difference(system, CONTROL, metric, variant=lose, b_variant=setting, sign="-"),
+        "the first above the second": difference(system, system, metric, variant=win, b_variant=lose),
+    }
+    return dict(zip(asked, compare(evidence, [_on(each, metric) for each in asked.values()]), strict=True))
+
+
+def longest(evidence: Evidence) -> str:
+    """The variant of the lab's longer and faster alignment, as its corners were run; empty where none was."""
+    found = {
+        v.split(",", 1)[1]
+        for cell in evidence.cells.values()
+        if (v := cell.variant).startswith((f"{WIN},", f"{LOSE},")) and "lists=" in v
+    }
+    return min(found, default="")
 
 
 def _on(contrast: Contrast, metric: str) -> Contrast:

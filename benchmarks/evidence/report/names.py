@@ -31,10 +31,10 @@ ROWS = {
     "popularity": "popularity",
     "bm25+dense": "BM25 + dense",
     "bm25+dense-tuned": "BM25 + dense, fine-tuned",
-    "quantised-dense": "quantised dense (ceiling)",
-    "topic-oracle": "topic oracle, random order (ceiling)",
-    "oracle-sid": "oracle SID + prior order (ceiling)",
-    "oracle-utility": "oracle of the true utility (ceiling)",
+    "quantised-dense": "quantised dense",
+    "topic-oracle": "topic oracle, random order",
+    "oracle-sid": "oracle SID + prior order (hindsight)",
+    "oracle-utility": "oracle of the true utility",
 }
 TARGETS = {
     "click": "clicks under the logger",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import CONTROL, Contrast, compare, difference
+from benchmarks.evidence.report.compare import CONTROL, Contrast, Result, compare, difference
 from benchmarks.evidence.report.document import Block, Entry, Picture, Row, Table, Text
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import Band, bands, keys
@@ -19,6 +20,34 @@ NOISE_ROWS = (
     ("raddpo-constant", ""),
     ("raddpo", "state=item_vector"),
 )
+
+
+#: What is compared at each noise: RDRW with its controls, and with item vectors against none.
+PAIRS = (*((NOISE_ROWS[0], other) for other in NOISE_ROWS[1:4]), (NOISE_ROWS[4], NOISE_ROWS[1]))
+Pair = tuple[tuple[str, str], tuple[str, str]]
+
+
+def _at(pair: Pair, metric: str, variant: str) -> Contrast:
+    (a, a_state), (b, b_state) = pair
+    at, b_at = (",".join(filter(None, (variant, state))) for state in (a_state, b_state))
+    return difference(a, b, metric, variant=at, b_variant=b_at)
+
+
+def _told(pair: Pair) -> str:
+    return " − ".join(_noise_name(*side) for side in pair)
+
+
+@cache
+def slopes(evidence: Evidence, metric: str) -> dict[str, Result]:
+    """{pair: its difference at the most noise less the same at 0}; the first is RDRW against none."""
+    variants = evidence.variants("noise", "raddpo")
+    if not variants:
+        return {}
+    contrasts = []
+    for pair in PAIRS:
+        first, last = (_at(pair, metric, variant) for variant in ("", variants[-1]))
+        contrasts.append(Contrast((*last.plus, *first.minus), (*last.minus, *first.plus)))
+    return dict(zip(map(_told, PAIRS), compare(evidence, contrasts), strict=True))
 
 
 def _noise_name(system: str, state: str) -> str:
@@ -56,21 +85,15 @@ def noise(evidence: Evidence) -> list[Block]:
             pictures.append(
                 Picture(svg, f"{name} less SFT continued, against noise", f"evidence-noise-{slug}.svg", html, named)
             )
-        pairs = [(("raddpo", ""), other) for other in NOISE_ROWS[1:4]] + [(NOISE_ROWS[4], NOISE_ROWS[1])]
-        names, contrasts, slopes = [], [], []
-        for (a, a_state), (b, b_state) in pairs:
-            told = f"{_noise_name(a, a_state)} − {_noise_name(b, b_state)}"
+        names, contrasts = [], []
+        for pair in PAIRS:
             for value, variant in asked:
-                at, b_at = (",".join(filter(None, (variant, state))) for state in (a_state, b_state))
-                names.append(f"{told}, noise {float(value):.0%}")
-                contrasts.append(difference(a, b, metric, variant=at, b_variant=b_at))
-            first, last = contrasts[-len(asked)], contrasts[-1]
-            slopes.append((told, Contrast((*last.plus, *first.minus), (*last.minus, *first.plus))))
+                names.append(f"{_told(pair)}, noise {float(value):.0%}")
+                contrasts.append(_at(pair, metric, variant))
         found = zip(names, compare(evidence, contrasts), strict=True)
         tables.append(comparisons([(n, r) for n, r in found if r.test is not None], first=name))
-        results = compare(evidence, [contrast for _, contrast in slopes])
         told = f"{name}: the same at {float(asked[-1][0]):.0%} less at 0"
-        tables.append(comparisons([(n, r) for (n, _), r in zip(slopes, results, strict=True)], first=told))
+        tables.append(comparisons(list(slopes(evidence, metric).items()), first=told))
     return [
         Text(
             "A share of the negatives of every training list is replaced by relevant items that were not clicked, on "

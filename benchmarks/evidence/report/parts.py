@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import CONTROL, START, compare, difference
+from benchmarks.evidence.report.compare import CONTROL, START, Result, compare, difference
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
 from benchmarks.evidence.report.names import PAPER_TABLE_1, PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import forest
@@ -13,6 +14,7 @@ from benchmarks.evidence.report.show import (
     comparisons,
     effect,
     signed,
+    tally,
     verdict,
 )
 
@@ -57,18 +59,18 @@ def parts(evidence: Evidence) -> Section:
         )
     ]
     pictures = []
-    for title, told, contrasts in _families(evidence):
-        tables: list[Block] = []
-        names = list(contrasts)
-        for metric in PRIMARY["click"]:
-            sides = contrasts.values()
-            results = compare(evidence, [difference(a, b, metric, variant=v, b_variant=w) for (a, v), (b, w) in sides])
-            tables.append(comparisons(list(zip(names, results, strict=True)), first=measure(metric)))
+    for title, told in FAMILIES.items():
+        tables, said = [], []
+        for metric in (*PRIMARY["click"], *PRIMARY["utility"]):
+            found, target = family(evidence, title, metric), metric.partition(".")[0]
+            tables.append(comparisons(list(found.items()), first=f"{measure(metric)} ({target})"))
+            said.append(tally(f"{measure(metric)} ({target})", list(found.values())))
             if metric == PRIMARY["click"][0]:
-                rows = [(name.partition(":")[0], r, "") for name, r in zip(names, results, strict=True)]
+                rows = [(name.partition(":")[0], r, "") for name, r in found.items()]
                 if svg := forest(rows, label=f"difference of {measure(metric)} (clicks)"):
                     pictures.append(Picture(svg, f"{title}: {measure(metric)}"))
-        blocks += [Heading(title), Text(told), tables[0], Fold(f"{title}: {measure(PRIMARY['click'][1])}", tables[1:])]
+        blocks += [Heading(title), Text(f"{told} {' '.join(said)}"), tables[0]]
+        blocks.append(Fold(f"{title}: item level, and the true utility", tables[1:]))
         if title == "Ablations":
             whole = PAPER_TABLE_1["raddpo"]
             said = "; ".join(
@@ -86,6 +88,12 @@ def parts(evidence: Evidence) -> Section:
 
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (system, variant) of the first row and of the second
+FAMILIES = {
+    "Ablations": "What the whole is worth without a part.",
+    "The ladder": "One part at a time; the last row is the whole contrast against the same training without it.",
+    "Controls": "RDRW against what costs less, and against the truth that only a simulator has.",
+    "The SFT term": "RAD-DPO keeps L_SFT; the baselines do not, unless they are given it.",
+}
 
 
 def own_rate(evidence: Evidence) -> str:
@@ -93,8 +101,33 @@ def own_rate(evidence: Evidence) -> str:
     return next(iter(evidence.variants("lr_new", CONTROL)), "")
 
 
-def _families(evidence: Evidence) -> list[tuple[str, str, dict[str, Sides]]]:
-    """Title, what it asks, and {name: sides} of its comparisons."""
+@cache
+def family(evidence: Evidence, title: str, metric: str) -> dict[str, Result]:
+    """{name: result} of one of :data:`FAMILIES`, corrected among each other."""
+    sides = _sides(evidence)[title]
+    contrasts = [difference(a, b, metric, variant=v, b_variant=w) for (a, v), (b, w) in sides.values()]
+    return dict(zip(sides, compare(evidence, contrasts), strict=True))
+
+
+def at_equal_rates(evidence: Evidence, metric: str) -> Result | None:
+    """RAD-DPO less SFT continued at RAD-DPO's own learning rate, as the ladder has it; None where it is not planned."""
+    if not (rate := own_rate(evidence)):
+        return None
+    return next(
+        r
+        for r in family(evidence, "The ladder", metric).values()
+        if (r.contrast.plus[0].system, r.contrast.minus[0].variant) == ("raddpo", rate)
+    )
+
+
+def against_twin(evidence: Evidence, twin: str, metric: str) -> Result:
+    """RAD-DPO less a baseline with its own SFT term, as the family of the SFT term has it."""
+    found = family(evidence, "The SFT term", metric).values()
+    return next(r for r in found if (r.contrast.plus[0].system, r.contrast.minus[0].system) == ("raddpo", twin))
+
+
+def _sides(evidence: Evidence) -> dict[str, dict[str, Sides]]:
+    """{title: {name: sides}} of what is compared."""
     ablations: dict[str, Sides] = {f"RAD-DPO − {row(s)}": (("raddpo", ""), (s, "")) for s in ABLATIONS}
     rungs, steps = list(LADDER), list(STEPS)
     if rate := own_rate(evidence):
@@ -103,15 +136,13 @@ def _families(evidence: Evidence) -> list[tuple[str, str, dict[str, Sides]]]:
     ladder: dict[str, Sides] = {}
     for (a, b), name in zip(pairwise(rungs), steps, strict=True):
         ladder[f"{_rung(*b)} − {_rung(*a)}: {name}"] = (b, a)
+    if rate:
+        whole, without = ("raddpo", ""), (CONTROL, rate)
+        ladder[f"{_rung(*whole)} − {_rung(*without)}: the contrast at equal learning rates"] = (whole, without)
     controls, twins = (
         {f"{row(a)} − {row(b)}: {name}": ((a, ""), (b, "")) for a, b, name in each} for each in (CONTROLS, TWINS)
     )
-    return [
-        ("Ablations", "What the whole is worth without a part.", ablations),
-        ("The ladder", "One part at a time.", ladder),
-        ("Controls", "RDRW against what costs less, and against the truth that only a simulator has.", controls),
-        ("The SFT term", "RAD-DPO keeps L_SFT; the baselines do not, unless they are given it.", twins),
-    ]
+    return dict(zip(FAMILIES, (ablations, ladder, controls, twins), strict=True))
 
 
 def _rung(system: str, variant: str) -> str:

@@ -9,6 +9,7 @@ from benchmarks.evidence.report.headroom import headroom
 from benchmarks.evidence.report.inside import denoising, hallucination, mechanisms
 from benchmarks.evidence.report.listing import listing, provenance, tuning
 from benchmarks.evidence.report.parts import parts
+from benchmarks.evidence.report.short import short
 from benchmarks.evidence.report.summary import summary
 from benchmarks.evidence.report.sweeps import sweeps
 from benchmarks.evidence.report.unseen import unseen
@@ -50,6 +51,7 @@ def _lead(evidence: Evidence, unseen_number: int) -> list[Block]:
     ]
     return [
         *(mixed if len(types) > 1 else []),
+        *short(evidence),
         Text(
             "Does RAD-DPO (arXiv 2602.23964) do what it says, on data where the truth is known? Every method starts "
             "from the same SFT checkpoint of its seed and trains for the same number of steps; learning rate "
@@ -61,9 +63,10 @@ def _lead(evidence: Evidence, unseen_number: int) -> list[Block]:
             "**Simulated** sections compare methods on traffic of a simulator with known truth, over the real "
             "products of the embedded sample; they say nothing about real shoppers. **Real** are the judged queries "
             f"of section {unseen_number} alone. Registered in `benchmarks/evidence/registration.yaml` before the first "
-            "run: the endpoint, the claims and expected signs, the tuning grid, and the settings of the simulator, the "
-            "model, SFT and alignment; cells of another registration or simulator are void and left out. What a row "
-            "varies, the tuning of dense retrieval, model sizes, the lab's corners and what is probed stand in "
+            "cell of the test day: the endpoint, the claims and expected signs, the tuning grid (changed once, as said "
+            "below), and the settings of the simulator, the model, SFT and alignment; cells of another registration or "
+            "simulator are void and left out. What a row varies, the tuning of dense retrieval, model sizes, the "
+            "lab's corners and what is probed stand in "
             "`benchmarks/evidence/plan.py`, and as `spec` in each cell's JSON; a cell of another spec than the plan's "
             "is void too."
         ),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import Level, Result, levels, shared_seeds
+from benchmarks.evidence.report.compare import CONTROL, Level, Result, levels, shared_seeds
 from benchmarks.evidence.report.document import Entry, Table, Value
 from benchmarks.evidence.report.names import SIGNS, measure, row
 
@@ -42,6 +42,11 @@ def level(found: Level | None) -> Value:
 
 def verdict(word: str) -> Value:
     return Value(word, mark=True)
+
+
+def direction(result: Result) -> Value:
+    """*higher* or *lower* where the verdict knows, its word elsewhere: for measures that nobody claims to raise."""
+    return verdict({"holds": "higher", "does not hold": "lower"}.get(result.word, result.word))
 
 
 def effect(result: Result) -> Value:
@@ -81,16 +86,18 @@ def comparisons(
     first: str = "comparison",
     registered: bool = False,
     words: bool = True,
+    directions: bool = False,
     note: str = "",
 ) -> Table:
-    """A table of results; ``registered``: with the expected sign and whether it was met; ``words`` False: bare."""
+    """A table of results; ``registered``: with the expected sign and whether it was met; ``words`` False: bare;
+    ``directions``: higher and lower where a higher value is no claim."""
     head = [first, *HEAD, *(["registered", "met"] if registered else ["verdict"] if words else [])]
     out: list[list[Entry]] = []
     for name, result in rows:
         if registered:
             last: list[Entry] = [SIGNS[result.contrast.sign], verdict(result.met)]
         else:
-            last = [verdict(result.word)] if words else []
+            last = [direction(result) if directions else verdict(result.word)] if words else []
         out.append([name, *columns(result), *last])
     return Table(head, out, range(len(HEAD) + 1, len(head)), note)
 
@@ -130,9 +137,28 @@ def row_seeds(
         return None, "**The rows have no seed in common**: each shows its own."
     named = ", ".join(str(s) for s in seeds)
     return seeds, (
-        f"Means over the seeds that every row has ({named}); a comparison uses all seeds that its sides share, so the "
-        "primary one keeps all of its own."
+        f"Means over the seeds that every row has ({named}; a row with fewer seeds in its column shows what it has, "
+        "and is not to be set beside the others). A comparison uses all seeds that its sides share, so the primary one "
+        "keeps all of its own."
     )
+
+
+#: A contrast whose gradient is this share of SFT's, or less, is inactive (protocol.md §3).
+INACTIVE = 0.01
+
+
+def inactive(ratios: Sequence[float], system: str) -> bool:
+    """Whether the contrast of these runs does nothing; a run without a contrast has none to be inactive."""
+    return bool(ratios) and max(ratios) < INACTIVE and system != CONTROL
+
+
+def tally(name: str, results: Sequence[Result]) -> str:
+    """``SID MRR: 1 of 6 higher, 2 lower, 3 cannot tell.`` of the comparisons that were run."""
+    words = [direction(r).text for r in results if r.test is not None]
+    if not words:
+        return f"{name}: not run."
+    up, down = words.count("higher"), words.count("lower")
+    return f"{name}: of {len(words)} {up} higher, {down} lower, {len(words) - up - down} cannot tell."
 
 
 def of_seeds(runs: Mapping[int | None, Cell], name: str, source: str = "mechanism") -> list[float]:

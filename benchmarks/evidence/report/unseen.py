@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from benchmarks.evidence.report.cells import Cell, Evidence
 from benchmarks.evidence.report.compare import CONTROL, START, WEIGHT_0, Contrast, Result, Side, compare, difference
@@ -27,8 +28,9 @@ def unseen(evidence: Evidence) -> Section:
             "None of these queries was in training. **Better than dense** is claimed only against the fine-tuned "
             "one. Fused: BM25 + fine-tuned dense + the generative model, weights chosen on validation queries; "
             "where the "
-            "model got weight 0 for every seed, the fusion *is* the one without it, and there is nothing to test. Holm "
-            "runs over the rows of each table."
+            "model got weight 0 for every seed, the fusion *is* the one without it, and there is nothing to test; a "
+            "seed with weight 0 beside others adds an exact 0, which agrees with no sign. Holm runs over the rows of "
+            "each table."
         )
     ]
     for name, metrics in MEASURES.items():
@@ -53,24 +55,40 @@ def unseen(evidence: Evidence) -> Section:
         if weights := _weights(evidence, name):
             blocks.append(weights)
         for metric in metrics:
-            pairs = [(s, c) for s in ALONE for c in CHANNELS if c != "bm25+dense" or s == "raddpo"]
-            results = compare(evidence, [difference(s, c, metric, set_name=name) for s, c in pairs])
-            rows = [(f"{row(s)} − {row(c)}", r) for (s, c), r in zip(pairs, results, strict=True)]
-            tables: list[Block] = [comparisons(rows, first=f"{measure(metric)}, alone")]
+            tables: list[Block] = [
+                comparisons(list(alone(evidence, name, metric).items()), first=f"{measure(metric)}, alone")
+            ]
             first = metric == metrics[0]
             blocks += tables if first else [Fold(f"{SETS[name].capitalize()}: {measure(metric)}, alone", tables)]
-            fused = f"fused.{metric}"
-            if metric == "item.rprec":
-                continue
-            contrasts = [difference(s, BEST, fused, b_metric=metric, set_name=name) for s in ALONE]
-            names = [f"{row(s)} fused − {row(BEST)}" for s in ALONE]
-            for other in (START, CONTROL):
-                contrasts.append(Contrast((Side("raddpo", fused),), (Side(other, fused),), name))
-                names.append(f"{row('raddpo')} fused − {row(other)} fused")
-            found = [_weightless(evidence, result) for result in compare(evidence, contrasts)]
-            rows = list(zip(names, found, strict=True))
-            blocks.append(comparisons(rows, first=f"{measure(metric)}, fused"))
+            if metric != "item.rprec":
+                rows = list(fused(evidence, name, metric).items())
+                blocks.append(comparisons(rows, first=f"{measure(metric)}, fused"))
     return Section("unseen", "Unseen queries", blocks, "mixed")
+
+
+@cache
+def alone(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
+    """{rows: generative less a channel} on the queries of set ``name``."""
+    if name not in evidence.queries:
+        return {}
+    pairs = [(s, c) for s in ALONE for c in CHANNELS if c != "bm25+dense" or s == "raddpo"]
+    results = compare(evidence, [difference(s, c, metric, set_name=name) for s, c in pairs])
+    return {f"{row(s)} − {row(c)}": r for (s, c), r in zip(pairs, results, strict=True)}
+
+
+@cache
+def fused(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
+    """{rows: the fusion with a generative model less the one without it, and RAD-DPO's less the others'}."""
+    if name not in evidence.queries:
+        return {}
+    own = f"fused.{metric}"
+    contrasts = [difference(s, BEST, own, b_metric=metric, set_name=name) for s in ALONE]
+    names = [f"{row(s)} fused − {row(BEST)}" for s in ALONE]
+    for other in (START, CONTROL):
+        contrasts.append(Contrast((Side("raddpo", own),), (Side(other, own),), name))
+        names.append(f"{row('raddpo')} fused − {row(other)} fused")
+    found = [_weightless(evidence, result) for result in compare(evidence, contrasts)]
+    return dict(zip(names, found, strict=True))
 
 
 def fusion_weights(cell: Cell, set_name: str) -> list[float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import CONTROL, START, against, compare, difference, room
 from benchmarks.evidence.report.document import Block, Entry, Heading, Section, Table, Text
-from benchmarks.evidence.report.lab import auc_against_lab, corners, prediction
+from benchmarks.evidence.report.lab import auc_against_lab, corners, longest, prediction
 from benchmarks.evidence.report.names import PRIMARY, measure, row
-from benchmarks.evidence.report.parts import own_rate
-from benchmarks.evidence.report.show import comparisons, effect, of_seeds, plain_number, spread
+from benchmarks.evidence.report.parts import at_equal_rates
+from benchmarks.evidence.report.show import comparisons, direction, effect, of_seeds, plain_number, spread
 
-#: A contrast whose gradient has this cosine with SFT's, or more, mostly repeats it.
+#: A contrast whose gradient has this cosine with SFT's, or more, is said to point where SFT points.
 REPEATS = 0.5
 
 
@@ -41,11 +41,12 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
     if own and own.test:
         meaning = "at 80 % power, corrected for the methods of the main table"
         rows.append(["effect that could have been seen", plain_number(own.detectable, 4), meaning])
-    if rate := own_rate(evidence):
-        (found,) = compare(evidence, [difference(system, CONTROL, metric, b_variant=rate)])
-        if found.test:
-            name = f"{row(system)} less SFT continued at RAD-DPO's own learning rate"
-            rows.append([name, effect(found), "without the part that is only the learning rate"])
+    equal = {m: at_equal_rates(evidence, m) for m in (metric, PRIMARY["utility"][0], PRIMARY["utility"][1])}
+    for measured, found in equal.items():
+        if found and found.test:
+            name = f"{row(system)} less SFT continued at RAD-DPO's own learning rate: {measure(measured)}"
+            target = "clicks" if measured == metric else "true utility"
+            rows.append([name, effect(found), f"{target}: **{direction(found).text}**, corrected over the ladder"])
     above = room(evidence, metric)
     reached = (above.hindsight, above.utility, above.reachable)
     meanings = (
@@ -63,7 +64,10 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
             "what shoppers want is invisible here or loses; true utility and the randomised bucket are where to look."
         )
     elif test and test.low > 0:
-        said.append("Ordering SFT's own beam by the true utility raises this measure: clicks do reward the truth here.")
+        said.append(
+            "Ordering SFT's own beam by the true utility raises this measure: clicks do reward the truth here, the "
+            "target is not blind to it."
+        )
     runs, start = evidence.runs(system), evidence.runs(START)
     for name, figures, meaning in (
         ("negatives that are truly relevant", of_seeds(start, "pairs/pseudo"), "they pull against the truth (lab, D)"),
@@ -83,16 +87,58 @@ def _causes(evidence: Evidence, system: str, metric: str) -> tuple[list[list[Ent
     ):
         if figures:
             rows.append([name, spread(figures), meaning])
+    if (own_rates := equal[metric]) and own_rates.test:
+        word = direction(own_rates).text
+        said.append(
+            f"**At equal learning rates** {row(system)} is {effect(own_rates).text} {effect(own_rates).short} from SFT "
+            f"continued on this measure: "
+            + (
+                f"**{word}**, so it is the contrast that moves it, not the rate."
+                if word in ("higher", "lower")
+                else f"{word}."
+            )
+        )
     cosine = of_seeds(runs, "gradient/cosine")
     if cosine and min(cosine) >= REPEATS:
         mean = plain_number(sum(cosine) / len(cosine), 2)
         said.append(
-            f"**The contrast mostly repeats SFT**: its gradient has a cosine of {mean} with that of the SFT term on "
-            "the same lists, so SFT continued moves the same way without it."
+            f"The contrast points much where SFT points: their gradients on the same lists have a cosine of {mean}. "
+            "What it adds is the rest, the push away from what was shown and not clicked."
         )
+    rows += _plateau(evidence, said)
     if weak := auc_against_lab(evidence, runs, start):
         said.append(weak)
     return rows, said
+
+
+def _plateau(evidence: Evidence, said: list[str]) -> list[list[Entry]]:
+    """Whether SFT had learnt what its lists hold: its validation half way and at the end, and what more lists give."""
+    rows: list[list[Entry]] = []
+    valid = [list(cell.train.get("valid") or []) for cell in evidence.runs(START).values()]
+    valid = [v for v in valid if len(v) > 1 and all("recall@8" in each for each in v)]
+    if valid:
+        last = [float(v[-1]["recall@8"]) - float(v[-2]["recall@8"]) for v in valid]
+        rows.append(
+            [
+                "SFT's own gain of SID R@8 (validation) since its last check",
+                spread(last, sign=True),
+                "above 0: SFT was stopped before its plateau; the lab's best corner starts from one at its plateau",
+            ]
+        )
+    if longer := longest(evidence):
+        for metric in (PRIMARY["utility"][0], PRIMARY["click"][0]):
+            contrast = difference(CONTROL, START, metric, variant=longer, b_variant="", across=True)
+            (found,) = compare(evidence, [contrast])
+            if found.test:
+                name = f"SFT continued, longer and faster, less SFT: {measure(metric)} ({metric.partition('.')[0]})"
+                rows.append([name, effect(found), f"**{direction(found).text}**: what more SFT on lists gives"])
+                if metric == PRIMARY["utility"][0] and direction(found).text == "higher":
+                    said.append(
+                        "**SFT was not at its plateau**: more of the same, longer and faster, still raises the true "
+                        f"utility ({measure(metric)} {effect(found).text}). The steps of SFT were registered for two "
+                        "cores; who has more should spend them on SFT first, and then compare objectives."
+                    )
+    return rows
 
 
 def checkpoints(evidence: Evidence) -> list[Block]:

@@ -1,0 +1,88 @@
+"""One dial at a time: families, changes between values, gains where levels cannot be compared, what is marked."""
+
+import re
+
+import pytest
+from evidence_cells import Folder, main_cells, read, write
+
+from benchmarks.evidence.report.compare import compare, difference
+from benchmarks.evidence.report.show import signed
+from benchmarks.evidence.report.summary import lines
+
+MRR = "click.sid.mrr"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return main_cells(Folder(tmp_path))
+
+
+def part(folder, heading):
+    page, _ = write(folder)
+    page = page[page.index("Sweeps") :]
+    return page[page.index(f"### {heading}") :].split("\n### ")[0]
+
+
+def line_of(text, start):
+    return next(x for x in text.splitlines() if x.startswith(f"| {start}"))
+
+
+def test_values_are_compared_with_each_other_over_shared_seeds(folder):
+    folder.add("raddpo", 3, effect=0.9, held_out=False)  # a seed that the sweep does not have
+    folder.add("sft", 3, kind="sft", effect=0.0, held_out=False)
+    for seed in range(3):
+        folder.add("raddpo", seed, axis="n=1", effect=0.1, held_out=False)
+        folder.add("raddpo", seed, axis="n=16", effect=-0.1, held_out=False)
+    text = part(folder, "Negatives per list")
+    assert "**higher**" in line_of(text, "RAD-DPO (softmax): 1 − 3")
+    assert "**lower**" in line_of(text, "RAD-DPO (softmax): 16 − 1")
+    assert "SID MRR (click): of 3 1 higher, 2 lower, 0 cannot tell." in text
+    (own,) = compare(read(folder), [difference("raddpo", "sft", MRR, seeds=(0, 1, 2))])
+    base = line_of(text, "RAD-DPO (softmax), 3 (*base*)")
+    assert f"{signed(own.test.effect)} (" in base  # not with the fourth seed's .9
+    assert "holds" not in base
+
+
+def test_a_contrast_without_a_gradient_is_marked(folder):
+    for seed in range(3):
+        folder.add("raddpo-paper", seed, held_out=False)
+        folder.add("raddpo-paper", seed, axis="n=16", train={"gradient_ratio": 0.002}, held_out=False)
+    text = part(folder, "Negatives per list")
+    assert ".002, inactive" in line_of(text, "RAD-DPO (printed), 16")
+    assert "inactive" not in line_of(text, "RAD-DPO (printed), 3")
+
+
+def sized(folder, size, gain, seeds=3):
+    for seed in range(seeds):
+        for system, effect in (("sft", 0.0), ("sft-continued", 0.0), ("raddpo", gain), ("dpo", 0.0)):
+            kind = "sft" if system == "sft" else "align"
+            own = {} if system == "sft" else {"parent": f"sft@size={size}.s{seed}"}
+            folder.add(system, seed, axis=f"size={size}", kind=kind, effect=effect, held_out=False, **own)
+
+
+def test_models_of_other_sizes_are_compared_by_their_gains(folder):
+    sized(folder, "2x192", 0.1)
+    line = next(x for x in lines(read(folder)) if "smaller on a larger" in x.text)
+    assert line.words[0] == "not run"
+    sized(folder, "8x512", 0.0)
+    text = part(folder, "Size of the model")
+    assert "**lower**" in line_of(text, "RAD-DPO (softmax): 8x512 − 2x192")
+    line = next(x for x in lines(read(folder)) if "smaller on a larger" in x.text)
+    assert (line.words[0], "(8x512 against 2x192)" in line.text) == ("holds", True)
+
+
+def test_what_tlgd_is_worth_is_asked_at_every_codebook_in_the_order_of_sharing(folder):
+    for seed in range(3):
+        folder.add("raddpo-no-tlgd", seed, effect=0.02, held_out=False)
+        for sids, shared, gain in (("64-8", 0.6, 0.15), ("8-64", 0.1, 0.02)):
+            axis, own = f"sids={sids}", {"parent": f"sft@sids={sids}.s{seed}"}
+            mechanism = {"pairs/shared1": shared, "pairs/shared2": 0.01}
+            folder.add("sft", seed, axis=axis, kind="sft", mechanism=mechanism, held_out=False)
+            folder.add("raddpo", seed, axis=axis, effect=gain, held_out=False, **own)
+            folder.add("raddpo-no-tlgd", seed, axis=axis, effect=0.02, held_out=False, **own)
+    text = part(folder, "Prefix sharing")
+    assert "**holds**" in line_of(text, "at 64-8 |")
+    assert "**holds**" in line_of(text, "at 64-8, less at 16-8 (*base*)")
+    assert "cannot tell here" in line_of(text, "at 8-64, less at 16-8 (*base*)")
+    table = text[text.index("| codebooks |") :]
+    assert re.findall(r"^\| (\d+-\d+) \|", table, re.MULTILINE) == ["8-64", "16-8", "64-8"]
