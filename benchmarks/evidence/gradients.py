@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.evidence.labels import LabelledList
 from benchmarks.evidence.tables import Measured, Truth, eq6, quartiles
 from sidar.align import SimilarityWindow, gradient_ratio, multi_label_sft, objective
-from sidar.align.raddpo import plackett_luce
+from sidar.align.raddpo import BETAS, Form, plackett_luce
 from sidar.align.terms import of_star, shared_prefix
 from sidar.config import AlignConfig
 from sidar.lm.candidates import Candidate
@@ -199,8 +199,8 @@ def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: 
         "push_printed": {"form": "printed", "beta": 2.0},
     }
     if cfg.objective in ("raddpo", "raddpo-paper"):
-        form = "printed" if cfg.objective == "raddpo-paper" else "softmax"
-        beta = 2.0 if cfg.beta is None else cfg.beta
+        form: Form = "printed" if cfg.objective == "raddpo-paper" else "softmax"
+        beta = BETAS[form] if cfg.beta is None else cfg.beta
         weights = torch.from_numpy(_weights(said, kept, cfg))[some] if cfg.rdrw else None
         forms["push"] = {"form": form, "beta": beta, "weights": weights, "beta_inside": cfg.beta_inside}
     figures = {}

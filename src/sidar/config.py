@@ -322,11 +322,11 @@ class AlignConfig(OptimConfig):
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
     steps: int = Field(150, ge=1)
     batch_size: int = Field(16, ge=1)
-    lr_new: float = Field(
-        3e-5, description="As chosen on a validation day (docs/evidence.md); three times it harmed clicks."
-    )
+    lr_new: float = Field(3e-5, description="As chosen on a validation day of clicks (docs/evidence.md).")
     lr_pretrained: float = 1.8e-6
-    beta: float | None = Field(None, description="null = the objective's own default (methods.md §1.8, §9).")
+    beta: float | None = Field(
+        None, description="null = the objective's own: raddpo 0.5, raddpo-paper and simpo 2, dpo and dmpo 0.1, sdpo 1."
+    )
     gamma: float | None = Field(None, description="SimPO's gamma/beta ratio.")
     lam: float | None = Field(None, description="ORPO's weight of the odds ratio.")
     beta_inside: bool = Field(False, description="softmax reading: beta inside the log-sum-exp, as S-DPO prints it.")

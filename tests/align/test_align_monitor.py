@@ -54,7 +54,7 @@ def test_print_on_long_lists_is_called_inactive():
     scores = one_list((-1.0,) * 30, -1.0)
     parts = objective("raddpo-paper").parts(scores, AlignConfig(rdrw=False), SimilarityWindow())
     assert gradient_ratio(parts.contrast, parts.sft, scores.logp) < 0.01
-    parts = objective("raddpo").parts(scores, AlignConfig(rdrw=False), None)
+    parts = objective("raddpo").parts(scores, AlignConfig(beta=2.0, rdrw=False), None)
     assert gradient_ratio(parts.contrast, parts.sft, scores.logp) > 1
 
 

@@ -49,7 +49,7 @@ def test_raddpo_is_equations_2_to_7(seed, variable, form, inside, contrast, warm
     want = ref.raddpo(
         as_dicts(scores), form=form, inside=inside, contrast=contrast, quartiles=window.quartiles, beta=2.0
     )
-    cfg = AlignConfig(beta_inside=inside, contrast=contrast)
+    cfg = AlignConfig(beta=2.0, beta_inside=inside, contrast=contrast)
     parts = objective("raddpo" if form == "softmax" else "raddpo-paper").parts(scores, cfg, window)
     assert parts.contrast.item() == pytest.approx(want, abs=1e-6)
     assert parts.sft.item() == pytest.approx(ref.eq1(as_dicts(scores)), abs=1e-6)

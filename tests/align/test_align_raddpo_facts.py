@@ -117,3 +117,12 @@ def test_beta_inside_differs_from_outside_with_several_negatives():
 @pytest.mark.parametrize(("form", "n", "push"), [("printed", 3, 0.20), ("printed", 10, 0.02), ("softmax", 3, 1.80)])
 def test_print_at_beta_two_is_nearly_dead_on_long_lists(form, n, push):
     assert shares(form, 0.0, (0.0,) * n, beta=2.0)[1] == pytest.approx(push, abs=6e-3)
+
+
+@pytest.mark.parametrize(("name", "beta"), [("raddpo", 0.5), ("raddpo-paper", 2.0)])
+def test_each_reading_has_its_own_beta_unless_one_is_given(name, beta):
+    scores = one_list(EXAMPLE[1], EXAMPLE[0])
+    own, said, other = (
+        objective(name).parts(scores, AlignConfig(rdrw=False, beta=b), None).contrast.item() for b in (None, beta, 1.0)
+    )
+    assert own == said != other

@@ -42,6 +42,7 @@ def test_raddpo_with_weights_equals_the_loop(seed, name, inside, contrast, rdrw)
     fixed = 0.6 if rdrw == "constant" else None
     quartiles = window.quartiles if window else None
     cfg = AlignConfig(
+        beta=2.0,
         objective=name,
         beta_inside=inside,
         contrast=contrast,
@@ -114,18 +115,18 @@ def test_one_negative_of_half_weight_by_hand():
 def test_constant_weights_need_neither_window_nor_states():
     scores = random_lists(0)
     scores.hidden = None
-    cfg = AlignConfig(rdrw_weights="constant", rdrw_constant=0.75)
+    cfg = AlignConfig(beta=2.0, rdrw_weights="constant", rdrw_constant=0.75)
     contrast, logs = raddpo_contrast(scores, cfg, None, form="softmax")
     scores = random_lists(0)
     assert contrast.item() == pytest.approx(ref.raddpo(as_dicts(scores), fixed=0.75), abs=1e-6)
     assert logs["rdrw/weight_mean"].item() == 0.75
-    off = AlignConfig(rdrw_weights="constant", rdrw=False)  # rdrw: false stays w = 1
+    off = AlignConfig(beta=2.0, rdrw_weights="constant", rdrw=False)  # rdrw: false stays w = 1
     assert raddpo_contrast(scores, off, None, form="softmax")[0].item() == pytest.approx(ref.raddpo(as_dicts(scores)))
 
 
 def test_shuffled_weights_are_this_batchs_own_elsewhere():
     scores = weighted(random_lists(4, prompts=8), 4)
-    cfg = AlignConfig(rdrw_weights="shuffled")
+    cfg = AlignConfig(beta=2.0, rdrw_weights="shuffled")
     torch.manual_seed(7)
     order = torch.randperm(int(scores.is_negative.sum()))
     window = warm_window()

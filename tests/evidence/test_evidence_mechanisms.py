@@ -464,7 +464,7 @@ def test_push_at_equal_scores(model):
 @pytest.mark.parametrize("kind", ["similarity", "constant", "shuffled"])
 def test_push_is_weighed_as_the_config_says(model, lists, kind):
     """Softmax, β = 2: 1 − exp(−L_PL) from weights written out, list by list; shuffling keeps the weights' sum."""
-    cfg = AlignConfig(rdrw_weights=kind, rdrw_constant=0.6)
+    cfg = AlignConfig(beta=2.0, rdrw_weights=kind, rdrw_constant=0.6)
     truth, said = Truth.of(lists), measure(model, lists)
     pairs = [(b, c) for b, x in enumerate(lists) for c in range(len(x.pseudo)) if truth.negative[b, c]]
     pairs = [(b, c) for b, c in pairs if truth.negative[b, : c + 1].sum() <= 2]

@@ -53,6 +53,12 @@ def _log_weights(margins: Tensor, weights: Tensor | None) -> Tensor:
     return weights.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
+#: β where ``align.beta`` gives none. [reconstruction: the paper gives no figure; 2.0 is SimPO's scale of
+#: length-normalised rewards.] The softmax reading pushes more than the printed one at the same β, and did better on
+#: next-day clicks at a quarter of it (docs/evidence.md, Sweeps; docs/findings.md).
+BETAS: dict[Form, float] = {"softmax": 0.5, "printed": 2.0}
+
+
 def plackett_luce(
     margins: Tensor,
     negatives: Tensor,
@@ -91,7 +97,7 @@ def raddpo_contrast(
 
     Raises ``ValueError`` where ``rdrw`` compares states and the hidden states or the window are missing.
     """
-    beta = 2.0 if cfg.beta is None else cfg.beta  # [reconstruction: SimPO's scale of length-normalised rewards]
+    beta = BETAS[form] if cfg.beta is None else cfg.beta
     negatives = scores.is_negative
     logp = full_precision(scores.logp)
     reward_star = of_star(mean_logp(logp, scores.mask), scores.star)  # (B,)
