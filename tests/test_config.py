@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from sidar.config import METHODS, Config, load_config
+from sidar.config import METHODS, OBJECTIVES, Config, load_config
 from sidar.pipeline.template import commented_yaml, json_schema
 from sidar.pipeline.variants import ALL, VARIANTS, variants
 
@@ -37,6 +37,7 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
         ("sid: {method: rqkmean}", [], r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table"),
         ("name: x", ["sid.method=rqkmean"], r"sid\.method.*'rqkmean' is not one of"),
+        ("align: {objective: raddop}", [], r"align\.objective.*'raddop' is not one of raddpo, .*orpo\+sft"),
         ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
     ],
 )
@@ -52,6 +53,12 @@ def test_the_methods_that_a_config_takes_are_those_of_the_registry():
     from sidar.sid import tokenizer
 
     assert tuple(sorted(tokenizer._REGISTRY)) == METHODS
+
+
+def test_the_objectives_that_a_config_takes_are_those_of_the_registry():
+    from sidar.align.registry import names
+
+    assert sorted(names()) == sorted(OBJECTIVES)
 
 
 def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, monkeypatch):

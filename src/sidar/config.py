@@ -312,6 +312,10 @@ class PreferenceConfig(Part):
     max_negatives: int = Field(3, ge=0)
 
 
+_PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
+OBJECTIVES = ("raddpo", "raddpo-paper", "sft", *_PAIRWISE, *(f"{name}+sft" for name in _PAIRWISE))
+
+
 class AlignConfig(OptimConfig):
     """The alignment stage: objective, its constants and its ablation switches (methods.md §1)."""
 
@@ -353,6 +357,13 @@ class AlignConfig(OptimConfig):
     @property
     def folder(self) -> str:
         return f"align-{self.label or self.objective}"
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in OBJECTIVES:
+            raise ValueError(f"{value!r} is not one of {', '.join(OBJECTIVES)}")
+        return value
 
 
 class DecodeConfig(Part):
