@@ -60,7 +60,13 @@ def test_ugly_text_is_folded_and_missing_words_are_missing(tmp_path: Path) -> No
     )
     mapping = {"item_id": "sku", "title": "name", "category": "cat", "price": "cost"}
     mapping |= {"in_stock": "stock", "created": "made"}
-    catalogue, _ = read_catalogue(config(tmp_path / "c.csv", columns=mapping))
+    catalogue, quarantine = read_catalogue(config(tmp_path / "c.csv", columns=mapping))
+    assert quarantine.bad == 0
+    assert quarantine.unread == [
+        "1 of 3 values of 'cost' are no number of 0 or more and count as missing, e.g. '-5' (c.csv, record 5)",
+        "1 of 3 values of 'stock' are no yes or no and count as missing, e.g. 'maybe' (c.csv, record 5)",
+        "1 of 3 values of 'made' are no date from 1990 to 2100 and count as missing, e.g. 'never' (c.csv, record 4)",
+    ]
     assert catalogue.column("title") == ["A title with noise", "Plain", "Naan bread", "Null device"]
     assert catalogue.column("category") == [["A", "B"], ["x", "y"], [], []]
     assert catalogue.column("price") == [1.0, 1299.5, None, None]

@@ -1,7 +1,8 @@
 """Reading a catalogue: raw columns → checked rows of :data:`~sidar.types.CATALOGUE_SCHEMA`.
 
 Rows keep the source's order (files sorted by name, then record).  Left out, with reason and place: items without an
-id or a title, and every repetition of an id (the first wins).  Missing prices, brands, categories are normal.
+id or a title, and every repetition of an id (the first wins).  Missing prices, brands, categories are normal; prices,
+stock and dates that are there and cannot be read become missing and are counted.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     table = duck.table(f"SELECT {_typed(duck, cfg)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
         raise ValueError(f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file")
+    quarantine.unread = _unread(duck, cfg, rows)
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
@@ -77,19 +79,53 @@ def _find_repeated(duck: Duck) -> None:
     )
 
 
+def _measured(duck: Duck) -> dict[str, str]:
+    """{column: SQL of its value} of price, stock and date, NULL where nothing can be read."""
+    unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
+    created = clean.micros("created", duck.columns("raw_items")["created"], unit)
+    price = clean.number("price")
+    return {
+        "price": f"CASE WHEN {price} >= 0 THEN {price} END",
+        "in_stock": clean.flag("in_stock"),
+        "created": f"CASE WHEN {clean.calendar(created)} THEN {created} END",
+    }
+
+
+def _unread(duck: Duck, cfg: Config, rows: str) -> list[str]:
+    """What to tell of prices, stock and dates of usable rows that are there and could not be read."""
+    parts = []
+    for column, value in _measured(duck).items():
+        bad = f"FILTER ({clean.present(column)} IS NOT NULL AND ({value}) IS NULL)"
+        first = f"arg_min({{value: {name(column)}::VARCHAR, file: file, place: place}}, (file, place)) {bad}"
+        parts.append(f"count(*) {bad}, count({clean.present(column)}), {first}")
+    found = duck.row(f"SELECT {', '.join(parts)} FROM {rows} WHERE reason IS NULL")
+    said = []
+    for i, (column, wanted) in enumerate(_WANTED.items()):
+        count, there, example = found[3 * i : 3 * i + 3]
+        if count:
+            source = cfg.catalogue.columns.get(column, column)
+            said.append(
+                f"{count:,} of {there:,} values of {source!r} are no {wanted} and count as missing, e.g. "
+                f"{example['value']!r} ({Path(example['file']).name}, record {example['place']:,})"
+            )
+    return said
+
+
+#: What a column's values are read as.
+_WANTED = {"price": "number of 0 or more", "in_stock": "yes or no", "created": "date from 1990 to 2100"}
+
+
 def _typed(duck: Duck, cfg: Config) -> str:
     """The contract's columns, typed."""
     types = duck.columns("raw_items")
-    unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
-    created = clean.micros("created", types["created"], unit)
-    price = clean.number("price")
+    measured = _measured(duck)
     return f"""
         {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")}, {clean.present("title")}) AS title,
         coalesce({clean.prose("text")}, '') AS text,
         {clean.path("category", types["category"], cfg.catalogue.category_separator)} AS category,
-        {clean.prose("brand")} AS brand, CASE WHEN {price} >= 0 THEN {price} END AS price,
-        {clean.present("image_url")} AS image_url, {clean.flag("in_stock")} AS in_stock,
-        CASE WHEN {clean.calendar(created)} THEN {created} END AS created,
+        {clean.prose("brand")} AS brand, {measured["price"]} AS price,
+        {clean.present("image_url")} AS image_url, {measured["in_stock"]} AS in_stock,
+        {measured["created"]} AS created,
         {clean.json("attributes", types["attributes"])} AS attributes"""
 
 

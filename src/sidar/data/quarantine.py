@@ -24,6 +24,7 @@ class Quarantine:
 
     ``malformed`` counts toward the ``bad_rows`` limit. ``unknown`` (events of items that the catalogue lacks) and
     ``ignored`` (actions that no mapping names) do not: they are normal in real logs and are reported apart.
+    ``unread`` says which values of rows that were used could not be read, a sentence for each column.
     ``parts`` are Parquet files with :data:`QUARANTINE_SCHEMA` when the rows were streamed; ``rows`` holds the rest.
     """
 
@@ -32,6 +33,7 @@ class Quarantine:
     malformed: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)  # malformed rows per file
     rows: pa.Table = field(default_factory=QUARANTINE_SCHEMA.empty_table)
     parts: list[Path] = field(default_factory=list)

@@ -88,6 +88,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
             "items": len(catalogue),
             "alive": int(catalogue.alive.sum()),
             "lineage": catalogue.lineage,
+            "warnings": bad_items.unread,
         },
         "events": {
             **bad_events.report(),

@@ -25,7 +25,7 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     previous = Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None
     report = build(cfg, out, previous=previous)
     items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
-    said = [f"WARNING: {each}" for each in report["events"]["warnings"]]
+    said = [f"WARNING: {each}" for each in (*report["catalogue"]["warnings"], *report["events"]["warnings"])]
     if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:  # other formats know their own actions
         said.append(f"not used: {report['events']['unmapped_actions']}")
     counts = (
