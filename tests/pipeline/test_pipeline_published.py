@@ -118,6 +118,8 @@ def test_tomorrows_items_take_the_tables_sid_and_strangers_the_nearest(data, tmp
     after = config(
         folder, "next", "letter_native.json", **changes, **{"catalogue.path": str(tmp_path / "next.item.json")}
     )
+    with pytest.raises(ValueError, match="a bundle of the run 'today', whose data, vectors and SIDs today's would"):
+        encode(after.model_copy(update={"name": "today"}), today.run_dir / "bundle")
     bundle = open_bundle(encode(after, today.run_dir / "bundle"))
     sid = {item: bundle.sids.tuple_of(row) for row, item in enumerate(bundle.catalogue.item_ids)}
     for item in ids:

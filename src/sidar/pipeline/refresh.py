@@ -22,9 +22,15 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
 
     The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
     goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors. Returns
-    ``out``, default ``bundle-encoded`` in the run.
+    ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where the bundle is that run's own, since its stages
+    would be replaced under it.
     """
     bundle = Path(bundle).resolve()
+    if bundle.is_relative_to(cfg.run_dir.resolve()):
+        raise ValueError(
+            f"{bundle} is a bundle of the run {cfg.name!r}, whose data, vectors and SIDs today's would replace; give "
+            "today's run a name of its own, e.g. name=today"
+        )
     opened = open_bundle(bundle)
     cfg = cfg.model_copy(update={"warm_start": str(bundle)})
     pipeline.run(cfg, only="index", console=console)
