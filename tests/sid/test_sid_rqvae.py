@@ -122,6 +122,15 @@ def test_progressive_masking_makes_prefixes_mean_something() -> None:
     assert errors[1] < errors[0]
 
 
+def test_a_fit_without_a_terminal_speaks_five_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = RqVae((16, 8, 4), options=SMALL)
+    tokenizer.work, tokenizer.progress = tmp_path, True
+    tokenizer.fit(SidInputs(topics(300)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rqvae step")]
+    assert [int(line.split()[2].rstrip(":")) for line in lines] == [20, 30, 40, 50, 60]
+    assert all("error " in line for line in lines)
+
+
 # Interrupted work
 
 

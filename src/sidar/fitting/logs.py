@@ -63,8 +63,13 @@ class RunLog:
         """Move the bar to ``step`` finished steps."""
         self._bar.update(self._task, completed=step)
 
-    def write(self, kind: str, step: int, scalars: dict[str, float], show: tuple[str, ...] = ()) -> None:
-        """Record ``scalars`` at ``step``; those named in ``show`` stay visible beside the bar."""
+    def write(
+        self, kind: str, step: int, scalars: dict[str, float], show: tuple[str, ...] = (), *, speak: bool = False
+    ) -> None:
+        """Record ``scalars`` at ``step``; those named in ``show`` stay visible beside the bar.
+
+        Where there is no bar (a log file), validations are printed, and what ``speak`` says.
+        """
         self._file.write(json.dumps({"kind": kind, "step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
@@ -72,7 +77,7 @@ class RunLog:
         self._shown.update({f"{name}": scalars[name] for name in show if name in scalars})
         text = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
         self._bar.update(self._task, metrics=text)
-        if self._speak and kind == "valid":
+        if self._speak and (speak or kind == "valid"):
             self._console.print(f"{self._title} step {step}: {text}", highlight=False)
 
     def say(self, text: str) -> None:

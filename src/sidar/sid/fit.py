@@ -129,7 +129,9 @@ class AutoencoderFit:
                 self._watch(scalars, log)
                 if log is not None:
                     speed = len(window) * self.batch / max(time.monotonic() - since, 1e-9)
-                    log.write("train", step + 1, {**scalars, _SPEED: speed}, show=("error", "use_1", _SPEED))
+                    fifth = (step + 1) * 5 // cfg.steps > (step + 1 - len(window)) * 5 // cfg.steps
+                    shown = ("error", "use_1", _SPEED)
+                    log.write("train", step + 1, {**scalars, _SPEED: speed}, show=shown, speak=fifth)
                 window, restarts, since = [], 0, time.monotonic()
             if log is not None:
                 log.advance(step + 1)
