@@ -64,7 +64,8 @@ AXES = {
         "Size of the model",
         ("raddpo", "dpo", CONTROL),
         "layers × width",
-        "Learning rates and β are those that were tuned at the base size, and every size has the same steps of SFT.",
+        "Learning rates and β are those that were tuned at the base size, and every size has the same steps of SFT: "
+        "the larger the model, the further it is from its plateau.",
         gains=True,
     ),
     "sids": Axis(
