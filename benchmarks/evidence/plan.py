@@ -273,6 +273,10 @@ def _sweeps() -> list[Cell]:
             found.append(align_cell(system, seed, ("beta",), beta=beta))
     for lists, system, seed in product((960, 3840, 7680), ("sft-continued", "dpo", "raddpo"), seeds):
         found.append(align_cell(system, seed, ("lists",), lists=lists))
+    # RAD-DPO's tuned rate is three times SFT-continued's: what grows with the rows may be the rate. Planned after the
+    # rows were run and before these cells.
+    own_rate = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
+    found += [align_cell(CONTROL, seed, ("lists",), lists=7680, lr_new=own_rate) for seed in seeds]
     for size, seed in product([size for size in SIZES if size != base_axes()["size"]], seeds):
         found.append(sft_cell(seed, ("size",), size=size))
         found += [align_cell(system, seed, ("size",), size=size) for system in ("sft-continued", "dpo", "raddpo")]
