@@ -86,3 +86,21 @@ def test_what_tlgd_is_worth_is_asked_at_every_codebook_in_the_order_of_sharing(f
     assert "cannot tell here" in line_of(text, "at 8-64, less at 16-8 (*base*)")
     table = text[text.index("| codebooks |") :]
     assert re.findall(r"^\| (\d+-\d+) \|", table, re.MULTILINE) == ["8-64", "16-8", "64-8"]
+
+
+def test_growth_with_rows_is_asked_again_at_equal_rates(folder):
+    rate = "lr_new=3e-05"
+    for seed in range(3):
+        folder.add("sft-continued", seed, axis=rate, effect=0.0, groups=("ladder",), held_out=False)
+        for axis, own, control in (("lists=960", 0.0, 0.0), ("lists=9600", 0.1, 0.0)):
+            folder.add("raddpo", seed, axis=axis, effect=own, held_out=False)
+            folder.add("sft-continued", seed, axis=axis, effect=control, held_out=False)
+        folder.add("sft-continued", seed, axis=f"lists=9600,{rate}", effect=0.08, held_out=False)
+    text = part(folder, "Rows of alignment")
+    assert "**higher**" in line_of(text, "RAD-DPO (softmax): 9600 − 960")
+    table = text[text.index("− SFT continued at its rate: SID MRR (click)") :]
+    assert "**higher**" in line_of(table, "2400 rows")  # the planted .02
+    assert "cannot tell here" in line_of(table, "the change")
+    found = lines(read(folder))
+    grown = next(i for i, x in enumerate(found) if "grows with the rows" in x.text)
+    assert [x.words[0] for x in found[grown : grown + 2]] == ["holds", "cannot tell here"]

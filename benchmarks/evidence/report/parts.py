@@ -6,7 +6,7 @@ from functools import cache
 from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
-from benchmarks.evidence.report.compare import CONTROL, START, Result, compare, difference
+from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result, compare, difference
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
 from benchmarks.evidence.report.names import PAPER_TABLE_1, PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import forest
@@ -118,6 +118,32 @@ def at_equal_rates(evidence: Evidence, metric: str) -> Result | None:
         for r in family(evidence, "The ladder", metric).values()
         if (r.contrast.plus[0].system, r.contrast.minus[0].variant) == ("raddpo", rate)
     )
+
+
+@cache
+def rows_at_equal_rates(evidence: Evidence, metric: str) -> dict[str, Result]:
+    """{what: result} of RAD-DPO less SFT continued at RAD-DPO's rate: on the base's rows, on the most, and the change.
+
+    Empty where SFT continued was not planned at that rate on more rows.
+    """
+    rate = own_rate(evidence)
+    found = [v for (s, v) in evidence.plan if s == CONTROL and v.startswith("lists=") and v.endswith(f",{rate}")]
+    found += [c.variant for c in evidence.cells.values() if c.system == CONTROL and c.variant.endswith(f",{rate}")]
+    if not rate or not found:
+        return {}
+    more = found[0]
+    lists = more.partition(",")[0]
+    least, most = (
+        difference("raddpo", CONTROL, metric, variant=v, b_variant=w, across=True)
+        for v, w in (("", rate), (lists, more))
+    )
+    base = evidence.base_value("lists", "raddpo") or "base"
+    asked = {
+        f"{base} rows": least,
+        f"{lists.partition('=')[2]} rows": most,
+        "the change": Contrast((*most.plus, *least.minus), (*most.minus, *least.plus), across=True),
+    }
+    return dict(zip(asked, compare(evidence, list(asked.values())), strict=True))
 
 
 def against_twin(evidence: Evidence, twin: str, metric: str) -> Result:

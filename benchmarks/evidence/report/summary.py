@@ -24,7 +24,7 @@ from benchmarks.evidence.report.compare import (
 from benchmarks.evidence.report.document import Block, Entry, Section, Table, Text, Value
 from benchmarks.evidence.report.names import PAPER_MEMORY, PAPER_SIZES, PAPER_SPEED, PRIMARY, measure, row
 from benchmarks.evidence.report.noise import slopes
-from benchmarks.evidence.report.parts import against_twin
+from benchmarks.evidence.report.parts import against_twin, rows_at_equal_rates
 from benchmarks.evidence.report.show import DASH, effect, of_seeds, plain_number, signed, verdict
 
 #: Baselines with RAD-DPO's own SFT term (protocol.md §3): what the contrast adds, not the term.
@@ -127,6 +127,11 @@ def lines(evidence: Evidence) -> list[Line]:
     out.append(_many("RAD-DPO beats SFT at every size of the model", sizes, said, "least", items))
     out.append(_shrinks(evidence))
     out.append(_data(evidence))
+    if rows_at_equal_rates(evidence, sid):
+        results = [rows_at_equal_rates(evidence, m)["the change"] for m in (sid, item)]
+        out.append(
+            _line("… the same with SFT continued at RAD-DPO's own learning rate (not registered)", results, None)
+        )
     out.append(replace(_speed(evidence), ranks=False))
     return out
 

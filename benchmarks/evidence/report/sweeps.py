@@ -10,6 +10,7 @@ from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result,
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.noise import relevant_share
+from benchmarks.evidence.report.parts import rows_at_equal_rates
 from benchmarks.evidence.report.pictures import Band, bands, keys
 from benchmarks.evidence.report.show import (
     DASH,
@@ -122,6 +123,8 @@ def sweeps(evidence: Evidence) -> Section:
             )
         if axis.also:
             blocks.append(Text(axis.also))
+        if name == "lists":
+            blocks += _equal_rates(evidence)
         if name == "sids":
             blocks += _sharing(evidence)
         label = f"{measure(metric)}, less SFT"
@@ -306,6 +309,23 @@ def _change(axis: Axis, metric: str, a: Place, b: Place) -> Contrast:
         (Side(b.system, metric, b.variant), Side(CONTROL, metric, a.variant)),
         across=True,
     )
+
+
+def _equal_rates(evidence: Evidence) -> list[Block]:
+    """Whether what grows with the rows is the contrast's or the learning rate's."""
+    tables: list[Block] = []
+    for metric in (*PRIMARY["click"], *PRIMARY["utility"]):
+        if found := rows_at_equal_rates(evidence, metric):
+            first = f"{row('raddpo')} − {row(CONTROL)} at its rate: {measure(metric)} ({metric.partition('.')[0]})"
+            tables.append(comparisons(list(found.items()), first=first, directions=True))
+    if not tables:
+        return []
+    told = Text(
+        "Above, each row has the rate that day 7 chose for it, and RAD-DPO's is the higher one: what its gain over SFT "
+        "continued grows by may be the rate's. So here again, SFT continued at RAD-DPO's rate (planned after the rows "
+        "were run):"
+    )
+    return [told, tables[0], Fold("Rows at equal rates: item level, and the true utility", tables[1:])]
 
 
 # ---------------------------------------------------------------------- prefix sharing
