@@ -324,7 +324,7 @@ class AlignConfig(OptimConfig):
         description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline.",
     )
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
-    steps: int = Field(150, ge=1)
+    steps: int = Field(480, ge=1, description="Rows of alignment = steps x batch_size (docs/evidence.md, Sweeps).")
     batch_size: int = Field(16, ge=1)
     lr_new: float = Field(3e-5, description="As chosen on a validation day of clicks (docs/evidence.md).")
     lr_pretrained: float = 1.8e-6

@@ -36,8 +36,8 @@ def base(inputs: str, name: str) -> dict[str, Any]:
             "validate_every": 290,
             "checkpoint_every": 290,
         },
-        # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only near the last of these few steps.
-        "align": {"steps": 120, "validate_every": 60, "checkpoint_every": 120, "rdrw_window": 512},
+        # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only in the middle of these few steps.
+        "align": {"steps": 360, "validate_every": 120, "checkpoint_every": 360, "rdrw_window": 512},
         # Minutes of training order whole SIDs well and the products that are close to one another badly.
         "decode": {"rerank": "dense"},
         "evaluate": {
