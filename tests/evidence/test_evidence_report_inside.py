@@ -22,7 +22,7 @@ def test_more_invalid_output_is_called_higher_and_not_a_claim_that_holds(folder)
         text = part[part.index(f"| {table}") :]
         assert "**higher**" in line_of(text, "DPO − SFT")
     assert "on the free beam: **holds**" in part
-    assert "exact invalid mass: of 5" in part
+    assert "Against SFT: exact invalid mass: 4 higher, " in part
 
 
 def test_one_seed_never_says_that_positives_fell(folder):

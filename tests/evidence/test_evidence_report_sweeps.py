@@ -36,7 +36,7 @@ def test_values_are_compared_with_each_other_over_shared_seeds(folder):
     text = part(folder, "Negatives per list")
     assert "**higher**" in line_of(text, "RAD-DPO (softmax): 1 − 3")
     assert "**lower**" in line_of(text, "RAD-DPO (softmax): 16 − 1")
-    assert "SID MRR (click): of 3 1 higher, 2 lower, 0 cannot tell." in text
+    assert "SID MRR (click): 1 higher, 2 lower, 0 cannot tell." in text
     (own,) = compare(read(folder), [difference("raddpo", "sft", MRR, seeds=(0, 1, 2))])
     base = line_of(text, "RAD-DPO (softmax), 3 (*base*)")
     assert f"{signed(own.test.effect)} (" in base  # not with the fourth seed's .9

@@ -7,7 +7,7 @@ from benchmarks.evidence.report.compare import CONTROL, START, Result, against
 from benchmarks.evidence.report.document import Block, Entry, Fold, Table, Text
 from benchmarks.evidence.report.lab import predicted
 from benchmarks.evidence.report.names import PRIMARY, measure, row
-from benchmarks.evidence.report.parts import against_twin, at_equal_rates, family
+from benchmarks.evidence.report.parts import against_twin, at_equal_rates, family, rows_at_equal_rates
 from benchmarks.evidence.report.show import DASH, effect, of_seeds, plain_number, verdict
 from benchmarks.evidence.report.summary import lines
 from benchmarks.evidence.report.unseen import BEST, alone, fused
@@ -51,6 +51,9 @@ def short(evidence: Evidence) -> list[Block]:
     )
     ask("… at the same learning rate?", at_equal_rates(evidence, click), click)
     ask("… on the true utility, at the same learning rate?", at_equal_rates(evidence, utility), utility)
+    rows_of = list(rows_at_equal_rates(evidence, utility).items())
+    if len(rows_of) > 1:
+        ask(f"… the same with {rows_of[1][0]} instead of {rows_of[0][0].split()[0]}?", rows_of[1][1], utility)
     ask("Does it beat DPO, given the same SFT term?", against_twin(evidence, "dpo+sft", click), click)
     words = [r.word for r in family(evidence, "Ablations", click).values() if r.test is not None]
     if words:
@@ -72,7 +75,7 @@ def short(evidence: Evidence) -> list[Block]:
         ask(f"… fused with it, after {row(system)}?", found, metric)
     terms: list[list[Entry]] = [[term, told] for term, told in WORDS.items()]
     return [
-        Text(f"**In short**, of {row(system)}; every line has its section below."),
+        Text(f"**In short**, of {row(system)}, on simulated traffic unless it says real; every line has its section."),
         Table(["question", "answer", "effect (95 %)"], rows, (1, 2)) if rows else Text("Not run."),
         Fold("The words of this page", [Table(["word", "meaning"], terms, (1,))]),
     ]

@@ -153,12 +153,12 @@ def inactive(ratios: Sequence[float], system: str) -> bool:
 
 
 def tally(name: str, results: Sequence[Result]) -> str:
-    """``SID MRR: 1 of 6 higher, 2 lower, 3 cannot tell.`` of the comparisons that were run."""
+    """``SID MRR: 1 higher, 2 lower, 3 cannot tell.`` of the comparisons that were run."""
     words = [direction(r).text for r in results if r.test is not None]
     if not words:
         return f"{name}: not run."
     up, down = words.count("higher"), words.count("lower")
-    return f"{name}: of {len(words)} {up} higher, {down} lower, {len(words) - up - down} cannot tell."
+    return f"{name}: {up} higher, {down} lower, {len(words) - up - down} cannot tell."
 
 
 def of_seeds(runs: Mapping[int | None, Cell], name: str, source: str = "mechanism") -> list[float]:
