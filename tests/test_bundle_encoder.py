@@ -88,8 +88,9 @@ def test_what_is_made_from_a_bundle_carries_the_encoder_on(run, tmp_path, monkey
     compact(bundle, tmp_path / "small")
     assert answers(tmp_path / "small") == before
     monkeypatch.setattr(pipeline, "run", lambda *args, **options: {})  # the stages of "today" are there
-    cfg = load_config(None, [f"runs={run.parent}", "name=shop", f"embed.model={run / 'dense/model'}"])
-    assert answers(encode(cfg, bundle, tmp_path / "today")) == before
+    shutil.copytree(run, run.parent / "today", symlinks=True)
+    cfg = load_config(None, [f"runs={run.parent}", "name=today", f"embed.model={run / 'dense/model'}"])
+    assert answers(encode(cfg, bundle, tmp_path / "encoded")) == before
 
 
 def test_only_bundles_that_need_a_folder_copy_it(run):

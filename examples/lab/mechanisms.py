@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lab.figures import Figures, minus
-from lab.policy import K1, K2, K3, as_scores, leaf_logp, prepared, quality, step_logp, train
+from lab.policy import BETA, K1, K2, K3, as_scores, leaf_logp, prepared, quality, step_logp, train
 from lab.world import RELEVANT, SEEN, Dials, World
 from sidar.align import gradient_ratio, objective
 from sidar.align.raddpo import plackett_luce
@@ -73,7 +73,7 @@ def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: 
     scores = as_scores(logp, leaves, tier, star, world.cosine[rows, m].double())
     if varied:
         scores.mask[:, 1::2, 2] = False
-    cfg = AlignConfig(tlgd=tlgd, rdrw=False, mlsft="none")
+    cfg = AlignConfig(beta=BETA, tlgd=tlgd, rdrw=False, mlsft="none")
     loss = objective("raddpo").parts(scores, cfg, None).total * len(table)
     (slope,) = torch.autograd.grad(loss, logp)
     length = scores.mask.sum(-1).double()

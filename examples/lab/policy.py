@@ -18,6 +18,8 @@ from sidar.types import CandidateScores
 K1, K2, K3 = LEVELS
 SECOND, THIRD = K1, K1 + K1 * K2  # where the rows of levels 2 and 3 begin in a table
 SFT_RATE, ALIGN_RATE, ALIGN_STEPS = 0.5, 0.1, 100
+#: β of both readings in the standard world; the objective's own default has become smaller since (docs/findings.md).
+BETA = 2.0
 Weights = Literal["similarity", "shuffled", "constant"]
 
 
@@ -94,12 +96,16 @@ def train(
 ) -> Tensor:
     """(W, D) the table after ``steps`` of one list per query under ``align.objective = name`` and ``switches``.
 
+    RAD-DPO's β is :data:`BETA` where ``switches`` give none.
+
     A step is ``rate`` · gradient / its running root mean square, one scalar per seed.  So all methods move equally far
     whatever the scale of their loss, as under Adam; Adam's element-wise form would undo the softmax's own proportions
     in a table of logits.  ``plain`` takes rate · gradient instead.  The lists drawn depend on ``seed`` alone, so that
     methods are paired step by step.
     """
     g, shuffles = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    if name.startswith("raddpo"):
+        switches = {"beta": BETA} | switches
     cfg, method, window = AlignConfig(objective=name, **switches), objective(name), SimilarityWindow()
     rows = torch.arange(len(table))
     leaves, start = world.leaves, table
