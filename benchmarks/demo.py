@@ -94,6 +94,8 @@ def main():
         if (manifest := read_manifest(stage)) is not None
     }
     config = read_manifest(run / "sft").config | {"evaluate": read_manifest(run / "evaluate").config}
+    here = f"{arguments.folder.resolve().parent}/"  # results name no machine's paths
+    config = json.loads(json.dumps(config).replace(here, ""))
     path = write_results(
         arguments.name,
         config,
