@@ -134,6 +134,11 @@ def base_axes() -> dict[str, Any]:
     }
 
 
+def _own_rate() -> float:
+    """RAD-DPO's learning rate as day 7 chose it; before any tuning the lowest of its grid."""
+    return float(tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0]))
+
+
 def _suffix(axes: dict[str, Any]) -> str:
     return "@" + ",".join(f"{k}={str(v).replace('/', '-')}" for k, v in axes.items()) if axes else ""
 
@@ -246,8 +251,7 @@ def _core() -> list[Cell]:
         found.append(align_cell(system, seed, ("table1",), pools=EVERYWHERE if seed < seeds["other"] else TRAFFIC))
     for group, systems in (("table1", BASELINES), ("ablations", ABLATIONS), ("controls", CONTROLS)):
         found += [align_cell(system, seed, (group,)) for system, seed in product(systems, range(seeds["other"]))]
-    own_rate = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
-    found += [align_cell(CONTROL, seed, ("ladder",), lr_new=own_rate) for seed in range(seeds["other"])]
+    found += [align_cell(CONTROL, seed, ("ladder",), lr_new=_own_rate()) for seed in range(seeds["other"])]
     return found + [align_cell("raddpo", seed, ("state",), state="item_vector") for seed in range(seeds["other"])]
 
 
@@ -275,8 +279,7 @@ def _sweeps() -> list[Cell]:
         found.append(align_cell(system, seed, ("lists",), lists=lists))
     # RAD-DPO's tuned rate is three times SFT-continued's: what grows with the rows may be the rate. Planned after the
     # rows were run and before these cells.
-    own_rate = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
-    found += [align_cell(CONTROL, seed, ("lists",), lists=7680, lr_new=own_rate) for seed in seeds]
+    found += [align_cell(CONTROL, seed, ("lists",), lists=7680, lr_new=_own_rate()) for seed in seeds]
     for size, seed in product([size for size in SIZES if size != base_axes()["size"]], seeds):
         found.append(sft_cell(seed, ("size",), size=size))
         found += [align_cell(system, seed, ("size",), size=size) for system in ("sft-continued", "dpo", "raddpo")]
@@ -320,8 +323,7 @@ def _where_it_must_win(seeds: range) -> list[Cell]:
 
 def _longer() -> dict[str, Any]:
     """The lab's setting: four times the steps, three times the learning rate."""
-    chosen = tuned_settings("raddpo").get("lr_new", registration()["tuning"]["grid"]["raddpo"]["lr_new"][0])
-    return {"lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * chosen:g}")}
+    return {"lists": 4 * base_axes()["lists"], "lr_new": float(f"{3 * _own_rate():g}")}
 
 
 def _denoisers_at_a_dose(seeds: range) -> list[Cell]:

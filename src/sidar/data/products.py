@@ -53,10 +53,11 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     quarantine.refuse(source)
     quarantine.check(cfg.catalogue.bad_rows, "catalogue.bad_rows")
 
-    table = duck.table(f"SELECT {_typed(duck, cfg)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
+    measured = _measured(duck)
+    table = duck.table(f"SELECT {_typed(duck, cfg, measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
         raise ValueError(f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file")
-    quarantine.unread = _unread(duck, cfg, rows)
+    quarantine.unread = _unread(duck, cfg, rows, measured)
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
@@ -91,10 +92,10 @@ def _measured(duck: Duck) -> dict[str, str]:
     }
 
 
-def _unread(duck: Duck, cfg: Config, rows: str) -> list[str]:
+def _unread(duck: Duck, cfg: Config, rows: str, measured: dict[str, str]) -> list[str]:
     """What to tell of prices, stock and dates of usable rows that are there and could not be read."""
     parts = []
-    for column, value in _measured(duck).items():
+    for column, value in measured.items():
         bad = f"FILTER ({clean.present(column)} IS NOT NULL AND ({value}) IS NULL)"
         first = f"arg_min({{value: {name(column)}::VARCHAR, file: file, place: place}}, (file, place)) {bad}"
         parts.append(f"count(*) {bad}, count({clean.present(column)}), {first}")
@@ -115,10 +116,9 @@ def _unread(duck: Duck, cfg: Config, rows: str) -> list[str]:
 _WANTED = {"price": "number of 0 or more", "in_stock": "yes or no", "created": "date from 1990 to 2100"}
 
 
-def _typed(duck: Duck, cfg: Config) -> str:
+def _typed(duck: Duck, cfg: Config, measured: dict[str, str]) -> str:
     """The contract's columns, typed."""
     types = duck.columns("raw_items")
-    measured = _measured(duck)
     return f"""
         {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")}, {clean.present("title")}) AS title,
         coalesce({clean.prose("text")}, '') AS text,
