@@ -29,7 +29,7 @@ SETTINGS = {
     "name": "bakeoff",
     "lm": {"layers": 3, "hidden": 384, "max_prompt_tokens": 40},
     "sft": {"steps": 300, "batch_size": 128, "accumulate": 1, "validate_every": 300, "checkpoint_every": 150},
-    "decode": {"item_beam": 256, "rerank": "none"},
+    "decode": {"rerank": "none"},
     "evaluate": {"max_queries": 300, "invalid_queries": 32},
 }
 

@@ -85,7 +85,7 @@ def settings(data: Path, runs: Path, name: str, sid: dict[str, Any], args: argpa
                 "valid_requests": 128,
                 "checkpoint_every": args.steps,
             },
-            "decode": {"beam": args.beam, "item_beam": args.beam},
+            "decode": {"beam": args.beam},
             "evaluate": {"max_queries": args.queries},
         }
     )

@@ -66,5 +66,5 @@ def write_stages(run: Path, catalogue: Catalogue | None = None, sids: SemanticId
 def write_bundle(run: Path, label: str = "sft", **stages: Path) -> Path:
     """``run/bundle`` from the stages under ``run``, some taken from elsewhere."""
     folders = {name: run / name for name in ("data", "embed", "sid", "index")} | {"model": run / "sft" / "model"}
-    build_bundle(run / "bundle", **folders | stages, config={"decode": {"search_beam": 16}}, label=label)
+    build_bundle(run / "bundle", **folders | stages, config={"decode": {"beam": 16}}, label=label)
     return run / "bundle"

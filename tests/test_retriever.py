@@ -56,7 +56,7 @@ def test_a_bundle_says_what_it_is_and_needs_nothing_beside_it(run, bundle, tmp_p
     here = Retriever.load(bundle, precision="fp32").search("towel")
     assert Retriever.load(alone, "auto", precision="fp32", verify=True).search("towel") == here
     opened = open_bundle(alone)
-    assert opened.config["decode"]["search_beam"] == 16
+    assert opened.config["decode"]["beam"] == 16
     assert opened.label == "sft"
     assert opened.catalogue.column("text") == [None] * 64
     assert "headphones" in opened.examples
@@ -156,7 +156,10 @@ def test_hits_and_sid_ranking_speak_rows_and_sid_numbers(retriever):
     ]
     ranking = retriever.sid_ranking(prompts, beam=12)
     assert ranking.shape == (2, 12)
-    assert (retriever.index.expand(ranking, 7) == retriever.hits(prompts, k=7, beam=12).rows).all()
+    inside = retriever.index.expand(ranking, 64)
+    assert all(
+        set(hit) <= set(beam) for hit, beam in zip(retriever.hits(prompts, k=7, beam=12).rows, inside, strict=True)
+    )
     assert retriever.hits([], k=3).rows.shape == (0, 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -367,11 +368,16 @@ class AlignConfig(OptimConfig):
 
 
 class DecodeConfig(Part):
-    """Beam widths and precision."""
+    """Beam width, the shares of items inside an SID, and precision: the same in tables, tuning and the bundle."""
 
-    beam: int = Field(128, ge=1, description="Beams of SID-level columns.")
-    item_beam: int = Field(512, ge=1, description="Beams of item-level columns.")
-    search_beam: int = Field(64, ge=1, description="Beams of `sidar search` and of the server.")
+    beam: int = Field(128, ge=1, description="Beams of every search, raised to the items asked for.")
+    item_share: Literal["counts", "uniform", "none"] = Field(
+        "counts",
+        description="An item scores log pi(SID) + log of its share inside the SID: by training clicks, or equal shares; "
+        "none = SIDs are listed whole, one after another.",
+    )
+    share_pseudo: float = Field(1.0, gt=0, description="Pseudo-count of each item in its share: new items are found.")
+    share_temperature: float = Field(1.0, gt=0, description="Of the shares; 1 = as counted, larger = flatter.")
     exact: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     rerank: Literal["none", "dense"] = Field(
@@ -403,7 +409,13 @@ class EvaluateConfig(Part):
     max_queries: int | None = Field(300, description="Cap per simulated or log set, chosen by hash; null = all.")
     systems: list[str] = Field([], description="Empty = every baseline, sft, every aligned model, and fusions.")
     invalid_queries: int = Field(64, description="Queries on which exact invalid mass and free beams are measured.")
+    invalid_seconds: float = Field(
+        120.0, gt=0, description="Time for that, per model and set; where it is up, the report says how many it did."
+    )
     best: bool = Field(False, description="Also score the checkpoint that was best on the validation day.")
+    wide_beam: int | None = Field(
+        None, ge=1, description="Also a row <model>@<beams> of this wider beam; the bundle answers with decode.beam."
+    )
     tune_queries: int = Field(64, description="Queries per validation set on which fusion weights are chosen.")
     bootstrap: int = Field(1000, ge=1)
     depth: int = Field(500, ge=1, description="All lists are cut here.")
@@ -553,6 +565,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
             node[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"override {override!r}: {value!r} is not a YAML value") from error
+    _drop_retired(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -560,6 +573,23 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
     _anchor(config, base)
     return config
+
+
+#: Options that older versions had, and what to do instead; they are left out with this notice.
+RETIRED = {
+    ("decode", "item_beam"): "tables, tuning and bundle search with one width, decode.beam; for one more row of a "
+    "wider beam set evaluate.wide_beam",
+    ("decode", "search_beam"): "tables, tuning and bundle search with one width, decode.beam",
+}
+
+
+def _drop_retired(raw: dict[str, Any]) -> None:
+    """Remove options of older versions from ``raw`` and say on the error stream what replaces them."""
+    for (section, key), instead in RETIRED.items():
+        part = raw.get(section)
+        if isinstance(part, dict) and key in part:
+            del part[key]
+            print(f"note: {section}.{key} is no longer an option and is left out: {instead}", file=sys.stderr)
 
 
 #: Names of encoders and backbones that are never folders, whatever lies beside the file (``hashing:64`` likewise).

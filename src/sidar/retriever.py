@@ -17,6 +17,7 @@ import numpy as np
 
 from sidar.bundle import open_bundle
 from sidar.bundle_encoder import Vectors, open_vectors
+from sidar.config import DecodeConfig
 from sidar.explain import Level, Signposts, Watch, levels, sid_text
 from sidar.precision import Precision, resolve_device
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
@@ -24,6 +25,7 @@ from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 if TYPE_CHECKING:
     from sidar.decode import Beams
     from sidar.index import PrefixIndex
+    from sidar.index.shares import ItemShares
     from sidar.lm import SidLM
     from sidar.lm.prompts import Encoded
 
@@ -33,9 +35,9 @@ MAX_QUERY = 4096
 
 @dataclass(frozen=True)
 class Result:
-    """One item. ``score`` = log π(SID | prompt) = Σ ``level_logp``; items that share an SID share its score.
+    """One item. ``score`` = log π(SID | prompt) + log of the item's share inside its SID; Σ ``level_logp`` = log π.
 
-    Reranked, ``score`` = log π + weight · ``cosine``, the cosine of query and item; ``probability`` is π either way.
+    Reranked, weight · ``cosine`` of query and item is added; ``probability`` is π of the SID either way.
     ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end of a shorter one.
     """
 
@@ -86,16 +88,18 @@ class Retriever:
         sids: SemanticIds,
         catalogue: Catalogue,
         *,
-        beam: int = 64,
+        beam: int = 128,
         precision: Precision = "auto",
         label: str = "model",
         hash: str = "",
         examples: Sequence[str] = (),
         vectors: Vectors | None = None,
         rerank: float | None = None,
+        decode: DecodeConfig | None = None,
     ) -> None:
         """``vectors``: the encoder, for a model that reads sentence vectors and for reranking; ``rerank``: weight of
-        the dense score in every search that does not say otherwise, None = the beams decide alone."""
+        the dense score in every search that does not say otherwise, None = the beams decide alone.  ``decode`` says how
+        items share the probability of their SID."""
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
@@ -107,9 +111,11 @@ class Retriever:
         if vectors is not None and model.geometry is not None:
             model.prompts.reader = vectors.read
         self._scorer = LmScorer(model, precision=precision)
-        self._trie = Trie(index, self._scorer.device)
+        self.trie = Trie(index, self._scorer.device)
         self._signposts = Signposts(index, catalogue)
         self.allowed = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
+        decode = decode or DecodeConfig()
+        self.shares = item_shares(index, self.allowed, decode)
 
     @classmethod
     def load(
@@ -128,7 +134,10 @@ class Retriever:
         from sidar.lm import SidLM
 
         opened = open_bundle(bundle, verify=verify)
-        decode = opened.config.get("decode", {})
+        stored = opened.config.get("decode", {})
+        # a bundle of an older version goes on answering with the width that it was made for
+        beam = int(stored.get("search_beam", stored.get("beam", DecodeConfig().beam)))
+        decode = DecodeConfig(**{name: stored[name] for name in DecodeConfig.model_fields if name in stored})
         model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
         wanted = model.geometry is not None or opened.rerank is not None
         return cls(
@@ -136,13 +145,14 @@ class Retriever:
             opened.index,
             opened.sids,
             opened.catalogue,
-            beam=int(decode.get("search_beam", 64)),
-            precision=decode.get("precision", "auto") if precision == "auto" else precision,
+            beam=beam,
+            precision=decode.precision if precision == "auto" else precision,
             label=opened.label,
             hash=opened.hash,
             examples=opened.examples,
             vectors=open_vectors(bundle, device) if wanted else None,
             rerank=None if opened.rerank is None else float(opened.rerank["weight"]),
+            decode=decode,
         )
 
     def __len__(self) -> int:
@@ -244,13 +254,13 @@ class Retriever:
         from sidar.decode import beam_search, exact_search
 
         if exact:
-            return exact_search(scorer, tokens, self._trie, width)
-        return beam_search(scorer, tokens, self._trie, width)
+            return exact_search(scorer, tokens, self.trie, width)
+        return beam_search(scorer, tokens, self.trie, width)
 
     def _items(self, beams: Beams, k: int) -> Hits:
         from sidar.decode import to_hits
 
-        return to_hits(beams, self.index, k, allowed=self.allowed)
+        return to_hits(beams, self.index, k, shares=self.shares, allowed=self.allowed)
 
     def _answer(
         self,
@@ -320,7 +330,7 @@ class Retriever:
             queries = np.stack(read)
         else:
             queries = self.vectors.search([prompt.query for prompt in prompts])
-        pool = Pool.of(beams, self.index, queries, self.vectors.items, self.allowed)
+        pool = Pool.of(beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed)
         order, _ = pool.order(weight)
         return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
 
@@ -354,7 +364,7 @@ class Retriever:
                     image_url=card["image_url"] or "",
                     category=tuple(card["category"] or ()),
                     score=score,
-                    probability=float(np.exp(score if cosine is None else hits.level_logp[query, place].sum())),
+                    probability=float(np.exp(hits.level_logp[query, place].sum())),
                     sid=sid,
                     level_logp=tuple(float(x) for x in hits.level_logp[query, place, :steps]),
                     sid_text=sid_text(sid),
@@ -362,6 +372,21 @@ class Retriever:
                 )
             )
         return results
+
+
+def item_shares(index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConfig) -> ItemShares | None:
+    """The shares that ``decode`` asks for, over the live items; None = SIDs are listed whole."""
+    from sidar.index.shares import ItemShares
+
+    if decode.item_share == "none":
+        return None
+    return ItemShares.of(
+        index,
+        alive,
+        rule=decode.item_share,
+        pseudo=decode.share_pseudo,
+        temperature=decode.share_temperature,
+    )
 
 
 def readable(text: str) -> str:

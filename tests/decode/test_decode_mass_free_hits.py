@@ -20,6 +20,7 @@ from sidar.decode import (
     uniform_invalid_mass,
 )
 from sidar.index import PrefixIndex
+from sidar.index.shares import ItemShares
 
 
 @settings(deadline=None, max_examples=100)
@@ -107,6 +108,36 @@ def test_hits_of_allowed_rows_fill_up_behind_the_forbidden():
             want = [row for row in every[query] if keep[row]][:3]
             assert got[query].tolist() == want + [-1] * (3 - len(want))
     np.testing.assert_array_equal(to_hits(beams, index, 4, allowed=np.ones(6, bool)).rows, every[:, :4])
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 9])
+@pytest.mark.parametrize("retired", [(), (4,), (0, 4, 3)])
+def test_items_score_the_probability_of_their_sid_times_their_share(k, retired):
+    tuples = [(0, 0, 0), (1, 2, 1), (0, 0, 0), (3, 3, 2), (0, 0, 0), (1, 2, 1)]
+    index = PrefixIndex.build(slow.sid_table(tuples, SIZES), counts=np.array([3, 1, 0, 2, 8, 1.0]))
+    beams = beam_search(TableScorer.random(SIZES, 2, seed=3), [[0], [1]], index, 8)
+    alive = ~np.isin(np.arange(6), retired)
+    shares = ItemShares.of(index, alive)
+    hits = to_hits(beams, index, k, shares=shares)
+    for query in range(2):
+        want = []
+        for place, sid in enumerate(beams.sids[query]):
+            for at in range(index.rows_start[sid], index.rows_start[sid + 1]):
+                if alive[index.rows[at]]:
+                    want.append((beams.scores[query, place] + shares.log_share[at], place, at, index.rows[at]))
+        want = sorted(want, key=lambda one: (-one[0], one[1], one[2]))[:k]
+        assert hits.rows[query].tolist() == [row for *_, row in want] + [-1] * (k - len(want))
+        np.testing.assert_allclose(hits.scores[query, : len(want)], [one[0] for one in want], rtol=1e-6)
+        assert [tuple(c) for c in hits.sids[query, : len(want)].tolist()] == [tuples[row] for *_, row in want]
+
+
+def test_shares_let_a_likely_item_of_a_later_sid_pass_unlikely_ones():
+    index = PrefixIndex.build(slow.sid_table([(0, 0, 0), (0, 0, 0), (1, 0, 0)], SIZES), counts=np.array([99, 0, 5.0]))
+    beams = beam_search(TableScorer.random(SIZES, 1, seed=0), [[0]], index, 2)
+    order = to_hits(beams, index, 3, shares=ItemShares.of(index)).rows[0].tolist()
+    listed = to_hits(beams, index, 3).rows[0].tolist()
+    assert order.index(2) < order.index(1)
+    assert listed in ([0, 1, 2], [2, 0, 1])
 
 
 def test_one_item_and_no_query():

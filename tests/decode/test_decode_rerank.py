@@ -66,7 +66,7 @@ def test_against_a_loop_and_as_a_run():
     items[7] = items[9]  # equal vectors
     beams = beam_search(TableScorer.random((5, 4, 3), 5), [[i] for i in range(5)], index, 12)
     allowed = rng.random(64) < 0.8
-    pool = Pool.of(beams, index, queries, items, allowed)
+    pool = Pool.of(beams, index, queries, items, allowed=allowed)
     found = pool.ranked(2.5, 10)
     for q in range(5):
         scored = []

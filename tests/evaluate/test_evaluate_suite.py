@@ -46,7 +46,7 @@ class ShelfModel:
         found = np.take_along_axis(scores, np.maximum(source, 0), axis=1)
         return Hits(rows, np.where(rows >= 0, found, -np.inf).astype(np.float32))
 
-    def invalid(self, prompts):
+    def invalid(self, prompts, seconds=float("inf")):
         ones = np.ones(len(prompts))
         return {"invalid_mass": 0.1 * ones, "free_invalid@10": 0.2 * ones, "free_not_code@10": 0 * ones}
 

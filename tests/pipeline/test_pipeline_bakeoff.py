@@ -40,7 +40,7 @@ SETTINGS = {
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": {"steps": 4, "batch_size": 8, "validate_every": 4, "checkpoint_every": 4, "valid_requests": 4},
     "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2, "valid_requests": 4},
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "decode": {"beam": 16},
     "evaluate": {
         "invalid_queries": 2,
         "bootstrap": 40,

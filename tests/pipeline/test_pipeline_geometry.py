@@ -32,7 +32,7 @@ SETTINGS = {
            "geometry": True},
     "sft": {"steps": 6, "batch_size": 8, "validate_every": 3, "checkpoint_every": 3},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2},
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8, "rerank": "dense"},
+    "decode": {"beam": 16, "rerank": "dense"},
     "evaluate": {
         "invalid_queries": 2,
         "bootstrap": 50,

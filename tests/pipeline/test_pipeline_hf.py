@@ -21,7 +21,7 @@ SETTINGS = {
     "embed": {"model": "hashing:64"},
     "sft": QUICK,
     "align": {**QUICK, "objective": "dpo"},  # the one that needs a frozen copy beside the adapters
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "decode": {"beam": 16},
     "evaluate": {"invalid_queries": 2, "bootstrap": 50, "max_queries": 8, "tune_queries": 4, "best": True},
 }
 

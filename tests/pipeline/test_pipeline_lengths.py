@@ -28,7 +28,7 @@ SETTINGS = {
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": QUICK,
     "align": {**QUICK, "rdrw_window": 8},
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "decode": {"beam": 16},
     "evaluate": {"invalid_queries": 2, "bootstrap": 50, "max_queries": 8, "tune_queries": 4},
 }
 

@@ -28,7 +28,7 @@ OPTIONS = {
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": {"steps": 3, "batch_size": 8, "mixture": {"query": 1.0}, "valid_requests": 4},
     "align": {"steps": 2, "batch_size": 4, "valid_requests": 4},
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "decode": {"beam": 16},
     "evaluate": {"invalid_queries": 2, "bootstrap": 50, "max_queries": 10},
     "sid.method": "table",
 }

@@ -29,7 +29,7 @@ SETTINGS = {
     "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
     "sft": {"steps": 6, "batch_size": 8, "validate_every": 3, "checkpoint_every": 3},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2},
-    "decode": {"beam": 8, "item_beam": 16, "search_beam": 8},
+    "decode": {"beam": 16},
     "evaluate": {
         "invalid_queries": 2,
         "bootstrap": 50,

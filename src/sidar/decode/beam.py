@@ -77,6 +77,11 @@ def beam_search(
     return joined(parts, np.argsort(np.asarray(order, dtype=np.int64)), trie)
 
 
+def row_of(beams: Beams, query: int) -> Beams:
+    """The beams of one query, with copies of its arrays, so that the others can be freed."""
+    return Beams(**{field.name: getattr(beams, field.name)[query : query + 1].copy() for field in fields(Beams)})
+
+
 def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
     """``parts`` as one value, padded to the widest, with query i taken from place ``order[i]``."""
     if not parts:

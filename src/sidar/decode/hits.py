@@ -1,4 +1,4 @@
-"""From ranked SIDs to ranked items: SIDs in beam order, inside an SID by the prior, cut at k."""
+"""From ranked SIDs to ranked items: an item scores log π(SID | x) + log s(item | SID), cut at k."""
 
 from __future__ import annotations
 
@@ -6,47 +6,60 @@ import numpy as np
 
 from sidar.decode.beam import Beams
 from sidar.index import PrefixIndex
+from sidar.index.shares import ItemShares
 from sidar.types import Hits
 
 
-def to_hits(beams: Beams, index: PrefixIndex, k: int, *, allowed: np.ndarray | None = None) -> Hits:
-    """The first k items of each query's beams, as :class:`sidar.types.Hits` with the SID of each item.
+def to_hits(
+    beams: Beams,
+    index: PrefixIndex,
+    k: int,
+    *,
+    shares: ItemShares | None = None,
+    allowed: np.ndarray | None = None,
+) -> Hits:
+    """Return the k best items of each query's beams as :class:`sidar.types.Hits`, with the SID of each item.
 
-    All items of an SID share its score: inside it the index's order decides (prior, then row), so ties have a
-    stated order and a Run made from the hits can number them. ``allowed`` (N,) bool or (Q, N) bool keeps only some
-    rows, before the cut at k.
+    With ``shares`` an item scores log π(SID) + log s(item | SID); ties go by the place of the SID in the beam, then by
+    the index's order inside the SID.  Without, SIDs are listed whole, one after another, and all items of an SID have
+    its score.  ``allowed`` (N,) bool or (Q, N) bool keeps only some rows, before the cut at k; shares are not
+    renormalised over them.
     """
-    if allowed is None:
-        rows, source = index.expand_with_source(beams.sids, k)
-    else:
-        rows, source = _allowed(beams, index, k, np.asarray(allowed, dtype=bool))
-    have = source >= 0
-    at = np.where(have, source, 0)
-    query = np.arange(len(at))[:, None]
-    if not beams.sids.shape[1]:
-        levels = index.n_levels
-        return Hits(
-            rows, np.zeros_like(rows, np.float32), np.full((*rows.shape, levels), -1), np.zeros((*rows.shape, levels))
-        )
-    return Hits(
-        rows=rows,
-        scores=np.where(have, beams.scores[query, at], -np.inf).astype(np.float32),
-        sids=np.where(have[:, :, None], beams.codes[query, at], -1),
-        level_logp=np.where(have[:, :, None], beams.level_logp[query, at, : index.n_levels], 0.0),
+    q, levels = len(beams.sids), index.n_levels
+    query, beam = np.nonzero(beams.sids >= 0)
+    sid = beams.sids[query, beam]
+    start = index.rows_start[sid].astype(np.int64)
+    size = index.rows_start[sid + 1] - start
+    if allowed is None and (shares is None or shares.whole):
+        size = np.minimum(size, k)  # shares fall inside an SID, so no item beyond its first k can be among the best k
+    at = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())
+    query, beam = np.repeat(query, size), np.repeat(beam, size)
+    rows, score = index.rows[at], beams.scores[query, beam]
+    keep = np.ones(len(rows), bool)
+    if shares is not None:
+        score = score + shares.log_share[at]
+        keep = score > -np.inf
+    if allowed is not None:
+        mask = np.asarray(allowed, dtype=bool)
+        keep &= mask[rows] if mask.ndim == 1 else mask[query, rows]
+    if not keep.all():
+        query, beam, rows, score = (part[keep] for part in (query, beam, rows, score))
+    if shares is not None:
+        order = np.lexsort((-score, query))  # stable: entries stand by beam, then by place inside the SID
+        query, beam, rows, score = (part[order] for part in (query, beam, rows, score))
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    first = place < k
+    query, beam, rows, score, place = (part[first] for part in (query, beam, rows, score, place))
+    hits = Hits(
+        rows=np.full((q, k), -1, np.int32),
+        scores=np.full((q, k), -np.inf if beams.sids.shape[1] else 0.0, np.float32),
+        sids=np.full((q, k, levels), -1, np.int32),
+        level_logp=np.zeros((q, k, levels), np.float32),
     )
-
-
-def _allowed(beams: Beams, index: PrefixIndex, k: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As ``PrefixIndex.expand_with_source``, over allowed rows only."""
-    rows = np.full((len(beams.sids), k), -1, np.int32)
-    source = np.full((len(beams.sids), k), -1, np.int32)
-    for query, sids in enumerate(beams.sids):
-        place = np.flatnonzero(sids >= 0)
-        start = index.rows_start[sids[place]].astype(np.int64)
-        size = index.rows_start[sids[place] + 1] - start
-        at = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())
-        found = index.rows[at]
-        keep = np.flatnonzero((allowed if allowed.ndim == 1 else allowed[query])[found])[:k]
-        rows[query, : len(keep)] = found[keep]
-        source[query, : len(keep)] = np.repeat(place, size)[keep]
-    return rows, source
+    assert hits.sids is not None
+    assert hits.level_logp is not None
+    hits.rows[query, place] = rows
+    hits.scores[query, place] = score
+    hits.sids[query, place] = beams.codes[query, beam]
+    hits.level_logp[query, place] = beams.level_logp[query, beam, :levels]
+    return hits

@@ -3,9 +3,10 @@
 Items of one SID share its log-probability, and a few codes of a vector keep little of an item (docs/grown.md): the
 model finds the right corner of the catalogue, the item's own vector says which item of it.
 
-    score(i) = log π(SID of i | x) + w · cos(q, i)
+    score(i) = log π(SID of i | x) + log s(i | SID) + w · cos(q, i)
 
-q and i are the vectors of the query and of the item; w is chosen on validation sets, 0 leaves the order of the beams.
+s is the item's share inside its SID (:mod:`sidar.index.shares`), q and i are the vectors of query and item; w is chosen
+on validation sets, 0 leaves the order of the beams.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from sidar.decode.beam import Beams
 from sidar.decode.hits import to_hits
 from sidar.index import PrefixIndex
+from sidar.index.shares import ItemShares
 from sidar.types import Hits
 
-#: Most items of a query that are reranked, in beam order: a bound where SIDs hold thousands.
+#: Most items of a query that are reranked: a bound where SIDs hold thousands.
 MOST = 4096
 #: Weights that :func:`choose_weight` tries, from the model alone to (nearly) the vectors alone.
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 200.0, 1000.0)
@@ -28,18 +30,25 @@ WEIGHTS = (0.0, 1.0, 2.0, 4.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 12
 
 @dataclass(frozen=True)
 class Pool:
-    """The expanded items of Q queries in beam order: ``hits`` (Q, P) with their log π, and each item's ``cosine``."""
+    """The expanded items of Q queries, best first: ``hits`` (Q, P) and each item's ``cosine``."""
 
     hits: Hits
     cosine: np.ndarray  # (Q, P) float32, 0 where there is no item
 
     @classmethod
     def of(
-        cls, beams: Beams, index: PrefixIndex, queries: np.ndarray, items: np.ndarray, allowed: np.ndarray | None = None
+        cls,
+        beams: Beams,
+        index: PrefixIndex,
+        queries: np.ndarray,
+        items: np.ndarray,
+        *,
+        shares: ItemShares | None = None,
+        allowed: np.ndarray | None = None,
     ) -> Pool:
         """Expand ``beams``; ``queries`` (Q, D) and ``items`` (N, D, may be memory-mapped) are vectors of length 1.
 
-        ``allowed`` as in :func:`sidar.decode.to_hits`. ``ValueError`` where vectors and index do not fit.
+        ``shares`` and ``allowed`` as in :func:`sidar.decode.to_hits`. ``ValueError`` where they do not fit.
         """
         if len(queries) != len(beams.sids) or queries.shape[1:] != items.shape[1:]:
             raise ValueError(
@@ -52,7 +61,7 @@ class Pool:
             )
         size = np.diff(index.rows_start)
         held = np.where(beams.sids >= 0, size[np.maximum(beams.sids, 0)], 0).sum(1)
-        hits = to_hits(beams, index, int(min(held.max(initial=0), MOST)), allowed=allowed)
+        hits = to_hits(beams, index, int(min(held.max(initial=0), MOST)), shares=shares, allowed=allowed)
         cosine = np.zeros(hits.rows.shape, np.float32)
         for q, rows in enumerate(hits.rows):
             n = int((rows >= 0).sum())
@@ -60,7 +69,7 @@ class Pool:
         return cls(hits, cosine)
 
     def order(self, weight: float) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, P) places of the pool by falling score, ties in beam order, and these scores (Q, P) float64."""
+        """(Q, P) places of the pool by falling score, ties in its own order, and these scores (Q, P) float64."""
         if not np.isfinite(weight) or weight < 0:
             raise ValueError(f"a weight of the dense score is a number ≥ 0, got {weight}")
         score = np.where(self.hits.rows >= 0, self.hits.scores + weight * self.cosine.astype(np.float64), -np.inf)

@@ -100,7 +100,7 @@ def _head(scores: Mapping[str, Any], cfg: Config | None) -> str:
         "items": f"{scores['catalogue']['items']:,}",
         "queries": f"{sum(facts['queries'] for facts in scores['sets'].values()):,}",
         "systems": str(len({s for facts in scores["sets"].values() for s in facts["systems"]})),
-        "beams (SIDs, items)": f"{beams['sid']}, {beams['item']}",
+        "beams": str(beams["beam"]) if beams["wide"] is None else f"{beams['beam']} (wide: {beams['wide']})",
         "list depth": str(beams["depth"]),
         "bootstrap": f"{scores['bootstrap']:,}",
         "seed": str(scores["seed"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from sidar.evaluate.charts import Series, intervals, legend, lines
 from sidar.evaluate.scorer import CURVE, SID_CURVE
-from sidar.evaluate.table import BLOCKS, ORIGIN, about, interval, number
+from sidar.evaluate.table import BLOCKS, ORIGIN, about, interval, number, sampled
 
 Scores = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def set_section(scores: Scores, name: str, colour: Mapping[str, int]) -> str:
         parts.append(
             f'<p class="soft">mass: probability on what is no product, exact over the index{_chance(scores)}. free@k: '
             "share of invalid outputs among the first k of a free beam of 128; at 128 mostly tail beams. Right: the "
-            "expected value if the items inside an SID were ordered at random.</p>"
+            f"expected value if the items inside an SID shared it equally. {escape(sampled(facts))}</p>"
         )
     parts += [_tests(scores, name), _slices(scores, facts), _coverage(scores, facts, name), "</section>"]
     return "\n".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from sidar.config import Config
 from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, query_cluster, subset_by_hash
+from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, order_by_hash, query_cluster
 from sidar.evaluate.systems import Generative, System, ranks_sids
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
@@ -126,6 +126,7 @@ class Scorer:
             "without_relevant": int((truth.n_relevant == 0).sum()),
             "items_without_sid": None if self.sid_of_row is None else self._unreachable(truth),
             "coverage": {},
+            "invalid_sampled": {},
         }
         return Job(
             eval_set,
@@ -163,15 +164,24 @@ class Scorer:
         if system is None or not ranks_sids(system):
             values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
             return
-        ranked, _ = cast(Generative, system).sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)
+        ranked, logp = cast(Generative, system).sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)
         values.add(set_name, name, "sid", self._sid_scores(job, ranked), ids)
-        groups = GroupRanking.of_sids(job.truth, implied, self.sid_of_row)
+        groups = GroupRanking.of_sids(job.truth, self._by_equal_shares(ranked, logp), self.sid_of_row)
         values.add(set_name, name, "expected", expected_scores(job.truth, groups, EXPECTED, rows.shape[1]), ids)
         if hasattr(system, "invalid"):
-            at = subset_by_hash(ids, self.cfg.evaluate.invalid_queries)
-            rates = system.invalid([job.eval_set.prompts[q] for q in at])
+            asked = order_by_hash(ids)[: self.cfg.evaluate.invalid_queries]
+            rates = system.invalid([job.eval_set.prompts[q] for q in asked], self.cfg.evaluate.invalid_seconds)
             named = {INVALID.get(key, key): np.asarray(rate, dtype=np.float64) for key, rate in rates.items()}
+            at = asked[: len(next(iter(named.values()), ()))]  # the first ones, where its time was up
             values.add(set_name, name, "invalid", named, [ids[q] for q in at])
+            job.facts["invalid_sampled"][name] = {"asked": len(asked), "measured": len(at)}
+
+    def _by_equal_shares(self, ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """(Q, W) SIDs in the order of log π(SID) − log(its items): where the items of an SID share it equally."""
+        assert self.index is not None
+        size = np.diff(self.index.rows_start)[np.maximum(ranked, 0)]
+        value = np.where(ranked >= 0, scores - np.log(np.maximum(size, 1)), -np.inf)
+        return np.take_along_axis(ranked, np.argsort(-value, axis=1, kind="stable"), axis=1)
 
     def _sid_scores(self, job: Job, ranked: np.ndarray) -> dict[str, np.ndarray]:
         """SID measures of rankings cut at the beam of SID columns, the same for every system."""

@@ -41,8 +41,13 @@ def subset_by_hash(query_ids: Sequence[str], n: int | None) -> np.ndarray:
     """Rising positions of the ``n`` query ids of lowest sha256: the same queries in every run, whatever their order."""
     if n is None or n >= len(query_ids):
         return np.arange(len(query_ids))
+    return np.sort(order_by_hash(query_ids)[:n])
+
+
+def order_by_hash(query_ids: Sequence[str]) -> np.ndarray:
+    """(Q,) positions of the query ids by rising sha256: every beginning of it is a stable sample."""
     keys = [hashlib.sha256(query_id.encode()).digest() for query_id in query_ids]
-    return np.sort(np.array(sorted(range(len(keys)), key=keys.__getitem__)[:n], dtype=np.int64))
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
 def query_cluster(query: str) -> str:

@@ -82,7 +82,7 @@ def run_suite(
         "version": 1,
         "seed": cfg.seed,
         "bootstrap": cfg.evaluate.bootstrap,
-        "beams": {"sid": cfg.decode.beam, "item": cfg.decode.item_beam, "depth": cfg.evaluate.depth},
+        "beams": {"beam": cfg.decode.beam, "wide": cfg.evaluate.wide_beam, "depth": cfg.evaluate.depth},
         "catalogue": {"items": len(catalogue), "alive": int(catalogue.alive.sum()), "lineage": catalogue.lineage},
         "kinds": {
             **{n: "generative" if n in generative else getattr(s, "kind", "baseline") for n, s in systems.items()},

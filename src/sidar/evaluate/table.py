@@ -88,6 +88,18 @@ def about(facts: Mapping[str, Any]) -> str:
     return text
 
 
+def sampled(facts: Mapping[str, Any]) -> str:
+    """Which systems' invalid output was measured on fewer queries than asked for; empty where none was."""
+    cut = [
+        f"{system}: {n['measured']} of {n['asked']}"
+        for system, n in facts.get("invalid_sampled", {}).items()
+        if n["measured"] < n["asked"]
+    ]
+    if not cut:
+        return ""
+    return f"Invalid output was measured until its time was up (evaluate.invalid_seconds): {'; '.join(cut)} queries."
+
+
 def to_markdown(scores: Scores) -> str:
     """All sets and blocks as Markdown; every cell with its 95 % interval."""
     lines = ["# Results", ""]
@@ -106,6 +118,8 @@ def to_markdown(scores: Scores) -> str:
                 texts = [_markdown_cell(m, cells) for m in shown]
                 lines.append(f"| {system} | " + " | ".join(texts) + " |")
             lines.append("")
+        if note := sampled(facts):
+            lines += [note, ""]
         if tests := [test for test in scores["tests"] if test["set"] == name]:
             lines += ["| a against b | measure | effect | 95 % | p (Holm) | detectable | verdict: a is better |"]
             lines += ["|---" * 7 + "|"]
@@ -146,6 +160,8 @@ def print_table(folder: PathLike, console: Any) -> None:
             for system, cells in rows.items():
                 table.add_row(system, *(_rich_cell(m, cells, best[m]) for m in shown))
             console.print(table)
+        if note := sampled(facts):
+            console.print(note)
     print_verdicts(scores, console)
 
 

@@ -34,7 +34,8 @@ class PrefixIndex:
 
     ``codes[d]`` (n_{d+1},) uint16 (int32 where a codebook exceeds 65,536), d = 0..L−1: last code of each prefix of
     depth d + 1. ``child_start[d]`` (n_d + 1,) int32 (int64 past 2³¹): see the module. ``rows[rows_start[s] :
-    rows_start[s + 1]]`` int32: items of SID number s, best prior first, then lower row. ``prior`` (N,) float32 by row.
+    rows_start[s + 1]]`` int32: items of SID number s, most interactions first, then best prior, then lower row.
+    ``prior`` (N,) float32 by row; ``counts`` (N,) float32 training-day interactions by row (:mod:`sidar.index.shares`).
     """
 
     codebook_sizes: tuple[int, ...]
@@ -45,23 +46,21 @@ class PrefixIndex:
     rows: np.ndarray  # (items with an SID,)
     prior: np.ndarray | None = None
     stored_sid_of: list[np.ndarray] | None = None  # only where lengths differ; see sid_of
+    counts: np.ndarray | None = None
 
     @classmethod
-    def build(cls, sids: SemanticIds, prior: np.ndarray | None = None) -> PrefixIndex:
+    def build(cls, sids: SemanticIds, prior: np.ndarray | None = None, counts: np.ndarray | None = None) -> PrefixIndex:
         """Index every row of ``sids`` that has an SID; rows with the same codes share one SID number.
 
-        ``prior`` (N,) orders the items inside an SID. A ``ValueError`` names a row whose prior is not a number.
+        ``counts`` (N,) and then ``prior`` (N,) order the items inside an SID. A ``ValueError`` names a row whose value
+        is not a number.
         """
         rows = np.flatnonzero(sids.lengths > 0).astype(np.int32)
-        weight = None if prior is None else np.asarray(prior, np.float32)
-        if weight is not None:
-            if weight.shape != sids.lengths.shape:
-                raise ValueError(f"prior {weight.shape} does not fit the SID table of {len(sids)} rows")
-            if np.isnan(weight).any():
-                raise ValueError(f"the prior of row {int(np.isnan(weight).argmax())} is not a number")
-            rows = rows[
-                np.argsort(-weight[rows], kind="stable")
-            ]  # the stable sort below keeps this order inside an SID
+        weight, count = _by_row("prior", prior, sids), _by_row("count", counts, sids)
+        # the later of two stable sorts decides first, and the sort by SID below keeps this order inside an SID
+        for values in (weight, count):
+            if values is not None:
+                rows = rows[np.argsort(-values[rows], kind="stable")]
         codes = sids.codes[rows]
         if key_bits(sids.codebook_sizes) <= 63:
             keys = pack_keys(codes, sids.codebook_sizes)
@@ -75,7 +74,7 @@ class PrefixIndex:
             first = np.flatnonzero(np.concatenate([[True], (codes[1:] != codes[:-1]).any(axis=1)]))[: len(codes)]
             levels = _levels_of_codes(codes[first])
         starts = np.append(first, len(rows))
-        return cls._from_levels(levels, sids.codebook_sizes, len(first), starts, rows[order], weight)
+        return cls._from_levels(levels, sids.codebook_sizes, len(first), starts, rows[order], weight, count)
 
     @classmethod
     def from_keys(cls, keys: np.ndarray, codebook_sizes: Sequence[int]) -> PrefixIndex:
@@ -95,6 +94,7 @@ class PrefixIndex:
         rows_start: np.ndarray,
         rows: np.ndarray,
         prior: np.ndarray | None,
+        counts: np.ndarray | None = None,
     ) -> PrefixIndex:
         """``levels`` yields per level, over the sorted distinct SIDs: code + 1 or 0 = ended, and "starts a prefix"."""
         small = np.int32 if max(n_sids, len(rows)) < 2**31 - 1 else np.int64
@@ -112,7 +112,8 @@ class PrefixIndex:
             parents = first
         sid_of.append(parents.astype(small))
         fixed = len(parents) == n_sids
-        return cls(sizes, codes, child_start, n_sids, rows_start.astype(small), rows, prior, None if fixed else sid_of)
+        ends = None if fixed else sid_of
+        return cls(sizes, codes, child_start, n_sids, rows_start.astype(small), rows, prior, ends, counts)
 
     def __len__(self) -> int:
         return self.n_sids
@@ -229,8 +230,7 @@ class PrefixIndex:
         for depth in range(self.n_levels):
             tensors |= {f"codes.{depth}": self.codes[depth], f"child_start.{depth}": self.child_start[depth]}
         tensors |= {f"sid_of.{d}": array for d, array in enumerate(self.stored_sid_of or [])}
-        if self.prior is not None:
-            tensors["prior"] = self.prior
+        tensors |= {n: v for n, v in (("prior", self.prior), ("counts", self.counts)) if v is not None}
         sizes = ",".join(map(str, self.codebook_sizes))
         save_file(tensors, Path(folder) / FILE, metadata={"format": _FORMAT, "codebook_sizes": sizes})
 
@@ -256,7 +256,20 @@ class PrefixIndex:
             arrays["rows"],
             arrays.get("prior"),
             [arrays[f"sid_of.{d}"] for d in range(len(sizes) + 1)] if "sid_of.0" in arrays else None,
+            arrays.get("counts"),
         )
+
+
+def _by_row(name: str, values: np.ndarray | None, sids: SemanticIds) -> np.ndarray | None:
+    """Return ``values`` as (N,) float32; ``ValueError`` where they do not fit the table or one is not a number."""
+    if values is None:
+        return None
+    found = np.asarray(values, np.float32)
+    if found.shape != sids.lengths.shape:
+        raise ValueError(f"{name} {found.shape} does not fit the SID table of {len(sids)} rows")
+    if np.isnan(found).any():
+        raise ValueError(f"the {name} of row {int(np.isnan(found).argmax())} is not a number")
+    return found
 
 
 def key_bits(codebook_sizes: Sequence[int]) -> int:

@@ -11,13 +11,14 @@ from sidar.types import PathLike
 
 
 def build_stage(cfg: Config, sid_folder: PathLike, data_folder: PathLike, out: PathLike) -> dict[str, Any]:
-    """Write ``prefix.safetensors`` into ``out``: prefixes of all SIDs, items of each SID by prior, the prior itself."""
+    """Write ``prefix.safetensors`` into ``out``: prefixes of all SIDs, items of each SID, their clicks and priors."""
     from sidar.data import open_dataset
     from sidar.sid.table import load_sids
 
     data = open_dataset(Path(data_folder))
     sids = load_sids(Path(sid_folder) / "sids.parquet", data.catalogue.item_ids)
-    index = PrefixIndex.build(sids, data.priors().prior)
+    priors = data.priors()
+    index = PrefixIndex.build(sids, priors.prior, priors.clicks)
     index.save(out)
     shapes = {
         "sids": len(index),

@@ -62,7 +62,7 @@ TINY: dict[str, Any] = {
     "lm": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "text_embeddings": "random"},
     "sft": {"steps": 8, "batch_size": 16, "accumulate": 1, "validate_every": 4, "checkpoint_every": 4},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 4},
-    "decode": {"beam": 16, "item_beam": 16, "search_beam": 16},
+    "decode": {"beam": 16},
     "evaluate": {"max_queries": 20, "invalid_queries": 4, "bootstrap": 200},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +15,22 @@ from sidar.index import PrefixIndex
 from sidar.types import Catalogue, Hits, Prompt, SemanticIds
 
 if TYPE_CHECKING:
-    from sidar.decode import Beams
+    from sidar.decode import Beams, Trie
+    from sidar.lm.scorer import LmScorer
     from sidar.retriever import Retriever
 
 
 #: Width of the free beam whose invalid share is reported: the width of the SID columns.
 FREE_BEAM = 128
+#: Prompts whose invalid mass is computed between two looks at the clock.
+MASS_BLOCK = 8
 
 
 class GenerativeSystem:
-    """Constrained beam search with one model: ``decode.item_beam`` for items, the caller's beam for SIDs.
+    """Constrained beam search with one model, ``decode.beam`` wide, for SIDs and items alike.
 
-    The model is loaded when it is first asked. ``reader``: query texts → (n, D), for a model that reads sentence
-    vectors (``lm.geometry``).
+    Each distinct prompt is decoded once, whatever rows, sets and fusions ask for it.  The model is loaded when it is
+    first asked. ``reader``: query texts → (n, D), for a model that reads sentence vectors (``lm.geometry``).
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class GenerativeSystem:
         self.name, self.catalogue = name, catalogue
         self._model, self._index, self._sids = model, index, sids
         self._decode, self._device, self._reader = decode, device, reader
-        self._last: tuple[tuple[Prompt, ...], int, Beams] | None = None
+        self._decoded: dict[Prompt, Beams] = {}
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -53,41 +57,73 @@ class GenerativeSystem:
 
         model = SidLM.from_pretrained(self._model, device=self._device)
         model.prompts.reader = self._reader
-        precision = self._decode.precision
-        return Retriever(model, self._index, self._sids, self.catalogue, precision=precision, label=self.name)
+        return Retriever(
+            model,
+            self._index,
+            self._sids,
+            self.catalogue,
+            beam=self._decode.beam,
+            precision=self._decode.precision,
+            label=self.name,
+            decode=self._decode,
+        )
 
-    def beams(self, prompts: Sequence[Prompt], k: int = 1) -> Beams:
-        """The item beam, ``decode.item_beam`` or ``k`` wide; the last one is kept, for the row that reranks it."""
-        key, width = tuple(prompts), min(max(self._decode.item_beam, k), len(self._index))
-        if self._last is None or self._last[:2] != (key, width):
-            found = self.retriever.beams(prompts, max(width, 1), exact=self._decode.exact)
-            self._last = key, width, found
-        return self._last[2]
+    def beams(self, prompts: Sequence[Prompt]) -> Beams:
+        """The beams of ``prompts``, ``decode.beam`` wide; only prompts that were not asked before are decoded."""
+        from sidar.decode.beam import joined, row_of
+
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._decoded]
+        searcher = self.retriever
+        width = max(1, min(self._decode.beam, len(self._index)))
+        found = searcher.beams(missing, width, exact=self._decode.exact)
+        self._decoded |= {prompt: row_of(found, place) for place, prompt in enumerate(missing)}
+        kept = [self._decoded[prompt] for prompt in prompts]
+        return joined(kept, np.arange(len(kept)), searcher.trie)
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
-        """Items of a beam of ``decode.item_beam``, in beam order, inside an SID by the prior."""
+        """The k best items that the beams reach, as the bundle would score them."""
         from sidar.decode import to_hits
 
-        return to_hits(self.beams(prompts, k), self._index, k, allowed=self.retriever.allowed)
+        searcher = self.retriever
+        beams = self.beams(prompts)
+        return to_hits(beams, self._index, k, shares=searcher.shares, allowed=searcher.allowed)
 
     def sid_ranking(self, prompts: Sequence[Prompt], beam: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, beam) SID numbers and log-probs of a beam of exactly ``beam``."""
-        found = self.retriever.beams(prompts, beam, exact=self._decode.exact)
-        return found.sids, found.scores
+        """(Q, beam) SID numbers and log-probs: the same beams, cut at ``beam``."""
+        found = self.beams(prompts)
+        return found.sids[:, :beam], found.scores[:, :beam]
 
-    def invalid(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
-        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128 (protocol.md §5).
-
-        In fp32 whatever the tables decode in: a mass of thousands of terms should not carry bf16's rounding.
-        """
-        from sidar.decode import Trie, free_beam_search, invalid_mass
-        from sidar.decode.free import NOT_A_CODE
+    @cached_property
+    def _free(self) -> tuple[LmScorer, Trie]:
+        """Scorer and trie of invalid mass: fp32, as a mass of thousands of terms should not carry bf16's rounding."""
+        from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
-        model = self.retriever.model
-        scorer = LmScorer(model, precision="fp32")
-        trie = Trie(self._index, scorer.device)
-        tokens = model.prompts.encode_batch(prompts, self._sids)
+        scorer = LmScorer(self.retriever.model, precision="fp32")
+        return scorer, Trie(self._index, scorer.device)
+
+    def invalid(self, prompts: Sequence[Prompt], seconds: float = math.inf) -> dict[str, np.ndarray]:
+        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128 (protocol.md §5).
+
+        Stops after ``seconds`` at the end of a block of prompts: the values are then of the first of ``prompts`` alone,
+        at least of one block.
+        """
+        import time
+
+        deadline = time.monotonic() + seconds
+        parts: list[dict[str, np.ndarray]] = []
+        for at in range(0, len(prompts), MASS_BLOCK):
+            parts.append(self._invalid(prompts[at : at + MASS_BLOCK]))
+            if time.monotonic() > deadline:
+                break
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def _invalid(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        from sidar.decode import free_beam_search, invalid_mass
+        from sidar.decode.free import NOT_A_CODE
+
+        scorer, trie = self._free
+        tokens = self.retriever.model.prompts.encode_batch(prompts, self._sids)
         free = free_beam_search(scorer, tokens, trie, FREE_BEAM)
         return {
             "invalid_mass": invalid_mass(scorer, tokens, trie),

@@ -18,7 +18,7 @@ MEASURE = "ndcg@10"
 
 
 class Reranked:
-    """``<model>+rerank``: the items of a model's beam, ordered by log π(SID) + weight · cosine (decode/rerank.py)."""
+    """``<model>+rerank``: the items of a model's beam by log π(SID) + log s + weight · cosine (decode/rerank.py)."""
 
     kind = "fusion"
 
@@ -57,7 +57,8 @@ class Reranked:
         """The expanded items of ``prompts``."""
         vectors = self._encode([prompt.query for prompt in prompts])
         searcher = self._model.retriever
-        return Pool.of(self._model.beams(prompts), searcher.index, vectors, self._items, searcher.allowed)
+        beams = self._model.beams(prompts)
+        return Pool.of(beams, searcher.index, vectors, self._items, shares=searcher.shares, allowed=searcher.allowed)
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         if self.weight is None:

@@ -180,6 +180,12 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     for name, model in checkpoints(run, models, cfg.evaluate.best):
         written = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg), reader)
         systems[name] = written
+        if cfg.evaluate.wide_beam is not None:
+            row, wide = (
+                f"{name}@{cfg.evaluate.wide_beam}",
+                cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam}),
+            )
+            systems[row] = GenerativeSystem(row, model, index, sids, catalogue, wide, device(cfg), reader)
         if cfg.decode.rerank == "dense":
             reranked = Reranked(written, query_side(embedder).encode, load_items(run / "embed"))
             systems[reranked.name] = reranked
