@@ -9,6 +9,7 @@
                         hub's (a reference); with `decode.rerank: dense` items.npy
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
+      answer/           where the answer is fused: answer.json, BM25, and memory.parquet, which a day's log updates
       model/            language model, vocabulary, prompt template, text tokenizer
 
 Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts fit, also after
@@ -28,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidar.answer.serving import read_facts
 from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
 from sidar.bundle_checks import check_index, check_lineage, check_meaning, short
 from sidar.bundle_encoder import write_encoder
@@ -39,6 +41,8 @@ from sidar.sid.table import load_sids
 from sidar.types import Catalogue, PathLike, SemanticIds
 
 FACTS = "bundle.json"
+#: Folder of what the fused answer reads; it changes with the memory and so is no part of the bundle's hash.
+ANSWER = "answer"
 FORMAT = 1
 #: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
 NOT_ON_CARDS = ("text", "attributes")
@@ -57,6 +61,7 @@ class Bundle:
     sids: SemanticIds
     index: PrefixIndex
     rerank: dict[str, Any] | None = None  # weight of the dense score and how it was chosen; None = beams decide alone
+    fuse: str = "none"  # "memory": counts of the query smoothed with all channels (sidar.answer)
 
 
 def build_bundle(
@@ -72,6 +77,7 @@ def build_bundle(
     examples: Sequence[str] | None = None,
     rerank: Mapping[str, Any] | None = None,
     encoder: PathLike | None = None,
+    answer: PathLike | None = None,
 ) -> Manifest:
     """Write the bundle of finished stage folders as an artefact; see :func:`write_bundle`."""
     out = Path(out)
@@ -90,6 +96,7 @@ def build_bundle(
             examples=examples,
             rerank=rerank,
             encoder=encoder,
+            answer=answer,
         )
         draft.shapes.update(report["shapes"])
     return open_artifact(out, "bundle")
@@ -108,6 +115,7 @@ def write_bundle(
     examples: Sequence[str] | None = None,
     rerank: Mapping[str, Any] | None = None,
     encoder: PathLike | None = None,
+    answer: PathLike | None = None,
 ) -> dict[str, Any]:
     """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
 
@@ -116,6 +124,7 @@ def write_bundle(
     ``examples``: queries to offer on an empty page, default those of the log. ``rerank`` {"weight": w, …}: searches
     order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.
     ``encoder``: where to copy the encoder from, default the folder that ``embed`` names; used only where it is needed.
+    ``answer``: folder of the stage ``answer``; None, or one that fuses nothing = the model answers alone.
     Raises ``ValueError`` when two parts were not made from one another, or the encoder did not make the vectors.
     """
     folder = Path(folder)
@@ -134,9 +143,18 @@ def write_bundle(
     save_catalogue(_cards(catalogue), folder / "catalogue" / "catalogue.arrow")
     if (sources["catalogue"] / ROWMAP).is_file():
         _link(sources["catalogue"] / ROWMAP, folder / "catalogue" / ROWMAP)
-    if rerank is not None:
+    fuse = "none" if answer is None else read_facts(answer)["fuse"]
+    if fuse != "none" and answer is not None:
+        (folder / ANSWER).mkdir()
+        for file in sorted(path for path in Path(answer).iterdir() if path.is_file()):
+            _link(file, folder / ANSWER / file.name)
+    if rerank is not None or fuse != "none":
         _link(sources["embed"] / "items.npy", folder / "embed" / "items.npy")
-    if rerank is not None or json.loads((sources["model"] / "config.json").read_text()).get("geometry"):
+    if (
+        rerank is not None
+        or fuse != "none"
+        or json.loads((sources["model"] / "config.json").read_text()).get("geometry")
+    ):
         write_encoder(sources["embed"], folder / "embed", encoder)
     else:
         _link(sources["embed"] / "embedder.json", folder / "embed" / "embedder.json")
@@ -153,6 +171,7 @@ def write_bundle(
         "parts": {part: manifest.hash for part, manifest in manifests.items()},
         "config": json.loads(json.dumps(dict(config), default=str)),
         "rerank": None if rerank is None else dict(rerank),
+        "fuse": fuse,
         "examples": example_queries(sources["catalogue"], catalogue) if examples is None else list(examples),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -215,6 +234,7 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
         sids=sids,
         index=index,
         rerank=facts.get("rerank"),
+        fuse=facts.get("fuse", "none"),
     )
 
 

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``sidar --help`` answe
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -237,6 +238,9 @@ def search(
     rerank: Annotated[
         bool | None, typer.Option("--rerank/--no-rerank", help="By log π + w · cosine; default: as the bundle says.")
     ] = None,
+    fuse: Annotated[
+        str | None, typer.Option(help="memory = with what was chosen for this query, none = the model alone.")
+    ] = None,
 ) -> None:
     """Search a bundle from the shell."""
     from rich.table import Table
@@ -244,14 +248,22 @@ def search(
     from sidar.retriever import Retriever
 
     retriever = Retriever.load(bundle)
-    results = retriever.search(query, k=k, beam=beam, exact=exact, rerank=rerank)
+    results = retriever.search(query, k=k, beam=beam, exact=exact, rerank=rerank, fuse=fuse)
     reranked = any(hit.cosine is not None for hit in results)
-    table = Table("#", "SID", "log p", *(["cosine"] if reranked else []), "item", "title", box=None)
+    fused = any(hit.count is not None for hit in results)
+    extra = [*(["cosine"] if reranked else []), *(["P", "chosen", "found by"] if fused else [])]
+    table = Table("#", "SID", "log p", *extra, "item", "title", box=None)
     for hit in results:
-        cosine = [] if hit.cosine is None else [f"{hit.cosine:.3f}"]
-        table.add_row(str(hit.rank), hit.sid_text, f"{sum(hit.level_logp):.2f}", *cosine, hit.item_id, hit.title[:80])
+        cells = [str(hit.rank), hit.sid_text, "" if hit.probability is None else f"{sum(hit.level_logp):.2f}"]
+        if reranked:
+            cells.append("" if hit.cosine is None else f"{hit.cosine:.3f}")
+        if fused:
+            cells += [f"{math.exp(hit.score):.4f}", f"{hit.count:.1f}", " ".join(hit.channels)]
+        table.add_row(*cells, hit.item_id, hit.title[:80])
     if reranked:
-        table.caption = f"ordered by log p + {retriever.rerank:g} · cosine"
+        table.caption = f"ordered by log p + log share + {retriever.rerank:g} · cosine"
+    if fused:
+        table.caption = "ordered by P: what was chosen for this query before, smoothed with every channel"
     _console().print(table)
 
 

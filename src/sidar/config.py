@@ -58,6 +58,9 @@ class UsersConfig(Part):
 class PrivacyConfig(Part):
     """What is hidden on reading."""
 
+    min_users: int = Field(
+        3, ge=1, description="In a bundle that leaves the machine: pairs of query and item that fewer users chose go."
+    )
     hash_users: bool = Field(True, description="Replace user ids by a salted hash on reading.")
     salt: str = Field("", description="Secret part of the hash; keep it the same so that users keep their history.")
 
@@ -373,7 +376,7 @@ class DecodeConfig(Part):
     beam: int = Field(128, ge=1, description="Beams of every search, raised to the items asked for.")
     item_share: Literal["counts", "uniform", "none"] = Field(
         "counts",
-        description="An item scores log pi(SID) + log of its share inside the SID: by training clicks, or equal shares; "
+        description="Items score log pi(SID) + log of their share inside the SID: by training clicks, or equal shares; "
         "none = SIDs are listed whole, one after another.",
     )
     share_pseudo: float = Field(1.0, gt=0, description="Pseudo-count of each item in its share: new items are found.")
@@ -383,6 +386,25 @@ class DecodeConfig(Part):
     rerank: Literal["none", "dense"] = Field(
         "none", description="dense = also rows <model>+rerank, and a bundle that orders what its beams reach so."
     )
+    fuse: Literal["auto", "none", "memory"] = Field(
+        "auto",
+        description="What a bundle answers: none = its model alone, memory = counts of the query smoothed with all "
+        "channels; auto = memory where the log has clicks.",
+    )
+
+
+class MemoryConfig(Part):
+    """The counts of what was chosen for each query, and how they become the answer (docs/answer.md)."""
+
+    key_file: str = Field(
+        "",
+        description="File with the secret under which queries are kept; empty = memory.key of the run, made when it is "
+        "missing. SIDAR_MEMORY_KEY goes before it. Keep it out of bundles.",
+    )
+    debias: Literal["none", "ips"] = Field(
+        "none", description="ips = a choice weighs 1 / p(position), measured in the log's bucket `random`, at most 10."
+    )
+    requests: int = Field(1000, ge=1, description="Validation requests that the answer is fitted to, chosen by hash.")
 
 
 class EvalSetConfig(Part):
@@ -514,6 +536,7 @@ class Config(Part):
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     decode: DecodeConfig = DecodeConfig()
+    memory: MemoryConfig = MemoryConfig()
     dense: DenseConfig = DenseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     alarms: AlarmsConfig = AlarmsConfig()
@@ -599,7 +622,7 @@ BUILT_IN = ("minilm", "hashing", "embedded")
 def _anchor(config: Config, base: Path) -> None:
     """Make the file's relative paths relative to ``base``; a model is a name unless its folder is there."""
     anchored = [(config, "runs"), (config.catalogue, "path"), (config.events, "path"), (config.users, "path")]
-    anchored += [(config.sid.table, "path"), (config, "warm_start")]
+    anchored += [(config.sid.table, "path"), (config, "warm_start"), (config.memory, "key_file")]
     for part, name in [*anchored, *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels"))]:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():

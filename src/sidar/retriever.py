@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from sidar.bundle import open_bundle
+from sidar.baselines import DEPTH
+from sidar.bundle import ANSWER, Bundle, open_bundle
 from sidar.bundle_encoder import Vectors, open_vectors
 from sidar.config import DecodeConfig
 from sidar.explain import Level, Signposts, Watch, levels, sid_text
@@ -23,6 +24,8 @@ from sidar.precision import Precision, resolve_device
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
 if TYPE_CHECKING:
+    from sidar.answer.serving import FusedAnswer
+    from sidar.answer.smoothed import Answer
     from sidar.decode import Beams
     from sidar.index import PrefixIndex
     from sidar.index.shares import ItemShares
@@ -35,9 +38,12 @@ MAX_QUERY = 4096
 
 @dataclass(frozen=True)
 class Result:
-    """One item. ``score`` = log π(SID | prompt) + log of the item's share inside its SID; Σ ``level_logp`` = log π.
+    """One item.
 
-    Reranked, weight · ``cosine`` of query and item is added; ``probability`` is π of the SID either way.
+    Answered by the model alone, ``score`` = log π(SID | prompt) + log of the item's share inside its SID, plus weight ·
+    ``cosine`` of query and item where reranked.  Fused with the memory, ``score`` = log P(item | query, user).
+    ``probability`` is π of the SID either way, = exp Σ ``level_logp``; None, and no ``level_logp``, where only other
+    channels found the item.
     ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end of a shorter one.
     """
 
@@ -49,11 +55,13 @@ class Result:
     image_url: str
     category: tuple[str, ...]
     score: float
-    probability: float
+    probability: float | None
     sid: tuple[int, ...]
     level_logp: tuple[float, ...]
     sid_text: str
     cosine: float | None = None  # only where reranked
+    count: float | None = None  # only where fused: decayed count of this item for this query
+    channels: tuple[str, ...] = ()  # only where fused: which channels found it (memory, bm25, dense, generative)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Explanation:
     """An answer and how it came about. ``notes`` say in words where the request was not taken as it stood.
 
     ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the cosine, None = not
-    reranked.
+    reranked. ``fuse``: ``none`` or ``memory``; ``seen``: decayed count of all that was chosen for the query before.
     """
 
     query: str
@@ -73,6 +81,8 @@ class Explanation:
     levels: list[Level] = field(default_factory=list)
     mass: float = 0.0
     rerank: float | None = None
+    fuse: str = "none"
+    seen: float = 0.0
 
 
 class Retriever:
@@ -96,17 +106,19 @@ class Retriever:
         vectors: Vectors | None = None,
         rerank: float | None = None,
         decode: DecodeConfig | None = None,
+        fused: FusedAnswer | None = None,
     ) -> None:
         """``vectors``: the encoder, for a model that reads sentence vectors and for reranking; ``rerank``: weight of
         the dense score in every search that does not say otherwise, None = the beams decide alone.  ``decode`` says how
-        items share the probability of their SID."""
+        items share the probability of their SID; ``fused``: the channels and the memory that the answer is fused from.
+        """
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
         self.model, self.index, self.sids, self.catalogue = model, index, sids, catalogue
         self.beam, self.label, self.hash = beam, label, hash
         self.examples = tuple(examples)
-        self.vectors, self.rerank = vectors, rerank
+        self.vectors, self.rerank, self.fused = vectors, rerank, fused
         model.use(index)
         if vectors is not None and model.geometry is not None:
             model.prompts.reader = vectors.read
@@ -125,8 +137,12 @@ class Retriever:
         precision: Precision = "auto",
         *,
         verify: bool = False,
+        memory_key: bytes | None = None,
     ) -> Retriever:
         """Open a bundle folder; a part that does not fit the others is a ``ValueError`` naming both hashes.
+
+        ``memory_key``: the secret of the bundle's memory, default ``SIDAR_MEMORY_KEY`` or ``memory.key`` beside the
+        bundle; ``ValueError`` where the bundle answers from its memory and there is none.
 
         ``device`` auto: a GPU where torch sees one, else the CPU. ``precision`` auto: bf16 where the device computes in
         it, else fp32. ``verify`` re-hashes every file first.
@@ -139,7 +155,11 @@ class Retriever:
         beam = int(stored.get("search_beam", stored.get("beam", DecodeConfig().beam)))
         decode = DecodeConfig(**{name: stored[name] for name in DecodeConfig.model_fields if name in stored})
         model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
-        wanted = model.geometry is not None or opened.rerank is not None
+        wanted = model.geometry is not None or opened.rerank is not None or opened.fuse != "none"
+        vectors = open_vectors(bundle, device) if wanted else None
+        fused = None
+        if opened.fuse != "none" and vectors is not None:
+            fused = _open_fused(Path(bundle), opened, vectors, memory_key)
         return cls(
             model,
             opened.index,
@@ -150,9 +170,10 @@ class Retriever:
             label=opened.label,
             hash=opened.hash,
             examples=opened.examples,
-            vectors=open_vectors(bundle, device) if wanted else None,
+            vectors=vectors,
             rerank=None if opened.rerank is None else float(opened.rerank["weight"]),
             decode=decode,
+            fused=fused,
         )
 
     def __len__(self) -> int:
@@ -171,6 +192,7 @@ class Retriever:
         beam: int | None = None,
         exact: bool = False,
         rerank: bool | None = None,
+        fuse: str | None = None,
     ) -> list[Result]: ...
 
     @overload
@@ -184,6 +206,7 @@ class Retriever:
         beam: int | None = None,
         exact: bool = False,
         rerank: bool | None = None,
+        fuse: str | None = None,
     ) -> list[list[Result]]: ...
 
     def search(
@@ -196,6 +219,7 @@ class Retriever:
         beam: int | None = None,
         exact: bool = False,
         rerank: bool | None = None,
+        fuse: str | None = None,
     ) -> list[Result] | list[list[Result]]:
         """The ``k`` best items for ``query``, or for each of several queries (of one user) decoded together.
 
@@ -205,9 +229,11 @@ class Retriever:
         ``beam`` defaults to the bundle's and is raised to ``k``; ``exact`` finds the true top by best-first search.
         ``rerank``: order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or not; None =
         as the bundle was made. ``ValueError`` where the bundle holds no item vectors.
+        ``fuse``: ``memory`` = what was chosen for this query before, smoothed with every channel (docs/answer.md);
+        ``none`` = the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
         """
         queries = [query] if isinstance(query, str) else query
-        answers = self._answer(queries, k, history, profile, beam, exact, explain=False, rerank=rerank)
+        answers = self._answer(queries, k, history, profile, beam, exact, explain=False, rerank=rerank, fuse=fuse)
         if answers and answers[0].ignored_history:
             warnings.warn(answers[0].notes[0], stacklevel=2)
         return answers[0].results if isinstance(query, str) else [answer.results for answer in answers]
@@ -223,10 +249,11 @@ class Retriever:
         exact: bool = False,
         levels: bool = True,
         rerank: bool | None = None,
+        fuse: str | None = None,
     ) -> Explanation:
         """As :meth:`search`, with the beams level by level (unless ``levels`` is False), the time of each phase, and
         notes in words instead of warnings."""
-        return self._answer([query], k, history, profile, beam, exact, explain=levels, rerank=rerank)[0]
+        return self._answer([query], k, history, profile, beam, exact, explain=levels, rerank=rerank, fuse=fuse)[0]
 
     # ------------------------------------------------------------------ for evaluation: rows, no ids
 
@@ -272,8 +299,12 @@ class Retriever:
         exact: bool,
         explain: bool,
         rerank: bool | None,
+        fuse: str | None,
     ) -> list[Explanation]:
         """Answer queries of one user together; ``explain`` wants one query alone."""
+        fused = self._fused(fuse, rerank)
+        if fused is not None:
+            rerank = fused.reranked
         width, weight = self._width(k, beam), self._weight(rerank)
         rows, ignored, notes = self._history(history)
         clock = [time.perf_counter()]
@@ -283,11 +314,20 @@ class Retriever:
         watch = Watch(self._scorer, remember=explain)
         beams = self._decode(watch, tokens, width, exact)
         clock.append(time.perf_counter())
-        if weight is None:
-            hits, cosine = self._items(beams, min(k, len(self))), None
+        depth = min(k, len(self)) if fused is None else DEPTH
+        vectors = None if weight is None and fused is None else self._query_vectors(prompts, tokens)
+        if weight is None or vectors is None:
+            hits, cosine = self._items(beams, depth), None
         else:
-            hits, cosine = self._reranked(beams, prompts, tokens, min(k, len(self)), weight)
-        results = [self._results(hits, i, cosine) for i in range(len(queries))]
+            hits, cosine = self._reranked(beams, vectors, depth, weight)
+        seen = np.zeros(len(queries))
+        if fused is None or vectors is None:
+            results = [self._results(hits, i, cosine) for i in range(len(queries))]
+        else:
+            channels = fused.channels([prompt.query for prompt in prompts], vectors, hits)
+            answer = fused.rank([prompt.query for prompt in prompts], channels, min(k, len(self)))
+            results = [self._fused_results(answer, channels, hits, i) for i in range(len(queries))]
+            seen = answer.seen
         shown: list[Level] = []
         if explain:
             found = zip(beams.codes[0], beams.lengths[0], beams.level_logp[0].astype(float).cumsum(-1), strict=True)
@@ -300,14 +340,35 @@ class Retriever:
         timing["total"] = sum(timing.values())
         answers = []
         masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
-        for query, result, mass in zip(queries, results, masses.tolist(), strict=True):
+        how = "none" if fused is None else "memory"
+        for query, result, mass, before in zip(queries, results, masses.tolist(), seen.tolist(), strict=True):
             said = list(notes)
             if len(query) > MAX_QUERY:
                 said.append(f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read")
             if len(result) < k:
-                said.append(f"{len(result)} of {k} items: the {width} SIDs of the beam hold no more")
-            answers.append(Explanation(query, result, width, timing, tuple(said), ignored, shown, mass, weight))
+                where = f"the {width} SIDs of the beam hold" if fused is None else "the catalogue holds"
+                said.append(f"{len(result)} of {k} items: {where} no more")
+            explained = Explanation(
+                query, result, width, timing, tuple(said), ignored, shown, mass, weight, how, before
+            )
+            answers.append(explained)
         return answers
+
+    def _fused(self, fuse: str | None, rerank: bool | None) -> FusedAnswer | None:
+        """What the answer is fused from in this search; None = the model alone."""
+        if fuse is None:
+            return self.fused if rerank is None else None
+        if fuse == "none":
+            return None
+        if fuse != "memory":
+            raise ValueError(f"fuse: {fuse!r} is not served; this version answers with 'memory' or 'none'")
+        if self.fused is None:
+            raise ValueError(
+                "fuse: this bundle holds no memory; make it from a log with clicks and decode.fuse=memory"
+            )
+        if rerank is not None:
+            raise ValueError("rerank: an answer fused with the memory reranks as it was fitted; leave rerank out")
+        return self.fused
 
     def _weight(self, rerank: bool | None) -> float | None:
         """The weight of the cosine in this search; None = the beams decide alone."""
@@ -317,19 +378,20 @@ class Retriever:
             raise ValueError("this bundle holds no item vectors to rerank by; make it with decode.rerank=dense")
         return self.rerank
 
-    def _reranked(
-        self, beams: Beams, prompts: Sequence[Prompt], tokens: Sequence[Encoded], k: int, weight: float
-    ) -> tuple[Hits, np.ndarray]:
-        """The k best of all items that the beams reach, and the cosine of each."""
+    def _query_vectors(self, prompts: Sequence[Prompt], tokens: Sequence[Encoded]) -> np.ndarray:
+        """(Q, D) vectors of the queries, as they are held against item vectors."""
+        assert self.vectors is not None
+        read = [token.vector for token in tokens if token.vector is not None]
+        if self.vectors.same and len(read) == len(tokens) and read:  # the model's own reading will do
+            return np.stack(read)
+        return self.vectors.search([prompt.query for prompt in prompts])
+
+    def _reranked(self, beams: Beams, queries: np.ndarray, k: int, weight: float) -> tuple[Hits, np.ndarray]:
+        """The k best of all items that the beams reach, and the cosine of each; ``queries`` (Q, D)."""
         from sidar.decode.rerank import Pool
 
         assert self.vectors is not None
         assert self.vectors.items is not None
-        read = [token.vector for token in tokens if token.vector is not None]
-        if self.vectors.same and len(read) == len(tokens):  # the model's own reading will do
-            queries = np.stack(read)
-        else:
-            queries = self.vectors.search([prompt.query for prompt in prompts])
         pool = Pool.of(beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed)
         order, _ = pool.order(weight)
         return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
@@ -350,28 +412,76 @@ class Retriever:
         for place, row in enumerate(hits.rows[query]):
             if row < 0:
                 break
-            card = self.catalogue.item(row)
-            sid = tuple(int(code) for code in hits.sids[query, place] if code >= 0)
-            score = float(hits.scores[query, place])
-            steps = len(sid) + (self.model.vocab.variable_length and len(sid) < len(hits.sids[query, place]))
-            results.append(
-                Result(
-                    rank=place + 1,
-                    item_id=card["item_id"],
-                    title=card["title"] or "",
-                    brand=card["brand"] or "",
-                    price=card["price"],
-                    image_url=card["image_url"] or "",
-                    category=tuple(card["category"] or ()),
-                    score=score,
-                    probability=float(np.exp(hits.level_logp[query, place].sum())),
-                    sid=sid,
-                    level_logp=tuple(float(x) for x in hits.level_logp[query, place, :steps]),
-                    sid_text=sid_text(sid),
-                    cosine=None if cosine is None else float(cosine[query, place]),
-                )
-            )
+            found = self._result(place + 1, int(row), float(hits.scores[query, place]), hits.level_logp[query, place])
+            results.append(found if cosine is None else replace(found, cosine=float(cosine[query, place])))
         return results
+
+    def _fused_results(self, answer: Answer, channels: Mapping[str, Hits], written: Hits, query: int) -> list[Result]:
+        """The results of one query of a fused answer; ``written``: what the beams reached."""
+        assert written.level_logp is not None
+        place_of = {int(row): place for place, row in enumerate(written.rows[query]) if row >= 0}
+        reached = {name: set(hits.rows[query].tolist()) for name, hits in channels.items()}
+        results = []
+        for place, row in enumerate(answer.hits.rows[query].tolist()):
+            if row < 0:
+                break
+            score = float(np.log(max(answer.probability[query, place], 1e-300)))
+            at = place_of.get(row)
+            steps = None if at is None else written.level_logp[query, at]
+            count = float(answer.counts[query, place])
+            names = [*(["memory"] if count > 0 else []), *(name for name, rows in reached.items() if row in rows)]
+            found = self._result(place + 1, row, score, steps)
+            results.append(replace(found, count=count, channels=tuple(names)))
+        return results
+
+    def _result(self, rank: int, row: int, score: float, level_logp: np.ndarray | None) -> Result:
+        """The card of one item; ``level_logp`` (L,) None = the beams did not reach it."""
+        card = self.catalogue.item(row)
+        sid = self.sids.tuple_of(row)
+        steps = len(sid) + (self.model.vocab.variable_length and len(sid) < self.sids.n_levels)
+        return Result(
+            rank=rank,
+            item_id=card["item_id"],
+            title=card["title"] or "",
+            brand=card["brand"] or "",
+            price=card["price"],
+            image_url=card["image_url"] or "",
+            category=tuple(card["category"] or ()),
+            score=score,
+            probability=None if level_logp is None else float(np.exp(level_logp.sum())),
+            sid=sid,
+            level_logp=() if level_logp is None else tuple(float(x) for x in level_logp[:steps]),
+            sid_text=sid_text(sid),
+        )
+
+
+def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: bytes | None) -> FusedAnswer:
+    """The fused answer of an opened bundle; ``ValueError`` without the key of its memory."""
+    from sidar.answer.key import FILE, VARIABLE, find_key
+    from sidar.answer.serving import open_answer
+    from sidar.baselines import Dense
+
+    secret = memory_key or find_key([folder.resolve().parent / FILE])
+    if secret is None:
+        raise ValueError(
+            f"{folder} answers from a memory of queries whose key is kept apart: set {VARIABLE}, or put {FILE} of the "
+            f"run that made it into {folder.resolve().parent}"
+        )
+    assert vectors.items is not None
+    catalogue, index = opened.catalogue, opened.index
+    counts = np.zeros(len(catalogue)) if index.counts is None else index.counts
+    dense = Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
+    return open_answer(folder / ANSWER, catalogue, counts, dense, secret)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A function from texts to vectors as the encoder of a dense channel."""
+
+    read: Callable[[Sequence[str]], np.ndarray]
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        return self.read(texts)
 
 
 def item_shares(index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConfig) -> ItemShares | None:

@@ -7,15 +7,20 @@ per-field BM25 scores is worse.] Scoring is bm25s (the Lucene variant).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from sidar.baselines.ranking import DEPTH, top_k
 from sidar.baselines.text import words
-from sidar.types import Catalogue, Hits
+from sidar.types import Catalogue, Hits, PathLike
 
+#: Stem of the files of a saved index, and their version.
+FILE, FORMAT = "bm25", 1
+_POSTINGS = ("data", "indices", "indptr")
 #: The catalogue's text fields that BM25 can read.
 FIELDS = ("title", "category", "brand", "text")
 
@@ -77,6 +82,44 @@ class Bm25:
         other.params, other.rows, other.vocabulary, other._fields = params, self.rows, self.vocabulary, self._fields
         other._build()
         return other
+
+    def save(self, folder: PathLike) -> None:
+        """Write ``bm25.safetensors`` and ``bm25.json`` into ``folder``: postings, vocabulary and parameters."""
+        from safetensors.numpy import save_file
+
+        tensors = {"rows": self.rows}
+        if self._index is not None:
+            tensors |= {name: np.ascontiguousarray(self._index.scores[name]) for name in _POSTINGS}
+        save_file(tensors, Path(folder) / f"{FILE}.safetensors")
+        facts = {"format": FORMAT, "params": asdict(self.params), "vocabulary": list(self.vocabulary)}
+        (Path(folder) / f"{FILE}.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: PathLike) -> Bm25:
+        """Read what :meth:`save` wrote; such an index searches and cannot be tuned further."""
+        import bm25s
+        from safetensors.numpy import load_file
+
+        path = Path(folder) / f"{FILE}.json"
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; it is made by `sidar run`")
+        facts = json.loads(path.read_text())
+        if facts["format"] != FORMAT:
+            raise ValueError(f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again")
+        tensors = load_file(Path(folder) / f"{FILE}.safetensors")
+        loaded = object.__new__(cls)
+        loaded.params = Bm25Params(**facts["params"])
+        loaded.rows = tensors["rows"]
+        loaded.vocabulary = {word: number for number, word in enumerate(facts["vocabulary"])}
+        loaded._fields = {}
+        loaded._index = None
+        if "data" in tensors:
+            index = bm25s.BM25(method="lucene", k1=loaded.params.k1, b=loaded.params.b)
+            index.scores = {name: tensors[name] for name in _POSTINGS} | {"num_docs": len(loaded.rows)}
+            index.vocab_dict = loaded.vocabulary
+            index.nonoccurrence_array = None  # the Lucene variant has none
+            loaded._index = index
+        return loaded
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
         """(Q, n) float32 scores of the live items; 0 where no word of the query occurs."""

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from sidar.data.duck import Duck, text
-from sidar.data.log import LogFacts
 
 #: The ``bucket`` of requests that were shown in random order (contracts.md).
 RANDOM = "random"
@@ -58,7 +57,14 @@ class Propensities:
         }
 
 
-def measure_propensities(duck: Duck, requests: Path, facts: LogFacts) -> Propensities:
+class Counted(Protocol):
+    """What is asked of a log: how often each action occurs."""
+
+    @property
+    def actions(self) -> dict[str, int]: ...
+
+
+def measure_propensities(duck: Duck, requests: Path, facts: Counted) -> Propensities:
     """Propensities from the training requests of ``requests.parquet``.
 
     Raises ``ValueError`` where the log has no impressions, or no click in a randomised bucket with known positions.

@@ -21,9 +21,6 @@ from sidar.config import AlignConfig, Config, DenseConfig
 HASH_LIMIT = 64 << 20
 #: How the dense channel is searched: asked by the report, not by the training of its encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
-#: What the weight that a bundle reranks with is chosen by.
-RERANK_WEIGHT = ("evaluate.tune_queries", "evaluate.prompts")
-
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
 
@@ -150,6 +147,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         for align in aligns
     ]
     models = ("sft", *(stage.name for stage in aligned))
+    served_by = aligned[0].name
     tuned = []
     if dense or read_manifest(cfg.run_dir / "dense") is not None:
         trained = (f"dense.{field}" for field in DenseConfig.model_fields if f"dense.{field}" not in DENSE_INDEX)
@@ -157,6 +155,9 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
 
     def served(cfg: Config) -> Config:
         return cfg.model_copy(update={"align": aligns[0]})
+
+    def answered(cfg: Config, folder: Path, out: Path) -> dict[str, Any]:
+        return run.answer(served(cfg), folder, out)
 
     def bundled(cfg: Config, folder: Path, out: Path) -> dict[str, Any]:
         return run.bundle(served(cfg), folder, out)
@@ -189,16 +190,12 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         *aligned,
         *tuned,
         Stage("index", (), ("data", "sid"), run.index),
-        Stage(
-            "bundle",
-            ("decode", "embed", *(RERANK_WEIGHT if cfg.decode.rerank == "dense" else ())),
-            ("data", "embed", "sid", "index", aligned[0].name),
-            bundled,
-        ),
+        Stage("answer", ("seed", "decode", "memory", "embed"), ("data", "embed", "sid", "index", served_by), answered),
+        Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", "answer", served_by), bundled),
         Stage(
             "evaluate",
             ("seed", "decode", "evaluate", *DENSE_INDEX),
-            ("data", "embed", "sid", "index", *models, *(stage.name for stage in tuned)),
+            ("data", "embed", "sid", "index", "answer", *models, *(stage.name for stage in tuned)),
             evaluated,
         ),
     ]

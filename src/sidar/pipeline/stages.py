@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sidar.answer.serving import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress
@@ -89,11 +90,16 @@ def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     return sidar.index.build_stage(cfg, run / "sid", run / "data", out)
 
 
-def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Everything that serving needs, around the aligned model of ``cfg.align``.
+def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Memory, tuned lexical channel, and the constants of the answer around the aligned model of ``cfg.align``."""
+    from sidar.pipeline.answering import answer as build
 
-    With ``decode.rerank: dense`` also the item vectors, and the weight of the dense score from the validation sets.
-    """
+    return build(cfg, run, out)
+
+
+def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+    """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage ``answer`` has fitted,
+    and the item vectors where it fuses or reranks."""
     from sidar.bundle import write_bundle
 
     label = cfg.align.label or cfg.align.objective
@@ -106,29 +112,9 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         model=run / cfg.align.folder / "model",
         config=cfg.model_dump(mode="json", include={"decode", "embed"}),
         label=label,
-        rerank=_rerank(cfg, run, label) if cfg.decode.rerank == "dense" else None,
+        rerank=read_facts(run / "answer").get("rerank"),
+        answer=run / "answer",
     )
-
-
-def _rerank(cfg: Config, run: Path, name: str) -> dict[str, Any]:
-    """The weight that the bundle of the aligned model reranks with, as the row ``<model>+rerank`` chooses it."""
-    from sidar.data import open_dataset
-    from sidar.embed import load_embedder, load_items, query_side
-    from sidar.evaluate.hitrate import in_mode
-    from sidar.index import PrefixIndex
-    from sidar.pipeline.generative import GenerativeSystem
-    from sidar.pipeline.rerank import Reranked
-    from sidar.sid import load_sids
-
-    data = open_dataset(run / "data")
-    embedder = load_embedder(cfg.embed, device(cfg))
-    sids = load_sids(run / "sid" / "sids.parquet", data.catalogue.item_ids)
-    folder, reader = run / cfg.align.folder / "model", query_side(embedder, cfg.sid.view).encode
-    index = PrefixIndex.load(run / "index")
-    model = GenerativeSystem(name, folder, index, sids, data.catalogue, cfg.decode, device(cfg), reader)
-    row = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
-    valid = in_mode(data.eval_sets("valid"), cfg.evaluate.prompts)
-    return row.tune(valid, data.catalogue, cfg.evaluate.tune_queries)
 
 
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:

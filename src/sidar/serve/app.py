@@ -45,6 +45,7 @@ class Searcher(Protocol):
         exact: bool = False,
         levels: bool = True,
         rerank: bool | None = None,
+        fuse: str | None = None,
     ) -> Explanation: ...
 
 
@@ -115,6 +116,12 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
         asked_for: dict[str, Any] = {} if request.rerank is None else {"rerank": request.rerank}
         if request.rerank and getattr(model, "rerank", None) is None:
             raise _WrongRequestError(f"rerank: the bundle of {label!r} holds no item vectors to rerank by")
+        if request.fuse is not None:
+            asked_for["fuse"] = request.fuse
+        if request.fuse == "memory" and getattr(model, "fused", None) is None:
+            raise _WrongRequestError(f"fuse: the bundle of {label!r} holds no memory to answer from")
+        if request.fuse == "memory" and request.rerank is not None:
+            raise _WrongRequestError("rerank: an answer fused with the memory reranks as it was fitted; leave it out")
 
         def answer() -> tuple[Explanation, float]:
             begun = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -43,6 +43,9 @@ class SearchRequest(BaseModel):
     rerank: bool | None = Field(
         None, description="Order what the beam reaches by log π + w · cosine, or not; default: as the bundle was made."
     )
+    fuse: Literal["none", "memory"] | None = Field(
+        None, description="memory = what was chosen for the query, smoothed with all channels; default: the bundle's."
+    )
     explain: bool = Field(False, description="Also return the beams level by level.")
     model: str | None = Field(None, max_length=128, description="Label of the model; default: the first.")
 
@@ -60,13 +63,16 @@ class Hit(BaseModel):
     sid: list[int] = Field(description="Its Semantic ID: one code per level, or fewer where lengths differ.")
     sid_text: str
     score: float | None = Field(
-        description="log π(SID | prompt), plus w · cosine where reranked; null where the probability is 0."
+        description="log π(SID | prompt) + log of the item's share in it, plus w · cosine where reranked; log P(item) "
+        "where fused; null where the probability is 0."
     )
-    probability: float
+    probability: float | None = Field(description="Of the SID; null where only other channels found the item.")
     level_logp: list[float | None] = Field(
         description="log-probability of each code given the ones before; then of ending, where an SID may end early."
     )
     cosine: float | None = Field(None, description="Of query and item, where reranked.")
+    count: float | None = Field(None, description="Where fused: decayed count of this item for this query.")
+    channels: list[str] = Field([], description="Where fused: memory, bm25, dense, generative, as they found it.")
 
     @classmethod
     def of(cls, result: Result) -> Hit:
@@ -121,6 +127,8 @@ class SearchResponse(BaseModel):
     levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
     mass: float = Field(0.0, description="Probability of all Semantic IDs that the search wrote, together.")
     rerank: float | None = Field(None, description="Weight w of the cosine; null where the beams decided alone.")
+    fuse: str = Field("none", description="none or memory.")
+    seen: float = Field(0.0, description="Where fused: decayed count of all that was chosen for this query before.")
 
     @classmethod
     def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
@@ -137,6 +145,8 @@ class SearchResponse(BaseModel):
             levels=[BeamLevel.of(level) for level in answer.levels] if explain else None,
             mass=answer.mass,
             rerank=answer.rerank,
+            fuse=answer.fuse,
+            seen=answer.seen,
         )
 
 

@@ -5,17 +5,19 @@ const REMOTE = /^https?:\/\//i;
 
 /** A list of results with its head line. `state`: {history: Set, toggle(hit)}; `before`: item id → rank elsewhere. */
 export function list(answer, sizes, state, title, before) {
-  const best = Math.max(...answer.hits.map((hit) => hit.probability), 1e-300);
+  const fused = answer.fuse === "memory"; // then the bar is the item's own probability, not its ID's
+  const chance = (hit) => (fused ? Math.exp(hit.score) : hit.probability);
+  const best = Math.max(...answer.hits.map(chance), 1e-300);
   return h("section", { class: "list", "data-model": answer.model },
     h("header", {},
       title && h("b", {}, title),
       h("span", {}, `${answer.hits.length} ${answer.hits.length === 1 ? "item" : "items"}`),
       spent(answer.timing_ms)),
     answer.notes.map((note) => h("p", { class: "note" }, note)),
-    h("ol", {}, answer.hits.map((hit) => card(hit, best, sizes, state, before))));
+    h("ol", {}, answer.hits.map((hit) => card(hit, chance(hit), best, sizes, state, before))));
 }
 
-function card(hit, best, sizes, state, before) {
+function card(hit, probability, best, sizes, state, before) {
   const chosen = state.history.has(hit.item_id);
   return h("li", { class: "card", tabindex: 0, "data-rank": hit.rank, "data-sid": hit.sid_text },
     h("span", { class: "rank" }, hit.rank),
@@ -31,8 +33,9 @@ function card(hit, best, sizes, state, before) {
           h("i", { class: `chip ${hue(level + 1)}`, title: chance(hit, level) }, code)),
           hit.level_logp.length > hit.sid.length && h("i", { class: "chip end", title: ending(hit) }, "·")),
         h("div", { class: "score", title: reason(hit) },
-          h("i", {}, h("u", { style: { width: `${Math.max(1.5, (100 * hit.probability) / best)}%` } })),
-          percent(hit.probability)))),
+          h("i", {}, h("u", { style: { width: `${Math.max(1.5, (100 * probability) / best)}%` } })),
+          percent(probability)),
+        hit.channels.length > 0 && h("div", { class: "found", title: sources(hit) }, hit.channels.join(" · ")))),
     before ? move(before.get(hit.item_id), hit.rank) : null,
     h("button", {
       class: "add", type: "button", "aria-pressed": String(chosen), onclick: (event) => { event.stopPropagation(); state.toggle(hit); },
@@ -40,7 +43,14 @@ function card(hit, best, sizes, state, before) {
     }, chosen ? "✓" : "+"));
 }
 
+/** Which channels found the product, and how often it was chosen for this query. */
+function sources(hit) {
+  const before = hit.count > 0 ? `; chosen for this query before (weight ${hit.count.toFixed(1)})` : "";
+  return `found by ${hit.channels.join(", ")}${before}`;
+}
+
 function reason(hit) {
+  if (hit.probability == null) return "the model's beams did not reach this product";
   const logp = hit.probability > 0 ? Math.log(hit.probability).toFixed(3) : "−∞";
   if (hit.cosine == null) return `log p = ${logp}`;
   return `log p = ${logp}, cosine of query and product = ${hit.cosine.toFixed(3)}; ordered by both: ${hit.score == null ? "−∞" : hit.score.toFixed(3)}`;

@@ -1,0 +1,44 @@
+"""Where the memory's secret is: the environment, a named file, or ``memory.key`` of the run; never in a bundle."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from sidar.types import PathLike
+
+VARIABLE = "SIDAR_MEMORY_KEY"
+FILE = "memory.key"
+
+
+def find_key(places: list[PathLike]) -> bytes | None:
+    """Return the secret from ``SIDAR_MEMORY_KEY`` or the first of the files ``places`` that is there, else None.
+
+    Raises ``ValueError`` for an empty one.
+    """
+    if VARIABLE in os.environ:
+        return _not_empty(os.environ[VARIABLE], VARIABLE)
+    for place in places:
+        if Path(place).is_file():
+            return _not_empty(Path(place).read_text(encoding="utf-8"), str(place))
+    return None
+
+
+def find_or_make_key(path: PathLike) -> bytes:
+    """Return the secret as :func:`find_key` does; a new random one, readable by its owner alone, where none is."""
+    found = find_key([path])
+    if found is not None:
+        return found
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(secrets.token_hex(32) + "\n")
+    return _not_empty(file.read_text(encoding="utf-8"), str(file))
+
+
+def _not_empty(text: str, where: str) -> bytes:
+    if not text.strip():
+        raise ValueError(f"{where} is empty; the memory's key must be a secret of at least one character")
+    return text.strip().encode()

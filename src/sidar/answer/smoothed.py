@@ -1,0 +1,221 @@
+"""The answer: what was chosen for this query, smoothed with what the channels say of it [ours].
+
+    P(i | q, u)  = (c_q(i) + κ P₀(i | q, u)) / (n_q + κ)
+    P₀(i | q, u) = (1 − ε) pool(i) + ε prior(i)
+    pool(i)      ∝ prior(i)^{w_prior} · Π_c p_c(i)^{w_c}          over the items that any channel returned
+    p_c(i)       = (1 − δ) softmax(score_c / T_c)(i) + δ / N       over channel c's ≤ 500 results; δ / N elsewhere
+
+c_q(i) are the decayed counts of the memory and n_q their sum, over live, allowed items; prior is the smoothed
+popularity of the training days over these N items.  So P sums to 1 over them, an empty log gives P₀, and a query that no
+channel reaches gives counts and prior.  Items that a user's history or their novelty speaks for come in through P₀.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sidar.answer.memory import Memory
+from sidar.types import Hits
+
+#: Pseudo-count of every item in the prior, so that a new item can be answered.
+PRIOR_PSEUDO = 1.0
+#: Name of the prior among the pool's weights; it has no temperature.
+PRIOR = "prior"
+
+
+@dataclass(frozen=True)
+class AnswerParams:
+    """The fitted constants: ``weights`` of each channel and of ``prior``, ``temperatures`` of each channel."""
+
+    kappa: float
+    half_life: float  # days
+    epsilon: float
+    delta: float
+    weights: Mapping[str, float]
+    temperatures: Mapping[str, float]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in a fixed order."""
+        return tuple(self.temperatures)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The results of several channels side by side: ``rows`` (Q, U) int64, rising, −1 past the end; ``scores``
+    (Q, U, C) float64, NaN where a channel did not return the item."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, channels: Sequence[Hits], depth: int = 500) -> Pooled:
+        """Put the first ``depth`` results of each channel side by side; ``ValueError`` where their queries differ."""
+        if len({len(hits.rows) for hits in channels}) > 1:
+            raise ValueError(f"channels answer different numbers of queries: {[len(h.rows) for h in channels]}")
+        queries = len(channels[0].rows) if channels else 0
+        found = [hits.rows[:, :depth] for hits in channels]
+        size = 1 + max((int(rows.max(initial=-1)) for rows in found), default=0)
+        places = [(rows >= 0).nonzero() for rows in found]
+        keys = [q * size + rows[q, r] for rows, (q, r) in zip(found, places, strict=True)]
+        joined = np.concatenate(keys) if keys else np.empty(0, np.int64)
+        pairs, inverse = np.unique(joined, return_inverse=True)
+        query, row = np.divmod(pairs, size)
+        place = np.arange(len(pairs)) - np.searchsorted(query, query)
+        rows_out = np.full((queries, int(place.max(initial=-1)) + 1), -1, np.int64)
+        rows_out[query, place] = row
+        scores = np.full((*rows_out.shape, len(channels)), np.nan)
+        channel = np.repeat(np.arange(len(channels)), [len(key) for key in keys])
+        values = [hits.scores[q, r] for hits, (q, r) in zip(channels, places, strict=True)]
+        if values:
+            scores[query[inverse], place[inverse], channel] = np.concatenate(values)
+        return cls(rows_out, scores)
+
+
+def log_pool(pooled: Pooled, params: AnswerParams, log_prior: np.ndarray, n_live: int) -> np.ndarray:
+    """Return log pool (Q, U) of :class:`Pooled` items, −inf past the end.
+
+    ``log_prior`` (Q, U) of the same items; ``n_live`` is N, the number of live, allowed items.
+    """
+    total = params.weights.get(PRIOR, 0.0) * log_prior
+    for channel, name in enumerate(params.channels):
+        score = pooled.scores[:, :, channel] / params.temperatures[name]
+        listed = np.isfinite(score)
+        logs = np.where(listed, score, -np.inf)
+        logs = logs - _logsumexp(logs)
+        share = np.where(listed.any(axis=1, keepdims=True), params.delta, 1.0)  # nothing returned: uniform
+        p = (1 - share) * np.exp(np.where(listed, logs, -np.inf)) + share / n_live
+        total = total + params.weights[name] * np.log(p)
+    total = np.where(pooled.rows >= 0, total, -np.inf)
+    return total - _logsumexp(total)
+
+
+def _logsumexp(values: np.ndarray) -> np.ndarray:
+    """(Q, 1) log Σ exp over each row; 0 for a row of −inf, so that subtracting it changes nothing."""
+    if not values.shape[1]:
+        return np.zeros((len(values), 1))
+    top = values.max(axis=1, keepdims=True)
+    safe = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        total = safe + np.log(np.exp(values - safe).sum(axis=1, keepdims=True))
+    return np.where(np.isfinite(top), total, 0.0)
+
+
+def popularity(counts: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Return the prior (N,) float64: smoothed shares of training ``counts`` (N,) over the ``allowed`` items."""
+    weight = np.maximum(counts, 0).astype(np.float64) + PRIOR_PSEUDO
+    if allowed is not None:
+        weight = np.where(allowed, weight, 0.0)
+    total = weight.sum()
+    return weight / total if total > 0 else weight
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ranked items, best first, ``hits.scores`` = P as float32.
+
+    ``probability`` (Q, k) float64 is P, ``counts`` (Q, k) c_q of each item, ``pool`` (Q, k) its share of the pool,
+    ``seen`` (Q,) is n_q.
+    """
+
+    hits: Hits
+    probability: np.ndarray
+    counts: np.ndarray
+    pool: np.ndarray
+    seen: np.ndarray
+
+
+class SmoothedMemory:
+    """``SmoothedMemory(params, counts, alive, memory, secret).rank(queries, channels, k)`` → :class:`Answer`.
+
+    ``counts`` (N,) training interactions by row, ``alive`` (N,) bool; ``memory`` None = an empty log.
+    """
+
+    def __init__(
+        self,
+        params: AnswerParams,
+        counts: np.ndarray,
+        alive: np.ndarray,
+        memory: Memory | None = None,
+        secret: bytes = b"",
+    ) -> None:
+        self.params, self.memory, self.secret = params, memory, secret
+        self._counts, self.alive = counts, alive
+        self._prior = popularity(counts, alive)
+        self._order = np.argsort(-self._prior, kind="stable")[: int(alive.sum())]  # live rows, most popular first
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        channels: Mapping[str, Hits],
+        k: int,
+        allowed: np.ndarray | None = None,
+    ) -> Answer:
+        """Return the k most probable live items of each query.
+
+        ``channels``: the Hits of each channel of ``params``, for the same queries, already restricted to ``allowed``
+        (N,) bool (None = every live item).  Ties go by lower row.
+        """
+        mask, prior, order = self.alive, self._prior, self._order
+        if allowed is not None:
+            mask = self.alive & allowed
+            prior = popularity(self._counts, mask)
+            order = np.argsort(-prior, kind="stable")[: int(mask.sum())]
+        pooled = Pooled.of([channels[name] for name in self.params.channels])
+        if not self.params.channels:
+            pooled = Pooled(np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0, 0)))
+        with np.errstate(divide="ignore"):
+            log_prior = np.log(prior)
+        logs = log_pool(pooled, self.params, log_prior[np.maximum(pooled.rows, 0)], max(len(order), 1))
+        k = min(k, len(order))
+        rows = np.full((len(queries), k), -1, np.int32)
+        values = np.zeros((3, len(queries), k))
+        seen = np.zeros(len(queries))
+        for q, query in enumerate(queries):
+            pool_rows, pool = pooled.rows[q], np.exp(logs[q])
+            found, parts, seen[q] = self._one(query, pool_rows, pool, k, mask, prior, order)
+            rows[q, : len(found)] = found
+            values[:, q, : len(found)] = parts
+        return Answer(Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen)
+
+    def _one(
+        self,
+        query: str,
+        pool_rows: np.ndarray,
+        pool: np.ndarray,
+        k: int,
+        mask: np.ndarray,
+        prior: np.ndarray,
+        order: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Rows (m,) of the k best items of one query, (3, m) their P, counts and pool share, and n_q."""
+        pool_rows, pool = pool_rows[pool_rows >= 0], pool[pool_rows >= 0]
+        known, counts = np.empty(0, np.int64), np.empty(0)
+        if self.memory is not None:
+            known, counts = self.memory.counts(query, self.secret, self.params.half_life, mask)
+        # beyond pool and memory the prior decides alone, so its first k items are enough
+        rows = np.unique(np.concatenate([pool_rows, known, order[:k]]))
+        count, share = np.zeros(len(rows)), np.zeros(len(rows))
+        count[np.searchsorted(rows, known)] = counts
+        share[np.searchsorted(rows, pool_rows)] = pool
+        epsilon = self.params.epsilon if len(pool_rows) else 1.0
+        smoothing = (1 - epsilon) * share + epsilon * prior[rows]
+        seen = float(counts.sum())
+        probability = (count + self.params.kappa * smoothing) / (seen + self.params.kappa)
+        best = np.argsort(-probability, kind="stable")[:k]
+        return rows[best], np.stack([probability, count, share])[:, best], seen
+
+    def distribution(self, query: str, channels: Mapping[str, Hits], allowed: np.ndarray | None = None) -> np.ndarray:
+        """Return P (N,) float64 of every item, 0 for one that is not live and allowed."""
+        answer = self.rank([query], channels, len(self.alive), allowed)
+        out = np.zeros(len(self.alive))
+        rows = answer.hits.rows[0]
+        out[rows[rows >= 0]] = answer.probability[0][rows >= 0]
+        return out
