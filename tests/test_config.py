@@ -134,7 +134,8 @@ def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
 
     one, other = (Config.model_validate({"align": {"label": label}}) for label in (None, "raddpo"))
     table = {stage.name: stage for stage in stages(one)}
-    assert "sft.max_positives" in table["data"].keys
+    assert not {"sft.max_positives", "preference.max_positives"} & {*table["data"].keys}  # the cut is made at packing
+    assert {"sft", "preference"} & {*table["sft"].keys, *table["align-raddpo"].keys} == {"sft", "preference"}
     assert table["align-raddpo"].config(one) == table["align-raddpo"].config(other)
     assert [stage.name for stage in stages(other)] == list(table)
 

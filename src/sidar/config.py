@@ -296,7 +296,7 @@ class SftConfig(OptimConfig):
         {"item": 0.25, "pseudo": 0.35, "query": 0.4},
         description="Shares of item text, pseudo-queries and logged queries.",
     )
-    max_positives: int = 8
+    max_positives: int = Field(8, ge=1, description="Positives of one example: top tiers and best positions first.")
 
 
 class PreferenceConfig(Part):
@@ -308,7 +308,9 @@ class PreferenceConfig(Part):
     debias: Literal["none", "ips"] = Field(
         "none", description="ips = a positive weighs 1 / p(position), measured in the log's bucket `random`."
     )
-    max_positives: int = Field(8, ge=1)
+    max_positives: int = Field(
+        8, ge=1, description="Positives of one list that are trained on; those left out are still no negatives."
+    )
     max_negatives: int = Field(3, ge=0)
 
 

@@ -38,6 +38,8 @@ class Stage:
     run: Callable[[Config, Path, Path], dict[str, Any]]  # (config, run folder, folder to write)
     files: Callable[[Config], Iterable[str]] = lambda cfg: ()
     resumable: bool = False  # keeps interrupted work beside its folder and continues it
+    #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's config.
+    outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
 
     def config(self, cfg: Config) -> dict[str, Any]:
         """The part of the config that this stage depends on."""
@@ -70,6 +72,8 @@ class Stage:
         changed = [key for key in now if differs(key, before.get(key, default[key]), now[key])]
         if changed:
             return "config changed: " + ", ".join(changed)
+        if reason := self.outdated(run / self.name, manifest.config):
+            return reason
         hashes = self.input_hashes(cfg, run)
         changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
@@ -109,6 +113,15 @@ def fingerprint(path: Path) -> str:
         return sha256_json({p.name: fingerprint(p) for p in matches}) if matches else "missing"
     stat = path.stat()
     return sha256_file(path) if stat.st_size <= HASH_LIMIT else f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
+    """Why the data folder of an older version must be built again: it may have cut positives when it stored them."""
+    if not {"preference.max_positives", "sft.max_positives"} & set(config):
+        return None
+    from sidar.data.examples import why_cut
+
+    return why_cut(folder, config)
 
 
 def input_files(cfg: Config) -> list[str]:
@@ -153,7 +166,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
     tuned = []
     if dense or read_manifest(cfg.run_dir / "dense") is not None:
         trained = (f"dense.{field}" for field in DenseConfig.model_fields if f"dense.{field}" not in DENSE_INDEX)
-        tuned = [Stage("dense", ("seed", "embed", *trained), ("data",), run.dense, files=towers)]
+        tuned = [Stage("dense", ("seed", "embed", "sft.max_positives", *trained), ("data",), run.dense, files=towers)]
 
     def served(cfg: Config) -> Config:
         return cfg.model_copy(update={"align": aligns[0]})
@@ -170,12 +183,13 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             (
                 *("seed", "warm_start"),
                 *("catalogue", "events", "users", "privacy", "split"),
-                *("preference.negatives", "preference.debias", "preference.max_positives", "sft.max_positives"),
+                *("preference.negatives", "preference.debias"),  # the cut to max_positives is made at packing
                 *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
             ),
             (),
             run.data,
             files=input_files,
+            outdated=cut_positives,
         ),
         Stage("embed", ("embed",), ("data",), run.embed, files=towers),
         Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files, resumable=True),

@@ -153,9 +153,8 @@ def train_align(
         )
     beam = None
     if preference.negatives == "beam":
-        beam = BeamNegatives(
-            frozen_copy(model).to(device), inputs.index, preference.max_positives + preference.max_negatives
-        )
+        width = preference.max_positives + preference.max_negatives
+        beam = BeamNegatives(frozen_copy(model).to(device), inputs.index, width, preference.max_positives)
     valid = inputs.valid_lists(builder, align.valid_requests, preference.max_positives, preference.max_negatives)
     task = AlignTask(
         model,
