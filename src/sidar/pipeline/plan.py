@@ -27,6 +27,9 @@ RERANK_WEIGHT = ("evaluate.tune_queries", "evaluate.prompts")
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
 
+#: Options that older versions recorded as null where the objective used a default; today their value is recorded.
+ONCE_NULL = ("align.beta", "align.gamma", "align.lam", "align.positives")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -42,8 +45,8 @@ class Stage:
     outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
 
     def config(self, cfg: Config) -> dict[str, Any]:
-        """The part of the config that this stage depends on."""
-        dumped = cfg.model_dump(mode="json")
+        """The part of the config that this stage depends on, with the values of today's defaults, not their nulls."""
+        dumped = cfg.resolved().model_dump(mode="json")
         chosen = {}
         for key in self.keys:
             value: Any = dumped
@@ -68,15 +71,39 @@ class Stage:
         if manifest is None:
             return "missing"
         before, now = options(manifest.config), options(self.config(cfg))
-        default = options(self.config(Config()))
+        default = options(self.config(Config())) | unset_align_options(cfg)
         changed = [key for key in now if differs(key, before.get(key, default[key]), now[key])]
         if changed:
-            return "config changed: " + ", ".join(changed)
+            return changes(changed, before)
         if reason := self.outdated(run / self.name, manifest.config):
             return reason
         hashes = self.input_hashes(cfg, run)
         changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
+
+
+def unset_align_options(cfg: Config) -> dict[str, Any]:
+    """Return the values of :data:`ONCE_NULL` that the objective of ``cfg`` uses where the config gives none."""
+    unset = AlignConfig(objective=cfg.align.objective).resolved(cfg.sft)
+    return {key: getattr(unset, key.removeprefix("align.")) for key in ONCE_NULL}
+
+
+def changes(keys: Sequence[str], before: dict[str, Any]) -> str:
+    """Say that ``keys`` changed since a folder was written with ``before``.
+
+    A null of an option in :data:`ONCE_NULL` is said apart: the version that wrote it did not record the value it used.
+    After a change of the objective it is no riddle, because an objective leaves options that it does not read at null.
+    """
+    unknown = [key for key in keys if key in ONCE_NULL and key in before and before[key] is None]
+    if "align.objective" in keys:
+        unknown = []
+    known = [key for key in keys if key not in unknown]
+    reasons = ["config changed: " + ", ".join(known)] if known else []
+    if unknown:
+        verb, value = ("was", "value") if len(unknown) == 1 else ("were", "values")
+        names = ", ".join(unknown)
+        reasons.append(f"{names} {verb} recorded as null by an older version, which does not say which {value} it used")
+    return "; ".join(reasons)
 
 
 def differs(key: str, before: Any, now: Any) -> bool:
