@@ -102,7 +102,7 @@ class Bed:
         columns = (self.catalogue.column(name) for name in ("title", "category", "brand"))
         words = [item_words(*parts) for parts in zip(*columns, strict=True)]
         self.streams = {
-            "query": LogPairs(data.sft(), self.catalogue.alive, 0),
+            "query": LogPairs(data.sft(), self.catalogue.alive, 0, max_positives=8),
             "pseudo": PseudoPairs(words, self.catalogue.alive, 0),
         }
         self.set = next(each for each in data.eval_sets("test") if each.name == self.set_name)

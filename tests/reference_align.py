@@ -43,9 +43,10 @@ def common_prefix(a, b):
 
 
 def eq6(sim, q25, q50, q75, lam=12.0):
-    if sim < q25:
+    same = 1e-6 if q75 - q25 < 1e-6 else 0.0  # coinciding quartiles: equal up to rounding is neither below nor above
+    if sim < q25 - same:
         return 1.0
-    if sim > q75:
+    if sim > q75 + same:
         return 0.5
     return 0.5 + 0.5 / (1.0 + math.exp(lam * (sim - q50)))
 

@@ -134,7 +134,8 @@ def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
 
     one, other = (Config.model_validate({"align": {"label": label}}) for label in (None, "raddpo"))
     table = {stage.name: stage for stage in stages(one)}
-    assert "sft.max_positives" in table["data"].keys
+    assert not {"sft.max_positives", "preference.max_positives"} & {*table["data"].keys}  # the cut is made at packing
+    assert {"sft", "preference"} & {*table["sft"].keys, *table["align-raddpo"].keys} == {"sft", "preference"}
     assert table["align-raddpo"].config(one) == table["align-raddpo"].config(other)
     assert [stage.name for stage in stages(other)] == list(table)
 
@@ -159,6 +160,89 @@ def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
         other = cfg.model_copy(deep=True)
         setattr(getattr(other, section), name, value)
         assert stage.why_stale(other, tmp_path) == f"config changed: {section}.{name}"
+
+
+def align_stage(cfg):
+    from sidar.pipeline.plan import stages
+
+    return {stage.name: stage for stage in stages(cfg)}[cfg.align.folder]
+
+
+def written(folder, stage, config, inputs):
+    from sidar.artifacts import write_artifact
+
+    with write_artifact(folder / stage.name, stage.name, config=config, inputs=inputs):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("raddpo", {"beta": 0.5, "positives": "mean"}),
+        ("raddpo-paper", {"beta": 2.0, "positives": "mean"}),
+        ("simpo+sft", {"beta": 2.0, "gamma": 0.25, "positives": "mean"}),
+        ("orpo", {"lam": 0.1, "positives": "mean"}),
+        ("sft", {"positives": "mean"}),
+    ],
+)
+def test_an_aligned_folder_records_the_values_that_its_objective_used(tmp_path, name, values):
+    cfg = Config.model_validate({"align": {"objective": name}})
+    stage = align_stage(cfg)
+    recorded = stage.config(cfg)
+    unused = {"beta", "gamma", "lam"} - set(values)
+    assert {key: recorded[f"align.{key}"] for key in values} == values
+    assert {recorded[f"align.{key}"] for key in unused} <= {None}
+    hashes = stage.input_hashes(cfg, tmp_path)
+    written(tmp_path, stage, recorded, hashes)
+    assert stage.why_stale(cfg, tmp_path) is None
+    stated = Config.model_validate({"align": {"objective": name, **values}})
+    assert stage.why_stale(stated, tmp_path) is None  # null and the value behind it are the same request
+    for key, value in values.items():
+        other = Config.model_validate({"align": {"objective": name, key: "flat" if value == "mean" else 9.0}})
+        assert stage.why_stale(other, tmp_path) == f"config changed: align.{key}"
+    flat = Config.model_validate({"align": {"objective": name}, "sft": {"positives": "flat"}})
+    assert stage.why_stale(flat, tmp_path) == "config changed: align.positives"  # null = as in sft
+    for key in values:  # an option newer than the folder had its default
+        written(tmp_path, stage, {k: v for k, v in recorded.items() if k != f"align.{key}"}, hashes)
+        assert stage.why_stale(cfg, tmp_path) is None
+
+
+def test_a_null_of_an_older_version_is_stale_with_a_reason(tmp_path):
+    cfg = Config()
+    stage = align_stage(cfg)
+    older = stage.config(cfg) | {"align.beta": None}
+    written(tmp_path, stage, older, stage.input_hashes(cfg, tmp_path))
+    said = "align.beta was recorded as null by an older version, which does not say which value it used"
+    assert stage.why_stale(cfg, tmp_path) == said
+    stated = Config.model_validate({"align": {"beta": 0.5, "steps": 7}})
+    assert stage.why_stale(stated, tmp_path) == f"config changed: align.steps; {said}"
+    older |= {"align.positives": None}
+    written(tmp_path, stage, older, stage.input_hashes(cfg, tmp_path))
+    assert stage.why_stale(cfg, tmp_path) == (
+        "align.beta, align.positives were recorded as null by an older version, which does not say which values it used"
+    )
+    orpo = Config.model_validate({"align": {"objective": "orpo", "label": "raddpo"}})
+    written(tmp_path, stage, stage.config(orpo), stage.input_hashes(cfg, tmp_path))
+    assert stage.why_stale(cfg, tmp_path) == "config changed: align.objective, align.beta, align.lam"
+
+
+def test_a_data_folder_with_cut_lists_is_stale_with_a_reason(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from sidar.artifacts import write_artifact
+    from sidar.pipeline.plan import stages
+
+    cfg = Config()
+    stage = {each.name: each for each in stages(cfg)}["data"]
+    older = stage.config(cfg) | {"preference.max_positives": 3, "sft.max_positives": 8}
+    for longest, reason in ((2, None), (3, "an older version cut the positives in lists.parquet")):
+        with write_artifact(tmp_path / "data", "data", config=older) as draft:
+            table = pa.table({"positives": pa.array([[0], list(range(longest))], pa.list_(pa.int32()))})
+            for name in ("lists.parquet", "sft.parquet"):
+                pq.write_table(table, draft.path / name)
+        found = stage.why_stale(cfg, tmp_path)
+        assert found is None if reason is None else str(found).startswith(reason)
 
 
 def test_a_path_written_before_it_was_anchored_makes_nothing_stale(tmp_path):

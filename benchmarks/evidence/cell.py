@@ -109,7 +109,8 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
     folder = context.model(cell.name)
     done = folder / "trained.json"
     cfg = context.config(cell)
-    said = {name: cfg.model_dump(mode="json")[name] for name in (SFT_SECTIONS if cell.parent is None else SECTIONS)}
+    dumped = cfg.resolved().model_dump(mode="json")
+    said = {name: dumped[name] for name in (SFT_SECTIONS if cell.parent is None else SECTIONS)}
     wanted = json.loads(json.dumps({"config": said, "parent": cell.parent, **identity(cell, context)["bed"]}))
     if done.is_file():
         found = json.loads(done.read_text())
@@ -137,8 +138,13 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
 
 
 def _as_read_today(wanted: dict[str, Any], cfg: Any, sections: Iterable[str]) -> dict[str, Any]:
-    """``wanted`` of a trained model, its ``sections`` with the defaults of fields that its config did not have yet."""
-    whole = type(cfg).model_validate({**cfg.model_dump(mode="json"), **wanted["config"]}).model_dump(mode="json")
+    """``wanted`` of a trained model, its ``sections`` with the defaults of fields that its config did not have yet.
+
+    A null of `align` that it recorded stays null, so that it equals no value: it does not say what was used.
+    """
+    read = type(cfg).model_validate({**cfg.model_dump(mode="json"), **wanted["config"]})
+    whole = read.resolved().model_dump(mode="json")
+    whole["align"] |= {name: None for name, value in wanted["config"].get("align", {}).items() if value is None}
     return {**wanted, "config": {name: whole[name] for name in sections}}
 
 
@@ -174,6 +180,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     context.results.mkdir(parents=True, exist_ok=True)
     write_values(context.results / f"{cell.name}.parquet", scored, columns)
     cfg = context.config(cell)
+    dumped = cfg.resolved().model_dump(mode="json")
     content = {
         "version": 1,
         "cell": cell.name,
@@ -184,7 +191,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "groups": list(cell.groups),
         "axes": cell.axes,
         "spec": cell.spec,
-        "config": {name: cfg.model_dump(mode="json")[name] for name in SECTIONS},
+        "config": {name: dumped[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
         "lists": {"relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)},
         "index": _index_facts(context.index(cell.sizes)),

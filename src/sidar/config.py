@@ -300,7 +300,7 @@ class SftConfig(OptimConfig):
         {"item": 0.25, "pseudo": 0.35, "query": 0.4},
         description="Shares of item text, pseudo-queries and logged queries.",
     )
-    max_positives: int = 8
+    max_positives: int = Field(8, ge=1, description="Positives of one example: top tiers and best positions first.")
 
 
 class PreferenceConfig(Part):
@@ -312,12 +312,30 @@ class PreferenceConfig(Part):
     debias: Literal["none", "ips"] = Field(
         "none", description="ips = a positive weighs 1 / p(position), measured in the log's bucket `random`."
     )
-    max_positives: int = Field(8, ge=1)
+    max_positives: int = Field(
+        8, ge=1, description="Positives of one list that are trained on; those left out are still no negatives."
+    )
     max_negatives: int = Field(3, ge=0)
 
 
 _PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
 OBJECTIVES = ("raddpo", "raddpo-paper", "sft", *_PAIRWISE, *(f"{name}+sft" for name in _PAIRWISE))
+
+#: Values of `align` options that are null, by objective; `+sft` changes none. An option that an objective does not read
+#: is not listed and stays null. The objectives (sidar.align) read their constants from here, so that what is recorded
+#: with a model is what it was trained with; this file must not import them.
+#: RAD-DPO's beta [reconstruction: the paper gives no figure]: 2 is SimPO's scale of length-normalised rewards. The
+#: softmax reading pushes more than the printed one at the same beta, and did better on next-day clicks at a quarter of
+#: it (docs/evidence.md, Sweeps; docs/findings.md).
+OBJECTIVE_DEFAULTS: dict[str, dict[str, float]] = {
+    "raddpo": {"beta": 0.5},
+    "raddpo-paper": {"beta": 2.0},
+    "dpo": {"beta": 0.1},
+    "sdpo": {"beta": 1.0},
+    "dmpo": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 0.25},
+    "orpo": {"lam": 0.1},
+}
 
 
 class AlignConfig(OptimConfig):
@@ -361,6 +379,13 @@ class AlignConfig(OptimConfig):
     @property
     def folder(self) -> str:
         return f"align-{self.label or self.objective}"
+
+    def resolved(self, sft: SftConfig) -> AlignConfig:
+        """Return a copy in which every null that the objective reads is replaced by the value it will use."""
+        values: dict[str, Any] = dict(OBJECTIVE_DEFAULTS.get(self.objective.removesuffix("+sft"), {}))
+        values["positives"] = sft.positives
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return self.model_copy(update=missing)
 
     @field_validator("objective")
     @classmethod
@@ -546,6 +571,20 @@ class Config(Part):
     @property
     def run_dir(self) -> Path:
         return Path(self.runs) / self.name
+
+    def resolved(self) -> Config:
+        """Return a copy that states what it leaves to defaults in the code: the form to record with an artefact.
+
+        A recorded null would take the meaning of whatever version reads it. These stay null or `auto`, because a run
+        decides them from its data or machine, and their value is recorded with what they make:
+        `sid.codebook_sizes` and `sid.sarq.budget` by the catalogue (shapes of the SID folder, and its table);
+        `lm.lora.targets` by the backbone (the model's config.json); `precision`, `embed.dtype` and `lm.attention` by
+        the machine (they change rounding and speed; the shapes of a training stage name its precision);
+        `events.ts_unit` by the log (its dates are in the report); `dense.index` and `dense.lists` by the size of the
+        catalogue, and nothing is trained on them. Other nulls mean "none", "never" or "all" and have no value behind
+        them.
+        """
+        return self.model_copy(update={"align": self.align.resolved(self.sft)})
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -55,6 +55,11 @@ def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:
     return kind == "cpu" and _cpu_has_bf16()
 
 
+def used_precision(device: str | torch.device, precision: Precision = "auto") -> Literal["fp32", "bf16"]:
+    """Return what :func:`use_bf16` chooses, as a word for the record."""
+    return "bf16" if use_bf16(device, precision) else "fp32"
+
+
 def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
     """bf16 autocast on ``device`` where :func:`use_bf16` says so, else a context that does nothing."""
     import torch

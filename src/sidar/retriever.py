@@ -363,9 +363,7 @@ class Retriever:
         if fuse != "memory":
             raise ValueError(f"fuse: {fuse!r} is not served; this version answers with 'memory' or 'none'")
         if self.fused is None:
-            raise ValueError(
-                "fuse: this bundle holds no memory; make it from a log with clicks and decode.fuse=memory"
-            )
+            raise ValueError("fuse: this bundle holds no memory; make it from a log with clicks and decode.fuse=memory")
         if rerank is not None:
             raise ValueError("rerank: an answer fused with the memory reranks as it was fitted; leave rerank out")
         return self.fused

@@ -30,17 +30,32 @@ def test_weights_equal_the_paper_fall_with_similarity_and_stay_in_range(values, 
     q = tuple(np.quantile(values, (0.25, 0.5, 0.75)))
     sims = (torch.rand(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1).sort().values
     weights = similarity_weight(sims, q)
-    if q[2] - q[0] >= 1e-6:
-        assert weights.tolist() == pytest.approx([eq6(float(s), *q) for s in sims], abs=1e-9)
+    assert weights.tolist() == pytest.approx([eq6(float(s), *q) for s in sims], abs=1e-9)
     assert (weights.diff() <= 1e-12).all()
     assert weights.min() >= 0.5
     assert weights.max() <= 1.0
 
 
-def test_equal_similarities_get_the_weight_of_the_median():
+def test_coinciding_quartiles_still_tell_lower_from_higher():
     window = SimilarityWindow(size=8)
-    window.add(torch.full((8,), 0.9))
-    assert window.weigh(torch.tensor([0.9, 0.90001]))[0].tolist() == [0.75, 0.75]
+    window.add(torch.tensor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.95]))
+    assert window.quartiles == pytest.approx((0.9, 0.9, 0.9))
+    sims = torch.tensor([-1.0, 0.1, 0.89999, 0.9 - 2e-7, 0.9, 0.9 + 2e-7, 0.90001, 0.95, 1.0])
+    assert window.weigh(sims)[0].tolist() == pytest.approx([1, 1, 1, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5], abs=1e-5)
+
+
+def test_quartiles_within_rounding_of_one_another_coincide():
+    q = (0.5, 0.5 + 2e-7, 0.5 + 9e-7)
+    sims = torch.tensor([0.4, 0.5 - 5e-7, 0.5, 0.5 + 1.5e-6, 0.6], dtype=torch.float64)
+    weights = similarity_weight(sims, q)
+    assert weights.tolist() == pytest.approx([1, 0.75, 0.75, 0.75, 0.5], abs=1e-5)
+    assert weights.tolist() == pytest.approx([eq6(float(s), *q) for s in sims], abs=1e-12)
+
+
+def test_only_all_three_quartiles_together_coincide():
+    weights = similarity_weight(torch.tensor([0.4, 0.5, 0.6, 0.7], dtype=torch.float64), (0.5, 0.5, 0.6))
+    # by hand: 0.5 + 0.5 / (1 + exp(12 * 0.1)) = 0.5 + 0.5 / 4.3201 = 0.6157
+    assert weights.tolist() == pytest.approx([1, 0.75, 0.6157, 0.5], abs=1e-4)
 
 
 def test_a_quarter_of_the_pairs_gets_each_extreme():

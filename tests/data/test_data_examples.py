@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from sidar.config import Config
 from sidar.data import toy
 from sidar.data.duck import Duck
-from sidar.data.examples import MAX_STORED_NEGATIVES, sample_negatives, write_lists, write_sft
+from sidar.data.examples import MAX_STORED_NEGATIVES, sample_negatives, why_cut, write_lists, write_sft
 from sidar.data.log import LogFacts
 from sidar.data.priors import Priors, count_priors
+from sidar.lm.candidates import to_candidates
+from sidar.types import SemanticIds
 
 REQUEST = {
     "ts": 1,
@@ -52,7 +55,7 @@ def derive(
     facts = LogFacts(1, 0, 0, {"impression": impressions}, 0)
     with Duck(folder / "w", "256MB", 1) as duck:
         priors = count_priors(duck, path, 64)
-        write_sft(duck, config, path, folder / "sft.parquet")
+        write_sft(duck, path, folder / "sft.parquet")
         write_lists(duck, config, path, facts, priors, folder / "lists.parquet")
     return (
         pq.read_table(folder / "sft.parquet").to_pylist(),
@@ -74,12 +77,47 @@ def test_positives_go_by_tier_then_position_and_negatives_by_position(tmp_path: 
     assert lists[0]["split"] == "train"
 
 
-def test_caps_keep_the_best(tmp_path: Path) -> None:
+def test_positives_are_stored_uncut(tmp_path: Path) -> None:
     busy = request("a", [1] * 10 + [3] + [0] * 50)
     sft, lists, _ = derive(tmp_path, [busy], preference={"max_positives": 2}, sft={"max_positives": 4})
-    assert sft[0]["positives"] == [10, 0, 1, 2]
-    assert lists[0]["positives"] == [10, 0]
+    assert sft[0]["positives"] == lists[0]["positives"] == [10, *range(10)]
+    assert sft[0]["tiers"] == lists[0]["tiers"] == [3] + [1] * 10
     assert lists[0]["negatives"] == list(range(11, 11 + MAX_STORED_NEGATIVES))
+
+
+@pytest.mark.parametrize("negatives", ["shown", "skip_above", "sampled"])
+def test_no_negative_is_an_item_that_the_request_touched_or_shares_its_sid(tmp_path: Path, negatives: str) -> None:
+    """The wire: what the data stage writes, packed as alignment packs it, under a cap of 8 with 20 clicks."""
+    clicked, shown = [1, 0] * 20, [0] * 10
+    requests = [request(f"r{n}", clicked + shown) for n in range(150)]
+    _, lists, _ = derive(tmp_path, requests, preference={"negatives": negatives, "max_positives": 8})
+    codes = np.stack([np.arange(64) // 4, np.zeros(64, int)], axis=1).astype(np.int32)  # rows 0 to 3 are one SID, …
+    sids = SemanticIds(codes, np.full(64, 2, np.int32), (16, 1))
+    touched = set(range(0, 40, 2))
+    formed = 0
+    for made in lists:
+        assert set(made["positives"]) == touched
+        assert not touched & set(made["negatives"])
+        packed = to_candidates(made["positives"], made["tiers"], made["negatives"], sids, max_positives=8)
+        wrong = {c.codes for c in packed.listed if not c.is_positive}
+        assert not wrong & {sids.tuple_of(row) for row in touched}
+        assert sum(c.is_positive for c in packed.listed) == 8
+        formed += len(wrong)
+    assert bool(formed) == (negatives != "skip_above")  # above the lowest click all share the SID of a click
+
+
+def test_a_folder_of_cut_lists_is_told_from_one_where_nothing_was_cut(tmp_path: Path) -> None:
+    _, lists, _ = derive(tmp_path, [request("a", [1] * 5 + [0])])
+    assert len(lists[0]["positives"]) == 5
+    older = {"preference.max_positives": 8, "sft.max_positives": 8}
+    assert why_cut(tmp_path, older) is None
+    assert why_cut(tmp_path, older | {"preference.max_positives": 6}) is None
+    assert why_cut(tmp_path, {}) is None  # written by today's version
+    assert why_cut(tmp_path, older | {"preference.max_positives": 5}) == (
+        "an older version cut the positives in lists.parquet at preference.max_positives, so clicked items may be "
+        "negatives"
+    )
+    assert "sft.parquet" in str(why_cut(tmp_path, older | {"sft.max_positives": 4}))
 
 
 def test_which_requests_teach_what(tmp_path: Path) -> None:
@@ -115,7 +153,7 @@ def test_skip_above_keeps_what_stood_above_the_lowest_click(tmp_path: Path) -> N
         request("unknown among them", [0, 0, 1, 0], positions=[0, 1, 2, 3]),
         request("click without position", [1, 0, 0], positions=[0, 1, 2]),
         request("one of two known", [0, 0, 2, 1], positions=[1, 5, 3, 0]),
-        request("capped", [1, 0, 0, 1], "valid"),  # the second click is cut as a positive and still the lowest
+        request("capped", [1, 0, 0, 1], "valid"),  # the second click is cut at packing and still the lowest
     ]
     _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 2})
     found = {r["request_id"]: (r["negatives"], r["negative_positions"]) for r in lists}
@@ -128,7 +166,7 @@ def test_skip_above_keeps_what_stood_above_the_lowest_click(tmp_path: Path) -> N
         "capped": ([1, 2], [2, 3]),
     }
     _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 1})
-    assert lists[-1]["positives"] == [0]
+    assert lists[-1]["positives"] == [0, 3]
     assert lists[-1]["negatives"] == [1, 2]
 
 
@@ -190,6 +228,17 @@ def test_sampled_negatives_are_distinct_known_and_no_positives(taken: list[list[
         assert all(0 < row < 20 for row in negatives)
 
 
+def test_sampling_beside_one_very_long_list_costs_no_padding() -> None:
+    positives = pa.array([[row] for row in range(2_000)] + [list(range(20_000))], pa.list_(pa.int32()))
+    keys = np.arange(len(positives), dtype=np.uint64)
+    tracemalloc.start()
+    drawn = sample_negatives(keys, positives, np.ones(40_000), 8, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # padded to the longest list it would be 160 MB
+    assert min(drawn[-1].as_py()) >= 20_000
+
+
 def test_sampled_negatives_follow_the_weights() -> None:
     weights = np.array([1.0, 0.0, 2.0, 5.0])
     nobody = pa.array([[]] * 20_000, pa.list_(pa.int32()))
@@ -233,7 +282,7 @@ def test_the_toy_log_teaches_what_the_slow_twin_says(tmp_path: Path) -> None:
     assert lists
     for name, made in lists.items():
         items = twin[name]["items"]
-        assert made["positives"] == slow.best_first(items)[:8]
+        assert made["positives"] == slow.best_first(items)
         assert made["history"] == twin[name]["history"]
         negatives = sorted((position, row) for row, (position, action) in items.items() if action == 0)
         assert list(zip(made["negative_positions"], made["negatives"], strict=True)) == negatives

@@ -10,7 +10,7 @@ from toy_evidence import toy_registration
 
 from benchmarks.evidence import registration
 from benchmarks.evidence.bed import Bed
-from benchmarks.evidence.cell import SFT_SECTIONS, _as_read_today
+from benchmarks.evidence.cell import SECTIONS, SFT_SECTIONS, _as_read_today
 from benchmarks.evidence.plan import Cell, cells
 from benchmarks.evidence.run import Settings, jobs_of, rerun, run
 from benchmarks.evidence.sets import day_pool, held_out_pool
@@ -199,3 +199,13 @@ def test_a_model_trained_before_a_field_existed_is_still_the_one_wanted():
     assert _as_read_today(older, cfg, said) == {"config": said, "parent": None}
     older["config"]["lm"]["layers"] += 1
     assert _as_read_today(older, cfg, said) != {"config": said, "parent": None}
+
+
+def test_a_model_trained_under_a_recorded_null_is_not_the_one_wanted():
+    cfg = Config.model_validate({"seed": 3})
+    said = {name: cfg.resolved().model_dump(mode="json")[name] for name in SECTIONS}
+    assert _as_read_today({"config": said}, cfg, said) == {"config": said}
+    without = {key: value for key, value in said["align"].items() if key != "beta"}
+    assert _as_read_today({"config": {**said, "align": without}}, cfg, said) == {"config": said}
+    null = {**said["align"], "beta": None}
+    assert _as_read_today({"config": {**said, "align": null}}, cfg, said) != {"config": said}

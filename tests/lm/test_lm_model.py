@@ -88,6 +88,9 @@ def test_saved_and_loaded_models_score_alike(
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", "backbone", "tokenizer"}
     loaded = SidLM.from_pretrained(tmp_path)
     assert loaded.config == model.config
+    if lora:  # a null says nothing to a version that adapts other layers
+        assert loaded.config.lora is not None
+        assert "q_proj" in loaded.config.lora["targets"]
     packed = pack(PROMPTS, LISTS, model.vocab)
     assert torch.equal(score(loaded, packed).logp, score(model, packed).logp)
     assert loaded.tokenizer("red mug")["input_ids"] == model.tokenizer("red mug")["input_ids"]

@@ -84,6 +84,10 @@ def test_semantic_prompts_ask_with_the_query_alone(shop, tmp_path):
 
 def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
     assert set(reasons(shop).values()) == {None}
+    assert set(reasons(shop, "align.beta=0.5", "align.positives=mean").values()) == {None}  # what null meant
+    for section, first in (("sft", "sft"), ("preference", "align-raddpo")):  # cut at packing, not in the data
+        stale = reasons(shop, f"{section}.max_positives=4")
+        assert next(name for name, why in stale.items() if why) == first
     stale = reasons(shop, "align.beta=1.5")
     assert stale["align-raddpo"] == "config changed: align.beta"
     assert [name for name, why in stale.items() if why] == ["align-raddpo", "bundle", "evaluate"]

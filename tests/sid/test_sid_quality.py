@@ -132,9 +132,15 @@ def test_pairs_are_all_of_every_list(lists: list[tuple[list[int], list[int]]]) -
     assert preference_pairs(table).tolist() == want
 
 
+def test_pairs_of_a_long_list_are_of_its_best_positives() -> None:
+    lists = {"positives": [list(range(20)), [30]], "negatives": [[40, 41], [42]]}
+    table = pa.table({name: pa.array(rows, pa.list_(pa.int32())) for name, rows in lists.items()})
+    assert preference_pairs(table).tolist() == [*([p, n] for p in range(8) for n in (40, 41)), [30, 42]]
+
+
 def test_pairs_of_a_long_log_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidar.sid.stage._MAX_PAIRS", 50)
-    column = pa.array([list(range(10))] * 20, pa.list_(pa.int32()))
+    column = pa.array([list(range(8))] * 20, pa.list_(pa.int32()))
     table = pa.table({"positives": column, "negatives": column})
     assert preference_pairs(table, 1).shape == (50, 2)
     assert (

@@ -104,6 +104,14 @@ def test_logged_pairs_know_every_answer_to_the_same_text():
     assert pairs.pair(0, 3).row == LogPairs(table, alive, seed=0).pair(0, 3).row
 
 
+def test_logged_pairs_draw_from_the_best_positives_and_know_them_all():
+    table = sft_table(("mug", [4, 9, 2, 7, 3]))
+    pairs = LogPairs(table, np.arange(10) != 9, seed=0, max_positives=2)
+    drawn = [pairs.pair(0, epoch) for epoch in range(40)]
+    assert {pair.row for pair in drawn} == {4, 2}  # the two best that are for sale
+    assert drawn[0].positives.tolist() == [2, 3, 4, 7]
+
+
 def test_pseudo_pairs_know_every_item_with_the_words():
     words = [item_words(title, None, None) for title in ("red steel mug", "red mug", "", "green tea")]
     pairs = PseudoPairs(words, np.array([True, True, True, False]), seed=0)

@@ -20,7 +20,7 @@ from sidar.lm.scorer import LmScorer
 from sidar.train.examples import ItemStream, LogStream, PseudoStream
 from sidar.train.negatives import BeamNegatives
 from sidar.train.pseudo import Matches, item_words, pseudo_query
-from sidar.types import SemanticIds
+from sidar.types import Prompt, SemanticIds
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_beam_negatives_are_the_models_best_answers_that_nobody_clicked(model):
     index = PrefixIndex.build(toy_sids())
     model.eval()
     lists = list_stream(model, max_negatives=4)
-    negatives = BeamNegatives(model, index, width=64)
+    negatives = BeamNegatives(model, index, width=64, max_positives=8)
     found = negatives(lists, [0, 1, 2])
     prompts = model.prompts.encode_batch(lists.prompts([0, 1, 2]), toy_sids())
     exact = score_all(LmScorer(model), prompts, index)
@@ -163,6 +163,39 @@ def test_beam_negatives_are_the_models_best_answers_that_nobody_clicked(model):
         order = np.argsort(-np.asarray(exact[number]), kind="stable")
         best = [tuple(index.table[s]) for s in order]
         assert wrong == [codes for codes in best if codes not in right][:4]
+
+
+def test_beam_negatives_of_a_long_list_are_none_of_its_clicks(model):
+    index = PrefixIndex.build(toy_sids())
+    model.eval()
+    sids = toy_sids()
+    short = {**table().to_pylist()[0], "positives": [5], "tiers": [1]}
+    prompts = model.prompts.encode_batch([Prompt("tent")], sids)
+    best = BeamNegatives(model, index, 64, 8)(LogStream(table(), sids, model.prompts, max_positives=8), [0])[0]
+    clicked = best[:20]  # the model's own best answers were all clicked: more than the cap of 8
+    long = {**short, "positives": clicked, "tiers": [1] * 20}
+    rows = pa.Table.from_pylist([short, long], schema=table().schema)
+    lists = LogStream(rows, sids, model.prompts, max_positives=8, max_negatives=3, is_list=True)
+    assert lists.positive_counts([0, 1]) == [1, 20]
+    narrow = BeamNegatives(model, index, width=11, max_positives=8)
+    both, alone = narrow(lists, [0, 1]), narrow(lists, [1])
+    assert [len(both[0]), len(both[1])] == [11, 44]
+    assert both[1] == alone[0]  # a function of the list, not of its batch
+    packed = lists.rows([1], alone)[0].candidates
+    wrong = [c.codes for c in packed if not c.is_positive]
+    assert len(wrong) == 3
+    assert not {*wrong} & {sids.tuple_of(row) for row in clicked}
+    exact = score_all(LmScorer(model), prompts, index)[0]
+    order = [tuple(index.table[s]) for s in np.argsort(-np.asarray(exact), kind="stable")]
+    assert wrong[0] == next(codes for codes in order if codes not in {sids.tuple_of(row) for row in clicked})
+
+
+def test_a_list_of_two_hundred_clicks_is_packed_like_a_short_one(model):
+    clicked = list(range(4, 64)) * 4
+    made = one(model, positives=clicked, tiers=[1] * len(clicked), negatives=[0, 5])
+    assert [c.is_positive for c in made.candidates] == [True] * 8 + [False]
+    assert [c.codes for c in made.candidates[:8]] == [shared_sids().tuple_of(row) for row in range(4, 12)]
+    assert made.length == len(made.tokens) + sum(len(c.codes) for c in made.candidates)
 
 
 def test_validation_measures_and_leaves_the_model_as_it_was(model):

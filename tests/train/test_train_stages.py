@@ -42,6 +42,7 @@ def test_sft_leaves_models_and_logs_and_clears_its_work(trained):
     assert report["valid_examples"] == 16
     assert report["final"]["step"] == 12
     assert json.dumps(report["shapes"])
+    assert report["shapes"]["precision"] == "fp32"
     assert "recall@8" in report["summary"]
     assert SidLM.from_pretrained(out / "best").vocab.codebook_sizes == (8, 4, 4)
 
@@ -85,9 +86,10 @@ def test_interrupted_stages_are_continued_and_other_settings_refused(shop, train
         align(shop, trained[0], tmp_path / "cut", cfg, work=work)
     monkeypatch.setattr(loop._Run, "step", original)
     other = config(shop / "inputs", align={"beta": 5.0})
-    with pytest.raises(ValueError, match=r"align\.beta: None -> 5\.0"):
+    with pytest.raises(ValueError, match=r"align\.beta: 0\.5 -> 5\.0"):
         align(shop, trained[0], tmp_path / "cut", other, work=work)
-    report = align(shop, trained[0], tmp_path / "cut", cfg, work=work)
+    stated = config(shop / "inputs", align={"beta": 0.5, "positives": "mean"})  # what null means: the same run
+    report = align(shop, trained[0], tmp_path / "cut", stated, work=work)
     assert (report["resumed_from"], whole["resumed_from"]) == (8, 0)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert work.exists()  # its owner, the pipeline, deletes it once the artefact stands

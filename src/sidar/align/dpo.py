@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.align.terms import list_mean, masked_logsumexp, of_star, pair_mean, sum_logp
-from sidar.config import AlignConfig
+from sidar.config import OBJECTIVE_DEFAULTS, AlignConfig
 from sidar.types import CandidateScores
 
 
@@ -31,7 +31,7 @@ def log_ratio(scores: CandidateScores) -> Tensor:
 
 def dpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     """() Direct Preference Optimization over the pairs (y_w*, y_j) of each list."""
-    beta = 0.1 if cfg.beta is None else cfg.beta
+    beta = OBJECTIVE_DEFAULTS["dpo"]["beta"] if cfg.beta is None else cfg.beta
     ratio = log_ratio(scores)
     margins = of_star(ratio, scores.star)[:, None] - ratio
     return pair_mean(-F.logsigmoid(beta * margins), scores)
@@ -39,7 +39,7 @@ def dpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
 
 def sdpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     """() Softmax-DPO: the list as one (n+1)-way choice, so the hardest negative is pushed most."""
-    beta = 1.0 if cfg.beta is None else cfg.beta
+    beta = OBJECTIVE_DEFAULTS["sdpo"]["beta"] if cfg.beta is None else cfg.beta
     ratio = log_ratio(scores)
     margins = of_star(ratio, scores.star)[:, None] - ratio
     z = -masked_logsumexp(-beta * margins, scores.is_negative)
@@ -48,7 +48,7 @@ def sdpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
 
 def dmpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     """() Direct Multi-Preference Optimization: the mean of the negatives inside one sigmoid."""
-    beta = 0.1 if cfg.beta is None else cfg.beta
+    beta = OBJECTIVE_DEFAULTS["dmpo"]["beta"] if cfg.beta is None else cfg.beta
     ratio = log_ratio(scores)
     count = scores.is_negative.sum(-1)
     mean_negative = torch.where(scores.is_negative, ratio, 0.0).sum(-1) / count.clamp(min=1)

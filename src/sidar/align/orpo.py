@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.align.terms import full_precision, list_mean, mean_logp, of_star, pair_mean
-from sidar.config import AlignConfig
+from sidar.config import OBJECTIVE_DEFAULTS, AlignConfig
 from sidar.types import CandidateScores
 
 #: A short SID that the model is sure of has lp → 0, where the odds are infinite.
@@ -27,7 +27,7 @@ def log_odds(mean_logp: Tensor) -> Tensor:
 
 def orpo(scores: CandidateScores, cfg: AlignConfig) -> tuple[Tensor, Tensor]:
     """(likelihood term, λ · odds-ratio term), each (); the likelihood term is ORPO's own, not eq. 1."""
-    lam = 0.1 if cfg.lam is None else cfg.lam
+    lam = OBJECTIVE_DEFAULTS["orpo"]["lam"] if cfg.lam is None else cfg.lam
     lp = mean_logp(scores.logp, scores.mask)
     star = of_star(lp, scores.star)
     odds = log_odds(lp)

@@ -32,7 +32,7 @@ from sidar.align.terms import (
     pair_mean,
     shared_prefix,
 )
-from sidar.config import AlignConfig
+from sidar.config import OBJECTIVE_DEFAULTS, AlignConfig
 from sidar.types import CandidateScores
 
 Form = Literal["softmax", "printed"]
@@ -53,10 +53,11 @@ def _log_weights(margins: Tensor, weights: Tensor | None) -> Tensor:
     return weights.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-#: β where ``align.beta`` gives none. [reconstruction: the paper gives no figure; 2.0 is SimPO's scale of
-#: length-normalised rewards.] The softmax reading pushes more than the printed one at the same β, and did better on
-#: next-day clicks at a quarter of it (docs/evidence.md, Sweeps; docs/findings.md).
-BETAS: dict[Form, float] = {"softmax": 0.5, "printed": 2.0}
+#: β of each reading where ``align.beta`` gives none.
+BETAS: dict[Form, float] = {
+    "softmax": OBJECTIVE_DEFAULTS["raddpo"]["beta"],
+    "printed": OBJECTIVE_DEFAULTS["raddpo-paper"]["beta"],
+}
 
 
 def plackett_luce(

@@ -26,6 +26,9 @@ from sidar.align.terms import full_precision
 
 Quartiles = tuple[float, float, float]
 
+#: Similarities closer than this are equal: rounding in fp32 is about a tenth of it.
+SAME = 1e-6
+
 
 def star_similarity(hidden: Tensor, star: Tensor) -> Tensor:
     """(B, C) cosine between each candidate's state and that of y_w* (eq. 5), without gradient.
@@ -43,11 +46,13 @@ def similarity_weight(sim: Tensor, quartiles: Quartiles, lam: float = 12.0) -> T
     """Eq. 6 for each entry of ``sim``; same shape.
 
     Not continuous: with quartiles at ±.1 around the median it jumps from 1 to .88 at Q25 and from .62 to .5 at Q75.
-    Where the quartiles coincide (all similarities equal) the answer is the median's weight, .75.
+    Where the quartiles coincide (at least half of the similarities are equal), a similarity equal to them gets the
+    median's weight, .75; lower ones still get 1 and higher ones .5. Values within :data:`SAME` count as equal, because
+    the cosine of one pair differs by rounding from batch to batch.
     """
     q25, q50, q75 = quartiles
-    if q75 - q25 < 1e-6:
-        return torch.full_like(sim, 0.75)
+    if q75 - q25 < SAME:
+        q25, q75 = q25 - SAME, q75 + SAME
     middle = 0.5 + 0.5 * torch.sigmoid(-lam * (sim - q50))
     return torch.where(sim < q25, 1.0, torch.where(sim > q75, 0.5, middle))
 

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.align.terms import mean_logp, of_star, pair_mean
-from sidar.config import AlignConfig
+from sidar.config import OBJECTIVE_DEFAULTS, AlignConfig
 from sidar.types import CandidateScores
 
 
 def simpo(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
     """() SimPO over the pairs (y_w*, y_j) of each list; ``cfg.gamma`` is the *ratio* γ/β."""
-    beta = 2.0 if cfg.beta is None else cfg.beta
-    ratio = 0.25 if cfg.gamma is None else cfg.gamma
+    default = OBJECTIVE_DEFAULTS["simpo"]
+    beta = default["beta"] if cfg.beta is None else cfg.beta
+    ratio = default["gamma"] if cfg.gamma is None else cfg.gamma
     reward = mean_logp(scores.logp, scores.mask)
     margins = of_star(reward, scores.star)[:, None] - reward - ratio
     return pair_mean(-F.logsigmoid(beta * margins), scores)

@@ -6,8 +6,8 @@
     p_c(i)       = (1 − δ) softmax(score_c / T_c)(i) + δ / N       over channel c's ≤ 500 results; δ / N elsewhere
 
 c_q(i) are the decayed counts of the memory and n_q their sum, over live, allowed items; prior is the smoothed
-popularity of the training days over these N items.  So P sums to 1 over them, an empty log gives P₀, and a query that no
-channel reaches gives counts and prior.  Items that a user's history or their novelty speaks for come in through P₀.
+popularity of the training days over these N items.  So P sums to 1 over them, an empty log gives P₀, and a query that
+no channel reaches gives counts and prior.  Items that a user's history or their novelty speaks for come in through P₀.
 """
 
 from __future__ import annotations

@@ -1,17 +1,21 @@
 """From requests to training rows: multi-positive SFT examples and preference lists.
 
 Both hold catalogue rows, never SIDs: SIDs are applied at packing, so a new SID table rewrites no training data.
-Positives go best tier first (order 3, cart 2, click 1), inside a tier by position; negatives were shown and not
-clicked in the same list, best position first.  A request without query and without history has no prompt and is left
-out.
+Positives are all rows that the request clicked, carted or ordered, best tier first (order 3, cart 2, click 1), inside a
+tier by position.  They are stored uncut, because only a complete list says what must not become a negative; packing
+cuts them to ``max_positives`` (:func:`sidar.lm.candidates.to_candidates`).  Negatives were shown and not clicked in the
+same list, best position first.  A request without query and without history has no prompt and is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidar.config import Config
@@ -29,12 +33,12 @@ _PLACES = "range(1, len(rows) + 1)"
 _LOWEST_CLICK = f"list_max(list_transform(list_filter({_PLACES}, lambda i: actions[i] > 0), lambda i: positions[i]))"
 
 
-def write_sft(duck: Duck, cfg: Config, requests: Path, out: Path) -> int:
-    """Write ``sft.parquet`` from the training requests, at most ``sft.max_positives`` positives each."""
+def write_sft(duck: Duck, requests: Path, out: Path) -> int:
+    """Write ``sft.parquet`` from the training requests, with all positives of each."""
     sql = f"""
         SELECT 'query' AS source, request_id, ts, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
             {_picked("actions", "TINYINT")} AS tiers
-        FROM ({_with_best(requests, "train", cfg.sft.max_positives)})"""
+        FROM ({_with_best(requests, "train")})"""
     with duck.in_order():
         return duck.export(sql, out)
 
@@ -77,7 +81,7 @@ def write_lists(
         passed_over += " AND positions[i] > 0 AND positions[i] < lowest_click"
     stored = MAX_STORED_NEGATIVES if wanted in ("shown", "skip_above") else 0
     places = f"list_filter({_PLACES}, lambda i: {passed_over})[:{stored}]"
-    listed = _with_best(requests, "train', 'valid", cfg.preference.max_positives)
+    listed = _with_best(requests, "train', 'valid")
     source = f"SELECT *, {_LOWEST_CLICK} AS lowest_click FROM ({listed})"
     sql = f"""
         SELECT request_id, ts, split, query, history, profile, {_picked("rows", "INTEGER")} AS positives,
@@ -140,15 +144,23 @@ def sample_negatives(
     again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
     np.put_along_axis(taken, order, again, axis=1)  # True where the same row was drawn before
 
-    lengths = np.diff(positives.offsets.to_numpy())
-    padded = np.full((len(lengths), max(int(lengths.max(initial=0)), 1)), -1, dtype=np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = positives.flatten().to_numpy()
-    for column in padded.T:
-        taken |= rows == column[:, None]
+    taken |= _is_positive(rows, positives, len(weights))
     kept = ~taken
     kept &= np.cumsum(kept, axis=1) <= count
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, rows[kept])
+
+
+def _is_positive(rows: np.ndarray, positives: pa.ListArray, n_items: int) -> np.ndarray:
+    """(n, m) bool: is the item in ``rows`` (n, m) one of list i's positives; time and memory follow their number.
+
+    A list and an item are one number, list · n_items + item, so that lists of any length need no padding.
+    """
+    lengths = np.diff(positives.offsets.to_numpy())
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    clicked = owner * n_items + positives.flatten().to_numpy()
+    drawn = np.arange(len(rows), dtype=np.int64)[:, None] * n_items + rows
+    return np.isin(drawn, clicked)
 
 
 def _sampled(batch: pa.RecordBatch, weights: np.ndarray, seed: int) -> pa.RecordBatch:
@@ -170,11 +182,27 @@ def _mix(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def _with_best(requests: Path, splits: str, cap: int) -> str:
-    """Requests of ``splits`` that have positives and a prompt, with ``best``: places of the positives, best first."""
+def _with_best(requests: Path, splits: str) -> str:
+    """Requests of ``splits`` that have positives and a prompt, with ``best``: places of all positives, best first."""
     tiers = ", ".join(f"list_filter({_PLACES}, lambda i: actions[i] = {tier})" for tier in (3, 2, 1))
-    return f"""SELECT * FROM (SELECT *, flatten([{tiers}])[:{cap}] AS best FROM read_parquet({text(requests)})
+    return f"""SELECT * FROM (SELECT *, flatten([{tiers}]) AS best FROM read_parquet({text(requests)})
         WHERE split IN ('{splits}') AND {_PROMPTED}) WHERE len(best) > 0"""
+
+
+def why_cut(data: Path, config: Mapping[str, Any]) -> str | None:
+    """Why a data folder of an older version must be built again, in words; None for a folder of today or as good as.
+
+    Older versions cut positives when they stored them, at the caps that their manifest's ``config`` names. A list that
+    reaches its cap may have lost a clicked item; where none does, the files are what today's version would write.
+    """
+    for key, name in (("sft.max_positives", "sft.parquet"), ("preference.max_positives", "lists.parquet")):
+        path = data / name
+        if key not in config or not path.is_file():
+            continue
+        lengths = pc.list_value_length(pq.read_table(path, columns=["positives"]).column("positives"))
+        if (pc.max(lengths).as_py() or 0) >= config[key]:
+            return f"an older version cut the positives in {name} at {key}, so clicked items may be negatives"
+    return None
 
 
 def _picked(column: str, kind: str) -> str:

@@ -72,7 +72,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     grouped = write_requests(duck, cfg, log, facts, split, requests)
     priors = count_priors(duck, requests, len(catalogue))
     priors.save(out / "priors.parquet")
-    sft = write_sft(duck, cfg, requests, out / "sft.parquet")
+    sft = write_sft(duck, requests, out / "sft.parquet")
     propensities = measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
     lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
     sets = [*file_sets, *log_sets(duck, cfg, requests, split, catalogue)]

@@ -217,6 +217,6 @@ def _provenance(scores: Mapping[str, Any], folder: Path, run: Path | None, cfg: 
             f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         )
     if cfg is not None:
-        text = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(cfg.resolved().model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         out.append(f"<details><summary>The whole config</summary><pre>{escape(text)}</pre></details>")
     return "".join(out) + "</section>"

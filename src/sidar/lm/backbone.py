@@ -198,8 +198,11 @@ def prove_tree_mask(decoder: Any, name: str, atol: float = 1e-3) -> None:
         )
 
 
-def add_lora(decoder: nn.Module, lora: LoraConfig, seed: int = 0) -> None:
-    """Put low-rank adapters into the blocks of ``decoder`` (in place) and freeze everything else in it."""
+def add_lora(decoder: nn.Module, lora: LoraConfig, seed: int = 0) -> list[str]:
+    """Put low-rank adapters into the blocks of ``decoder`` (in place) and freeze everything else in it.
+
+    Returns the names of the adapted layers.
+    """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
@@ -216,3 +219,4 @@ def add_lora(decoder: nn.Module, lora: LoraConfig, seed: int = 0) -> None:
         )
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_("lora_" in name)
+    return targets

@@ -9,7 +9,7 @@ decision 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,7 +167,8 @@ class SidLM(nn.Module):
 
     def adapt(self, lora: LoraConfig, seed: int = 0) -> None:
         """Put adapters into the backbone: from here on only they, the SID rows and the level heads are trained."""
-        add_lora(self.backbone, lora, seed)
+        targets = add_lora(self.backbone, lora, seed)
+        self.config = replace(self.config, lora={**lora.model_dump(), "targets": targets})  # a null says no names
         if self.text_head is not None:
             self.text_head.requires_grad_(False)
 

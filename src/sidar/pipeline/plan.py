@@ -24,6 +24,9 @@ DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe"
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
 
+#: Options that older versions recorded as null where the objective used a default; today their value is recorded.
+ONCE_NULL = ("align.beta", "align.gamma", "align.lam", "align.positives")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -35,10 +38,12 @@ class Stage:
     run: Callable[[Config, Path, Path], dict[str, Any]]  # (config, run folder, folder to write)
     files: Callable[[Config], Iterable[str]] = lambda cfg: ()
     resumable: bool = False  # keeps interrupted work beside its folder and continues it
+    #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's config.
+    outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
 
     def config(self, cfg: Config) -> dict[str, Any]:
-        """The part of the config that this stage depends on."""
-        dumped = cfg.model_dump(mode="json")
+        """The part of the config that this stage depends on, with the values of today's defaults, not their nulls."""
+        dumped = cfg.resolved().model_dump(mode="json")
         chosen = {}
         for key in self.keys:
             value: Any = dumped
@@ -63,13 +68,39 @@ class Stage:
         if manifest is None:
             return "missing"
         before, now = options(manifest.config), options(self.config(cfg))
-        default = options(self.config(Config()))
+        default = options(self.config(Config())) | unset_align_options(cfg)
         changed = [key for key in now if differs(key, before.get(key, default[key]), now[key])]
         if changed:
-            return "config changed: " + ", ".join(changed)
+            return changes(changed, before)
+        if reason := self.outdated(run / self.name, manifest.config):
+            return reason
         hashes = self.input_hashes(cfg, run)
         changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
+
+
+def unset_align_options(cfg: Config) -> dict[str, Any]:
+    """Return the values of :data:`ONCE_NULL` that the objective of ``cfg`` uses where the config gives none."""
+    unset = AlignConfig(objective=cfg.align.objective).resolved(cfg.sft)
+    return {key: getattr(unset, key.removeprefix("align.")) for key in ONCE_NULL}
+
+
+def changes(keys: Sequence[str], before: dict[str, Any]) -> str:
+    """Say that ``keys`` changed since a folder was written with ``before``.
+
+    A null of an option in :data:`ONCE_NULL` is said apart: the version that wrote it did not record the value it used.
+    After a change of the objective it is no riddle, because an objective leaves options that it does not read at null.
+    """
+    unknown = [key for key in keys if key in ONCE_NULL and key in before and before[key] is None]
+    if "align.objective" in keys:
+        unknown = []
+    known = [key for key in keys if key not in unknown]
+    reasons = ["config changed: " + ", ".join(known)] if known else []
+    if unknown:
+        verb, value = ("was", "value") if len(unknown) == 1 else ("were", "values")
+        names = ", ".join(unknown)
+        reasons.append(f"{names} {verb} recorded as null by an older version, which does not say which {value} it used")
+    return "; ".join(reasons)
 
 
 def differs(key: str, before: Any, now: Any) -> bool:
@@ -106,6 +137,15 @@ def fingerprint(path: Path) -> str:
         return sha256_json({p.name: fingerprint(p) for p in matches}) if matches else "missing"
     stat = path.stat()
     return sha256_file(path) if stat.st_size <= HASH_LIMIT else f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
+    """Why the data folder of an older version must be built again: it may have cut positives when it stored them."""
+    if not {"preference.max_positives", "sft.max_positives"} & set(config):
+        return None
+    from sidar.data.examples import why_cut
+
+    return why_cut(folder, config)
 
 
 def input_files(cfg: Config) -> list[str]:
@@ -151,7 +191,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
     tuned = []
     if dense or read_manifest(cfg.run_dir / "dense") is not None:
         trained = (f"dense.{field}" for field in DenseConfig.model_fields if f"dense.{field}" not in DENSE_INDEX)
-        tuned = [Stage("dense", ("seed", "embed", *trained), ("data",), run.dense, files=towers)]
+        tuned = [Stage("dense", ("seed", "embed", "sft.max_positives", *trained), ("data",), run.dense, files=towers)]
 
     def served(cfg: Config) -> Config:
         return cfg.model_copy(update={"align": aligns[0]})
@@ -171,12 +211,13 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             (
                 *("seed", "warm_start"),
                 *("catalogue", "events", "users", "privacy", "split"),
-                *("preference.negatives", "preference.debias", "preference.max_positives", "sft.max_positives"),
+                *("preference.negatives", "preference.debias"),  # the cut to max_positives is made at packing
                 *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
             ),
             (),
             run.data,
             files=input_files,
+            outdated=cut_positives,
         ),
         Stage("embed", ("embed",), ("data",), run.embed, files=towers),
         Stage("sid", ("seed", "warm_start", "sid"), ("data", "embed"), run.sid, files=sid_files, resumable=True),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidar.artifacts import continues
 from sidar.config import Config, SidConfig
@@ -37,6 +38,8 @@ from sidar.sid.tokenizer import (
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _MAX_PAIRS = 200_000
+#: Positives of one list that the report counts pairs of.
+_MAX_POSITIVES = 8
 _MAX_SIZES_TRIED = 4
 _MAX_DOUBLINGS = 2
 
@@ -213,8 +216,12 @@ def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: in
 
 
 def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
-    """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000."""
+    """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000.
+
+    Of a list's positives the best :data:`_MAX_POSITIVES` count, so that no long list makes up the report.
+    """
     positives, negatives = (lists.column(name).combine_chunks() for name in ("positives", "negatives"))
+    positives = pc.list_slice(positives, 0, _MAX_POSITIVES)
     n_pos, n_neg = (np.diff(column.offsets.to_numpy()) for column in (positives, negatives))
     pos, neg = positives.flatten().to_numpy(), negatives.flatten().to_numpy()
     count = n_pos.astype(np.int64) * n_neg

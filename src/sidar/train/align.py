@@ -18,7 +18,7 @@ from sidar.align import Objective, SimilarityWindow, multi_label_sft, objective,
 from sidar.config import AlignConfig, Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
-from sidar.precision import resolve_device
+from sidar.precision import resolve_device, used_precision
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
 from sidar.train.loop import Outcome, fit
@@ -129,7 +129,7 @@ def train_align(
     Returns a report as ``train_sft`` does; raises ``ValueError`` for an unknown objective, a log without lists, or
     interrupted work of another config.
     """
-    align = cfg.align.model_copy(update={"positives": cfg.align.positives or cfg.sft.positives})
+    align = cfg.align.resolved(cfg.sft)  # also what a checkpoint's identity records
     objective(align.objective)  # a misspelt name is told before anything is loaded
     preference = cfg.preference
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
@@ -153,9 +153,8 @@ def train_align(
         )
     beam = None
     if preference.negatives == "beam":
-        beam = BeamNegatives(
-            frozen_copy(model).to(device), inputs.index, preference.max_positives + preference.max_negatives
-        )
+        width = preference.max_positives + preference.max_negatives
+        beam = BeamNegatives(frozen_copy(model).to(device), inputs.index, width, preference.max_positives)
     valid = inputs.valid_lists(builder, align.valid_requests, preference.max_positives, preference.max_negatives)
     task = AlignTask(
         model,
@@ -176,7 +175,12 @@ def train_align(
         "sid": hash_of(Path(sid_folder), ["sids.parquet"]),
         "sft": hash_of(Path(sft_folder), ["model/model.safetensors", "model/config.json"]),
     }
-    extra = {"lists": len(lists), "requests_without_sid": lists.dropped, "valid_lists": len(valid)}
+    extra = {
+        "lists": len(lists),
+        "requests_without_sid": lists.dropped,
+        "valid_lists": len(valid),
+        "precision": used_precision(device, align.precision),
+    }
     report = finish(
         lambda folder: fit(
             task,

@@ -186,7 +186,7 @@ def train_dense(
     texts = item_texts(catalogue, cfg.embed.fields)
     columns = (catalogue.column(name) for name in ("title", "category", "brand"))
     words = [item_words(*parts) for parts in zip(*columns, strict=True)]
-    logged = LogPairs(data.sft(), catalogue.alive, cfg.seed)
+    logged = LogPairs(data.sft(), catalogue.alive, cfg.seed, max_positives=cfg.sft.max_positives)
     streams: dict[str, Pairs] = {"query": logged, "pseudo": PseudoPairs(words, catalogue.alive, cfg.seed)}
     sets = data.eval_sets("valid") if valid_sets is None else valid_sets
     validate = validation(sets, catalogue, texts, cfg.dense, cfg.embed.batch_size)

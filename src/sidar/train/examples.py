@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidar.lm.candidates import Candidate, to_candidates
 from sidar.lm.prompts import PromptBuilder
@@ -124,6 +125,8 @@ class PseudoStream:
 class LogStream:
     """Logged requests → the SIDs of what was clicked; with ``max_negatives`` > 0 as preference lists.
 
+    Lists hold all positives of a request; an example has ``max_positives`` of them, and its negatives share an SID with
+    none, cut ones included.
     ``table`` has the columns of sft.parquet or lists.parquet; of the optional ``positive_weights`` and
     ``negative_weights`` (list<float>, aligned with the rows; null = all 1) each is read where it is there.  Requests
     whose positives have no SID are left out (``dropped`` counts them).
@@ -151,6 +154,11 @@ class LogStream:
     def prompts(self, indices: Sequence[int]) -> list[Prompt]:
         """The prompts of some examples, as said (not as tokens)."""
         return [_prompt(r) for r in self._read(indices, ["query", "history", "profile"])]
+
+    def positive_counts(self, indices: Sequence[int]) -> list[int]:
+        """How many rows each of some requests clicked, carted or ordered, before any cut."""
+        positives = self._table.column("positives").take(pa.array(self._usable[list(indices)]))
+        return pc.list_value_length(positives).to_pylist()
 
     def rows(self, indices: Sequence[int], negatives: list[list[int]] | None = None) -> list[Example]:
         """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones and their weights."""

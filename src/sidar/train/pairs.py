@@ -35,13 +35,14 @@ class Pairs(Protocol):
 class LogPairs:
     """Logged queries → one clicked item each, another one in every epoch.
 
-    ``table``: SFT rows (``query``, ``positives``). A request without text or without a live positive is left out and
-    counted in ``dropped``. Every item that the same text (case and white space aside) was answered with in any request
-    of the table is a positive of the query.
+    ``table``: SFT rows (``query``, ``positives``, best first). A request without text or without a live positive is
+    left out and counted in ``dropped``. The item is drawn from the request's ``max_positives`` best live ones. Every
+    item that the same text (case and white space aside) was answered with in any request of the table is a positive of
+    the query, also those beyond ``max_positives``.
     """
 
-    def __init__(self, table: pa.Table, alive: np.ndarray, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, table: pa.Table, alive: np.ndarray, seed: int, *, max_positives: int = 8) -> None:
+        self._seed, self._max_positives = seed, max_positives
         self._texts = [(text or "").strip() for text in table.column("query").to_pylist()]
         positives = table.column("positives").combine_chunks()
         counts = np.diff(positives.offsets.to_numpy())
@@ -66,7 +67,7 @@ class LogPairs:
 
     def pair(self, index: int, epoch: int) -> Pair:
         request = int(self._requests[index])
-        rows = self._rows[self._start[index] : self._start[index + 1]]
+        rows = self._rows[self._start[index] : self._start[index + 1]][: self._max_positives]
         row = int(rows[np.random.default_rng([self._seed, 5, request, epoch]).integers(len(rows))])
         text = self._text_of[request]
         known = self._answers[self._answer_start[text] : self._answer_start[text + 1]]

@@ -15,7 +15,7 @@ from sidar.align import multi_label_sft
 from sidar.config import Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
-from sidar.precision import resolve_device
+from sidar.precision import resolve_device, used_precision
 from sidar.sid import load_tokenizer
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
@@ -132,6 +132,7 @@ def train_sft(
         "streams": {name: len(stream) for name, stream in streams.items()},
         "requests_without_sid": logged.dropped,
         "valid_examples": len(valid),
+        "precision": used_precision(device, sft.precision),
     }
     return finish(
         lambda folder: fit(

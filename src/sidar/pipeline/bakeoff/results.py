@@ -85,7 +85,7 @@ def write_results(kitchen: Kitchen, cooked: Sequence[Cooked], reference: Path) -
         "seeds": seeds,
         "bootstrap": cfg.evaluate.bootstrap,
         "beams": {"beam": cfg.decode.beam, "widths": list(WIDTHS)},
-        "config": cfg.model_dump(mode="json", include={"lm", "sft", "align", "decode", "evaluate", "embed"}),
+        "config": cfg.resolved().model_dump(mode="json", include={"lm", "sft", "align", "decode", "evaluate", "embed"}),
         "model": model_facts(kitchen, whole, seeds[0]),
         "catalogue": catalogue_facts(kitchen),
         "methods": methods,
