@@ -63,7 +63,7 @@ class Fit:
 
 
 def fit_answer(
-    channels: Mapping[str, Hits], chosen: Chosen, prior: np.ndarray, n_live: int, *, iterations: int = 200
+    channels: Mapping[str, Hits], chosen: Chosen, prior: np.ndarray, n_live: int, *, iterations: int = 100
 ) -> Fit:
     """Fit the constants of the answer to ``chosen``.
 
@@ -155,8 +155,16 @@ class _Likelihood:
 
         self._n, self._channels = n_live, channels
         self._inside = on(pooled.rows >= 0)
-        self._listed = [on(np.isfinite(pooled.scores[:, :, c])) for c in range(channels)]
-        self._scores = [on(np.nan_to_num(pooled.scores[:, :, c])) for c in range(channels)]
+        # per channel its listed items alone: (R, m) scores, where they are, and their places among the pooled items
+        self._listed, self._scores, self._places = [], [], []
+        for channel in range(channels):
+            listed = np.isfinite(pooled.scores[:, :, channel])
+            most = max(int(listed.sum(1).max(initial=0)), 1)
+            places = np.argsort(~listed, axis=1, kind="stable")[:, :most]
+            self._places.append(on(places))
+            self._listed.append(on(np.take_along_axis(listed, places, 1)))
+            scores = np.take_along_axis(pooled.scores[:, :, channel], places, 1)
+            self._scores.append(on(np.nan_to_num(scores)))
         with np.errstate(divide="ignore"):
             log_prior = np.log(prior)
         self._log_prior = on(np.where(pooled.rows >= 0, log_prior[np.maximum(pooled.rows, 0)], 0.0))
@@ -179,13 +187,16 @@ class _Likelihood:
         weights, log_t = theta[4 : 5 + self._channels], theta[5 + self._channels :]
         total = weights[0] * self._log_prior
         for channel in range(self._channels):
-            listed = self._listed[channel]
-            score = (self._scores[channel] / log_t[channel].exp()).masked_fill(~listed, -torch.inf)
+            listed, places = self._listed[channel], self._places[channel]
+            if not places.shape[1]:
+                continue
             some = listed.any(1, keepdim=True)
-            logs = score - torch.where(some, score.masked_fill(~some, 0.0).logsumexp(1, keepdim=True), 0.0)
-            share = torch.where(some, delta, 1.0)
-            softmax = torch.where(listed, logs.masked_fill(~listed, 0.0).exp(), 0.0)
-            total = total + weights[1 + channel] * ((1 - share) * softmax + share / self._n).log()
+            score = (self._scores[channel] / log_t[channel].exp()).masked_fill(~listed, -1e30)
+            softmax = score.softmax(1) * listed
+            floor = torch.where(some, delta, 1.0) / self._n  # what an item gets that the channel did not return
+            gain = (((1 - self._n * floor) * softmax + floor) / floor).log()  # (R, m), 0 where not listed
+            added = torch.zeros_like(total).scatter_add(1, places, gain)
+            total = total + weights[1 + channel] * (floor.log() + added)
         if total.shape[1]:
             total = total.masked_fill(~self._inside, -torch.inf)
             reached = self._reached[:, None]
