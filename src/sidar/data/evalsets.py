@@ -105,7 +105,7 @@ def held_out_advice(cfg: Config, sets: Sequence[StoredSet]) -> str:
     line = ", ".join(f"{{queries: {held.queries}, match: {held.match}}}" for held in wanted)
     return (
         f"queries of evaluation sets were not held out of training ({counts} read like a training query), so their "
-        f"figures are too high; hold them out and train again with data.held_out: [{line}]"
+        f"figures are too high; name them in data.held_out and train again:\ndata: {{held_out: [{line}]}}"
     )
 
 
