@@ -96,6 +96,7 @@ def _pair_up(duck: Duck, log: str, near: list[str], exact: list[str]) -> None:
     by_text = f"""
         SELECT query, held FROM (SELECT query, {normalised("query")} AS text FROM logged)
         JOIN (SELECT DISTINCT held, {normalised("held")} AS text FROM held_exact) USING (text)"""
-    duck.run(f"CREATE OR REPLACE TABLE alike AS {by_tokens} UNION {by_text}")
+    parts = ([by_tokens] if near else []) + ([by_text] if exact else [])  # each reads all of the log
+    duck.run(f"CREATE OR REPLACE TABLE alike AS {' UNION '.join(parts)}")
     duck.run("DROP TABLE logged")
     duck.run("DROP TABLE held_tokens")
