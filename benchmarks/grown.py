@@ -56,6 +56,12 @@ def settings(work: Path, args: argparse.Namespace) -> dict[str, Any]:
             "validate_every": 100_000,
             "valid_requests": 128,
         },
+        "data": {
+            "held_out": [
+                {"queries": str(inputs / f"grounded_{role}.queries.tsv"), "match": "exact"}
+                for role in ("valid", "test")
+            ]
+        },
         "evaluate": {
             "max_queries": None,
             "sets": [

@@ -141,6 +141,7 @@ def settings(work: Path, name: str, catalogue: Path, steps: int) -> Config:
                    "text_embeddings": "minilm"},
             "sft": {"steps": steps, "batch_size": 128, "lr_new": 2e-3, "validate_every": steps, "valid_requests": 64,
                     "checkpoint_every": steps, "mixture": {"item": 0.3, "pseudo": 0.6, "query": 0.1}},
+            "data": {"held_out": [{"queries": str(work / "grounded_test.queries.tsv"), "match": "exact"}]},
             "evaluate": {
                 "max_queries": 400,
                 "sets": [{"name": "grounded", "queries": str(work / "grounded_test.queries.tsv"),

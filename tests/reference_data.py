@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+
+from sidar.data.normalise import normalise_query
 
 GAP_US = 30 * 60 * 1_000_000
 
@@ -57,3 +60,18 @@ def jaccard(a: str, b: str) -> float:
     """Of the lower-case word sets of two ASCII queries."""
     left, right = set(a.lower().split()), set(b.lower().split())
     return len(left & right) / max(len(left | right), 1)
+
+
+def seen_or_unseen(query: str, requests: list[dict[str, Any]], earlier: Callable[[dict[str, Any]], bool]) -> str:
+    """The label of ``query``; ``requests`` are rows of requests.parquet, ``earlier`` says which come before."""
+    if not query.strip():
+        return "no query"
+
+    def key(text: str) -> str:
+        return normalise_query(text) or " ".join(text.casefold().split())
+
+    for request in requests:
+        answered = any(action in (1, 2, 3) for action in request["actions"])
+        if earlier(request) and answered and request["query"] and key(request["query"]) == key(query):
+            return "seen"
+    return "unseen"

@@ -62,3 +62,19 @@ def test_errors_name_the_folder_and_the_next_step(tmp_path):
     (tmp_path / "a" / "manifest.json").write_text(json.dumps({"kind": "toy"}))
     with pytest.raises(ValueError, match="is not a manifest"):
         read_manifest(tmp_path / "a")
+
+
+def test_a_folder_kept_apart_is_verified_and_not_hashed(tmp_path):
+    hashes = []
+    for text in ("a", "b"):
+        with write_artifact(tmp_path / "d", "d", config={}, apart=("eval",)) as draft:
+            (draft.path / "eval" / "deep").mkdir(parents=True)
+            (draft.path / "eval" / "deep" / "x").write_text(text)
+            (draft.path / "evaluate").write_text("counts")
+        manifest = open_artifact(tmp_path / "d", "d", verify=True)
+        assert (list(manifest.files), list(manifest.apart)) == (["evaluate"], ["eval/deep/x"])
+        hashes.append(manifest.hash)
+    assert hashes[0] == hashes[1]
+    (tmp_path / "d" / "eval" / "deep" / "x").write_text("c")
+    with pytest.raises(ValueError, match="differs from its manifest"):
+        open_artifact(tmp_path / "d", "d", verify=True)

@@ -38,6 +38,13 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("sid: {method: rqkmean}", [], r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table"),
         ("name: x", ["sid.method=rqkmean"], r"sid\.method.*'rqkmean' is not one of"),
         ("align: {objective: raddop}", [], r"align\.objective.*'raddop' is not one of raddpo, .*orpo\+sft"),
+        ("split: {test_day: 8, test_days: 2}", [], r"split\.test_day and split\.test_days both say when the test is"),
+        ("split: {test_day: 8, test_from: 2026-11-01}", [], r"split\.test_day and split\.test_from both"),
+        ("split: {valid_day: -2, valid_days: 1}", [], r"split\.valid_day and split\.valid_days both"),
+        ("split: {test_from: yesterday}", [], r"split\.test_from.*'yesterday' is neither a date"),
+        ("split: {test_fraction: 0.5, valid_fraction: 0.5}", [], "leave nothing to train on"),
+        ("split: {test_days: 0}", [], r"split\.test_days.*greater than or equal to 1"),
+        ("data: {held_out: [{queries: q.tsv, match: close}]}", [], r"data\.held_out\.0\.match"),
         ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
     ],
 )
@@ -75,6 +82,33 @@ def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, mo
         assert load_config(shop / "sidar.yaml", [f"embed.model={name}"]).embed.model == name
     assert load_config(shop / "sidar.yaml").lm.backbone == "embedded"
     assert load_config(shop / "sidar.yaml").warm_start is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("2026-11-01", "2026-11-01"),
+        ("'2026-11-01'", "2026-11-01"),
+        ("2026-11-01 12:30:00", "2026-11-01T12:30:00+00:00"),
+        ("2026-11-01T00:30:00+01:00", "2026-10-31T23:30:00+00:00"),
+        ("'2026-11-01T12:30:00.000001Z'", "2026-11-01T12:30:00.000001+00:00"),
+        ("null", None),
+    ],
+)
+def test_the_start_of_the_test_may_be_written_as_a_date_or_a_time(tmp_path, text, kept):
+    (tmp_path / "sidar.yaml").write_text(f"split: {{test_from: {text}}}")
+    cfg = load_config(tmp_path / "sidar.yaml")
+    assert cfg.split.test_from == kept
+    assert Config.model_validate(cfg.model_dump(mode="json")) == cfg
+
+
+def test_held_out_files_follow_the_file_and_match_near_unless_told(tmp_path):
+    (tmp_path / "sidar.yaml").write_text("data: {held_out: [q.tsv, {queries: s.tsv, match: exact}]}")
+    held = load_config(tmp_path / "sidar.yaml").data.held_out
+    assert [(h.queries, h.match) for h in held] == [
+        (str(tmp_path / "q.tsv"), "near"),
+        (str(tmp_path / "s.tsv"), "exact"),
+    ]
 
 
 def test_a_missing_config_names_the_next_step(tmp_path):
@@ -243,6 +277,54 @@ def test_a_data_folder_with_cut_lists_is_stale_with_a_reason(tmp_path):
                 pq.write_table(table, draft.path / name)
         found = stage.why_stale(cfg, tmp_path)
         assert found is None if reason is None else str(found).startswith(reason)
+
+
+def test_an_upgrade_keeps_the_data_of_the_older_form(tmp_path):
+    """Older data stages wrote two day numbers by default and counted the evaluation sets' files as inputs."""
+    from sidar.artifacts import write_artifact
+    from sidar.pipeline.plan import stages
+
+    (tmp_path / "log.csv").write_text("x")
+    cfg = Config.model_validate({"events": {"path": str(tmp_path / "log.csv")}})
+    data = stages(cfg)[0]
+    old = data.config(cfg)
+    del old["data.held_out"]
+    old["split"] = {"unit": "day", "valid_day": -2, "test_day": -1, "max_history": 20}
+    old |= {"evaluate.max_queries": 5, "evaluate.sets": [], "evaluate.targets": ["click"]}
+    inputs = {**data.input_hashes(cfg, tmp_path), "file:judged.tsv": "0"}
+    with write_artifact(tmp_path / "data", "data", config=old, inputs=inputs):
+        pass
+    assert data.why_stale(cfg, tmp_path) is None
+    cfg.split.test_days = 2
+    assert data.why_stale(cfg, tmp_path) == "config changed: split.test_days"
+    cfg.split.test_days = None
+    cfg.data.held_out = []
+    assert data.why_stale(cfg, tmp_path) == "config changed: data.held_out"
+
+
+def test_no_stage_but_evaluate_reads_its_settings():
+    from sidar.pipeline.plan import RERANK_WEIGHT, stages
+
+    for stage in stages(Config(), dense=True):
+        assert not any(key.startswith("evaluate") for key in set(stage.keys) - set(RERANK_WEIGHT)) or (
+            stage.name == "evaluate"
+        )
+
+
+def test_held_out_files_are_inputs_by_their_content(tmp_path):
+    from sidar.pipeline.plan import stages
+
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "q.tsv").write_text("query\na\n")
+    held = [str(tmp_path / "q.tsv"), str(tmp_path / "other" / "q.tsv")]
+    cfg = Config.model_validate({"data": {"held_out": held}})
+    data = stages(cfg)[0]
+    seen = [data.input_hashes(cfg, tmp_path)]
+    for path in held:
+        Path(path).write_text("query\nb\n")
+        seen.append(data.input_hashes(cfg, tmp_path))
+    assert seen[0] != seen[1] != seen[2]
 
 
 def test_a_path_written_before_it_was_anchored_makes_nothing_stale(tmp_path):

@@ -34,6 +34,7 @@ def config(inputs, **sections):
             "align": {**optim, "rdrw_window": 64, **sections.get("align", {})},
             "preference": sections.get("preference", {}),
             "evaluate": sections.get("evaluate", {}),
+            "split": sections.get("split", {}),
         }
     )
 

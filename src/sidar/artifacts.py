@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,11 @@ def sha256_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact folder says of itself. ``hash`` names its content: kind, config, inputs and files."""
+    """What an artefact folder says of itself. ``hash`` names its content: kind, config, inputs and files.
+
+    ``apart`` lists files that are kept and verified like the others but do not count in ``hash``: whatever reads the
+    folder for its content stays fresh when only they change.
+    """
 
     kind: str
     config: dict[str, Any]
@@ -48,6 +52,7 @@ class Manifest:
     code_version: str = ""
     created: str = ""
     seconds: float = 0.0
+    apart: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
 
     @property
     def hash(self) -> str:
@@ -87,7 +92,7 @@ def open_artifact(folder: Path, kind: str, *, verify: bool = False) -> Manifest:
     if manifest.kind != kind:
         raise ValueError(f"{folder} holds a {manifest.kind!r} artefact, not {kind!r}")
     if verify:
-        for name, want in manifest.files.items():
+        for name, want in (manifest.files | manifest.apart).items():
             path = Path(folder) / name
             if not path.is_file() or sha256_file(path) != want:
                 raise ValueError(f"{path} is missing or differs from its manifest; run the stage {kind!r} again")
@@ -142,13 +147,20 @@ class Draft:
 
 @contextmanager
 def write_artifact(
-    folder: Path, kind: str, *, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+    folder: Path,
+    kind: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    apart: Collection[str] = (),
 ) -> Iterator[Draft]:
     """Write an artefact atomically::
 
     with write_artifact(run / "sid", "sid", config=cfg.sid.model_dump(), inputs={"embed": h}) as draft:
         sids.save(draft.path / "sids.parquet")
         draft.shapes["items"] = len(sids)
+
+    Files in the subfolders named in ``apart`` do not count in the manifest's hash.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +171,10 @@ def write_artifact(
     draft = Draft(tmp)
     try:
         yield draft
-        files = {
-            str(p.relative_to(tmp)): sha256_file(p)
-            for p in sorted(tmp.rglob("*"))
-            if p.is_file() and p.name != MANIFEST
+        hashes = {
+            p.relative_to(tmp): sha256_file(p) for p in sorted(tmp.rglob("*")) if p.is_file() and p.name != MANIFEST
         }
+        files = {str(path): value for path, value in hashes.items() if path.parts[0] not in apart}
         manifest = Manifest(
             kind=kind,
             config=json.loads(json.dumps(dict(config), default=str)),
@@ -173,6 +184,7 @@ def write_artifact(
             code_version=sidar.__version__,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             seconds=round(time.monotonic() - started, 3),
+            apart={str(path): value for path, value in hashes.items() if path.parts[0] in apart},
         )
         (tmp / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=1, sort_keys=True, default=str) + "\n")
         fsync_tree(tmp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,13 +66,82 @@ class PrivacyConfig(Part):
     salt: str = Field("", description="Secret part of the hash; keep it the same so that users keep their history.")
 
 
+class HeldOutConfig(Part):
+    """A file of queries that training must not see; the path alone is short for `match: near`."""
+
+    queries: str = Field(description="TSV, CSV, JSONL or Parquet with a column query.")
+    match: Literal["near", "exact"] = Field(
+        "near", description="near = token sets with a Jaccard similarity of at least .8; exact = equal normalised text."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return {"queries": value} if isinstance(value, str) else value
+
+
+class DataConfig(Part):
+    """What training must not see."""
+
+    held_out: list[HeldOutConfig] | None = Field(
+        None,
+        description="Files of held-out queries, each a path or {queries, match: near | exact}; "
+        "null = those of evaluate.sets when the data stage runs.",
+    )
+
+
 class SplitConfig(Part):
     """How the log is cut into training, validation and test."""
 
-    unit: Literal["day", "leave_one_out"] = "day"
-    valid_day: int = Field(-2, description="Day of validation; negative counts from the end of the log.")
-    test_day: int = Field(-1, description="Day of the test; later days are unused.")
+    unit: Literal["day", "time", "fraction", "leave_one_out"] = Field(
+        "day", description="day = calendar days (UTC), time = spans of 24 hours, fraction = shares of the requests."
+    )
+    test_days: int | None = Field(
+        None, ge=1, description="Days of the test; null = 1, or with test_from: to the end of the log."
+    )
+    valid_days: int | None = Field(
+        None, ge=0, description="Days of validation, just before the test; null = 1, 0 = no validation."
+    )
+    test_from: str | None = Field(
+        None, description="Date or ISO time (UTC) at which the test starts; null = it ends with the log."
+    )
+    test_fraction: float = Field(0.1, gt=0, lt=1, description="unit fraction: share of the last requests that test.")
+    valid_fraction: float = Field(0.1, ge=0, lt=1, description="unit fraction: share of the requests before; 0 = none.")
+    valid_day: int | None = Field(
+        None, description="Older form: one day of validation by number; negative counts from the end of the log."
+    )
+    test_day: int | None = Field(None, description="Older form: one day of the test by number; later days are unused.")
     max_history: int = Field(20, ge=0, description="Most recent interactions of a user that enter a prompt.")
+
+    @field_validator("test_from", mode="before")
+    @classmethod
+    def _moment(cls, value: Any) -> Any:
+        """Write a date as ``2026-11-01`` and a time as ISO in UTC; a time without a zone is UTC."""
+        if isinstance(value, str):
+            text = value.strip()
+            try:
+                value = datetime.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{text!r} is neither a date (2026-11-01) nor an ISO time") from None
+            if len(text) <= len("2026-11-01"):  # a date without a time of day
+                return value.date().isoformat()
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat()
+        return value.isoformat() if isinstance(value, date) else value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> SplitConfig:
+        if self.test_day is not None and (self.test_days is not None or self.test_from is not None):
+            newer = "split.test_days" if self.test_days is not None else "split.test_from"
+            raise ValueError(f"split.test_day and {newer} both say when the test is; keep {newer}")
+        if self.valid_day is not None and self.valid_days is not None:
+            raise ValueError("split.valid_day and split.valid_days both say when validation is; keep split.valid_days")
+        if self.test_fraction + self.valid_fraction >= 1:
+            raise ValueError(
+                f"split.test_fraction {self.test_fraction:g} and split.valid_fraction {self.valid_fraction:g} leave "
+                "nothing to train on; want a sum below 1"
+            )
+        return self
 
 
 class EmbedConfig(Part):
@@ -444,14 +514,14 @@ class EvalSetConfig(Part):
 
 
 class EvaluateConfig(Part):
-    """What is scored, on which queries, against what."""
+    """What is scored, on which queries, against what; it makes no stage stale but `evaluate`."""
 
     sets: list[EvalSetConfig] = []
     prompts: Literal["personalised", "semantic"] = Field(
         "personalised", description="semantic = the query alone, without history and profile, in every prompt."
     )
     targets: list[Literal["click", "order", "random_click"]] = Field(
-        ["click"], description="Targets on the log's test day."
+        ["click"], description="Targets in the log's test window."
     )
     max_queries: int | None = Field(300, description="Cap per simulated or log set, chosen by hash; null = all.")
     systems: list[str] = Field([], description="Empty = every baseline, sft, every aligned model, and fusions.")
@@ -553,6 +623,7 @@ class Config(Part):
     events: EventsConfig = EventsConfig()
     users: UsersConfig = UsersConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     embed: EmbedConfig = EmbedConfig()
     sid: SidConfig = SidConfig()
@@ -662,6 +733,7 @@ def _anchor(config: Config, base: Path) -> None:
     """Make the file's relative paths relative to ``base``; a model is a name unless its folder is there."""
     anchored = [(config, "runs"), (config.catalogue, "path"), (config.events, "path"), (config.users, "path")]
     anchored += [(config.sid.table, "path"), (config, "warm_start"), (config.memory, "key_file")]
+    anchored += [(held, "queries") for held in config.data.held_out or []]
     for part, name in [*anchored, *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels"))]:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reference_data as slow
+import yaml
+from toy_leaks import words, write_typed_sets
 
-from sidar.config import Config, EvalSetConfig
+from sidar.config import Config, DataConfig, EvalSetConfig, HeldOutConfig
 from sidar.data import build, open_dataset, toy
-from sidar.data.evalsets import StoredSet
+from sidar.data.evalsets import StoredSet, build_sets, held_out_advice
 from sidar.data.judged import read_file_set
 
 ITEMS = toy.catalogue()
@@ -138,16 +142,106 @@ def test_slices_follow_training_days(shop: tuple[Path, Config]) -> None:
     build(cfg, folder / "data")
     data = open_dataset(folder / "data")
     labels = data.priors().popularity()
-    trained = {r.prompt.query for r in data.requests("train")}
     for evalset in data.eval_sets():
-        for n, (i, prompt) in enumerate(zip(evalset.query_ids, evalset.prompts, strict=True)):
+        for n, i in enumerate(evalset.query_ids):
             best = max(evalset.qrels[i].values())
             rows = data.catalogue.rows(item for item, grade in evalset.qrels[i].items() if grade == best)
             clicks = data.priors().clicks[rows]
             assert evalset.slices["popularity"][n] in set(labels[rows[clicks == clicks.max()]])
-            assert evalset.slices["query"][n] == ("seen" if prompt.query in trained else "unseen")
     assert set(sets_of(data, "toy-test").slices["query"]) == {"unseen"}
     assert "seen" in set(sets_of(data, "day8-clicks").slices["query"])
+
+
+@pytest.mark.parametrize(
+    ("options", "test_from", "valid_from"),
+    [
+        ({}, 8, 7),
+        ({"valid_day": 4, "test_day": 7}, 7, 4),  # days 5 and 6 belong to no split and still come before the test
+        ({"test_days": 2, "valid_days": 0}, 7, None),
+        ({"unit": "leave_one_out"}, None, None),
+    ],
+)
+def test_seen_is_a_positive_for_the_query_before_the_window(
+    tmp_path: Path, options: dict, test_from: int | None, valid_from: int | None
+) -> None:
+    paths = toy.write_inputs(tmp_path)
+    events = pq.read_table(paths["events"]).to_pylist()
+    typed = sorted({e["query"] for e in events})
+    for number, event in enumerate(events):  # other spellings, requests without a text, and requests without a click
+        kind = int(event["request_id"][-3:]) % 5
+        event["query"] = {0: event["query"].upper(), 1: f" {event['query']}\u00ad!", 2: ""}.get(kind, event["query"])
+        if number % 3 and event["action"] != "impression":
+            event["action"] = "look"
+    pq.write_table(pa.Table.from_pylist(events, schema=pq.read_schema(paths["events"])), paths["events"])
+    (tmp_path / "q.tsv").write_text("query_id\tquery\n" + "".join(f"q{n}\t{q}?\n" for n, q in enumerate(typed)))
+    (tmp_path / "r.tsv").write_text(
+        "query_id\titem_id\tgrade\n" + "".join(f"q{n}\tT000\t1\n" for n in range(len(typed)))
+    )
+    files = {"queries": str(tmp_path / "q.tsv"), "qrels": str(tmp_path / "r.tsv")}
+    cfg = Config.model_validate({"threads": 1, "split": options, "evaluate": {"sets": [{"name": "typed", **files}]}})
+    cfg.catalogue.path, cfg.events.path = str(paths["catalogue"]), str(paths["events"])
+    cfg.data.held_out = (
+        [HeldOutConfig(queries=str(tmp_path / "q.tsv"), match="exact")] if "test_days" in options else []
+    )
+    cfg.evaluate.max_queries = None
+    build(cfg, tmp_path / "data")
+    data = open_dataset(tmp_path / "data")
+    requests = pq.read_table(tmp_path / "data" / "requests.parquet").to_pylist()
+
+    def before(role: str) -> Callable[[dict], bool]:
+        if options.get("unit") == "leave_one_out":
+            return lambda r: r["split"] in (("train",) if role == "valid" else ("train", "valid"))
+        day = valid_from if role == "valid" else test_from
+        return lambda r: r["day"] < day
+
+    labels = set()
+    for role in ("valid", "test"):
+        for evalset in data.eval_sets(role):
+            want = [slow.seen_or_unseen(p.query, requests, before(role)) for p in evalset.prompts]
+            assert evalset.slices["query"].tolist() == want
+            labels |= set(want)
+    assert labels == {"seen", "unseen", "no query"}
+
+
+def test_sets_follow_the_config_and_not_the_folder(shop: tuple[Path, Config]) -> None:
+    folder, cfg = shop
+    build(cfg, folder / "data")
+    stored, made = open_dataset(folder / "data").eval_sets(), build_sets(cfg, folder / "data")
+    assert [each.evalset.name for each in made] == [each.name for each in stored]
+    for each, other in zip(made, stored, strict=True):
+        assert (each.evalset.qrels, each.evalset.prompts) == (other.qrels, other.prompts)
+        assert {k: v.tolist() for k, v in each.evalset.slices.items()} == {
+            k: v.tolist() for k, v in other.slices.items()
+        }
+    changed = cfg.model_copy(deep=True)
+    changed.evaluate.sets, changed.evaluate.targets, changed.evaluate.max_queries = [], ["order"], 3
+    assert [(each.evalset.name, len(each.evalset)) for each in build_sets(changed, folder / "data")] == [
+        ("day7-orders", 3),
+        ("day8-orders", 3),
+    ]
+
+
+def test_a_set_that_training_has_seen_is_told_with_the_line_that_holds_it_out(tmp_path: Path) -> None:
+    paths = toy.write_inputs(tmp_path)
+    sets = [EvalSetConfig(**each) for each in write_typed_sets(tmp_path)]
+    cfg = Config.model_validate({"threads": 1, "data": {"held_out": []}})
+    cfg.catalogue.path, cfg.events.path = str(paths["catalogue"]), str(paths["events"])
+    build(cfg, tmp_path / "data")
+    cfg.evaluate.sets = sets
+    made = build_sets(cfg, tmp_path / "data")
+    trained = [words(r.prompt.query) for r in open_dataset(tmp_path / "data").requests("train")]
+    for each in made[:2]:
+        assert each.trained_on == sum(words(p.query) in trained for p in each.evalset.prompts) > 8
+    assert not any(each.trained_on for each in made[2:])  # what shoppers ask again belongs to the day's set
+    advice = held_out_advice(cfg, made)
+    real, simulated = (each.queries for each in sets)
+    assert f"typed_real: {made[0].trained_on} of {len(made[0].evalset)}" in advice
+    line = f"data: {{held_out: [{{queries: {real}, match: near}}, {{queries: {simulated}, match: exact}}]}}"
+    assert line in advice
+    cfg.data = DataConfig.model_validate(yaml.safe_load(line)["data"])
+    report = build(cfg, tmp_path / "data")
+    assert report["held_out"] == [each.model_dump() for each in cfg.data.held_out or []]
+    assert held_out_advice(cfg, build_sets(cfg, tmp_path / "data")) == ""
 
 
 def sets_of(data, name: str):

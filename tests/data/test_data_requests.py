@@ -20,7 +20,7 @@ from sidar.data.requests import RequestFacts, write_requests
 from sidar.data.splits import Split, resolve_split
 from sidar.types import INTERACTIONS_SCHEMA
 
-SPLIT = Split("day", toy.FIRST_DAY, 7, 8)
+SPLIT = Split.of_days(toy.FIRST_DAY, (7, 7), (8, 8))
 MINUTE = 60_000_000
 
 
@@ -180,7 +180,7 @@ def test_leave_one_out_takes_the_last_two_engaged_requests(tmp_path: Path) -> No
         + [request("short", f"short{n}", n) for n in range(2)]
         + [request("", f"nobody{n}", n) for n in range(4)]
     )
-    requests, _ = group(tmp_path, log, Split("leave_one_out", toy.FIRST_DAY, 0, 0))
+    requests, _ = group(tmp_path, log, Split("leave_one_out", toy.FIRST_DAY))
     splits = {r["request_id"]: r["split"] for r in requests}
     assert {k for k, v in splits.items() if v == "test"} == {"u4"}
     assert {k for k, v in splits.items() if v == "valid"} == {"u3"}
@@ -213,4 +213,4 @@ def test_days_resolve_or_say_what_they_want(days: int, valid: int, test: int, re
             resolve_split(config, facts)
     else:
         split = resolve_split(config, facts)
-        assert (split.valid_day, split.test_day) == resolved
+        assert (split.report()["valid_day"], split.report()["test_day"]) == resolved

@@ -37,7 +37,9 @@ def test_the_folder_holds_the_contract(tmp_path: Path) -> None:
         "priors.parquet", "quarantine.parquet", "report.json", "eval",
     }  # fmt: skip
     data = open_dataset(tmp_path / "data")
-    assert data.report == json.loads(json.dumps(report))
+    assert data.report == {name: part for name, part in report.items() if name not in ("eval", "held_out")}
+    for name, file in (("eval", "sets"), ("held_out", "held_out")):
+        assert json.loads((tmp_path / "data" / "eval" / f"{file}.json").read_text()) == report[name]
     assert pq.read_schema(data.interactions_path).equals(INTERACTIONS_SCHEMA)
     assert pq.read_schema(tmp_path / "data" / "quarantine.parquet").equals(QUARANTINE_SCHEMA)
     ints, bytes_ = pa.list_(pa.int32()), pa.list_(pa.int8())

@@ -1,6 +1,7 @@
 """The whole path on the toy shop, through the command line, as a user walks it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from toy_leaks import words
 
 from sidar import Retriever, pipeline
 from sidar.artifacts import open_artifact
@@ -94,6 +96,50 @@ def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
     stale = reasons(shop, "seed=1")
     assert all(stale[name] for name in ("data", "sid", "sft", "evaluate"))
     assert stale["embed"] is None or "runs first" in stale["embed"]
+
+
+def test_what_is_scored_makes_only_the_evaluation_stale(shop):
+    """Another cap, another set, another target: nothing is trained again."""
+    shutil.copytree(shop / "runs/shop", shop / "runs/scored")
+    log = [f"{request}\t{query}" for request, query in enumerate(list(toy.log_queries())[:9])]
+    (shop / "typed.queries.tsv").write_text("\n".join(["query_id\tquery", *log]) + "\n")
+    (shop / "typed.qrels.tsv").write_text("query_id\titem_id\tgrade\n" + "".join(f"{n}\tT000\t1\n" for n in range(9)))
+    typed = "evaluate.sets=[{name: typed, queries: typed.queries.tsv, qrels: typed.qrels.tsv}]"
+    options = ["name=scored", "evaluate.systems=[bm25]"]
+    for change, names in (
+        ("evaluate.max_queries=5", {"judged", "day8-clicks"}),
+        (typed, {"typed", "day8-clicks"}),
+        ("evaluate.targets=[order]", {"typed", "day8-orders"}),
+    ):
+        options.append(change)
+        cfg = load_config(shop / "sidar.yaml", options)
+        reports = pipeline.run(cfg)
+        assert list(reports) == ["evaluate"]
+        scores = json.loads((cfg.run_dir / "evaluate/scores.json").read_text())
+        assert set(scores["sets"]) == names
+        assert max(scores["sets"][name]["queries"] for name in names if name.startswith("day8")) <= 5
+        assert list(pipeline.run(cfg)) == []
+    trained = {words(r.prompt.query) for r in open_dataset(cfg.run_dir / "data").requests("train")}
+    seen = sum(words(query) in trained for query in list(toy.log_queries())[:9])
+    assert scores["sets"]["typed"]["trained_on"] == seen > 0
+    assert f"typed: {seen} of 9" in reports["evaluate"]["summary"]
+    assert "data: {held_out: [{queries: " in reports["evaluate"]["summary"]
+    assert "were not held out" in (cfg.run_dir / "evaluate/report.html").read_text()
+
+
+def test_sets_stored_with_the_data_make_nothing_stale(shop):
+    """`sidar validate` writes them again; training reads none of them."""
+    if not (shop / "runs/scored").is_dir():
+        shutil.copytree(shop / "runs/shop", shop / "runs/scored")
+    sets = []
+    for change in ("evaluate.max_queries=5", "evaluate.max_queries=6"):
+        cfg = load_config(shop / "sidar.yaml", ["name=scored", change])
+        pipeline.run(cfg, only="data", force=True)
+        open_artifact(cfg.run_dir / "data", "data", verify=True)
+        sets.append([len(each) for each in open_dataset(cfg.run_dir / "data").eval_sets("test")])
+        stale = [step.stage.name for step in pipeline.plan(cfg) if step.reason]
+        assert stale in ([], ["evaluate"])
+    assert sets[0] != sets[1]
 
 
 def test_a_changed_input_file_is_noticed(shop, tmp_path):

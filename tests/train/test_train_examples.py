@@ -215,7 +215,7 @@ def test_validation_on_lists_adds_their_statistics(model):
     examples = list_stream(model).examples([(i, 0) for i in range(8)])
     found = Validator(examples, PrefixIndex.build(toy_sids()), precision="fp32")(model)
     assert {"pairs/accuracy", "logp/other_positives", "first/entropy"} <= set(found)
-    assert Validator([], PrefixIndex.build(toy_sids()))(model) == {"nll": 0.0}
+    assert Validator([], PrefixIndex.build(toy_sids()))(model) == {}
 
 
 def test_matches_are_the_items_that_have_every_word():

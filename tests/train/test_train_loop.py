@@ -196,6 +196,18 @@ def test_the_best_model_is_the_one_that_validated_best(tmp_path, backbone):
     assert equal(kept[1], state(SidLM.from_pretrained(tmp_path / "best")))
 
 
+def test_without_validation_the_final_model_is_the_best_and_no_figure_is_written(tmp_path, backbone):
+    from sidar.lm import SidLM
+
+    task = sft_task(tiny_model(backbone))
+    task.validate = dict
+    report = run(task, quick(validate_every=4), tmp_path)
+    assert report.best == report.final == {"step": 12}
+    assert equal(state(task.model), state(SidLM.from_pretrained(tmp_path / "best")))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {record["kind"] for record in records} == {"train"}
+
+
 def test_lora_trains_adapters_and_sid_rows_only_and_resumes(tmp_path, backbone):
     lora = LoraConfig(r=4, alpha=8)
     model = tiny_model(backbone, lora=lora)

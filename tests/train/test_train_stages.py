@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy_stages import config
 
+from sidar.data import build
 from sidar.lm import SidLM
 from sidar.train import train_align, train_sft
 
@@ -133,3 +134,16 @@ def test_a_shop_without_a_log_trains_on_its_words(shop, tmp_path):
     assert report["valid_examples"] == 16  # items spread over the shop, in words that training never draws
     with pytest.raises(ValueError, match="needs logged clicks"):
         train_align(cfg, tmp_path / "data", shop / "sid", tmp_path / "sft", tmp_path / "align")
+
+
+def test_without_a_validation_window_both_stages_say_that_nothing_was_validated(shop, tmp_path):
+    cfg = config(shop / "inputs", split={"valid_days": 0})
+    build(cfg, tmp_path / "data")
+    one = train_sft(cfg, tmp_path / "data", None, shop / "sid", tmp_path / "sft", progress=False)
+    two = train_align(cfg, tmp_path / "data", shop / "sid", tmp_path / "sft", tmp_path / "align", progress=False)
+    for name, report in (("sft", one), ("align", two)):
+        assert "nothing validated" in report["summary"]
+        assert "nll" not in report["summary"]
+        assert report["best"] == report["final"] == {"step": 12}
+        best = SidLM.from_pretrained(tmp_path / name / "best").state_dict()
+        assert same(best, weights(tmp_path / name))

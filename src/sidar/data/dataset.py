@@ -62,7 +62,10 @@ class Dataset:
         return Priors.load(self.folder / "priors.parquet")
 
     def eval_sets(self, role: str | None = None) -> list[EvalSet]:
-        """Evaluation sets of ``test`` or ``valid`` (None = both)."""
+        """Evaluation sets of ``test`` or ``valid`` (None = both) as the config named them when the data stage ran.
+
+        :func:`sidar.data.evalsets.build_sets` makes those of the config as it stands.
+        """
         return read_sets(self.folder / "eval", role)
 
     def item_text(self, fields: list[str]) -> list[str]:

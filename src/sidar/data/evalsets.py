@@ -1,24 +1,30 @@
-"""Evaluation sets: judged queries from files, and targets observed in the log on the validation and test days.
+"""Evaluation sets: judged queries from files, and targets observed in the log's validation and test windows.
 
-Stored as ``eval/<set>.queries.parquet``, ``eval/<set>.qrels.parquet`` and one ``eval/sets.json``.  Slices per query:
-``popularity`` (head, torso, tail, cold: that of its most popular target on training days, so a query is cold only when
-all its targets are) and ``query`` (seen, unseen: the same normalised text in a training request).
+The evaluate stage builds them from the config as it stands (:func:`build_sets`); the data stage also stores them as
+``eval/<set>.queries.parquet``, ``eval/<set>.qrels.parquet`` and one ``eval/sets.json``.  Slices per query:
+``popularity`` (head, torso, tail, cold: that of its most popular target in training, so a query is cold only when all
+its targets are) and ``query``: *seen* where a request before the window of the set's role had a click, cart or order
+for a query of the same normal form, else *unseen*; *no query* for a request without a text.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidar.config import Config
+from sidar.config import Config, HeldOutConfig
+from sidar.data.catalogue import open_catalogue
 from sidar.data.duck import Duck, text
-from sidar.data.heldout import normalised
+from sidar.data.heldout import found_in, rule_of
+from sidar.data.judged import StoredSet, read_file_set, rows_of
+from sidar.data.normalise import query_key
 from sidar.data.priors import Priors
 from sidar.data.splits import Split
 from sidar.types import Catalogue, EvalSet, PathLike, Prompt, Qrels
@@ -39,27 +45,79 @@ TARGETS = {"click": ("action >= 1", False), "order": ("action = 3", False), "ran
 _TARGET_NAMES = {"click": "clicks", "order": "orders", "random_click": "random-clicks"}
 
 
-@dataclass(frozen=True)
-class StoredSet:
-    """An evaluation set with its role and what reading it left out."""
+def build_sets(cfg: Config, folder: PathLike) -> list[StoredSet]:
+    """Return the sets that ``evaluate.*`` asks for now, from the config's files and a finished data folder.
 
-    evalset: EvalSet
-    role: str
-    topic_oracle: bool = False
-    dropped: dict[str, int] = field(default_factory=dict)
-    held_out: list[str] = field(default_factory=list)  # every query of the files, also those cut or without judgments
+    Raises ``ValueError`` for a file that cannot be used, or two sets of one name.
+    """
+    folder = Path(folder)
+    report = json.loads((folder / "report.json").read_text())
+    split = Split.from_report(report["split"], report["events"]["first_day_us"])
+    catalogue = open_catalogue(folder / "catalogue.arrow")
+    files = read_files(cfg, catalogue)
+    with tempfile.TemporaryDirectory() as work, Duck(work, cfg.events.memory, cfg.threads) as duck:
+        return make_sets(duck, cfg, files, folder, split, catalogue)
+
+
+def read_files(cfg: Config, catalogue: Catalogue) -> list[StoredSet]:
+    """Return the sets of ``evaluate.sets``, without slices."""
+    return [read_file_set(each, catalogue, cfg.evaluate.max_queries) for each in cfg.evaluate.sets]
+
+
+def make_sets(
+    duck: Duck, cfg: Config, files: Sequence[StoredSet], folder: Path, split: Split, catalogue: Catalogue
+) -> list[StoredSet]:
+    """Return ``files`` and the log's sets with their slices; ``folder`` holds requests and priors."""
+    requests, priors = folder / "requests.parquet", Priors.load(folder / "priors.parquet")
+    trained = f"(SELECT query FROM read_parquet({text(requests)}) WHERE split = 'train')"
+    sets = []
+    for each in files:
+        queries = [prompt.query for prompt in each.evalset.prompts]
+        again = found_in(duck, trained, queries, rule_of(each.evalset.origin))
+        sets.append(replace(each, trained_on=sum(query in again for query in queries)))
+    sets += log_sets(duck, cfg, requests, split, catalogue)
+    names = [each.evalset.name for each in sets]
+    for name in names:
+        if names.count(name) > 1 or not name or set(name) & set('/\\:*?"<>| '):
+            raise ValueError(f"evaluate.sets: {name!r} is taken or no file name; give every set its own plain name")
+    labels = priors.popularity()
+    seen = {role: _seen_keys(duck, requests, split, role, sets) for role in ("valid", "test")}
+    sliced = []
+    for each in sets:
+        slices = {
+            "popularity": np.asarray(_popularity(each.evalset, catalogue, labels, priors.clicks), dtype=object),
+            "query": np.asarray([_seen(p.query, seen[each.role]) for p in each.evalset.prompts], dtype=object),
+        }
+        sliced.append(replace(each, evalset=replace(each.evalset, slices=slices)))
+    return sliced
+
+
+def held_out_advice(cfg: Config, sets: Sequence[StoredSet]) -> str:
+    """Return a warning for file sets whose queries training has seen, with the line that holds them out; else ""."""
+    leaking = [each for each in sets if each.trained_on]
+    if not leaking:
+        return ""
+    wanted = list(cfg.data.held_out or [])
+    for each in cfg.evaluate.sets:
+        if each.queries not in [held.queries for held in wanted]:
+            wanted.append(HeldOutConfig(queries=each.queries, match=rule_of(each.origin)))
+    counts = "; ".join(f"{each.evalset.name}: {each.trained_on:,} of {len(each.evalset):,}" for each in leaking)
+    line = ", ".join(f"{{queries: {held.queries}, match: {held.match}}}" for held in wanted)
+    return (
+        f"queries of evaluation sets were not held out of training ({counts} read like a training query), so their "
+        f"figures are too high; name them in data.held_out and train again:\ndata: {{held_out: [{line}]}}"
+    )
 
 
 def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue) -> list[StoredSet]:
-    """Sets of the log: one per target of ``evaluate.targets`` and role, named ``day<k>-clicks`` and so on.
+    """Sets of the log: one per target of ``evaluate.targets`` and role, named ``day8-clicks`` and so on.
 
     A query is one request with at least one target, with its user's history and profile; grades are 1. At most
     ``evaluate.max_queries`` of them, chosen by a stable hash of the request id. Targets that never occur give no set.
     """
     found = []
     limit = "" if cfg.evaluate.max_queries is None else f"LIMIT {cfg.evaluate.max_queries}"
-    for role, day in (("valid", split.valid_day), ("test", split.test_day)):
-        prefix = f"day{day}" if split.unit == "day" else f"last-{role}"
+    for role in ("valid", "test") if split.validates else ("test",):
         for target in dict.fromkeys(cfg.evaluate.targets):
             condition, random_only = TARGETS[target]
             bucket = "AND bucket = 'random'" if random_only else ""
@@ -76,35 +134,25 @@ def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: C
             items = catalogue.table.column("item_id")
             qrels = {r["request_id"]: {items[row].as_py(): 1.0 for row in r["targets"]} for r in table}
             prompts = tuple(Prompt(r["query"], tuple(r["history"]), r["profile"]) for r in table)
-            name = f"{prefix}-{_TARGET_NAMES[target]}"
+            name = f"{split.prefix(role)}-{_TARGET_NAMES[target]}"
             found.append(StoredSet(EvalSet(name, tuple(qrels), prompts, qrels, origin=cfg.events.origin), role))
     return found
 
 
-def write_sets(
-    duck: Duck, sets: list[StoredSet], requests: Path, priors: Priors, catalogue: Catalogue, folder: Path
-) -> list[dict[str, object]]:
-    """Write all sets with their slices into ``folder``; returns what ``sets.json`` says."""
+def write_sets(sets: Sequence[StoredSet], folder: Path) -> list[dict[str, object]]:
+    """Write all sets into ``folder``; returns what ``sets.json`` says."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [s.evalset.name for s in sets]
-    for name in names:
-        if names.count(name) > 1 or not name or set(name) & set('/\\:*?"<>| '):
-            raise ValueError(f"evaluate.sets: {name!r} is taken or no file name; give every set its own plain name")
-    labels = priors.popularity()
-    trained = f"SELECT DISTINCT query FROM read_parquet({text(requests)}) WHERE split = 'train'"
-    duck.run(f"CREATE OR REPLACE TABLE trained_queries AS SELECT DISTINCT {normalised('query')} FROM ({trained})")
     listed: list[dict[str, object]] = []
     for stored in sets:
         evalset = stored.evalset
-        seen = _seen(duck, [p.query for p in evalset.prompts])
         queries = pa.table(
             {
                 "query_id": evalset.query_ids,
                 "query": [p.query for p in evalset.prompts],
                 "history": [list(p.history) for p in evalset.prompts],
                 "profile": [p.profile for p in evalset.prompts],
-                "slice_popularity": _popularity(evalset, catalogue, labels, priors.clicks),
-                "slice_query": seen,
+                "slice_popularity": evalset.slices["popularity"].tolist(),
+                "slice_query": evalset.slices["query"].tolist(),
             },
             schema=QUERIES_SCHEMA,
         )
@@ -121,6 +169,7 @@ def write_sets(
                 "queries": len(evalset),
                 "judgments": len(pairs),
                 "dropped": stored.dropped,
+                "trained_on": stored.trained_on,
             }
         )
     (folder / "sets.json").write_text(json.dumps(listed, indent=1) + "\n")
@@ -147,11 +196,24 @@ def read_sets(folder: PathLike, role: str | None = None) -> list[EvalSet]:
     return sets
 
 
-def _seen(duck: Duck, queries: list[str]) -> list[str]:
-    """ "seen" or "unseen" for each query."""
-    duck.register("asked", pa.table({"n": pa.array(range(len(queries)), pa.int64()), "query": queries}))
-    seen = {n for (n,) in duck.rows(f"SELECT n FROM asked WHERE {normalised('query')} IN (FROM trained_queries)")}
-    return ["seen" if n in seen else "unseen" for n in range(len(queries))]
+def _seen_keys(duck: Duck, requests: Path, split: Split, role: str, sets: Sequence[StoredSet]) -> set[str]:
+    """Keys of the queries of ``role`` that an earlier request asked and answered with a click, cart or order.
+
+    Only the keys that are asked for are kept, so that memory does not grow with the log's distinct queries.
+    """
+    asked = {query_key(prompt.query) for each in sets if each.role == role for prompt in each.evalset.prompts}
+    earlier = f"""SELECT DISTINCT query FROM read_parquet({text(requests)})
+        WHERE query <> '' AND list_max(actions) > 0 AND {split.before(role)}"""
+    keys: set[str] = set()
+    for batch in duck.batches(earlier):
+        keys.update(asked.intersection(map(query_key, batch.column("query").to_pylist())))
+    return keys
+
+
+def _seen(query: str, keys: set[str]) -> str:
+    if not query.strip():
+        return "no query"
+    return "seen" if query_key(query) in keys else "unseen"
 
 
 def _popularity(evalset: EvalSet, catalogue: Catalogue, labels: np.ndarray, clicks: np.ndarray) -> list[str]:
@@ -163,10 +225,3 @@ def _popularity(evalset: EvalSet, catalogue: Catalogue, labels: np.ndarray, clic
         if query_id not in chosen or clicks[row] > clicks[chosen[query_id]]:
             chosen[query_id] = int(row)
     return [str(labels[chosen[i]]) for i in evalset.query_ids]
-
-
-def rows_of(catalogue: Catalogue, item_ids: list[str]) -> np.ndarray:
-    """(n,) int32 rows, −1 = unknown; one hash join instead of ``Catalogue.rows``'s dict, which is large for large N."""
-    ids = catalogue.table.column("item_id")
-    found = pc.index_in(pa.array(item_ids, pa.string()), value_set=ids.combine_chunks())
-    return pc.fill_null(found, -1).to_numpy().astype(np.int32)

@@ -6,15 +6,30 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidar.config import EvalSetConfig
-from sidar.data.evalsets import StoredSet, rows_of
+from sidar.config import EvalSetConfig, HeldOutConfig
 from sidar.types import Catalogue, EvalSet, Prompt, Qrels
 
 _QRELS = ("query_id", "item_id", "grade")
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """An evaluation set with its role and what reading it left out."""
+
+    evalset: EvalSet
+    role: str
+    topic_oracle: bool = False
+    dropped: dict[str, int] = field(default_factory=dict)
+    held_out: list[str] = field(default_factory=list)  # every query of the files, also those cut or without judgments
+    trained_on: int = 0  # scored queries that read like a training query by the set's own rule; files only
 
 
 def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int | None) -> StoredSet:
@@ -24,8 +39,9 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
     ``max_queries`` caps simulated sets by a stable hash of the query id; judged (real) sets are never cut.
     Raises ``ValueError`` for a missing file or column, a repeated query id, or an empty set.
     """
-    queries = _read_columns(config.queries, ("query_id", "query"), ("history", "profile"), config)
-    judged = _read_columns(config.qrels, _QRELS, (), config)
+    place = f"evaluate.sets {config.name}"
+    queries = _read_columns(config.queries, ("query_id", "query"), ("history", "profile"), place)
+    judged = _read_columns(config.qrels, _QRELS, (), place)
     ids = [str(i) for i in queries["query_id"]]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -58,6 +74,12 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
     return StoredSet(evalset, config.role, config.topic_oracle, dropped, held_out)
 
 
+def read_held_out(config: HeldOutConfig) -> list[str]:
+    """Return the queries of a file of ``data.held_out``; raises ``ValueError`` for a missing file or column."""
+    columns = _read_columns(config.queries, ("query",), (), "data.held_out")
+    return [str(query) for query in columns["query"] if query]
+
+
 def _capped(ids: list[str], limit: int | None) -> list[str]:
     """At most ``limit`` ids, chosen by hash and kept in their order."""
     if limit is None or len(ids) <= limit:
@@ -72,11 +94,11 @@ def _history(value: str | Sequence[str] | None, catalogue: Catalogue) -> tuple[i
     return tuple(int(r) for r in rows_of(catalogue, ids) if r >= 0) if ids else ()
 
 
-def _read_columns(path: str, needed: tuple[str, ...], optional: tuple[str, ...], config: EvalSetConfig) -> dict:
-    """Columns of a small table as lists; absent optional ones are None."""
+def _read_columns(path: str, needed: tuple[str, ...], optional: tuple[str, ...], place: str) -> dict:
+    """Columns of a small table as lists; absent optional ones are None. ``place`` is the config key for errors."""
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"evaluate.sets {config.name}: {path} does not exist")
+        raise ValueError(f"{place}: {path} does not exist")
     if file.suffix in (".parquet", ".pq"):
         table = pq.read_table(file).to_pydict()
     elif file.suffix in (".jsonl", ".ndjson"):
@@ -101,3 +123,10 @@ def _read_columns(path: str, needed: tuple[str, ...], optional: tuple[str, ...],
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r} (it has {', '.join(table)}); want {', '.join(needed)}")
     return {c: table.get(c) for c in (*needed, *optional)}
+
+
+def rows_of(catalogue: Catalogue, item_ids: list[str]) -> np.ndarray:
+    """(n,) int32 rows, −1 = unknown; one hash join instead of ``Catalogue.rows``'s dict, which is large for large N."""
+    ids = catalogue.table.column("item_id")
+    found = pc.index_in(pa.array(item_ids, pa.string()), value_set=ids.combine_chunks())
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32)

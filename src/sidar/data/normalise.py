@@ -39,3 +39,8 @@ def normalise_query(text: str) -> str:
         elif kind == "gap":
             kept.append(" ")
     return " ".join("".join(kept).split())
+
+
+def query_key(text: str) -> str:
+    """Return the text that makes two queries the same: the normal form, or the case-folded text where it is empty."""
+    return normalise_query(text) or " ".join(text.casefold().split())

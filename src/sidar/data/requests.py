@@ -14,12 +14,13 @@ request and item at the moment of its first such action, oldest first.  Nothing 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from sidar.config import Config
+from sidar.config import Config, SplitConfig
 from sidar.data.duck import Duck, files, text
 from sidar.data.log import LogFacts
 from sidar.data.splits import Split
@@ -50,36 +51,72 @@ def write_requests(
     Reads the tables ``users (user_id, profile)``, ``dead_rows (row)`` and ``held_out (query)`` on ``duck``; a training
     request with a query of ``held_out`` gets split ``none``.
     """
-    shards = max(1, -(-facts.rows // shard_events))
-    parts, folder = [], duck.work / "shards"
-    own = (
-        "CASE WHEN user_id <> '' THEN user_id WHEN request_id IS NOT NULL THEN request_id ELSE session_id || query END"
-    )
     alive = f"SELECT * FROM read_parquet({text(log)}) WHERE row NOT IN (SELECT row FROM dead_rows)"
-    kept = facts.rows
-    if shards > 1:
-        columns = "ts, user_id, session_id, request_id, query, row, position, action, bucket"
-        kept = duck.export(
-            f"SELECT {columns}, hash({own}) % {shards} AS shard FROM ({alive})", folder, ", PARTITION_BY (shard)"
-        )
-    repeated = requests = 0
-    for shard in range(shards):
-        source = alive
-        if shards > 1:
-            inside = sorted((folder / f"shard={shard}").glob("*.parquet"))
-            if not inside:
-                continue
-            source = f"SELECT * FROM read_parquet({files(inside)}, hive_partitioning = false)"
-        duck.run(f"CREATE OR REPLACE TEMP TABLE shown AS {_shown(source, facts)}")
-        repeated += duck.row("SELECT coalesce(sum(events - kinds), 0)::BIGINT FROM shown")[0]
-        if shards == 1:
-            kept = duck.row("SELECT coalesce(sum(events), 0)::BIGINT FROM shown")[0]
-        parts.append(duck.work / f"requests-{shard}.parquet")
+    parts: list[Path] = []
+    repeated = requests = kept = 0
+    for shard in _shards(duck, alive, facts, shard_events):
+        duck.run(f"CREATE OR REPLACE TEMP TABLE shown AS {_shown(shard, facts)}")
+        again, events = duck.row("SELECT coalesce(sum(events - kinds), 0)::BIGINT, coalesce(sum(events), 0) FROM shown")
+        repeated, kept = repeated + again, kept + int(events)
+        parts.append(duck.work / f"requests-{len(parts)}.parquet")
         requests += duck.export(_requests(cfg, split), parts[-1])
     duck.run("DROP TABLE shown")
-    shutil.rmtree(folder, ignore_errors=True)
     _concatenate(parts, out)
-    return RequestFacts(requests, shards, repeated, facts.rows - kept)
+    return RequestFacts(requests, len(parts), repeated, facts.rows - kept)
+
+
+def cuts(
+    duck: Duck, config: SplitConfig, log: Path, facts: LogFacts, *, shard_events: int = SHARD_EVENTS
+) -> tuple[int, int]:
+    """Return the first moments (µs) of validation and test for ``split.unit: fraction``.
+
+    The last ``test_fraction`` of the requests in the order of their first event test, ``valid_fraction`` before them
+    validate; shares are rounded to whole requests, at least one.  A cut lies between two moments: requests of the
+    same moment stay together, in the later window.  Raises ``ValueError`` where a window would be empty.
+    """
+    times = duck.work / "times"
+    times.mkdir()
+    for number, shard in enumerate(_shards(duck, f"SELECT * FROM read_parquet({text(log)})", facts, shard_events)):
+        sql = f"SELECT min(ts) AS ts FROM ({_shown(shard, facts)}) GROUP BY user_id, key"
+        duck.export(sql, times / f"{number}.parquet")
+    moments = f"read_parquet({files(sorted(times.iterdir()))})"
+    total, first = duck.row(f"SELECT count(*), min(ts) FROM {moments}")
+    test = max(1, round(total * config.test_fraction))
+    valid = max(1, round(total * config.valid_fraction)) if config.valid_fraction else 0
+
+    def moment(from_the_end: int) -> int:
+        place = max(total - from_the_end, 0)
+        return int(duck.row(f"SELECT ts FROM {moments} ORDER BY ts LIMIT 1 OFFSET {place}")[0])
+
+    test_from, valid_from = moment(test), moment(test + valid)
+    shutil.rmtree(times)
+    if valid_from <= first or (valid and valid_from == test_from):
+        raise ValueError(
+            f"the log has {total:,} request(s), so the last {test:,} test (split.test_fraction "
+            f"{config.test_fraction:g}) and {valid:,} before them validate (split.valid_fraction "
+            f"{config.valid_fraction:g}); requests of the same moment stay together, and that leaves nothing for "
+            f"{'training' if valid_from <= first else 'validation'}. Change the two shares or take another split.unit"
+        )
+    return valid_from, test_from
+
+
+def _shards(duck: Duck, source: str, facts: LogFacts, shard_events: int) -> Iterator[str]:
+    """Yield SQL of the events of each shard; all events of a user are in one."""
+    shards = max(1, -(-facts.rows // shard_events))
+    if shards == 1:
+        yield source
+        return
+    key = (
+        "CASE WHEN user_id <> '' THEN user_id WHEN request_id IS NOT NULL THEN request_id ELSE session_id || query END"
+    )
+    columns = "ts, user_id, session_id, request_id, query, row, position, action, bucket"
+    folder = duck.work / "shards"
+    sql = f"SELECT {columns}, hash({key}) % {shards} AS shard FROM ({source})"
+    duck.export(sql, folder, ", PARTITION_BY (shard)")
+    for shard in range(shards):
+        if inside := sorted((folder / f"shard={shard}").glob("*.parquet")):
+            yield f"SELECT * FROM read_parquet({files(inside)}, hive_partitioning = false)"
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shown(source: str, facts: LogFacts) -> str:

@@ -15,17 +15,17 @@ from sidar.config import Config
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
 from sidar.data.duck import Duck, text
-from sidar.data.evalsets import log_sets, write_sets
+from sidar.data.evalsets import make_sets, read_files, write_sets
 from sidar.data.examples import write_lists, write_sft
-from sidar.data.heldout import hold_out
-from sidar.data.judged import read_file_set
+from sidar.data.heldout import held_out_files, hold_out
+from sidar.data.judged import read_held_out
 from sidar.data.log import validate_log
 from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
 from sidar.data.propensity import measure_propensities
 from sidar.data.quarantine import write_quarantine
-from sidar.data.requests import write_requests
-from sidar.data.splits import Split, resolve_split
+from sidar.data.requests import cuts, write_requests
+from sidar.data.splits import Split, check_unit, check_windows, resolve_split
 from sidar.data.users import write_users
 from sidar.types import Catalogue, PathLike
 
@@ -33,8 +33,9 @@ from sidar.types import Catalogue, PathLike
 def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[str, Any]:
     """Read, check and group everything into the folder ``out``; returns the report that it also writes.
 
-    ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Raises ``ValueError`` that
-    names the file or config key when the input cannot be used.
+    ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Facts about the evaluation
+    sets and the held-out files are returned as ``eval`` and ``held_out`` and written into ``eval/``, not into
+    ``report.json``.  Raises ``ValueError`` that names the file or config key when the input cannot be used.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,9 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    (out / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    facts = {key: value for key, value in report.items() if key not in ("eval", "held_out")}
+    (out / "report.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    (out / "eval" / "held_out.json").write_text(json.dumps(report["held_out"], indent=1) + "\n")
     return report
 
 
@@ -58,30 +61,30 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     catalogue, bad_items = load_catalogue(duck, cfg, old)
     log, requests = out / "interactions.parquet", out / "requests.parquet"
     facts, bad_events = validate_log(duck, cfg, catalogue, log)
-    split = resolve_split(cfg.split, facts)
+    check_unit(cfg.split)
+    split = resolve_split(cfg.split, facts, cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None)
     catalogue = keep_clicked(duck, cfg, catalogue, log, split)
     save_catalogue(catalogue, out / "catalogue.arrow")
     users = write_users(duck, cfg, out / "users.parquet")
 
-    file_sets = [read_file_set(s, catalogue, cfg.evaluate.max_queries) for s in cfg.evaluate.sets]
-    held: dict[bool, list[str]] = {True: [], False: []}
-    for stored in file_sets:
-        held[stored.evalset.origin == "real"] += stored.held_out
-    near = hold_out(duck, f"read_parquet({text(log)})", held[True], held[False])
+    files = read_files(cfg, catalogue)  # before the long part, so that a broken file is found early
+    held_out = held_out_files(cfg)
+    held: dict[str, list[str]] = {"near": [], "exact": []}
+    for each in held_out:
+        held[each.match] += read_held_out(each)
+    near = hold_out(duck, f"read_parquet({text(log)})", held["near"], held["exact"])
 
     grouped = write_requests(duck, cfg, log, facts, split, requests)
+    splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
+    dropped = _held_out_requests(duck, split, requests)
+    check_windows(split, {**splits, "train": splits.get("train", 0) + dropped})
     priors = count_priors(duck, requests, len(catalogue))
     priors.save(out / "priors.parquet")
     sft = write_sft(duck, requests, out / "sft.parquet")
     propensities = measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
     lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
-    sets = [*file_sets, *log_sets(duck, cfg, requests, split, catalogue)]
-    listed = write_sets(duck, sets, requests, priors, catalogue, out / "eval")
+    listed = write_sets(make_sets(duck, cfg, files, out, split, catalogue), out / "eval")
     quarantined = write_quarantine([bad_items, bad_events], out / "quarantine.parquet")
-    splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
-    held_requests = f"read_parquet({text(requests)}) SEMI JOIN held_out USING (query) WHERE split = 'none'"
-    if split.unit == "day":
-        held_requests += f" AND day < {split.valid_day}"
     return {
         "catalogue": {
             **bad_items.report(),
@@ -103,14 +106,14 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
         },
         "users": users,
         "quarantined": quarantined,
-        "split": {"unit": split.unit, "valid_day": split.valid_day, "test_day": split.test_day},
+        "split": split.report(),
         "requests": {
             "total": grouped.requests,
             **splits,
             "repeated_events": grouped.repeated_events,
             "events_of_filtered_items": grouped.filtered_events,
             "held_out_queries_in_log": near,
-            "held_out_requests_dropped": duck.row(f"SELECT count(*) FROM {held_requests}")[0],
+            "held_out_requests_dropped": dropped,
         },
         "sft": sft,
         "lists": {
@@ -118,7 +121,15 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
             **({} if propensities is None else {"propensities": propensities.report()}),
         },
         "eval": listed,
+        "held_out": [each.model_dump() for each in held_out],
     }
+
+
+def _held_out_requests(duck: Duck, split: Split, requests: Path) -> int:
+    """Number of requests that would train if their query were not held out."""
+    training = "" if split.unit == "leave_one_out" else f" AND ts < {split.train_until}"
+    relation = f"read_parquet({text(requests)}) SEMI JOIN held_out USING (query)"
+    return int(duck.row(f"SELECT count(*) FROM {relation} WHERE split = 'none'{training}")[0])
 
 
 def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split: Split) -> Catalogue:
@@ -131,10 +142,11 @@ def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split
     if days is None:
         duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT 0 AS row WHERE false")
         return catalogue
-    if split.unit != "day":
-        raise ValueError("catalogue.clicked_within_days needs split.unit: day; leave-one-out has no training days")
-    until = split.day0 + (split.valid_day - 1) * DAY_US
-    window = f"ts < {until} AND ts >= {until - days * DAY_US}"
+    if split.unit == "leave_one_out":
+        raise ValueError(
+            "catalogue.clicked_within_days needs split.unit: day, time or fraction; leave-one-out has no training days"
+        )
+    window = f"ts < {split.train_until} AND ts >= {split.train_until - days * DAY_US}"
     clicked = duck.table(f"SELECT DISTINCT row FROM read_parquet({text(log)}) WHERE action > 0 AND {window}")
     rows = pa.array(range(len(catalogue)), pa.int32())
     keep = pc.and_(catalogue.table.column("alive"), pc.is_in(rows, value_set=clicked.column("row").combine_chunks()))

@@ -45,7 +45,7 @@ def set_section(scores: Scores, name: str, colour: Mapping[str, int]) -> str:
     mark = f'<span class="mark {escape(facts["origin"])}">{escape(ORIGIN.get(facts["origin"], facts["origin"]))}</span>'
     parts = [
         f'<section id="set-{escape(name)}"><div class="title"><h2>{escape(name)}</h2>{mark}</div>',
-        f'<p class="soft">{escape(about(facts).split(", ", 1)[1])}.{_sid_note(facts)}</p>',
+        f'<p class="soft">{escape(about(facts).split(", ", 1)[1])}.{_sid_note(facts)}{_leak_note(facts)}</p>',
         _pictures(scores, facts, colour),
         _table(scores, facts, ("Items", "Semantic IDs")),
         '<p class="soft">Mean over queries; below it the 95 % bootstrap interval, clustered by query. Bold: the '
@@ -74,6 +74,11 @@ def _chance(scores: Scores) -> str:
 def _sid_note(facts: Mapping[str, Any]) -> str:
     lost = facts.get("items_without_sid")
     return f" {lost:,} relevant judgments are of items without an SID: no SID ranking can reach them." if lost else ""
+
+
+def _leak_note(facts: Mapping[str, Any]) -> str:
+    seen = facts.get("trained_on")
+    return f" <strong>{seen:,} of the queries were not held out of training (data.held_out).</strong>" if seen else ""
 
 
 def _pictures(scores: Scores, facts: Mapping[str, Any], colour: Mapping[str, int]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from sidar.data.normalise import query_key
 from sidar.evaluate.perquery import PerQuery
 
 #: Popularity classes of items on training days (``data``'s ``Priors.popularity``).
@@ -51,8 +51,8 @@ def order_by_hash(query_ids: Sequence[str]) -> np.ndarray:
 
 
 def query_cluster(query: str) -> str:
-    """The text that makes two requests the same query: case folded, white space normalised."""
-    return re.sub(r"\s+", " ", query.casefold()).strip()
+    """Return the text that makes two requests the same query, for clustered statistics; empty without a query."""
+    return query_key(query)
 
 
 def slice_means(values: PerQuery, set_name: str, queries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

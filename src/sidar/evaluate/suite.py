@@ -35,14 +35,16 @@ def run_suite(
     tune_sets: Sequence[EvalSet] = (),
     fuse_with: Collection[str] | None = None,
     topic_oracle: Collection[str] | None = None,
+    trained_on: Mapping[str, int] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return ``scores.json``.
 
     ``tune_sets``: sets of role valid, on which fusion weights are chosen (without any: equal RRF). ``fuse_with``: the
     generative systems that are fused with BM25 + dense (default: all). ``topic_oracle``: names of the sets that get the
-    topic-oracle row (default: those whose config says so). Files: ``runs/<set>.<system>.trec``, ``per_query.parquet``,
-    ``queries.parquet``, ``scores.json``, ``table.md``, ``report.html``.
+    topic-oracle row (default: those whose config says so). ``trained_on``: queries by set that training has seen,
+    although a judged set should be held out; kept in the set's facts. Files: ``runs/<set>.<system>.trec``,
+    ``per_query.parquet``, ``queries.parquet``, ``scores.json``, ``table.md``, ``report.html``.
     """
     if not eval_sets:
         raise ValueError("nothing to score: no evaluation set of role test; name one under evaluate.sets")
@@ -57,6 +59,8 @@ def run_suite(
     for eval_set in eval_sets:
         job = scorer.open(eval_set)
         facts[eval_set.name] = job.facts
+        if seen := (trained_on or {}).get(eval_set.name):
+            job.facts["trained_on"] = seen
         found: dict[str, Hits] = {}
         for name, system in systems.items():
             say(f"{eval_set.name}: {name}, {len(eval_set)} queries")

@@ -18,12 +18,26 @@ from sidar.config import load_config
 
 def base(inputs: str, name: str) -> dict[str, Any]:
     """Settings that differ from the defaults. Sizes fit two cores and fifteen minutes."""
-    halves = (("judged", "dev", "valid"), ("judged", "test", "test"), ("grounded", "valid", "valid"))
+    sets = (
+        ("judged", "dev", "valid"),
+        ("judged", "test", "test"),
+        ("grounded", "valid", "valid"),
+        ("grounded", "test", "test"),
+    )
     return {
         "name": name,
         "catalogue": {"path": f"{inputs}/catalogue.parquet"},
         "events": {"path": f"{inputs}/events.parquet", "origin": "simulated"},
         "users": {"path": f"{inputs}/users.parquet"},
+        "data": {
+            "held_out": [
+                {
+                    "queries": f"{inputs}/{kind}_{half}.queries.tsv",
+                    "match": "near" if kind == "judged" else "exact",
+                }
+                for kind, half, _ in sets
+            ]
+        },
         # Smaller than the defaults in depth and codes: more examples in the same minutes (docs/findings.md, Training).
         "sid": {"codebook_sizes": [256, 128, 64]},
         "lm": {"layers": 4, "max_prompt_tokens": 40},
@@ -50,7 +64,7 @@ def base(inputs: str, name: str) -> dict[str, Any]:
                     "role": role,
                     "topic_oracle": kind == "judged",
                 }
-                for kind, half, role in (*halves, ("grounded", "test", "test"))
+                for kind, half, role in sets
             ]
         },
     }

@@ -23,6 +23,8 @@ HASH_LIMIT = 64 << 20
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
+#: Defaults that older versions wrote, for keys that are null today and mean the same windows.
+ONCE_DEFAULT = {"split.valid_day": -2, "split.test_day": -1}
 
 #: Options that older versions recorded as null where the objective used a default; today their value is recorded.
 ONCE_NULL = ("align.beta", "align.gamma", "align.lam", "align.positives")
@@ -38,6 +40,7 @@ class Stage:
     run: Callable[[Config, Path, Path], dict[str, Any]]  # (config, run folder, folder to write)
     files: Callable[[Config], Iterable[str]] = lambda cfg: ()
     resumable: bool = False  # keeps interrupted work beside its folder and continues it
+    apart: tuple[str, ...] = ()  # subfolders that do not count in its hash, so that no stage goes stale by them
     #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's config.
     outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
 
@@ -59,7 +62,8 @@ class Stage:
             manifest = read_manifest(run / name)
             hashes[name] = manifest.hash if manifest else "missing"
         for path in self.files(cfg):
-            hashes[f"file:{Path(path).name}"] = fingerprint(Path(path))
+            name, content = f"file:{Path(path).name}", fingerprint(Path(path))
+            hashes[name] = sha256_json([hashes[name], content]) if name in hashes else content
         return hashes
 
     def why_stale(self, cfg: Config, run: Path) -> str | None:
@@ -75,7 +79,9 @@ class Stage:
         if reason := self.outdated(run / self.name, manifest.config):
             return reason
         hashes = self.input_hashes(cfg, run)
-        changed = [name for name in hashes | manifest.inputs if manifest.inputs.get(name) != hashes.get(name)]
+        # A file that is no longer read counts by its config key: older data stages also read the evaluation sets.
+        before = {name: value for name, value in manifest.inputs.items() if name in hashes or name[:5] != "file:"}
+        changed = [name for name in hashes | before if before.get(name) != hashes.get(name)]
         return "input changed: " + ", ".join(changed) if changed else None
 
 
@@ -105,6 +111,8 @@ def changes(keys: Sequence[str], before: dict[str, Any]) -> str:
 
 def differs(key: str, before: Any, now: Any) -> bool:
     """Whether an option changed; a path that was written before it was anchored is the same when it ends alike."""
+    if now is None and key in ONCE_DEFAULT and before == ONCE_DEFAULT[key]:
+        return False
     if key in ONCE_RELATIVE and before and now and not Path(before).is_absolute() and Path(now).is_absolute():
         tail = [part for part in Path(before).parts if part != ".."]
         return list(Path(now).parts[-len(tail) :]) != tail
@@ -149,10 +157,19 @@ def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def input_files(cfg: Config) -> list[str]:
-    """The user's own files that the data stage reads."""
+    """The user's own files that the data stage reads.
+
+    With ``data.held_out: null`` the files of ``evaluate.sets`` are read once and are no inputs: what is scored may
+    change without new training data.
+    """
     paths = [cfg.catalogue.path, cfg.events.path, cfg.users.path]
-    paths += [path for each in cfg.evaluate.sets for path in (each.queries, each.qrels)]
+    paths += [held.queries for held in cfg.data.held_out or []]
     return [path for path in paths if path]
+
+
+def set_files(cfg: Config) -> list[str]:
+    """The user's own files that the evaluate stage reads."""
+    return list(dict.fromkeys(path for each in cfg.evaluate.sets for path in (each.queries, each.qrels)))
 
 
 def sid_files(cfg: Config) -> list[str]:
@@ -212,11 +229,12 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
                 *("seed", "warm_start"),
                 *("catalogue", "events", "users", "privacy", "split"),
                 *("preference.negatives", "preference.debias"),  # the cut to max_positives is made at packing
-                *("evaluate.sets", "evaluate.targets", "evaluate.max_queries"),
+                "data.held_out",
             ),
             (),
             run.data,
             files=input_files,
+            apart=("eval",),
             outdated=cut_positives,
         ),
         Stage("embed", ("embed",), ("data",), run.embed, files=towers),
@@ -238,6 +256,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             ("seed", "decode", "evaluate", *DENSE_INDEX),
             ("data", "embed", "sid", "index", "answer", *models, *(stage.name for stage in tuned)),
             evaluated,
+            files=set_files,
         ),
     ]
 

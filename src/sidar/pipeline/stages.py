@@ -39,7 +39,7 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
             "items": items["items"],
             "lineage": items["lineage"],
             "continues": continues(previous) if previous else [],
-            **{key: report[key] for key in ("requests", "sft", "lists", "eval")},
+            **{key: report[key] for key in ("requests", "sft", "lists", "eval", "held_out")},
         },
     }
 
@@ -123,10 +123,14 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index`` says whether the
     dense rows search exactly or through an index.
     SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
-    ``evaluate.prompts: semantic`` asks with the query alone.
+    ``evaluate.prompts: semantic`` asks with the query alone. The sets are those of the config as it stands now; the
+    data folder's ``eval/`` may be older. Sets whose queries training has seen are named in the summary.
     """
+    from rich.markup import escape
+
     from sidar.baselines import Bm25, Popularity, QuantisedDense
     from sidar.data import open_dataset
+    from sidar.data.evalsets import build_sets, held_out_advice
     from sidar.embed import load_embedder, load_items, query_side
     from sidar.evaluate.hitrate import in_mode
     from sidar.evaluate.metrics import objective
@@ -141,7 +145,13 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
 
     dataset = open_dataset(run / "data")
     catalogue, priors = dataset.catalogue, dataset.priors()
-    valid, test = (in_mode(dataset.eval_sets(role), cfg.evaluate.prompts) for role in ("valid", "test"))
+    stored = build_sets(cfg, run / "data")
+    advice = held_out_advice(cfg, stored)
+    valid, test = (
+        in_mode([each.evalset for each in stored if each.role == role], cfg.evaluate.prompts)
+        for role in ("valid", "test")
+    )
+    trained_on = {each.evalset.name: each.trained_on for each in stored if each.trained_on}
     lexical = Bm25(catalogue)
     tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
     if tuning is not None:
@@ -184,11 +194,26 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
             progress(f"{system.name}: weight {system.tune(valid, catalogue, cfg.evaluate.tune_queries)['weight']:g}")
     fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
     scores = run_suite(
-        systems, test, catalogue, priors, index, out=out, cfg=cfg, tune_sets=valid, fuse_with=fused, say=progress
+        systems,
+        test,
+        catalogue,
+        priors,
+        index,
+        out=out,
+        cfg=cfg,
+        tune_sets=valid,
+        fuse_with=fused,
+        trained_on=trained_on,
+        say=progress,
     )
+    counts = f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}"
     return {
-        "summary": f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}",
-        "shapes": {"systems": list(systems), "sets": {each.name: len(each) for each in test}},
+        "summary": "\n".join([counts, *([escape(f"WARNING: {advice}")] if advice else [])]),
+        "shapes": {
+            "systems": list(systems),
+            "sets": {each.name: len(each) for each in test},
+            "trained_on": trained_on,
+        },
         "scores": scores,
     }
 

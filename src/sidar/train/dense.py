@@ -188,6 +188,7 @@ def train_dense(
     words = [item_words(*parts) for parts in zip(*columns, strict=True)]
     logged = LogPairs(data.sft(), catalogue.alive, cfg.seed, max_positives=cfg.sft.max_positives)
     streams: dict[str, Pairs] = {"query": logged, "pseudo": PseudoPairs(words, catalogue.alive, cfg.seed)}
+    # The sets of role valid as the data stage left them: a later change of evaluate.* trains nothing again.
     sets = data.eval_sets("valid") if valid_sets is None else valid_sets
     validate = validation(sets, catalogue, texts, cfg.dense, cfg.embed.batch_size)
     tuned = tune(embedder, streams, texts, cfg.dense, seed=cfg.seed, validate=validate, say=say)

@@ -50,7 +50,10 @@ class Task(Protocol):
     def forward(self, packed: Packed, is_list: Tensor) -> Outcome: ...
 
     def validate(self) -> dict[str, float]:
-        """Scalars; ``recall@8`` (higher is better) then ``nll`` choose the best checkpoint."""
+        """Scalars; ``recall@8`` (higher is better) then ``nll`` choose the best checkpoint.
+
+        Without any, the last step is the best.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -153,8 +156,8 @@ class _Run:
         with RunLog(self.work, start, cfg.steps, self.title, progress=self.progress) as log:
             if start:
                 log.say(f"{self.title}: continuing at step {start} of {cfg.steps}")
-            if validate_first and start == 0:
-                log.write("valid", 0, self.task.validate(), show=("recall@8", "nll"))
+            if validate_first and start == 0 and (before := self.task.validate()):
+                log.write("valid", 0, before, show=("recall@8", "nll"))
             tokens, since = 0, time.monotonic()
             for step in range(start, cfg.steps):
                 due = self.every(cfg.log_every, step)
@@ -255,9 +258,13 @@ class _Run:
 
     def validate(self, step: int, log: RunLog) -> None:
         scalars = self.task.validate()
-        log.write("valid", step, scalars, show=("recall@8", "nll"))
         found = self.fit.final = {**scalars, "step": step}
-        if not self.fit.best or _rank(found) > _rank(self.fit.best):
+        if scalars:
+            log.write("valid", step, scalars, show=("recall@8", "nll"))
+            better = not self.fit.best or _rank(found) > _rank(self.fit.best)
+        else:
+            better = step == self.cfg.steps  # nothing to choose by: the final model is the best one
+        if better:
             self.fit.best = found
             save_model(self.task.model, self.work / "best", step)
         if self.ranks > 1:

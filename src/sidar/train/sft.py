@@ -106,7 +106,7 @@ def train_sft(
         "query": logged,
     }
     valid = inputs.valid_lists(builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives)
-    if not valid:  # no log: words in an order that training never draws
+    if not valid and not len(logged):  # no log: words in an order that training never draws
         spread = range(0, len(pseudo), max(1, len(pseudo) // max(sft.valid_requests, 1)))
         valid = pseudo.examples([(i, UNSEEN_EPOCH) for i in spread][: sft.valid_requests])
     task = SftTask(

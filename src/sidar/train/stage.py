@@ -33,6 +33,8 @@ def finish(
     facts = [f"loss {fit.loss:.3f}"]
     if "recall@8" in fit.final:
         facts.append(f"valid recall@8 {fit.final['recall@8']:.3f} (best {fit.best['recall@8']:.3f})")
+    elif "nll" not in fit.final:
+        facts.append("nothing validated (no validation requests), so the final model is also the best")
     if fit.gradient_ratio is not None:
         facts.append(f"contrast/SFT gradient {fit.gradient_ratio:.2f}")
     report = {

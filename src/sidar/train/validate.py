@@ -40,9 +40,9 @@ class Validator:
         self._trie: Trie | None = None
 
     def __call__(self, model: SidLM) -> dict[str, float]:
-        """The scalars; {"nll": 0.0} where there is nothing to validate on."""
+        """The scalars; none where there is nothing to validate on."""
         if not self.examples:
-            return {"nll": 0.0}
+            return {}
         was_training = model.training
         model.eval()
         try:

@@ -99,13 +99,14 @@ def time_searches(
     """
     import torch
 
-    from sidar.data import open_dataset
     from sidar.decode import beam_search
+    from sidar.pipeline.bakeoff.measure import scored_sets
     from sidar.pipeline.bakeoff.sweep import modes
     from sidar.pipeline.runtime import device
 
     searches = {name: _search(cfg, folder, model) for name, folder in folders.items()}
-    each = next(e for e in open_dataset(next(iter(folders.values())) / "data").eval_sets("test") if e.name == set_name)
+    data = next(iter(folders.values())) / "data"
+    each = next(e for e in scored_sets(cfg, data) if e.name == set_name)
     some = subset_by_hash(each.query_ids, QUERIES)
     prompts = [modes(each.prompts)[mode][q] for q in some]
     clock = time.process_time if device(cfg) == "cpu" else time.perf_counter

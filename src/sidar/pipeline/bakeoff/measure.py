@@ -20,6 +20,7 @@ from sidar.evaluate.scorer import Scorer, relevance_threshold
 from sidar.evaluate.slices import subset_by_hash
 from sidar.evaluate.truth import Truth
 from sidar.pipeline.bakeoff.sweep import TRUNCATED_QUERIES, WIDTHS, modes, sweep, truncated, truncation_beam
+from sidar.pipeline.plan import fingerprint, set_files
 from sidar.pipeline.runtime import device, progress
 from sidar.types import EvalSet
 
@@ -61,7 +62,7 @@ def measure_reference(cfg: Config, root: Path) -> Path:
     channels: dict[str, Any] = {DENSE: dense, BM25: Bm25(catalogue)}
     values, queries = PerQuery(), []
     with write_artifact(out, "compare-sids-reference", config=config, inputs=inputs) as draft:
-        for each in scored_sets(dataset):
+        for each in scored_sets(cfg, run / "data"):
             job = scorer.open(each)
             queries += job.queries
             for name, channel in channels.items():
@@ -72,12 +73,14 @@ def measure_reference(cfg: Config, root: Path) -> Path:
     return out
 
 
-def scored_sets(dataset: Any) -> list[EvalSet]:
-    """The evaluation sets of role test; ``ValueError`` where there is none."""
-    found = dataset.eval_sets("test")
+def scored_sets(cfg: Config, data_folder: Path) -> list[EvalSet]:
+    """The evaluation sets of role test that the config names now; ``ValueError`` where there is none."""
+    from sidar.data.evalsets import build_sets
+
+    found = [each.evalset for each in build_sets(cfg, data_folder) if each.role == "test"]
     if not found:
         raise ValueError("nothing to score: no evaluation set of role test; name one under evaluate.sets")
-    return list(found)
+    return found
 
 
 def swept_set(cfg: Config, sets: Sequence[EvalSet]) -> EvalSet:
@@ -104,7 +107,7 @@ def _measure(cfg: Config, folder: Path, model: Path, out: Path) -> dict[str, Any
     quantised = QuantisedDense(clusters, index.expand_with_source, side)
     system = GenerativeSystem(MODEL, model, index, sids, catalogue, cfg.decode, device(cfg), side.encode)
     scorer, values = Scorer(catalogue, dataset.priors(), index, cfg), PerQuery()
-    sets, facts = scored_sets(dataset), {}
+    sets, facts = scored_sets(cfg, folder / "data"), {}
     wide = swept_set(cfg, sets)
     for each in in_mode(sets, cfg.evaluate.prompts):
         progress(f"{folder.parent.name}: {each.name}, {len(each)} queries")
@@ -174,6 +177,7 @@ def _asked(cfg: Config) -> dict[str, Any]:
         "widths": list(WIDTHS),
         "decode": cfg.decode.model_dump(mode="json"),
         "evaluate": cfg.evaluate.model_dump(mode="json", exclude=left_out),
+        "files": [fingerprint(Path(path)) for path in set_files(cfg)],
     }
 
 

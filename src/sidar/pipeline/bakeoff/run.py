@@ -92,7 +92,11 @@ class Kitchen:
             return
         started, cpu = time.monotonic(), time.process_time()
         with write_artifact(
-            folder / name, name, config=stage.config(own), inputs=stage.input_hashes(own, folder)
+            folder / name,
+            name,
+            config=stage.config(own),
+            inputs=stage.input_hashes(own, folder),
+            apart=stage.apart,
         ) as draft:
             report = stage.run(own, folder, draft.path)
             draft.shapes.update(report.get("shapes", {}), cpu_seconds=round(time.process_time() - cpu, 2))
