@@ -303,12 +303,11 @@ def test_an_upgrade_keeps_the_data_of_the_older_form(tmp_path):
 
 
 def test_no_stage_but_evaluate_reads_its_settings():
-    from sidar.pipeline.plan import RERANK_WEIGHT, stages
+    from sidar.pipeline.plan import stages
 
-    for stage in stages(Config(), dense=True):
-        assert not any(key.startswith("evaluate") for key in set(stage.keys) - set(RERANK_WEIGHT)) or (
-            stage.name == "evaluate"
-        )
+    for stage in stages(Config.model_validate({"decode": {"rerank": "dense"}})):
+        asked = [key for key in stage.keys if key.partition(".")[0] == "evaluate"]
+        assert (stage.name == "evaluate") == bool(asked), stage.name
 
 
 def test_held_out_files_are_inputs_by_their_content(tmp_path):

@@ -153,6 +153,7 @@ def write_artifact(
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
     apart: Collection[str] = (),
+    live: Collection[str] = (),
 ) -> Iterator[Draft]:
     """Write an artefact atomically::
 
@@ -160,7 +161,8 @@ def write_artifact(
         sids.save(draft.path / "sids.parquet")
         draft.shapes["items"] = len(sids)
 
-    Files in the subfolders named in ``apart`` do not count in the manifest's hash.
+    Files in the subfolders named in ``apart`` do not count in the manifest's hash; the files ``live`` (relative paths)
+    are not in the manifest at all, as they go on changing and check themselves.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +174,9 @@ def write_artifact(
     try:
         yield draft
         hashes = {
-            p.relative_to(tmp): sha256_file(p) for p in sorted(tmp.rglob("*")) if p.is_file() and p.name != MANIFEST
+            p.relative_to(tmp): sha256_file(p)
+            for p in sorted(tmp.rglob("*"))
+            if p.is_file() and p.name != MANIFEST and str(p.relative_to(tmp)) not in live
         }
         files = {str(path): value for path, value in hashes.items() if path.parts[0] not in apart}
         manifest = Manifest(

@@ -29,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidar.answer.memory import FILE as MEMORY
 from sidar.answer.serving import read_facts
 from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
 from sidar.bundle_checks import check_index, check_lineage, check_meaning, short
@@ -83,7 +84,7 @@ def build_bundle(
     out = Path(out)
     stages = {"data": data, "embed": embed, "sid": sid, "index": index, "model": model}
     hashes = {name: stage_manifest(Path(folder)).hash for name, folder in stages.items()}
-    with write_artifact(out, "bundle", config=config, inputs=hashes) as draft:
+    with write_artifact(out, "bundle", config=config, inputs=hashes, live=(f"{ANSWER}/{MEMORY}",)) as draft:
         report = write_bundle(
             draft.path,
             data=data,

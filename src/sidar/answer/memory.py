@@ -11,6 +11,7 @@ with probability 3 · 10⁻⁴.)
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import os
@@ -183,10 +184,18 @@ class Memory:
             {"key": self.keys, "row": self.rows, "day": self.days, "weight": self.weights, "users": self.users}
         )
 
+    def _digest(self) -> str:
+        """A hash of the entries, kept in the file: it is in no manifest, because it goes on changing."""
+        digest = hashlib.sha256()
+        for column in (self.keys, self.rows, self.days, self.weights, self.users):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: PathLike) -> None:
         """Write ``memory.parquet`` into ``folder``; a kill leaves the old file or the new one."""
         path = Path(folder) / FILE
-        about = {_META: json.dumps(self.facts.__dict__, sort_keys=True).encode()}
+        facts = {**self.facts.__dict__, "sha256": self._digest()}
+        about = {_META: json.dumps(facts, sort_keys=True).encode()}
         tmp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
             pq.write_table(self._table().replace_schema_metadata(about), tmp)
@@ -211,7 +220,11 @@ class Memory:
         about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
         if about.get("format") != FORMAT:
             raise ValueError(f"{path} has format {about.get('format')}, Sidar reads {FORMAT}; run `sidar run` again")
-        return cls.of(table, MemoryFacts(**about))
+        digest = about.pop("sha256")
+        memory = cls.of(table, MemoryFacts(**about))
+        if memory._digest() != digest:
+            raise ValueError(f"{path} is damaged: its entries are not those that were written; make it again")
+        return memory
 
 
 def _pairs(memory: Memory) -> Iterable[tuple[int, int]]:

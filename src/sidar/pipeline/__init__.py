@@ -53,7 +53,9 @@ def run(
             console.print(f"[bold]{stage.name:<16}[/bold] [dim]{reason}[/dim]")
         started = time.monotonic()
         inputs = stage.input_hashes(own, cfg.run_dir)
-        with write_artifact(folder, stage.name, config=stage.config(own), inputs=inputs, apart=stage.apart) as draft:
+        with write_artifact(
+            folder, stage.name, config=stage.config(own), inputs=inputs, apart=stage.apart, live=stage.live
+        ) as draft:
             report = stage.run(own, cfg.run_dir, draft.path)
             draft.shapes.update(report.get("shapes", {}))
         if stage.resumable:

@@ -14,7 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
+from sidar.bundle import ANSWER
 from sidar.config import AlignConfig, Config, DenseConfig
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
@@ -41,6 +43,7 @@ class Stage:
     files: Callable[[Config], Iterable[str]] = lambda cfg: ()
     resumable: bool = False  # keeps interrupted work beside its folder and continues it
     apart: tuple[str, ...] = ()  # subfolders that do not count in its hash, so that no stage goes stale by them
+    live: tuple[str, ...] = ()  # files that go on changing after the stage and check themselves
     #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's config.
     outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
 
@@ -250,7 +253,13 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         *tuned,
         Stage("index", (), ("data", "sid"), run.index),
         Stage("answer", ("seed", "decode", "memory", "embed"), ("data", "embed", "sid", "index", served_by), answered),
-        Stage("bundle", ("decode", "embed"), ("data", "embed", "sid", "index", "answer", served_by), bundled),
+        Stage(
+            "bundle",
+            ("decode", "embed"),
+            ("data", "embed", "sid", "index", "answer", served_by),
+            bundled,
+            live=(f"{ANSWER}/{MEMORY}",),
+        ),
         Stage(
             "evaluate",
             ("seed", "decode", "evaluate", *DENSE_INDEX),
