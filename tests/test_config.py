@@ -305,7 +305,7 @@ def test_an_upgrade_keeps_the_data_of_the_older_form(tmp_path):
 def test_no_stage_but_evaluate_reads_its_settings():
     from sidar.pipeline.plan import stages
 
-    for stage in stages(Config.model_validate({"decode": {"rerank": "dense"}})):
+    for stage in stages(Config.model_validate({"decode": {"rerank": "dense"}}), dense=True):
         asked = [key for key in stage.keys if key.partition(".")[0] == "evaluate"]
         assert (stage.name == "evaluate") == bool(asked), stage.name
 

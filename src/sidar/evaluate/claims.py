@@ -16,6 +16,8 @@ from sidar.evaluate.systems import dense_row
 SFT = "sft"
 #: SFT continued on the preference lists: what longer training alone brings (protocol.md §3).
 CONTROL = "sft-continued"
+#: The served answer, the row without its generative channel, and the click table.
+ANSWER, WITHOUT, MEMORY = "answer", "answer-without-lm", "memory"
 MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
 
 
@@ -40,6 +42,12 @@ def pairs(
     # "better than dense" is claimed against the fine-tuned encoder only (protocol.md §3), in runs that have one
     tuned = [(name, dense_tuned) for name in generative]
     asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
+    # better than what a shop already has is claimed of the answer alone, and against the memory (protocol.md §7)
+    if ANSWER in systems:
+        inputs = [name for name in systems if name not in (ANSWER, MEMORY, WITHOUT, "topic oracle")]
+        asked["Is the answer better than the memory of what was chosen?"] = [(ANSWER, MEMORY)]
+        asked["Does the generative channel improve the answer?"] = [(ANSWER, WITHOUT)]
+        asked["Is the answer better than the other rows?"] = [(ANSWER, name) for name in inputs]
     return {question: some for question, some in asked.items() if some}
 
 

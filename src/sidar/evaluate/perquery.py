@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ class PerQuery:
             if len(values) != len(ids):
                 raise ValueError(f"{set_name}, {system}, {measure}: {len(values)} values for {len(ids)} queries")
             self._values[set_name, system, f"{prefix}/{measure}"] = (ids, np.asarray(values, dtype=np.float64))
+
+    def copy(self, set_name: str, other: str, query_ids: Collection[str]) -> None:
+        """Add the values of ``query_ids`` of ``set_name`` again as the set ``other``."""
+        for (name, system, measure), (ids, found) in list(self._values.items()):
+            if name == set_name:
+                keep = np.array([query_id in query_ids for query_id in ids], dtype=bool)
+                chosen = tuple(query_id for query_id in ids if query_id in query_ids)
+                self._values[other, system, measure] = (chosen, found[keep])
 
     def sets(self) -> list[str]:
         return list(dict.fromkeys(name for name, _, _ in self._values))

@@ -33,6 +33,8 @@ INVALID = {
     "free_not_code@10": "not_code@10",
 }
 TOPIC_ORACLE = "topic oracle"
+#: Labels of a log set's queries: a positive of the same query before the set's window, or none.
+SEEN = ("seen", "unseen")
 
 
 class Priors(Protocol):
@@ -187,6 +189,33 @@ class Scorer:
         """SID measures of rankings cut at the beam of SID columns, the same for every system."""
         assert job.sid_truth is not None
         return score_ranking(job.sid_truth, ranked[:, : self.cfg.decode.beam], SID)
+
+    def split_by_seen(self, values: PerQuery, job: Job) -> list[Job]:
+        """Add the sets ``<set>/seen`` and ``<set>/unseen`` to ``values``; empty where either has no query."""
+        name, labels = job.eval_set.name, job.eval_set.slices.get("query")
+        if labels is None or not all((labels == label).any() for label in SEEN):
+            return []
+        parts = []
+        for label in SEEN:
+            at = np.flatnonzero(labels == label)
+            inside = {job.eval_set.query_ids[q] for q in at}
+            values.copy(name, f"{name}/{label}", inside)
+            ids = tuple(job.eval_set.query_ids[q] for q in at)
+            prompts = tuple(job.eval_set.prompts[q] for q in at)
+            small = EvalSet(f"{name}/{label}", ids, prompts, job.eval_set.qrels, job.eval_set.origin)
+            queries = [{**row, "set": small.name} for row in job.queries if row["query_id"] in inside]
+            facts = {
+                **job.facts,
+                "queries": len(at),
+                "clusters": len({row["cluster"] for row in queries}),
+                "relevant_per_query": float(job.truth.n_relevant[at].mean()),
+                "without_relevant": int((job.truth.n_relevant[at] == 0).sum()),
+                "coverage": {},
+                "invalid_sampled": {},
+                "part_of": name,
+            }
+            parts.append(Job(small, job.truth, None, {}, queries, facts))
+        return parts
 
     def score_oracle(self, values: PerQuery, job: Job) -> None:
         """The topic oracle: expected values of the judged pool in random order, exact (protocol.md §1)."""

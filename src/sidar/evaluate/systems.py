@@ -58,6 +58,21 @@ class TextSystem:
         return self.channel.search([prompt.query for prompt in prompts], k)
 
 
+class Composed(Protocol):
+    """A row that is made of another row's results: the ranking ``of``, seen through something else."""
+
+    name: str
+    of: str
+
+    def over(self, prompts: Sequence[Prompt], hits: Hits, k: int) -> Hits:
+        """The best k items of each prompt, from the results of the row ``of``."""
+
+
+def is_scored(system: object) -> bool:
+    """False for a channel that only takes part in fusions and is no row of its own."""
+    return bool(getattr(system, "scored", True))
+
+
 def ranks_sids(system: object) -> bool:
     """True where the system says itself in which order the SIDs come; the SIDs of others follow from their items."""
     return isinstance(system, Generative)
@@ -84,6 +99,10 @@ def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
     return tuple(parts)
 
 
+#: Popularity as a channel of fusions: it orders what the others return.
+PRIOR = "prior"
+
+
 def dense_row(name: str, systems: Collection[str]) -> str:
     """``name`` (``dense``, ``dense-tuned``), or its row through an index where a run has that alone."""
     return f"{name}-ivf" if name not in systems and f"{name}-ivf" in systems else name
@@ -100,6 +119,8 @@ def default_fusions(systems: Collection[str], generative: Sequence[str]) -> dict
         base = tuple(name for name in ("bm25", dense) if name in systems)
         if len(base) > 1:
             fusions["+".join(base)] = base
+            if PRIOR in systems:
+                fusions["+".join((*base, PRIOR))] = (*base, PRIOR)
         if base:
             fusions |= {"+".join((*base, name)): (*base, name) for name in generative}
     return fusions

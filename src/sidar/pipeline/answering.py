@@ -20,12 +20,13 @@ from sidar.answer.fit import Chosen, Fit, fit_answer
 from sidar.answer.key import FILE as KEY_FILE
 from sidar.answer.key import find_or_make_key
 from sidar.answer.memory import Memory
-from sidar.answer.serving import GENERATIVE, write_facts
-from sidar.answer.smoothed import AnswerParams, SmoothedMemory, popularity
-from sidar.baselines import Bm25
+from sidar.answer.serving import GENERATIVE, params_of, read_facts, write_facts
+from sidar.answer.smoothed import AnswerParams, Pooled, SmoothedMemory, popularity
+from sidar.baselines import Bm25, fuse
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.duck import Duck, text
+from sidar.data.priors import Priors
 from sidar.data.propensity import Propensities, measure_propensities
 from sidar.embed import Embedder
 from sidar.evaluate.metrics import objective
@@ -139,12 +140,14 @@ class MemoryFirst:
     name = "memory"
     kind = "baseline"
 
-    def __init__(self, memory: Memory, secret: bytes, alive: np.ndarray, half_life: float) -> None:
-        self._memory, self._secret, self._alive, self.half_life = memory, secret, alive, half_life
+    def __init__(
+        self, memory: Memory, secret: bytes, alive: np.ndarray, half_life: float, of: str = "bm25+dense+prior"
+    ) -> None:
+        self._memory, self._secret, self._alive, self.half_life, self.of = memory, secret, alive, half_life, of
 
     @property
     def about(self) -> str:
-        return f"counts of the query by half-life {self.half_life:g} days, then the tuned bm25+dense+prior"
+        return f"what was chosen for the query, half-life {self.half_life:g} days, then the tuned {self.of}"
 
     def over(self, prompts: Sequence[Prompt], backoff: Hits, k: int) -> Hits:
         """Return the counted items of each prompt's query, then those of ``backoff`` that are not among them."""
@@ -161,6 +164,95 @@ class MemoryFirst:
             rows[q, : len(found)] = found
         scores = np.where(rows >= 0, np.arange(k, 0, -1), 0).astype(np.float32)
         return Hits(rows, scores)
+
+
+class CandidatePrior:
+    """Popularity as a channel of fusions: the items that the other channels return, by training popularity.
+
+    It is no row of its own (``scored``): the row ``popularity`` is the same list for every query.
+    """
+
+    name = "prior"
+    kind = "baseline"
+    scored = False
+
+    def __init__(self, prior: np.ndarray, channels: Sequence[System]) -> None:
+        self._prior, self._channels = prior, channels
+
+    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
+        return self.over([channel.hits(prompts, DEPTH) for channel in self._channels])
+
+    def over(self, found: Sequence[Hits]) -> Hits:
+        """All items of ``found`` by falling prior, ties by lower row."""
+        rows = Pooled.of(found).rows
+        scores = np.where(rows >= 0, self._prior[np.maximum(rows, 0)], -np.inf)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        ranked = np.take_along_axis(rows, order, 1).astype(np.int32)
+        return Hits(ranked, np.where(ranked >= 0, np.take_along_axis(scores, order, 1), 0).astype(np.float32))
+
+
+@dataclass
+class AnswerRows:
+    """The rows that stand for what a shop has and for what is served: ``systems`` and rows over the results of others.
+
+    ``tune_on``: the requests on which weights of reranking were chosen for the served model, and are for the others.
+    """
+
+    systems: dict[str, System]
+    composed: list[MemoryFirst]
+    tune_on: EvalSet | None = None
+
+    def tuning_of(self, valid: Sequence[EvalSet], most: int) -> tuple[Sequence[EvalSet], int]:
+        """The sets to choose a weight of reranking on, and how many queries of each; ``valid`` where there is no log."""
+        if self.tune_on is None or not len(self.tune_on):
+            return valid, most
+        return [self.tune_on], len(self.tune_on)
+
+
+def answer_rows(
+    cfg: Config, run: Path, systems: Mapping[str, System], embedder: Embedder, priors: Priors
+) -> AnswerRows:
+    """Make the rows ``answer``, ``answer-without-lm`` and ``memory``, and the channel ``prior``, as they are served.
+
+    ``systems``: the other rows, of which the served model, reranked or not, is the answer's generative channel.
+    """
+    from sidar.pipeline.rerank import Reranked
+
+    facts = read_facts(run / "answer")
+    dataset = open_dataset(run / "data")
+    catalogue = dataset.catalogue
+    dense = next((name for name in ("dense", "dense-ivf") if name in systems), None)
+    rows: dict[str, System] = {}
+    if dense is not None:
+        rows["prior"] = CandidatePrior(priors.prior, [systems["bm25"], systems[dense]])
+    tune_on = None
+    if facts["fuse"] != "none" or facts.get("rerank"):
+        with Duck(run / ".answer-work", cfg.events.memory, cfg.threads) as duck:
+            asked = fitting_requests(duck, run / "data" / "requests.parquet", catalogue.alive, cfg.memory.requests)
+        shutil.rmtree(run / ".answer-work", ignore_errors=True)
+        tune_on = asked.eval_set(catalogue)
+    label = facts.get("label", "")
+    served = systems.get(f"{label}+rerank")
+    if facts.get("rerank") and isinstance(served, Reranked):
+        served.weight = float(facts["rerank"]["weight"])
+    if facts["fuse"] == "none":
+        return AnswerRows(rows, [], tune_on)
+    secret = run_key(cfg)
+    memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
+    lexical = TextSystem("bm25", Bm25.load(run / "answer"))
+    base: dict[str, System] = {"bm25": lexical, "dense": dense_channel(cfg, run, embedder, catalogue.alive)}
+    model = systems[f"{label}+rerank" if facts["reranked"] else label]
+
+    def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
+        params = params_of(facts, key)
+        smoothed = SmoothedMemory(params, priors.clicks, catalogue.alive, memory, secret)
+        return AnswerSystem(name, channels, smoothed, describe(params))
+
+    rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
+    rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
+    of = "+".join(("bm25", dense or "dense", "prior"))
+    first = MemoryFirst(memory, secret, catalogue.alive, facts["memory_half_life"] or float("inf"), of)
+    return AnswerRows(rows, [first], tune_on)
 
 
 @dataclass(frozen=True)
@@ -321,10 +413,19 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         "log_likelihood": {each.name: one.value for each, one in zip(candidates, fits, strict=True)},
         "memory": {"queries": log.memory.n_queries, "entries": len(log.memory), **asdict(log.memory.facts)},
     }
+    facts["memory_half_life"] = _memory_half_life(log, [*base.values()], priors.prior, catalogue)
     log.memory.save(out)
     lexical.save(out)
     write_facts(out, facts)
     return {"summary": "\n".join(_summary(cfg, log, fits[best], without, candidates[best].name)), "shapes": shapes}
+
+
+def _memory_half_life(log: Log, channels: Sequence[System], prior: np.ndarray, catalogue: Catalogue) -> float | None:
+    """The half-life of the row ``memory``; None = counts never fade."""
+    found = [channel.hits(log.asked.prompts, DEPTH) for channel in channels]
+    found.append(CandidatePrior(prior, channels).over(found))
+    best = best_half_life(log, fuse(found), catalogue, HALF_LIVES)
+    return best if np.isfinite(best) else None
 
 
 def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[str]:

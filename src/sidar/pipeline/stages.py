@@ -137,6 +137,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
     from sidar.index import PrefixIndex
+    from sidar.pipeline.answering import answer_rows
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
@@ -177,21 +178,25 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         written = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg), reader)
         systems[name] = written
         if cfg.evaluate.wide_beam is not None:
-            row, wide = (
-                f"{name}@{cfg.evaluate.wide_beam}",
-                cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam}),
-            )
+            row = f"{name}@{cfg.evaluate.wide_beam}"
+            wide = cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam})
             systems[row] = GenerativeSystem(row, model, index, sids, catalogue, wide, device(cfg), reader)
         if cfg.decode.rerank == "dense":
             reranked = Reranked(written, query_side(embedder).encode, load_items(run / "embed"))
             systems[reranked.name] = reranked
-    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems]
+    rows = answer_rows(cfg, run, systems, embedder, priors)
+    systems |= rows.systems
+    named = [*cfg.evaluate.systems, *(row.of for row in rows.composed if row.name in cfg.evaluate.systems)]
+    composed = {row.name for row in rows.composed}
+    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in named if name not in composed]
     if parts and None not in parts:  # a name that is unknown is told by the suite, with those that there are
         wanted = {part for some in parts for part in some or ()}
         systems = {name: system for name, system in systems.items() if name in wanted}
+        rows.composed = [row for row in rows.composed if row.name in cfg.evaluate.systems]
     for system in systems.values():
-        if isinstance(system, Reranked):
-            progress(f"{system.name}: weight {system.tune(valid, catalogue, cfg.evaluate.tune_queries)['weight']:g}")
+        if isinstance(system, Reranked) and system.weight is None:
+            tune_on, most = rows.tuning_of(valid, cfg.evaluate.tune_queries)
+            progress(f"{system.name}: weight {system.tune(tune_on, catalogue, most)['weight']:g}")
     fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
     scores = run_suite(
         systems,
@@ -204,6 +209,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         tune_sets=valid,
         fuse_with=fused,
         trained_on=trained_on,
+        composed=rows.composed,
         say=progress,
     )
     counts = f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}"
