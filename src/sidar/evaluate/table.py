@@ -178,27 +178,40 @@ def _rich_cell(measure: str, cells: Mapping[str, Mapping[str, float]], best: flo
 
 
 def print_verdicts(scores: Scores, console: Any) -> None:
-    """Print the paired tests of alignment and of fusion on the primary measures; the report has the others."""
-    from rich.table import Table
+    """Print the paired tests on the primary measures, one line each; the report has the others.
 
-    rows = [t for t in scores["tests"] if t["measure"] in ("item/ndcg@10", "sid/mrr") and t["b"] != "dense"]
+    Of a question with many pairs (the answer against every other row) only a count and the pairs that are worse.
+    """
+    shown = ("item/ndcg@10", "sid/mrr")
+    rows = [t for t in scores["tests"] if t["measure"] in shown and t["b"] != "dense"]
     if not rows:
         return
-    table = Table(title="Is a better than b? (paired, clustered by query, Holm)", title_style="bold")
-    for header in ("set", "a − b", "measure", "effect", "95 %", "p", "detectable", "verdict"):
-        table.add_column(header, justify="right" if header in ("effect", "95 %", "p", "detectable") else "left")
+    console.print("[bold]Is a better than b?[/bold] Paired, clustered by query, Holm; ± is the 95 % interval.")
+    groups: dict[tuple[str, str], list[Any]] = {}
     for t in rows:
-        table.add_row(
-            t["set"],
-            f"{t['a']} − {t['b']}",
-            t["measure"],
-            f"{t['effect']:+.4f}",
-            f"{t['low']:+.4f} {t['high']:+.4f}",
-            f"{t['p_holm']:.3f}",
-            f"{t['detectable']:.4f}",
-            t["verdict"],
-        )
-    console.print(table)
+        groups.setdefault((t["set"], t["question"]), []).append(t)
+    wide = max(len(f"{t['a']} − {t['b']}") for t in rows if t["question"] not in MANY) if rows else 0
+    for (name, question), tests in groups.items():
+        if question in MANY:
+            tests = [t for t in tests if t["measure"] == "item/ndcg@10"]
+            better, worse = (sum(t["verdict"] == word for t in tests) for word in ("holds", "does not hold"))
+            console.print(
+                f"{name}: {tests[0]['a']} − each of {len(tests)} other rows, item/ndcg@10: better than {better}, "
+                f"worse than {worse}, cannot tell {len(tests) - better - worse}",
+                soft_wrap=True,
+            )
+            tests = [t for t in tests if t["verdict"] == "does not hold"]
+        for t in tests:
+            pair = f"{t['a']} − {t['b']}"
+            console.print(
+                f"{name}  {pair:<{wide}}  {t['measure']:<12} {t['effect']:+.4f} [dim]({t['low']:+.4f} to "
+                f"{t['high']:+.4f}), p {t['p_holm']:.3f}, could see {t['detectable']:.4f}[/dim]  {t['verdict']}",
+                soft_wrap=True,
+            )
+
+
+#: Questions with a pair for every row.
+MANY = ("Is the answer better than the other rows?",)
 
 
 def check_table(folder: PathLike, *, tolerance: float = 1e-9) -> int:

@@ -203,7 +203,7 @@ class AnswerRows:
     tune_on: EvalSet | None = None
 
     def tuning_of(self, valid: Sequence[EvalSet], most: int) -> tuple[Sequence[EvalSet], int]:
-        """The sets to choose a weight of reranking on, and how many queries of each; ``valid`` where there is no log."""
+        """The sets to choose a weight of reranking on, and how many queries of each; ``valid`` without a log."""
         if self.tune_on is None or not len(self.tune_on):
             return valid, most
         return [self.tune_on], len(self.tune_on)
