@@ -89,20 +89,320 @@ def train(work: Path, seed: int) -> Path:
     return folder
 
 
+def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
+    """A run as the pipeline leaves it, of the bed's data, vectors and SIDs and this seed's models; and its config."""
+    from benchmarks.evidence.bed import Bed
+    from benchmarks.evidence.registration import registration
+    from sidar.index import PrefixIndex
+    from sidar.pipeline import stages
+
+    bed = Bed(work)
+    cfg = bed.config(**settings(seed), runs=str(work / "runs"), name=f"seed-{seed}")
+    cfg.evaluate.bootstrap, cfg.evaluate.invalid_queries = 200, 0
+    run = cfg.run_dir
+    run.mkdir(parents=True, exist_ok=True)
+    sid = bed.sid("/".join(map(str, registration()["bed"]["codebooks"])))
+    models = work / "models" / f"seed-{seed}"
+    parts = {"data": bed.data(), "embed": bed.embed, "sid": sid, "sft": models / "sft"}
+    for name, source in {**parts, cfg.align.folder: models / "raddpo"}.items():
+        if not (run / name).exists():
+            (run / name).symlink_to(source, target_is_directory=True)
+    for name, make in (("index", stages.index), ("answer", stages.answer)):
+        if (run / name).exists():
+            continue
+        tmp = run / f".{name}.tmp"
+        shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir()
+        report = make(cfg, run, tmp)
+        tmp.rename(run / name)
+        print(f"seed {seed}: {name}: {report['summary']}", flush=True)
+    assert PrefixIndex.load(run / "index").counts is not None
+    return cfg, run
+
+
+class Listed:
+    """A model's SIDs listed whole, one after another, as answers were made until 2026-11-27."""
+
+    def __init__(self, model: Any) -> None:
+        self.name, self._model = f"{model.name} listed", model
+
+    def hits(self, prompts: Any, k: int) -> Any:
+        from sidar.decode import to_hits
+
+        searcher = self._model.retriever
+        return to_hits(self._model.beams(prompts), searcher.index, k, allowed=searcher.allowed)
+
+
+def score(work: Path, seed: int) -> None:
+    """Score every row on the pools of the evidence and leave ``cells/seed-<n>/per_query.parquet``."""
+    import torch
+
+    from benchmarks.evidence.bed import Bed
+    from benchmarks.evidence.sets import pools
+    from sidar.baselines import Bm25, QuantisedDense
+    from sidar.data import open_dataset
+    from sidar.embed import load_embedder, load_items, query_side
+    from sidar.evaluate.metrics import objective
+    from sidar.evaluate.suite import run_suite
+    from sidar.evaluate.systems import TextSystem
+    from sidar.index import PrefixIndex
+    from sidar.pipeline.answering import answer_rows
+    from sidar.pipeline.dense_rows import dense_rows
+    from sidar.pipeline.generative import GenerativeSystem
+    from sidar.pipeline.rerank import Reranked
+    from sidar.restore import restored
+    from sidar.sid import load_sids, load_tokenizer
+
+    out = work / "cells" / f"seed-{seed}"
+    if (out / "done.json").is_file():
+        return
+    torch.set_num_threads(1)
+    started = time.process_time()
+    cfg, run = run_folder(work, seed)
+    dataset = open_dataset(run / "data")
+    catalogue, priors = dataset.catalogue, dataset.priors()
+    valid = [_first(each, 128) for each in dataset.eval_sets("valid") if each.name != "day7-random-clicks"]
+    dev = next(each for each in dataset.eval_sets("valid") if each.name == "judged_dev")
+    lexical = Bm25(catalogue).tune([p.query for p in dev.prompts], objective(dev, catalogue, "ndcg@10"))
+    embedder = load_embedder(cfg.embed, "cpu")
+    index, sids = PrefixIndex.load(run / "index"), load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
+    systems: dict[str, Any] = {
+        "bm25": TextSystem("bm25", lexical),
+        **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
+    }
+    clusters = restored(load_tokenizer(run / "sid"), index.table)
+    systems["quantised-dense"] = QuantisedDense(clusters, index.expand_with_source, query_side(embedder))
+    for name, folder in (("sft", "sft"), ("raddpo", cfg.align.folder)):
+        model = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, "cpu")
+        systems |= {name: model, f"{name} listed": Listed(model)}
+        systems[f"{name}+rerank"] = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
+    rows = answer_rows(cfg, run, systems, embedder, priors)
+    for system in systems.values():
+        if isinstance(system, Reranked) and system.weight is None:
+            system.tune(*rows.tuning_of([], 0)[:1], catalogue, 10**6)
+    tmp = work / "cells" / f".seed-{seed}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    run_suite(
+        {**systems, **rows.systems},
+        [each for pool in pools(Bed(work), POOLS) for each in _sets(pool)],
+        catalogue,
+        priors,
+        index,
+        out=tmp,
+        cfg=cfg,
+        tune_sets=valid,
+        fuse_with={"raddpo"},
+        topic_oracle=(),
+        composed=rows.composed,
+    )
+    facts = json.loads((run / "answer" / "answer.json").read_text())
+    done = {"cpu_seconds": round(time.process_time() - started, 1), "answer": facts}
+    (tmp / "done.json").write_text(json.dumps(done, indent=1) + "\n")
+    shutil.rmtree(tmp / "runs", ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    tmp.rename(out)
+    print(f"seed {seed}: scored, {done['cpu_seconds']:.0f} CPU s", flush=True)
+
+
+def _first(each: Any, most: int) -> Any:
+    """``most`` queries of a set, by hash."""
+    from sidar.evaluate.slices import subset_by_hash
+
+    at = subset_by_hash(each.query_ids, most)
+    ids, prompts = tuple(each.query_ids[i] for i in at), tuple(each.prompts[i] for i in at)
+    return replace(each, query_ids=ids, prompts=prompts, slices={n: v[at] for n, v in each.slices.items()})
+
+
+def _sets(pool: Any) -> list[Any]:
+    """The targets of a pool as evaluation sets: ``clicks``, ``orders``, ``random``, ``utility``, or the pool itself."""
+    import numpy as np
+
+    from sidar.types import EvalSet
+
+    names = {"click": "clicks", "order": "orders", "random": "random", "utility": "utility", "": pool.name}
+    made = []
+    for target, one in pool.targets.items():
+        at = one.at.tolist()
+        ids, prompts = tuple(pool.query_ids[q] for q in at), tuple(pool.prompts[q] for q in at)
+        labels = np.array([pool.slices["query"][q] for q in at], dtype=object)
+        origin = "real" if pool.name.startswith("judged") else "simulated"
+        slices = {"query": labels} if target else {}
+        made.append(EvalSet(names[target], ids, prompts, one.qrels, origin, slices))
+    return made
+
+
+# ---------------------------------------------------------------------- the results file
+
+
+def aggregate(work: Path, seeds: list[int]) -> None:
+    """Write results/answer.json from the cells of ``seeds`` and print the table."""
+    import numpy as np
+    import yaml
+
+    from sidar.evaluate.perquery import PerQuery, read_clusters
+    from sidar.evaluate.stats import holm, paired_tests, verdict
+
+    cells = {seed: PerQuery.read(work / "cells" / f"seed-{seed}") for seed in seeds}
+    clusters = read_clusters(work / "cells" / f"seed-{seeds[0]}")
+    first = cells[seeds[0]]
+    figures: dict[str, float] = {"seeds": len(seeds)}
+    tests: list[dict[str, Any]] = []
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for name in first.sets():
+        means[name] = {}
+        for system in first.systems(name):
+            found = {m: [cells[s].get(name, system, f"item/{m}") for s in seeds] for m in MEASURES}
+            means[name][system] = {
+                m: float(np.mean([values[1].mean() for values in each if values])) for m, each in found.items()
+            }
+        columns, asked = [], []
+        for figure, a, b in PAIRS:
+            for measure in ("ndcg@10", "mrr"):
+                pairs = [
+                    (cells[s].get(name, a, f"item/{measure}"), cells[s].get(name, b, f"item/{measure}")) for s in seeds
+                ]
+                if all(x and y for x, y in pairs):
+                    columns.append(np.concatenate([x[1] - y[1] for x, y in pairs]))  # type: ignore[index]
+                    asked.append((figure, measure, a, b, [float((x[1] - y[1]).mean()) for x, y in pairs]))  # type: ignore[index]
+        if not columns:
+            continue
+        ids = first.get(name, asked[0][2], "item/ndcg@10")[0]  # type: ignore[index]
+        labels = np.tile(np.array([clusters[name][i] for i in ids]), len(seeds))
+        found_tests = paired_tests(np.stack(columns, axis=1), labels, 0, samples=2000)
+        adjusted = holm([t.p for t in found_tests])
+        for (figure, measure, a, b, by_seed), test, p in zip(asked, found_tests, adjusted, strict=True):
+            target, _, part = name.partition("/")
+            key = f"{figure}_{target}_{part or 'all'}" + ("" if measure == "ndcg@10" else f"_{measure}")
+            figures |= {key: test.effect, f"{key}_low": test.low, f"{key}_high": test.high}
+            figures |= {f"{key}_p": test.p, f"{key}_p_holm": float(p), f"{key}_detectable": test.detectable}
+            tests.append(
+                {
+                    "set": name,
+                    "a": a,
+                    "b": b,
+                    "measure": measure,
+                    "effect": test.effect,
+                    "low": test.low,
+                    "high": test.high,
+                    "p": test.p,
+                    "p_holm": float(p),
+                    "detectable": test.detectable,
+                    "verdict": verdict(test, float(p)),
+                    "by_seed": by_seed,
+                    "clusters": test.clusters,
+                    "n": test.n,
+                }
+            )
+    memory, turned = memory_beside_the_evidence(first)
+    expected = yaml.safe_load((ROOT / "benchmarks" / "answer.yaml").read_text())
+    constants = {s: json.loads((work / "cells" / f"seed-{s}" / "done.json").read_text()) for s in seeds}
+    write_results(
+        "answer",
+        {"expected": expected, "origin": "SIMULATED traffic, preset full; judged_test is real"},
+        figures,
+        means=means,
+        tests=tests,
+        fitted={
+            str(s): each["answer"]["fit"] | {"reranked": each["answer"]["reranked"]} for s, each in constants.items()
+        },
+        memory_on_evidence_requests=memory,
+        verdicts_that_memory_turns=turned,
+    )
+    shown = [t for t in tests if t["measure"] == "ndcg@10" and t["a"] in ("answer", "sft", "raddpo", "memory")]
+    print_table(
+        ["set", "a", "b", "effect", "low", "high", "p Holm", "detectable", "verdict"],
+        [
+            [t["set"], t["a"], t["b"], t["effect"], t["low"], t["high"], t["p_holm"], t["detectable"], t["verdict"]]
+            for t in shown
+        ],
+        "a - b, item nDCG@10",
+    )
+
+
+def memory_beside_the_evidence(values: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Per-query values of ``memory`` on the requests of the evidence's kept cells, and what it does to their rows.
+
+    For every kept system the mean over its seeds of item nDCG@10 against memory's, paired by request.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from sidar.evaluate.stats import paired_test, verdict
+
+    kept: dict[str, Any] = {}
+    turned: list[dict[str, Any]] = []
+    targets = {"clicks": "click", "orders": "order", "random": "random", "utility": "utility"}
+    folder = RESULTS / "evidence"
+    for name, target in targets.items():
+        found = values.get(name, "memory", "item/ndcg@10")
+        if found is None:
+            continue
+        kept[name] = {"query_id": list(found[0]), "ndcg@10": [round(float(v), 6) for v in found[1]]}
+        mine = dict(zip(found[0], found[1], strict=True))
+        for system in ("bm25", "dense", "dense-tuned", "bm25+dense", "bm25+dense-tuned", "popularity", "sft",
+                       "sft-continued", "raddpo", "raddpo-paper", "dpo", "simpo", "orpo", "sdpo"):  # fmt: skip
+            files = [
+                f
+                for f in (folder / f"{system}.parquet", *sorted(folder.glob(f"{system}.s[0-9].parquet")))
+                if f.is_file()
+            ]
+            column = f"{target}.item.ndcg@10"
+            differences, labels = [], []
+            for file in files:
+                table = pq.read_table(file, filters=[("set", "=", "day8")])
+                if column not in table.column_names:
+                    continue
+                for query_id, cluster, value in zip(
+                    *(table.column(c).to_pylist() for c in ("query_id", "cluster", column)), strict=True
+                ):
+                    if value is not None and np.isfinite(value) and query_id in mine:
+                        differences.append(value - mine[query_id])
+                        labels.append(cluster)
+            if differences:
+                test = paired_test(np.array(differences), np.zeros(len(differences)), np.array(labels))
+                turned.append(
+                    {
+                        "target": name,
+                        "system": system,
+                        "minus_memory": test.effect,
+                        "low": test.low,
+                        "high": test.high,
+                        "p": test.p,
+                        "verdict_better_than_memory": verdict(test, test.p),
+                        "requests": len(differences),
+                    }
+                )
+    return kept, turned
+
+
+def cell(work: Path, seed: int, train_only: bool) -> None:
+    train(work, seed)
+    if not train_only:
+        score(work, seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="Seeds, comma-separated; default: all that are registered.")
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--page", action="store_true", help="Aggregate the finished cells and run nothing.")
     args = parser.parse_args()
     single_thread()
     from benchmarks.evidence.bed import Bed
 
+    if args.page:
+        done = [int(path.parent.name.split("-")[1]) for path in sorted((args.work / "cells").glob("seed-*/done.json"))]
+        return aggregate(args.work, done)
     Bed(args.work).build()
     seeds = [int(seed) for seed in args.only.split(",") if seed] or [0, 1, 2, 3, 4]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        pool.starmap(train, [(args.work, seed) for seed in seeds], chunksize=1)
+        pool.starmap(cell, [(args.work, seed, args.train_only) for seed in seeds], chunksize=1)
+    done = [seed for seed in (0, 1, 2, 3, 4) if (args.work / "cells" / f"seed-{seed}" / "done.json").is_file()]
+    if done:
+        aggregate(args.work, done)
 
 
 if __name__ == "__main__":

@@ -165,8 +165,8 @@ def test_turning_it_on_retrains_and_reranking_only_bundles_and_scores(shop):
         return [step.stage.name for step in steps if step.reason]
 
     assert stale() == []
-    assert stale("decode.rerank=none") == ["bundle", "evaluate"]
-    assert stale("evaluate.prompts=semantic") == ["bundle", "evaluate"]
+    assert stale("decode.rerank=none") == ["answer", "bundle", "evaluate"]
+    assert stale("evaluate.prompts=semantic") == ["evaluate"]
     assert stale("lm.geometry=false")[0] == "sft"
 
 

@@ -16,12 +16,13 @@ from sidar import Retriever, pipeline
 from sidar.artifacts import open_artifact
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
+from sidar.evaluate.runs import read_trec
 from sidar.evaluate.table import check_table
 from sidar.pipeline import stages as pipeline_stages
 from sidar.pipeline.variants import variants
 from sidar.sid import load_sids
 
-STAGES = ["data", "embed", "sid", "sft", "align-raddpo", "index", "bundle", "evaluate"]
+STAGES = ["data", "embed", "sid", "sft", "align-raddpo", "index", "answer", "bundle", "evaluate"]
 SETTINGS = {
     "name": "shop",
     "threads": 1,
@@ -92,7 +93,7 @@ def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
         assert next(name for name, why in stale.items() if why) == first
     stale = reasons(shop, "align.beta=1.5")
     assert stale["align-raddpo"] == "config changed: align.beta"
-    assert [name for name, why in stale.items() if why] == ["align-raddpo", "bundle", "evaluate"]
+    assert [name for name, why in stale.items() if why] == ["align-raddpo", "answer", "bundle", "evaluate"]
     stale = reasons(shop, "seed=1")
     assert all(stale[name] for name in ("data", "sid", "sft", "evaluate"))
     assert stale["embed"] is None or "runs first" in stale["embed"]
@@ -183,6 +184,48 @@ def test_the_table_is_true_to_its_per_query_files(shop):
     }
     assert rows <= set(scores["sets"]["judged"]["systems"])
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_what_is_served_is_what_was_measured(shop):
+    """The bundle answers the prompts of a set with the items of the table's row, best first."""
+    run = shop / "runs/shop"
+    data = open_dataset(run / "data")
+    (test,) = [each for each in data.eval_sets("test") if each.name.endswith("-clicks")]
+    ranked = read_trec(run / f"evaluate/runs/{test.name}.answer.trec")
+    retriever = Retriever.load(run / "bundle")
+    assert retriever.fused is not None
+    seen = 0
+    for query_id, prompt in zip(test.query_ids, test.prompts, strict=True):
+        history = [data.catalogue.item_ids[row] for row in prompt.history]
+        answer = retriever.explain(prompt.query, 12, history=history, profile=prompt.profile)
+        assert [hit.item_id for hit in answer.results] == [item for item, _ in ranked[query_id]][:12]
+        assert answer.fuse == "memory"
+        scores = [hit.score for hit in answer.results]
+        assert scores == sorted(scores, reverse=True)
+        seen += answer.seen > 0
+        for hit in answer.results:
+            assert (hit.probability is None) == ("generative" not in hit.channels)
+            assert (hit.count > 0) == ("memory" in hit.channels)
+    assert seen  # the toy log repeats its queries
+    alone = retriever.search(test.prompts[0].query, 5, fuse="none")
+    assert all(hit.count is None for hit in alone)
+
+
+def test_the_table_stands_beside_what_a_shop_has(shop):
+    scores = json.loads((shop / "runs/shop/evaluate/scores.json").read_text())
+    judged = scores["sets"]["judged"]["systems"]
+    assert {"bm25+dense+prior", "memory", "answer", "answer-without-lm", "quantised-dense"} <= set(judged)
+    assert "prior" not in judged  # a channel of fusions, no row
+    questions = {test["question"] for test in scores["tests"]}
+    assert "Is the answer better than the memory of what was chosen?" in questions
+    (log,) = [name for name in scores["sets"] if name.endswith("-clicks")]
+    assert not any(name.startswith("judged/") for name in scores["sets"])
+    parts = [scores["sets"][f"{log}/{part}"] for part in ("seen", "unseen") if f"{log}/{part}" in scores["sets"]]
+    if parts:  # both, or neither where all queries are of one kind
+        whole = scores["sets"][log]
+        assert sum(part["queries"] for part in parts) <= whole["queries"]
+        for system, cells in whole["systems"].items():
+            assert set(parts[0]["systems"][system]) == set(cells)
 
 
 def test_a_tuned_encoder_is_a_row_from_the_day_it_was_asked_for(shop):

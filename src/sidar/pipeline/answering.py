@@ -241,14 +241,15 @@ def answer_rows(
     memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
     lexical = TextSystem("bm25", Bm25.load(run / "answer"))
     base: dict[str, System] = {"bm25": lexical, "dense": dense_channel(cfg, run, embedder, catalogue.alive)}
-    model = systems[f"{label}+rerank" if facts["reranked"] else label]
+    model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
 
     def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
         params = params_of(facts, key)
         smoothed = SmoothedMemory(params, priors.clicks, catalogue.alive, memory, secret)
         return AnswerSystem(name, channels, smoothed, describe(params))
 
-    rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
+    if model is not None:  # the caller may score other models alone
+        rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
     of = "+".join(("bm25", dense or "dense", "prior"))
     first = MemoryFirst(memory, secret, catalogue.alive, facts["memory_half_life"] or float("inf"), of)
