@@ -42,6 +42,7 @@ PAIRS = (
     ("answer_minus_bm25_dense_raddpo", "answer", "bm25+dense+raddpo"),
     ("share_minus_listed_sft", "sft", "sft listed"),
     ("share_minus_listed_raddpo", "raddpo", "raddpo listed"),
+    ("share_minus_uniform_raddpo", "raddpo", "raddpo uniform"),
     ("raddpo_minus_sft", "raddpo", "sft"),
     ("memory_minus_bm25_dense_raddpo", "memory", "bm25+dense+raddpo"),
     ("memory_minus_raddpo", "memory", "raddpo"),
@@ -120,17 +121,20 @@ def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
     return cfg, run
 
 
-class Listed:
-    """A model's SIDs listed whole, one after another, as answers were made until 2026-11-27."""
+class Expanded:
+    """A model's beams expanded to items in another way: ``none`` = SIDs listed whole, one after another, as answers
+    were made until 2026-11-27; ``uniform`` = the items of an SID share it equally."""
 
-    def __init__(self, model: Any) -> None:
-        self.name, self._model = f"{model.name} listed", model
+    def __init__(self, model: Any, rule: str) -> None:
+        self.name, self._model, self._rule = f"{model.name} {'listed' if rule == 'none' else rule}", model, rule
 
     def hits(self, prompts: Any, k: int) -> Any:
         from sidar.decode import to_hits
+        from sidar.index.shares import ItemShares
 
         searcher = self._model.retriever
-        return to_hits(self._model.beams(prompts), searcher.index, k, allowed=searcher.allowed)
+        shares = None if self._rule == "none" else ItemShares.of(searcher.index, searcher.allowed, rule="uniform")
+        return to_hits(self._model.beams(prompts), searcher.index, k, shares=shares, allowed=searcher.allowed)
 
 
 def score(work: Path, seed: int) -> None:
@@ -174,7 +178,11 @@ def score(work: Path, seed: int) -> None:
     systems["quantised-dense"] = QuantisedDense(clusters, index.expand_with_source, query_side(embedder))
     for name, folder in (("sft", "sft"), ("raddpo", cfg.align.folder)):
         model = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, "cpu")
-        systems |= {name: model, f"{name} listed": Listed(model)}
+        systems |= {
+            name: model,
+            f"{name} listed": Expanded(model, "none"),
+            f"{name} uniform": Expanded(model, "uniform"),
+        }
         systems[f"{name}+rerank"] = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
     rows = answer_rows(cfg, run, systems, embedder, priors)
     for system in systems.values():

@@ -31,7 +31,7 @@ WORDS = {
     "one is in per_query.parquet as hit@k.",
     "nDCG@10": "Graded gains as judged, discount 1 / log2(rank + 1), against the best possible order.",
     "R-prec": "Precision at R, the query's own number of relevant items.",
-    "Item level": "SIDs expand in beam order into their items; inside an SID the prior of the training days decides. "
+    "Item level": "An item scores log π(SID) + log of its share of the SID's training clicks (decode.item_share). "
     "Every system is cut at the same depth.",
     "SID level": "A SID's grade is the highest of its items. Systems that rank items are read as the SIDs of those "
     "items in order of first appearance.",

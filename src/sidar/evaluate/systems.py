@@ -29,7 +29,7 @@ class Generative(Protocol):
     def name(self) -> str: ...
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
-        """The SIDs of a wide beam, expanded to items in beam order."""
+        """The best items of the SIDs of a beam."""
 
     def sid_ranking(self, prompts: Sequence[Prompt], beam: int) -> tuple[np.ndarray, np.ndarray]:
         """(Q, beam) SID numbers, best first, −1 = none, and their scores."""

@@ -101,7 +101,7 @@ def reading(results: Results) -> Section:
     facts = results["catalogue"]["classes"]
     classes = ", ".join(f"{name} {n:,}" for name, n in facts.items())
     lines = [
-        "**Item level**: SIDs expand in beam order into their items, inside an SID by the prior of the training days. "
+        "**Item level**: an item scores log π(SID) + log of its share of the SID's training clicks. "
         f"Item columns use a beam of {results['beams']['item']}, SID columns one of {results['beams']['sid']}.",
         "**SID level**: a SID's grade is the highest of its items. Each method is scored on its own IDs, so these "
         "columns do not compare methods: coarser IDs are easier to hit.",

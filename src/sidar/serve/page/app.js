@@ -61,6 +61,7 @@ async function search() {
   const body = {
     query, k: Number($("k").value) || 10, beam: Number($("beam").value) || null, exact: $("exact").checked,
     profile: $("profile").value, history: [...history.keys()], explain: true,
+    fuse: choice === COMPARE || $("alone").checked ? "none" : null, // a comparison is of models, not of what surrounds them
   };
   const address = new URLSearchParams({ q: query, ...(info.models.length > 1 && { model: choice }) });
   window.history.replaceState(null, "", `?${address}`);
