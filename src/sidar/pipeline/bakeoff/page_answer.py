@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sidar.evaluate.charts import intervals
 from sidar.evaluate.document import Block, Cell, Picture, Section, Table, Text
 from sidar.pipeline.bakeoff.page_parts import Results, asked_of, colours, table_of, whole
@@ -96,13 +98,25 @@ def entrants_section(results: Results) -> Section:
     return Section("entrants", "Who took part", blocks)
 
 
+def _item_level(beams: dict[str, Any]) -> str:
+    """How items were ranked: results of older versions listed SIDs whole, from a beam of their own."""
+    if "item" in beams:
+        return (
+            "**Item level**: SIDs expand in beam order into their items, inside an SID by the prior of the training "
+            f"days. Item columns use a beam of {beams['item']}, SID columns one of {beams['sid']}."
+        )
+    return (
+        "**Item level**: an item scores log π(SID) + log of its share of the SID's training clicks. SID and item "
+        f"columns use a beam of {beams['beam']}."
+    )
+
+
 def reading(results: Results) -> Section:
     """Words of the page, and where its figures come from."""
     facts = results["catalogue"]["classes"]
     classes = ", ".join(f"{name} {n:,}" for name, n in facts.items())
     lines = [
-        "**Item level**: an item scores log π(SID) + log of its share of the SID's training clicks. "
-        f"Item columns use a beam of {results['beams']['item']}, SID columns one of {results['beams']['sid']}.",
+        _item_level(results["beams"]),
         "**SID level**: a SID's grade is the highest of its items. Each method is scored on its own IDs, so these "
         "columns do not compare methods: coarser IDs are easier to hit.",
         "**head, torso, tail, cold**: items by clicks of the training days (head holds half of them, torso up to 90 "
