@@ -111,6 +111,13 @@ def _item_level(beams: dict[str, Any]) -> str:
     )
 
 
+def _seen(beams: dict[str, Any]) -> str:
+    """What a seen query is: results of older versions asked for its text alone."""
+    if "item" in beams:
+        return "**seen, unseen**: whether the query's text occurs on a training day."
+    return "**seen, unseen**: whether a request before the test had a click, cart or order for the same query."
+
+
 def reading(results: Results) -> Section:
     """Words of the page, and where its figures come from."""
     facts = results["catalogue"]["classes"]
@@ -121,7 +128,7 @@ def reading(results: Results) -> Section:
         "columns do not compare methods: coarser IDs are easier to hit.",
         "**head, torso, tail, cold**: items by clicks of the training days (head holds half of them, torso up to 90 "
         f"%, cold none): {classes}. Recall of a class is over the queries that have a relevant item in it.",
-        "**seen, unseen**: whether a request before the test had a click, cart or order for the same query.",
+        _seen(results["beams"]),
         "**quantised dense**: SIDs ranked by the cosine of the query's vector and what the tokenizer restores of their "
         "items, no model asked: the embedding hit rate of the IDs.",
         "**invalid mass**: probability that the model puts on what is no product, exact over the index.",
