@@ -230,7 +230,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
             "data",
             (
                 *("seed", "warm_start"),
-                *("catalogue", "events", "users", "privacy", "split"),
+                *("catalogue", "events", "users", "privacy.hash_users", "privacy.salt", "split"),
                 *("preference.negatives", "preference.debias"),  # the cut to max_positives is made at packing
                 "data.held_out",
             ),
