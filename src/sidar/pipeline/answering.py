@@ -380,6 +380,7 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         write_facts(out, {"fuse": "none"})
         return {"summary": "nothing to fuse: the model answers alone", "shapes": {"fuse": "none"}}
     log = read_log(cfg, run / "data", run_key(cfg), out / ".work")
+    fused = fused and len(log.asked) > 0  # clicks without query and history ask for nothing that could be answered
     embedder = load_embedder(cfg.embed, device(cfg))
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     reader = query_side(embedder, cfg.sid.view).encode
