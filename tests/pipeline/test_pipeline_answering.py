@@ -1,0 +1,132 @@
+"""What the stage ``answer`` reads of a log, and the rows that stand for what a shop has."""
+
+import numpy as np
+import pytest
+import reference_answer as slow
+from toy_stages import config
+
+from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
+from sidar.data import build, open_dataset, toy
+from sidar.data.normalise import normalise_query
+from sidar.evaluate.metrics import objective
+from sidar.pipeline.answering import AnswerRows, CandidatePrior, MemoryFirst, best_half_life, read_log
+from sidar.types import Hits, Prompt
+
+SECRET = b"secret"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answering")
+    toy.write_inputs(folder / "inputs")
+    return folder
+
+
+def log_of(folder, name, **split):
+    cfg = config(folder / "inputs", split=split)
+    build(cfg, folder / name)
+    return read_log(cfg, folder / name, SECRET, folder / ".work"), open_dataset(folder / name)
+
+
+def requests_of(data, *splits):
+    day = 86_400_000_000
+    for split in splits:
+        for request in data.requests(split):
+            chosen = dict(zip(request.rows, request.actions, strict=True))
+            yield (
+                request.request_id,
+                (request.user_id or request.request_id, request.prompt.query, request.ts // day, chosen),
+            )
+
+
+def test_the_answer_is_fitted_to_the_validation_day_with_the_counts_of_the_days_before(inputs):
+    log, data = log_of(inputs, "days")
+    assert log.asked.held_out
+    valid = {request.request_id for request in data.requests("valid")}
+    assert set(log.asked.ids) <= valid
+    train = [one for _, one in requests_of(data, "train")]
+    both = [one for _, one in requests_of(data, "train", "valid")]
+    for memory, requests in ((log.before, train), (log.memory, both)):
+        last = max(day for _, query, day, chosen in requests if query and any(chosen.values()))
+        assert memory.facts.last_day == last
+        want = slow.memory_counts(requests, normalise_query, 5.0, last)
+        for query in {query for _, query, _, _ in requests if normalise_query(query)}:
+            rows, counts = memory.counts(query, SECRET, 5.0)
+            found = want.get(normalise_query(query), {})
+            assert dict(zip(rows.tolist(), counts.tolist(), strict=True)) == pytest.approx(found)
+
+
+def test_what_is_known_of_each_fitting_request(inputs):
+    log, data = log_of(inputs, "days")
+    half_life = 3.0
+    decay = 2.0 ** (-log.chosen.ages / half_life)
+    for r, prompt in enumerate(log.asked.prompts):
+        rows, counts = log.before.counts(prompt.query, SECRET, half_life, data.catalogue.alive)
+        assert log.chosen.total_counts[r] @ decay == pytest.approx(counts.sum())
+        known = dict(zip(rows.tolist(), counts.tolist(), strict=True))
+        for p in np.flatnonzero(log.asked.request == r):
+            assert log.chosen.positive_counts[p] @ decay == pytest.approx(known.get(int(log.asked.row[p]), 0.0))
+
+
+def test_without_a_validation_window_each_request_is_left_out_of_its_own_counts(inputs):
+    log, data = log_of(inputs, "no-valid", valid_days=0)
+    assert not log.asked.held_out
+    everything = list(requests_of(data, "train"))
+    decay = 2.0 ** (-log.chosen.ages / 4.0)
+    for r, (request_id, prompt) in enumerate(zip(log.asked.ids, log.asked.prompts, strict=True)):
+        others = [one for name, one in everything if name != request_id]
+        want = slow.memory_counts(others, normalise_query, 4.0, log.before.facts.last_day)
+        found = want.get(normalise_query(prompt.query), {}) if normalise_query(prompt.query) else {}
+        assert log.chosen.total_counts[r] @ decay == pytest.approx(sum(found.values()), abs=1e-6)
+
+
+def memory_of(entries):
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "key": pa.array([query_key(query, SECRET) for query, *_ in entries], pa.uint64()),
+            "row": [row for _, row, _ in entries],
+            "day": [0] * len(entries),
+            "weight": [float(weight) for *_, weight in entries],
+            "users": [1] * len(entries),
+        }
+    )
+    return Memory.of(table, MemoryFacts("l", 0, key_check(SECRET)))
+
+
+def test_the_memory_row_is_counts_first_then_its_back_off():
+    memory = memory_of([("red shoe", 4, 1), ("red shoe", 2, 3), ("red shoe", 7, 1), ("red shoe", 9, 5)])
+    alive = np.ones(10, bool)
+    alive[9] = False
+    row = MemoryFirst(memory, SECRET, alive, float("inf"))
+    backoff = Hits(np.array([[7, 5, 2, 1], [3, -1, -1, -1]], np.int32), np.ones((2, 4), np.float32))
+    found = row.over([Prompt("Red shoe"), Prompt("hat")], backoff, 6)
+    # most chosen first; of equal counts the one that the back-off ranks; then the back-off's others
+    assert found.rows.tolist() == [[2, 7, 4, 5, 1, -1], [3, -1, -1, -1, -1, -1]]
+    assert (np.diff(found.scores[0][:5]) < 0).all()
+
+
+def test_the_prior_orders_what_the_other_channels_return():
+    one = Hits(np.array([[3, 1]], np.int32), np.ones((1, 2), np.float32))
+    two = Hits(np.array([[0, 3]], np.int32), np.ones((1, 2), np.float32))
+    channel = CandidatePrior(np.array([0.5, 2.0, 9.0, 1.0]), [])
+    assert channel.over([one, two]).rows.tolist() == [[1, 3, 0]]
+    assert not channel.scored
+
+
+def test_reranking_is_tuned_on_the_log_where_there_is_one():
+    assert AnswerRows({}, []).tuning_of(["valid"], 64) == (["valid"], 64)
+
+
+def test_the_half_life_of_the_memory_row_is_the_best_and_of_equals_the_longest(inputs):
+    log, data = log_of(inputs, "days")
+    nothing = Hits(np.full((len(log.asked), 1), -1, np.int32), np.zeros((len(log.asked), 1), np.float32))
+    asked = log.asked.eval_set(data.catalogue)
+    worth = objective(asked, data.catalogue, "ndcg@10", relevant=0)
+    none = Hits(np.full((len(asked), 1), -1, np.int32), np.zeros((len(asked), 1), np.float32))
+    grid = (0.1, 1.0, float("inf"))
+    rows = [MemoryFirst(log.before, SECRET, data.catalogue.alive, half_life) for half_life in grid]
+    values = [worth(row.over(asked.prompts, none, 10)) for row in rows]
+    found = best_half_life(log, nothing, data.catalogue, grid)
+    assert found == max(zip(values, grid, strict=True))[1]
