@@ -119,8 +119,8 @@ class Legal:
 class Group:
     """The SIDs a … b − 1 of the prefixes p … q − 1 of depth 1, for sums by code.
 
-    Per level: ``order[l]`` int32 places of the SIDs that have a code there, sorted by it; ``weights[l]`` theirs, in that
-    order; ``starts[l]`` (K_l,) int32 first place in it of each code.
+    Per level: ``order[l]`` int32 places of the SIDs that have a code there, sorted by it; ``weights[l]`` of these SIDs;
+    ``starts[l]`` (K_l,) int32 first place in that order of each code.
     """
 
     def __init__(self, legal: Legal, p: int, q: int, a: int, b: int) -> None:
@@ -157,7 +157,9 @@ class Moments:
             rows = legal.first_of[a:b].long()
             unit = weighted_sums(legal.codes[a:b], legal.weights[a:b], centroids)
             mean.index_add_(0, rows, unit)
-            below = weighted_sums(legal.codes[a:b, 1:], legal.weights[a:b, 1:], centroids) if len(legal.sizes) > 1 else 0
+            below = (
+                weighted_sums(legal.codes[a:b, 1:], legal.weights[a:b, 1:], centroids) if len(legal.sizes) > 1 else 0
+            )
             self.rest.index_add_(0, rows, below + torch.zeros_like(unit))
         mean /= counts[:, None]
         self.rest /= counts[:, None]
@@ -203,8 +205,8 @@ def _choices(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``choice_start``, ``choice_column`` and ``choice_of`` of one depth.
 
-    ``lengths`` (n_sids,); ``parents`` (n_{d+1},) of the prefixes of the next depth, ``children`` (n_sids,) the prefix of
-    the next depth that an SID begins with, where it is longer than ``depth``.
+    ``lengths`` (n_sids,); ``parents`` (n_{d+1},) of the prefixes of the next depth; ``children`` (n_sids,) the prefix
+    of the next depth that an SID begins with, where it is longer than ``depth``.
     """
     ends = index.sid_of[depth] >= 0  # (n_d,)
     before = np.cumsum(ends)  # EOS choices up to and with each prefix

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from sidar.lm.legal import Legal, weighted_sums
 
-#: Numbers in a block on a CPU (512 kB) and on other devices, where a block should fill the device instead.
-BLOCK = {"cpu": 1 << 17}
+#: Numbers in a block on a CPU (1 MB) and on other devices, where a block should fill the device instead.
+BLOCK = {"cpu": 1 << 18}
 BLOCK_ELSEWHERE = 1 << 24
+#: Fewest SIDs in a block: below, dispatch costs more than arithmetic.
+LEAST = 256
 #: Smallest sum of exponentials whose logarithm is taken.
 TINY = 1e-37
 
@@ -63,7 +65,7 @@ class FirstMasses(torch.autograd.Function):
 
 def _rows(scores: Tensor) -> int:
     """SIDs of a block for scores of this many prompts."""
-    return max(64, BLOCK.get(scores.device.type, BLOCK_ELSEWHERE) // scores.shape[1])
+    return max(LEAST, BLOCK.get(scores.device.type, BLOCK_ELSEWHERE) // scores.shape[1])
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
