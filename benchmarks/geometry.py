@@ -5,9 +5,9 @@
 
 Beds. `50k`: 50,000 products grown from the sample and a simulated log (docs/grown.md), codes 512/256/128 from MiniLM's
 vectors, batches as in benchmarks/grown.py; kept in --work. `1m`: a million distinct random SIDs at the automatic sizes
-(Zipf's first codes, a share of the later codes below each of them; random centroids, smaller by level), prompts of
-random words and as many tokens and answers as the grown bed's, query vectors near answers: nothing is learnt there.
-The decoder is the same, 4 layers of 384.
+(first codes of log-normal popularity, below each of them a share of the later codes; random centroids, smaller by
+level), prompts of random words and as many tokens and answers as the grown bed's, query vectors near answers: nothing
+is learnt there. The decoder is the same, 4 layers of 384.
 
 A step is forward and backward of two passes of 64 prompts, and AdamW. Steps of the variants are taken in turn on the
 same batches; a step's time is its median over turns, and their mean is kept. At 50k a step also has its share of what
@@ -136,9 +136,9 @@ def grown_bed(cfg: Config, args: argparse.Namespace) -> Bed:
 
 
 def random_sids(n: int, sizes: Sequence[int], seed: int = 0) -> np.ndarray:
-    """(n, 3) distinct codes: first codes by Zipf's law, later ones from a share of the codebook that p's SIDs use."""
+    """(n, 3) distinct codes: first codes of log-normal popularity, below each a share of the later codes."""
     rng = np.random.default_rng(seed)
-    popularity = 1 / np.arange(8, sizes[0] + 8)
+    popularity = rng.lognormal(sigma=0.8, size=sizes[0])
     draws = int(1.1 * n)
     first = rng.choice(sizes[0], draws, p=popularity / popularity.sum())
     later = [(first * 7919 + rng.geometric(8 / size, draws)) % size for size in sizes[1:]]

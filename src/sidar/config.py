@@ -263,7 +263,7 @@ class LmConfig(Part):
         ge=0,
         description="SIDs up to which the geometry's first code is exact; above it has two stages. 0 = always.",
     )
-    geometry_top: int = Field(32, ge=0, description="Two stages: first codes of a prompt whose SIDs are all scored.")
+    geometry_top: int = Field(8, ge=0, description="Two stages: first codes of a prompt whose SIDs are all scored.")
     lora: LoraConfig | None = None
     max_prompt_tokens: int = 96
     history_items: int = 5

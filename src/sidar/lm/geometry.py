@@ -82,15 +82,17 @@ class Prior:
         """Every choice after every one of ``prefixes`` (n,): which of them, column and log p, each (m,)."""
         legal = self.legal
         leaf, rows, sids = _leaves(legal, self.scores, depth, prefixes, owner)
-        start = legal.choice_start[depth]
-        choices, asked = _ranges(start[prefixes], start[prefixes + 1] - start[prefixes])  # (m,)
+        start = legal.choice_start[depth][prefixes]
+        counts = legal.choice_start[depth][prefixes + 1] - start
+        choices, asked = _ranges(start, counts)  # (m,)
         top = _tops(leaf, rows, len(prefixes))
-        weight = (leaf - top[rows]).exp()
-        counts = start[prefixes + 1] - start[prefixes]
-        place = (legal.choice_of[depth][sids] - start[prefixes][rows]) + (counts.cumsum(0) - counts)[rows]
+        weight = (leaf - top.index_select(0, rows)).exp()
+        shift = counts.cumsum(0) - counts - start  # of a prefix's choices among those that are asked for
+        place = shift.index_select(0, rows) + legal.choice_of[depth].index_select(0, sids)
         mass = weight.new_zeros(len(choices)).index_add(0, place, weight)
         whole = weight.new_zeros(len(prefixes)).index_add(0, rows, weight)
-        return asked, legal.choice_column[depth][choices], mass.clamp(min=TINY).log() - whole.log()[asked]
+        logp = mass.clamp(min=TINY).log() - whole.log().index_select(0, asked)
+        return asked, legal.choice_column[depth].index_select(0, choices), logp
 
 
 def first_masses(legal: Legal, scores: Tensor, q: Tensor, first_codes: Tensor, exact: int, top: int) -> Tensor:
@@ -112,28 +114,31 @@ def first_masses(legal: Legal, scores: Tensor, q: Tensor, first_codes: Tensor, e
     owner = torch.arange(len(q), device=q.device).expand_as(chosen).flatten()
     leaf, rows, _ = _leaves(legal, scores, 1, prefixes, owner)
     highest = _tops(leaf, rows, len(prefixes))
-    total = leaf.new_zeros(len(prefixes)).index_add(0, rows, (leaf - highest[rows]).exp())
+    total = leaf.new_zeros(len(prefixes)).index_add(0, rows, (leaf - highest.index_select(0, rows)).exp())
     return estimate.index_put((prefixes, owner), total.log() + highest)
 
 
 def _leaves(legal: Legal, scores: Tensor, depth: int, prefixes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores s of all SIDs below ``prefixes`` (n,) of ``depth`` under ``owner``, whose they are, and their numbers."""
-    sids, rows = _ranges(legal.low[depth][prefixes], legal.count[depth][prefixes])
-    flat, width = scores.flatten(), scores.shape[1]
-    first = legal.codes[legal.low[depth][prefixes]].long()  # (n, L): the first `depth` codes are the prefix
-    shared = sum((flat[first[:, level] * width + owner] for level in range(depth)), flat.new_zeros(len(prefixes)))
-    total = shared[rows]
-    codes, has, owners = legal.codes[sids], legal.weights[sids], owner[rows]
+    low = legal.low[depth][prefixes]
+    sids, rows = _ranges(low, legal.count[depth][prefixes])
+    flat = scores.T.reshape(-1)  # a prompt's scores lie together
+    base = owner * len(scores)  # (n,)
+    shared = flat.new_zeros(len(prefixes))
+    for level in range(depth):  # the codes of the prefix
+        shared = shared + flat.index_select(0, base + legal.level_codes[level][low])
+    total, bases = shared.index_select(0, rows), base.index_select(0, rows)
     for level in range(depth, len(legal.sizes)):
-        here = flat[codes[:, level] * width + owners]
-        total = total + torch.where(has[:, level] != 0, here, 0.0)
-    return total * has[:, 0], rows, sids
+        here = flat.index_select(0, bases + legal.level_codes[level].index_select(0, sids))
+        total = total + (here if legal.fixed else here * legal.has[level].index_select(0, sids))
+    return total * legal.inverse.index_select(0, sids), rows, sids
 
 
 def _ranges(first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers of the ranges ``first`` … ``first + counts`` (n,) one after another, and the range of each."""
     rows = torch.repeat_interleave(counts)
-    return torch.arange(len(rows), device=rows.device) + (first - (counts.cumsum(0) - counts))[rows], rows
+    shift = first - (counts.cumsum(0) - counts)
+    return torch.arange(len(rows), device=rows.device) + shift.index_select(0, rows), rows
 
 
 def _tops(values: Tensor, rows: Tensor, n: int) -> Tensor:

@@ -16,8 +16,8 @@ from sidar.index import PrefixIndex
 CHUNK = 1 << 14
 #: SIDs, evenly spaced, from which :attr:`Moments.covariance` is computed.
 SAMPLED = 1 << 16
-#: SIDs of a :class:`Group`: their numbers for 64 prompts are 16 MB.
-GROUP = 1 << 16
+#: SIDs of a :class:`Group`: their numbers for 64 prompts are 4 MB.
+GROUP = 1 << 14
 
 
 class Legal:
@@ -25,7 +25,8 @@ class Legal:
     :class:`sidar.index.PrefixIndex`.
 
     SIDs: ``codes`` (n_sids, L) int32 rows of ``centroids``, absent levels 0; ``weights`` (n_sids, L) 1 / ‖v_y‖ of the
-    sum v_y of the SID's centroids, absent levels 0. ``low[d]`` and ``count[d]`` (n_d,): the first SID number below each
+    sum v_y of the SID's centroids, absent levels 0; ``level_codes[l]`` (n_sids,), ``has[l]`` 1 or 0 and ``inverse``
+    1 / ‖v_y‖ say the same by column. ``low[d]`` and ``count[d]`` (n_d,): the first SID number below each
     prefix of depth d and how many there are, one range. ``first_of`` (n_sids,) int32 prefix of depth 1 of each SID.
 
     Choices: what may follow a prefix, its children in order and before them EOS where it is an SID. Per depth d < L:
@@ -52,6 +53,10 @@ class Legal:
         inverse = self._inverse_lengths(codes, index.table >= 0)
         self.codes = on(codes, np.int32)
         self.weights = on(inverse[:, None] * (index.table >= 0), np.float32)
+        self.fixed = index.fixed_length
+        self.inverse = on(inverse, np.float32)
+        self.level_codes = [on(column) for column in codes.T]
+        self.has = [on(column, np.float32) for column in (index.table >= 0).T]
         self.low = [on(low[0])]
         self.count = [on(np.full(1, self.n_sids))]
         self.choice_start: list[Tensor] = []
