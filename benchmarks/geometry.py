@@ -139,10 +139,11 @@ def random_sids(n: int, sizes: Sequence[int], seed: int = 0) -> np.ndarray:
     """(n, 3) distinct codes: first codes of log-normal popularity, below each a share of the later codes."""
     rng = np.random.default_rng(seed)
     popularity = rng.lognormal(sigma=0.8, size=sizes[0])
-    draws = int(1.1 * n)
-    first = rng.choice(sizes[0], draws, p=popularity / popularity.sum())
-    later = [(first * 7919 + rng.geometric(8 / size, draws)) % size for size in sizes[1:]]
-    codes = np.unique(np.stack([first, *later], 1), axis=0)
+    codes = np.empty((0, len(sizes)), np.int64)
+    while len(codes) < n:
+        first = rng.choice(sizes[0], n, p=popularity / popularity.sum())
+        later = [(first * 7919 + rng.geometric(min(0.5, 8 / size), n)) % size for size in sizes[1:]]
+        codes = np.unique(np.concatenate([codes, np.stack([first, *later], 1)]), axis=0)
     return codes[np.sort(rng.permutation(len(codes))[:n])]
 
 

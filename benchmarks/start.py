@@ -189,15 +189,21 @@ def make_bed(name: str, args: argparse.Namespace) -> Bed:
 # ---------------------------------------------------------------------- cells
 
 
-def seconds_per_step(bed: Bed, cell: Cell, work: Path, pools: float) -> float:
-    """CPU seconds of a step of a start, over ``pools`` pools of batches after one that warms up."""
-    steps = max(2, round(WINDOW * pools))
-    folder = work / "probes" / f"{cell.bed}-{cell.start}-{steps}"
-    taken = []
-    for n in (1, steps, 2 * steps):  # the first fills the cache of the log's queries
-        cfg = bed.configured(cell.start, steps=n)
-        taken.append(grown.train(cfg, bed.run, folder / f"{n}", n)["cpu_seconds"])
-    return (taken[2] - taken[1]) / steps
+def seconds_per_step(bed: Bed, cell: Cell, work: Path) -> float:
+    """CPU seconds of a step of a start: of 1 + 16 k steps less those of one, k doubled until that says something.
+
+    Sixteen batches are prepared together, so both runs have prepared as many batches as steps, and one pool more.
+    """
+    folder, budget = work / "probes" / f"{cell.bed}-{cell.start}", 60 * cell.minutes
+
+    def cost(steps: int) -> float:
+        return grown.train(bed.configured(cell.start, steps=steps), bed.run, folder / f"{steps}", steps)["cpu_seconds"]
+
+    cost(2)  # fills the cache of the log's queries
+    base, pools = cost(1), 1
+    while (more := cost(1 + pools * WINDOW) - base) < max(3.0, min(30.0, budget / 20)):
+        pools *= 2
+    return more / (pools * WINDOW)
 
 
 def run_cell(bed: Bed, cell: Cell, args: argparse.Namespace) -> None:
@@ -205,7 +211,7 @@ def run_cell(bed: Bed, cell: Cell, args: argparse.Namespace) -> None:
     folder = cell.folder(args.work.resolve())
     if (folder / "cell.json").is_file():
         return
-    per_step = seconds_per_step(bed, cell, args.work.resolve(), 1.0 if args.minutes_scale >= 0.25 else 0.25)
+    per_step = seconds_per_step(bed, cell, args.work.resolve())
     steps = max(2, round(cell.minutes * 60 / per_step))
     cfg = bed.configured(cell.start, cell.seed, steps=steps)
     cost = grown.train(cfg, bed.run, folder / "sft", steps)
