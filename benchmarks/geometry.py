@@ -23,7 +23,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ from sidar.train.sft import SftTask, start_model
 from sidar.train.vectors import attach
 from sidar.types import SemanticIds
 
+PAGE = common.ROOT / "docs" / "grown.md"
+MARKS = ("<!-- geometry table -->\n", "<!-- /geometry table -->")
+#: Row of the page → suffix of its figures.
+SHOWN = {"50,000 grown products": "50k", "1,000,000 SIDs, two stages": "1m", "1,000,000 SIDs, exact": "1m_exact"}
 DIM = 384
 BEAM, QUERIES = 128, 16
 Variant = tuple[SidLM, Callable[[int], list[Example]]]
@@ -261,7 +265,10 @@ def main() -> None:
     if args.save:
         config = {k: v for k, v in vars(args).items() if k not in ("work", "save")}
         config |= {"lm": cfg.lm.model_dump(mode="json"), "batch": cfg.sft.batch_size, "beam": BEAM}
-        print(common.write_results("geometry", config, figures))
+        path = common.write_results("geometry", config, figures)
+        if not args.only:
+            common.write_between(PAGE, MARKS, page_table(figures))
+        print(path)
 
 
 def ratios(found: dict[str, dict[str, float]], bed: str, name: str) -> dict[str, float]:
@@ -273,6 +280,22 @@ def ratios(found: dict[str, dict[str, float]], bed: str, name: str) -> dict[str,
         f"seconds_per_step_default_{bed}": base["step"],
         f"seconds_per_step_geometry_{bed}": mine["step"],
     }
+
+
+def page_table(figures: Mapping[str, float]) -> str:
+    """The table of docs/grown.md."""
+    lines = [
+        "| over the default | SFT step | search, 16 prompts, beam 128 | search, one prompt |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, bed in SHOWN.items():
+        keys = ("seconds_per_step", "beam_128", "beam_128_of_one_prompt")
+        cells = [f"{figures[f'{key}_geometry_over_default_{bed}']:.2f}" for key in keys]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    apart = " · ".join(f"{figures[f'two_stage_top_{top}_total_variation_50k']:.4f} with {top}" for top in (8, 32, 128))
+    return "\n".join(
+        [*lines, "", f"Total variation between the two stages' first code and the exact one: {apart}.", ""]
+    )
 
 
 def table_rows(bed: str, found: dict[str, dict[str, float]]) -> list[list[Any]]:
