@@ -12,7 +12,8 @@ that the sentence vector is that of an empty text). One thread.
 Both starts have the same rows, batches and rates; each trains for `budget / CPU seconds of a step of that start` steps,
 measured once per bed and start over whole pools of batches, what prepares them included. Vectors of the log's queries
 are encoded once before, and do not count. A cell is a bed, a start and a seed: a folder in --work with the model,
-`cell.json` and per-query values. The same command goes on where it was stopped, inside a cell at its last checkpoint.
+`cell.json` and per-query values. The same command goes on where it was stopped, inside a cell at its last checkpoint
+(`training.cpu_seconds` is then that of the last part alone).
 
 Rows of a cell: the model's items, the same reranked (weight from the validation sets), and :func:`served_answer`.
 Differences are paired by query and seed, and their intervals draw queries with all their seeds.
@@ -197,7 +198,8 @@ def seconds_per_step(bed: Bed, cell: Cell, work: Path) -> float:
     folder, budget = work / "probes" / f"{cell.bed}-{cell.start}", 60 * cell.minutes
 
     def cost(steps: int) -> float:
-        return grown.train(bed.configured(cell.start, steps=steps), bed.run, folder / f"{steps}", steps)["cpu_seconds"]
+        cfg = bed.configured(cell.start, steps=steps, checkpoint_every=1_000_000)  # never half a run
+        return grown.train(cfg, bed.run, folder / f"{steps}", steps)["cpu_seconds"]
 
     cost(2)  # fills the cache of the log's queries
     base, pools = cost(1), 1
