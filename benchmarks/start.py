@@ -213,8 +213,13 @@ def run_cell(bed: Bed, cell: Cell, args: argparse.Namespace) -> None:
     folder = cell.folder(args.work.resolve())
     if (folder / "cell.json").is_file():
         return
-    per_step = seconds_per_step(bed, cell, args.work.resolve())
-    steps = max(2, round(cell.minutes * 60 / per_step))
+    plan = folder / "plan.json"  # kept, so that a cell that was stopped goes on with as many steps
+    if not plan.is_file():
+        per_step = seconds_per_step(bed, cell, args.work.resolve())
+        steps = max(2, round(cell.minutes * 60 / per_step))
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.write_text(json.dumps({"steps": steps, "seconds_per_step": per_step}) + "\n")
+    steps, per_step = json.loads(plan.read_text()).values()
     cfg = bed.configured(cell.start, cell.seed, steps=steps)
     cost = grown.train(cfg, bed.run, folder / "sft", steps)
     system = bed.model(folder / "sft" / "model")
