@@ -85,3 +85,7 @@ def test_table_of_cq_sid():
         used = [f"{of['SIDs']:,.0f}", f"{of['collide']:.0%}".replace("%", " %"), f"{of['codes 1']:.0f}"]
         cells = [name, *used, f"{of['purity']:.2f}".removeprefix("0"), *pairs, found]
         assert f"| {' | '.join(cells)} |" in text
+
+
+def test_what_the_geometry_costs(benchmark):
+    assert benchmark("geometry").page_table(results("geometry")["figures"]) in page("grown.md")

@@ -332,6 +332,12 @@ class LmConfig(Part):
     geometry: bool = Field(
         False, description="Level heads also read the query's sentence vector and start as quantised dense (grown.md)."
     )
+    geometry_exact: int = Field(
+        250_000,
+        ge=0,
+        description="SIDs up to which the geometry's first code is exact; above it has two stages. 0 = always.",
+    )
+    geometry_top: int = Field(8, ge=0, description="Two stages: first codes of a prompt whose SIDs are all scored.")
     lora: LoraConfig | None = None
     max_prompt_tokens: int = 96
     history_items: int = 5

@@ -7,74 +7,18 @@ import numpy as np
 import pytest
 import torch
 from reference_decode import sid_table
+from toy_geometry import DIM, SIZES, books, build, everything, prompts, some, trained, unit
 
 from sidar.baselines import reconstruct
 from sidar.config import LmConfig
 from sidar.decode import beam_search, score_all
 from sidar.index import PrefixIndex
 from sidar.lm import Candidate, SidLM, export_hf, pack, score
-from sidar.lm.geometry import FLOOR, SCALE, Legal
+from sidar.lm.geometry import FLOOR, SCALE
+from sidar.lm.legal import Legal
 from sidar.lm.prompts import Encoded
 from sidar.lm.scorer import LmScorer
 from sidar.types import Prompt
-
-SIZES, DIM = (6, 5, 4), 8
-TEXTS = [[5, 6, 7, 8, 9], [11, 3], [12, 13, 14]]
-
-
-def books(seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=(k, DIM)).astype(np.float32) / (1 + level) for level, k in enumerate(SIZES)]
-
-
-def unit(n=3, seed=1):
-    q = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
-    return q / np.linalg.norm(q, axis=1, keepdims=True)
-
-
-def prompts(vectors=None):
-    found = []
-    for text, vector in zip(TEXTS, unit() if vectors is None else vectors, strict=True):
-        found.append(Encoded(text))
-        found[-1].vector = vector
-    return found
-
-
-def everything(variable=False):
-    tuples = list(itertools.product(*map(range, SIZES)))
-    if variable:
-        tuples += list(itertools.product(range(6), range(5))) + list(itertools.product(range(6)))
-    return sid_table(tuples, SIZES)
-
-
-def some(variable=False, n=50, seed=4):
-    """A table in which most codes lead nowhere; with ``variable`` some SIDs are the beginning of others."""
-    rng = np.random.default_rng(seed)
-    tuples = {tuple(int(rng.integers(k)) for k in SIZES) for _ in range(n)}
-    if variable:
-        tuples |= {t[: int(rng.integers(1, 3))] for t in sorted(tuples)[::3]}
-    return sid_table(sorted(tuples), SIZES)
-
-
-def build(table=None, **lm):
-    small = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 48, "text_embeddings": "random"}
-    table = some() if table is None else table
-    return SidLM.build(LmConfig(geometry=True, **{**small, **lm}), table, books(), seed=3).eval()
-
-
-def trained(variable=False, seed=5):
-    """As if trained for long: every weight is random, and the decoder and the prior both matter."""
-    model = build(some(variable))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name.startswith(("heads", "eos_head")):
-                parameter.copy_(3 * noise)
-            elif name.startswith("geometry"):
-                parameter.add_(0.2 * noise)
-        model.geometry.log_gate.fill_(1.0)
-    return model
 
 
 def cosines(table, vectors=None):
@@ -314,5 +258,24 @@ def test_legal_knows_what_the_index_knows():
             want = index.children(depth, prefixes.ravel(), codes.ravel()).reshape(4, 50)
             assert legal.child(depth, torch.from_numpy(prefixes), torch.from_numpy(codes)).tolist() == want.tolist()
         clusters = reconstruct(books(), index.table)
-        assert legal.inverse_length.numpy() == pytest.approx(1 / np.linalg.norm(clusters, axis=1), rel=1e-5)
+        assert legal.weights[:, 0].numpy() == pytest.approx(1 / np.linalg.norm(clusters, axis=1), rel=1e-5)
+        assert ((legal.weights != 0).numpy() == (index.table >= 0)).all()
     assert copy.deepcopy(legal) is legal
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_legal_lists_what_may_follow_a_prefix(variable):
+    index = PrefixIndex.build(some(variable))
+    legal, sids = Legal(index, np.concatenate(books())), [tuple(r[r >= 0].tolist()) for r in index.table]
+    for depth in range(3):
+        prefixes = sorted({s[:depth] for s in sids if len(s) >= depth})
+        for p, prefix in enumerate(prefixes):
+            below = [y for y, s in enumerate(sids) if s[:depth] == prefix]
+            low = int(legal.low[depth][p])
+            assert below == list(range(low, low + int(legal.count[depth][p])))
+            a, b = legal.choice_start[depth][p : p + 2].tolist()
+            columns = legal.choice_column[depth][a:b].tolist()
+            for y in below:
+                column = sids[y][depth] if len(sids[y]) > depth else SIZES[depth]
+                assert columns[int(legal.choice_of[depth][y]) - a] == column
+            assert len(columns) == len({s[: depth + 1] for s in sids if s[:depth] == prefix})

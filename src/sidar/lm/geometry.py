@@ -14,6 +14,19 @@ g · cos(q, v_y) over the index: it ranks as quantised dense does, for SIDs of a
 no SID. Everything is trained from there: P and C through the whole softmax as a linear retriever, the decoder as what
 corrects it. Codes that lead to no SID of the index have the prior exp(FLOOR).
 
+The sums over all SIDs of the index are made once a batch, for the first code alone (lm/masses.py); below a prefix that
+somebody asks for only its own SIDs are scored.
+
+An index of more than ``exact`` SIDs has a first code in two stages [ours]: every prefix p of depth 1 has the estimate
+
+    Ŝ(p) = log n_p + m_p + e(σ_p, n_p),   m_p = g · (P q) · μ_p,   σ_p² = g² · t_p · (P q)ᵀ Σ (P q)
+    e(σ, n) = σ² / 2 where σ ≤ √(2 log n), else σ √(2 log n) − log n
+
+with n_p SIDs of mean unit vector μ_p and spread t_p below it, and Σ the pooled covariance (lm/legal.py): the
+log-sum-exp of n draws of a Gaussian (e as in the random energy model). The ``top`` prefixes of a prompt by Ŝ have their
+exact S instead. The same in training and in search: neither looks at candidates, and every level is a softmax over what
+is live, so the whole is a distribution over the index. Given its first code an SID's probability is exact.
+
 Two simpler starts were tried and are worse (docs/findings.md): the same scores added level by level are a product of
 levels, which training distorts to make up for the codes that do not go together.
 """
@@ -23,13 +36,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sidar.index import PrefixIndex
-from sidar.restore import reconstruct
+from sidar.lm.legal import Legal
+from sidar.lm.masses import TINY, FirstMasses
 
 #: g at the start. The likelihood of held-out answers is flat between 20 and 40 for MiniLM (docs/grown.md).
 SCALE = 25.0
@@ -42,87 +54,107 @@ NO_INDEX = (
 )
 
 
-class Legal:
-    """The SIDs of an index as tensors on ``device``; depths and prefix ids as in :class:`sidar.index.PrefixIndex`.
-
-    Per depth d: ``start`` (n_d + 1,) first child of each prefix; ``parent``, ``code`` (n_{d+1},) of each child; ``sid``
-    (n_d,) SID number of a prefix that is one, else −1. ``inverse_length`` (n_sids,) 1 / ‖v_y‖ of the centroids.
-    """
-
-    def __init__(self, index: PrefixIndex, centroids: np.ndarray, device: torch.device | str = "cpu") -> None:
-        self.index, self.centroids, self.device = index, centroids, torch.device(device)
-        self.sizes, self.n_sids, self.fixed = tuple(index.codebook_sizes), index.n_sids, index.fixed_length
-
-        def on(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.array(array, np.int64)).to(self.device)
-
-        self.start = [on(start) for start in index.child_start]
-        self.parent = [on(np.repeat(np.arange(len(s) - 1), np.diff(s))) for s in index.child_start]
-        self.code = [on(codes) for codes in index.codes]
-        self._keys = [p * size + c for p, c, size in zip(self.parent, self.code, self.sizes, strict=True)]  # rising
-        self.sid = [on(numbers) for numbers in index.sid_of]
-        first = np.cumsum([0, *self.sizes[:-1]])
-        table = index.table
-        length = np.linalg.norm(reconstruct(np.split(centroids, first[1:]), table), axis=1)
-        self.inverse_length = torch.from_numpy(1 / np.where(length > 1e-6, length, 1)).float().to(self.device)
-        self.table = [on(np.maximum(table[:, level], 0)) for level in range(len(self.sizes))]
-        self.has = (
-            None if self.fixed else [torch.from_numpy(table[:, k] >= 0).to(self.device) for k in range(len(first))]
-        )
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Legal:
-        """Nothing in here changes, so copies of a model share it."""
-        return self
-
-    def to(self, device: torch.device) -> Legal:
-        return self if device == self.device else Legal(self.index, self.centroids, device)
-
-    def child(self, depth: int, prefixes: Tensor, codes: Tensor) -> Tensor:
-        """int64 ids at ``depth`` + 1 of ``prefixes`` (any shape, −1 = none) followed by ``codes``; −1 = not live."""
-        keys, wanted = self._keys[depth], prefixes * self.sizes[depth] + codes
-        if not len(keys):
-            return torch.full_like(wanted, -1)
-        at = torch.searchsorted(keys, wanted.contiguous()).clamp(max=len(keys) - 1)
-        return torch.where((keys[at] == wanted) & (prefixes >= 0), at, -1)
-
-
 @dataclass
 class Prior:
-    """What B sentence vectors say of every prefix. ``mass[d]`` (n_d, B) is S of the prefixes of depth d, ``leaf``
-    (n_sids, B) the score s of every SID."""
+    """What B sentence vectors say of every prefix. ``scores`` (ΣK, B) of every code, ``first`` (n_1, B) S of the
+    prefixes of depth 1, exact or estimated."""
 
     legal: Legal
-    mass: list[Tensor]
-    leaf: Tensor
+    scores: Tensor
+    first: Tensor
     strength: Tensor  # (L,)
 
     def logits(self, depth: int, prefixes: Tensor, owner: Tensor, eos: bool) -> Tensor:
         """(n, K) fp32, EOS as one more column with ``eos``: a_d · log p of what may follow ``prefixes`` (n,) int64 at
         ``depth`` (−1 = not in the index) under the prompts ``owner`` (n,)."""
         legal = self.legal
-        live = prefixes >= 0
-        at = prefixes.clamp(min=0)
-        first = legal.start[depth][at]
-        counts = (legal.start[depth][at + 1] - first) * live
-        rows = torch.repeat_interleave(counts)
-        children = torch.arange(len(rows), device=rows.device) + (first - (counts.cumsum(0) - counts))[rows]
-        whole = self.mass[depth][at, owner]  # (n,)
-        out = whole.new_full((len(prefixes), legal.sizes[depth] + eos), FLOOR)
-        found = self.mass[depth + 1][children, owner[rows]] - whole[rows]
-        out = out.index_put((rows, legal.code[depth][children]), found.clamp(min=FLOOR))
-        if eos:
-            numbers = legal.sid[depth][at]
-            ends = (live & (numbers >= 0)).nonzero()[:, 0]
-            stop = self.leaf[numbers[ends], owner[ends]] - whole[ends]
-            out = out.index_put((ends, ends.new_tensor(-1)), stop.clamp(min=FLOOR))
-        return self.strength[depth] * out
+        out = self.first.new_full((len(prefixes), legal.sizes[depth] + 1), FLOOR)
+        if depth == 0:
+            logp = self.first.log_softmax(0).clamp(min=FLOOR)
+            out = out.index_copy(1, legal.code[0], logp.T[owner])
+        else:
+            live = (prefixes >= 0).nonzero()[:, 0]
+            rows, columns, logp = self._below(depth, prefixes[live], owner[live])
+            out = out.index_put((live[rows], columns), logp.clamp(min=FLOOR))
+        return self.strength[depth] * (out if eos else out[:, :-1])
+
+    def _below(self, depth: int, prefixes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Every choice after every one of ``prefixes`` (n,): which of them, column and log p, each (m,)."""
+        legal = self.legal
+        leaf, rows, sids = _leaves(legal, self.scores, depth, prefixes, owner)
+        start = legal.choice_start[depth][prefixes]
+        counts = legal.choice_start[depth][prefixes + 1] - start
+        choices, asked = _ranges(start, counts)  # (m,)
+        top = _tops(leaf, rows, len(prefixes))
+        weight = (leaf - top.index_select(0, rows)).exp()
+        shift = counts.cumsum(0) - counts - start  # of a prefix's choices among those that are asked for
+        place = shift.index_select(0, rows) + legal.choice_of[depth].index_select(0, sids)
+        mass = weight.new_zeros(len(choices)).index_add(0, place, weight)
+        whole = weight.new_zeros(len(prefixes)).index_add(0, rows, weight)
+        logp = mass.clamp(min=TINY).log() - whole.log().index_select(0, asked)
+        return asked, legal.choice_column[depth].index_select(0, choices), logp
+
+
+def first_masses(legal: Legal, scores: Tensor, q: Tensor, first_codes: Tensor, exact: int, top: int) -> Tensor:
+    """S (n_1, B) of the prefixes of depth 1: exact for an index of at most ``exact`` SIDs (0 = any), else two-stage.
+
+    ``scores`` (ΣK, B) g · C · P q of every code, ``q`` (B, D) g · P q, ``first_codes`` (K_1, D) the first of C.
+    """
+    if not exact or legal.n_sids <= exact:
+        return FirstMasses.apply(scores, legal)
+    moments = legal.moments
+    mean = moments.first[:, None] * F.linear(first_codes, q)[legal.code[0]] + F.linear(moments.rest, q)  # (n_1, B)
+    width = (q @ moments.covariance * q).sum(1).clamp(min=1e-12).sqrt()  # (B,)
+    sigma = moments.spread.sqrt()[:, None] * width
+    most = (2 * moments.log_count).sqrt()[:, None]
+    excess = torch.where(sigma <= most, sigma.square() / 2, sigma * most - moments.log_count[:, None])
+    estimate = moments.log_count[:, None] + mean + excess
+    chosen = estimate.detach().topk(min(top, len(estimate)), 0).indices  # (top, B)
+    prefixes = chosen.flatten()
+    owner = torch.arange(len(q), device=q.device).expand_as(chosen).flatten()
+    leaf, rows, _ = _leaves(legal, scores, 1, prefixes, owner)
+    highest = _tops(leaf, rows, len(prefixes))
+    total = leaf.new_zeros(len(prefixes)).index_add(0, rows, (leaf - highest.index_select(0, rows)).exp())
+    return estimate.index_put((prefixes, owner), total.log() + highest)
+
+
+def _leaves(legal: Legal, scores: Tensor, depth: int, prefixes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores s of all SIDs below ``prefixes`` (n,) of ``depth`` under ``owner``, whose they are, and their numbers."""
+    low = legal.low[depth][prefixes]
+    sids, rows = _ranges(low, legal.count[depth][prefixes])
+    flat = scores.T.reshape(-1)  # a prompt's scores lie together
+    base = owner * len(scores)  # (n,)
+    shared = flat.new_zeros(len(prefixes))
+    for level in range(depth):  # the codes of the prefix
+        shared = shared + flat.index_select(0, base + legal.level_codes[level][low])
+    total, bases = shared.index_select(0, rows), base.index_select(0, rows)
+    for level in range(depth, len(legal.sizes)):
+        here = flat.index_select(0, bases + legal.level_codes[level].index_select(0, sids))
+        total = total + (here if legal.fixed else here * legal.has[level].index_select(0, sids))
+    return total * legal.inverse.index_select(0, sids), rows, sids
+
+
+def _ranges(first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the ranges ``first`` … ``first + counts`` (n,) one after another, and the range of each."""
+    rows = torch.repeat_interleave(counts)
+    shift = first - (counts.cumsum(0) - counts)
+    return torch.arange(len(rows), device=rows.device) + shift.index_select(0, rows), rows
+
+
+def _tops(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """(n,) the largest of ``values`` of each row; no gradient."""
+    return values.new_full((n,), -math.inf).scatter_reduce(0, rows, values.detach(), "amax")
 
 
 class Geometry(nn.Module):
-    """The trained parts of the prior. ``dim``: width D of the sentence vector, ``hidden``: of the decoder."""
+    """The trained parts of the prior. ``dim``: width D of the sentence vector, ``hidden``: of the decoder.
 
-    def __init__(self, codebook_sizes: tuple[int, ...], dim: int, hidden: int) -> None:
+    ``exact`` and ``top``: an index of more SIDs than ``exact`` (0 = never) has its first code in two stages.
+    """
+
+    def __init__(self, codebook_sizes: tuple[int, ...], dim: int, hidden: int, exact: int = 0, top: int = 0) -> None:
         super().__init__()
+        self.exact, self.top = exact, top
         self.query = nn.Parameter(torch.eye(dim))  # P
         self.codes = nn.ParameterList(nn.Parameter(torch.zeros(k, dim)) for k in codebook_sizes)  # C_l
         self.log_gate = nn.Parameter(torch.tensor(math.log(SCALE)))  # log g
@@ -146,33 +178,10 @@ class Geometry(nn.Module):
             raise ValueError(NO_INDEX)
         legal = self.legal = self.legal.to(vectors.device)
         with torch.autocast(vectors.device.type, enabled=False):
-            q = F.linear(vectors.float(), self.query)
-            leaf: Tensor | float = 0.0
-            for level, codes in enumerate(self.codes):
-                scores = F.linear(codes, q)[legal.table[level]]  # (n_sids, B)
-                leaf = leaf + (scores if legal.has is None else scores * legal.has[level][:, None])
-            assert isinstance(leaf, Tensor)
-            leaf = leaf * legal.inverse_length[:, None] * self.log_gate.exp()
-            top = leaf.detach().amax(0) if len(leaf) else leaf.new_zeros(len(vectors))
-            weight = (leaf - top).exp()
-            mass = self._masses(legal, weight, top)
-        return Prior(legal, mass, leaf, self.strength)
-
-    @staticmethod
-    def _masses(legal: Legal, weight: Tensor, top: Tensor) -> list[Tensor]:
-        """S by depth from the SIDs' weights exp(s − top) (n_sids, B), the deepest prefixes first."""
-        sums: list[Tensor] = []
-        below: Tensor | None = None
-        for depth in range(len(legal.sizes), -1, -1):
-            here = weight.new_zeros(len(legal.sid[depth]), weight.shape[1])
-            is_sid = (legal.sid[depth] >= 0).nonzero()[:, 0]
-            if len(is_sid):
-                here = here.index_add(0, is_sid, weight[legal.sid[depth][is_sid]])
-            if below is not None:
-                here = here.index_add(0, legal.parent[depth], below)
-            below = here
-            sums.append(here)
-        return [total.clamp(min=1e-37).log() + top for total in reversed(sums)]
+            q = F.linear(vectors.float(), self.query) * self.log_gate.exp()
+            scores = torch.cat([F.linear(codes, q) for codes in self.codes])
+            first = first_masses(legal, scores, q, self.codes[0], self.exact, self.top)
+        return Prior(legal, scores, first, self.strength)
 
     def tokens(self, vectors: Tensor) -> Tensor:
         """(B, D) → (B, d): to be added to the embedding of each prompt's last token."""

@@ -23,7 +23,8 @@ from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.index import PrefixIndex
 from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
-from sidar.lm.geometry import Geometry, Legal
+from sidar.lm.geometry import Geometry
+from sidar.lm.legal import Legal
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
 from sidar.lm.vocab import SidVocab
@@ -50,6 +51,8 @@ class SidLMConfig:
     tied: bool = True  # head="full": text logits use the word embeddings
     centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
     geometry: int = 0  # width of the sentence vector that the level heads read, 0 = they read none
+    geometry_exact: int = 0  # SIDs up to which the prior of the first code is exact, 0 = always (as before it was kept)
+    geometry_top: int = 0  # above: prefixes of depth 1 that are exact for each prompt
     lora: dict[str, Any] | None = None
     template: str = "default"
     max_prompt_tokens: int = 96
@@ -85,7 +88,10 @@ class SidLM(nn.Module):
             self.text_head = nn.Parameter(torch.zeros(config.text_vocab, d) if head is None else head)
         size = (self.vocab.eos, config.centroid_dim)
         self.register_buffer("centroids", torch.zeros(size) if config.centroid_dim else None)
-        self.geometry = Geometry(config.codebook_sizes, config.geometry, d) if config.geometry else None
+        self.geometry: Geometry | None = None
+        if config.geometry:
+            stages = config.geometry_exact, config.geometry_top
+            self.geometry = Geometry(config.codebook_sizes, config.geometry, d, *stages)
 
     # ------------------------------------------------------------------ making one
 
@@ -127,6 +133,8 @@ class SidLM(nn.Module):
             tied=backbone.text_head is None,
             centroid_dim=0 if codebooks is None else int(codebooks[0].shape[1]),
             geometry=int(codebooks[0].shape[1]) if cfg.geometry and codebooks is not None else 0,
+            geometry_exact=cfg.geometry_exact if cfg.geometry else 0,
+            geometry_top=cfg.geometry_top if cfg.geometry else 0,
             lora=cfg.lora.model_dump() if cfg.lora else None,
             template=cfg.template,
             max_prompt_tokens=cfg.max_prompt_tokens,
