@@ -41,18 +41,21 @@ import numpy as np
 import published_sids
 
 from sidar import pipeline
+from sidar.answer.serving import GENERATIVE
+from sidar.answer.smoothed import SmoothedMemory
 from sidar.baselines import Bm25, Dense
-from sidar.baselines.fusion import tune_fusion
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.embed import load_embedder as open_encoder
 from sidar.embed import load_items, query_side
-from sidar.evaluate.metrics import objective, score_ranking
+from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.slices import subset_by_hash
 from sidar.evaluate.stats import bootstrap_intervals
+from sidar.evaluate.systems import TextSystem
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pipeline import demo
+from sidar.pipeline.answering import AnswerSystem, Log, fit, read_log, tuned_lexical
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.rerank import MEASURE, Reranked
 from sidar.sid import load_sids
@@ -116,22 +119,21 @@ class Bed:
         return np.asarray(load_items(self.run / "embed", self.cfg.sid.view))
 
     @cached_property
-    def channels(self) -> dict[str, list[dict[str, Hits]]]:
-        """By role and set: BM25, tuned on the first validation set, and exact dense."""
-        first = self.sets["valid"][0]
-        lexical = Bm25(self.catalogue)
-        lexical = lexical.tune([p.query for p in first.prompts], objective(first, self.catalogue, MEASURE))
-        dense = Dense(self.vectors, self.encoder, alive=self.catalogue.alive)
-        return {
-            role: [
-                {
-                    "bm25": lexical.search([p.query for p in each.prompts], DEPTH),
-                    "dense": dense.search([p.query for p in each.prompts], DEPTH),
-                }
-                for each in sets
-            ]
-            for role, sets in self.sets.items()
-        }
+    def dense(self) -> Dense:
+        return Dense(self.vectors, self.encoder, alive=self.catalogue.alive)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        return open_dataset(self.run / "data").priors().clicks
+
+    @cached_property
+    def log(self) -> Log:
+        """The memory and the requests that the answer is fitted to."""
+        return read_log(self.cfg, self.run / "data", b"a benchmark hides nothing", self.run / ".answer-work")
+
+    @cached_property
+    def lexical(self) -> Bm25:
+        return tuned_lexical(Bm25(self.catalogue), self.log.asked, self.catalogue)
 
     def model(self, folder: Path) -> GenerativeSystem:
         sids = load_sids(self.run / "sid" / "sids.parquet", self.catalogue.item_ids)
@@ -141,20 +143,17 @@ class Bed:
         )
 
 
-def served_answer(bed: Bed, model: dict[str, list[Hits]]) -> tuple[list[Hits], dict[str, Any]]:
-    """What a bundle answers on every test set, and how it was tuned: the one place that says what "served" is.
-
-    Today the fusion of bm25, dense and the model's items, tuned on the validation sets by nDCG@10; `fuse: memory` is
-    to take its place. ``model``: by role, the hits of each set.
-    """
-    folds = []
-    for each, channels, hits in zip(bed.sets["valid"], bed.channels["valid"], model["valid"], strict=True):
-        folds.append(([*channels.values(), hits], objective(each, bed.catalogue, MEASURE)))
-    fusion = tune_fusion(folds)
-    answers = []
-    for channels, hits in zip(bed.channels["test"], model["test"], strict=True):
-        answers.append(fusion([*channels.values(), hits], DEPTH))
-    return answers, {"method": fusion.method, "weights": list(fusion.weights), "valid": fusion.value}
+def served_answer(bed: Bed, model: GenerativeSystem) -> tuple[list[Hits], dict[str, Any]]:
+    """What a bundle of ``model`` answers on every test set, and its constants: counts of the query smoothed with all
+    channels (`fuse: memory`), fitted on the validation requests as the pipeline's stage ``answer`` does it."""
+    log, lexical, counts = bed.log, bed.lexical, bed.counts
+    base = {"bm25": TextSystem("bm25", lexical), "dense": TextSystem("dense", bed.dense)}
+    channels: dict[str, Any] = {**base, GENERATIVE: model}
+    alive = bed.catalogue.alive
+    fitted = fit(log, channels, counts, alive)
+    smoothed = SmoothedMemory(fitted.params, counts, alive, log.memory, log.secret)
+    row = AnswerSystem("answer", channels, smoothed)
+    return [row.hits(each.prompts, DEPTH) for each in bed.sets["test"]], fitted.to_json()
 
 
 def subset(each: EvalSet, most: int) -> EvalSet:
@@ -225,12 +224,12 @@ def run_cell(bed: Bed, cell: Cell, args: argparse.Namespace) -> None:
     system = bed.model(folder / "sft" / "model")
     reranked = Reranked(system, bed.encoder.encode, bed.vectors)
     tuned = reranked.tune(bed.sets["valid"], bed.catalogue, TUNE)
-    hits = {role: [system.hits(each.prompts, DEPTH) for each in sets] for role, sets in bed.sets.items()}
-    served, how = served_answer(bed, hits)
+    hits = [system.hits(each.prompts, DEPTH) for each in bed.sets["test"]]
+    served, how = served_answer(bed, system)
     values, means = {}, {}
     for at, each in enumerate(bed.sets["test"]):
         truth = Truth.of_catalogue(each.qrels, each.query_ids, bed.catalogue, 1.0)
-        answers = {"model": hits["test"][at], "model+rerank": reranked.hits(each.prompts, DEPTH), "served": served[at]}
+        answers = {"model": hits[at], "model+rerank": reranked.hits(each.prompts, DEPTH), "served": served[at]}
         for row, answer in answers.items():
             scores = score_ranking(truth, answer.rows, MEASURES)
             values[f"{each.name}/{row}"] = np.stack([scores[m] for m in MEASURES], 1).astype(np.float32)
