@@ -35,13 +35,15 @@ def find_or_make_key(path: PathLike) -> bytes:
     return _not_empty(file.read_text(encoding="utf-8"), str(file))
 
 
-def bundle_key(bundle: PathLike, given: bytes | None = None) -> bytes:
-    """Return ``given``, or else the secret of a bundle's memory: ``SIDAR_MEMORY_KEY`` or ``memory.key`` beside it.
+def bundle_key(bundle: PathLike, given: bytes | None = None, key_file: str = "") -> bytes:
+    """Return ``given``, or else the secret of a bundle's memory.
 
-    Raises ``ValueError`` where there is none.
+    That is ``SIDAR_MEMORY_KEY``, ``key_file`` where one is named, or ``memory.key`` beside the bundle.  Raises
+    ``ValueError`` where there is none.
     """
     beside = Path(bundle).resolve().parent
-    secret = given or find_key([beside / FILE])
+    named: list[PathLike] = [key_file] if key_file else []
+    secret = given or find_key([*named, beside / FILE])
     if secret is None:
         raise ValueError(
             f"{bundle} answers from a memory of queries whose key is kept apart: set {VARIABLE}, or put {FILE} of the "

@@ -97,7 +97,9 @@ class Memory:
         order = np.lexsort((days, rows, keys))
         sorted_columns = [column[order] for column in columns]
         users = _users_of_pairs(sorted_columns[0], sorted_columns[1], sorted_columns[4])
-        return cls(*(column[users >= facts.min_users] for column in sorted_columns), facts)
+        kept = users >= facts.min_users
+        keys, rows, days, weights, own = (column[kept] for column in sorted_columns)
+        return cls(keys, rows, days, weights, own, facts)
 
     def _columns(self) -> tuple[np.ndarray, ...]:
         return self.keys, self.rows, self.days, self.weights, self.users

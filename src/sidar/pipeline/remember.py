@@ -50,7 +50,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Remembered:
-    """One item that was chosen for a query. ``count`` is decayed, ``weight`` is not; ``days`` on which it was chosen."""
+    """One item that was chosen for a query: its decayed ``count``, the ``weight`` behind it, and on how many days."""
 
     item_id: str
     title: str
@@ -67,7 +67,7 @@ def update_memory(cfg: Config, bundle: PathLike) -> Update:
     Raises ``ValueError`` where the bundle has no memory, its key is missing, or the log cannot be used.
     """
     bundle = Path(bundle)
-    memory, secret, catalogue = _open(bundle)
+    memory, secret, catalogue = _open(bundle, cfg.memory.key_file)
     with tempfile.TemporaryDirectory(prefix="sidar-memory-") as folder:
         requests = Path(folder) / "requests.parquet"
         try:
@@ -129,12 +129,12 @@ def describe_days(days: Sequence[int]) -> str:
     return f"{len(dates)} days, {dates[0]} to {dates[-1]}"
 
 
-def _open(bundle: Path) -> tuple[Memory, bytes, Catalogue]:
+def _open(bundle: Path, key_file: str = "") -> tuple[Memory, bytes, Catalogue]:
     """The memory of a bundle, its key, and the catalogue whose rows it counts."""
     opened = open_bundle(bundle)
     if opened.fuse == "none":
         raise ValueError(f"{bundle} holds no memory; make it from a log with clicks and decode.fuse=memory")
-    secret = bundle_key(bundle)
+    secret = bundle_key(bundle, key_file=key_file)
     memory = Memory.load(bundle / ANSWER).check(secret, opened.catalogue.lineage, str(bundle))
     return memory, secret, opened.catalogue
 
