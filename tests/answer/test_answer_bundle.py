@@ -26,11 +26,14 @@ from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
 from sidar.data.day_log import write_day_requests
 from sidar.data.duck import Duck
+from sidar.pipeline.plan import masked
 from sidar.pipeline.remember import remembered, update_memory
 from sidar.types import Catalogue
 
 #: What one shopper typed and nobody else; no file may hold it.
 PRIVATE = "zyzzogeton for my secret quux"
+#: What users are hashed with; it stays on the machine, too.
+SALT = "pepper of this shop"
 QUERY = next(iter(toy.log_queries()))
 FIRST = toy.FIRST_DAY // DAY_US
 SETTINGS = {
@@ -44,6 +47,7 @@ SETTINGS = {
     "sft": {"steps": 3, "batch_size": 8, "validate_every": 3, "valid_requests": 4},
     "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "valid_requests": 4},
     "memory": {"requests": 60},
+    "privacy": {"salt": SALT},
 }
 
 
@@ -282,6 +286,7 @@ def test_a_bundle_that_leaves_has_no_key_no_rare_pair_and_no_query(shop, tmp_pat
         assert key_of(shop) not in inside
         assert PRIVATE.encode() not in inside
         assert b"zyzzogeton" not in inside
+        assert SALT.encode() not in inside
     with pytest.raises(ValueError, match="whose key is kept apart"):
         Retriever.load(out, verify=True)
     monkeypatch.setenv(VARIABLE, key_of(shop).decode())
@@ -299,6 +304,28 @@ def test_a_bundle_that_leaves_has_no_key_no_rare_pair_and_no_query(shop, tmp_pat
         typed.setdefault(record["query"], set()).add(record["user_id"])
     examples = json.loads((out / "bundle.json").read_text())["examples"]
     assert all(len(typed[query]) >= 9 for query in examples if query in typed)
+
+
+def test_a_manifest_says_whether_the_salt_changed_and_not_what_it_is(shop):
+    cfg = load_config(shop / "sidar.yaml")
+    file = cfg.run_dir / "data" / "manifest.json"
+
+    def reason(*overrides):
+        steps = pipeline.plan(load_config(shop / "sidar.yaml", list(overrides)), only="data")
+        return steps[0].reason
+
+    before = file.read_text()
+    assert SALT not in before
+    assert reason() is None
+    assert reason("privacy.salt=other") == "config changed: privacy.salt"
+    mask = masked(SALT)
+    assert mask in before
+    try:  # as an older version wrote it
+        file.write_text(before.replace(mask, SALT))
+        assert reason() is None
+        assert reason("privacy.salt=other") == "config changed: privacy.salt"
+    finally:
+        file.write_text(before)
 
 
 def test_where_a_copy_may_not_go(shop, tmp_path):
