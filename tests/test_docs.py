@@ -27,7 +27,7 @@ def run(kind, code, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/answer.md"])
 def test_blocks_run(page, tmp_path):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks

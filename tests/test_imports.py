@@ -39,7 +39,7 @@ MAY = {
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }
-TOP = {"__main__", "cli", "cli_sids", "serve", "cluster", "pipeline"}  # nothing below imports these
+TOP = {"__main__", "cli", "cli_memory", "cli_sids", "serve", "cluster", "pipeline"}  # nothing below imports these
 
 
 def part_of(file):

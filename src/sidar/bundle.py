@@ -45,6 +45,8 @@ FACTS = "bundle.json"
 #: Folder of what the fused answer reads; it changes with the memory and so is no part of the bundle's hash.
 ANSWER = "answer"
 FORMAT = 1
+#: An example query was typed by at least so many users.
+EXAMPLE_USERS = 5
 #: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
 NOT_ON_CARDS = ("text", "attributes")
 
@@ -253,7 +255,7 @@ def stage_manifest(folder: Path) -> Manifest:
     return Manifest(kind="model", config={}, inputs={}, files=files)
 
 
-def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int = 5) -> list[str]:
+def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int = EXAMPLE_USERS) -> list[str]:
     """Queries to offer on an empty page: the training log's most common, else names of the largest categories.
 
     Only queries that at least ``min_users`` different users typed: a bundle must not repeat what one person wrote.

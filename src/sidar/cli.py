@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidar import cli_sids
+from sidar import cli_memory, cli_sids
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_sids.app, name="sids")
+app.add_typer(cli_memory.app, name="memory")
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The run's sidar.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. sft.steps=200 align.objective=dpo")]
@@ -97,9 +98,30 @@ def index(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dr
 
 
 @app.command()
-def bundle(config: ConfigOption = DEFAULT_CONFIG, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def bundle(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Also write a copy that may leave the machine, without rare queries.")
+    ] = None,
+    min_users: Annotated[
+        int | None,
+        typer.Option(help="With --to: the fewest users of a pair of query and item; default: privacy.min_users."),
+    ] = None,
+) -> None:
     """Put everything that serving needs into one checked folder."""
-    _stage("bundle", config, overrides, dry_run)
+    if to is None:
+        if min_users is not None:
+            raise ValueError("--min-users thins a copy that leaves the machine; say where it goes with --to")
+        _stage("bundle", config, overrides, dry_run)
+        return
+    from sidar.pipeline.leave import leave
+
+    _stage("bundle", config, overrides, dry_run, force=False)  # not anew: the memory may have been updated since
+    if not dry_run:
+        for line in leave(_load(config, overrides), to, min_users).lines():
+            typer.echo(line)
 
 
 @app.command(name="tune-dense")

@@ -120,6 +120,8 @@ def compact(
         f"{len(rows.new):,} rows -> {len(rows.old):,}; lineage {rows.before} -> {rows.after}. What holds rows of the "
         f"old lineage (data, vectors, index, evaluation of its runs) is rebuilt by `sidar run --from {out}`"
     )
+    if (out / "answer").is_dir() and out.resolve().parent != bundle.resolve().parent:
+        typer.echo("the key of its memory stays where it is: copy memory.key beside it, or set SIDAR_MEMORY_KEY")
 
 
 @app.command()

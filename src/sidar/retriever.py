@@ -455,16 +455,11 @@ class Retriever:
 
 def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: bytes | None) -> FusedAnswer:
     """The fused answer of an opened bundle; ``ValueError`` without the key of its memory."""
-    from sidar.answer.key import FILE, VARIABLE, find_key
+    from sidar.answer.key import bundle_key
     from sidar.answer.serving import open_answer
     from sidar.baselines import Dense
 
-    secret = memory_key or find_key([folder.resolve().parent / FILE])
-    if secret is None:
-        raise ValueError(
-            f"{folder} answers from a memory of queries whose key is kept apart: set {VARIABLE}, or put {FILE} of the "
-            f"run that made it into {folder.resolve().parent}"
-        )
+    secret = bundle_key(folder, memory_key)
     assert vectors.items is not None
     catalogue, index = opened.catalogue, opened.index
     counts = np.zeros(len(catalogue)) if index.counts is None else index.counts

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from sidar import Retriever, pipeline
+from sidar.answer.carry import carry_to_catalogue
 from sidar.artifacts import read_manifest
+from sidar.baselines import Bm25
 from sidar.bundle import open_bundle
 from sidar.cli import app
 from sidar.config import load_config
@@ -98,9 +100,42 @@ def test_a_bundle_that_reranks_goes_on_reranking(shop, day2):
     assert (served.rerank, served.vectors.items.shape) == (old.rerank["weight"], (64, 64))
     vectors = load_items(shop / "runs/day2/embed")
     query = HashingEmbedder(64).encode(["bath towel"])[0]
-    found = {hit.item_id: hit.cosine for hit in served.search("bath towel", k=64)}
+    found = {hit.item_id: hit.cosine for hit in served.search("bath towel", k=64, fuse="none")}
     for row in (5, 60):  # reworded, new
         assert found[new.catalogue.item_ids[row]] == pytest.approx(float(vectors[row] @ query), abs=1e-5)
+
+
+def test_a_fused_answer_is_carried_to_todays_items(shop, day2):
+    """The memory and the constants stay; BM25 reads today's items, new and reworded ones, and no retired one."""
+    yesterday = shop / "runs/day1/bundle"
+    for file in ("memory.parquet", "answer.json"):
+        assert (day2 / "answer" / file).read_bytes() == (yesterday / "answer" / file).read_bytes()
+    assert (shop / "runs/day2/memory.key").read_bytes() == (shop / "runs/day1/memory.key").read_bytes()
+    assert (shop / "runs/day2/memory.key").stat().st_mode & 0o777 == 0o600
+    assert not list((shop / "runs/day2").glob(".answer-*"))
+    today = open_dataset(shop / "runs/day2/data").catalogue
+    params = Bm25.read_params(yesterday / "answer")
+    carried, anew = Bm25.load(day2 / "answer"), Bm25(today, params)
+    assert carried.params == params
+    np.testing.assert_array_equal(carried.rows, np.arange(1, 64))
+    title = today.item(61)["title"]
+    np.testing.assert_array_equal(carried.scores([title, "bath towel"]), anew.scores([title, "bath towel"]))
+    served = Retriever.load(day2)
+    assert "bm25" in served.search(title, k=64)[0].channels
+    # the memory knows items of yesterday by the same rows, and never returns the retired one
+    old = Retriever.load(yesterday)
+    for query in list(toy.log_queries())[:6]:
+        before = {hit.item_id: hit.count for hit in old.search(query, k=60)}
+        now = {hit.item_id: hit.count for hit in served.search(query, k=64)}
+        gone = old.catalogue.item_ids[0]
+        assert gone not in now
+        for item_id in now.keys() & before.keys():
+            assert now[item_id] == before[item_id]
+
+
+def test_an_answer_of_another_numbering_is_not_carried(shop, tmp_path):
+    with pytest.raises(ValueError, match="counts rows of catalogue lineage"):
+        carry_to_catalogue(shop / "runs/day1/bundle/answer", toy.catalogue(), tmp_path)
 
 
 def test_the_run_goes_on_from_what_was_encoded(shop, day2):
@@ -186,7 +221,10 @@ def test_alarms_are_asked_of_a_run_and_of_a_bundle(shop, day2, tmp_path):
 
 def test_compaction_answers_as_before_in_fewer_rows(shop, day2, tmp_path):
     small = tmp_path / "small"
-    assert "64 rows -> 63" in say("sids", "compact", day2, small)
+    said = say("sids", "compact", day2, small)
+    assert "64 rows -> 63" in said
+    assert "memory.key" in said  # the key is not copied
+    shutil.copyfile(day2.parent / "memory.key", tmp_path / "memory.key")
     before, after = open_bundle(day2), open_bundle(small, verify=True)
     rows = RowMap.load(small / "catalogue")
     assert (rows.before, rows.after) == (before.catalogue.lineage, after.catalogue.lineage)
@@ -195,10 +233,16 @@ def test_compaction_answers_as_before_in_fewer_rows(shop, day2, tmp_path):
     np.testing.assert_array_equal(after.sids.codes, before.sids.codes[1:])
     assert after.examples == before.examples
     assert after.rerank == before.rerank is not None
-    for query in ("bath towel", "steel water bottle"):
-        mine, theirs = (Retriever.load(each, precision="fp32").search(query, k=64) for each in (small, day2))
-        assert all(hit.cosine is not None for hit in theirs)
-        said = [[(hit.item_id, hit.score, hit.cosine) for hit in hits] for hits in (mine, theirs)]
+    mine, theirs = (Retriever.load(each, precision="fp32") for each in (small, day2))
+    for query in ("bath towel", next(iter(toy.log_queries()))):
+        alone = [served.search(query, k=64, fuse="none") for served in (mine, theirs)]
+        assert all(hit.cosine is not None for hit in alone[1])
+        said = [[(hit.item_id, hit.score, hit.cosine) for hit in hits] for hits in alone]
+        assert said[0] == said[1]
+        fused = [served.search(query, k=64) for served in (mine, theirs)]
+        assert any(hit.count for hit in fused[1]) == (query in toy.log_queries())
+        assert {name for hit in fused[1] for name in hit.channels} >= {"bm25", "dense", "generative"}
+        said = [[(hit.item_id, hit.score, hit.count, hit.channels) for hit in hits] for hits in fused]
         assert said[0] == said[1]
     assert len(Ledger.load(small / "sid")) == 63
     with pytest.raises(ValueError, match="nothing to compact"):

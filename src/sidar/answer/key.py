@@ -31,11 +31,42 @@ def find_or_make_key(path: PathLike) -> bytes:
     if found is not None:
         return found
     file = Path(path)
+    _write(file, secrets.token_hex(32) + "\n")
+    return _not_empty(file.read_text(encoding="utf-8"), str(file))
+
+
+def bundle_key(bundle: PathLike, given: bytes | None = None, key_file: str = "") -> bytes:
+    """Return ``given``, or else the secret of a bundle's memory.
+
+    That is ``SIDAR_MEMORY_KEY``, ``key_file`` where one is named, or ``memory.key`` beside the bundle.  Raises
+    ``ValueError`` where there is none.
+    """
+    beside = Path(bundle).resolve().parent
+    named: list[PathLike] = [key_file] if key_file else []
+    secret = given or find_key([*named, beside / FILE])
+    if secret is None:
+        raise ValueError(
+            f"{bundle} answers from a memory of queries whose key is kept apart: set {VARIABLE}, or put {FILE} of the "
+            f"run that made it into {beside}"
+        )
+    return secret
+
+
+def carry_key(bundle: PathLike, run: PathLike) -> None:
+    """Copy ``memory.key`` beside ``bundle`` into the folder ``run``, readable by its owner alone.
+
+    Nothing happens where there is no such file, or ``run`` has one already.
+    """
+    source, target = Path(bundle).resolve().parent / FILE, Path(run) / FILE
+    if source.is_file() and not target.exists():
+        _write(target, source.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, secret: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
-        out.write(secrets.token_hex(32) + "\n")
-    return _not_empty(file.read_text(encoding="utf-8"), str(file))
+        out.write(secret)
 
 
 def _not_empty(text: str, where: str) -> bytes:

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,7 @@ class MemoryFacts:
     key: str  # key_check of the secret
     min_users: int = 1  # pairs of fewer users were left out
     debias: str = "none"
-    effective_n: float = 0.0  # (Σw)² / Σw² of the weights that were added up
+    effective_n: float = 0.0  # (Σw)² / Σw² of the weights that were added up when the run counted its log
     normaliser: int = NORMALISER
     format: int = FORMAT
 
@@ -71,7 +71,9 @@ class Memory:
     """Weights by query key, catalogue row and day; sorted by all three.
 
     ``keys`` (n,) uint64, ``rows`` (n,) int32, ``days`` (n,) int32 days since 1970, ``weights`` (n,) float32, ``users``
-    (n,) int32: how many users chose this row for this query, over all days (a lower bound after :meth:`with_days`).
+    (n,) int32: how many users chose this row for this query in the log that the entry was counted from, over all its
+    days.  Entries of one pair of key and row may come from several logs (:meth:`with_days`); its users are at least the
+    largest of these numbers.
     """
 
     keys: np.ndarray
@@ -86,11 +88,21 @@ class Memory:
         """Sort ``table`` (key, row, day, weight, users) and leave out pairs of fewer than ``facts.min_users`` users."""
         dtypes = {"key": np.uint64, "row": np.int32, "day": np.int32, "weight": np.float32, "users": np.int32}
         columns = [table.column(name).to_numpy().astype(dtype) for name, dtype in dtypes.items()]
-        keep = columns[4] >= facts.min_users
-        order = np.lexsort((columns[2], columns[1], columns[0]))
-        order = order[keep[order]]
-        keys, rows, days, weights, users = (column[order] for column in columns)
-        return cls(keys, rows, days, weights, users, facts)
+        return cls._sorted(columns, facts)
+
+    @classmethod
+    def _sorted(cls, columns: Sequence[np.ndarray], facts: MemoryFacts) -> Memory:
+        """Make a memory of ``columns`` (keys, rows, days, weights, users) in any order."""
+        keys, rows, days, _, _ = columns
+        order = np.lexsort((days, rows, keys))
+        sorted_columns = [column[order] for column in columns]
+        users = _users_of_pairs(sorted_columns[0], sorted_columns[1], sorted_columns[4])
+        kept = users >= facts.min_users
+        keys, rows, days, weights, own = (column[kept] for column in sorted_columns)
+        return cls(keys, rows, days, weights, own, facts)
+
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return self.keys, self.rows, self.days, self.weights, self.users
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,6 +116,13 @@ class Memory:
     @property
     def n_queries(self) -> int:
         return len(self._queries[0])
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of distinct pairs of query and row."""
+        if not len(self):
+            return 0
+        return 1 + int(((self.keys[1:] != self.keys[:-1]) | (self.rows[1:] != self.rows[:-1])).sum())
 
     def entries(self, query: str, secret: bytes) -> slice:
         """Where the entries of ``query`` stand; an empty slice where it was never chosen for."""
@@ -148,36 +167,37 @@ class Memory:
             )
         return self
 
-    def with_days(self, other: Memory) -> Memory:
-        """Return this memory with the days of ``other`` replaced by what ``other`` counts for them.
+    def with_days(self, other: Memory, days: np.ndarray | None = None) -> Memory:
+        """Return this memory with ``days`` replaced by what ``other`` counts for them; the last count of a day wins.
 
-        Pairs that are new here must have ``min_users`` users in ``other``; those that are known keep counting.
+        ``days`` (d,) days since 1970, default those that ``other`` has entries of: name them where a day of the log may
+        have no choice at all.  Pairs of fewer than ``min_users`` users in either of the two are left out.
         Raises ``ValueError`` where the two were made with different keys, catalogues or weights.
         """
         for name in ("key", "lineage", "normaliser", "debias"):
             mine, theirs = getattr(self.facts, name), getattr(other.facts, name)
             if mine != theirs:
                 raise ValueError(f"these memories do not go together: {name} is {mine!r} and {theirs!r}")
-        pair = {pair: int(n) for pair, n in zip(_pairs(self), self.users, strict=True)}
-        theirs_users = np.array(
-            [max(int(n), pair.get(p, 0)) for p, n in zip(_pairs(other), other.users, strict=True)], np.int32
-        )
-        kept = ~np.isin(self.days, np.unique(other.days))
-        table = pa.table(
-            {
-                "key": np.concatenate([self.keys[kept], other.keys]),
-                "row": np.concatenate([self.rows[kept], other.rows]),
-                "day": np.concatenate([self.days[kept], other.days]),
-                "weight": np.concatenate([self.weights[kept], other.weights]),
-                "users": np.concatenate([self.users[kept], theirs_users]),
-            }
-        )
+        replaced = np.unique(other.days) if days is None else np.asarray(days)
+        kept, new = ~np.isin(self.days, replaced), np.isin(other.days, replaced)
+        columns = [
+            np.concatenate([mine[kept], theirs[new]])
+            for mine, theirs in zip(self._columns(), other._columns(), strict=True)
+        ]
         last = max(self.facts.last_day, other.facts.last_day)
-        return Memory.of(table, replace(self.facts, last_day=last))
+        return Memory._sorted(columns, replace(self.facts, last_day=last))
+
+    def with_rows(self, new: np.ndarray, lineage: str) -> Memory:
+        """Return this memory in another numbering; ``new`` (N,) is the new row of each row, -1 where it is gone."""
+        rows = new[self.rows]
+        kept = rows >= 0
+        keys, _, days, weights, users = self._columns()
+        columns = [column[kept] for column in (keys, rows.astype(np.int32), days, weights, users)]
+        return Memory._sorted(columns, replace(self.facts, lineage=lineage))
 
     def for_export(self, min_users: int) -> Memory:
         """Return this memory without the pairs that fewer than ``min_users`` users chose."""
-        return Memory.of(self._table(), replace(self.facts, min_users=max(min_users, self.facts.min_users)))
+        return Memory._sorted(self._columns(), replace(self.facts, min_users=max(min_users, self.facts.min_users)))
 
     def _table(self) -> pa.Table:
         return pa.table(
@@ -187,7 +207,7 @@ class Memory:
     def _digest(self) -> str:
         """A hash of the entries, kept in the file: it is in no manifest, because it goes on changing."""
         digest = hashlib.sha256()
-        for column in (self.keys, self.rows, self.days, self.weights, self.users):
+        for column in self._columns():
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
@@ -216,19 +236,32 @@ class Memory:
         path = Path(folder) / FILE
         if not path.is_file():
             raise ValueError(f"{path} does not exist; it is made by `sidar run`")
-        table = pq.read_table(path)
-        about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+        damaged = f"{path} is damaged: its entries are not those that were written; make it again with `sidar run`"
+        try:
+            table = pq.read_table(path)
+            about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(damaged) from error
         if about.get("format") != FORMAT:
             raise ValueError(f"{path} has format {about.get('format')}, Sidar reads {FORMAT}; run `sidar run` again")
-        digest = about.pop("sha256")
-        memory = cls.of(table, MemoryFacts(**about))
+        try:
+            digest = about.pop("sha256")
+            memory = cls.of(table, MemoryFacts(**about))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(damaged) from error
         if memory._digest() != digest:
-            raise ValueError(f"{path} is damaged: its entries are not those that were written; make it again")
+            raise ValueError(damaged)
         return memory
 
 
-def _pairs(memory: Memory) -> Iterable[tuple[int, int]]:
-    return zip(memory.keys.tolist(), memory.rows.tolist(), strict=True)
+def _users_of_pairs(keys: np.ndarray, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Return (n,) the largest of ``users`` among the entries of the same key and row; entries are sorted by both."""
+    if not len(keys):
+        return users
+    first = np.append(True, (keys[1:] != keys[:-1]) | (rows[1:] != rows[:-1]))
+    starts = np.flatnonzero(first)
+    sizes = np.diff(np.append(starts, len(keys)))
+    return np.repeat(np.maximum.reduceat(users, starts), sizes)
 
 
 def keys_of(queries: Sequence[str], secret: bytes) -> pa.Table:

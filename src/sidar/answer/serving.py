@@ -74,4 +74,4 @@ def open_answer(folder: PathLike, catalogue: Catalogue, counts: np.ndarray, dens
     facts = read_facts(folder)
     memory = Memory.load(folder).check(secret, catalogue.lineage, str(folder))
     model = SmoothedMemory(params_of(facts), counts, catalogue.alive, memory, secret)
-    return FusedAnswer(Bm25.load(folder), dense, model, facts["reranked"])
+    return FusedAnswer(Bm25.load(folder, catalogue.alive), dense, model, facts["reranked"])

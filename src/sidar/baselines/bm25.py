@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,18 +95,39 @@ class Bm25:
         facts = {"format": FORMAT, "params": asdict(self.params), "vocabulary": list(self.vocabulary)}
         (Path(folder) / f"{FILE}.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
 
+    def renumbered(self, new: np.ndarray) -> Bm25:
+        """Return the same index in another row numbering; it searches and cannot be tuned further.
+
+        ``new`` (N,) is the new row of each row, rising, -1 where the item is gone: its postings go, and every other
+        item keeps its scores.  ``ValueError`` where the index has rows beyond ``new``.
+        """
+        if len(self.rows) and int(self.rows[-1]) >= len(new):
+            raise ValueError(f"the BM25 index has row {int(self.rows[-1])}, the catalogue only {len(new)} rows")
+        rows = new[self.rows]
+        kept = rows >= 0
+        other = object.__new__(Bm25)
+        other.params, other.vocabulary, other._fields = self.params, self.vocabulary, {}
+        other.rows = rows[kept].astype(np.int32)
+        other._index = self._index
+        if self._index is not None and not kept.all():
+            postings = _postings_of(self._index.scores, kept)
+            other._index = _index(self.params, self.vocabulary, postings, len(other.rows)) if len(other.rows) else None
+        return other
+
     @classmethod
-    def load(cls, folder: PathLike) -> Bm25:
-        """Read what :meth:`save` wrote; such an index searches and cannot be tuned further."""
-        import bm25s
+    def read_params(cls, folder: PathLike) -> Bm25Params:
+        """Read the parameters of a saved index."""
+        return Bm25Params(**_read_facts(folder)["params"])
+
+    @classmethod
+    def load(cls, folder: PathLike, alive: np.ndarray | None = None) -> Bm25:
+        """Read what :meth:`save` wrote; such an index searches and cannot be tuned further.
+
+        ``alive`` (N,) bool: items that retired after the index was made are left out of it.
+        """
         from safetensors.numpy import load_file
 
-        path = Path(folder) / f"{FILE}.json"
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; it is made by `sidar run`")
-        facts = json.loads(path.read_text())
-        if facts["format"] != FORMAT:
-            raise ValueError(f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again")
+        facts = _read_facts(folder)
         tensors = load_file(Path(folder) / f"{FILE}.safetensors")
         loaded = object.__new__(cls)
         loaded.params = Bm25Params(**facts["params"])
@@ -114,12 +136,11 @@ class Bm25:
         loaded._fields = {}
         loaded._index = None
         if "data" in tensors:
-            index = bm25s.BM25(method="lucene", k1=loaded.params.k1, b=loaded.params.b)
-            index.scores = {name: tensors[name] for name in _POSTINGS} | {"num_docs": len(loaded.rows)}
-            index.vocab_dict = loaded.vocabulary
-            index.nonoccurrence_array = None  # the Lucene variant has none
-            loaded._index = index
-        return loaded
+            postings = {name: tensors[name] for name in _POSTINGS}
+            loaded._index = _index(loaded.params, loaded.vocabulary, postings, len(loaded.rows))
+        if alive is None:
+            return loaded
+        return loaded.renumbered(np.where(alive, np.arange(len(alive)), -1))
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
         """(Q, n) float32 scores of the live items; 0 where no word of the query occurs."""
@@ -158,6 +179,42 @@ class Bm25:
         for k1, b in constants:
             best, best_value = _better(best, best_value, replace(best.params, k1=k1, b=b), queries, objective)
         return best
+
+
+def _read_facts(folder: PathLike) -> dict[str, Any]:
+    path = Path(folder) / f"{FILE}.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; it is made by `sidar run`")
+    facts: dict[str, Any] = json.loads(path.read_text())
+    if facts["format"] != FORMAT:
+        raise ValueError(f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again")
+    return facts
+
+
+def _index(params: Bm25Params, vocabulary: dict[str, int], postings: Mapping[str, np.ndarray], items: int) -> Any:
+    """Return a bm25s index of stored ``postings``."""
+    import bm25s
+
+    index = bm25s.BM25(method="lucene", k1=params.k1, b=params.b)
+    index.scores = dict(postings) | {"num_docs": items}
+    index.vocab_dict = vocabulary
+    index.nonoccurrence_array = None  # the Lucene variant has none
+    return index
+
+
+def _postings_of(scores: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the postings of the items where ``kept`` (n,) is True, numbered anew.
+
+    ``scores`` holds, word by word, ``data`` (scores) and ``indices`` (items); ``indptr`` says where each word begins.
+    """
+    stay = kept[scores["indices"]]
+    number = np.cumsum(kept) - 1
+    before = np.append(0, np.cumsum(stay))
+    return {
+        "data": scores["data"][stay],
+        "indices": number[scores["indices"][stay]].astype(scores["indices"].dtype),
+        "indptr": before[scores["indptr"]].astype(scores["indptr"].dtype),
+    }
 
 
 #: title, category, brand, text

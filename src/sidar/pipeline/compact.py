@@ -1,10 +1,10 @@
 """``sidar sids compact``: a bundle without the rows of retired items.
 
-Of what serves, catalogue, item vectors, index and priors hold rows: they are written anew. The SID table, the codebooks
-and the model name items by id or not at all and stay as they are. A new numbering is a new lineage; everything in a run
-that holds rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by ``sidar run --from`` the
-compact bundle, which the plan of that run says; vectors come from their cache. For anything else that holds rows there
-is the row map.
+Of what serves, catalogue, item vectors, index, priors, memory and BM25 hold rows: they are written anew. The SID
+table, the codebooks and the model name items by id or not at all and stay as they are. A new numbering is a new
+lineage; everything in a run that holds rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by
+``sidar run --from`` the compact bundle, which the plan of that run says; vectors come from their cache. For anything
+else that holds rows there is the row map.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from sidar.answer.carry import carry_to_rows
 from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
-from sidar.bundle import build_bundle, open_bundle
+from sidar.bundle import ANSWER, build_bundle, open_bundle
 from sidar.bundle_encoder import ENCODER
 from sidar.data.catalogue import found, save_catalogue
 from sidar.embed import load_items
@@ -61,7 +62,7 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
         inputs["data"] = _hash(work / "data")
         with write_artifact(work / "embed", "embed", config=_config(bundle / "embed"), inputs=dict(inputs)) as draft:
             shutil.copyfile(bundle / "embed" / "embedder.json", draft.path / "embedder.json")
-            if opened.rerank is not None:
+            if opened.rerank is not None or opened.fuse != "none":
                 np.save(draft.path / "items.npy", rows.take(load_items(bundle / "embed")))
         inputs["embed"] = _hash(work / "embed")
         with write_artifact(work / "sid", "sid", config=_config(bundle / "sid"), inputs=dict(inputs)) as draft:
@@ -76,11 +77,18 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
                 "continues": continues(bundle / "sid"),
             }
         inputs["sid"] = _hash(work / "sid")
-        prior = opened.index.prior
+        prior, counts = (
+            None if values is None else rows.take(values) for values in (opened.index.prior, opened.index.counts)
+        )
         mine = {name: inputs[name] for name in ("data", "sid")}
         with write_artifact(work / "index", "index", config=_config(bundle / "index"), inputs=mine) as draft:
-            PrefixIndex.build(sids, None if prior is None else rows.take(prior)).save(draft.path)
+            PrefixIndex.build(sids, prior, counts).save(draft.path)
             draft.shapes |= {"sid_version": sids.version, "items": int((sids.lengths > 0).sum())}
+        answer = None
+        if opened.fuse != "none":
+            answer = work / ANSWER
+            answer.mkdir()
+            carry_to_rows(bundle / ANSWER, rows.new, small.lineage, answer)
         folders: dict[str, Any] = {name: work / name for name in ("data", "embed", "sid", "index")}
         build_bundle(
             out,
@@ -91,6 +99,7 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
             examples=list(opened.examples),
             rerank=opened.rerank,
             encoder=bundle / "embed" / ENCODER,
+            answer=answer,
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -50,6 +50,7 @@ class Stage:
     def config(self, cfg: Config) -> dict[str, Any]:
         """The part of the config that this stage depends on, with the values of today's defaults, not their nulls."""
         dumped = cfg.resolved().model_dump(mode="json")
+        dumped["privacy"]["salt"] = masked(dumped["privacy"]["salt"])
         chosen = {}
         for key in self.keys:
             value: Any = dumped
@@ -112,10 +113,17 @@ def changes(keys: Sequence[str], before: dict[str, Any]) -> str:
     return "; ".join(reasons)
 
 
+def masked(secret: str) -> str:
+    """Return what a manifest says of a secret: whether it changed, not what it is. Manifests leave with bundles."""
+    return f"secret {sha256_json(['sidar', secret])[:8]}" if secret else ""
+
+
 def differs(key: str, before: Any, now: Any) -> bool:
     """Whether an option changed; a path that was written before it was anchored is the same when it ends alike."""
     if now is None and key in ONCE_DEFAULT and before == ONCE_DEFAULT[key]:
         return False
+    if key == "privacy.salt" and before != now and masked(before) == now:
+        return False  # an older version wrote the salt itself
     if key in ONCE_RELATIVE and before and now and not Path(before).is_absolute() and Path(now).is_absolute():
         tail = [part for part in Path(before).parts if part != ".."]
         return list(Path(now).parts[-len(tail) :]) != tail

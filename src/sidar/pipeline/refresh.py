@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from sidar import pipeline
-from sidar.bundle import build_bundle, open_bundle
+from sidar.answer.carry import carry_to_catalogue
+from sidar.answer.key import carry_key
+from sidar.bundle import ANSWER, build_bundle, open_bundle
 from sidar.bundle_encoder import ENCODER
 from sidar.config import AlarmsConfig, Config
 from sidar.data.catalogue import open_catalogue
@@ -21,9 +24,10 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them with its model.
 
     The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
-    goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors. Returns
-    ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where the bundle is that run's own, since its stages
-    would be replaced under it.
+    goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors; one that is
+    fused answers from its memory and constants, with BM25 over today's items, and the file of its key is copied into
+    the run. Returns ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where the bundle is that run's own,
+    since its stages would be replaced under it.
     """
     bundle = Path(bundle).resolve()
     if bundle.is_relative_to(cfg.run_dir.resolve()):
@@ -39,15 +43,22 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"  # as the bundle: nothing chose a weight
-    build_bundle(
-        out,
-        **folders,
-        model=bundle / "model",
-        config=config,
-        label=opened.label,
-        rerank=opened.rerank,
-        encoder=bundle / "embed" / ENCODER,
-    )
+    config["decode"]["fuse"] = opened.fuse
+    with tempfile.TemporaryDirectory(prefix=".answer-", dir=run) as answer:
+        if opened.fuse != "none":
+            today = open_catalogue(run / "data" / "catalogue.arrow")
+            carry_to_catalogue(bundle / ANSWER, today, answer)
+            carry_key(bundle, run)
+        build_bundle(
+            out,
+            **folders,
+            model=bundle / "model",
+            config=config,
+            label=opened.label,
+            rerank=opened.rerank,
+            encoder=bundle / "embed" / ENCODER,
+            answer=None if opened.fuse == "none" else answer,
+        )
     return out
 
 
