@@ -20,42 +20,57 @@ COLUMNS = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr", "sid
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- demo table -->\n", "<!-- end of demo table -->")
 SHOWN = (
-    *("bm25", "dense", "bm25+dense", "sft", "raddpo", "sft+rerank", "raddpo+rerank"),
-    *("bm25+dense+sft", "bm25+dense+raddpo", "topic oracle"),
+    *("bm25", "dense", "bm25+dense", "bm25+dense+prior", "memory"),
+    *("sft", "raddpo", "raddpo+rerank", "bm25+dense+raddpo", "answer-without-lm", "answer", "topic oracle"),
 )
-NAMES = {
-    "item/ndcg@10": "nDCG@10",
-    "item/recall@10": "R@10",
-    "item/recall@100": "R@100",
-    "item/mrr": "MRR",
-    "sid/recall@8": "SID R@8",
-    "sid/mrr": "SID MRR",
-    "invalid/mass": "invalid mass",
-}
+#: Columns of the README's table: (header, set, measure).
+README_COLUMNS = (
+    ("judged", "judged_test", "item/ndcg@10"),
+    ("grounded", "grounded_test", "item/ndcg@10"),
+    ("day 8: all", "day8-clicks", "item/ndcg@10"),
+    ("seen", "day8-clicks/seen", "item/ndcg@10"),
+    ("unseen", "day8-clicks/unseen", "item/ndcg@10"),
+    ("judged R@100", "judged_test", "item/recall@100"),
+    ("judged invalid mass", "judged_test", "invalid/mass"),
+)
+#: What the README says in words below the table: (a, b).
+CLAIMED = (("answer", "memory"), ("answer", "answer-without-lm"), ("answer", "bm25+dense"))
 
 
 def readme_table(results):
     """The README's table as Markdown, from ``results/demo.json``; ± is half the 95 % interval."""
-    lines = []
-    for name, facts in results["table"].items():
-        origin = "real products, real judgments" if facts["origin"] == "real" else "**simulated** traffic"
-        lines += [f"**{name}**: {facts['queries']} queries, {origin}", "", f"| | {' | '.join(NAMES.values())} |"]
-        lines.append("|---" * (len(NAMES) + 1) + "|")
-        for system in SHOWN:
-            if cells := facts["systems"].get(system):
-                texts = [
-                    f"{cells[c]['mean']:.3f} ± {(cells[c]['high'] - cells[c]['low']) / 2:.3f}" if c in cells else ""
-                    for c in NAMES
-                ]
-                lines.append(f"| {system} | {' | '.join(texts)} |")
-        lines.append("")
+    table = results["table"]
+    columns = [column for column in README_COLUMNS if column[1] in table]
+    sizes = ", ".join(
+        f"{facts['queries']} {name} ({'**real** judgments' if facts['origin'] == 'real' else '**simulated**'})"
+        for name, facts in table.items()
+    )
+    lines = [f"Item nDCG@10 and two more columns, ± half a 95 % interval. Queries: {sizes}.", ""]
+    lines += [f"| | {' | '.join(header for header, _, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for system in SHOWN:
+        texts = []
+        for _, name, measure in columns:
+            cell = table[name]["systems"].get(system, {}).get(measure)
+            texts.append("" if cell is None else f"{cell['mean']:.3f} ± {(cell['high'] - cell['low']) / 2:.3f}")
+        if any(texts):
+            lines.append(f"| {system} | {' | '.join(texts)} |")
+    lines.append("")
+    for a, b in CLAIMED:
+        said = [
+            f"{t['set']} {t['effect']:+.3f} ({t['low']:+.3f} to {t['high']:+.3f}; {t['verdict']})"
+            for t in results["tests"]
+            if (t["a"], t["b"], t["measure"]) == (a, b, "item/ndcg@10")
+        ]
+        if said:
+            lines.append(f"- `{a}` − `{b}`, is it better? {'; '.join(said)}.")
     figures = results["figures"]
     note = f" ({results['note']})" if results.get("note") else ""
     cost = f"{figures['minutes']:.1f} minutes{note}, at most {figures['peak_rss_gb']:.1f} GB"
-    lines.append(
+    lines += [
+        "",
         f"One seed, {results['threads']} threads, {cost}; "
-        "from `benchmarks/results/demo.json`, whole table in `benchmarks/results/demo.md`."
-    )
+        "from `benchmarks/results/demo.json`, whole table in `benchmarks/results/demo.md`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
