@@ -150,7 +150,7 @@ def score(work: Path, seed: int) -> None:
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import TextSystem
     from sidar.index import PrefixIndex
-    from sidar.pipeline.answering import answer_rows
+    from sidar.pipeline.answer_rows import answer_rows
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked

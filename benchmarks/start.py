@@ -55,7 +55,9 @@ from sidar.evaluate.systems import TextSystem
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pipeline import demo
-from sidar.pipeline.answering import AnswerSystem, Log, fit, read_log, tuned_lexical
+from sidar.pipeline.answer_log import Log, read_log
+from sidar.pipeline.answer_rows import AnswerSystem
+from sidar.pipeline.answering import fit, tuned_lexical
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.rerank import MEASURE, Reranked
 from sidar.sid import load_sids

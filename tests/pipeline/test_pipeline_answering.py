@@ -9,7 +9,9 @@ from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
 from sidar.data import build, open_dataset, toy
 from sidar.data.normalise import normalise_query
 from sidar.evaluate.metrics import objective
-from sidar.pipeline.answering import AnswerRows, CandidatePrior, MemoryFirst, best_half_life, read_log
+from sidar.pipeline.answer_log import read_log
+from sidar.pipeline.answer_rows import AnswerRows, CandidatePrior, MemoryFirst
+from sidar.pipeline.answering import best_half_life
 from sidar.types import Hits, Prompt
 
 SECRET = b"secret"

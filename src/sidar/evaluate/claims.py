@@ -42,7 +42,7 @@ def pairs(
     # "better than dense" is claimed against the fine-tuned encoder only (protocol.md §3), in runs that have one
     tuned = [(name, dense_tuned) for name in generative]
     asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
-    # better than what a shop already has is claimed of the answer alone, and against the memory (protocol.md §7)
+    # better than what a shop already has is claimed of the answer alone, and against the memory
     if ANSWER in systems:
         inputs = [name for name in systems if name not in (ANSWER, MEMORY, WITHOUT, "topic oracle")]
         asked["Is the answer better than the memory of what was chosen?"] = [(ANSWER, MEMORY)]

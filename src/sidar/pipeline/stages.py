@@ -137,7 +137,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import System, TextSystem, fusion_parts
     from sidar.index import PrefixIndex
-    from sidar.pipeline.answering import answer_rows
+    from sidar.pipeline.answer_rows import answer_rows
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
