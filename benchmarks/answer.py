@@ -302,7 +302,7 @@ def aggregate(work: Path, seeds: list[int]) -> None:
                     "n": test.n,
                 }
             )
-    memory, turned = memory_beside_the_evidence(first)
+    memory, turned = memory_beside_the_evidence(first, clusters)
     expected = yaml.safe_load((ROOT / "benchmarks" / "answer.yaml").read_text())
     constants = {s: json.loads((work / "cells" / f"seed-{s}" / "done.json").read_text()) for s in seeds}
     write_results(
@@ -328,7 +328,9 @@ def aggregate(work: Path, seeds: list[int]) -> None:
     )
 
 
-def memory_beside_the_evidence(values: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def memory_beside_the_evidence(
+    values: Any, clusters: dict[str, dict[str, str]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Per-query values of ``memory`` on the requests of the evidence's kept cells, and what it does to their rows.
 
     For every kept system the mean over its seeds of item nDCG@10 against memory's, paired by request.
@@ -361,12 +363,10 @@ def memory_beside_the_evidence(values: Any) -> tuple[dict[str, Any], list[dict[s
                 table = pq.read_table(file, filters=[("set", "=", "day8")])
                 if column not in table.column_names:
                     continue
-                for query_id, cluster, value in zip(
-                    *(table.column(c).to_pylist() for c in ("query_id", "cluster", column)), strict=True
-                ):
+                for query_id, value in zip(*(table.column(c).to_pylist() for c in ("query_id", column)), strict=True):
                     if value is not None and np.isfinite(value) and query_id in mine:
                         differences.append(value - mine[query_id])
-                        labels.append(cluster)
+                        labels.append(clusters[name][query_id])
             if differences:
                 test = paired_test(np.array(differences), np.zeros(len(differences)), np.array(labels))
                 turned.append(
