@@ -52,7 +52,11 @@ class EventsConfig(Part):
 class UsersConfig(Part):
     """Profiles that may enter the prompt."""
 
-    path: str = ""
+    path: str = Field(
+        "", description="Users file, folder or glob (Parquet, CSV, JSONL): user_id and what describes them."
+    )
+    columns: dict[str, str] = Field({}, description="user_id -> your column, e.g. {user_id: customer}")
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     profile: list[str] = Field([], description="Columns that enter the prompt as text; empty = all but user_id.")
 
 
@@ -69,10 +73,11 @@ class PrivacyConfig(Part):
 class HeldOutConfig(Part):
     """A file of queries that training must not see; the path alone is short for `match: near`."""
 
-    queries: str = Field(description="TSV, CSV, JSONL or Parquet with a column query.")
+    queries: str = Field(description="CSV, TSV, JSONL or Parquet with a column query.")
     match: Literal["near", "exact"] = Field(
         "near", description="near = token sets with a Jaccard similarity of at least .8; exact = equal normalised text."
     )
+    columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {query: text}")
 
     @model_validator(mode="before")
     @classmethod
@@ -506,8 +511,15 @@ class EvalSetConfig(Part):
     """One set of queries with graded truth."""
 
     name: str
-    queries: str = Field(description="TSV or Parquet: query_id, query (optional history, profile).")
-    qrels: str = Field(description="TSV, TREC or Parquet: query_id, item_id, grade.")
+    queries: str = Field(description="CSV, TSV, JSONL or Parquet: query_id, query (optional history, profile).")
+    qrels: str = Field(
+        description="The same formats, or TREC: query_id, item_id, grade; one row per pair. May be the file of queries."
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="contract column -> your column in either file; docid, query-id, rating and other common names "
+        "need none.",
+    )
     origin: Literal["real", "simulated"] = "real"
     role: Literal["test", "valid"] = "test"
     topic_oracle: bool = Field(False, description="Print the topic-oracle row (judged sets that are topic clusters).")
