@@ -18,7 +18,7 @@ from sidar.config import Config
 from sidar.data import clean
 from sidar.data.advice import unknown_items, unmapped_actions
 from sidar.data.duck import Duck, name, text
-from sidar.data.quarantine import Quarantine, restored
+from sidar.data.quarantine import Quarantine, Stopped, restored
 from sidar.data.readers import open_events
 from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue
@@ -96,11 +96,13 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     quarantine.check(cfg.events.bad_rows, "events.bad_rows")
     unmapped = unmapped_actions(quarantine.ignored)
     if not seen["rows"]:
-        raise ValueError(
+        raise Stopped(
             f"{quarantine.source}: none of {quarantine.total:,} rows is usable: {quarantine.unknown:,} name items that "
             f"the catalogue lacks, {sum(quarantine.ignored.values()):,} have actions that are not mapped "
             f"({', '.join(list(quarantine.ignored)[:5]) or 'none'}); check events.columns.item_id and events.actions"
             + (f". {unmapped[0].upper()}{unmapped[1:]}" if unmapped else "")
+            + (f". {said}" if (said := unknown_items(duck, quarantine, catalogue)) else ""),
+            quarantine,
         )
     good = """SELECT ts, user_id, session_id, request_id, query, row, position, action, value, dwell_s, bucket
               FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action, position"""
