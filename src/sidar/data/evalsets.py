@@ -130,8 +130,10 @@ def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: C
             hits = f"list_filter(range(1, len(rows) + 1), lambda i: {condition.replace('action', 'actions[i]')})"
             table = duck.table(
                 f"""SELECT request_id, query, history, profile, list_transform(hits, lambda i: rows[i]) AS targets
-                    FROM (SELECT *, {hits} AS hits FROM read_parquet({text(requests)}) WHERE split = '{role}' {bucket}
-                          QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY user_id) = 1)
+                    FROM (SELECT * REPLACE (CASE WHEN nth = 1 THEN request_id ELSE concat(request_id, '/user-', nth) END
+                              AS request_id), {hits} AS hits
+                          FROM (SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY user_id) AS nth
+                                FROM read_parquet({text(requests)}) WHERE split = '{role}' {bucket}))
                     WHERE len(hits) > 0 AND (query <> '' OR len(history) > 0)
                     ORDER BY md5(request_id), request_id {limit}"""
             ).to_pylist()

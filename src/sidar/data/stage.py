@@ -102,6 +102,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
     near = hold_out(duck, f"read_parquet({text(log)})", held["near"], held["exact"])
 
     grouped = write_requests(duck, cfg, log, facts, split, requests)
+    found.warnings += grouped.warnings()
     splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
     dropped = _held_out_requests(duck, split, requests)
     check_windows(split, {**splits, "train": splits.get("train", 0) + dropped})
@@ -143,6 +144,8 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
             "total": grouped.requests,
             **splits,
             "repeated_events": grouped.repeated_events,
+            "repeated_ids": grouped.repeated_ids,
+            "shared_ids": grouped.shared_ids,
             "events_of_filtered_items": grouped.filtered_events,
             "held_out_queries_in_log": near,
             "held_out_requests_dropped": dropped,
