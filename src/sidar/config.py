@@ -46,6 +46,9 @@ class EventsConfig(Part):
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
     ts_unit: Literal["auto", "us", "ms", "s"] = "auto"
+    first_position: Literal[0, 1] | None = Field(
+        None, description="What your log calls the top of a list; null = 1, and 0 means unknown (in UBI: 0)."
+    )
     origin: Literal["log", "simulated"] = Field("log", description="Printed beside every number made from this log.")
 
 

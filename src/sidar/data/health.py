@@ -15,6 +15,7 @@ from sidar.config import Config
 from sidar.data.clean import DAY_US
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
+from sidar.data.positions import origin
 from sidar.data.splits import Split, date_of
 
 #: Days without any event that part a clock that is wrong from a pause. [ours]
@@ -32,7 +33,7 @@ def of_log(duck: Duck, cfg: Config, facts: LogFacts, log: Path) -> list[str]:
     """Warnings about the validated log: days far from all others, queries that are all empty."""
     if cfg.events.format not in ("tabular", "ubi"):  # the other formats have clocks and shapes of their own
         return []
-    said = [*_far(duck, cfg, facts, log)]
+    said = [*_far(duck, cfg, facts, log), *origin(duck, cfg, log)]
     with_query = duck.row(f"SELECT count(*) FILTER (query <> '') FROM read_parquet({text(log)})")[0]
     if not with_query:
         own = cfg.events.columns.get("query", "query")

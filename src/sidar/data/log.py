@@ -148,6 +148,8 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
         said = "'click'"
     else:
         said = "lower(trim(action::VARCHAR))"
+    # readers of other formats know their own origin
+    later = " + 1" if cfg.events.format == "tabular" and cfg.events.first_position == 0 else ""
     bad_time = f"WHEN NOT ({clean.calendar('ts')}) THEN 'ts outside 1990-2100'" if calendar else ""
     return f"""
         WITH typed AS (
@@ -155,7 +157,7 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
                 coalesce({hashed_user(clean.present("user_id"), cfg)}, '') AS user_id,
                 coalesce({clean.present("session_id")}, '') AS session_id, {clean.present("request_id")} AS request_id,
                 coalesce({clean.folded("query::VARCHAR")}, '') AS query, {clean.present("item_id")} AS item_id,
-                {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE) AS spot,
+                {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE){later} AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
                 {clean.number("value")} AS value, {clean.number("dwell_s")} AS dwell_s,
                 coalesce({clean.present("bucket")}, '') AS bucket, file, place
