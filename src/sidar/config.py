@@ -169,6 +169,9 @@ class TableConfig(Part):
     """IDs that others made (`sid.method: table`); `sid.table: ids.json` is short for its path."""
 
     path: str = Field("", description="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12> (docs/methods).")
+    columns: dict[str, str] = Field(
+        {}, description="{item_id: yours, sid: yours}; several columns of codes as sid: c0,c1,c2."
+    )
     missing: Literal["error", "encode"] = Field(
         "error", description="Items that the table lacks: encode = the nearest codes of stand-in codebooks."
     )
