@@ -276,6 +276,9 @@ def serve(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Take the run's bundle, host, port.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: serve.host of the config, 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: serve.port of the config, 8000.")] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Prefix such as /shop that a proxy takes off. Default: serve.root_path, none.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda … Default: the config's, auto.")] = None,
 ) -> None:
     """Serve POST /v1/search and the page; the first bundle answers where a request names no model."""
@@ -300,8 +303,10 @@ def serve(
             )
         folders[label] = path
     application = create_app(lambda: {label: Retriever.load(path, device) for label, path in folders.items()})
+    if root_path is not None:
+        cfg.serve.root_path = root_path
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
-    uvicorn.run(application, host=host, port=port, log_level="warning")
+    uvicorn.run(application, host=host, port=port, root_path=cfg.serve.root_path, log_level="warning")
 
 
 @app.command()

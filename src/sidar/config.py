@@ -627,6 +627,16 @@ class ServeConfig(Part):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    root_path: str = Field(
+        "", description="Prefix such as /shop under which a proxy shows the server and which it takes off."
+    )
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        """Write a prefix with one slash before it and none after it."""
+        path = value.strip().strip("/")
+        return f"/{path}" if path else ""
 
 
 class Config(Part):
