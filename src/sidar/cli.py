@@ -161,8 +161,9 @@ def experiment(
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write sidar.yaml.")] = Path("."),
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of sidar.yaml instead.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every option, not only those that people change.")] = False,
 ) -> None:
-    """Write a commented sidar.yaml."""
+    """Write a commented sidar.yaml with the options that people change."""
     from sidar.pipeline.template import commented_yaml, json_schema
 
     if schema:
@@ -172,7 +173,7 @@ def init(
     if path.exists():
         raise ValueError(f"{path} exists already; delete it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(commented_yaml())
+    path.write_text(commented_yaml(full))
     typer.echo(f"wrote {path}; fill in catalogue.path and events.path, then `sidar run -c {path}`")
 
 
