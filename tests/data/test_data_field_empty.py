@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -126,3 +127,22 @@ def test_items_without_a_match_show_an_id_of_either_side(tmp_path: Path) -> None
     rows = [{**row, "item_id": f"sku-{row['item_id']}"} for row in log()]
     with pytest.raises(ValueError, match=r"none of 64 rows is usable.*e.g. 'sku-P\d+' .*of the catalogue is 'P0'"):
         run(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("users.csv", "\ufeffuser_id;home\nu0;flat\nu1;house\n"),
+        ("users.tsv.gz", "user_id\thome\nu0\tflat\nu1\thouse\n"),
+        ("users.jsonl", '{"user_id": "u0", "home": "fl\u2028at"}\n{"user_id": "u1", "home": "house"}\n'),
+        ("users/part-0.csv", 'user_id,home\nu0,"fl\nat"\nu1,house\n'),
+    ],
+)
+def test_users_come_in_any_format_of_a_log(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    users = {"path": str(path if path.parent == tmp_path else path.parent), "profile": ["home"]}
+    assert "WARNING" not in run(tmp_path, log(), users=users)
+    made = pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"]).column(0).to_pylist()
+    assert {profile.replace("fl at", "flat") for profile in made} == {"", "home: flat", "home: house"}

@@ -146,3 +146,16 @@ def test_held_out_queries_may_be_one_column_with_commas_or_another_name(tmp_path
     (tmp_path / "other.tsv").write_text("n\tsuche\n1\tblue kettle\n")
     held = HeldOutConfig(queries=str(tmp_path / "other.tsv"), columns={"query": "suche"})
     assert read_held_out(held) == ["blue kettle"]
+
+
+def test_queries_without_a_header_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"q.tsv has no column 'query' \(it has q1, pan\).* a first line with the names"
+    ):
+        read(tmp_path, "q1\tpan\nq2\tpot\n", QRELS, ("q.tsv", "r.csv"))
+    with pytest.raises(ValueError, match=r"r.xlsx has none of the known endings"):
+        read(tmp_path, QUERIES, QRELS, ("q.csv", "r.xlsx"))
+    with pytest.raises(ValueError, match=r"q.csv is UTF-16"):
+        read(tmp_path, QUERIES.encode("utf-16"), QRELS)
+    with pytest.raises(ValueError, match=r"q.csv, record 3 cannot be read \(not UTF-8\)"):
+        read(tmp_path, "query_id,query\nq1,pan\nq2,p\u00f6t\n".encode("latin-1"), QRELS)

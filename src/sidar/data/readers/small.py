@@ -21,6 +21,8 @@ from sidar.data.readers.tabular import JSONL, SUFFIXES, open_files, parquet_rows
 
 #: Endings of TREC qrels, which have no header.
 TREC = (".trec", ".qrels", ".qrel", ".trec.gz", ".qrels.gz", ".qrel.gz")
+#: Endings of delimited text besides those of a log; a small table often has none.
+PLAIN = ("", ".txt", ".tab", ".dat")
 TREC_FIELDS = ("query_id", "iteration", "item_id", "grade")
 #: What others call the columns; the contract's own name comes first, then these in order.
 ALIASES = {
@@ -94,6 +96,9 @@ def _open(duck: Duck, path: str, found: list[Path], option: str, source: Source,
     if not headerless and all(file.name.endswith(SUFFIXES) for file in full):
         open_files(duck, path, _keys(duck, full), option, "small_rows", source)
         return "small_rows"
+    for file in full:
+        if not file.name.endswith((*SUFFIXES, *TREC)) and Path(file.name.removesuffix(".gz")).suffix not in PLAIN:
+            raise ValueError(f"{option}: {file} has none of the known endings {', '.join((*SUFFIXES, *TREC, '.txt'))}")
     staged = []
     for file in full:
         staged.append(_stage_trec(duck, file, source) if file in headerless else stage_csv(duck, file, source))
@@ -173,7 +178,8 @@ def _choose(
         if column not in chosen:
             raise ValueError(
                 f"{option}: {path} has no column {column!r} (it has {', '.join(have)}); want "
-                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {have[0]}}}"
+                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {have[0]}}}, or write "
+                "a first line with the names if it has none"
             )
     return chosen
 
