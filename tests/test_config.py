@@ -6,12 +6,23 @@ import pytest
 import yaml
 
 from sidar.config import METHODS, OBJECTIVES, Config, load_config
-from sidar.pipeline.template import commented_yaml, json_schema
+from sidar.pipeline.template import EXAMPLES, USUAL, commented_yaml, json_schema
 from sidar.pipeline.variants import ALL, VARIANTS, variants
 
 
 def test_the_commented_template_is_exactly_the_defaults():
-    assert Config.model_validate(yaml.safe_load(commented_yaml())) == Config()
+    assert Config.model_validate(yaml.safe_load(commented_yaml(full=True))) == Config()
+    short = commented_yaml()
+    assert Config.model_validate(yaml.safe_load(short)) == Config()
+    assert len([line for line in short.splitlines() if line.strip() and not line.lstrip().startswith("#")]) < 40
+    keys = {f"{part}.{key}" for part, keys in yaml.safe_load(short).items() if isinstance(keys, dict) for key in keys}
+    assert keys == {key for key in USUAL if "." in key}
+
+
+def test_the_examples_of_the_template_are_options_too():
+    for key, example in EXAMPLES.items():
+        part, name = key.split(".")
+        Config.model_validate({part: {name: yaml.safe_load(example)}})
     assert set(json.loads(json_schema())["properties"]) == set(Config.model_fields)
 
 

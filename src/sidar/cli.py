@@ -183,8 +183,9 @@ def experiment(
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write sidar.yaml.")] = Path("."),
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of sidar.yaml instead.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every option, not only those that people change.")] = False,
 ) -> None:
-    """Write a commented sidar.yaml."""
+    """Write a commented sidar.yaml with the options that people change."""
     from sidar.pipeline.template import commented_yaml, json_schema
 
     if schema:
@@ -194,7 +195,7 @@ def init(
     if path.exists():
         raise ValueError(f"{path} exists already; delete it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(commented_yaml())
+    path.write_text(commented_yaml(full))
     typer.echo(f"wrote {path}; fill in catalogue.path and events.path, then `sidar run -c {path}`")
 
 
@@ -298,6 +299,9 @@ def serve(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Take the run's bundle, host, port.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: serve.host of the config, 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: serve.port of the config, 8000.")] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Prefix such as /shop that a proxy takes off. Default: serve.root_path, none.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda … Default: the config's, auto.")] = None,
 ) -> None:
     """Serve POST /v1/search and the page; the first bundle answers where a request names no model."""
@@ -322,8 +326,10 @@ def serve(
             )
         folders[label] = path
     application = create_app(lambda: {label: Retriever.load(path, device) for label, path in folders.items()})
+    if root_path is not None:
+        cfg.serve.root_path = root_path
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
-    uvicorn.run(application, host=host, port=port, log_level="warning")
+    uvicorn.run(application, host=host, port=port, root_path=cfg.serve.root_path, log_level="warning")
 
 
 @app.command()

@@ -34,13 +34,16 @@ def import_(
     table: Annotated[Path, typer.Argument(help="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12>.")],
     out: Annotated[Path, typer.Argument(help="A sids.parquet to write.")],
     sizes: Annotated[str | None, typer.Option(help="Codes per level, e.g. 256,256,256; default: largest seen.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="The table's column of item ids; default: item_id.")] = None,
+    sid_column: Annotated[str | None, typer.Option(help="Its column of SIDs, or one per level: c0,c1,c2.")] = None,
 ) -> None:
     """Read SIDs that others made and write them as sids.parquet (`sid.method: table` takes either)."""
     from sidar.sid.published import read_published, write_published
 
     if out.suffix != ".parquet":
         raise ValueError(f"{out}: want a .parquet file")
-    found = read_published(table, _numbers(sizes))
+    named = {"item_id": item_column, "sid": sid_column}
+    found = read_published(table, _numbers(sizes), {column: own for column, own in named.items() if own})
     sids = found.sids()
     write_published(out, found.item_ids, sids, form="codes")
     lengths = "" if sids.fixed_length else f", {int(sids.lengths.min())} to {int(sids.lengths.max())} codes long"

@@ -46,13 +46,20 @@ class EventsConfig(Part):
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
     ts_unit: Literal["auto", "us", "ms", "s"] = "auto"
+    first_position: Literal[0, 1] | None = Field(
+        None, description="What your log calls the top of a list; null = 1, and 0 means unknown (in UBI: 0)."
+    )
     origin: Literal["log", "simulated"] = Field("log", description="Printed beside every number made from this log.")
 
 
 class UsersConfig(Part):
     """Profiles that may enter the prompt."""
 
-    path: str = ""
+    path: str = Field(
+        "", description="Users file, folder or glob (Parquet, CSV, JSONL): user_id and what describes them."
+    )
+    columns: dict[str, str] = Field({}, description="user_id -> your column, e.g. {user_id: customer}")
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of malformed rows above which reading stops.")
     profile: list[str] = Field([], description="Columns that enter the prompt as text; empty = all but user_id.")
 
 
@@ -69,10 +76,11 @@ class PrivacyConfig(Part):
 class HeldOutConfig(Part):
     """A file of queries that training must not see; the path alone is short for `match: near`."""
 
-    queries: str = Field(description="TSV, CSV, JSONL or Parquet with a column query.")
+    queries: str = Field(description="CSV, TSV, JSONL or Parquet with a column query.")
     match: Literal["near", "exact"] = Field(
         "near", description="near = token sets with a Jaccard similarity of at least .8; exact = equal normalised text."
     )
+    columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {query: text}")
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +169,9 @@ class TableConfig(Part):
     """IDs that others made (`sid.method: table`); `sid.table: ids.json` is short for its path."""
 
     path: str = Field("", description="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12> (docs/methods).")
+    columns: dict[str, str] = Field(
+        {}, description="{item_id: yours, sid: yours}; several columns of codes as sid: c0,c1,c2."
+    )
     missing: Literal["error", "encode"] = Field(
         "error", description="Items that the table lacks: encode = the nearest codes of stand-in codebooks."
     )
@@ -512,8 +523,15 @@ class EvalSetConfig(Part):
     """One set of queries with graded truth."""
 
     name: str
-    queries: str = Field(description="TSV or Parquet: query_id, query (optional history, profile).")
-    qrels: str = Field(description="TSV, TREC or Parquet: query_id, item_id, grade.")
+    queries: str = Field(description="CSV, TSV, JSONL or Parquet: query_id, query (optional history, profile).")
+    qrels: str = Field(
+        description="The same formats, or TREC: query_id, item_id, grade; one row per pair. May be the file of queries."
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="contract column -> your column in either file; docid, query-id, rating and other common names "
+        "need none.",
+    )
     origin: Literal["real", "simulated"] = "real"
     role: Literal["test", "valid"] = "test"
     topic_oracle: bool = Field(False, description="Print the topic-oracle row (judged sets that are topic clusters).")
@@ -615,6 +633,16 @@ class ServeConfig(Part):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    root_path: str = Field(
+        "", description="Prefix such as /shop under which a proxy shows the server and which it takes off."
+    )
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        """Write a prefix with one slash before it and none after it."""
+        path = value.strip().strip("/")
+        return f"/{path}" if path else ""
 
 
 class Config(Part):

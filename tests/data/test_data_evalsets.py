@@ -39,7 +39,12 @@ def test_tsv_with_history_and_profile_drops_what_nothing_is_known_of(tmp_path: P
     assert evalset.qrels == {"q1": {"T000": 1.0, "T001": 0.1}}
     prompt = evalset.prompts[0]
     assert (prompt.query, prompt.history, prompt.profile) == ('pan\'s "best"', (1, 8), "city")
-    assert stored.dropped == {"judgments_on_unknown_items": 1, "queries_without_judgments": 2}
+    assert stored.dropped == {
+        "judgments_on_unknown_items": 1,
+        "judgments_of_unknown_queries": 1,
+        "queries_without_judgments": 2,
+        "history_items_unknown": 1,
+    }
     assert stored.held_out == ['pan\'s "best"', "nothing judged", "only strangers"]  # none of them may be trained on
 
 
@@ -78,11 +83,11 @@ def test_only_simulated_sets_are_capped_and_always_alike(tmp_path: Path) -> None
     ("queries", "qrels", "said"),
     [
         ("query_id\tquery\nq\ta\nq\tb\n", "query_id\titem_id\tgrade\nq\tT000\t1\n", "'q' occurs twice"),
-        ("id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\t1\n", "no column 'query_id'"),
+        ("n\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\t1\n", "no column 'query_id'"),
         ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\thigh\n", "grade 'high' of query 'q'"),
-        ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\n", "line 2 has 2 columns"),
+        ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\n", "r.tsv, record 2 cannot be read"),
         ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tgone\t1\n", "no query of"),
-        ("", "query_id\titem_id\tgrade\nq\tgone\t1\n", "no column 'query_id'"),
+        ("", "query_id\titem_id\tgrade\nq\tgone\t1\n", "q.tsv is empty"),
     ],
 )
 def test_broken_sets_say_where(tmp_path: Path, queries: str, qrels: str, said: str) -> None:

@@ -100,13 +100,19 @@ def held_out_advice(cfg: Config, sets: Sequence[StoredSet]) -> str:
     wanted = list(cfg.data.held_out or [])
     for each in cfg.evaluate.sets:
         if each.queries not in [held.queries for held in wanted]:
-            wanted.append(HeldOutConfig(queries=each.queries, match=rule_of(each.origin)))
+            wanted.append(HeldOutConfig(queries=each.queries, match=rule_of(each.origin), columns=each.columns))
     counts = "; ".join(f"{each.evalset.name}: {each.trained_on:,} of {len(each.evalset):,}" for each in leaking)
-    line = ", ".join(f"{{queries: {held.queries}, match: {held.match}}}" for held in wanted)
+    line = ", ".join(_held_out_line(held) for held in wanted)
     return (
         f"queries of evaluation sets were not held out of training ({counts} read like a training query), so their "
         f"figures are too high; name them in data.held_out and train again:\ndata: {{held_out: [{line}]}}"
     )
+
+
+def _held_out_line(held: HeldOutConfig) -> str:
+    """One entry of ``data.held_out`` as YAML."""
+    columns = ", ".join(f"{column}: {own}" for column, own in held.columns.items())
+    return f"{{queries: {held.queries}, match: {held.match}{f', columns: {{{columns}}}' if columns else ''}}}"
 
 
 def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue) -> list[StoredSet]:
@@ -124,8 +130,10 @@ def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: C
             hits = f"list_filter(range(1, len(rows) + 1), lambda i: {condition.replace('action', 'actions[i]')})"
             table = duck.table(
                 f"""SELECT request_id, query, history, profile, list_transform(hits, lambda i: rows[i]) AS targets
-                    FROM (SELECT *, {hits} AS hits FROM read_parquet({text(requests)}) WHERE split = '{role}' {bucket}
-                          QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY user_id) = 1)
+                    FROM (SELECT * REPLACE (CASE WHEN nth = 1 THEN request_id ELSE concat(request_id, '/user-', nth) END
+                              AS request_id), {hits} AS hits
+                          FROM (SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY user_id) AS nth
+                                FROM read_parquet({text(requests)}) WHERE split = '{role}' {bucket}))
                     WHERE len(hits) > 0 AND (query <> '' OR len(history) > 0)
                     ORDER BY md5(request_id), request_id {limit}"""
             ).to_pylist()
@@ -170,6 +178,7 @@ def write_sets(sets: Sequence[StoredSet], folder: Path) -> list[dict[str, object
                 "judgments": len(pairs),
                 "dropped": stored.dropped,
                 "trained_on": stored.trained_on,
+                "warnings": list(stored.warnings),
             }
         )
     (folder / "sets.json").write_text(json.dumps(listed, indent=1) + "\n")

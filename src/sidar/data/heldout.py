@@ -37,7 +37,10 @@ def held_out_files(cfg: Config) -> list[HeldOutConfig]:
     """
     if cfg.data.held_out is not None:
         return cfg.data.held_out
-    return [HeldOutConfig(queries=each.queries, match=rule_of(each.origin)) for each in cfg.evaluate.sets]
+    return [
+        HeldOutConfig(queries=each.queries, match=rule_of(each.origin), columns=each.columns)
+        for each in cfg.evaluate.sets
+    ]
 
 
 def rule_of(origin: str) -> Literal["near", "exact"]:

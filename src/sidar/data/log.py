@@ -18,7 +18,7 @@ from sidar.config import Config
 from sidar.data import clean
 from sidar.data.advice import unknown_items, unmapped_actions
 from sidar.data.duck import Duck, name, text
-from sidar.data.quarantine import Quarantine, restored
+from sidar.data.quarantine import Quarantine, Stopped, restored
 from sidar.data.readers import open_events
 from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue
@@ -96,11 +96,13 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     quarantine.check(cfg.events.bad_rows, "events.bad_rows")
     unmapped = unmapped_actions(quarantine.ignored)
     if not seen["rows"]:
-        raise ValueError(
+        raise Stopped(
             f"{quarantine.source}: none of {quarantine.total:,} rows is usable: {quarantine.unknown:,} name items that "
             f"the catalogue lacks, {sum(quarantine.ignored.values()):,} have actions that are not mapped "
             f"({', '.join(list(quarantine.ignored)[:5]) or 'none'}); check events.columns.item_id and events.actions"
             + (f". {unmapped[0].upper()}{unmapped[1:]}" if unmapped else "")
+            + (f". {said}" if (said := unknown_items(duck, quarantine, catalogue)) else ""),
+            quarantine,
         )
     good = """SELECT ts, user_id, session_id, request_id, query, row, position, action, value, dwell_s, bucket
               FROM judged_events WHERE verdict IS NULL ORDER BY ts, request_id, row, action, position"""
@@ -146,6 +148,8 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
         said = "'click'"
     else:
         said = "lower(trim(action::VARCHAR))"
+    # readers of other formats know their own origin
+    later = " + 1" if cfg.events.format == "tabular" and cfg.events.first_position == 0 else ""
     bad_time = f"WHEN NOT ({clean.calendar('ts')}) THEN 'ts outside 1990-2100'" if calendar else ""
     return f"""
         WITH typed AS (
@@ -153,7 +157,7 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
                 coalesce({hashed_user(clean.present("user_id"), cfg)}, '') AS user_id,
                 coalesce({clean.present("session_id")}, '') AS session_id, {clean.present("request_id")} AS request_id,
                 coalesce({clean.folded("query::VARCHAR")}, '') AS query, {clean.present("item_id")} AS item_id,
-                {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE) AS spot,
+                {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE){later} AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
                 {clean.number("value")} AS value, {clean.number("dwell_s")} AS dwell_s,
                 coalesce({clean.present("bucket")}, '') AS bucket, file, place

@@ -16,7 +16,7 @@ from sidar.config import Config
 from sidar.data import clean
 from sidar.data.catalogue import extend, found
 from sidar.data.duck import Duck, name
-from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, restored
+from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, Stopped, restored
 from sidar.data.readers import open_items
 from sidar.data.readers.source import ITEM_COLUMNS
 from sidar.types import CATALOGUE_SCHEMA, Catalogue
@@ -56,7 +56,9 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     measured = _measured(duck)
     table = duck.table(f"SELECT {_typed(duck, cfg, measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
-        raise ValueError(f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file")
+        raise Stopped(
+            f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file", quarantine
+        )
     quarantine.unread = _unread(duck, cfg, rows, measured)
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine

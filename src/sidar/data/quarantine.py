@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,17 @@ from sidar.data.readers.source import Source
 QUARANTINE_SCHEMA = pa.schema(
     [("file", pa.string()), ("place", pa.int64()), ("reason", pa.string()), ("raw", pa.string())]
 )
+
+#: Characters of a refused value or record that a message shows.
+_SHOWN = 120
+
+
+class Stopped(ValueError):
+    """Reading stopped; ``quarantine`` holds the rows that were refused until then."""
+
+    def __init__(self, message: str, quarantine: Quarantine) -> None:
+        super().__init__(message)
+        self.quarantine = quarantine
 
 
 @dataclass
@@ -52,15 +65,40 @@ class Quarantine:
         kept = [vars(reject) for reject in source.rejects]
         self.rows = pa.concat_tables([self.rows, pa.Table.from_pylist(kept, schema=QUARANTINE_SCHEMA)])
 
+    def example(self) -> str:
+        """Return the first refused row in words, e.g. ``events.csv, record 2, ts 'n/a'``; "" where there is none."""
+        row = self._first()
+        if row is None:
+            return ""
+        where = f"{Path(row['file']).name}, record {row['place']:,}"
+        fields = json.loads(row["raw"]) if row["raw"].startswith("{") else None
+        if not isinstance(fields, dict):
+            return f"{where}, {row['reason']}: {row['raw'].strip()[:_SHOWN]!r}"
+        column = next((word for word in row["reason"].split() if word in fields), None)
+        if column is not None and fields[column] is not None:
+            return f"{where}, {column} {str(fields[column])[:_SHOWN]!r}"
+        return f"{where}, {row['reason']}: {row['raw'][:_SHOWN]}"
+
+    def _first(self) -> dict[str, Any] | None:
+        """The refused row that comes first by file and record."""
+        tables = [self.rows.slice(0, 1).to_pylist()]
+        for part in self.parts:
+            batch = next(pq.ParquetFile(part).iter_batches(batch_size=1), None)
+            tables.append([] if batch is None else batch.to_pylist())
+        return min((row for rows in tables for row in rows), key=lambda row: (row["file"], row["place"]), default=None)
+
     def check(self, limit: float, option: str) -> None:
         """Stop when more than ``limit`` of all rows are malformed; ``option`` is the config key that sets it."""
         if self.bad > limit * max(self.total, 1):
             reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.malformed.most_common(3))
             worst, count = self.files.most_common(1)[0] if self.files else (self.source, self.bad)
-            raise ValueError(
+            example = self.example()
+            raise Stopped(
                 f"{self.source}: {self.bad:,} of {self.total:,} rows are malformed ({self.bad / self.total:.1%}, "
-                f"allowed {limit:.1%}): {reasons}; most of them in {worst} ({count:,}). "
-                f"Fix the file or its column mapping, or raise {option}"
+                f"allowed {limit:.1%}): {reasons}; most of them in {worst} ({count:,})"
+                + (f", e.g. {example}" if example else "")
+                + f". Fix the file or its column mapping, or raise {option}",
+                self,
             )
 
     def report(self) -> dict[str, object]:

@@ -185,9 +185,9 @@ def _by_day(config: SplitConfig, facts: LogFacts) -> Split:
         )
     validation = f"validation is {_days(*valid)} and " if valid else ""
     raise ValueError(
-        f"the log covers {days} day(s), from {_date(facts.day0)} to {_date(facts.last_ts)}, so {validation}the test is "
-        f"{_days(first, last)}; want 1 < validation < test <= {days}. Change split.test_days, split.valid_days or "
-        "split.test_from, or take split.unit: time, fraction or leave_one_out"
+        f"the log covers {days} day(s), from {date_of(facts.day0)} to {date_of(facts.last_ts)}, so {validation}the "
+        f"test is {_days(first, last)}; want 1 < validation < test <= {days}. Change split.test_days, split.valid_days "
+        "or split.test_from, or take split.unit: time, fraction or leave_one_out"
     )
 
 
@@ -204,7 +204,7 @@ def _by_time(config: SplitConfig, facts: LogFacts) -> Split:
     if valid_from <= facts.day0 or start > facts.last_ts or end - DAY_US > facts.last_ts:
         validation = f"validation starts at {_time(valid_from)} and " if length else ""
         raise ValueError(
-            f"the log runs from {_date(facts.day0)} to {_time(facts.last_ts)}, so {validation}the test is "
+            f"the log runs from {date_of(facts.day0)} to {_time(facts.last_ts)}, so {validation}the test is "
             f"{_time(start)} to {_time(end)}; both must lie inside the log with something before them to train on. "
             "Change split.test_days, split.valid_days or split.test_from, or take split.unit: fraction"
         )
@@ -243,5 +243,6 @@ def _time(moment: int) -> str:
     return datetime.fromtimestamp(moment / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _date(moment: int) -> str:
+def date_of(moment: int) -> str:
+    """The UTC date of µs since 1970."""
     return _time(moment)[:10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidar.config import Config
+from sidar.data import health
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
 from sidar.data.duck import Duck, text
@@ -23,11 +25,14 @@ from sidar.data.log import validate_log
 from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
 from sidar.data.propensity import measure_propensities
-from sidar.data.quarantine import write_quarantine
+from sidar.data.quarantine import Quarantine, Stopped, write_quarantine
 from sidar.data.requests import cuts, write_requests
 from sidar.data.splits import Split, check_unit, check_windows, resolve_split
-from sidar.data.users import write_users
+from sidar.data.users import unmatched, write_users
 from sidar.types import Catalogue, PathLike
+
+#: The file of rows that were refused; it is also left by a stop.
+QUARANTINE = "quarantine.parquet"
 
 
 def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[str, Any]:
@@ -35,7 +40,8 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
 
     ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Facts about the evaluation
     sets and the held-out files are returned as ``eval`` and ``held_out`` and written into ``eval/``, not into
-    ``report.json``.  Raises ``ValueError`` that names the file or config key when the input cannot be used.
+    ``report.json``.  Raises ``ValueError`` that names the file or config key when the input cannot be used; the rows
+    that were refused until then stand in ``quarantine.parquet``, the warnings in the message.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +49,15 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
     shutil.rmtree(work, ignore_errors=True)
     try:
         with Duck(work, cfg.events.memory, cfg.threads) as duck:
-            report = _build(duck, cfg, out, previous)
+            found = _Found()
+            try:
+                report = _build(duck, cfg, out, previous, found)
+            except ValueError as error:
+                stopped = [error.quarantine] if isinstance(error, Stopped) else []
+                write_quarantine([*found.quarantines, *stopped], out / QUARANTINE)
+                if not found.warnings:
+                    raise
+                raise ValueError("\n".join([str(error), *(f"WARNING: {each}" for each in found.warnings)])) from error
     except duckdb.OutOfMemoryException as error:
         raise ValueError(
             f"events.memory: {cfg.events.memory} is too little for this log; raise it ({error})"
@@ -56,16 +70,29 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
     return report
 
 
-def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dict[str, Any]:
+@dataclass
+class _Found:
+    """What reading found so far, for the report and for a stop."""
+
+    quarantines: list[Quarantine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found) -> dict[str, Any]:
     old = None if previous is None else open_catalogue(Path(previous) / "catalogue.arrow")
     catalogue, bad_items = load_catalogue(duck, cfg, old)
+    found.quarantines.append(bad_items)
     log, requests = out / "interactions.parquet", out / "requests.parquet"
     facts, bad_events = validate_log(duck, cfg, catalogue, log)
+    found.quarantines.append(bad_events)
+    found.warnings += [*bad_items.unread, *facts.warnings, *health.of_log(duck, cfg, facts, log)]
     check_unit(cfg.split)
     split = resolve_split(cfg.split, facts, cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None)
     catalogue = keep_clicked(duck, cfg, catalogue, log, split)
     save_catalogue(catalogue, out / "catalogue.arrow")
     users = write_users(duck, cfg, out / "users.parquet")
+    found.quarantines += [users.quarantine] if users.quarantine else []
+    found.warnings += [*users.warnings, *unmatched(duck, cfg, log)]
 
     files = read_files(cfg, catalogue)  # before the long part, so that a broken file is found early
     held_out = held_out_files(cfg)
@@ -75,6 +102,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     near = hold_out(duck, f"read_parquet({text(log)})", held["near"], held["exact"])
 
     grouped = write_requests(duck, cfg, log, facts, split, requests)
+    found.warnings += grouped.warnings()
     splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
     dropped = _held_out_requests(duck, split, requests)
     check_windows(split, {**splits, "train": splits.get("train", 0) + dropped})
@@ -83,9 +111,14 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
     sft = write_sft(duck, requests, out / "sft.parquet")
     propensities = measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
     lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
+    list_facts = _list_facts(duck, out / "lists.parquet", lists)
+    warnings, notes = health.of_windows(duck, split, requests)
+    found.warnings += [*warnings, *health.of_lists(cfg, list_facts)]
     listed = write_sets(make_sets(duck, cfg, files, out, split, catalogue), out / "eval")
-    quarantined = write_quarantine([bad_items, bad_events], out / "quarantine.parquet")
+    quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
     return {
+        "warnings": found.warnings,
+        "notes": notes,
         "catalogue": {
             **bad_items.report(),
             "items": len(catalogue),
@@ -104,20 +137,22 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None) -> dic
             "warnings": facts.warnings,
             "unmapped_actions": facts.unmapped,
         },
-        "users": users,
+        "users": users.users,
         "quarantined": quarantined,
         "split": split.report(),
         "requests": {
             "total": grouped.requests,
             **splits,
             "repeated_events": grouped.repeated_events,
+            "repeated_ids": grouped.repeated_ids,
+            "shared_ids": grouped.shared_ids,
             "events_of_filtered_items": grouped.filtered_events,
             "held_out_queries_in_log": near,
             "held_out_requests_dropped": dropped,
         },
         "sft": sft,
         "lists": {
-            **_list_facts(duck, out / "lists.parquet", lists),
+            **list_facts,
             **({} if propensities is None else {"propensities": propensities.report()}),
         },
         "eval": listed,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+#: Seconds without a line after which a run without a terminal says how far it is.
+QUIET_S = 30.0
 
 
 class RunLog:
@@ -18,7 +23,16 @@ class RunLog:
     Use as a context manager. ``kind`` is ``train`` or ``valid``; values must be numbers or strings.
     """
 
-    def __init__(self, folder: Path, resumed_step: int, total: int, title: str, *, progress: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resumed_step: int,
+        total: int,
+        title: str,
+        *,
+        progress: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +61,9 @@ class RunLog:
         self._title = title
         self._task = self._bar.add_task(title, total=total, completed=resumed_step, metrics="")
         self._shown: dict[str, float] = {}
+        self._clock = clock
+        self._total, self._first_step = total, resumed_step
+        self._started = self._last_line = clock()
 
     def __enter__(self) -> RunLog:
         self._bar.start()
@@ -60,8 +77,23 @@ class RunLog:
         self._board.close()
 
     def advance(self, step: int) -> None:
-        """Move the bar to ``step`` finished steps."""
+        """Move the bar to ``step`` finished steps; without a terminal print a line after :data:`QUIET_S` of silence."""
         self._bar.update(self._task, completed=step)
+        now = self._clock()
+        if self._speak and now - self._last_line >= QUIET_S:
+            self._last_line = now
+            metrics = f"  {self._metrics()}" if self._shown else ""
+            line = f"{self._title} step {step} of {self._total}, {self._left(step, now)} left{metrics}"
+            self._console.print(line, highlight=False)
+
+    def _left(self, step: int, now: float) -> str:
+        """The time that the other steps take at the pace so far, as h:mm:ss."""
+        done = max(step - self._first_step, 1)
+        seconds = round((now - self._started) / done * (self._total - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _metrics(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
 
     def write(
         self, kind: str, step: int, scalars: dict[str, float], show: tuple[str, ...] = (), *, speak: bool = False
@@ -75,9 +107,10 @@ class RunLog:
         for name, value in scalars.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
         self._shown.update({f"{name}": scalars[name] for name in show if name in scalars})
-        text = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
+        text = self._metrics()
         self._bar.update(self._task, metrics=text)
         if self._speak and (speak or kind == "valid"):
+            self._last_line = self._clock()
             self._console.print(f"{self._title} step {step}: {text}", highlight=False)
 
     def say(self, text: str) -> None:

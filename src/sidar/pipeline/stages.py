@@ -24,9 +24,17 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
     # A warm start continues the bundle's row numbering: yesterday's rows keep their meaning.
     previous = Path(cfg.warm_start) / "catalogue" if cfg.warm_start else None
-    report = build(cfg, out, previous=previous)
+    try:
+        report = build(cfg, out, previous=previous)
+    except ValueError as error:
+        kept = _keep_quarantine(out, run)
+        if not kept:
+            raise
+        raise ValueError(f"{error}\n{kept}") from error
     items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
-    said = [f"WARNING: {each}" for each in (*report["catalogue"]["warnings"], *report["events"]["warnings"])]
+    said = [f"WARNING: {each}" for each in report["warnings"]]
+    said += [f"WARNING: {warning}" for each in report["eval"] for warning in each["warnings"]]
+    said += [f"note: {each}" for each in report["notes"]]
     if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:  # other formats know their own actions
         said.append(f"not used: {report['events']['unmapped_actions']}")
     counts = (
@@ -42,6 +50,29 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
             **{key: report[key] for key in ("requests", "sft", "lists", "eval", "held_out")},
         },
     }
+
+
+def _keep_quarantine(out: Path, run: Path) -> str:
+    """Keep the refused rows of a stage that stopped; return where they are, "" where there are none.
+
+    They stand where a finished stage has them, or beside an older data folder, which stays as it is.
+    """
+    import shutil
+
+    import pyarrow.parquet as pq
+
+    from sidar.data.stage import QUARANTINE
+
+    file = out / QUARANTINE
+    if not file.is_file():
+        return ""
+    rows = pq.read_metadata(file).num_rows
+    if not rows:
+        return ""
+    folder = run / "data" if read_manifest(run / "data") is None else run
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / QUARANTINE)
+    return f"{rows:,} refused row{'s' * (rows != 1)}: {folder / QUARANTINE}"
 
 
 def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -147,7 +178,8 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     dataset = open_dataset(run / "data")
     catalogue, priors = dataset.catalogue, dataset.priors()
     stored = build_sets(cfg, run / "data")
-    advice = held_out_advice(cfg, stored)
+    advice = [warning for each in stored for warning in each.warnings]
+    advice += [leak] if (leak := held_out_advice(cfg, stored)) else []
     valid, test = (
         in_mode([each.evalset for each in stored if each.role == role], cfg.evaluate.prompts)
         for role in ("valid", "test")
@@ -214,7 +246,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     )
     counts = f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}"
     return {
-        "summary": "\n".join([counts, *([escape(f"WARNING: {advice}")] if advice else [])]),
+        "summary": "\n".join([counts, *(escape(f"WARNING: {each}") for each in advice)]),
         "shapes": {
             "systems": list(systems),
             "sets": {each.name: len(each) for each in test},

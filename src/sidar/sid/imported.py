@@ -62,7 +62,7 @@ class TableTokenizer:
             raise ValueError(
                 "sid.method: table needs sid.table: the file with the SIDs (JSON, JSON lines, CSV, Parquet)"
             )
-        table = read_published(config.table.path, config.codebook_sizes)
+        table = read_published(config.table.path, config.codebook_sizes, config.table.columns)
         return cls(table, missing=config.table.missing, unknown=config.table.unknown)
 
     def fit(self, inputs: SidInputs) -> TableTokenizer:

@@ -4,7 +4,10 @@ Read from JSON (``{item: SID}`` or a list of ``{"item_id": …, "sid": …}``), 
 ending. An SID may be
 
 * a list of tokens, ``["<a_1>", "<b_12>"]`` (LC-Rec's and MiniOneRec's ``index.json``), or of numbers, ``[1, 12]``;
+* the text of such a list, of a tuple or of a numpy array, as pandas writes them into CSV;
 * one text, ``<a_1><b_12>``, ``<|sid_begin|><s_a_1><s_b_12><|sid_end|>`` (OneRec), ``<s1_1><s2_12>`` (ours), ``1-12``.
+
+Whole floats are numbers, lists of one element stand for it, and NaN or −1 at the end pads shorter SIDs.
 
 The n-th token is level n whatever it is called, but a level must have one name throughout and no two levels the same:
 a token in another place is an error, because nobody can tell what its author meant. SIDs may differ in length (a token
@@ -13,10 +16,13 @@ that only parts items of one SID, as TIGER appends it, is a level like any other
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +31,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidar.data.duck import Duck
+from sidar.data.duck import text as quoted
+from sidar.data.readers.source import FILE, PLACE, Source
+from sidar.data.readers.staging import stage_csv
+from sidar.sid.spellings import codes_of
 from sidar.sid.table import META, save_sids
 from sidar.types import PathLike, SemanticIds
 
 FORMS = ("tokens", "text", "codes")
+#: What others call the column of item ids.
+ITEM_COLUMNS = ("item_id", "item", "id", "product_id", "pid", "iid", "asin", "parent_asin", "sku")
+_LEVEL = re.compile(r"(c|code|codes|level|l|sid|sid_level|semantic_id|token)_?(\d+)", re.ASCII)
 SID_COLUMNS = ("sid", "codes", "semantic_id", "semantic_ids", "sids", "tokens")
-_TOKEN = re.compile(r"<?([A-Za-z]\w*?)_(\d+)>?", re.ASCII)
-_BRACKETED = re.compile(r"<[^<>]*>")
-_CONTROL = re.compile(r"<\|[^<>]*\|>|<s_end>|</s>|<eos>|<pad>")  # marks around an SID, no codes
-_LARGEST = 1 << 24  # a code beyond this is a hash or an item number, not a code
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,13 @@ class Published:
         return SemanticIds(self.codes, lengths, self.codebook_sizes, method=self.method)
 
 
-def read_published(path: PathLike, codebook_sizes: Sequence[int] | None = None) -> Published:
+def read_published(
+    path: PathLike, codebook_sizes: Sequence[int] | None = None, columns: Mapping[str, str] | None = None
+) -> Published:
     """Read a table; ``codebook_sizes`` states the codes per level where the largest code seen is not the last there is.
+
+    ``columns`` maps ``item_id`` and ``sid`` to the table's own columns; ``sid`` may be several, joined by commas, one
+    for each level.
 
     ``ValueError`` names the file, the item and the token: not parseable, another level's name, outside its codebook,
     an item listed twice, or an item without an SID.
@@ -68,13 +83,15 @@ def read_published(path: PathLike, codebook_sizes: Sequence[int] | None = None) 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name the file that holds the SIDs (sid.table)")
-    pairs, about = _pairs(path)
+    if unmeant := [column for column in columns or {} if column not in ("item_id", "sid")]:
+        raise ValueError(f"sid.table.columns: {unmeant[0]!r} is neither item_id nor sid")
+    pairs, about = _pairs(path, columns or {})
     if not pairs:
         raise ValueError(f"{path} lists no items")
     twice = [item for item, count in Counter(item for item, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"{path}: item {twice[0]!r} is listed twice")
-    parsed = [_codes(path, item, value) for item, value in pairs]
+    parsed = [codes_of(f"{path}: item {item!r}", value) for item, value in pairs]
     names = _level_names(path, pairs, [[name for name, _ in tokens] for tokens in parsed])
     codes = np.full((len(pairs), len(names)), -1, np.int32)
     for row, tokens in enumerate(parsed):
@@ -153,28 +170,47 @@ def _letter(level: int) -> str:
     return chr(ord("a") + level) if level < 26 else f"level{level + 1}"
 
 
-def _pairs(path: Path) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+def _pairs(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
     """(item, SID as the file has it) in the file's order, and what the file's own metadata say."""
-    if path.suffix == ".json":
-        value = _json(path, path.read_text(), "the file", object_pairs_hook=_Pairs)
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "json":
+        value = _json(path, _text(path), "the file", object_pairs_hook=_Pairs)
         if isinstance(value, _Pairs):
             return [(str(item), sid) for item, sid in value], {}
         rows = [dict(row) if isinstance(row, _Pairs) else row for row in value] if isinstance(value, list) else [value]
-        return _from_rows(path, rows), {}
-    if path.suffix == ".jsonl":
-        lines = enumerate(path.read_text().splitlines(), start=1)
-        return _from_rows(path, [_json(path, line, f"line {n}") for n, line in lines if line.strip()]), {}
-    if path.suffix == ".parquet":
+        return _from_rows(path, rows, columns), {}
+    if kind in ("jsonl", "ndjson"):
+        lines = enumerate(_text(path).split("\n"), start=1)  # other separators of lines may stand inside a value
+        return _from_rows(path, [_json(path, line, f"line {n}") for n, line in lines if line.strip()], columns), {}
+    if kind == "parquet":
         table = pq.read_table(path)
         raw = (table.schema.metadata or {}).get(META)
-        return _from_columns(path, table), {} if raw is None else json.loads(raw)
-    if path.suffix in (".csv", ".tsv"):
-        from pyarrow import csv
-
-        options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
-        convert = csv.ConvertOptions(column_types={name: pa.string() for name in ("item_id", *SID_COLUMNS)})
-        return _from_columns(path, csv.read_csv(path, parse_options=options, convert_options=convert)), {}
+        return _from_columns(path, table, columns), {} if raw is None else json.loads(raw)
+    if kind in ("csv", "tsv"):
+        return _from_columns(path, _delimited(path), columns), {}
     raise ValueError(f"{path}: an SID table is .json, .jsonl, .csv, .tsv or .parquet")
+
+
+def _text(path: Path) -> str:
+    """The text of a file, unpacked, without a byte order mark."""
+    data = path.read_bytes()
+    try:
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _delimited(path: Path) -> pa.Table:
+    """A CSV or TSV file, staged as a catalogue is, all columns as text."""
+    source = Source("")
+    with tempfile.TemporaryDirectory(prefix="sidar-sids-") as work, Duck(work) as duck:
+        staged = stage_csv(duck, path, source)
+        for reject in source.rejects[:1]:
+            raise ValueError(
+                f"{path}, record {reject.place:,} cannot be read ({reject.reason}): {reject.raw.strip()[:120]!r}"
+            )
+        sql = f"SELECT * EXCLUDE ({FILE}, {PLACE}) FROM read_parquet({quoted(staged)}) ORDER BY {PLACE}"
+        return duck.table(sql)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -188,63 +224,70 @@ def _json(path: Path, text: str, where: str, **options: Any) -> Any:
         raise ValueError(f"{path}: {where} is not valid JSON ({error})") from error
 
 
-def _from_columns(path: Path, table: pa.Table) -> list[tuple[str, Any]]:
-    column = next((name for name in SID_COLUMNS if name in table.column_names), None)
-    if "item_id" not in table.column_names or column is None:
+def _from_columns(path: Path, table: pa.Table, columns: Mapping[str, str]) -> list[tuple[str, Any]]:
+    names = table.column_names
+    own = _item_column(names, columns)
+    sids = _sid_columns(names, columns)
+    if own is None or not sids:
         raise ValueError(
-            f"{path} has columns {', '.join(table.column_names)}; want item_id and one of {', '.join(SID_COLUMNS)}"
+            f"{path} has columns {', '.join(names)}; want item_id and one of {', '.join(SID_COLUMNS)}, or name yours, "
+            f"e.g. columns: {{item_id: {names[0] if names else 'asin'}, sid: {names[-1] if names else 'code'}}}"
         )
-    items = table.column("item_id").cast(pa.string()).to_pylist()
-    return list(zip(items, table.column(column).to_pylist(), strict=True))
+    items = [_item(path, row, value) for row, value in enumerate(table.column(own).to_pylist(), start=1)]
+    values = [table.column(name).to_pylist() for name in sids]
+    return list(zip(items, values[0] if len(sids) == 1 else map(list, zip(*values, strict=True)), strict=True))
 
 
-def _from_rows(path: Path, rows: Iterable[Any]) -> list[tuple[str, Any]]:
+def _from_rows(path: Path, rows: Iterable[Any], columns: Mapping[str, str]) -> list[tuple[str, Any]]:
     found = []
     for place, row in enumerate(rows, start=1):
-        column = next((name for name in SID_COLUMNS if isinstance(row, dict) and name in row), None)
-        if column is None or "item_id" not in row:
-            raise ValueError(f"{path}: entry {place} has no item_id or none of {', '.join(SID_COLUMNS)}")
-        found.append((str(row["item_id"]), row[column]))
-    return found
-
-
-def _codes(path: Path, item: str, value: Any) -> list[tuple[str, int]]:
-    """(level name, code) of each token of one SID."""
-    tokens = value
-    if isinstance(value, str):
-        text = value.strip()
-        tokens = _BRACKETED.findall(text) if "<" in text else [t for t in re.split(r"[\s,/-]+", text) if t]
-        left = re.sub(r"[\s,]+", "", _BRACKETED.sub("", text)) if "<" in text else ""
-        if left:
-            raise ValueError(f"{path}: item {item!r}: {left!r} in {value!r} is no token; want tokens such as <a_12>")
-    if not isinstance(tokens, list):
-        raise ValueError(f"{path}: item {item!r} has the SID {value!r}; want a list of tokens or one text")
-    found = []
-    padding = False
-    for token in tokens:
-        if isinstance(token, int) and not isinstance(token, bool) and token >= -1:
-            name, code = "", token
-        elif isinstance(token, str) and _CONTROL.fullmatch(token.strip()):
-            continue
-        elif isinstance(token, str) and token.strip().isascii() and token.strip().isdigit():
-            name, code = "", int(token)
-        elif isinstance(token, str) and (match := _TOKEN.fullmatch(token.strip())):
-            name, code = match[1], int(match[2])
-        else:
-            raise ValueError(f"{path}: item {item!r}: token {token!r} is not parseable; want such as <a_12> or 12")
-        if code < 0:  # −1 pads SIDs of other lengths in a rectangular table
-            padding = True
-            continue
-        if padding:
-            raise ValueError(f"{path}: item {item!r}: token {token!r} follows the padding −1 in {value!r}")
-        if code >= _LARGEST:
+        names = list(row) if isinstance(row, dict) else []
+        own, sids = _item_column(names, columns), _sid_columns(names, columns)
+        if own is None or not sids:
             raise ValueError(
-                f"{path}: item {item!r}: token {token!r} is no code: the largest allowed is {_LARGEST - 1}"
+                f"{path}: entry {place} has no item_id or none of {', '.join(SID_COLUMNS)} "
+                f"(it has {', '.join(names)}); name yours, e.g. columns: {{item_id: asin, sid: code}}"
             )
-        found.append((name, code))
-    if not found:
-        raise ValueError(f"{path}: item {item!r} has no SID ({value!r}); leave it out of the table")
+        value = row[sids[0]] if len(sids) == 1 else [row[name] for name in sids]
+        found.append((_item(path, place, row[own]), value))
     return found
+
+
+def _item_column(names: Sequence[str], columns: Mapping[str, str]) -> str | None:
+    """The column of item ids: the mapped one, ``item_id``, or what others call it."""
+    if "item_id" in columns:
+        return columns["item_id"] if columns["item_id"] in names else None
+    plain = {name.strip().lower(): name for name in reversed(names)}
+    return next((plain[alias] for alias in ITEM_COLUMNS if alias in plain), None)
+
+
+def _sid_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """The column of SIDs, or one column for each level (``c0, c1, c2``; ``level_1, level_2``)."""
+    if "sid" in columns:
+        wanted = [name.strip() for name in columns["sid"].split(",")]
+        return wanted if all(name in names for name in wanted) else []
+    plain = {name.strip().lower(): name for name in reversed(names)}
+    if column := next((plain[alias] for alias in SID_COLUMNS if alias in plain), None):
+        return [column]
+    levels: dict[str, dict[int, str]] = {}
+    for name in names:
+        if match := _LEVEL.fullmatch(name.strip().lower()):
+            levels.setdefault(match[1], {})[int(match[2])] = name
+    for numbered in levels.values():
+        first = min(numbered)
+        if len(numbered) > 1 and first in (0, 1) and sorted(numbered) == list(range(first, first + len(numbered))):
+            return [numbered[level] for level in sorted(numbered)]
+    return []
+
+
+def _item(path: Path, place: int, value: Any) -> str:
+    """An item id as text; whole floats are ids without ``.0``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    text = "" if value is None or value != value else str(value).strip(" ")
+    if not text:
+        raise ValueError(f"{path}: entry {place} has no item id")
+    return text
 
 
 def _level_names(path: Path, pairs: Sequence[tuple[str, Any]], found: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
     """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
     header, delimiter = _header(path)
     columns = ", ".join(name(c) for c in header)
+    delimiter = delimiter if len(header) > 1 else "\x01"  # one column: commas of its values part nothing
     layout = Layout(tuple(header), delimiter, quoted=True, header=True)
     return _stage(duck, path, layout, columns, source, places=(FILE, PLACE))
 
@@ -55,6 +56,15 @@ def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
 def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source) -> Path:
     """Stage a tab-separated file without header or quoting: ``columns``, ``file``, ``place``."""
     return _stage(duck, path, Layout(tuple(columns), "\t"), ", ".join(name(c) for c in columns), source)
+
+
+def stage_whole_lines(duck: Duck, path: Path, source: Source) -> Path:
+    """Stage the lines of a text file as they are: ``line, file, place``. Blank lines are left out."""
+    raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source)
+    target = duck.new_file()
+    duck.export(f"SELECT * FROM read_parquet({text(raw)}) WHERE trim(line) <> ''", target)
+    raw.unlink()
+    return target
 
 
 def stage_jsonl(duck: Duck, path: Path, keys: Sequence[str], source: Source) -> Path:

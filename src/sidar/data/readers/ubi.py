@@ -28,12 +28,13 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
             FROM ubi_lines WHERE {_text("action_name")} IS NULL AND {_text("user_query")} IS NOT NULL GROUP BY 1"""
     )
     ordinal = _text("event_attributes.position.ordinal")
+    later = 1 - (config.first_position or 0)
     source.sql = f"""
         SELECT {_text("timestamp")} AS ts, coalesce(nullif({_text("user_id")}, ''), {_text("client_id")}) AS user_id,
             coalesce({_text("session_id")}, {_text("event_attributes.session_id")}) AS session_id,
             {_text("query_id")} AS request_id, coalesce({_text("user_query")}, ubi_queries.user_query) AS query,
             {_text("event_attributes.object.object_id")} AS item_id,
-            coalesce((try_cast({ordinal} AS BIGINT) + 1)::VARCHAR, {ordinal}) AS position,
+            coalesce((try_cast({ordinal} AS BIGINT) + {later})::VARCHAR, {ordinal}) AS position,
             {_text("action_name")} AS action, NULL::DOUBLE AS value,
             {_text("event_attributes.dwell_time")} AS dwell_s, NULL::VARCHAR AS bucket, file, place
         FROM ubi_lines LEFT JOIN ubi_queries ON {_text("query_id")} = ubi_queries.query_id

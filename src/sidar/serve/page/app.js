@@ -5,6 +5,7 @@ import * as beams from "./beams.js";
 
 const $ = (id) => document.getElementById(id);
 const COMPARE = "compare";
+const address = (path) => new URL(`../${path}`, import.meta.url); // beside page/, wherever a proxy or a mount puts it
 const history = new Map(); // item id -> title, oldest first
 let info = null; // GET /v1/info
 let choice = null; // a model's label, or COMPARE
@@ -22,7 +23,7 @@ const state = {
 
 async function start() {
   for (;;) {
-    const reply = await fetch("/v1/info").catch(() => null);
+    const reply = await fetch(address("v1/info")).catch(() => null);
     if (reply?.ok) { info = await reply.json(); break; }
     say(reply ? `${(await reply.json().catch(() => ({}))).error ?? "The server is not ready"} …` : "The server does not answer; trying again …");
     await new Promise((done) => setTimeout(done, 1500));
@@ -63,8 +64,8 @@ async function search() {
     profile: $("profile").value, history: [...history.keys()], explain: true,
     fuse: choice === COMPARE || $("alone").checked ? "none" : null, // a comparison is of models, not of what surrounds them
   };
-  const address = new URLSearchParams({ q: query, ...(info.models.length > 1 && { model: choice }) });
-  window.history.replaceState(null, "", `?${address}`);
+  const shown = new URLSearchParams({ q: query, ...(info.models.length > 1 && { model: choice }) });
+  window.history.replaceState(null, "", `?${shown}`);
   $("answer").classList.add("busy");
   try {
     const found = await Promise.all(labels.map((model) => ask({ ...body, model })));
@@ -80,7 +81,7 @@ async function search() {
 }
 
 async function ask(body) {
-  const reply = await fetch("/v1/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })
+  const reply = await fetch(address("v1/search"), { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })
     .catch(() => { throw new Error("The server does not answer."); });
   const answer = await reply.json().catch(() => ({}));
   if (!reply.ok) throw new Error(answer.error ?? `The server answered ${reply.status}.`);
