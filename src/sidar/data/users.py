@@ -21,12 +21,15 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> int:
     if not cfg.users.path:
         duck.run("CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS profile WHERE false")
         return duck.export("SELECT * FROM users", out)
-    open_files(duck, cfg.users.path, ["user_id", *cfg.users.profile], "users", "raw_users", Source(""))
+    keys = ["user_id", *cfg.users.profile] if cfg.users.profile else None
+    open_files(duck, cfg.users.path, keys, "users", "raw_users", source := Source(""))
     have = [c for c in duck.columns("raw_users") if c not in (FILE, PLACE)]
     columns = cfg.users.profile or [c for c in have if c != "user_id"]
     missing = [c for c in ("user_id", *columns) if c not in have]
     if missing:
-        raise ValueError(f"users.profile: {cfg.users.path} has no column {missing[0]!r}; it has {', '.join(have)}")
+        raise ValueError(
+            f"users.profile: {cfg.users.path} has no column {missing[0]!r}; it has {', '.join(source.columns)}"
+        )
     said = ", ".join(
         f"'{c}: ' || {clean.prose(c)}".replace(f"'{c}: '", f"'{c.replace(chr(39), '')}: '") for c in columns
     )

@@ -13,12 +13,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import duckdb
 import numpy as np
 
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source
+from sidar.data.readers.typed import Roles, hive_columns
 
 #: Longest record of a text file that is read, in bytes (DuckDB buffers sixteen of them per thread).
 MAX_RECORD = 4_194_304
@@ -47,7 +49,9 @@ class Layout:
 def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
     """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
     header, delimiter = _header(path)
-    columns = ", ".join(name(c) for c in header)
+    listed = [name(c) for c in header]
+    listed += [f"{text(value)} AS {name(key)}" for key, value in hive_columns(path).items() if key not in header]
+    columns = ", ".join(listed)
     layout = Layout(tuple(header), delimiter, quoted=True, header=True)
     return _stage(duck, path, layout, columns, source, places=(FILE, PLACE))
 
@@ -57,42 +61,156 @@ def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source)
     return _stage(duck, path, Layout(tuple(columns), "\t"), ", ".join(name(c) for c in columns), source)
 
 
-def stage_jsonl(duck: Duck, path: Path, keys: Sequence[str], source: Source) -> Path:
-    """Stage one JSON object per line; lists and objects stay JSON text. ``keys`` are names or dotted paths."""
+def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
+    """Stage the columns of ``roles`` from JSON objects, whatever the first of them hold; None = the keys of all.
+
+    Columns are keys or dotted paths ("object.id").  A list of plain values becomes text joined by ", "; lists and
+    objects of nested columns stay JSON text.  Raises ``ValueError`` for an object where text is wanted.
+    """
     lines = stage_lines(duck, path, source)
-    sample = f"(SELECT line FROM read_parquet({text(lines)}) LIMIT 1000)"
-    known = {key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) FROM {sample}")}
-    pointers = {k: _pointer(k, known) for k in keys}
-    picked = [f"json_extract_string(line, {text(p)}) AS {name(k)}" for k, p in pointers.items() if p]
-    if not known:  # an empty part of a folder lacks nothing
-        picked = [f"NULL::VARCHAR AS {name(k)}" for k in keys]
-    picked += [f"file AS {FILE}", f"place AS {PLACE}"]
+    rows = f"read_parquet({text(lines)}, hive_partitioning = false)"
+    every = roles.columns is None
+    sample = rows if every else f"(SELECT line FROM {rows} LIMIT 1000)"
+    known = [key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM {sample} ORDER BY key")]
+    keys = known if roles.columns is None else list(dict.fromkeys(roles.columns))
+    partitions = {key: value for key, value in hive_columns(path).items() if key not in known}
+    keys = [key for key in keys if key not in partitions]
+    pointers = {key: _pointers(key) for key in keys}
+    paths = [pointer for listed in pointers.values() for pointer in listed]
+    places = {pointer: i for i, pointer in enumerate(paths, start=1)}
+    picked = []
+    for key, listed in pointers.items():
+        value = f"coalesce({', '.join(f'nullif(v[{places[pointer]}], {_NULL})' for pointer in listed)})"
+        picked.append(f"{_json_text(value, key, roles)} AS {name(key)}")
+    picked += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
+    extracted = f"json_extract(line, [{', '.join(map(text, paths))}])" if paths else "NULL"  # parses a line once
     target = duck.new_file()
-    duck.export(f"SELECT {', '.join(picked)} FROM read_parquet({text(lines)})", target)
+    try:
+        duck.export(
+            f"""SELECT {", ".join([*picked, f"file AS {FILE}", f"place AS {PLACE}"])}
+                FROM (SELECT {extracted} AS v, file, place FROM {rows})""",
+            target,
+        )
+    except duckdb.InvalidInputException as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}") from error
+    absent = [] if every or not known else _empty_columns(duck, target, [key for key in keys if key not in known])
+    if absent:  # no record has the key: the source lacks the column
+        target, full = duck.new_file(), target
+        duck.export(f"SELECT * EXCLUDE ({', '.join(map(name, absent))}) FROM read_parquet({text(full)})", target)
+        full.unlink()
     lines.unlink()
+    source.columns += [key for key in known if key not in source.columns]
     return target
 
 
-def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
-    """Stage the lines of a file that are JSON objects: ``line, file, place``. Blank lines are skipped.
+#: What JSON writes for no value, as a JSON text.
+_NULL = "'null'::JSON"
 
-    ``named`` is the file to name in the quarantine when ``path`` is a temporary copy.
+
+def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:
+    """Return those of ``columns`` that hold no value."""
+    if not columns:
+        return []
+    counts = duck.row(f"SELECT {', '.join(f'count({name(c)})' for c in columns)} FROM read_parquet({text(path)})")
+    return [column for column, count in zip(columns, counts, strict=True) if not count]
+
+
+def _json_text(value: str, key: str, roles: Roles) -> str:
+    """Return SQL of a JSON value as the column's text."""
+    if key in roles.nested:
+        return f"{value} ->> '$'"
+    said = f"'column {key.replace(chr(39), '')}: record ' || place || ' holds ' || left({value}::VARCHAR, 80) || '"
+    refused = f'error({said}, where text is wanted; name one of its fields, e.g. "{key}.name"\')'
+    elements = f"from_json({value}, '[\"JSON\"]')".replace('\\"', '"')
+    nested = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
+    joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
+    return (
+        f"CASE left({value}::VARCHAR, 1) WHEN '{{' THEN {refused} "
+        f"WHEN '[' THEN CASE WHEN {nested} THEN {refused} ELSE {joined} END ELSE {value} ->> '$' END"
+    )
+
+
+def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
+    """Stage the JSON objects of a file: ``line, file, place``, one object a line or the elements of one JSON list.
+
+    Blank lines are skipped.  What a search engine wrapped in ``_source`` is unwrapped; its ``_id`` stays.  ``named`` is
+    the file to name in the quarantine when ``path`` is a temporary copy.
     """
     file = str(named or path)
-    raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source, named=named)
+    if _is_whole_json(path):
+        raw = _stage_objects(duck, path, file)
+    else:
+        raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source, named=named)
     fault = (
         "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN 'not a JSON object' END"
     )
-    bad = f"FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NOT NULL"
+    rows = f"read_parquet({text(raw)}, hive_partitioning = false)"
+    bad = f"FROM {rows} WHERE line IS NOT NULL AND {fault} IS NOT NULL"
     for reason, count in duck.rows(f"SELECT {fault}, count(*) {bad} GROUP BY 1"):
         source.refuse(file, reason, count)
     before = np.concatenate([after for shifted, after in source.shifts if shifted == file] or [np.array([], np.int64)])
     for place, reason, line in duck.rows(f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}"):
         source.rejects.append(Reject(file, place + int(np.searchsorted(before, place)), reason, line))
     target = duck.new_file()
-    duck.export(f"SELECT * FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NULL", target)
+    wrapped = "contains(line, '\"_source\"') AND json_type(line, '$._source') = 'OBJECT'"
+    inner = "json_merge_patch(json_object('_id', line -> '$._id'), line -> '$._source')::VARCHAR"
+    duck.export(
+        f"""SELECT * REPLACE (CASE WHEN {wrapped} THEN {inner} ELSE line END AS line)
+            FROM {rows} WHERE line IS NOT NULL AND {fault} IS NULL""",
+        target,
+    )
     raw.unlink()
     return target
+
+
+def _is_whole_json(path: Path) -> bool:
+    """Return whether a file is one JSON list or objects over several lines, and not one object a line."""
+    with _opened(path) as f:
+        try:
+            head = f.read(MAX_RECORD).removeprefix(b"\xef\xbb\xbf").lstrip()
+        except (EOFError, OSError, zlib.error):
+            return False  # refused where the file is read whole
+    first, _, rest = head.partition(b"\n")
+    try:
+        value = json.loads(first)
+    except ValueError:  # a line that is no JSON: the start of a longer value, or a broken record among others
+        return first[:1] == b"[" or (first[:1] == b"{" and first.strip()[-1:] in (b"{", b",", b"["))
+    return isinstance(value, list) and not rest.strip()
+
+
+def _stage_objects(duck: Duck, path: Path, file: str) -> Path:
+    """Stage the elements of one JSON list, the hits of one search response, or objects over several lines."""
+    target = duck.new_file()
+    with duck.in_order():
+        for layout in ("array", "unstructured"):
+            objects = f"read_json_objects({text(path)}, format = '{layout}', maximum_object_size = {16 * MAX_RECORD})"
+            try:
+                duck.export(
+                    f"SELECT json::VARCHAR AS line, {text(file)} AS file, row_number() OVER () AS place FROM {objects}",
+                    target,
+                )
+                break
+            except (duckdb.InvalidInputException, duckdb.IOException) as error:
+                if layout == "unstructured":
+                    raise ValueError(f"{file} is no readable JSON: {str(error).splitlines()[0]}") from error
+        hits = "json_extract(line, '$.hits.hits')"
+        if duck.row(f"SELECT count(*) = 1 AND bool_and(json_type({hits}) = 'ARRAY') FROM read_parquet({text(target)})")[
+            0
+        ]:
+            target, response = duck.new_file(), target
+            duck.export(
+                f"""SELECT hit::VARCHAR AS line, file, row_number() OVER () AS place
+                    FROM (SELECT file, unnest(from_json({hits}, '["JSON"]')) AS hit
+                          FROM read_parquet({text(response)}))""",
+                target,
+            )
+            response.unlink()
+    return target
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file for its plain bytes."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def read_json(path: Path) -> object:
@@ -119,12 +237,14 @@ def _header(path: Path) -> tuple[list[str], str]:
     return header, delimiter
 
 
-def _pointer(key: str, known: set[str]) -> str:
-    """JSON path of ``key``: the plain key where a record has it, else its dotted parts; empty = absent."""
-    if key in known:
-        return "$." + json.dumps(key, ensure_ascii=False)
-    parts = key.split(".")
-    return "$" + "".join("." + json.dumps(p, ensure_ascii=False) for p in parts) if parts[0] in known else ""
+def _pointers(key: str) -> list[str]:
+    """Return the JSON paths of a column: the plain key, then its dotted parts, then those inside of ``_source``."""
+    dotted = [part for part in key.split(".") if part] or [key]
+    listed = [[key], dotted]
+    if dotted[0] == "_source" and len(dotted) > 1:  # unwrapped by stage_lines
+        listed.append(dotted[1:])
+    paths = ["$" + "".join("." + json.dumps(part, ensure_ascii=False) for part in parts) for parts in listed]
+    return list(dict.fromkeys(paths))
 
 
 def _stage(
