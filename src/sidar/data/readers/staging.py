@@ -6,19 +6,17 @@ with its record number, never an abort.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import duckdb
 import numpy as np
 
 from sidar.data.duck import Duck, name, text
+from sidar.data.readers.dialect import opened, read_dialect
 from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source
 from sidar.data.readers.typed import Roles, hive_columns
 
@@ -34,6 +32,8 @@ class Layout:
     delimiter: str
     quoted: bool = False
     header: bool = False
+    escape: str = '"'
+    skipped: int = 0  # lines before the header
 
     def reading(self, path: Path) -> str:
         """SQL of the file's records, all columns VARCHAR."""
@@ -41,19 +41,51 @@ class Layout:
         quote = "'\"'" if self.quoted else "''"
         return (
             f"read_csv({text(path)}, columns = {{{listed}}}, header = {self.header}, auto_detect = false, "
-            f"delim = chr({ord(self.delimiter)}), quote = {quote}, escape = {quote}, "
+            f"delim = chr({ord(self.delimiter)}), quote = {quote}, "
+            f"escape = {text(self.escape) if self.quoted else quote}, skip = {self.skipped}, "
             f"store_rejects = true, max_line_size = {MAX_RECORD})"
         )
 
 
-def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
-    """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
-    header, delimiter = _header(path)
-    listed = [name(c) for c in header]
-    listed += [f"{text(value)} AS {name(key)}" for key, value in hive_columns(path).items() if key not in header]
-    columns = ", ".join(listed)
-    layout = Layout(tuple(header), delimiter, quoted=True, header=True)
-    return _stage(duck, path, layout, columns, source, places=(FILE, PLACE))
+def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()) -> Path:
+    """Stage a delimited file with a header; its dialect is read from its head (:func:`read_dialect`).
+
+    ``keys`` are columns that are looked for.  Quotes inside of quotes are doubled, or follow a backslash where that
+    way of reading cuts more records.
+    """
+    dialect = read_dialect(path, keys)
+    listed = [name(c) for c in dialect.columns]
+    partitions = {key: value for key, value in hive_columns(path).items() if key not in dialect.columns}
+    listed += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
+    layout = Layout(dialect.columns, dialect.delimiter, quoted=True, header=True, skipped=dialect.skipped)
+    staged, rejects = _staged_csv(duck, path, layout, listed)
+    if rejects.rejected and _holds(path, b'\\"'):
+        other, fewer = _staged_csv(duck, path, replace(layout, escape="\\"), listed)
+        if sum(fewer.rejected.values()) < sum(rejects.rejected.values()):
+            staged, other, rejects = other, staged, fewer
+        other.unlink()
+    source.rejects += rejects.rejects
+    source.shifts += rejects.shifts
+    for (file, reason), count in rejects.rejected.items():
+        source.refuse(file, reason, count)
+    return staged
+
+
+def _staged_csv(duck: Duck, path: Path, layout: Layout, listed: list[str]) -> tuple[Path, Source]:
+    """Stage a file by one layout; the source holds what could not be cut."""
+    rejects = Source("")
+    return _stage(duck, path, layout, ", ".join(listed), rejects, places=(FILE, PLACE)), rejects
+
+
+def _holds(path: Path, mark: bytes) -> bool:
+    """Return whether a file holds ``mark``."""
+    with opened(path) as f:
+        tail = b""
+        while block := f.read(1 << 20):
+            if mark in tail + block:
+                return True
+            tail = block[1 - len(mark) :]
+    return False
 
 
 def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source) -> Path:
@@ -80,15 +112,15 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
     places = {pointer: i for i, pointer in enumerate(paths, start=1)}
     picked = []
     for key, listed in pointers.items():
-        value = f"coalesce({', '.join(f'nullif(v[{places[pointer]}], {_NULL})' for pointer in listed)})"
-        picked.append(f"{_json_text(value, key, roles)} AS {name(key)}")
+        value = f"coalesce({', '.join(f'v[{places[pointer]}]' for pointer in listed)})"
+        picked.append(f"{_json_text(value, listed, key, roles)} AS {name(key)}")
     picked += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
-    extracted = f"json_extract(line, [{', '.join(map(text, paths))}])" if paths else "NULL"  # parses a line once
+    extracted = f"json_extract_string(line, [{', '.join(map(text, paths))}])" if paths else "NULL"  # one parse a line
     target = duck.new_file()
     try:
         duck.export(
             f"""SELECT {", ".join([*picked, f"file AS {FILE}", f"place AS {PLACE}"])}
-                FROM (SELECT {extracted} AS v, file, place FROM {rows})""",
+                FROM (SELECT {extracted} AS v, line, file, place FROM {rows})""",
             target,
         )
     except duckdb.InvalidInputException as error:
@@ -103,10 +135,6 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
     return target
 
 
-#: What JSON writes for no value, as a JSON text.
-_NULL = "'null'::JSON"
-
-
 def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:
     """Return those of ``columns`` that hold no value."""
     if not columns:
@@ -115,19 +143,23 @@ def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:
     return [column for column, count in zip(columns, counts, strict=True) if not count]
 
 
-def _json_text(value: str, key: str, roles: Roles) -> str:
-    """Return SQL of a JSON value as the column's text."""
+def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
+    """Return SQL of a column's text; ``value`` is the JSON value as text, where a list or an object stays JSON."""
     if key in roles.nested:
-        return f"{value} ->> '$'"
-    said = f"'column {key.replace(chr(39), '')}: record ' || place || ' holds ' || left({value}::VARCHAR, 80) || '"
-    refused = f'error({said}, where text is wanted; name one of its fields, e.g. "{key}.name"\')'
-    elements = f"from_json({value}, '[\"JSON\"]')".replace('\\"', '"')
-    nested = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
-    joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
-    return (
-        f"CASE left({value}::VARCHAR, 1) WHEN '{{' THEN {refused} "
-        f"WHEN '[' THEN CASE WHEN {nested} THEN {refused} ELSE {joined} END ELSE {value} ->> '$' END"
+        return value
+    found = ", ".join(f"nullif(json_extract(line, {text(pointer)}), 'null'::JSON)" for pointer in pointers)
+    whole = f"coalesce({found})"  # evaluated only for the few values that look nested
+    elements = f"from_json({whole}, '[\"JSON\"]')"
+    deep = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
+    refused = (
+        f"error({text(f'column {key}: record ')} || place || ' holds ' || left({value}, 80) || "
+        f"{text(f', where text is wanted; name one of its fields ({key}.<field>)')})"
     )
+    joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
+    return f"""CASE WHEN coalesce(left({value}, 1), '') NOT IN ('[', '{{') THEN {value}
+        WHEN json_type({whole}) = 'OBJECT' THEN {refused}
+        WHEN json_type({whole}) = 'ARRAY' THEN CASE WHEN {deep} THEN {refused} ELSE {joined} END
+        ELSE {value} END"""
 
 
 def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
@@ -165,7 +197,7 @@ def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = Non
 
 def _is_whole_json(path: Path) -> bool:
     """Return whether a file is one JSON list or objects over several lines, and not one object a line."""
-    with _opened(path) as f:
+    with opened(path) as f:
         try:
             head = f.read(MAX_RECORD).removeprefix(b"\xef\xbb\xbf").lstrip()
         except (EOFError, OSError, zlib.error):
@@ -208,33 +240,12 @@ def _stage_objects(duck: Duck, path: Path, file: str) -> Path:
     return target
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """Open a file for its plain bytes."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
 def read_json(path: Path) -> object:
     """A whole JSON file; an error names the file, line and column."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not UTF-8 JSON: {error}") from error
-
-
-def _header(path: Path) -> tuple[list[str], str]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as f:
-        try:
-            raw = f.readline(MAX_RECORD)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is no readable gzip file: {error}") from error
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path} is UTF-16; save it as UTF-8")
-    first = raw.decode("utf-8-sig", errors="replace").splitlines()[0] if raw.strip() else ""
-    delimiter = max(",;\t|", key=first.count)
-    header = next(csv.reader([first], delimiter=delimiter), [])
-    if not header or len(set(header)) != len(header) or not all(header):
-        raise ValueError(f"{path}: its first line is no header of distinct column names: {first[:120]!r}")
-    return header, delimiter
 
 
 def _pointers(key: str) -> list[str]:
@@ -258,7 +269,7 @@ def _stage(
 ) -> Path:
     """Write ``columns`` of all records with their places; what cannot be cut goes to ``source``."""
     file, target = str(named or path), duck.new_file()
-    place = f"row_number() OVER () + {int(layout.header)}"
+    place = f"row_number() OVER () + {layout.skipped + layout.header}"
     picked = f"{columns}, {text(file)} AS {places[0]}, {place} AS {places[1]}"
     with duck.in_order():  # row_number() must follow the file
         try:
@@ -297,7 +308,7 @@ def _take_rejects(duck: Duck, file: str, source: Source) -> None:
 
 def _unix_copy(path: Path, target: Path) -> Path:
     """The file, unpacked, with every line end as ``\\n``."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as source, target.open("wb") as out:
+    with opened(path) as source, target.open("wb") as out:
         held = b""
         while block := source.read(1 << 20):
             block = held + block

@@ -62,7 +62,7 @@ def open_files(
         if file.name.endswith(PARQUET):
             paths.append(file)
         elif file.name.endswith(CSV):
-            paths.append(stage_csv(duck, file, source))
+            paths.append(stage_csv(duck, file, source, keys or ()))
         elif file.name.endswith((*JSONL, *JSON)):
             paths.append(stage_jsonl(duck, file, roles, source))
         else:
