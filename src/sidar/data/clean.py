@@ -47,22 +47,13 @@ def flag(column: str) -> str:
 
 
 def path(column: str, sql_type: str, separator: str) -> str:
-    """A category path as VARCHAR[]: from a list, from JSON text of a list, or from text split at ``separator``."""
+    """A category path as VARCHAR[], from a list or from text split at ``separator``."""
     own, cut = name(column), separator.replace("'", "''")
     if sql_type.endswith("[]"):
         parts = f"{own}::VARCHAR[]"
     else:
-        listed = f"try_cast(CASE WHEN starts_with(trim({own}), '[') AND json_valid({own}) THEN {own} END AS JSON)"
-        parts = f"coalesce(try_cast({listed} AS VARCHAR[]), string_split(' ' || {present(column)} || ' ', '{cut}'))"
+        parts = f"string_split(' ' || {present(column)} || ' ', '{cut}')"
     return f"list_filter(list_transform(coalesce({parts}, []), lambda p: trim(p)), lambda p: p IS NOT NULL AND p <> '')"
-
-
-def json(column: str, sql_type: str) -> str:
-    """JSON text: kept when valid, made from nested types; NULL otherwise."""
-    own = name(column)
-    if sql_type in ("VARCHAR", "JSON"):
-        return f"CASE WHEN json_valid({own}::VARCHAR) THEN {own}::VARCHAR END"
-    return f"to_json({own})::VARCHAR"
 
 
 def micros(column: str, sql_type: str, unit: str) -> str:

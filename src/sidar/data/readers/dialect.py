@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
     if first.rstrip("\r").lower() in [f"sep={mark}" for mark in DELIMITERS]:  # as Excel writes and reads it
         stated, text, skipped = first.rstrip("\r")[4:], rest, 1
     best: tuple[tuple, str, list[list[str]]] | None = None
-    for delimiter in stated or DELIMITERS:
-        records = _records(text, delimiter, whole=len(raw) < _HEAD)
+    escapes = (None, "\\") if '\\"' in text else (None,)
+    for delimiter, escape in itertools.product(stated or DELIMITERS, escapes):
+        records = _records(text, delimiter, escape, whole=len(raw) < _HEAD)
         if records:
             score = _score(records, keys)
             if best is None or score > best[0]:
@@ -67,11 +69,12 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
     return Dialect(columns, delimiter, skipped)
 
 
-def _records(text: str, delimiter: str, whole: bool) -> list[list[str]]:
+def _records(text: str, delimiter: str, escape: str | None, whole: bool) -> list[list[str]]:
     """Return the first records; blank lines are none, and a record that the head cuts short is left out."""
     records: list[list[str]] = []
+    lines = io.StringIO(text, newline="")
     try:
-        for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+        for record in csv.reader(lines, delimiter=delimiter, escapechar=escape, doublequote=escape is None):
             if record:
                 records.append(record)
             if len(records) > _RECORDS:
