@@ -207,7 +207,8 @@ def _is_whole_json(path: Path) -> bool:
         value = json.loads(first)
     except ValueError:  # a line that is no JSON: the start of a longer value, or a broken record among others
         return first[:1] == b"[" or (first[:1] == b"{" and first.strip()[-1:] in (b"{", b",", b"["))
-    return isinstance(value, list) and not rest.strip()
+    response = isinstance(value, dict) and isinstance(value.get("hits"), dict) and "hits" in value["hits"]
+    return (isinstance(value, list) or response) and not rest.strip()
 
 
 def _stage_objects(duck: Duck, path: Path, file: str) -> Path:
