@@ -11,9 +11,21 @@ _SCALE = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 
 
 def present(column: str) -> str:
-    """Trimmed text; NULL for blanks and for the ways in which exporters write "no value" (nan, null, none, <na>)."""
-    trimmed = f"trim({name(column)}::VARCHAR)"
-    return f"CASE WHEN lower({trimmed}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {trimmed} END"
+    """Trimmed text; NULL for blanks and for the ways in which exporters write "no value" (nan, null, none, <na>).
+
+    Format characters vanish, and any white space at the ends, so that ids match whatever was pasted beside them.
+    """
+    trimmed = f"trim({name(column)}::VARCHAR, {_BLANKS})"
+    odd = f"strlen({trimmed}) > length({trimmed})"  # most ids are ASCII, and looking is cheaper than replacing
+    shown = (
+        f"regexp_replace(regexp_replace({trimmed}, '\\p{{Cf}}+', '', 'g'), '^[\\s\\pC\\pZ]+|[\\s\\pC\\pZ]+$', '', 'g')"
+    )
+    value = f"CASE WHEN {odd} THEN {shown} ELSE {trimmed} END"
+    return f"CASE WHEN lower({value}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {value} END"
+
+
+#: ASCII's white space.
+_BLANKS = "' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13)"
 
 
 def prose(column: str) -> str:
@@ -22,10 +34,15 @@ def prose(column: str) -> str:
 
 
 def folded(sql: str) -> str:
-    """Trimmed text of an expression with control characters and white space folded to single spaces."""
+    """Trimmed text of an expression, control characters and white space folded to single spaces.
+
+    Format characters (soft hyphens, zero-width joiners, directional marks) vanish: they stand inside words.  The twin
+    in Python is :func:`sidar.data.normalise.fold_text`.
+    """
     # most texts need no folding, and looking is fifteen times cheaper than replacing
     dirty = f"regexp_matches({sql}, '\\pC|[^ \\S]|[^ \\PZ]|  ')"
-    return f"trim(CASE WHEN {dirty} THEN regexp_replace({sql}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
+    visible = f"regexp_replace({sql}, '\\p{{Cf}}+', '', 'g')"
+    return f"trim(CASE WHEN {dirty} THEN regexp_replace({visible}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
 
 
 def number(column: str) -> str:

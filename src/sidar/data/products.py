@@ -19,6 +19,7 @@ from sidar.data import clean
 from sidar.data.catalogue import extend, found
 from sidar.data.categories import attributes_json, category_path, suggested_separator
 from sidar.data.duck import Duck, name
+from sidar.data.normalise import fold_text, unescape
 from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, restored
 from sidar.data.readers import open_items
 from sidar.data.readers.source import ITEM_COLUMNS
@@ -63,7 +64,8 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     table = duck.table(f"SELECT {_typed(measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
         raise ValueError(f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file")
-    quarantine.unread = _unread(duck, cfg, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
+    table, decoded = _decoded(table)
+    quarantine.unread = decoded + _unread(duck, cfg, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
@@ -175,6 +177,36 @@ _WANTED = {
     "category": "path, nor a list or object of names",
     "attributes": "JSON object",
 }
+
+
+def _decoded(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Return the items with HTML entities of titles, texts, brands and categories decoded, and what to tell of it."""
+    counts, example = [], ""
+    for column in ("title", "text", "brand", "category"):
+        values = table.column(column)
+        flat = pc.list_flatten(values) if column == "category" else values
+        if not pc.any(pc.match_substring_regex(flat, _ENTITY)).as_py():
+            continue
+        before = values.to_pylist()
+        after = [_without_entities(value) for value in before]
+        changed = [old for old, new in zip(before, after, strict=True) if old != new]
+        if changed:
+            counts.append(f"{len(changed):,} values of {column!r}")
+            example = example or str(changed[0] if isinstance(changed[0], str) else changed[0][-1])[:80]
+            index = table.schema.get_field_index(column)
+            table = table.set_column(index, column, pa.array(after, values.type))
+    if not counts:
+        return table, []
+    return table, [f"HTML entities are decoded in {' and '.join(counts)}, e.g. {example!r}"]
+
+
+def _without_entities(value: str | list[str] | None) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return fold_text(unescape(value)) or value if value and "&" in value else value
+    return [fold_text(unescape(part)) or part if "&" in part else part for part in value]
+
+
+_ENTITY = "&(#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]+);"
 
 
 def _unsplit(table: pa.Table, separator: str) -> list[str]:
