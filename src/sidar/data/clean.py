@@ -45,13 +45,43 @@ def folded(sql: str) -> str:
     return f"trim(CASE WHEN {dirty} THEN regexp_replace({visible}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
 
 
-def number(column: str) -> str:
-    """A finite DOUBLE, also from text like "$1,299.00"; NULL otherwise."""
-    text = f"trim({name(column)}::VARCHAR)"
-    plain = f"try_cast({name(column)} AS DOUBLE)"
-    priced = f"regexp_extract({text}, '^[$€£¥\\s]*((?:\\d{{1,3}}(?:,\\d{{3}})+|\\d+)(?:\\.\\d+)?)$', 1)"
-    value = f"coalesce({plain}, try_cast(replace({priced}, ',', '') AS DOUBLE))"
+def number(column: str, sql_type: str, decimal: str = ".") -> str:
+    """A finite DOUBLE, also from text such as "$1,299.00", "Rs. 1,29,999" or "1 299 kr"; NULL otherwise.
+
+    ``decimal`` is the mark before the fraction; points or commas, blanks and apostrophes group thousands.
+    """
+    own = name(column)
+    if sql_type != "VARCHAR":
+        value = f"try_cast({own} AS DOUBLE)"
+    else:
+        group = "[,'' ’\\x{00a0}\\x{202f}]" if decimal == "." else "[.'' ’\\x{00a0}\\x{202f}]"
+        mark = f"[{decimal}]"
+        whole = f"\\d{{1,3}}(?:{group}\\d{{2,3}})*{group}\\d{{3}}|\\d+"
+        figure = f"((?:{whole})(?:{mark}\\d+)?|{mark}\\d+)"
+        end = "(?:[.,][-–—]{1,2})?"  # 9,– and 9.-
+        pattern = f"(?i)^(?:{_CURRENCY})?[\\s\\x{{00a0}}]*{figure}{end}[\\s\\x{{00a0}}]*(?:{_CURRENCY})?$"
+        priced = f"regexp_replace(regexp_extract({own}, '{pattern}', 1), '{group}', '', 'g')"
+        parsed = f"try_cast(replace({priced}, '{decimal}', '.') AS DOUBLE)"
+        # what only programs write: an exponent; with a decimal point also a sign
+        plain = own if decimal == "." else f"CASE WHEN regexp_matches({own}, '\\d[eE][+-]?\\d') THEN {own} END"
+        value = f"coalesce(try_cast({plain} AS DOUBLE), {parsed})"
+        if decimal == ",":
+            negative = f"regexp_extract({own}, '^\\s*-(\\d+(?:,\\d+)?)\\s*$', 1)"
+            value = f"coalesce({value}, -try_cast(replace({negative}, ',', '.') AS DOUBLE))"
+        value = f"CASE WHEN {own} IS NOT NULL THEN {value} END"
     return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+#: Signs and words of currencies, before or after a price.
+_CODES = (
+    "eur usd gbp jpy cny rmb inr chf sek nok dkk isk pln czk huf ron bgn rub uah try brl mxn ars clp cop pen cad aud "
+    "nzd krw twd hkd sgd thb idr vnd myr php zar ils aed sar qar kwd egp mad ngn kes pkr bdt lkr irr kzt"
+)
+_WORDS = (
+    "euros? dollars? pounds? pesos? rupees? yen yuan won francs? kronor kroner kr zł zl kč kc ft lei leu rs rp rm tl "
+    "fr sfr лв руб рублей р грн тг 元 円 원 rials? dirhams?"
+)
+_CURRENCY = rf"(?:\p{{L}}{{0,3}}\p{{Sc}}|{'|'.join((_CODES + ' ' + _WORDS).split())})\.?"
 
 
 def flag(column: str) -> str:

@@ -139,7 +139,7 @@ def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
     split = clean.path("category", types["category"], cfg.catalogue.category_separator)
     unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
     created = clean.micros("created", types["created"], unit)
-    price = clean.number("price")
+    price = clean.number("price", types["price"], cfg.catalogue.decimal)
     return {
         "price": f"CASE WHEN {price} >= 0 THEN {price} END",
         "in_stock": clean.flag("in_stock"),
@@ -162,9 +162,11 @@ def _unread(duck: Duck, cfg: Config, rows: str, measured: dict[str, str]) -> lis
         count, there, example = found[3 * i : 3 * i + 3]
         if count:
             source = cfg.catalogue.columns.get(column, column)
+            comma = column == "price" and cfg.catalogue.decimal == "." and re.search(r",\d{1,2}\D*$", example["value"])
             said.append(
                 f"{count:,} of {there:,} values of {source!r} are no {wanted} and count as missing, e.g. "
                 f"{example['value']!r} ({Path(example['file']).name}, record {example['place']:,})"
+                + ("; where a comma stands before the cents, set catalogue.decimal: ','" if comma else "")
             )
     return said
 

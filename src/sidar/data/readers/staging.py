@@ -149,6 +149,9 @@ def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
         return value
     found = ", ".join(f"nullif(json_extract(line, {text(pointer)}), 'null'::JSON)" for pointer in pointers)
     whole = f"coalesce({found})"  # evaluated only for the few values that look nested
+    if key in roles.measures and roles.decimal == ",":
+        written = f"contains({value}, '.') AND json_type({whole}) = 'DOUBLE' AND NOT contains(lower({value}), 'e')"
+        return f"CASE WHEN {written} THEN {value} || 'e0' ELSE {value} END"
     elements = f"from_json({whole}, '[\"JSON\"]')"
     deep = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
     refused = (

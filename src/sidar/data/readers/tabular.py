@@ -17,12 +17,18 @@ SUFFIXES = (*PARQUET, *CSV, *JSONL)
 
 
 def open_table(
-    duck: Duck, path: str, columns: Mapping[str, str], wanted: Sequence[str], required: Sequence[str], option: str
+    duck: Duck,
+    path: str,
+    columns: Mapping[str, str],
+    wanted: Sequence[str],
+    required: Sequence[str],
+    option: str,
+    decimal: str = ".",
 ) -> Source:
     """All files of ``path`` as one :class:`Source` with the columns ``wanted``.
 
     ``option`` is the config section, named in errors. Columns may be dotted paths ("object.id") into JSON objects and
-    Parquet structs.
+    Parquet structs. ``decimal`` is the mark in numbers that are text.
     """
     source = Source("")
     view = name(f"files of {option}")
@@ -33,6 +39,7 @@ def open_table(
         frozenset(own[c] for c in wanted if c in MEASURES) - labels,
         frozenset(own[c] for c in wanted if c in NESTED),
         frozenset(own[c] for c in wanted if c in PROSE) - labels,
+        decimal,
     )
     open_files(duck, path, roles.columns, option, view, source, roles)
     source.sql = select_columns(duck, view, columns, wanted, required, f"{option}.columns", source.columns)

@@ -38,6 +38,7 @@ class Roles:
     measures: frozenset[str] = frozenset()
     nested: frozenset[str] = frozenset()
     prose: frozenset[str] = frozenset()
+    decimal: str = "."  # the mark in numbers that are text; a comma must not change what a program wrote as a number
 
     def is_label(self, column: str) -> bool:
         """Return whether a column is an id or a label."""
@@ -133,6 +134,8 @@ class _Part:
             return f"to_json({_readable(value, sql_type)})::VARCHAR"
         if column in self.whole:
             return f"regexp_replace(trim({value}), '\\.0+$', '')"
+        if column in self.roles.measures and self.roles.decimal == "," and _kind(sql_type) == "number":
+            return f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE 'e0' END"
         return _text(value, sql_type)
 
     def _check(self, measures: Collection[str]) -> None:
