@@ -35,7 +35,7 @@ MAY = {
     "bundle_checks": {"sid", "index"},
     "bundle_encoder": {"embed"},
     "explain": {"index", "decode"},
-    "retriever": {"answer", "baselines", "bundle", "bundle_encoder", "explain", "index", "lm", "decode"},
+    "retriever": {"answer", "baselines", "bundle", "bundle_encoder", "data", "explain", "index", "lm", "decode"},
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,9 @@ class CatalogueConfig(Part):
     format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = "tabular"
     columns: dict[str, str] = Field({}, description="contract column -> your column, e.g. {item_id: sku, title: name}")
     category_separator: str = Field(" > ", description="Splits a category given as one string into its path.")
+    decimal: Literal[".", ","] = Field(
+        ".", description='Mark before the fraction of numbers in text; "," reads 1.299,50.'
+    )
     locale: str = Field("us", description="esci_full only: us, es or jp.")
     clicked_within_days: int | None = Field(
         None,
@@ -40,6 +45,9 @@ class EventsConfig(Part):
     columns: dict[str, str] = Field({}, description="contract column -> your column")
     actions: dict[str, str] = Field(
         {}, description="your action -> impression, click, cart or order; others are ignored and counted"
+    )
+    decimal: Literal[".", ","] = Field(
+        ".", description='Mark before the fraction of numbers in text; "," reads 1.299,50.'
     )
     locale: str = Field("us", description="esci_full only: us, es or jp.")
     unknown_items: Literal["quarantine", "drop"] = "quarantine"
@@ -699,6 +707,45 @@ class Config(Part):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: keys are text (``0:``, ``yes:``, dates), so are names of columns and actions."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Read keys as they are written, and everything below ``columns``, ``actions`` and ``profile``."""
+        for i, (key, value) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key = _as_text(key)
+                node.value[i] = key, _texts(value) if _is_text(key.value) else value
+        return super().construct_mapping(node, deep)
+
+
+def _is_text(key: str) -> bool:
+    """Return whether an option maps or lists names of the user's own."""
+    return key in ("columns", "actions", "profile")
+
+
+def _as_text(node: yaml.ScalarNode) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark, node.style)
+
+
+def _texts(node: yaml.Node) -> yaml.Node:
+    """Return a mapping or list with its scalars as they are written; empty ones and null stay nothing."""
+    if isinstance(node, yaml.MappingNode):
+        node.value = [(key, _texts(value)) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        node.value = [_texts(value) for value in node.value]
+    elif isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null":
+        return _as_text(node)
+    return node
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """Return one fault of a config; a value that YAML read as something else than text is to be quoted."""
+    typed = isinstance(error.get("input"), (bool, int, float, date)) and error["type"] == "string_type"
+    hint = f"; YAML reads it as {error['input']!r}: quote it" if typed else ""
+    return f"{'.'.join(map(str, error['loc'])) or 'config'}: {error['msg']}{hint}"
+
+
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Read a config file and apply ``key.sub=value`` overrides (values are YAML).
 
@@ -712,7 +759,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         if not file.is_file():
             raise ValueError(f"config file {file} does not exist; write one with `sidar init`")
         try:
-            raw = yaml.safe_load(file.read_text()) or {}
+            raw = yaml.load(file.read_text(), _Loader) or {}
         except yaml.YAMLError as error:
             raise ValueError(f"{file} is not valid YAML: {error}") from error
         if not isinstance(raw, dict):
@@ -729,14 +776,21 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
             if not isinstance(node, dict):
                 raise ValueError(f"override {override!r}: {part} is not a section")
         try:
-            node[last] = yaml.safe_load(value)
+            if _is_text(last) or (parents and _is_text(parents[-1])):
+                value = (
+                    json.dumps(last) + ": " + value if _is_text(last) else f"columns: {{{json.dumps(last)}: {value}}}"
+                )
+                value_read = yaml.load(value, _Loader)
+                node[last] = value_read[last] if _is_text(last) else value_read["columns"][last]
+            else:
+                node[last] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise ValueError(f"override {override!r}: {value!r} is not a YAML value") from error
     _drop_retired(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        lines = [_said(fault) for fault in error.errors()]
         raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
     _anchor(config, base)
     return config

@@ -19,6 +19,7 @@ from sidar.baselines import DEPTH
 from sidar.bundle import ANSWER, Bundle, open_bundle
 from sidar.bundle_encoder import Vectors, open_vectors
 from sidar.config import DecodeConfig
+from sidar.data.normalise import fold_text
 from sidar.explain import Level, Signposts, Watch, levels, sid_text
 from sidar.precision import Precision, resolve_device
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
@@ -493,5 +494,5 @@ def item_shares(index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConf
 
 
 def readable(text: str) -> str:
-    """User text as a tokenizer can take it: at most :data:`MAX_QUERY` characters, lone surrogates replaced."""
-    return text[:MAX_QUERY].encode("utf-8", "replace").decode("utf-8")
+    """User text, folded as the log's: at most :data:`MAX_QUERY` characters, lone surrogates replaced."""
+    return fold_text(text[:MAX_QUERY].encode("utf-8", "replace").decode("utf-8"))

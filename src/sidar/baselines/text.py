@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from sidar.data.normalise import fold_text
+
 # Runs of letters and digits; scripts that are written without spaces (kana, CJK ideographs) give one token a character.
 _TOKEN = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]|[^\W_぀-ヿ㐀-䶿一-鿿豈-﫿]+")
 
@@ -22,5 +24,5 @@ def fold_plural(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Tokens of ``text`` in order: NFKC, case folded, plurals folded."""
-    return [fold_plural(token) for token in _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())]
+    """Tokens of ``text`` in order: format characters removed, NFKC, case folded, plurals folded."""
+    return [fold_plural(token) for token in _TOKEN.findall(unicodedata.normalize("NFKC", fold_text(text)).casefold())]

@@ -11,9 +11,21 @@ _SCALE = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 
 
 def present(column: str) -> str:
-    """Trimmed text; NULL for blanks and for the ways in which exporters write "no value" (nan, null, none, <na>)."""
-    trimmed = f"trim({name(column)}::VARCHAR)"
-    return f"CASE WHEN lower({trimmed}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {trimmed} END"
+    """Trimmed text; NULL for blanks and for the ways in which exporters write "no value" (nan, null, none, <na>).
+
+    Format characters vanish, and any white space at the ends, so that ids match whatever was pasted beside them.
+    """
+    trimmed = f"trim({name(column)}::VARCHAR, {_BLANKS})"
+    odd = f"strlen({trimmed}) > length({trimmed})"  # most ids are ASCII, and looking is cheaper than replacing
+    shown = (
+        f"regexp_replace(regexp_replace({trimmed}, '\\p{{Cf}}+', '', 'g'), '^[\\s\\pC\\pZ]+|[\\s\\pC\\pZ]+$', '', 'g')"
+    )
+    value = f"CASE WHEN {odd} THEN {shown} ELSE {trimmed} END"
+    return f"CASE WHEN lower({value}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {value} END"
+
+
+#: ASCII's white space.
+_BLANKS = "' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13)"
 
 
 def prose(column: str) -> str:
@@ -22,19 +34,54 @@ def prose(column: str) -> str:
 
 
 def folded(sql: str) -> str:
-    """Trimmed text of an expression with control characters and white space folded to single spaces."""
+    """Trimmed text of an expression, control characters and white space folded to single spaces.
+
+    Format characters (soft hyphens, zero-width joiners, directional marks) vanish: they stand inside words.  The twin
+    in Python is :func:`sidar.data.normalise.fold_text`.
+    """
     # most texts need no folding, and looking is fifteen times cheaper than replacing
     dirty = f"regexp_matches({sql}, '\\pC|[^ \\S]|[^ \\PZ]|  ')"
-    return f"trim(CASE WHEN {dirty} THEN regexp_replace({sql}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
+    visible = f"regexp_replace({sql}, '\\p{{Cf}}+', '', 'g')"
+    return f"trim(CASE WHEN {dirty} THEN regexp_replace({visible}, '[\\s\\pC\\pZ]+', ' ', 'g') ELSE {sql} END)"
 
 
-def number(column: str) -> str:
-    """A finite DOUBLE, also from text like "$1,299.00"; NULL otherwise."""
-    text = f"trim({name(column)}::VARCHAR)"
-    plain = f"try_cast({name(column)} AS DOUBLE)"
-    priced = f"regexp_extract({text}, '^[$€£¥\\s]*((?:\\d{{1,3}}(?:,\\d{{3}})+|\\d+)(?:\\.\\d+)?)$', 1)"
-    value = f"coalesce({plain}, try_cast(replace({priced}, ',', '') AS DOUBLE))"
+def number(column: str, sql_type: str, decimal: str = ".") -> str:
+    """A finite DOUBLE, also from text such as "$1,299.00", "Rs. 1,29,999" or "1 299 kr"; NULL otherwise.
+
+    ``decimal`` is the mark before the fraction; points or commas, blanks and apostrophes group thousands.
+    """
+    own = name(column)
+    if sql_type != "VARCHAR":
+        value = f"try_cast({own} AS DOUBLE)"
+    else:
+        group = "[,'' ’\\x{00a0}\\x{202f}]" if decimal == "." else "[.'' ’\\x{00a0}\\x{202f}]"
+        mark = f"[{decimal}]"
+        whole = f"\\d{{1,3}}(?:{group}\\d{{2,3}})*{group}\\d{{3}}|\\d+"
+        figure = f"((?:{whole})(?:{mark}\\d+)?|{mark}\\d+)"
+        end = "(?:[.,][-–—]{1,2})?"  # 9,– and 9.-
+        pattern = f"(?i)^(?:{_CURRENCY})?[\\s\\x{{00a0}}]*{figure}{end}[\\s\\x{{00a0}}]*(?:{_CURRENCY})?$"
+        priced = f"regexp_replace(regexp_extract({own}, '{pattern}', 1), '{group}', '', 'g')"
+        parsed = f"try_cast(replace({priced}, '{decimal}', '.') AS DOUBLE)"
+        # what only programs write: an exponent; with a decimal point also a sign
+        plain = own if decimal == "." else f"CASE WHEN regexp_matches({own}, '\\d[eE][+-]?\\d') THEN {own} END"
+        value = f"coalesce(try_cast({plain} AS DOUBLE), {parsed})"
+        if decimal == ",":
+            negative = f"regexp_extract({own}, '^\\s*-(\\d+(?:,\\d+)?)\\s*$', 1)"
+            value = f"coalesce({value}, -try_cast(replace({negative}, ',', '.') AS DOUBLE))"
+        value = f"CASE WHEN {own} IS NOT NULL THEN {value} END"
     return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+#: Signs and words of currencies, before or after a price.
+_CODES = (
+    "eur usd gbp jpy cny rmb inr chf sek nok dkk isk pln czk huf ron bgn rub uah try brl mxn ars clp cop pen cad aud "
+    "nzd krw twd hkd sgd thb idr vnd myr php zar ils aed sar qar kwd egp mad ngn kes pkr bdt lkr irr kzt"
+)
+_WORDS = (
+    "euros? dollars? pounds? pesos? rupees? yen yuan won francs? kronor kroner kr zł zl kč kc ft lei leu rs rp rm tl "
+    "fr sfr лв руб рублей р грн тг 元 円 원 rials? dirhams?"
+)
+_CURRENCY = rf"(?:\p{{L}}{{0,3}}\p{{Sc}}|{'|'.join((_CODES + ' ' + _WORDS).split())})\.?"
 
 
 def flag(column: str) -> str:
@@ -47,22 +94,13 @@ def flag(column: str) -> str:
 
 
 def path(column: str, sql_type: str, separator: str) -> str:
-    """A category path as VARCHAR[]: from a list, from JSON text of a list, or from text split at ``separator``."""
+    """A category path as VARCHAR[], from a list or from text split at ``separator``."""
     own, cut = name(column), separator.replace("'", "''")
     if sql_type.endswith("[]"):
         parts = f"{own}::VARCHAR[]"
     else:
-        listed = f"try_cast(CASE WHEN starts_with(trim({own}), '[') AND json_valid({own}) THEN {own} END AS JSON)"
-        parts = f"coalesce(try_cast({listed} AS VARCHAR[]), string_split(' ' || {present(column)} || ' ', '{cut}'))"
+        parts = f"string_split(' ' || {present(column)} || ' ', '{cut}')"
     return f"list_filter(list_transform(coalesce({parts}, []), lambda p: trim(p)), lambda p: p IS NOT NULL AND p <> '')"
-
-
-def json(column: str, sql_type: str) -> str:
-    """JSON text: kept when valid, made from nested types; NULL otherwise."""
-    own = name(column)
-    if sql_type in ("VARCHAR", "JSON"):
-        return f"CASE WHEN json_valid({own}::VARCHAR) THEN {own}::VARCHAR END"
-    return f"to_json({own})::VARCHAR"
 
 
 def micros(column: str, sql_type: str, unit: str) -> str:

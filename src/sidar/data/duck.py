@@ -12,6 +12,7 @@ from types import TracebackType
 
 import duckdb
 import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
 
 from sidar.types import PathLike
 
@@ -98,6 +99,11 @@ class Duck:
     def columns(self, relation: str) -> dict[str, str]:
         """``{column: SQL type}`` of a view, table or query in parentheses."""
         return {row[0]: str(row[1]) for row in self.rows(f"DESCRIBE SELECT * FROM {relation}")}
+
+    def types(self, relation: str) -> dict[str, DuckDBPyType]:
+        """``{column: SQL type}`` with the inner types of lists and structs."""
+        rows = self._con.sql(f"SELECT * FROM {relation}")
+        return dict(zip(rows.columns, rows.types, strict=True))
 
     def export(self, sql: str, path: PathLike, options: str = "") -> int:
         """Stream a query into one Parquet file (or a partitioned folder); returns the number of rows written."""

@@ -159,7 +159,8 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
                 coalesce({clean.folded("query::VARCHAR")}, '') AS query, {clean.present("item_id")} AS item_id,
                 {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE){later} AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
-                {clean.number("value")} AS value, {clean.number("dwell_s")} AS dwell_s,
+                {clean.number("value", types["value"], cfg.events.decimal)} AS value,
+                {clean.number("dwell_s", types["dwell_s"], cfg.events.decimal)} AS dwell_s,
                 coalesce({clean.present("bucket")}, '') AS bucket, file, place
             FROM raw_events)
         SELECT ts, user_id, session_id, request_id, query, item_rows.row, coalesce(spot, 0)::INTEGER AS position,

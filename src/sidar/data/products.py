@@ -7,15 +7,19 @@ stock and dates that are there and cannot be read become missing and are counted
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidar.config import Config
 from sidar.data import clean
 from sidar.data.catalogue import extend, found
+from sidar.data.categories import attributes_json, category_path, suggested_separator
 from sidar.data.duck import Duck, name
+from sidar.data.normalise import fold_text, unescape
 from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, Stopped, restored
 from sidar.data.readers import open_items
 from sidar.data.readers.source import ITEM_COLUMNS
@@ -38,7 +42,10 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     source = open_items(duck, cfg.catalogue)
     duck.run(f"CREATE OR REPLACE VIEW raw_items AS {source.sql}")
     _find_repeated(duck)
-    rows = f"(SELECT *, {_FAULT} AS reason FROM raw_items LEFT JOIN repeated_items USING (file, place))"
+    _read_nested(duck, cfg)
+    rows = f"""(SELECT *, {_FAULT} AS reason FROM raw_items LEFT JOIN repeated_items USING (file, place)
+        LEFT JOIN nested_categories ON listed_category = category::VARCHAR
+        LEFT JOIN nested_attributes ON listed_attributes = attributes::VARCHAR)"""
 
     quarantine = Quarantine(f"catalogue {cfg.catalogue.path}")
     for reason, file, count in duck.rows(f"SELECT reason, file, count(*) FROM {rows} GROUP BY ALL"):
@@ -53,13 +60,14 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
     quarantine.refuse(source)
     quarantine.check(cfg.catalogue.bad_rows, "catalogue.bad_rows")
 
-    measured = _measured(duck)
-    table = duck.table(f"SELECT {_typed(duck, cfg, measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
+    measured = _measured(duck, cfg)
+    table = duck.table(f"SELECT {_typed(measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
     if not len(table):
         raise Stopped(
             f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file", quarantine
         )
-    quarantine.unread = _unread(duck, cfg, rows, measured)
+    table, decoded = _decoded(table)
+    quarantine.unread = decoded + _unread(duck, cfg, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
@@ -82,15 +90,64 @@ def _find_repeated(duck: Duck) -> None:
     )
 
 
-def _measured(duck: Duck) -> dict[str, str]:
-    """{column: SQL of its value} of price, stock and date, NULL where nothing can be read."""
+def _read_nested(duck: Duck, cfg: Config) -> None:
+    """Leave what lists, objects and texts that look like them say, once for each different text.
+
+    ``nested_categories (listed_category, category_path)`` and ``nested_attributes (listed_attributes,
+    attributes_object)``; NULL where nothing can be read.
+    """
+    separator = cfg.catalogue.category_separator
+    types = duck.columns("raw_items")
+    looks = r"regexp_matches(category, '^\s*([\[(]\s*[''\"\[\]{(\d]|\{|array\()')"
+    categories = _different(duck, "category", looks if types["category"] == "VARCHAR" else "false")
+    paths = {text: category_path(text, separator) for text in categories}
+    plain = [text for text, found in paths.items() if found is None and not _NESTED.match(text)]
+    for text in plain:  # such as "(Sale) Shoes"
+        del paths[text]
+    duck.register(
+        "nested_categories",
+        pa.table(
+            {
+                "listed_category": pa.array(list(paths), pa.string()),
+                "category_path": pa.array(list(paths.values()), pa.list_(pa.string())),
+            }
+        ),
+    )
+    valid = "CASE WHEN json_valid(attributes) THEN json_type(attributes) = 'OBJECT' ELSE false END"
+    attributes = _different(duck, "attributes", f"NOT ({valid})" if types["attributes"] == "VARCHAR" else "false")
+    duck.register(
+        "nested_attributes",
+        pa.table(
+            {
+                "listed_attributes": pa.array(attributes, pa.string()),
+                "attributes_object": pa.array([attributes_json(text) for text in attributes], pa.string()),
+            }
+        ),
+    )
+
+
+#: Texts that are meant as a list or an object, whether or not they can be read.
+_NESTED = re.compile(r"\s*(?:\[\s*['\"\[{(]|\{|array\()")
+
+
+def _different(duck: Duck, column: str, where: str) -> list[str]:
+    found = duck.table(f"SELECT DISTINCT {column} AS text FROM raw_items WHERE {column} IS NOT NULL AND {where}")
+    return list(found.column("text").to_pylist())
+
+
+def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
+    """{column: SQL of its value} of what may be there and unreadable, then NULL."""
+    types = duck.columns("raw_items")
+    split = clean.path("category", types["category"], cfg.catalogue.category_separator)
     unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
-    created = clean.micros("created", duck.columns("raw_items")["created"], unit)
-    price = clean.number("price")
+    created = clean.micros("created", types["created"], unit)
+    price = clean.number("price", types["price"], cfg.catalogue.decimal)
     return {
         "price": f"CASE WHEN {price} >= 0 THEN {price} END",
         "in_stock": clean.flag("in_stock"),
         "created": f"CASE WHEN {clean.calendar(created)} THEN {created} END",
+        "category": f"CASE WHEN listed_category IS NULL THEN {split} ELSE category_path END",
+        "attributes": "CASE WHEN listed_attributes IS NULL THEN attributes::VARCHAR ELSE attributes_object END",
     }
 
 
@@ -107,28 +164,85 @@ def _unread(duck: Duck, cfg: Config, rows: str, measured: dict[str, str]) -> lis
         count, there, example = found[3 * i : 3 * i + 3]
         if count:
             source = cfg.catalogue.columns.get(column, column)
+            comma = column == "price" and cfg.catalogue.decimal == "." and re.search(r",\d{1,2}\D*$", example["value"])
             said.append(
                 f"{count:,} of {there:,} values of {source!r} are no {wanted} and count as missing, e.g. "
                 f"{example['value']!r} ({Path(example['file']).name}, record {example['place']:,})"
+                + ("; where a comma stands before the cents, set catalogue.decimal: ','" if comma else "")
             )
     return said
 
 
 #: What a column's values are read as.
-_WANTED = {"price": "number of 0 or more", "in_stock": "yes or no", "created": "date from 1990 to 2100"}
+_WANTED = {
+    "price": "number of 0 or more",
+    "in_stock": "yes or no",
+    "created": "date from 1990 to 2100",
+    "category": "path, nor a list or object of names",
+    "attributes": "JSON object",
+}
 
 
-def _typed(duck: Duck, cfg: Config, measured: dict[str, str]) -> str:
+def _decoded(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Return the items with HTML entities of titles, texts, brands and categories decoded, and what to tell of it."""
+    counts, example = [], ""
+    for column in ("title", "text", "brand", "category"):
+        values = table.column(column)
+        flat = pc.list_flatten(values) if column == "category" else values
+        if not pc.any(pc.match_substring_regex(flat, _ENTITY)).as_py():
+            continue
+        before = values.to_pylist()
+        after = [_without_entities(value) for value in before]
+        changed = [old for old, new in zip(before, after, strict=True) if old != new]
+        if changed:
+            counts.append(f"{len(changed):,} values of {column!r}")
+            example = example or str(changed[0] if isinstance(changed[0], str) else changed[0][-1])[:80]
+            index = table.schema.get_field_index(column)
+            table = table.set_column(index, column, pa.array(after, values.type))
+    if not counts:
+        return table, []
+    return table, [f"HTML entities are decoded in {' and '.join(counts)}, e.g. {example!r}"]
+
+
+def _without_entities(value: str | list[str] | None) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return fold_text(unescape(value)) or value if value and "&" in value else value
+    return [fold_text(unescape(part)) or part if "&" in part else part for part in value]
+
+
+_ENTITY = "&(#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]+);"
+
+
+def _unsplit(table: pa.Table, separator: str) -> list[str]:
+    """Return what to tell of category texts that another separator than the configured one seems to cut."""
+    longest = pc.max(pc.list_value_length(table.column("category"))).as_py()
+    if longest != 1:
+        return []
+    names = pc.unique(pc.list_flatten(table.column("category"))).slice(0, _LOOKED_AT).to_pylist()
+    other = suggested_separator(names)
+    if not other:
+        return []
+    example = next(name for name in names if other in name)
+    return [
+        f"catalogue.category_separator {separator!r} occurs in no category, so every path has one level, e.g. "
+        f"{example!r}; if these are paths, set catalogue.category_separator: {other!r}"
+    ]
+
+
+#: Different categories that are looked at for a separator.
+_LOOKED_AT = 10_000
+
+
+def _typed(measured: dict[str, str]) -> str:
     """The contract's columns, typed."""
-    types = duck.columns("raw_items")
     return f"""
         {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")}, {clean.present("title")}) AS title,
         coalesce({clean.prose("text")}, '') AS text,
-        {clean.path("category", types["category"], cfg.catalogue.category_separator)} AS category,
+        coalesce({measured["category"]}, []) AS category,
         {clean.prose("brand")} AS brand, {measured["price"]} AS price,
         {clean.present("image_url")} AS image_url, {measured["in_stock"]} AS in_stock,
         {measured["created"]} AS created,
-        {clean.json("attributes", types["attributes"])} AS attributes"""
+        {measured["attributes"]} AS attributes"""
 
 
 def _open(cfg: Config, work: Path) -> Duck:

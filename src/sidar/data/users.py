@@ -42,13 +42,14 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> UserFacts:
         raise ValueError(f"users.columns: {unmeant[0]!r} is not user_id; profile columns keep the source's names")
     own = cfg.users.columns.get("user_id", "user_id")
     source = Source("")
-    open_files(duck, cfg.users.path, [own, *cfg.users.profile], "users", "raw_users", source)
+    keys = [own, *cfg.users.profile] if cfg.users.profile else None
+    open_files(duck, cfg.users.path, keys, "users", "raw_users", source)
     have = [c for c in duck.columns("raw_users") if c not in (FILE, PLACE)]
     columns = cfg.users.profile or [c for c in have if c != own]
     missing = [c for c in (own, *columns) if c not in have]
     if missing:
         option = "users.columns.user_id" if missing[0] == own else "users.profile"
-        raise ValueError(f"{option}: {cfg.users.path} has no column {missing[0]!r}; it has {', '.join(have)}")
+        raise ValueError(f"{option}: {cfg.users.path} has no column {missing[0]!r}; it has {', '.join(source.columns)}")
     said = ", ".join(f"{text(f'{c}: ')} || {clean.prose(c)}" for c in columns)
     profile = f"concat_ws('; ', {said})" if columns else "''"
     user = clean.present(own)

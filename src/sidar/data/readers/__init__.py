@@ -28,11 +28,13 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
     """The raw catalogue that the config names."""
     if config.format in _ITEMS:
         return _ITEMS[config.format](duck, config)
-    return open_table(duck, config.path, config.columns, ITEM_COLUMNS, ("item_id", "title"), "catalogue")
+    return open_table(
+        duck, config.path, config.columns, ITEM_COLUMNS, ("item_id", "title"), "catalogue", config.decimal
+    )
 
 
 def open_events(duck: Duck, config: EventsConfig) -> Source:
     """The raw log that the config names."""
     if config.format in _EVENTS:
         return _EVENTS[config.format](duck, config)
-    return open_table(duck, config.path, config.columns, EVENT_COLUMNS, ("ts", "item_id"), "events")
+    return open_table(duck, config.path, config.columns, EVENT_COLUMNS, ("ts", "item_id"), "events", config.decimal)

@@ -14,8 +14,9 @@ train queries fall on days 1–7 (one in twenty of them, by query id, on day 7 =
 from __future__ import annotations
 
 from sidar.config import CatalogueConfig, EventsConfig
-from sidar.data.duck import Duck, files, text
-from sidar.data.readers.source import Source, find_files
+from sidar.data.duck import Duck, text
+from sidar.data.readers.source import FILE, PLACE, Source, find_files
+from sidar.data.readers.typed import Roles, typed_rows
 
 DAY_S = 86_400
 
@@ -54,9 +55,9 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
 
 
 def _reading(duck: Duck, paths: list, needed: tuple[str, ...], option: str) -> str:
-    inner = f"read_parquet({files(paths)}, union_by_name = true, filename = 'file', file_row_number = true)"
-    have = duck.columns(inner)
+    """Return SQL of all rows with ``file`` and ``place``, ids as text whatever stored them."""
+    inner, have = typed_rows(duck, paths, Roles())
     missing = [c for c in needed if c not in have]
     if missing:
         raise ValueError(f"{option}: {paths[0]} is no ESCI file: it lacks the column {missing[0]!r}")
-    return f"(SELECT *, file_row_number + 1 AS place FROM {inner})"
+    return f"(SELECT *, {FILE} AS file, {PLACE} AS place FROM ({inner}))"

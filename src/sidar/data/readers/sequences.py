@@ -21,6 +21,7 @@ from sidar.data.duck import Duck, name
 from sidar.data.readers.source import FILE, ITEM_COLUMNS, PLACE, Source, find_files
 from sidar.data.readers.staging import read_json
 from sidar.data.readers.tabular import SUFFIXES, open_files, open_table
+from sidar.data.readers.typed import Roles
 
 
 def open_items(duck: Duck, config: CatalogueConfig) -> Source:
@@ -57,12 +58,16 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
         relation = "sequence_steps"
     else:
         user, items = config.columns.get("user_id", "user_id"), config.columns.get("item_id", "items")
-        open_files(duck, config.path, [user, items], "events", "sequence_rows", source)
+        roles = Roles([user, items], nested=frozenset({items}))
+        open_files(duck, config.path, roles.columns, "events", "sequence_rows", source, roles)
         have = duck.columns("sequence_rows")
         missing = [c for c in (user, items) if c not in have]
         if missing:
-            raise ValueError(f"events.columns: {paths[0]} has no column {missing[0]!r}; it has {', '.join(have)}")
-        listed = name(items) if have[items].endswith("[]") else f"from_json({name(items)}, '[\"VARCHAR\"]')"
+            raise ValueError(
+                f"events.columns: {paths[0]} has no column {missing[0]!r}; it has {', '.join(source.columns)}"
+            )
+        elements = f"from_json({name(items)}, '[\"VARCHAR\"]')"
+        listed = f"list_transform({elements}, lambda e: regexp_replace(e, '^(-?\\d+)\\.0+$', '\\1'))"
         relation = f"""(SELECT user_id, unnest(items)::VARCHAR AS item_id, file, place,
                 generate_subscripts(items, 1) - 1 AS step
             FROM (SELECT {name(user)}::VARCHAR AS user_id, {listed} AS items, {FILE} AS file, {PLACE} AS place

@@ -17,7 +17,8 @@ from sidar.data import clean
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers.source import FILE, PLACE, Source, find_files
 from sidar.data.readers.staging import stage_csv, stage_lines, stage_whole_lines
-from sidar.data.readers.tabular import JSONL, SUFFIXES, open_files, parquet_rows
+from sidar.data.readers.tabular import JSONL, SUFFIXES, open_files
+from sidar.data.readers.typed import Roles, typed_rows
 
 #: Endings of TREC qrels, which have no header.
 TREC = (".trec", ".qrels", ".qrel", ".trec.gz", ".qrels.gz", ".qrel.gz")
@@ -75,7 +76,7 @@ def read_small(
         raise ValueError(f"{option}: {path} is empty; want the columns {', '.join(needed)}")
     source = Source("")
     with tempfile.TemporaryDirectory(prefix="sidar-table-") as work, Duck(work) as duck:
-        relation = _open(duck, path, found, option, source, trec)
+        relation = _open(duck, path, found, option, source, trec, set((columns or {}).values()))
         for reject in source.rejects[:1]:
             lost = sum(source.rejected.values())
             raise ValueError(
@@ -89,12 +90,15 @@ def read_small(
     return SmallTable({column: read[column] for column in chosen}, read[FILE], read[PLACE])
 
 
-def _open(duck: Duck, path: str, found: list[Path], option: str, source: Source, trec: bool) -> str:
+def _open(
+    duck: Duck, path: str, found: list[Path], option: str, source: Source, trec: bool, mapped: Collection[str]
+) -> str:
     """Return the name of a view over all files, with FILE and PLACE."""
     full = [file for file in found if file.stat().st_size]
     headerless = [file for file in full if trec and _is_trec(file)]
     if not headerless and all(file.name.endswith(SUFFIXES) for file in full):
-        open_files(duck, path, _keys(duck, full), option, "small_rows", source)
+        keys = _keys(duck, full, mapped) if all(file.name.endswith(JSONL) for file in full) else None
+        open_files(duck, path, keys, option, "small_rows", source)
         return "small_rows"
     for file in full:
         if not file.name.endswith((*SUFFIXES, *TREC)) and Path(file.name.removesuffix(".gz")).suffix not in PLAIN:
@@ -102,19 +106,30 @@ def _open(duck: Duck, path: str, found: list[Path], option: str, source: Source,
     staged = []
     for file in full:
         staged.append(_stage_trec(duck, file, source) if file in headerless else stage_csv(duck, file, source))
-    duck.run(f"CREATE OR REPLACE VIEW small_rows AS {parquet_rows(duck, staged)}")
+    rows, _ = typed_rows(duck, staged, Roles())
+    duck.run(f"CREATE OR REPLACE VIEW small_rows AS {rows}")
     return "small_rows"
 
 
-def _keys(duck: Duck, paths: Sequence[Path]) -> list[str]:
-    """All keys of the JSONL files among ``paths``."""
+def _keys(duck: Duck, paths: Sequence[Path], mapped: Collection[str]) -> list[str] | None:
+    """Return the keys of JSONL files that are ``mapped`` or may be wanted; None where there is none of them.
+
+    Other keys may hold objects (BEIR's ``metadata``), which are no text and are not read.
+    """
+    known = {alias for names in ALIASES.values() for alias in names}
     keys: dict[str, None] = {}
     for path in paths:
-        if path.name.endswith(JSONL):
-            lines = stage_lines(duck, path, Source(""))
-            sql = f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM read_parquet({text(lines)}) ORDER BY key"
-            keys |= {key: None for (key,) in duck.rows(sql)}
-    return list(keys)
+        lines = stage_lines(duck, path, Source(""))
+        sql = f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM read_parquet({text(lines)}) ORDER BY key"
+        keys |= {key: None for (key,) in duck.rows(sql)}
+    dotted = [column for column in mapped if column not in keys and column.partition(".")[0] in keys]
+    wanted = [key for key in keys if key in mapped or _plain(key) in known]
+    return [*wanted, *dotted] or None
+
+
+def _plain(column: str) -> str:
+    """Return a column's name as aliases are written."""
+    return column.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _is_trec(path: Path) -> bool:
@@ -192,7 +207,7 @@ def _filled(duck: Duck, relation: str, have: Sequence[str]) -> set[str]:
 
 def _named(column: str, have: Sequence[str], filled: Collection[str], taken: Collection[str]) -> list[str]:
     """Return the source's columns that are called ``column`` or one of its aliases, the likeliest first."""
-    plain = {own: own.strip().lower().replace("-", "_").replace(" ", "_") for own in have if own not in taken}
+    plain = {own: _plain(own) for own in have if own not in taken}
     order = [own for alias in ALIASES[column] for own, said in plain.items() if said == alias]
     if column in order:
         return [column]

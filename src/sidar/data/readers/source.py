@@ -36,6 +36,10 @@ EVENT_COLUMNS = (
     "dwell_s",
     "bucket",
 )
+#: Columns of times and quantities, of lists and structs, and of free text; the others hold ids and labels.
+MEASURES = frozenset({"ts", "position", "value", "dwell_s", "price", "created"})
+NESTED = frozenset({"category", "attributes"})
+PROSE = frozenset({"title", "text", "brand", "image_url", "query", "bucket"})
 #: What staged tables call a row's file and record number, so that a source may have columns "file" and "place".
 FILE, PLACE = "sidar_file", "sidar_place"
 #: Rejected records of one file that are kept with their text; all of them are counted.
@@ -65,6 +69,7 @@ class Source:
     rejected: dict[tuple[str, str], int] = field(default_factory=dict)
     shifts: list[tuple[str, np.ndarray]] = field(default_factory=list)
     clock: str = ""  # "s", "ms", "us": ts are numbers on the source's own clock, not calendar time
+    columns: list[str] = field(default_factory=list)  # all columns of the files, also those that are not taken
     actions: dict[str, str] = field(default_factory=dict)  # the format's own action names; events.actions overrides
 
     def refuse(self, file: str, reason: str, count: int) -> None:
@@ -96,11 +101,18 @@ def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> li
 
 
 def select_columns(
-    duck: Duck, relation: str, columns: Mapping[str, str], wanted: Sequence[str], required: Sequence[str], option: str
+    duck: Duck,
+    relation: str,
+    columns: Mapping[str, str],
+    wanted: Sequence[str],
+    required: Sequence[str],
+    option: str,
+    every: Sequence[str] = (),
 ) -> str:
     """SQL that renames the source's columns to contract names; absent optional ones become NULL.
 
-    ``columns`` maps contract column to the source's own. Raises ``ValueError`` that lists what the source has.
+    ``columns`` maps contract column to the source's own. Raises ``ValueError`` that lists what the source has
+    (``every``, where the relation holds only the columns that are wanted).
     """
     have = duck.columns(relation)
     unknown = [c for c in columns if c not in wanted]
@@ -112,7 +124,7 @@ def select_columns(
         if own in have:
             parts.append(f"{name(own)} AS {name(column)}")
         elif column in columns or column in required:
-            listed = ", ".join(c for c in have if c not in (FILE, PLACE))
+            listed = ", ".join(c for c in every or have if c not in (FILE, PLACE))
             raise ValueError(
                 f"{option}.{column}: no column {own!r}; the source has {listed}. Map it as {column}: <yours>"
             )

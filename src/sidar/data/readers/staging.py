@@ -6,19 +6,19 @@ with its record number, never an abort.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
 
 from sidar.data.duck import Duck, name, text
+from sidar.data.readers.dialect import opened, read_dialect
 from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source
+from sidar.data.readers.typed import Roles, hive_columns
 
 #: Longest record of a text file that is read, in bytes (DuckDB buffers sixteen of them per thread).
 MAX_RECORD = 4_194_304
@@ -32,6 +32,8 @@ class Layout:
     delimiter: str
     quoted: bool = False
     header: bool = False
+    escape: str = '"'
+    skipped: int = 0  # lines before the header
 
     def reading(self, path: Path) -> str:
         """SQL of the file's records, all columns VARCHAR."""
@@ -39,18 +41,51 @@ class Layout:
         quote = "'\"'" if self.quoted else "''"
         return (
             f"read_csv({text(path)}, columns = {{{listed}}}, header = {self.header}, auto_detect = false, "
-            f"delim = chr({ord(self.delimiter)}), quote = {quote}, escape = {quote}, "
+            f"delim = chr({ord(self.delimiter)}), quote = {quote}, "
+            f"escape = {text(self.escape) if self.quoted else quote}, skip = {self.skipped}, "
             f"store_rejects = true, max_line_size = {MAX_RECORD})"
         )
 
 
-def stage_csv(duck: Duck, path: Path, source: Source) -> Path:
-    """Stage a delimited file with a header; the delimiter is the commonest of ``, ; tab |`` in the header."""
-    header, delimiter = _header(path)
-    columns = ", ".join(name(c) for c in header)
-    delimiter = delimiter if len(header) > 1 else "\x01"  # one column: commas of its values part nothing
-    layout = Layout(tuple(header), delimiter, quoted=True, header=True)
-    return _stage(duck, path, layout, columns, source, places=(FILE, PLACE))
+def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()) -> Path:
+    """Stage a delimited file with a header; its dialect is read from its head (:func:`read_dialect`).
+
+    ``keys`` are columns that are looked for.  Quotes inside of quotes are doubled, or follow a backslash where that
+    way of reading cuts more records.
+    """
+    dialect = read_dialect(path, keys)
+    listed = [name(c) for c in dialect.columns]
+    partitions = {key: value for key, value in hive_columns(path).items() if key not in dialect.columns}
+    listed += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
+    layout = Layout(dialect.columns, dialect.delimiter, quoted=True, header=True, skipped=dialect.skipped)
+    staged, rejects = _staged_csv(duck, path, layout, listed)
+    if rejects.rejected and _holds(path, b'\\"'):
+        other, fewer = _staged_csv(duck, path, replace(layout, escape="\\"), listed)
+        if sum(fewer.rejected.values()) < sum(rejects.rejected.values()):
+            staged, other, rejects = other, staged, fewer
+        other.unlink()
+    source.rejects += rejects.rejects
+    source.shifts += rejects.shifts
+    for (file, reason), count in rejects.rejected.items():
+        source.refuse(file, reason, count)
+    return staged
+
+
+def _staged_csv(duck: Duck, path: Path, layout: Layout, listed: list[str]) -> tuple[Path, Source]:
+    """Stage a file by one layout; the source holds what could not be cut."""
+    rejects = Source("")
+    return _stage(duck, path, layout, ", ".join(listed), rejects, places=(FILE, PLACE)), rejects
+
+
+def _holds(path: Path, mark: bytes) -> bool:
+    """Return whether a file holds ``mark``."""
+    with opened(path) as f:
+        tail = b""
+        while block := f.read(1 << 20):
+            if mark in tail + block:
+                return True
+            tail = block[1 - len(mark) :]
+    return False
 
 
 def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source) -> Path:
@@ -67,41 +102,154 @@ def stage_whole_lines(duck: Duck, path: Path, source: Source) -> Path:
     return target
 
 
-def stage_jsonl(duck: Duck, path: Path, keys: Sequence[str], source: Source) -> Path:
-    """Stage one JSON object per line; lists and objects stay JSON text. ``keys`` are names or dotted paths."""
+def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
+    """Stage the columns of ``roles`` from JSON objects, whatever the first of them hold; None = the keys of all.
+
+    Columns are keys or dotted paths ("object.id").  A list of plain values becomes text joined by ", "; lists and
+    objects of nested columns stay JSON text.  Raises ``ValueError`` for an object where text is wanted.
+    """
     lines = stage_lines(duck, path, source)
-    sample = f"(SELECT line FROM read_parquet({text(lines)}) LIMIT 1000)"
-    known = {key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) FROM {sample}")}
-    pointers = {k: _pointer(k, known) for k in keys}
-    picked = [f"json_extract_string(line, {text(p)}) AS {name(k)}" for k, p in pointers.items() if p]
-    if not known:  # an empty part of a folder lacks nothing
-        picked = [f"NULL::VARCHAR AS {name(k)}" for k in keys]
-    picked += [f"file AS {FILE}", f"place AS {PLACE}"]
+    rows = f"read_parquet({text(lines)}, hive_partitioning = false)"
+    every = roles.columns is None
+    sample = rows if every else f"(SELECT line FROM {rows} LIMIT 1000)"
+    known = [key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM {sample} ORDER BY key")]
+    keys = known if roles.columns is None else list(dict.fromkeys(roles.columns))
+    partitions = {key: value for key, value in hive_columns(path).items() if key not in known}
+    keys = [key for key in keys if key not in partitions]
+    pointers = {key: _pointers(key) for key in keys}
+    paths = [pointer for listed in pointers.values() for pointer in listed]
+    places = {pointer: i for i, pointer in enumerate(paths, start=1)}
+    picked = []
+    for key, listed in pointers.items():
+        value = f"coalesce({', '.join(f'v[{places[pointer]}]' for pointer in listed)})"
+        picked.append(f"{_json_text(value, listed, key, roles)} AS {name(key)}")
+    picked += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
+    extracted = f"json_extract_string(line, [{', '.join(map(text, paths))}])" if paths else "NULL"  # one parse a line
     target = duck.new_file()
-    duck.export(f"SELECT {', '.join(picked)} FROM read_parquet({text(lines)})", target)
+    try:
+        duck.export(
+            f"""SELECT {", ".join([*picked, f"file AS {FILE}", f"place AS {PLACE}"])}
+                FROM (SELECT {extracted} AS v, line, file, place FROM {rows})""",
+            target,
+        )
+    except duckdb.InvalidInputException as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}") from error
+    absent = [] if every or not known else _empty_columns(duck, target, [key for key in keys if key not in known])
+    if absent:  # no record has the key: the source lacks the column
+        target, full = duck.new_file(), target
+        duck.export(f"SELECT * EXCLUDE ({', '.join(map(name, absent))}) FROM read_parquet({text(full)})", target)
+        full.unlink()
     lines.unlink()
+    source.columns += [key for key in known if key not in source.columns]
     return target
 
 
-def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
-    """Stage the lines of a file that are JSON objects: ``line, file, place``. Blank lines are skipped.
+def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:
+    """Return those of ``columns`` that hold no value."""
+    if not columns:
+        return []
+    counts = duck.row(f"SELECT {', '.join(f'count({name(c)})' for c in columns)} FROM read_parquet({text(path)})")
+    return [column for column, count in zip(columns, counts, strict=True) if not count]
 
-    ``named`` is the file to name in the quarantine when ``path`` is a temporary copy.
+
+def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
+    """Return SQL of a column's text; ``value`` is the JSON value as text, where a list or an object stays JSON."""
+    if key in roles.nested:
+        return value
+    found = ", ".join(f"nullif(json_extract(line, {text(pointer)}), 'null'::JSON)" for pointer in pointers)
+    whole = f"coalesce({found})"  # evaluated only for the few values that look nested
+    if key in roles.measures and roles.decimal == ",":
+        written = f"contains({value}, '.') AND json_type({whole}) = 'DOUBLE' AND NOT contains(lower({value}), 'e')"
+        return f"CASE WHEN {written} THEN {value} || 'e0' ELSE {value} END"
+    elements = f"from_json({whole}, '[\"JSON\"]')"
+    deep = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
+    refused = (
+        f"error({text(f'column {key}: record ')} || place || ' holds ' || left({value}, 80) || "
+        f"{text(f', where text is wanted; name one of its fields ({key}.<field>)')})"
+    )
+    joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
+    return f"""CASE WHEN coalesce(left({value}, 1), '') NOT IN ('[', '{{') THEN {value}
+        WHEN json_type({whole}) = 'OBJECT' THEN {refused}
+        WHEN json_type({whole}) = 'ARRAY' THEN CASE WHEN {deep} THEN {refused} ELSE {joined} END
+        ELSE {value} END"""
+
+
+def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
+    """Stage the JSON objects of a file: ``line, file, place``, one object a line or the elements of one JSON list.
+
+    Blank lines are skipped.  What a search engine wrapped in ``_source`` is unwrapped; its ``_id`` stays.  ``named`` is
+    the file to name in the quarantine when ``path`` is a temporary copy.
     """
     file = str(named or path)
-    raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source, named=named)
+    if _is_whole_json(path):
+        raw = _stage_objects(duck, path, file)
+    else:
+        raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source, named=named)
     fault = (
         "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN 'not a JSON object' END"
     )
-    bad = f"FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NOT NULL"
+    rows = f"read_parquet({text(raw)}, hive_partitioning = false)"
+    bad = f"FROM {rows} WHERE line IS NOT NULL AND {fault} IS NOT NULL"
     for reason, count in duck.rows(f"SELECT {fault}, count(*) {bad} GROUP BY 1"):
         source.refuse(file, reason, count)
     before = np.concatenate([after for shifted, after in source.shifts if shifted == file] or [np.array([], np.int64)])
     for place, reason, line in duck.rows(f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}"):
         source.rejects.append(Reject(file, place + int(np.searchsorted(before, place)), reason, line))
     target = duck.new_file()
-    duck.export(f"SELECT * FROM read_parquet({text(raw)}) WHERE line IS NOT NULL AND {fault} IS NULL", target)
+    wrapped = "contains(line, '\"_source\"') AND json_type(line, '$._source') = 'OBJECT'"
+    inner = "json_merge_patch(json_object('_id', line -> '$._id'), line -> '$._source')::VARCHAR"
+    duck.export(
+        f"""SELECT * REPLACE (CASE WHEN {wrapped} THEN {inner} ELSE line END AS line)
+            FROM {rows} WHERE line IS NOT NULL AND {fault} IS NULL""",
+        target,
+    )
     raw.unlink()
+    return target
+
+
+def _is_whole_json(path: Path) -> bool:
+    """Return whether a file is one JSON list or objects over several lines, and not one object a line."""
+    with opened(path) as f:
+        try:
+            head = f.read(MAX_RECORD).removeprefix(b"\xef\xbb\xbf").lstrip()
+        except (EOFError, OSError, zlib.error):
+            return False  # refused where the file is read whole
+    first, _, rest = head.partition(b"\n")
+    try:
+        value = json.loads(first)
+    except ValueError:  # a line that is no JSON: the start of a longer value, or a broken record among others
+        return first[:1] == b"[" or (first[:1] == b"{" and first.strip()[-1:] in (b"{", b",", b"["))
+    response = isinstance(value, dict) and isinstance(value.get("hits"), dict) and "hits" in value["hits"]
+    return (isinstance(value, list) or response) and not rest.strip()
+
+
+def _stage_objects(duck: Duck, path: Path, file: str) -> Path:
+    """Stage the elements of one JSON list, the hits of one search response, or objects over several lines."""
+    target = duck.new_file()
+    with duck.in_order():
+        for layout in ("array", "unstructured"):
+            objects = f"read_json_objects({text(path)}, format = '{layout}', maximum_object_size = {16 * MAX_RECORD})"
+            try:
+                duck.export(
+                    f"SELECT json::VARCHAR AS line, {text(file)} AS file, row_number() OVER () AS place FROM {objects}",
+                    target,
+                )
+                break
+            except (duckdb.InvalidInputException, duckdb.IOException) as error:
+                if layout == "unstructured":
+                    raise ValueError(f"{file} is no readable JSON: {str(error).splitlines()[0]}") from error
+        hits = "json_extract(line, '$.hits.hits')"
+        if duck.row(f"SELECT count(*) = 1 AND bool_and(json_type({hits}) = 'ARRAY') FROM read_parquet({text(target)})")[
+            0
+        ]:
+            target, response = duck.new_file(), target
+            duck.export(
+                f"""SELECT hit::VARCHAR AS line, file, row_number() OVER () AS place
+                    FROM (SELECT file, unnest(from_json({hits}, '["JSON"]')) AS hit
+                          FROM read_parquet({text(response)}))""",
+                target,
+            )
+            response.unlink()
     return target
 
 
@@ -113,28 +261,14 @@ def read_json(path: Path) -> object:
         raise ValueError(f"{path} is not UTF-8 JSON: {error}") from error
 
 
-def _header(path: Path) -> tuple[list[str], str]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as f:
-        try:
-            raw = f.readline(MAX_RECORD)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is no readable gzip file: {error}") from error
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path} is UTF-16; save it as UTF-8")
-    first = raw.decode("utf-8-sig", errors="replace").splitlines()[0] if raw.strip() else ""
-    delimiter = max(",;\t|", key=first.count)
-    header = next(csv.reader([first], delimiter=delimiter), [])
-    if not header or len(set(header)) != len(header) or not all(header):
-        raise ValueError(f"{path}: its first line is no header of distinct column names: {first[:120]!r}")
-    return header, delimiter
-
-
-def _pointer(key: str, known: set[str]) -> str:
-    """JSON path of ``key``: the plain key where a record has it, else its dotted parts; empty = absent."""
-    if key in known:
-        return "$." + json.dumps(key, ensure_ascii=False)
-    parts = key.split(".")
-    return "$" + "".join("." + json.dumps(p, ensure_ascii=False) for p in parts) if parts[0] in known else ""
+def _pointers(key: str) -> list[str]:
+    """Return the JSON paths of a column: the plain key, then its dotted parts, then those inside of ``_source``."""
+    dotted = [part for part in key.split(".") if part] or [key]
+    listed = [[key], dotted]
+    if dotted[0] == "_source" and len(dotted) > 1:  # unwrapped by stage_lines
+        listed.append(dotted[1:])
+    paths = ["$" + "".join("." + json.dumps(part, ensure_ascii=False) for part in parts) for parts in listed]
+    return list(dict.fromkeys(paths))
 
 
 def _stage(
@@ -148,7 +282,7 @@ def _stage(
 ) -> Path:
     """Write ``columns`` of all records with their places; what cannot be cut goes to ``source``."""
     file, target = str(named or path), duck.new_file()
-    place = f"row_number() OVER () + {int(layout.header)}"
+    place = f"row_number() OVER () + {layout.skipped + layout.header}"
     picked = f"{columns}, {text(file)} AS {places[0]}, {place} AS {places[1]}"
     with duck.in_order():  # row_number() must follow the file
         try:
@@ -187,7 +321,7 @@ def _take_rejects(duck: Duck, file: str, source: Source) -> None:
 
 def _unix_copy(path: Path, target: Path) -> Path:
     """The file, unpacked, with every line end as ``\\n``."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as source, target.open("wb") as out:
+    with opened(path) as source, target.open("wb") as out:
         held = b""
         while block := source.read(1 << 20):
             block = held + block

@@ -1,0 +1,301 @@
+"""One conversion of physical types for all readers: later steps find text, and numbers and times where they are asked.
+
+Integers and decimals become digits, whole doubles lose their ``.0``, booleans become ``true`` and ``false``, times ISO
+text, binary UTF-8 text, a list of plain values its values joined by ", ".  Columns of times and quantities keep their
+numbers and times; columns of categories and attributes keep lists, structs and maps as JSON text.  What has no such
+form is refused with file, column and type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from duckdb.sqltypes import DuckDBPyType
+
+from sidar.data.duck import Duck, files, name
+from sidar.data.readers.source import FILE, PLACE
+
+#: Whole numbers from here on are no longer told apart by the type.
+EXACT_BELOW = {"float": 2**24, "double": 2**53}
+_INTEGERS = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint")
+_RECORDS = ("struct", "map", "union")
+_LISTS = ("list", "array")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns a reader takes, by the source's own names, and what each is for.
+
+    ``columns`` is None for all columns.  ``measures`` are times and quantities, ``nested`` may hold lists and structs,
+    ``prose`` is free text; in columns that are neither measures nor prose, ids and labels, "12.0" means 12.
+    """
+
+    columns: Sequence[str] | None = None
+    measures: frozenset[str] = frozenset()
+    nested: frozenset[str] = frozenset()
+    prose: frozenset[str] = frozenset()
+    decimal: str = "."  # the mark in numbers that are text; a comma must not change what a program wrote as a number
+
+    def is_label(self, column: str) -> bool:
+        """Return whether a column is an id or a label."""
+        return column not in self.measures and column not in self.prose
+
+
+def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, list[str]]:
+    """Return SQL over Parquet files with the columns of ``roles`` converted, FILE and PLACE; and all column names.
+
+    Files staged in ``duck.work`` carry their own FILE and PLACE.  Each group of files that store alike is converted on
+    its own, so the parts of one source may store a column in different types.  A column "brand.name" may be the field
+    of a struct.  Raises ``ValueError`` for a file that is no Parquet and for values that have no text form.
+    """
+    groups: dict[tuple, list[Path]] = {}
+    for path in paths:
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        staged = path.parent == duck.work
+        partitions = () if staged else tuple(key for key in hive_columns(path) if key not in schema.names)
+        fields = tuple((field.name, str(field.type)) for field in schema)
+        whole = tuple(_whole_labels(duck, path, schema, roles))
+        groups.setdefault((staged, partitions, fields, whole), []).append(path)
+    parts = [
+        _Part(duck, group, staged, bool(partitions), frozenset(whole), roles)
+        for (staged, partitions, _, whole), group in groups.items()
+    ]
+    kinds: dict[str, set[str]] = {}
+    for part in parts:
+        for column, sql_type in part.types.items():
+            kinds.setdefault(column, set()).add(_kind(sql_type))
+    measures = {column for column in roles.measures if len(kinds.get(column, set()) - {""}) == 1}
+    names = dict.fromkeys(column for part in parts for column in part.all_columns)
+    return " UNION ALL BY NAME ".join(part.converted(measures) for part in parts), list(names)
+
+
+def hive_columns(path: Path) -> dict[str, str]:
+    """Return the columns that a path's folders give its rows: ``shop=7/day=2026-11-01/part.csv`` gives two."""
+    pairs = [part.partition("=") for part in path.parts[:-1]]
+    return {key: value for key, mark, value in pairs if mark and key}
+
+
+class _Part:
+    """Files of one schema."""
+
+    def __init__(
+        self, duck: Duck, paths: list[Path], staged: bool, partitioned: bool, whole: frozenset[str], roles: Roles
+    ) -> None:
+        self.duck, self.paths, self.whole, self.roles = duck, paths, whole, roles
+        if staged:
+            self.rows, self.place = f"read_parquet({files(paths)}, hive_partitioning = false)", PLACE
+        else:
+            self.rows = (
+                f"read_parquet({files(paths)}, filename = '{FILE}', file_row_number = true, "
+                f"hive_partitioning = {partitioned}, hive_types_autocast = false)"
+            )
+            self.place = f"file_row_number + 1 AS {PLACE}"
+        every = {c: t for c, t in duck.types(self.rows).items() if c not in (FILE, PLACE, "file_row_number")}
+        self.all_columns = list(every)
+        self.types: dict[str, DuckDBPyType] = {}
+        self.values: dict[str, str] = {}
+        for column in every if roles.columns is None else dict.fromkeys(roles.columns):
+            if column in every:
+                self.types[column], self.values[column] = every[column], name(column)
+            else:
+                self._add_field(column, every)
+
+    def _add_field(self, column: str, every: dict[str, DuckDBPyType]) -> None:
+        """Add "a.b", the field b of a struct a, where there is one."""
+        first, *rest = column.split(".")
+        if not rest or first not in every:
+            return
+        sql_type, value = every[first], name(first)
+        for field in rest:
+            fields = _children(sql_type) if sql_type.id == "struct" else {}
+            if field not in fields:
+                return
+            sql_type, value = fields[field], f"{value}.{name(field)}"
+        self.types[column], self.values[column] = sql_type, value
+
+    def converted(self, measures: Collection[str]) -> str:
+        """Return SQL of the converted rows; ``measures`` are the columns that keep numbers and times."""
+        self._check(measures)
+        picked = [f"{self._value(column, measures)} AS {name(column)}" for column in self.types]
+        return f"SELECT {', '.join([*picked, FILE, self.place])} FROM {self.rows}"
+
+    def _value(self, column: str, measures: Collection[str]) -> str:
+        value, sql_type = self.values[column], self.types[column]
+        if column in measures and _kind(sql_type) in ("number", "time"):
+            return value
+        if column in self.roles.nested and sql_type.id in (*_LISTS, *_RECORDS):
+            return f"to_json({_readable(value, sql_type)})::VARCHAR"
+        if column in self.whole:
+            return f"regexp_replace(trim({value}), '\\.0+$', '')"
+        if column in self.roles.measures and self.roles.decimal == "," and _kind(sql_type) == "number":
+            return f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE 'e0' END"
+        return _text(value, sql_type)
+
+    def _check(self, measures: Collection[str]) -> None:
+        """Raise ``ValueError`` for values that would be lost: wide whole doubles, bytes that are no text, structs."""
+        tests: list[tuple[str, str, str, str]] = []  # column, SQL of the fault, SQL of an example, what to say
+        for column, sql_type in self.types.items():
+            value = self.values[column]
+            if sql_type.id in EXACT_BELOW and column not in measures:
+                limit = EXACT_BELOW[sql_type.id]
+                largest = f"max(abs({value})) FILTER (isfinite({value}))"
+                whole = f"bool_and(NOT isfinite({value}) OR {value} = trunc({value}))"
+                advice = f"which tells whole numbers apart only below {limit:,}; write them as integers or text"
+                tests.append((column, f"{whole} AND {largest} >= {limit}", f"{largest}::HUGEINT::VARCHAR", advice))
+            elif sql_type.id == "blob":
+                bad = f"{value} IS NOT NULL AND TRY(decode({value})) IS NULL"
+                advice = "which is no UTF-8 text; write the column as text"
+                tests.append((column, f"bool_or({bad})", f"any_value({value}::VARCHAR) FILTER ({bad})", advice))
+            elif column not in self.roles.nested and not _printable(sql_type):
+                advice = f"where text is wanted; name one field ({column}.<field>) or write the column as text"
+                example = f"any_value(left(to_json({_readable(value, sql_type)})::VARCHAR, 80))"
+                tests.append((column, f"count({value}) > 0", example, advice))
+        if not tests:
+            return
+        found = self.duck.row(f"SELECT {', '.join(f'{bad}, {shown}' for _, bad, shown, _ in tests)} FROM {self.rows}")
+        for i, (column, _, _, advice) in enumerate(tests):
+            if found[2 * i]:
+                kind = _shown_type(self.types[column])
+                raise ValueError(f"{self.paths[0]}: column {column!r} holds {kind}, e.g. {found[2 * i + 1]}, {advice}")
+
+
+def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> list[str]:
+    """Return the text columns of ids and labels that were whole doubles once: "12.0" beside "13", and nothing else.
+
+    Raises ``ValueError`` where a column holds "1.2346E+12", or doubles too wide to be exact: digits were lost.
+    """
+    wanted = schema.names if roles.columns is None else roles.columns
+    texts = [
+        column
+        for column in dict.fromkeys(wanted)
+        if column in schema.names and column not in (FILE, PLACE) and roles.is_label(column)
+        if _is_text(schema.field(column).type)
+    ]
+    if not texts:
+        return []
+    rows = f"read_parquet({files([path])}, hive_partitioning = false)"
+    looks = []
+    for column in texts:
+        value = name(column)
+        wide = f"(contains({value}, 'E+') OR contains({value}, 'e+')) AND regexp_full_match(trim({value}), '{_POWER}')"
+        looks.append(f"bool_or(ends_with({value}, '.0')), any_value({value}) FILTER ({wide})")
+    found = duck.row(f"SELECT {', '.join(looks)} FROM {rows}")
+    for column, power in zip(texts, found[1::2], strict=True):
+        if power is not None:
+            raise ValueError(
+                f"{_named(duck, path)}: column {column!r} holds {power!r}, an id or label that a spreadsheet or a "
+                "double shortened, so its last digits are lost; export the column as text"
+            )
+    whole = []
+    for column in [c for c, ends in zip(texts, found[::2], strict=True) if ends]:
+        value = f"trim({name(column)})"
+        absent = f"lower({value}) IN ('', 'nan', 'null', 'none', '<na>')"
+        all_whole, largest = duck.row(
+            f"""SELECT bool_and({absent} OR regexp_full_match({value}, '-?\\d+(\\.0+)?')),
+                    max(try_cast(ltrim({value}, '-') AS DOUBLE)) FILTER (ends_with({value}, '.0'))
+                FROM {rows}"""
+        )
+        if all_whole and largest is not None and largest >= EXACT_BELOW["double"]:
+            raise ValueError(
+                f"{_named(duck, path)}: column {column!r} holds whole doubles up to {largest:.0f}, which are exact "
+                f"only below {EXACT_BELOW['double']:,}; write them as integers or text"
+            )
+        if all_whole:
+            whole.append(column)
+    return whole
+
+
+#: What spreadsheets and doubles make of long numbers.
+_POWER = r"\d(\.\d+)?[eE]\+\d+"
+
+
+def _named(duck: Duck, path: Path) -> str:
+    """Return the file that the rows of ``path`` came from."""
+    if path.parent != duck.work:
+        return str(path)
+    return str(duck.row(f"SELECT {FILE} FROM read_parquet({files([path])}) LIMIT 1")[0])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+
+
+def _kind(sql_type: DuckDBPyType) -> str:
+    """Return "number", "time" or "text"; empty for a column of nulls."""
+    if sql_type.id in (*_INTEGERS, *EXACT_BELOW, "decimal", "uhugeint"):
+        return "number"
+    if sql_type.id.startswith("timestamp") or sql_type.id == "date":
+        return "time"
+    return "" if sql_type.id == "null" else "text"
+
+
+def _printable(sql_type: DuckDBPyType) -> bool:
+    """Return whether a type is a scalar or a list of scalars."""
+    if sql_type.id in _LISTS:
+        return _element(sql_type).id not in (*_LISTS, *_RECORDS)
+    return sql_type.id not in _RECORDS
+
+
+def _element(sql_type: DuckDBPyType) -> DuckDBPyType:
+    return _children(sql_type)["child"]
+
+
+def _children(sql_type: DuckDBPyType) -> dict[str, DuckDBPyType]:
+    """Return the inner types of a list, struct or map by name."""
+    return {key: kind for key, kind in sql_type.children if isinstance(kind, DuckDBPyType)}
+
+
+def _shown_type(sql_type: DuckDBPyType) -> str:
+    """Return a type in words that a reader of Parquet files knows."""
+    words = {"double": "whole doubles", "float": "whole floats", "blob": "binary"}
+    return words.get(sql_type.id, f"values of type {str(sql_type).replace(chr(34), '')}")
+
+
+def _text(value: str, sql_type: DuckDBPyType) -> str:
+    """Return SQL of a scalar as text, or of a list of scalars as text joined by ", "."""
+    if sql_type.id in _LISTS:
+        if not _printable(sql_type):  # checked: every value is null
+            return "NULL::VARCHAR"
+        element = _element(sql_type)
+        return f"array_to_string(list_transform({value}::{element}[], lambda e: {_text('e', element)}), ', ')"
+    if sql_type.id in EXACT_BELOW:
+        whole = f"isfinite({value}) AND {value} = trunc({value}) AND abs({value}) < 1e18"
+        return f"CASE WHEN {whole} THEN {value}::BIGINT::VARCHAR WHEN NOT isnan({value}) THEN {value}::VARCHAR END"
+    if sql_type.id == "decimal":
+        return (
+            f"CASE WHEN {value} = trunc({value}) THEN trunc({value})::DECIMAL(38, 0)::VARCHAR ELSE {value}::VARCHAR END"
+        )
+    if sql_type.id == "blob":
+        return f"TRY(decode({value}))"
+    return "NULL::VARCHAR" if sql_type.id in (*_RECORDS, "null") else f"{value}::VARCHAR"
+
+
+def _readable(value: str, sql_type: DuckDBPyType, depth: int = 0) -> str:
+    """Return SQL of a nested value with binary as text all the way down."""
+    inner = f"e{depth}"
+    if sql_type.id == "blob":
+        return f"coalesce(TRY(decode({value})), {value}::VARCHAR)"
+    if sql_type.id in _LISTS:
+        element = _element(sql_type)
+        return f"list_transform({value}::{element}[], lambda {inner}: {_readable(inner, element, depth + 1)})"
+    if sql_type.id == "struct":
+        fields = [
+            (field, _readable(f"{value}.{name(field)}", kind, depth)) for field, kind in _children(sql_type).items()
+        ]
+        packed = ", ".join(f"{name(field)} := {converted}" for field, converted in fields)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
+    if sql_type.id == "map":
+        kinds = _children(sql_type)
+        entry = ", ".join(
+            f"{part} := {_readable(f'{inner}.{part}', kinds[part], depth + 1)}" for part in ("key", "value")
+        )
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {inner}: struct_pack({entry})))"
+    return value
