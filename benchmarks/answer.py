@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, print_table, single_thread, write_results
+from benchmarks.common import RESULTS, ROOT, print_table, single_thread, write_between, write_results
 
 WORK = Path(tempfile.gettempdir()) / "sidar-answer"
 POOLS = ("day8", "judged_test", "grounded_test")
@@ -317,6 +317,7 @@ def aggregate(work: Path, seeds: list[int]) -> None:
         memory_on_evidence_requests=memory,
         verdicts_that_memory_turns=turned,
     )
+    write_between(PAGE, MARKS, page_table(json.loads((RESULTS / "answer.json").read_text())))
     shown = [t for t in tests if t["measure"] == "ndcg@10" and t["a"] in ("answer", "sft", "raddpo", "memory")]
     print_table(
         ["set", "a", "b", "effect", "low", "high", "p Holm", "detectable", "verdict"],
@@ -326,6 +327,43 @@ def aggregate(work: Path, seeds: list[int]) -> None:
         ],
         "a - b, item nDCG@10",
     )
+
+
+PAGE = ROOT / "docs" / "answer.md"
+MARKS = ("<!-- answer table -->\n", "<!-- /answer table -->")
+#: Rows of the page's table: what is asked, and the figure's name.
+ASKED = (
+    ("answer − memory", "answer_minus_memory"),
+    ("answer − the same without the language model", "answer_minus_without_lm"),
+    ("answer − bm25+dense", "answer_minus_bm25_dense"),
+    ("answer − bm25+dense+raddpo", "answer_minus_bm25_dense_raddpo"),
+    ("answer − raddpo alone", "answer_minus_raddpo"),
+    ("shares − SIDs listed whole, raddpo alone", "share_minus_listed_raddpo"),
+    ("shares − equal shares, raddpo alone", "share_minus_uniform_raddpo"),
+)
+SETS = ("clicks", "clicks/seen", "clicks/unseen", "orders", "random", "utility", "judged_test", "grounded_test")
+
+
+def page_table(results: dict[str, Any]) -> str:
+    """The table of docs/answer.md: item nDCG@10, effect and 95 % interval; bold where it holds after Holm."""
+    figures = results["figures"]
+    lines = [f"| | {' | '.join(SETS)} |", "|---" * (len(SETS) + 1) + "|"]
+    for words, name in ASKED:
+        cells = []
+        for each in SETS:
+            target, _, part = each.partition("/")
+            key = f"{name}_{target}_{part or 'all'}"
+            if key not in figures:
+                cells.append("")
+                continue
+            effect, low, high = figures[key], figures[f"{key}_low"], figures[f"{key}_high"]
+            told = f"{effect:+.3f} ({low:+.3f} to {high:+.3f})"
+            sure = figures[f"{key}_p_holm"] < 0.05
+            cells.append(f"**{told}**" if sure else told)
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    seeds = int(figures["seeds"])
+    lines += ["", f"{seeds} model seeds; from `benchmarks/results/answer.json` (`python -m benchmarks.answer`)."]
+    return "\n".join(lines) + "\n"
 
 
 def memory_beside_the_evidence(

@@ -38,7 +38,7 @@ def test_the_page_of_the_bake_off(benchmark, tmp_path):
     assert {path.name: path.read_text() for path in (ROOT / "docs/images").glob("bakeoff-*.svg")} == drawn
 
 
-@pytest.mark.parametrize(("name", "where"), [("grown", "grown.md"), ("sci", "methods/sci.md")])
+@pytest.mark.parametrize(("name", "where"), [("grown", "grown.md"), ("sci", "methods/sci.md"), ("answer", "answer.md")])
 def test_tables_between_marks(benchmark, name, where):
     kept, made = results(name), benchmark(name)
     table = made.page_table(kept["figures"] if name == "sci" else kept)
