@@ -155,6 +155,8 @@ class Retriever:
         # a bundle of an older version goes on answering with the width that it was made for
         beam = int(stored.get("search_beam", stored.get("beam", DecodeConfig().beam)))
         decode = DecodeConfig(**{name: stored[name] for name in DecodeConfig.model_fields if name in stored})
+        if "search_beam" in stored:
+            decode.item_share = "none"  # as it answered: SIDs listed whole
         model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
         wanted = model.geometry is not None or opened.rerank is not None or opened.fuse != "none"
         vectors = open_vectors(bundle, device) if wanted else None
@@ -463,7 +465,9 @@ def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: byte
     secret = bundle_key(folder, memory_key)
     assert vectors.items is not None
     catalogue, index = opened.catalogue, opened.index
-    counts = np.zeros(len(catalogue)) if index.counts is None else index.counts
+    counts = index.counts
+    if counts is None:
+        counts = np.zeros(len(catalogue)) if index.prior is None else np.expm1(index.prior)
     dense = Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
     return open_answer(folder / ANSWER, catalogue, counts, dense, secret)
 

@@ -6,6 +6,7 @@ import reference_answer as slow
 from toy_stages import config
 
 from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
+from sidar.config import HeldOutConfig
 from sidar.data import build, open_dataset, toy
 from sidar.data.normalise import normalise_query
 from sidar.evaluate.metrics import objective
@@ -132,3 +133,20 @@ def test_the_half_life_of_the_memory_row_is_the_best_and_of_equals_the_longest(i
     values = [worth(row.over(asked.prompts, none, 10)) for row in rows]
     found = best_half_life(log, nothing, data.catalogue, grid)
     assert found == max(zip(values, grid, strict=True))[1]
+
+
+def test_queries_that_are_held_out_are_neither_counted_nor_fitted_to(inputs):
+    """The data stage leaves them in the validation window; the answer must not learn what was clicked for them."""
+    log, _ = log_of(inputs, "days")
+    query = next(prompt.query for prompt in log.asked.prompts if prompt.query)
+    (inputs / "held.tsv").write_text(f"query_id\tquery\n1\t{query.upper()}\n")
+    cfg = config(inputs / "inputs")
+    cfg.data.held_out = [HeldOutConfig(queries=str(inputs / "held.tsv"), match="exact")]
+    build(cfg, inputs / "held")
+    assert any(request.prompt.query == query for request in open_dataset(inputs / "held").requests("valid"))
+    without = read_log(cfg, inputs / "held", SECRET, inputs / ".work")
+    assert query not in {prompt.query for prompt in without.asked.prompts}
+    assert len(log.memory.counts(query, SECRET)[0])
+    assert not len(without.memory.counts(query, SECRET)[0])
+    assert not len(without.before.counts(query, SECRET)[0])
+    assert without.memory.n_queries == log.memory.n_queries - 1

@@ -171,9 +171,9 @@ class SmoothedMemory:
         pooled = Pooled.of([channels[name] for name in self.params.channels])
         if not self.params.channels:
             pooled = Pooled(np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0, 0)))
-        with np.errstate(divide="ignore"):
-            log_prior = np.log(prior)
-        logs = log_pool(pooled, self.params, log_prior[np.maximum(pooled.rows, 0)], max(len(order), 1))
+        # a placeholder past the end: the prior of whatever stands there may be 0
+        log_prior = np.log(np.where(pooled.rows >= 0, prior[np.maximum(pooled.rows, 0)], 1.0))
+        logs = log_pool(pooled, self.params, log_prior, max(len(order), 1))
         k = min(k, len(order))
         rows = np.full((len(queries), k), -1, np.int32)
         values = np.zeros((3, len(queries), k))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from sidar.answer.fit import Chosen
 from sidar.answer.key import FILE as KEY_FILE
 from sidar.answer.key import find_or_make_key
 from sidar.answer.memory import Memory
-from sidar.config import Config
+from sidar.config import Config, HeldOutConfig
 from sidar.data import open_dataset
 from sidar.data.duck import Duck, text
+from sidar.data.heldout import hold_out
+from sidar.data.judged import read_held_out
 from sidar.data.propensity import Propensities, measure_propensities
 from sidar.types import Catalogue, EvalSet, Prompt
 
@@ -46,6 +49,28 @@ class FittingRequests:
         keys = tuple(self.ids[q] for q in named)
         qrels = {self.ids[q]: chosen[q] for q in named}
         return EvalSet("validation requests", keys, tuple(self.prompts[q] for q in named), qrels, "log")
+
+
+def usable_requests(duck: Duck, data: Path) -> Path:
+    """Return the requests of a data folder without those of held-out queries, which are neither counted nor fitted to.
+
+    The data stage keeps them out of training alone; which files it held out stands beside its sets.
+    """
+    requests, listed = data / "requests.parquet", data / "eval" / "held_out.json"
+    if not listed.is_file():  # a folder of an older version
+        return requests
+    held: dict[str, list[str]] = {"near": [], "exact": []}
+    for each in json.loads(listed.read_text()):
+        if Path(each["queries"]).exists():
+            one = HeldOutConfig(**each)
+            held[one.match] += read_held_out(one)
+    source = f"read_parquet({text(requests)})"
+    if not hold_out(duck, source, held["near"], held["exact"]):
+        return requests
+    kept = duck.new_file()
+    with duck.in_order():
+        duck.export(f"SELECT * FROM {source} ANTI JOIN held_out USING (query)", kept)
+    return kept
 
 
 def fitting_requests(duck: Duck, requests: Path, alive: np.ndarray, most: int) -> FittingRequests:
@@ -120,8 +145,8 @@ def read_log(cfg: Config, data: Path, secret: bytes, work: Path) -> Log:
     """Count ``requests.parquet`` of the data folder and choose the requests that the answer is fitted to."""
     dataset = open_dataset(data)
     alive, lineage = dataset.catalogue.alive, dataset.catalogue.lineage
-    requests = data / "requests.parquet"
     with Duck(work, cfg.events.memory, cfg.threads) as duck:
+        requests = usable_requests(duck, data)
         weights = _propensities(duck, cfg, requests, dataset.report)
         memory = count_memory(duck, requests, ("train", "valid"), secret, lineage, propensities=weights)
         asked = fitting_requests(duck, requests, alive, cfg.memory.requests)

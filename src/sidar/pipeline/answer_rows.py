@@ -12,14 +12,14 @@ import numpy as np
 from sidar.answer.memory import Memory
 from sidar.answer.serving import GENERATIVE, params_of, read_facts
 from sidar.answer.smoothed import AnswerParams, Pooled, SmoothedMemory
-from sidar.baselines import DEPTH, Bm25
+from sidar.baselines import DEPTH, Bm25, Dense
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.duck import Duck
 from sidar.data.priors import Priors
-from sidar.embed import Embedder
+from sidar.embed import Embedder, load_items, query_side
 from sidar.evaluate.systems import System, TextSystem
-from sidar.pipeline.answer_log import fitting_requests, run_key
+from sidar.pipeline.answer_log import fitting_requests, run_key, usable_requests
 from sidar.types import EvalSet, Hits, Prompt
 
 
@@ -131,7 +131,7 @@ def answer_rows(
     tune_on = None
     if facts["fuse"] != "none" or facts.get("rerank"):
         with Duck(run / ".answer-work", cfg.events.memory, cfg.threads) as duck:
-            asked = fitting_requests(duck, run / "data" / "requests.parquet", catalogue.alive, cfg.memory.requests)
+            asked = fitting_requests(duck, usable_requests(duck, run / "data"), catalogue.alive, cfg.memory.requests)
         shutil.rmtree(run / ".answer-work", ignore_errors=True)
         tune_on = asked.eval_set(catalogue)
     label = facts.get("label", "")
@@ -143,7 +143,7 @@ def answer_rows(
     secret = run_key(cfg)
     memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
     lexical = TextSystem("bm25", Bm25.load(run / "answer"))
-    base: dict[str, System] = {"bm25": lexical, "dense": dense_channel(cfg, run, embedder, catalogue.alive)}
+    base: dict[str, System] = {"bm25": lexical, "dense": dense_channel(run, embedder, catalogue.alive)}
     model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
 
     def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
@@ -165,9 +165,6 @@ def describe(params: AnswerParams) -> str:
     return f"kappa {params.kappa:.2g}, half-life {params.half_life:.1f} days, weights {weights}"
 
 
-def dense_channel(cfg: Config, run: Path, embedder: Embedder, alive: np.ndarray) -> System:
-    """The dense channel of the answer: the encoder of the run as it is, exact or through cells."""
-    from sidar.pipeline.dense_rows import dense_rows
-
-    rows = dense_rows(cfg, run, "embed", embedder, alive)
-    return next(iter(rows.values()))
+def dense_channel(run: Path, embedder: Embedder, alive: np.ndarray) -> System:
+    """The dense channel of the answer: the run's encoder as it is, searched exactly, as a bundle searches."""
+    return TextSystem("dense", Dense(load_items(run / "embed"), query_side(embedder), alive=alive))

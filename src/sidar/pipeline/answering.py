@@ -95,7 +95,13 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         write_facts(out, {"fuse": "none"})
         return {"summary": "nothing to fuse: the model answers alone", "shapes": {"fuse": "none"}}
     log = read_log(cfg, run / "data", run_key(cfg), out / ".work")
-    fused = fused and len(log.asked) > 0  # clicks without query and history ask for nothing that could be answered
+    if not len(log.asked):
+        if cfg.decode.fuse == "memory":
+            raise ValueError(
+                "decode.fuse is 'memory', but no request of the log has a query or a history and chose a live item, so "
+                "there is nothing to fit the answer to; set decode.fuse to 'none'"
+            )
+        fused = False
     embedder = load_embedder(cfg.embed, device(cfg))
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     reader = query_side(embedder, cfg.sid.view).encode
@@ -106,9 +112,10 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     rerank: dict[str, Any] | None = None
     if cfg.decode.rerank == "dense":
         row = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
-        some = [part for part in (log.asked.eval_set(catalogue),) if len(part)]
-        rerank = row.tune(some, catalogue, cfg.memory.requests)
-        candidates.append(row)
+        some = log.asked.eval_set(catalogue)
+        if len(some):  # without any query text there is no cosine to weigh
+            rerank = row.tune([some], catalogue, cfg.memory.requests)
+            candidates.append(row)
     facts: dict[str, Any] = {
         "fuse": "memory" if fused else "none",
         "label": label,
@@ -120,7 +127,7 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         write_facts(out, facts)
         return {"summary": f"nothing fused; reranked with weight {(rerank or {}).get('weight', 0):g}", "shapes": shapes}
     lexical = tuned_lexical(Bm25(catalogue), log.asked, catalogue)
-    dense = dense_channel(cfg, run, embedder, catalogue.alive)
+    dense = dense_channel(run, embedder, catalogue.alive)
     base: dict[str, System] = {"bm25": TextSystem("bm25", lexical), "dense": dense}
     without = fit(log, base, priors.clicks, catalogue.alive)
     fits = [fit(log, {**base, GENERATIVE: each}, priors.clicks, catalogue.alive) for each in candidates]

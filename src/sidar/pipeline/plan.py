@@ -167,6 +167,19 @@ def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
     return why_cut(folder, config)
 
 
+def without_counts(folder: Path, config: dict[str, Any]) -> str | None:
+    """Why an index of an older version is made again: it does not hold the clicks that shares are made from."""
+    from safetensors import safe_open
+
+    from sidar.index.prefix import FILE
+
+    if not (folder / FILE).is_file():
+        return None
+    with safe_open(folder / FILE, framework="numpy") as file:
+        counted = "counts" in file.keys()  # noqa: SIM118 (not a mapping)
+    return None if counted else "an older version wrote it without the clicks that items share an SID by"
+
+
 def input_files(cfg: Config) -> list[str]:
     """The user's own files that the data stage reads.
 
@@ -259,7 +272,7 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         ),
         *aligned,
         *tuned,
-        Stage("index", (), ("data", "sid"), run.index),
+        Stage("index", (), ("data", "sid"), run.index, outdated=without_counts),
         Stage("answer", ("seed", "decode", "memory", "embed"), ("data", "embed", "sid", "index", served_by), answered),
         Stage(
             "bundle",
