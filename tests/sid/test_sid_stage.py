@@ -71,18 +71,19 @@ def test_sid_leaves_table_tokenizer_and_quality(shop: tuple[Config, Path]) -> No
     assert (folder / "sid" / "quality.png").stat().st_size > 10_000
 
 
-def test_index_orders_items_by_prior(shop: tuple[Config, Path]) -> None:
+def test_index_orders_items_by_clicks_and_then_by_prior(shop: tuple[Config, Path]) -> None:
     _, folder = shop
     dataset = data.open_dataset(folder / "data")
     sids = sid.load_sids(folder / "sid" / "sids.parquet", dataset.catalogue.item_ids)
     loaded = PrefixIndex.load(folder / "index")
-    prior = dataset.priors().prior
+    priors = dataset.priors()
     numbers = loaded.lookup(sids.codes)
     assert (numbers >= 0).all()
     for number in range(len(loaded)):
         rows = loaded.rows[loaded.rows_start[number] : loaded.rows_start[number + 1]]
         assert set(rows) == set(np.flatnonzero(numbers == number))
-        assert (np.diff(prior[rows]) <= 0).all()
+        order = list(zip(priors.clicks[rows], priors.prior[rows], strict=True))
+        assert order == sorted(order, reverse=True)
 
 
 def test_stages_are_deterministic(shop: tuple[Config, Path], tmp_path: Path) -> None:
