@@ -271,11 +271,11 @@ def aggregate(work: Path, seeds: list[int]) -> None:
                     (cells[s].get(name, a, f"item/{measure}"), cells[s].get(name, b, f"item/{measure}")) for s in seeds
                 ]
                 if all(x and y for x, y in pairs):
-                    columns.append(np.concatenate([x[1] - y[1] for x, y in pairs]))  # type: ignore[index]
-                    asked.append((figure, measure, a, b, [float((x[1] - y[1]).mean()) for x, y in pairs]))  # type: ignore[index]
+                    columns.append(np.concatenate([x[1] - y[1] for x, y in pairs]))
+                    asked.append((figure, measure, a, b, [float((x[1] - y[1]).mean()) for x, y in pairs]))
         if not columns:
             continue
-        ids = first.get(name, asked[0][2], "item/ndcg@10")[0]  # type: ignore[index]
+        ids = first.get(name, asked[0][2], "item/ndcg@10")[0]
         labels = np.tile(np.array([clusters[name][i] for i in ids]), len(seeds))
         found_tests = paired_tests(np.stack(columns, axis=1), labels, 0, samples=2000)
         adjusted = holm([t.p for t in found_tests])

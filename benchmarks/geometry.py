@@ -208,7 +208,7 @@ def measured(bed: Bed, cfg: Config, args: argparse.Namespace) -> dict[str, dict[
 @torch.no_grad()
 def nearness(bed: Bed) -> dict[str, float]:
     """The two-stage prior of the first code against the exact one, at step 0, for the prompts of the first batches."""
-    model = SidLM.build(LmConfig(geometry=True, layers=1), bed.index.codebook_sizes, bed.books)  # type: ignore[attr-defined]
+    model = SidLM.build(LmConfig(geometry=True, layers=1), bed.index.codebook_sizes, bed.books)
     model.use(bed.index)
     vectors = torch.from_numpy(np.stack([x.tokens.vector for batch in bed.batches["geometry"] for x in batch]))
     geometry = model.geometry
@@ -243,7 +243,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     rows = []
     if args.only != "1m":
-        bed.books = load_tokenizer(cfg.run_dir / "sid").codebooks_  # type: ignore[attr-defined]
+        bed.books = load_tokenizer(cfg.run_dir / "sid").codebooks_
         figures |= nearness(bed)
         found = measured(bed, cfg, args)
         figures |= ratios(found, "50k", "geometry")

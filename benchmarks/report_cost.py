@@ -59,7 +59,7 @@ def main() -> None:
     out = Path(tempfile.mkdtemp(dir=args.work))
     lines: list[tuple[str, float]] = []
     started = time.monotonic()
-    stages.progress = lambda text: lines.append((text, time.monotonic() - started))  # type: ignore[attr-defined]
+    stages.progress = lambda text: lines.append((text, time.monotonic() - started))
     report = stages.evaluate(cost.model_copy(update={"align": aligns[0]}), run, out, models)
     minutes = (time.monotonic() - started) / 60
     sets = report["shapes"]["sets"]

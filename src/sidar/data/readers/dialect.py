@@ -28,7 +28,7 @@ class Dialect:
 
 def opened(path: Path) -> IO[bytes]:
     """Open a file for its unpacked bytes."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # GzipFile reads bytes, too
 
 
 def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
