@@ -1,7 +1,7 @@
-"""What adaptive lengths (SARQ) and a frozen head (ACRQ) do to IDs: the claims of methods.md §3.2–3.4, in figures.
+"""What adaptive lengths (SARQ) and a frozen head (ACRQ) do to IDs: claims of sarq.md and acrq.md in docs/methods.
 
 ``python benchmarks/adaptive_ids.py simulated``: 30,000 Zipf items, 32 codes per level, popularity independent of the
-vectors (the setting of methods.md §3.2), each rule and control at equal bits; then ACRQ against training on all items,
+vectors, each rule and control at equal bits; then ACRQ against training on all items,
 where popular items are like the others and where the others also speak of their seller.
 
 ``python benchmarks/adaptive_ids.py sample --run runs/demo``: the same on the embedded sample with the simulated log's

@@ -1,9 +1,9 @@
-"""The tokenizer bake-off on the embedded sample: which Semantic IDs are best for its 6,764 products?
+"""The comparison of tokenizers on the embedded sample: which Semantic IDs are best for its 6,764 products?
 
     python benchmarks/bakeoff.py FOLDER [--methods …] [--seeds 0,1,2] [--no-docs] [key.sub=value …]
 
 FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is there is not made
-again, so an interrupted bake-off goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its pictures; a
+again, so an interrupted comparison goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its pictures; a
 test holds them together. Sizes fit 40 minutes on two cores; wall clock and CPU time of the process are in the results.
 ``--page`` writes the page again from the results that are committed.
 """
@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does; befo
 import yaml
 from common import RESULTS, ROOT, commit, device, versions
 
-from sidar.evaluate.document import to_markdown
+from sidar.compare.page import make_page
+from sidar.compare.results import Results
 
 DOCS = ROOT / "docs"
 PREFIX = "bakeoff-"
@@ -35,45 +36,31 @@ SETTINGS = {
 
 
 def settings():
-    """The bake-off's ``sidar.yaml``: the demo's, with :data:`SETTINGS` over it."""
+    """The comparison's ``sidar.yaml``: the demo's, with :data:`SETTINGS` over it."""
     from sidar.pipeline.demo import merge
     from sidar.pipeline.demo import settings as demo
 
     return merge(demo(everything=False, tiny=False), SETTINGS)
 
 
-def cleaned(results):
-    """The results without paths and stage-independent clutter, so that they can be committed."""
-    return {key: value for key, value in results.items() if key not in ("config",)}
-
-
-def write_docs(results, docs=DOCS):
-    """``bakeoff.md`` and ``images/bakeoff-*.svg`` from the results alone."""
-    made = document(results)
-    (docs / "images").mkdir(parents=True, exist_ok=True)
+def write_docs(kept, docs=DOCS):
+    """Write ``bakeoff.md`` and ``images/bakeoff-*.svg`` from the kept results alone."""
+    page = make_page(Results.from_json(kept), prefix=PREFIX, written_by="benchmarks/bakeoff.py", note=cost_note(kept))
     for old in (docs / "images").glob(f"{PREFIX}*.svg"):
         old.unlink()
-    for picture in made.pictures():
-        (docs / "images" / picture.file).write_text(picture.standalone() + "\n", encoding="utf-8")
-    (docs / "bakeoff.md").write_text(to_markdown(made), encoding="utf-8")
+    page.write_pictures(docs / "images")
+    (docs / "bakeoff.md").write_text(page.markdown, encoding="utf-8")
 
 
-def document(results):
-    """The page of the committed results."""
-    from sidar.evaluate.document import Text
-    from sidar.pipeline.bakeoff.page import page
-
-    cost = results["cost"]
+def cost_note(kept):
+    """Return what the comparison of the sample cost, and where its figures are."""
+    cost = kept["cost"]
     clock = f", {cost['minutes']:.0f} minutes on {cost['threads']} threads" if cost["one_go"] else ""
-    made = page(results, prefix=PREFIX, written_by="benchmarks/bakeoff.py")
-    made.lead.append(
-        Text(
-            f"The embedded sample: {cost['cpu_minutes']:.0f} minutes of CPU time in all stages together{clock}; made "
-            "by `python benchmarks/bakeoff.py`, all figures in `benchmarks/results/bakeoff.json`. The command for "
-            "your own catalogue is `sidar compare-sids` ([methods/bakeoff.md](methods/bakeoff.md))."
-        )
+    return (
+        f"The embedded sample: {cost['cpu_minutes']:.0f} minutes of CPU time in all stages together{clock}; made "
+        "by `python benchmarks/bakeoff.py`, all figures in `benchmarks/results/bakeoff.json`. The command for "
+        "your own catalogue is `sidar compare-sids` ([methods/bakeoff.md](methods/bakeoff.md))."
     )
-    return made
 
 
 def main():
@@ -93,10 +80,10 @@ def main():
     from rich.console import Console
 
     from sidar.artifacts import read_manifest
+    from sidar.compare.methods import DEFAULT
+    from sidar.compare.run import compare_tokenizers
     from sidar.config import load_config
     from sidar.doctor import usable_cores
-    from sidar.pipeline.bakeoff import DEFAULT
-    from sidar.pipeline.bakeoff.run import bake_off
     from sidar.pipeline.demo import write_inputs
 
     began, folder = time.monotonic(), given.folder
@@ -105,7 +92,7 @@ def main():
     write_inputs(folder / "inputs", everything=False, tiny=False)
     (folder / "bakeoff.yaml").write_text(yaml.safe_dump(settings(), sort_keys=False))
     cfg = load_config(folder / "bakeoff.yaml", given.overrides)
-    results = bake_off(
+    results = compare_tokenizers(
         cfg,
         given.methods.split(",") if given.methods else DEFAULT,
         seeds=[int(seed) for seed in given.seeds.split(",")] if given.seeds else None,
@@ -113,7 +100,7 @@ def main():
         console=Console(width=150),
     )
     used = resource.getrusage(resource.RUSAGE_SELF)
-    stages = sum(sum(facts.get("seconds", {}).values()) for facts in results["methods"].values())
+    stages = sum(sum(method.seconds.values()) for method in results.methods.values())
     manifests = [read_manifest(cfg.run_dir / name) for name in ("data", "embed")]
     shared = sum(manifest.seconds for manifest in manifests if manifest)  # wall: the ordinary stages keep no CPU time
     cost = {
@@ -122,16 +109,16 @@ def main():
         "threads": cfg.threads or usable_cores(),
         "workers": given.workers,
         "one_go": whole,  # else an earlier process had made a part
-        "cpu_minutes": (stages * len(results["seeds"]) + shared) / 60,
+        "cpu_minutes": (stages * len(results.seeds) + shared) / 60,
     }
     figures = {
-        f"{each}/{name}/{measure}": cells[measure]["mean"]
-        for each, facts in results["sets"].items()
-        for name, cells in facts["systems"].items()
+        f"{each}/{name}/{measure}": cells[measure].mean
+        for each, evaluated in results.sets.items()
+        for name, cells in evaluated.systems.items()
         for measure in ("item/ndcg@10", "item/recall@100")
         if measure in cells
     }
-    kept = cleaned(results) | {
+    kept = results.to_json() | {
         "cost": cost,
         "figures": figures,
         "settings": settings(),
@@ -146,7 +133,7 @@ def main():
         path.write_text(json.dumps(kept, indent=1) + "\n")
         write_docs(kept)
     print(f"{cost['minutes']:.1f} minutes; {cost['cpu_minutes']:.1f} of CPU time in all; {cost['peak_rss_gb']:.1f} GB")
-    print(results["sentence"].replace("**", ""))
+    print(results.sentence.replace("**", ""))
 
 
 if __name__ == "__main__":

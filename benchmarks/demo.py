@@ -1,4 +1,4 @@
-"""Keep the result of a finished ``scripts/demo``: its table, what it cost, and the figures that the issue asks for.
+"""Keep the result of a finished ``scripts/demo``: its table, what it cost, and its headline figures.
 
     python benchmarks/demo.py demo [--name demo]
 

@@ -1,6 +1,6 @@
 """Building the prefix index of one million SIDs: time and bytes per SID.
 
-The two figures are for the prefix arrays alone, from packed int64 keys that are not sorted (contracts.md).  Beside
+The two figures are for the prefix arrays alone, from packed int64 keys that are not sorted.  Beside
 them: building from the code table with the row map and priors, the row map's bytes, looking SIDs up, and a nested
 dict of the same SIDs.
 """

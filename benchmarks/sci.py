@@ -1,4 +1,4 @@
-"""SCI: what input swapping does to two towers, and what the dual-view index makes of it (methods §4.5).
+"""SCI: what input swapping does to two towers, and what the dual-view index makes of it (docs/methods/sci.md).
 
 Towers are trained on the training rows of a finished run (default: the simulated log of the embedded sample) and
 measured on its held-out catalogue-grounded queries. Two starts:

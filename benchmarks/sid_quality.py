@@ -33,7 +33,6 @@ from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.scorer import relevance_threshold
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
-from sidar.restore import restored
 from sidar.sid.inputs import query_inputs
 from sidar.sid.quality import purity, report
 from sidar.sid.tokenizer import tokenizer_class
@@ -164,7 +163,7 @@ def measure(args: argparse.Namespace, run: Path) -> None:
             seconds = time.process_time() - started
             quality = report(sids, vectors=vectors, tokenizer=tokenizer)
             index = PrefixIndex.build(sids, prior)
-            clusters = restored(tokenizer, index.table)
+            clusters = tokenizer.reconstruct(index.table)
             dense = QuantisedDense(clusters, index.expand_with_source, embedder)
             record = {
                 "row": name,

@@ -217,7 +217,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
 
 
 def _index_facts(index: PrefixIndex) -> dict[str, float]:
-    """How full the index is, and what a model that knows nothing would put outside it (protocol.md §5)."""
+    """How full the index is, and what a model that knows nothing would put outside it (docs/evaluation.md)."""
     uniform = 1.0 - index.n_sids / float(np.prod([float(size) for size in index.codebook_sizes]))
     return {"n_sids": index.n_sids, "density": float(index.density), "uniform_invalid_mass": uniform}
 
@@ -279,7 +279,7 @@ def _score_model(
 
 
 def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
-    """Exact invalid mass and invalid shares of free beams on a few queries of the pool (protocol.md §5), in fp32."""
+    """Exact invalid mass and invalid shares of free beams (docs/evaluation.md) on a few queries, in fp32."""
     from sidar.decode import Trie, free_beam_search, invalid_mass
     from sidar.decode.free import NOT_A_CODE
     from sidar.lm.scorer import LmScorer
@@ -302,7 +302,7 @@ def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
 
 
 def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, Any]]:
-    """The mechanisms of methods.md §1.9 on validation lists with known truth."""
+    """RAD-DPO's mechanisms (docs/methods/raddpo.md) on validation lists with known truth."""
     from benchmarks.evidence.mechanisms import distributions, labelled_lists, measure, probe
     from sidar.embed import load_items
     from sidar.lm import SidLM

@@ -159,7 +159,7 @@ def fuse_with_channels(
 def _oracle(system: str, pool: Pool, context: Any, judge: Judge) -> Columns:
     """``oracle-sid``: SIDs in the order of each target's own truth. ``oracle-utility``: in that of the true utility.
 
-    ``topic-oracle``: the judged pool of a query in random order, as expected values (protocol.md §1).
+    ``topic-oracle``: the judged pool of a query in random order, as expected values (docs/evaluation.md).
     """
     if system == "topic-oracle":
         return judge.topic(pool)

@@ -1,4 +1,4 @@
-"""What the contrast does: how hard it pushes, its gradient beside SFT's, and who pulls a shared prefix (T11)."""
+"""What the contrast does: how hard it pushes, its gradient beside SFT's, and who pulls a shared prefix."""
 
 from __future__ import annotations
 

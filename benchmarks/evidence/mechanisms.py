@@ -1,7 +1,7 @@
 """Do RAD-DPO's parts do what they are said to do?  Measured on one model, on lists whose truth is known.
 
 Lists first (:func:`labelled_lists`, once per bed), then :func:`probe` after each training run; :func:`distributions`
-holds the histograms of the page and :func:`oscillation` reads a training log.  methods.md §1.4, 1.6, 1.9 (T5, T6, T11).
+holds the histograms of the page and :func:`oscillation` reads a training log. See docs/methods/raddpo.md.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def probe(
       negative), ties half: among the pairs of all lists, and inside lists only; .5 = RDRW knows nothing.
       ``q25 q50 q75 spread``: quartiles of the similarity, and q75 − q25.
       ``prefix_correlation``: Pearson's, of the similarity with the length of the shared prefix.
-      ``weight_pseudo``, ``weight_true``: mean w of eq. 6 at these quartiles (T5: the first must be smaller).
+      ``weight_pseudo``, ``weight_true``: mean w of eq. 6 at these quartiles (the first must be smaller).
     ``auc/<competitor>``, with ``_low``, ``_high``, ``_within``, ``_within_low``, ``_within_high``: what the same
       question gets without RDRW: ``prefix`` (length shared with y_w*), ``position`` (shown higher = more likely
       relevant), ``embedding`` (cosine of the items' embeddings), ``reward`` (the negative's own log π/|y|).
-    ``squeeze/…`` (T6): mean log π, nats, of ``star``, ``others`` (Y_pos without y_w*), ``negatives`` (true ones),
+    ``squeeze/…``: mean log π, nats, of ``star``, ``others`` (Y_pos without y_w*), ``negatives`` (true ones),
       ``pseudo``, ``unrelated`` (drawn SIDs that the request did not show); of the first code ``top`` (largest
       probability) and ``entropy``.  ``…_change`` (with ``_low``, ``_high``): minus the reference's on the same lists.
     ``contrast/push_softmax``, ``contrast/push_printed``: mean σ(−βz) at β = 2, w = 1; ``contrast/push``: under
@@ -63,7 +63,7 @@ def probe(
     ``gradient/ratio``, ``gradient/cosine``: ‖∇_θ L_PL‖ / ‖∇_θ L_SFT‖ and cosine of the two over all trainable
       parameters: ``cfg``'s own contrast against eq. 1; ``ratio_logp``: the ratio on log-probs, as in the training log;
       ``raddpo_ratio``, ``raddpo_cosine``: of one contrast for all models (softmax, β = 2, TLGD, w = 1).
-    ``prefix/…`` (T11; that contrast without TLGD, and with it in ``…_tlgd``): ``lists`` the share of the batch's lists
+    ``prefix/…`` (that contrast without TLGD, and with it in ``…_tlgd``): ``lists`` the share of the batch's lists
       where a negative shares y_w*'s first code; on these ``cancelled``, the share of y_w*'s pull on its first code that
       the negatives take back (with TLGD: none), and cosines between the gradients of y_w*'s part and the negatives'
       part: ``cos_head`` list by list on the first level's head, then averaged (a list whose negatives TLGD silences
@@ -126,7 +126,7 @@ def distributions(
 def oscillation(
     log_rows: Iterable[Mapping[str, Any]], against: Iterable[Mapping[str, Any]] | None = None, *, width: int = 9
 ) -> float:
-    """Variance over the logged steps of log π(first code of y_w*), around its running mean (T11). NaN below 3 rows.
+    """Variance over the logged steps of log π(first code of y_w*), around its running mean. NaN below 3 rows.
 
     ``log_rows``: records of log.jsonl, those of kind ``train`` with ``logp/star_first`` count.  The running mean takes
     ``width`` records, centred, fewer at the ends.  Each record is of another batch, and that moves it more than any

@@ -8,6 +8,7 @@ rate and strength on day 7 first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.evidence.registration import registration, tuned_settings
 from sidar.pipeline.demo import merge
 from sidar.pipeline.variants import VARIANTS
 
-#: Rows on other lists instead of RDRW: name → variant of the bed's data (the cheap denoisers of protocol.md §3, and the
+#: Rows on other lists instead of RDRW: name → variant of the bed's data (cheap denoisers of docs/evaluation.md, and the
 #: truth as the denoiser that no log has).
 ON_OTHER_LISTS = {"raddpo-truth": "truth", "raddpo-skip-above": "skip-above", "raddpo-ips": "ips"}
 #: Rows of the main table; the first line has the headline's number of seeds.
@@ -44,7 +45,9 @@ SIZES = {
     "8x512": {"layers": 8, "hidden": 512, "heads": 8, "kv_heads": 8, "intermediate": 1408},
 }
 #: Axes that an SFT model differs by.
-SFT_AXES = ("head", "size", "sids")
+SFT_AXES = ("head", "size", "sids", "bed")
+#: The shipped RAD-DPO as axes; a test compares them with the defaults of `align`.
+SHIPPED = {"beta": 0.5, "lists": 7680, "window": 4096}
 #: Codebooks by how many pairs share a first code (more codes, less sharing).
 SHARING = ("64/256/256", "2048/128/64")
 #: Rows whose invalid mass is measured, and rows that are probed, at the first three seeds; others are probed once.
@@ -183,6 +186,8 @@ def align_cell(
         align |= {"steps": steps, "validate_every": steps, "checkpoint_every": steps}
     if "state" in axes:
         align["rdrw_state"] = axes["state"]
+    if "window" in axes:
+        align["rdrw_window"] = axes["window"]
     config = merge(parent.config, {"align": align})
     if "n" in axes:
         config = merge(config, {"preference": {"max_negatives": axes["n"]}})
@@ -270,6 +275,7 @@ def _sweeps() -> list[Cell]:
     found += [align_cell("raddpo", seed, ("state",), state="last_code") for seed in seeds]
     found += _where_it_must_win(seeds)
     found += _denoisers_at_a_dose(seeds)
+    found += shipped(seeds)
     for n, system, seed in product((1, 7, 16), ("raddpo", "raddpo-paper", "simpo", "sdpo"), seeds):
         found.append(align_cell(system, seed, ("n",), n=n))
     for beta, system, seed in product((0.5, 1.0, 2.0, 5.0), ("raddpo", "raddpo-paper"), seeds):
@@ -288,6 +294,28 @@ def _sweeps() -> list[Cell]:
         rows = ("sft-continued", "raddpo", "raddpo-no-tlgd")
         found += [align_cell(system, seed, ("sharing",), sids=sids) for system in rows]
     return found
+
+
+def shipped(seeds: Iterable[int]) -> list[Cell]:
+    """The defaults of `align`, their SFT models, and SFT continued on as many lists at the same rate.
+
+    Axis `bed`: k-means in bf16 gives other codes on another kind of CPU, and the machine of the kept cells
+    was gone when these were planned. So these cells have SIDs, SFT models and controls of their own and are
+    compared with no others.
+    """
+    found = []
+    for seed in seeds:
+        found.append(sft_cell(seed, ("shipped",), pools=EVERYWHERE, bed="shipped"))
+        control = {"lists": SHIPPED["lists"], "lr_new": _own_rate()}
+        for system, axes in ((CONTROL, control), ("raddpo", SHIPPED)):
+            found.append(align_cell(system, seed, ("shipped",), pools=EVERYWHERE, bed="shipped", **axes))
+    return [_without_fusion(cell) for cell in found]
+
+
+def _without_fusion(cell: Cell) -> Cell:
+    """Return ``cell`` without its fusion with channels, and so without a need of theirs."""
+    needs = [cell.parent] if cell.parent else []
+    return Cell.of({**cell.spec, "fused": False, "needs": needs})
 
 
 def channel_cell(name: str) -> Cell:

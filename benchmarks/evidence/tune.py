@@ -1,4 +1,4 @@
-"""Choosing each method's settings on day 7, with the same number of runs for each (protocol.md §3)."""
+"""Choosing each method's settings on day 7, with the same number of runs for each (docs/evaluation.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Comparisons with their verdicts, gated by the room above SFT; levels with intervals.
 
-Without room there is no verdict (protocol.md §3): where even the order of the true utility, which no method can know
+Without room there is no verdict (docs/evaluation.md): where even the order of the true utility, which no method knows
 better, gains less over SFT than the primary comparison could have seen, the word is "cannot tell here".
 """
 

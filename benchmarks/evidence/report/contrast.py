@@ -92,7 +92,7 @@ class Result:
 
     @property
     def enough_seeds(self) -> bool:
-        """Three seeds at least (protocol.md §4), where the sides have seeds at all."""
+        """Three seeds at least (docs/evaluation.md), where the sides have seeds at all."""
         return len(self.seeds) >= LEAST_SEEDS or set(self.seeds) <= {None}
 
     @property

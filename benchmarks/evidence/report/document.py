@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib import resources
 from pathlib import Path
+
+from sidar.pages import render
 
 MARKS = {
     "holds": "holds",
@@ -228,7 +229,7 @@ def inline(text: str) -> str:
 
 def _css() -> str:
     own = (Path(__file__).parent / "evidence.css").read_text(encoding="utf-8")
-    return resources.files("sidar.evaluate").joinpath("report.css").read_text(encoding="utf-8") + own
+    return render("pages/palette.css") + render("pages/style.css") + own
 
 
 def _svg_style() -> str:

@@ -1,4 +1,4 @@
-"""Headroom, before any verdict: what could be won at all (protocol.md §3)."""
+"""Headroom, before any verdict: what could be won at all (docs/evaluation.md)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Pic
 from benchmarks.evidence.report.dose import dose
 from benchmarks.evidence.report.names import PAPER_TABLE_1, measure, row
 from benchmarks.evidence.report.noise import noise
-from benchmarks.evidence.report.pictures import two_histograms
+from benchmarks.evidence.report.pictures import legend, two_histograms
 from benchmarks.evidence.report.show import (
     DASH,
     comparisons,
@@ -35,7 +35,6 @@ from benchmarks.evidence.report.show import (
     verdict,
 )
 from benchmarks.evidence.report.summary import order
-from sidar.evaluate.charts import legend
 
 STATES = ("eos_out", "last_code", "item_vector")
 COMPETITORS = {

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from benchmarks.evidence.report.compare import Result
-from sidar.evaluate.charts import COLOURS, legend, nice_ticks, stroke
+
+#: CSS variables --c0 … of the page's palette; further series repeat them dashed.
+COLOURS = 10
+
+
+def stroke(colour: int) -> str:
+    """SVG stroke of a series number: colour first, then dash."""
+    dash = ("", ' stroke-dasharray="6 4"', ' stroke-dasharray="2 3"')[colour // COLOURS % 3]
+    return f'stroke="var(--c{colour % COLOURS})"{dash}'
+
+
+def nice_ticks(low: float, high: float, n: int = 5) -> list[float]:
+    """About ``n`` round values that cover low..high."""
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / n
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def legend(series: Sequence[tuple[str, int]]) -> str:
+    """Swatches and names of (name, colour)."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 26 8" class="swatch"><line x1="1" x2="25" y1="4" y2="4" stroke-width="2.4" '
+        f"{stroke(colour)}/></svg>{escape(name)}</li>"
+        for name, colour in series
+    )
+    return f'<ul class="legend">{items}</ul>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", kind: str = "tick") -> str:

@@ -17,7 +17,7 @@ from benchmarks.evidence.report.why import why
 
 
 def page(evidence: Evidence) -> Page:
-    """Every section, headroom first (protocol.md §3); what was not run says so."""
+    """Every section, headroom first (docs/evaluation.md); what was not run says so."""
     sections = [
         headroom(evidence),
         summary(evidence),

@@ -8,6 +8,7 @@ from benchmarks.evidence.report.document import Block, Entry, Fold, Table, Text
 from benchmarks.evidence.report.lab import predicted
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.parts import against_twin, at_equal_rates, family, rows_at_equal_rates
+from benchmarks.evidence.report.shipped import against_controls
 from benchmarks.evidence.report.show import DASH, effect, of_seeds, plain_number, verdict
 from benchmarks.evidence.report.summary import lines
 from benchmarks.evidence.report.unseen import BEST, alone, fused
@@ -54,6 +55,10 @@ def short(evidence: Evidence) -> list[Block]:
     rows_of = list(rows_at_equal_rates(evidence, utility).items())
     if len(rows_of) > 1:
         ask(f"… the same with {rows_of[1][0]} instead of {rows_of[0][0].split()[0]}?", rows_of[1][1], utility)
+    for metric, target in ((click, "next-day clicks"), (utility, "the true utility")):
+        as_shipped = next(iter(against_controls(evidence, metric).values()), None)
+        if as_shipped is not None and as_shipped.test is not None:
+            ask(f"Does it, as shipped, beat {row(CONTROL)} at the same rate on {target}?", as_shipped, metric)
     ask("Does it beat DPO, given the same SFT term?", against_twin(evidence, "dpo+sft", click), click)
     words = [r.word for r in family(evidence, "Ablations", click).values() if r.test is not None]
     if words:

@@ -143,7 +143,7 @@ def row_seeds(
     )
 
 
-#: A contrast whose gradient is this share of SFT's, or less, is inactive (protocol.md §3).
+#: A contrast whose gradient is this share of SFT's, or less, is inactive (docs/evaluation.md).
 INACTIVE = 0.01
 
 

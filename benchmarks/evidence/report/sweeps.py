@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from benchmarks.evidence.report.cells import Evidence, split_name
 from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result, Side, compare, difference, levels
@@ -12,6 +13,7 @@ from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.noise import relevant_share
 from benchmarks.evidence.report.parts import rows_at_equal_rates
 from benchmarks.evidence.report.pictures import Band, bands, keys
+from benchmarks.evidence.report.shipped import shipped
 from benchmarks.evidence.report.show import (
     DASH,
     comparisons,
@@ -130,6 +132,7 @@ def sweeps(evidence: Evidence) -> Section:
         label = f"{measure(metric)}, less SFT"
         if len(ticks) > 1 and (svg := bands(lines, x_label=axis.label, y_label=label, ticks=ticks)):
             pictures.append(Picture(svg, f"{axis.title}: gain over SFT, with 95 % intervals", below=keys(lines)[1]))
+    blocks += shipped(evidence)
     if pictures:
         blocks.append(Row(pictures))
     return Section("sweeps", "Sweeps", blocks, "simulated")
@@ -252,7 +255,7 @@ def _axis(
 
 
 def _ratio(ratios: list[float], system: str) -> Entry:
-    """The gradient ratio of training, and *inactive* below one per cent (protocol.md §3)."""
+    """The gradient ratio of training, and *inactive* below one per cent (docs/evaluation.md)."""
     shown = spread(ratios, 3)
     return replace(shown, text=f"{shown.text}, inactive") if inactive(ratios, system) else shown
 
@@ -271,9 +274,10 @@ def _planned(evidence: Evidence, system: str, variant: str) -> bool:
 # ---------------------------------------------------------------------- from one value to another
 
 
-def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
-    """What turning the dial does, paired by seed and query: a sentence, a table, and the other measures behind it."""
-    contrasts: dict[str, tuple[Place, Place]] = {}
+def changed(evidence: Evidence, name: str) -> dict[str, tuple[Place, Place]]:
+    """{what: (a, b)} of the values of axis ``name`` that are set beside each other, system by system."""
+    axis = AXES[name]
+    asked: dict[str, tuple[Place, Place]] = {}
     for system in axis.systems:
         here = [p for p in _places(evidence, name, [system]) if _planned(evidence, p.system, p.variant)]
         if system == CONTROL or len(here) < 2:
@@ -282,21 +286,33 @@ def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
         pairs = [] if axis.gains or base is None else [(p, base) for p in here if p.variant]
         if name != "state":
             pairs.append((here[-1], here[0]))
-        contrasts |= {f"{row(system)}: {a.value} − {b.value}": (a, b) for a, b in pairs}
-    if not contrasts:
+        asked |= {f"{row(system)}: {a.value} − {b.value}": (a, b) for a, b in pairs}
+    return asked
+
+
+@cache
+def changes(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
+    """{what: result} of :func:`changed`, corrected among each other: the one verdict on what turning a dial does."""
+    asked = changed(evidence, name)
+    results = compare(evidence, [_change(AXES[name], metric, a, b) for a, b in asked.values()])
+    return dict(zip(asked, results, strict=True))
+
+
+def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
+    """What turning the dial does, paired by seed and query: a sentence, a table, and the other measures behind it."""
+    if not changed(evidence, name):
         return []
     what = "gain over SFT continued" if axis.gains else "level"
-    tables = []
+    tables, told = [], []
     for metric in (*PRIMARY["click"], *PRIMARY["utility"]):
-        results = compare(evidence, [_change(axis, metric, a, b) for a, b in contrasts.values()])
-        first = f"{measure(metric)} ({metric.partition('.')[0]}), change of the {what}"
-        table = comparisons(list(zip(contrasts, results, strict=True)), first=first, directions=True)
-        tables.append((metric, results, table))
-    said = [tally(f"{measure(m)} ({m.partition('.')[0]})", results) for m, results, _ in tables]
+        results, target = changes(evidence, name, metric), metric.partition(".")[0]
+        first = f"{measure(metric)} ({target}), change of the {what}"
+        tables.append(comparisons(list(results.items()), first=first, directions=True))
+        told.append(tally(f"{measure(metric)} ({target})", list(results.values())))
     return [
-        Text(f"**From one value to another** ({what}; Holm inside each measure; table below): {' '.join(said)}"),
-        tables[0][2],
-        Fold(f"{axis.title}: the same changes on other measures", [table for _, _, table in tables[1:]]),
+        Text(f"**From one value to another** ({what}; Holm inside each measure; table below): {' '.join(told)}"),
+        tables[0],
+        Fold(f"{axis.title}: the same changes on other measures", tables[1:]),
     ]
 
 

@@ -14,7 +14,7 @@ from benchmarks.evidence.report.show import comparisons, level_table, plain_numb
 ALONE = (START, CONTROL, "raddpo")
 CHANNELS = ("bm25", "dense", "dense-tuned", "bm25+dense", "bm25+dense-tuned")
 BEST = "bm25+dense-tuned"
-#: Primary on each held-out set; topic recall beside it (protocol.md §1).
+#: Primary on each held-out set; topic recall beside it (docs/evaluation.md).
 MEASURES = {
     "judged_test": ("item.ndcg@10", "item.rprec", "item.recall@100"),
     "grounded_test": ("item.ndcg@10", "item.recall@100"),
