@@ -5,8 +5,8 @@
 
 Reads ``esci_us_ecommerce_shrunk.ndjson.zip``, ``esci_us_judgments.json`` and ``extra_queries_*.csv``; writes
 ``catalogue.parquet``, ``queries.parquet``, ``qrels.parquet`` and ``extra_queries.parquet``. Two leaks are closed
-here (protocol.md §1): the product field ``query_id`` is never read, and extra queries that resemble a judged one are
-dropped. Products are ordered by ``item_id`` because the source's order may follow the judged queries.
+here (docs/evaluation.md): the product field ``query_id`` is never read, and extra queries that resemble a judged one
+are dropped. Products are ordered by ``item_id`` because the source's order may follow the judged queries.
 """
 
 from __future__ import annotations
