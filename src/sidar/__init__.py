@@ -1,10 +1,14 @@
-"""Sidar: from a product catalogue and an interaction log to aligned generative retrieval."""
+"""Sidar: from a product catalogue and an interaction log to aligned generative retrieval.
+
+Marks in docstrings such as [seed], [known], [source: N1], [reconstruction] and [ours] say where a formula or a
+constant comes from; docs/sources.md explains them and names every source.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from sidar.version import __version__
 
 if TYPE_CHECKING:
     from sidar.retriever import Retriever as Retriever

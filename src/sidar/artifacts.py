@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sidar
+from sidar.version import __version__
 
 MANIFEST = "manifest.json"
 
@@ -185,7 +185,7 @@ def write_artifact(
             inputs=dict(inputs or {}),
             files=files,
             shapes=draft.shapes,
-            code_version=sidar.__version__,
+            code_version=__version__,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             seconds=round(time.monotonic() - started, 3),
             apart={str(path): value for path, value in hashes.items() if path.parts[0] in apart},

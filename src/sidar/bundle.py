@@ -9,7 +9,8 @@
                         hub's (a reference); with `decode.rerank: dense` items.npy
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
-      answer/           where the answer is fused: answer.json, BM25, and memory.parquet, which a day's log updates
+      answer/           where the answer is fused: answer.json, BM25, above 100,000 items the index of the dense channel
+                        (dual_view.*), and memory.parquet, which a day's log updates
       model/            language model, vocabulary, prompt template, text tokenizer
 
 Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts fit, also after
@@ -45,6 +46,11 @@ FACTS = "bundle.json"
 #: Folder of what the fused answer reads; it changes with the memory and so is no part of the bundle's hash.
 ANSWER = "answer"
 FORMAT = 1
+#: What a bundle says where its config asks for reranking and there is nothing to rerank by.
+NO_WEIGHT = (
+    "decode.rerank is dense, but no request of the log has a query text and a choice to weigh the cosine on: searches "
+    "are not reranked"
+)
 #: An example query was typed by at least so many users.
 EXAMPLE_USERS = 5
 #: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
@@ -125,7 +131,8 @@ def write_bundle(
     ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder above. Large files
     are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
     ``examples``: queries to offer on an empty page, default those of the log. ``rerank`` {"weight": w, …}: searches
-    order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.
+    order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.  Where
+    ``config`` asks for reranking and there is no weight, the bundle notes it (in ``bundle.json`` and its manifest).
     ``encoder``: where to copy the encoder from, default the folder that ``embed`` names; used only where it is needed.
     ``answer``: folder of the stage ``answer``; None, or one that fuses nothing = the model answers alone.
     Raises ``ValueError`` when two parts were not made from one another, or the encoder did not make the vectors.
@@ -167,26 +174,31 @@ def write_bundle(
                 _link(file, folder / part / file.relative_to(sources[part]))
     for part, manifest in manifests.items():
         (folder / part / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=1, sort_keys=True) + "\n")
+    asked = json.loads(json.dumps(dict(config), default=str))
+    notes = [NO_WEIGHT] if rerank is None and asked.get("decode", {}).get("rerank") == "dense" else []
     facts = {
         "format": FORMAT,
         "label": label,
         "lineage": catalogue.lineage,
         "parts": {part: manifest.hash for part, manifest in manifests.items()},
-        "config": json.loads(json.dumps(dict(config), default=str)),
+        "config": asked,
         "rerank": None if rerank is None else dict(rerank),
         "fuse": fuse,
+        "notes": notes,
         "examples": example_queries(sources["catalogue"], catalogue) if examples is None else list(examples),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     made = open_bundle(folder)
     sizes = list(made.sids.codebook_sizes)
+    summary = f"{label}: {len(made.catalogue):,} items, {len(made.index):,} SIDs over {sizes}"
     return {
-        "summary": f"{label}: {len(made.catalogue):,} items, {len(made.index):,} SIDs over {sizes}",
+        "summary": "\n".join([summary, *(f"note: {note}" for note in notes)]),
         "shapes": {
             "items": len(made.catalogue),
             "sids": len(made.index),
             "codebook_sizes": sizes,
             "lineage": catalogue.lineage,
+            **({"notes": notes} if notes else {}),
         },
     }
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from sidar.artifacts import Manifest
 from sidar.index import PrefixIndex
 from sidar.sid.tokenizer import FILE as TOKENIZER
-from sidar.sid.tokenizer import load_tokenizer
+from sidar.sid.tokenizer import stored_codebooks
 from sidar.types import SemanticIds
 
 #: part -> the parts that it was made from, and the command that makes it again.
@@ -75,7 +75,7 @@ def check_meaning(folder: Path, manifests: Mapping[str, Manifest], model: Mappin
     if model.get("centroid_dim") and (folder / "sid" / TOKENIZER).is_file() and weights.is_file():
         with safe_open(weights, framework="numpy") as file:
             learnt = file.get_tensor("centroids")
-        books = np.concatenate(load_tokenizer(folder / "sid").codebooks_)
+        books = np.concatenate(stored_codebooks(folder / "sid"))
         if learnt.shape != books.shape or not np.allclose(learnt, books, rtol=1e-4, atol=1e-5):
             raise ValueError(
                 f"{folder}: {hashes} do not fit: the model was trained on other codebooks of the same sizes, so its "

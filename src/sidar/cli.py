@@ -184,18 +184,21 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to write sidar.yaml.")] = Path("."),
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of sidar.yaml instead.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every option, not only those that people change.")] = False,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="Module or .py file of a plug-in; its options are written as well.")
+    ] = None,
 ) -> None:
     """Write a commented sidar.yaml with the options that people change."""
     from sidar.pipeline.template import commented_yaml, json_schema
 
     if schema:
-        typer.echo(json_schema())
+        typer.echo(json_schema(plugin or ()))
         return
     path = folder / "sidar.yaml"
     if path.exists():
         raise ValueError(f"{path} exists already; delete it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(commented_yaml(full))
+    path.write_text(commented_yaml(full, plugin or (), folder))
     typer.echo(f"wrote {path}; fill in catalogue.path and events.path, then `sidar run -c {path}`")
 
 
@@ -257,7 +260,9 @@ def search(
     bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),
     k: Annotated[int, typer.Option(help="How many items.")] = 10,
     beam: Annotated[int | None, typer.Option(help="Beams; default: the bundle's.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Best-first exact search instead of a beam.")] = False,
+    exact: Annotated[
+        bool | None, typer.Option("--exact/--no-exact", help="Best first, or with a beam; default: as the bundle says.")
+    ] = None,
     rerank: Annotated[
         bool | None, typer.Option("--rerank/--no-rerank", help="By log π + w · cosine; default: as the bundle says.")
     ] = None,
@@ -383,18 +388,20 @@ def compare_sids(
     """Train the same model on every tokenizer's IDs at equal code budget and write one page: which is best, why."""
     cfg = _load(config, overrides)
     if table:
-        from sidar.pipeline.compare import compare
+        from sidar.compare.tables import compare
 
         _console().print(compare(cfg, dict(_pair(text) for text in table)))
         return
-    from sidar.pipeline.bakeoff import DEFAULT
-    from sidar.pipeline.bakeoff.caveats import caveats
-    from sidar.pipeline.bakeoff.run import bake_off
+    from sidar.compare import run
+    from sidar.compare.methods import DEFAULT
+    from sidar.compare.verdict import caveats
 
     chosen = DEFAULT if methods is None else [name for name in methods.split(",") if name.strip()]
     numbers = None if seeds is None else _numbers("--seeds", seeds)
-    results = bake_off(cfg, chosen, seeds=numbers, align=align, minutes=minutes, workers=workers, console=_console())
-    for line in (results["sentence"], *caveats(results)):
+    results = run.compare_tokenizers(
+        cfg, chosen, seeds=numbers, align=align, minutes=minutes, workers=workers, console=_console()
+    )
+    for line in (results.sentence, *caveats(results)):
         _console().print(line.replace("**", ""), markup=False, highlight=False)
 
 

@@ -80,7 +80,11 @@ def encode(
     from sidar.pipeline.refresh import encode as run
 
     console = Console()
-    console.print(f"bundle: {run(load_config(config, overrides), bundle, out, console)}")
+    cfg = load_config(config, overrides)
+    made = run(cfg, bundle, out, console)
+    console.print(f"bundle: {made}")
+    if (made / "answer").is_dir() and made.resolve().parent != cfg.run_dir.resolve():
+        _say_where_the_key_is(cfg.run_dir)
 
 
 @app.command()
@@ -124,7 +128,7 @@ def compact(
         f"old lineage (data, vectors, index, evaluation of its runs) is rebuilt by `sidar run --from {out}`"
     )
     if (out / "answer").is_dir() and out.resolve().parent != bundle.resolve().parent:
-        typer.echo("the key of its memory stays where it is: copy memory.key beside it, or set SIDAR_MEMORY_KEY")
+        _say_where_the_key_is(bundle.parent)
 
 
 @app.command()
@@ -138,6 +142,10 @@ def plan(
 
     found = plan_migration(bundle, target)
     typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+
+
+def _say_where_the_key_is(folder: Path) -> None:
+    typer.echo(f"the key of its memory is in {folder}: copy memory.key beside the bundle, or set SIDAR_MEMORY_KEY")
 
 
 def _numbers(text: str | None) -> list[int] | None:

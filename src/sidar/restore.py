@@ -1,9 +1,8 @@
-"""What codes keep of a vector: the sum of their centroids, or what the tokenizer's decoder makes of them."""
+"""What codes keep of a vector: the sum of their centroids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +21,3 @@ def reconstruct(codebooks: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarra
         has = codes[:, level] >= 0
         vectors[has] += book[codes[has, level]]
     return vectors
-
-
-def restored(tokenizer: Any, codes: np.ndarray) -> np.ndarray:
-    """(n, D) float32: what ``codes`` (n, L), −1 past the end, keep under ``tokenizer``.
-
-    A tokenizer whose codes add up in another space than the vectors' has a decoder and so a ``reconstruct`` of its own
-    (RQ-VAE, CQ-SID, ACRQ; SARQ asks its base); its ``codebooks_`` are stand-ins and would say something else.
-    """
-    own = getattr(tokenizer, "reconstruct", None)
-    return reconstruct(tokenizer.codebooks_, codes) if own is None else own(codes)

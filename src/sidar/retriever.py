@@ -27,6 +27,7 @@ from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 if TYPE_CHECKING:
     from sidar.answer.serving import FusedAnswer
     from sidar.answer.smoothed import Answer
+    from sidar.baselines.dense import VectorChannel
     from sidar.decode import Beams
     from sidar.index import PrefixIndex
     from sidar.index.shares import ItemShares
@@ -84,6 +85,7 @@ class Explanation:
     rerank: float | None = None
     fuse: str = "none"
     seen: float = 0.0
+    exact: bool = False  # the best ``beam`` SIDs of all, not what a beam of that width found
 
 
 class Retriever:
@@ -111,7 +113,8 @@ class Retriever:
     ) -> None:
         """``vectors``: the encoder, for a model that reads sentence vectors and for reranking; ``rerank``: weight of
         the dense score in every search that does not say otherwise, None = the beams decide alone.  ``decode`` says how
-        items share the probability of their SID; ``fused``: the channels and the memory that the answer is fused from.
+        items share the probability of their SID, and whether searches are exact that do not say so; ``fused``: the
+        channels and the memory that the answer is fused from.
         """
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
@@ -128,6 +131,7 @@ class Retriever:
         self._signposts = Signposts(index, catalogue)
         self.allowed = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
         decode = decode or DecodeConfig()
+        self.exact = decode.exact
         self.shares = item_shares(index, self.allowed, decode)
 
     @classmethod
@@ -155,8 +159,8 @@ class Retriever:
         # a bundle of an older version goes on answering with the width that it was made for
         beam = int(stored.get("search_beam", stored.get("beam", DecodeConfig().beam)))
         decode = DecodeConfig(**{name: stored[name] for name in DecodeConfig.model_fields if name in stored})
-        if "search_beam" in stored:
-            decode.item_share = "none"  # as it answered: SIDs listed whole
+        if "search_beam" in stored:  # as it answered: SIDs listed whole, never exactly
+            decode.item_share, decode.exact = "none", False
         model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
         wanted = model.geometry is not None or opened.rerank is not None or opened.fuse != "none"
         vectors = open_vectors(bundle, device) if wanted else None
@@ -193,7 +197,7 @@ class Retriever:
         history: Sequence[str] = (),
         profile: str = "",
         beam: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         rerank: bool | None = None,
         fuse: str | None = None,
     ) -> list[Result]: ...
@@ -207,7 +211,7 @@ class Retriever:
         history: Sequence[str] = (),
         profile: str = "",
         beam: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         rerank: bool | None = None,
         fuse: str | None = None,
     ) -> list[list[Result]]: ...
@@ -220,7 +224,7 @@ class Retriever:
         history: Sequence[str] = (),
         profile: str = "",
         beam: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         rerank: bool | None = None,
         fuse: str | None = None,
     ) -> list[Result] | list[list[Result]]:
@@ -229,9 +233,10 @@ class Retriever:
         ``history``: ids of the items that the user touched before, oldest first; unknown ones are left out with a
         warning. Fewer than ``k`` results come back when the catalogue, or the beam, holds fewer. An empty query is
         allowed: then history and profile, or nothing, decide.
-        ``beam`` defaults to the bundle's and is raised to ``k``; ``exact`` finds the true top by best-first search.
+        ``beam`` defaults to the bundle's and is raised to ``k``.  ``exact``: find the true top by best-first search,
+        or not; None = as the bundle was made (``decode.exact``).
         ``rerank``: order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or not; None =
-        as the bundle was made. ``ValueError`` where the bundle holds no item vectors.
+        as the bundle was made. ``ValueError`` where the bundle has no weight.
         ``fuse``: ``memory`` = what was chosen for this query before, smoothed with every channel (docs/answer.md);
         ``none`` = the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
         """
@@ -249,7 +254,7 @@ class Retriever:
         history: Sequence[str] = (),
         profile: str = "",
         beam: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         levels: bool = True,
         rerank: bool | None = None,
         fuse: str | None = None,
@@ -260,16 +265,17 @@ class Retriever:
 
     # ------------------------------------------------------------------ for evaluation: rows, no ids
 
-    def hits(self, prompts: Sequence[Prompt], k: int, beam: int | None = None, *, exact: bool = False) -> Hits:
+    def hits(self, prompts: Sequence[Prompt], k: int, beam: int | None = None, *, exact: bool | None = None) -> Hits:
         """Ranked catalogue rows (Q, k) of many prompts, −1 = none; searched together in batches."""
         return self._items(self.beams(prompts, self._width(k, beam), exact=exact), k)
 
-    def sid_ranking(self, prompts: Sequence[Prompt], beam: int, *, exact: bool = False) -> np.ndarray:
+    def sid_ranking(self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None) -> np.ndarray:
         """(Q, W) int64 SID numbers of the index, best first, −1 = none; W ≤ beam."""
         return self.beams(prompts, beam, exact=exact).sids
 
-    def beams(self, prompts: Sequence[Prompt], beam: int, *, exact: bool = False) -> Beams:
+    def beams(self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None) -> Beams:
         """Both of the above from one search: cut ``sids``, or expand with :func:`sidar.decode.to_hits`."""
+        exact = self.exact if exact is None else exact
         return self._decode(self._scorer, self.model.prompts.encode_batch(prompts, self.sids), beam, exact)
 
     # ------------------------------------------------------------------ how
@@ -299,7 +305,7 @@ class Retriever:
         history: Sequence[str],
         profile: str,
         beam: int | None,
-        exact: bool,
+        exact: bool | None,
         explain: bool,
         rerank: bool | None,
         fuse: str | None,
@@ -309,6 +315,7 @@ class Retriever:
         if fused is not None:
             rerank = fused.reranked
         width, weight = self._width(k, beam), self._weight(rerank)
+        exact = self.exact if exact is None else exact
         rows, ignored, notes = self._history(history)
         clock = [time.perf_counter()]
         prompts = [Prompt(readable(query), rows, readable(profile)) for query in queries]
@@ -352,7 +359,7 @@ class Retriever:
                 where = f"the {width} SIDs of the beam hold" if fused is None else "the catalogue holds"
                 said.append(f"{len(result)} of {k} items: {where} no more")
             explained = Explanation(
-                query, result, width, timing, tuple(said), ignored, shown, mass, weight, how, before
+                query, result, width, timing, tuple(said), ignored, shown, mass, weight, how, before, exact
             )
             answers.append(explained)
         return answers
@@ -376,7 +383,9 @@ class Retriever:
         if rerank is False or (rerank is None and self.rerank is None):
             return None
         if self.rerank is None or self.vectors is None or self.vectors.items is None:
-            raise ValueError("this bundle holds no item vectors to rerank by; make it with decode.rerank=dense")
+            raise ValueError(
+                "this bundle has no weight to rerank by; make it with decode.rerank=dense from a log with query texts"
+            )
         return self.rerank
 
     def _query_vectors(self, prompts: Sequence[Prompt], tokens: Sequence[Encoded]) -> np.ndarray:
@@ -460,16 +469,26 @@ def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: byte
     """The fused answer of an opened bundle; ``ValueError`` without the key of its memory."""
     from sidar.answer.key import bundle_key
     from sidar.answer.serving import open_answer
-    from sidar.baselines import Dense
 
     secret = bundle_key(folder, memory_key)
-    assert vectors.items is not None
     catalogue, index = opened.catalogue, opened.index
     counts = index.counts
     if counts is None:
         counts = np.zeros(len(catalogue)) if index.prior is None else np.expm1(index.prior)
-    dense = Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
-    return open_answer(folder / ANSWER, catalogue, counts, dense, secret)
+    return open_answer(folder / ANSWER, catalogue, counts, _open_dense(folder, vectors, catalogue), secret)
+
+
+def _open_dense(folder: Path, vectors: Vectors, catalogue: Catalogue) -> VectorChannel:
+    """The dense channel as the answer was fitted with it: through the index in the bundle, or exact."""
+    from sidar.answer.serving import dense_probes, read_facts
+    from sidar.baselines import Dense
+    from sidar.index.dual_view import DualViewIndex, Probed
+
+    assert vectors.items is not None
+    nprobe = dense_probes(read_facts(folder / ANSWER))
+    if nprobe is None:
+        return Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
+    return Probed(DualViewIndex.load(folder / ANSWER, vectors.items, alive=catalogue.alive), nprobe)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Actions of a log in rising order of commitment; an action's code is its position here.
 ACTIONS = ("impression", "click", "cart", "order")
 
-#: Columns of a catalogue (contracts.md); readers fill what a source lacks with null.
+#: Columns of a catalogue; readers fill what a source lacks with null.
 CATALOGUE_SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
@@ -184,7 +184,7 @@ class CandidateScores:
     Steps: S = L + 1 columns, one per code and one for EOS at column ``length``.  ``mask`` marks the steps that
     count in log π(y|x) and |y|: the codes, and EOS only where lengths vary (with one fixed length its
     probability is 1 by construction). ``eos_logp`` is the training-only EOS term of fixed-length IDs: without it
-    no loss would reach the state that RDRW compares (methods.md §1.4).
+    no loss would reach the state that RDRW compares (docs/methods/raddpo.md).
     """
 
     logp: Tensor  # (B, C, S) log-prob of each step, 0 where absent
@@ -241,7 +241,7 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class SidInputs:
-    """What a tokenizer may look at (contracts.md). ``categories`` are paths, ``counts`` training-day popularity."""
+    """What a tokenizer may look at. ``categories`` are paths, ``counts`` training-day popularity."""
 
     vectors: np.ndarray  # (N, D) float32
     categories: Sequence[Sequence[str]] | None = None

@@ -1,6 +1,6 @@
 """What to watch while preferences are trained: the quantities in which the methods' claims and harms show.
 
-RAD-DPO §TLGD speaks of shared prefixes, Ren & Sutherland (2407.10490) of mass squeezed out of everything but the
+RAD-DPO's TLGD speaks of shared prefixes, Ren & Sutherland (docs/sources.md) of mass squeezed out of everything but the
 argmax; both are visible here before any recall moves.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sidar.align.terms import full_precision, mean_logp, of_star, shared_prefix, sum_logp
 from sidar.types import CandidateScores
 
-#: Below this ratio of gradient norms a run says that its contrast is inactive (protocol.md §3).
+#: Below this ratio of gradient norms a run says that its contrast is inactive (docs/evaluation.md).
 INACTIVE = 0.01
 
 

@@ -60,7 +60,7 @@ def similarity_weight(sim: Tensor, quartiles: Quartiles, lam: float = 12.0) -> T
 def shuffled(weights: Tensor) -> Tensor:
     """``weights`` (n,) in a random order: the same numbers, no longer where the similarity put them.
 
-    The control of RDRW against chance [reconstruction: protocol.md §3].  Drawn from torch's CPU generator, which the
+    The control of RDRW against chance [reconstruction: docs/evaluation.md]. Drawn from torch's CPU generator, which the
     training loop seeds at every step, so a resumed run repeats it; ranks permute their own batch.
     """
     return weights[torch.randperm(len(weights)).to(weights.device)]

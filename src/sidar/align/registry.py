@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from sidar.align.dpo import dmpo, dpo, sdpo
@@ -16,7 +18,11 @@ from sidar.align.sft import multi_label_sft
 from sidar.align.simpo import simpo
 from sidar.align.terms import refuse_negative_weights
 from sidar.config import AlignConfig
+from sidar.extensions import OBJECTIVES
 from sidar.types import CandidateScores
+
+#: A function of scores and options; any pydantic model, or None.
+Contrast = Callable[[CandidateScores, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,29 +106,67 @@ def _baseline(
     return parts
 
 
-def _registry() -> dict[str, Objective]:
-    found = [
+def _register_built_in() -> None:
+    built_in = [
         Objective("raddpo", _raddpo("softmax"), needs_window=True),
         Objective("raddpo-paper", _raddpo("printed"), needs_window=True),
         Objective("sft", _sft),
     ]
     for plus in ("", "+sft"):
-        found += [
+        built_in += [
             Objective(f"dpo{plus}", _baseline(dpo, bool(plus)), needs_reference=True),
             Objective(f"sdpo{plus}", _baseline(sdpo, bool(plus)), needs_reference=True),
             Objective(f"dmpo{plus}", _baseline(dmpo, bool(plus)), needs_reference=True),
             Objective(f"simpo{plus}", _baseline(simpo, bool(plus))),
             Objective(f"orpo{plus}", _orpo(bool(plus))),
         ]
-    return {o.name: o for o in found}
+    for each in built_in:
+        OBJECTIVES.add(each.name, each, __name__)
 
 
-_OBJECTIVES = _registry()
+_register_built_in()
+
+
+def register_objective(
+    name: str, options: type[BaseModel] | None = None, *, needs_reference: bool = False
+) -> Callable[[Contrast], Contrast]:
+    """Return a decorator for a function ``(scores, options) -> () loss`` that trains under ``align.objective: <name>``.
+
+    ``scores``: a batch of B lists × C candidates (:class:`~sidar.types.CandidateScores`); ``ref_logp`` is there with
+    ``needs_reference``. ``options``: an instance of the model given here, read from ``align.<name>``; None without one.
+    ``<name>+sft`` is registered beside it: the same with eq. 1 of RAD-DPO added, as for every baseline.
+    """
+
+    def add(contrast: Contrast) -> Contrast:
+        def with_options(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
+            return checked_loss(name, contrast(scores, cfg.section(name)), scores)
+
+        for plus in ("", "+sft"):
+            made = Objective(name + plus, _baseline(with_options, bool(plus)), needs_reference=needs_reference)
+            OBJECTIVES.add(made.name, made, contrast.__module__, None if plus else options)
+        return contrast
+
+    return add
+
+
+def checked_loss(name: str, loss: Any, scores: CandidateScores) -> Tensor:
+    """Return the loss of a plug-in; ``ValueError`` where it is no number () with a gradient."""
+    got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if not isinstance(loss, Tensor) or loss.ndim:
+        raise ValueError(
+            f"align.objective {name!r} ({OBJECTIVES.file(name)}): must return the mean loss, a tensor (), got {got}"
+        )
+    if scores.logp.requires_grad and not loss.requires_grad:
+        raise ValueError(
+            f"align.objective {name!r} ({OBJECTIVES.file(name)}): the loss has no gradient; make it from scores.logp "
+            "without detach() or item()"
+        )
+    return loss
 
 
 def names() -> list[str]:
-    """Every objective that :func:`objective` knows."""
-    return list(_OBJECTIVES)
+    """Return the name of every objective that :func:`objective` knows."""
+    return OBJECTIVES.names()
 
 
 def objective(name: str) -> Objective:
@@ -131,6 +175,4 @@ def objective(name: str) -> Objective:
     ``raddpo`` is the softmax reading and ``raddpo-paper`` the printed one; ``sft`` is SFT-continued; ``+sft`` adds
     eq. 1 to a baseline (RAD-DPO contains it).
     """
-    if name not in _OBJECTIVES:
-        raise ValueError(f"align.objective {name!r} is not one of {', '.join(_OBJECTIVES)}")
-    return _OBJECTIVES[name]
+    return OBJECTIVES[name]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
+from sidar.answer.memory import Memory, key_check
 from sidar.types import PathLike
 
 VARIABLE = "SIDAR_MEMORY_KEY"
@@ -50,6 +52,22 @@ def bundle_key(bundle: PathLike, given: bytes | None = None, key_file: str = "")
             f"run that made it into {beside}"
         )
     return secret
+
+
+def check_carried(memory: Memory, places: Sequence[PathLike]) -> None:
+    """Raise ``ValueError`` where a bundle with ``memory`` would find one of the keys in ``places`` and not load.
+
+    ``places`` are folders that may hold a ``memory.key``; ``SIDAR_MEMORY_KEY`` goes before all of them.
+    """
+    for place in places:
+        secret = find_key([Path(place) / FILE])
+        if secret is None or key_check(secret) == memory.facts.key:
+            continue
+        where = VARIABLE if VARIABLE in os.environ else str(Path(place) / FILE)
+        raise ValueError(
+            f"{where} is not the key that the bundle's memory was made with, so the new bundle would not load with "
+            "it; write into a run of another name (name=…), or set SIDAR_MEMORY_KEY to the key of the bundle"
+        )
 
 
 def carry_key(bundle: PathLike, run: PathLike) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from sidar.answer.memory import Memory
 from sidar.answer.smoothed import Answer, AnswerParams, SmoothedMemory
-from sidar.baselines import DEPTH, Bm25, Dense
+from sidar.baselines import DEPTH, Bm25
+from sidar.baselines.dense import VectorChannel
 from sidar.types import Catalogue, Hits, PathLike
 
 FILE = "answer.json"
@@ -26,7 +27,7 @@ class FusedAnswer:
     """Everything but the model that a fused answer reads; ``reranked``: the generative channel is reranked first."""
 
     lexical: Bm25
-    dense: Dense
+    dense: VectorChannel
     model: SmoothedMemory
     reranked: bool
 
@@ -65,7 +66,15 @@ def params_of(facts: Mapping[str, Any], name: str = "fit") -> AnswerParams:
     return AnswerParams(**facts[name]["params"])
 
 
-def open_answer(folder: PathLike, catalogue: Catalogue, counts: np.ndarray, dense: Dense, secret: bytes) -> FusedAnswer:
+def dense_probes(facts: Mapping[str, Any]) -> int | None:
+    """Lists of the dense channel's index that a query looks into, as in ``answer.json``; None = exact search."""
+    nprobe = facts.get("dense", {}).get("nprobe")
+    return None if nprobe is None else int(nprobe)
+
+
+def open_answer(
+    folder: PathLike, catalogue: Catalogue, counts: np.ndarray, dense: VectorChannel, secret: bytes
+) -> FusedAnswer:
     """Open the answer of a bundle or run; ``counts`` (N,) are training clicks by row.
 
     Raises ``ValueError`` where the memory was made with another key or for another catalogue.

@@ -18,6 +18,13 @@ class Encoder(Protocol):
         """(n, D) float32 vectors, L2-normalised."""
 
 
+class VectorChannel(Protocol):
+    """A dense channel that takes query vectors: :class:`Dense`, or one through an index."""
+
+    def search_vectors(self, queries: np.ndarray, k: int) -> Hits:
+        """The k best items of each of ``queries`` (Q, D)."""
+
+
 class Dense:
     """Exact search over item vectors (N, D), which may be memory-mapped; ``alive`` (N,) bool leaves out the retired.
 

@@ -2,7 +2,7 @@
 
 A model that writes SIDs can only tell clusters apart. This row ranks the same clusters with nothing learnt: each SID
 stands for the sum of its centroids (or what its tokenizer's decoder restores), and the SIDs come in order of their
-cosine with the query's vector, so that only the quantisation parts it from the row ``dense`` (protocol.md §3). The
+cosine with the query's vector, so that only the quantisation parts it from the row ``dense`` (docs/evaluation.md). The
 cosine and not the inner product or the distance [reconstruction]: the items' vectors have length 1, and how much
 shorter a sum of centroids is says how well it was fitted, not what it is about; on the validation sets it was the best
 of the three for most.

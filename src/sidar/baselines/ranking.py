@@ -6,7 +6,7 @@ import numpy as np
 
 from sidar.types import Hits
 
-#: Every channel is cut here (contracts.md, search results).
+#: Every channel is cut here.
 DEPTH = 500
 
 

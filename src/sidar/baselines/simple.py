@@ -51,7 +51,7 @@ class RandomOrder:
 def topic_oracle(eval_set: EvalSet, catalogue: Catalogue, seeds: Sequence[int] = (0,), k: int = DEPTH) -> list[Hits]:
     """Per seed: the judged pool of each query (every grade, irrelevant ones too) in random order.
 
-    It knows the topic of a query and nothing about the order inside (protocol.md §1). The mean over all orders is
+    It knows the topic of a query and nothing about the order inside (docs/evaluation.md). The mean over all orders is
     exact and needs no seed: ``evaluate.expected_scores(truth, GroupRanking.of_pool(truth), measures)``.
     """
     pools = []

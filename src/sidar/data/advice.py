@@ -1,13 +1,17 @@
-"""What to tell of a log that was read as asked and yet hardly used: unknown items and actions that nothing maps."""
+"""What to tell of a source that was read and yet not used in full: unknown items, unmapped actions, bad values."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sidar.data.duck import Duck
 from sidar.data.quarantine import Quarantine
+from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue
 
 #: Share of the rows whose items the catalogue lacks above which another cause is likelier than retired items. [ours]
@@ -38,6 +42,22 @@ def unknown_items(duck: Duck, quarantine: Quarantine, catalogue: Catalogue) -> s
         "These rows are not used. Likely causes: another kind of id (events.columns.item_id, "
         "catalogue.columns.item_id), leading zeros that one of the files lost, an old or partial "
         "catalogue, items that were retired"
+    )
+
+
+def unread_values(
+    source: Source, column: str, wanted: str, count: int, there: int, first: Mapping[str, Any], decimal: str = ""
+) -> str:
+    """Say that ``count`` of ``there`` values of a source's ``column`` are not what is ``wanted``.
+
+    ``first`` is the first of them (``value``, ``file``, ``place``); ``decimal`` is the option of the decimal mark where
+    a comma before the fraction may be the cause.
+    """
+    comma = decimal and re.search(r",\d{1,2}\D*$", first["value"])
+    return (
+        f"{count:,} of {there:,} values of {column!r} are no {wanted} and count as missing, e.g. {first['value']!r} "
+        f"({Path(first['file']).name}, record {source.record(first['file'], first['place']):,})"
+        + (f"; where a comma stands before the cents, set {decimal}: ','" if comma else "")
     )
 
 

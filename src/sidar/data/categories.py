@@ -97,7 +97,7 @@ def suggested_separator(texts: Iterable[str]) -> str:
 def _path(value: Any, separator: str) -> list[str] | None:
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value]
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or value is None or value != value:  # the last: NaN
         return []
     if isinstance(value, (int, float)):
         return [str(int(value)) if float(value).is_integer() else str(value)]

@@ -24,6 +24,11 @@ def present(column: str) -> str:
     return f"CASE WHEN lower({value}) NOT IN ('', 'nan', 'null', 'none', '<na>') THEN {value} END"
 
 
+def whole_id(sql: str) -> str:
+    """The text of an id; a number that some tool made a double loses its ``.0``."""
+    return f"CASE WHEN ends_with({sql}, '.0') THEN regexp_replace({sql}, '^(-?\\d+)\\.0$', '\\1') ELSE {sql} END"
+
+
 #: ASCII's white space.
 _BLANKS = "' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13)"
 

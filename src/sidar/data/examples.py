@@ -29,7 +29,7 @@ MAX_STORED_NEGATIVES = 32
 
 _PROMPTED = "(query <> '' OR len(history) > 0)"
 _PLACES = "range(1, len(rows) + 1)"
-#: The lowest click of a request: its largest known position, NULL where none is known.
+#: The largest known position of what a request clicked, carted or ordered; NULL where none is known.
 _LOWEST_CLICK = f"list_max(list_transform(list_filter({_PLACES}, lambda i: actions[i] > 0), lambda i: positions[i]))"
 
 
@@ -55,7 +55,7 @@ def write_lists(
     """Write ``lists.parquet`` from the training and validation requests.
 
     ``preference.negatives``: ``shown`` takes what the list showed; ``skip_above`` only what it showed above its lowest
-    click, which the user passed over (Joachims 2005 [known]; a list clicked at the top alone ends up without negatives
+    choice, taken for passed over (Joachims 2005 [known]; a list clicked at the top alone ends up without negatives
     and trains SFT only); ``sampled`` draws items by their training popularity (seeded, independent of the number of
     shards); ``beam`` leaves negatives empty for the align stage.  ``propensities`` adds the column ``positive_weights``
     (see :mod:`sidar.data.propensity`): unknown positions weigh the mean, 1, and so do all positives of the validation

@@ -109,6 +109,23 @@ def of_windows(duck: Duck, split: Split, requests: Path) -> tuple[list[str], lis
     return warnings, notes
 
 
+def of_reranking(duck: Duck, cfg: Config, requests: Path) -> list[str]:
+    """A warning where `decode.rerank` asks for a weight that no request can be asked for: none has a query text."""
+    if cfg.decode.rerank == "none":
+        return []
+    found = duck.rows(
+        f"""SELECT split, count(*) FILTER (query <> '') FROM read_parquet({text(requests)})
+            WHERE split IN ('train', 'valid') AND list_max(actions) > 0 AND (query <> '' OR len(history) > 0)
+            GROUP BY split ORDER BY split DESC"""
+    )
+    if found and found[0][1]:  # the validation window, or without one the training requests
+        return []
+    return [
+        f"decode.rerank is {cfg.decode.rerank}, but no request of the validation window (without one: of training) has "
+        "a query text and a choice to weigh the cosine on; there is no default weight, so the bundle will not rerank"
+    ]
+
+
 def of_lists(cfg: Config, lists: Mapping[str, Any]) -> list[str]:
     """Warnings about the lists that alignment learns from; the model's own mistakes (``beam``) come later."""
     total, without = lists["total"], lists["without_negatives"]

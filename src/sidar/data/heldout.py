@@ -1,7 +1,7 @@
 """Queries that training must not see: judged and held-out queries, and whatever reads like them.
 
 A logged query *reads like* a held-out real query when the Jaccard similarity of their token sets is at least .8
-(protocol.md §1).  Finding them is a set-similarity join with prefix filtering: two sets with Jaccard ≥ t share at
+(docs/evaluation.md).  Finding them is a set-similarity join with prefix filtering: two sets with Jaccard ≥ t share at
 least one of the |x| − ⌈t·|x|⌉ + 1 rarest tokens of either (Chaudhuri et al., 2006; Bayardo et al., 2007) [known], so
 only the rarest tokens of the held-out side are indexed and few pairs are ever compared.
 """

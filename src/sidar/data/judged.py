@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidar.config import EvalSetConfig, HeldOutConfig
+from sidar.data.categories import parsed
 from sidar.data.readers.small import SmallTable, read_small
 from sidar.types import Catalogue, EvalSet, Prompt, Qrels
 
@@ -86,7 +85,7 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
         "queries_without_judgments": len(texts) - len(prompts),
         "history_items_unknown": len(lost),
     }
-    warnings += _worthless(evalset, lost)
+    warnings += _worthless(evalset, lost, catalogue)
     held_out = [query for query in texts.values() if query]
     said = tuple(f"{place}: {each}" for each in warnings)
     return StoredSet(evalset, config.role, config.topic_oracle, dropped, held_out, said)
@@ -200,14 +199,14 @@ def _histories(
 
 
 def _history(value: str | Sequence[str] | None) -> list[str]:
-    """Item ids as a list, as JSON text of a list, or as text separated by spaces."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):
-            value = json.loads(value)
+    """Item ids as a list, as a list written as JSON, Python or numpy text, or as text separated by spaces."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "(", "array(")):
+        listed = parsed(value)
+        value = listed if isinstance(listed, list) else value
     return value.split() if isinstance(value, str) else [str(item) for item in value or ()]
 
 
-def _worthless(evalset: EvalSet, lost: list[str]) -> list[str]:
+def _worthless(evalset: EvalSet, lost: list[str], catalogue: Catalogue) -> list[str]:
     """Say what makes a set, or a part of it, decide nothing."""
     said = []
     empty = [i for i, prompt in zip(evalset.query_ids, evalset.prompts, strict=True) if not prompt.query]
@@ -221,7 +220,8 @@ def _worthless(evalset: EvalSet, lost: list[str]) -> list[str]:
         said.append(f"{without:,} of {len(best):,} queries have no grade above 0, so nothing counts as relevant there")
     if lost and not any(prompt.history for prompt in evalset.prompts):
         said.append(
-            f"no item of the column history is in the catalogue, e.g. {lost[0]!r}; want ids separated by spaces"
+            f"no item of the column history is in the catalogue, e.g. {lost[0]!r} (an id there is "
+            f"{catalogue.table.column('item_id')[0].as_py()!r}); want ids separated by spaces"
         )
     return said
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from sidar.config import Config
 from sidar.data import clean
-from sidar.data.advice import unknown_items, unmapped_actions
+from sidar.data.advice import unknown_items, unmapped_actions, unread_values
 from sidar.data.duck import Duck, name, text
 from sidar.data.quarantine import Quarantine, Stopped, restored
 from sidar.data.readers import open_events
@@ -70,11 +70,12 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     actions = dict.fromkeys(ACTIONS, 0)
     first: list[int] = []
     last: list[int] = []
-    for verdict, label, file, count, low, high, without in duck.rows(
-        """SELECT verdict,
+    unread: dict[str, list[tuple]] = {column: [] for column in _QUANTITIES}
+    for verdict, label, file, count, low, high, without, *values in duck.rows(
+        f"""SELECT verdict,
                CASE WHEN verdict = 'ignored' THEN said WHEN verdict IS NULL THEN action::VARCHAR END AS label,
                CASE WHEN verdict IS NOT NULL THEN file END AS file, count(*), min(ts), max(ts),
-               count(*) FILTER (request_id IS NULL)
+               count(*) FILTER (request_id IS NULL), {_unread_counts()}
            FROM judged_events GROUP BY ALL"""
     ):
         quarantine.total += count
@@ -83,6 +84,8 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
             seen["rows"], seen["without"] = seen["rows"] + count, seen["without"] + without
             first.append(low)
             last.append(high)
+            for i, column in enumerate(_QUANTITIES):
+                unread[column].append(tuple(values[3 * i : 3 * i + 3]))
         elif verdict == "ignored":
             quarantine.ignored[label] += count
         elif verdict == "unknown item":
@@ -109,7 +112,36 @@ def validate_log(duck: Duck, cfg: Config, catalogue: Catalogue, out: Path) -> tu
     duck.export(good, out)
     day0 = min(first) // clean.DAY_US * clean.DAY_US
     warnings = [said] if (said := unknown_items(duck, quarantine, catalogue)) else []
+    warnings += _unread(cfg, source, unread)
     return LogFacts(seen["rows"], day0, max(last), actions, seen["without"], notes, warnings, unmapped), quarantine
+
+
+#: Quantities of an event that may be there and unreadable, and what they are read as.
+_QUANTITIES = {"value": "number", "dwell_s": "number of seconds"}
+
+
+def _unread_counts() -> str:
+    """SQL for each quantity: rows where it cannot be read, rows where it can, the first of those where it cannot."""
+    return ", ".join(
+        f"count({column}_unread), count({column}), "
+        f"arg_min({{value: {column}_unread, file: file, place: place}}, (file, place)) "
+        f"FILTER ({column}_unread IS NOT NULL)"
+        for column in _QUANTITIES
+    )
+
+
+def _unread(cfg: Config, source: Source, unread: Mapping[str, list[tuple]]) -> list[str]:
+    """Return what to tell of quantities of usable rows that are there and could not be read."""
+    said = []
+    for column, wanted in _QUANTITIES.items():
+        count, read = (sum(each[i] for each in unread[column]) for i in range(2))
+        if count:
+            firsts = [first for _, _, first in unread[column] if first is not None]
+            first = min(firsts, key=lambda each: (each["file"], each["place"]))
+            own = cfg.events.columns.get(column, column)
+            option = "events.decimal" if cfg.events.decimal == "." else ""
+            said.append(unread_values(source, own, wanted, count, count + read, first, option))
+    return said
 
 
 def hashed_user(column: str, cfg: Config) -> str:
@@ -150,6 +182,11 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
         said = "lower(trim(action::VARCHAR))"
     # readers of other formats know their own origin
     later = " + 1" if cfg.events.format == "tabular" and cfg.events.first_position == 0 else ""
+    quantities = {c: clean.number(c, types[c], cfg.events.decimal) for c in _QUANTITIES}
+    read = ", ".join(
+        f"{value} AS {column}, CASE WHEN ({value}) IS NULL THEN {clean.present(column)} END AS {column}_unread"
+        for column, value in quantities.items()
+    )
     bad_time = f"WHEN NOT ({clean.calendar('ts')}) THEN 'ts outside 1990-2100'" if calendar else ""
     return f"""
         WITH typed AS (
@@ -159,17 +196,16 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
                 coalesce({clean.folded("query::VARCHAR")}, '') AS query, {clean.present("item_id")} AS item_id,
                 {clean.present("position")} AS position_said, try_cast({name("position")} AS DOUBLE){later} AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
-                {clean.number("value", types["value"], cfg.events.decimal)} AS value,
-                {clean.number("dwell_s", types["dwell_s"], cfg.events.decimal)} AS dwell_s,
-                coalesce({clean.present("bucket")}, '') AS bucket, file, place
+                {read}, coalesce({clean.present("bucket")}, '') AS bucket, file, place
             FROM raw_events)
         SELECT ts, user_id, session_id, request_id, query, item_rows.row, coalesce(spot, 0)::INTEGER AS position,
-            action, value, dwell_s, bucket, said, ts_said, position_said, item_id, file, place,
+            action, value, dwell_s, value_unread, dwell_s_unread, bucket, said, ts_said, position_said, item_id,
+            file, place,
             CASE WHEN action IS NULL AND said <> '' THEN 'ignored' WHEN action IS NULL THEN 'missing action'
                 WHEN ts IS NULL AND ts_said IS NULL THEN 'missing ts' WHEN ts IS NULL THEN 'bad ts' {bad_time}
                 WHEN typed.item_id IS NULL THEN 'missing item_id'
                 WHEN spot IS NULL AND position_said IS NOT NULL THEN 'bad position'
-                WHEN NOT coalesce(spot, 0) BETWEEN 0 AND 1e9 THEN 'bad position'
+                WHEN NOT coalesce(spot, 0) BETWEEN 0 AND 1e9 OR spot <> trunc(spot) THEN 'bad position'
                 WHEN item_rows.row IS NULL THEN 'unknown item' END AS verdict
         FROM typed LEFT JOIN item_rows USING (item_id)"""
 

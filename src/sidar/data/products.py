@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from sidar.config import Config
 from sidar.data import clean
+from sidar.data.advice import unread_values
 from sidar.data.catalogue import extend, found
 from sidar.data.categories import attributes_json, category_path, suggested_separator
 from sidar.data.duck import Duck, name
 from sidar.data.normalise import fold_text, unescape
 from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, Stopped, restored
 from sidar.data.readers import open_items
-from sidar.data.readers.source import ITEM_COLUMNS
+from sidar.data.readers.source import ITEM_COLUMNS, Source
 from sidar.types import CATALOGUE_SCHEMA, Catalogue
 
 
@@ -67,7 +68,9 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
             f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file", quarantine
         )
     table, decoded = _decoded(table)
-    quarantine.unread = decoded + _unread(duck, cfg, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
+    quarantine.unread = (
+        decoded + _unread(duck, cfg, source, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
+    )
     table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
@@ -98,7 +101,7 @@ def _read_nested(duck: Duck, cfg: Config) -> None:
     """
     separator = cfg.catalogue.category_separator
     types = duck.columns("raw_items")
-    looks = r"regexp_matches(category, '^\s*([\[(]\s*[''\"\[\]{(\d]|\{|array\()')"
+    looks = r"regexp_matches(category, '(?i)^\s*([\[(]\s*([''\"\[\]{(\d-]|(null|none|nan)\s*[,\])])|\{|array\()')"
     categories = _different(duck, "category", looks if types["category"] == "VARCHAR" else "false")
     paths = {text: category_path(text, separator) for text in categories}
     plain = [text for text, found in paths.items() if found is None and not _NESTED.match(text)]
@@ -127,7 +130,7 @@ def _read_nested(duck: Duck, cfg: Config) -> None:
 
 
 #: Texts that are meant as a list or an object, whether or not they can be read.
-_NESTED = re.compile(r"\s*(?:\[\s*['\"\[{(]|\{|array\()")
+_NESTED = re.compile(r"(?i)\s*(?:\[\s*(?:['\"\[{(]|(?:null|none|nan)\s*[,\]])|\{|array\()")
 
 
 def _different(duck: Duck, column: str, where: str) -> list[str]:
@@ -151,7 +154,7 @@ def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
     }
 
 
-def _unread(duck: Duck, cfg: Config, rows: str, measured: dict[str, str]) -> list[str]:
+def _unread(duck: Duck, cfg: Config, source: Source, rows: str, measured: dict[str, str]) -> list[str]:
     """What to tell of prices, stock and dates of usable rows that are there and could not be read."""
     parts = []
     for column, value in measured.items():
@@ -163,13 +166,9 @@ def _unread(duck: Duck, cfg: Config, rows: str, measured: dict[str, str]) -> lis
     for i, (column, wanted) in enumerate(_WANTED.items()):
         count, there, example = found[3 * i : 3 * i + 3]
         if count:
-            source = cfg.catalogue.columns.get(column, column)
-            comma = column == "price" and cfg.catalogue.decimal == "." and re.search(r",\d{1,2}\D*$", example["value"])
-            said.append(
-                f"{count:,} of {there:,} values of {source!r} are no {wanted} and count as missing, e.g. "
-                f"{example['value']!r} ({Path(example['file']).name}, record {example['place']:,})"
-                + ("; where a comma stands before the cents, set catalogue.decimal: ','" if comma else "")
-            )
+            own = cfg.catalogue.columns.get(column, column)
+            option = "catalogue.decimal" if column == "price" and cfg.catalogue.decimal == "." else ""
+            said.append(unread_values(source, own, wanted, count, there, example, option))
     return said
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from sidar.data.duck import Duck, text
 
-#: The ``bucket`` of requests that were shown in random order (contracts.md).
+#: The ``bucket`` of requests that were shown in random order.
 RANDOM = "random"
 #: Deeper positions count as this one.
 DEEPEST = 200

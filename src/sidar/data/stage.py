@@ -55,8 +55,6 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
             except ValueError as error:
                 stopped = [error.quarantine] if isinstance(error, Stopped) else []
                 write_quarantine([*found.quarantines, *stopped], out / QUARANTINE)
-                if not found.warnings:
-                    raise
                 raise ValueError("\n".join([str(error), *(f"WARNING: {each}" for each in found.warnings)])) from error
     except duckdb.OutOfMemoryException as error:
         raise ValueError(
@@ -113,7 +111,7 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
     lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
     list_facts = _list_facts(duck, out / "lists.parquet", lists)
     warnings, notes = health.of_windows(duck, split, requests)
-    found.warnings += [*warnings, *health.of_lists(cfg, list_facts)]
+    found.warnings += [*warnings, *health.of_lists(cfg, list_facts), *health.of_reranking(duck, cfg, requests)]
     listed = write_sets(make_sets(duck, cfg, files, out, split, catalogue), out / "eval")
     quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
     return {

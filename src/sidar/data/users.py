@@ -45,7 +45,7 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> UserFacts:
     keys = [own, *cfg.users.profile] if cfg.users.profile else None
     open_files(duck, cfg.users.path, keys, "users", "raw_users", source)
     have = [c for c in duck.columns("raw_users") if c not in (FILE, PLACE)]
-    columns = cfg.users.profile or [c for c in have if c != own]
+    columns = cfg.users.profile or [c for c in have if c != own and c not in source.nameless]
     missing = [c for c in (own, *columns) if c not in have]
     if missing:
         option = "users.columns.user_id" if missing[0] == own else "users.profile"
@@ -63,11 +63,11 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> UserFacts:
     facts.quarantine.total = int(duck.row(f"SELECT count(*) FROM {raw}")[0])
     facts.quarantine.refuse(source)
     facts.quarantine.check(cfg.users.bad_rows, "users.bad_rows")
-    facts.warnings = _lost(duck, cfg, raw, facts)
+    facts.warnings = _lost(duck, cfg, source, raw, facts)
     return facts
 
 
-def _lost(duck: Duck, cfg: Config, raw: str, facts: UserFacts) -> list[str]:
+def _lost(duck: Duck, cfg: Config, source: Source, raw: str, facts: UserFacts) -> list[str]:
     """Say which rows and profiles of the file did not arrive."""
     said = []
     quarantine = facts.quarantine
@@ -80,7 +80,7 @@ def _lost(duck: Duck, cfg: Config, raw: str, facts: UserFacts) -> list[str]:
     if nameless:
         said.append(
             f"{nameless:,} rows of {cfg.users.path} have no user id and are not used, e.g. "
-            f"{Path(first['file']).name}, record {first['place']:,}"
+            f"{Path(first['file']).name}, record {source.record(first['file'], first['place']):,}"
         )
     twice = duck.row(
         f"""SELECT count(*) FROM (SELECT user_id FROM {raw} WHERE user_id IS NOT NULL

@@ -1,7 +1,7 @@
 """Free beam search: what the model would write if nothing held it to the catalogue.
 
-It exists to be measured (architecture.md, decision 6): RAD-DPO's hallucination is a rate of such beams [reconstruction,
-methods.md §0: share of beam outputs that are not in the SID set, at 10 and at the reported width].
+It exists to be measured: RAD-DPO's hallucination is a rate of such beams [reconstruction: the share of beam outputs
+that are not in the SID set, at 10 and at the reported width; docs/evaluation.md].
 """
 
 from __future__ import annotations

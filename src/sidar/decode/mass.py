@@ -1,4 +1,4 @@
-"""Exact invalid mass: how much probability a model gives to what is no product (protocol.md §5)."""
+"""Exact invalid mass: how much probability a model gives to what is no product (docs/evaluation.md)."""
 
 from __future__ import annotations
 

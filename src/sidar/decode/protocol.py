@@ -5,7 +5,7 @@ network, :class:`sidar.lm.scorer.LmScorer` one with.  Q queries, W rows (prefixe
 
 The choice set at *depth* d < L (codes already written) has these columns, the same as ``SidLM.level_logits``: the
 K_d codes of that level, then EOS as last column where the model has IDs of variable length and d ≥ 1.  After L codes
-EOS is certain and costs no step, and with one fixed length it is never asked for (architecture.md, decision 4).
+EOS is certain and costs no step, and with one fixed length it is never asked for (docs/concepts.md).
 """
 
 from __future__ import annotations

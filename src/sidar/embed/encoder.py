@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from sidar.config import EmbedConfig
-from sidar.embed.minilm import minilm_folder
-from sidar.precision import Precision, autocast, resolve_device, use_bf16
+from sidar.precision import Precision, autocast, use_bf16
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -80,25 +78,6 @@ class HashingEmbedder:
                     bits = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
                     vectors[row, (bits >> 1) % self.dim] += weight if bits & 1 else -weight
         return unit_rows(vectors)
-
-
-def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
-    """The encoder that ``embed.model`` names: ``minilm``, ``hashing`` or ``hashing:<dim>``, a folder, or a hub name.
-
-    A folder of two towers gives a :class:`~sidar.embed.TowerEmbedder`. Raises ``ValueError`` that names the model when
-    it cannot be loaded.
-    """
-    kind, _, dim = config.model.partition(":")
-    if kind == "hashing":
-        if dim and not (dim.isdecimal() and int(dim)):
-            raise ValueError(f"embed.model {config.model!r}: write hashing:<dim>, e.g. hashing:64")
-        return HashingEmbedder(int(dim or 64))
-    from sidar.embed.towers import has_towers, load_towers
-
-    if has_towers(config.model):
-        return load_towers(config.model, config.max_tokens, config.dtype, resolve_device(device))
-    name = str(minilm_folder()) if config.model == "minilm" else config.model
-    return SentenceEmbedder(load_sentence_transformer(name, resolve_device(device)), config.max_tokens, config.dtype)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from sidar.config import Config
 from sidar.embed.cache import VectorCache, text_keys
-from sidar.embed.encoder import Embedder, load_embedder
+from sidar.embed.encoder import Embedder
+from sidar.embed.load import load_embedder
 from sidar.embed.towers import TWO_TOWERS, TowerEmbedder, View, side_by_side
 from sidar.types import CATALOGUE_SCHEMA, Catalogue, PathLike
 
@@ -58,7 +59,7 @@ def embed_items(
     """Write the catalogue's vectors (N, D) float32 to ``path`` (.npy) through ``cache``; returns how many were new.
 
     One chunk of items is in memory at a time and becomes one shard of the cache, so a killed run loses at most a
-    chunk. ``progress(done, total)`` is called after each.
+    chunk. ``progress(done, total)`` is called before the first one and after each.
     """
     n = len(catalogue)
     keys = np.empty(n, "S16")
@@ -67,6 +68,8 @@ def embed_items(
     distinct = np.zeros(n, bool)
     distinct[np.unique(keys, return_index=True)[1]] = True
     todo = np.flatnonzero(distinct & cache.missing(keys))
+    if progress is not None and len(todo):
+        progress(n - len(todo), n)
     for start in range(0, len(todo), chunk):
         rows = todo[start : start + chunk]
         vectors = embedder.encode(item_texts(catalogue.table.take(rows), fields), batch_size=batch_size)

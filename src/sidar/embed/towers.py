@@ -138,7 +138,7 @@ def load_towers(folder: PathLike, max_tokens: int, precision: Precision, device:
 def query_side(embedder: Embedder, view: View = "item") -> Embedder:
     """What encodes queries for search among items of ``view``: f_q, or the encoder itself where there is only one.
 
-    f_q(Q) meets f_i(I) in the score that the towers are trained for, f_q(I) in the space of one encoder (methods §4.3),
+    f_q(Q) meets f_i(I) in the score that the towers are trained for, f_q(I) in the space of one encoder,
     and for ``both`` the mean of the two. Raises ``ValueError`` where the view needs two towers.
     """
     if view not in get_args(View):

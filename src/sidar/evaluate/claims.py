@@ -1,4 +1,4 @@
-"""The comparisons that a report must make, each with its effect, interval, power and verdict (protocol.md §4)."""
+"""The comparisons that a report must make, each with its effect, interval, power and verdict (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidar.evaluate.systems import dense_row
 
 #: The model that every aligned model is judged against.
 SFT = "sft"
-#: SFT continued on the preference lists: what longer training alone brings (protocol.md §3).
+#: SFT continued on the preference lists: what longer training alone brings (docs/evaluation.md).
 CONTROL = "sft-continued"
 #: The served answer, the row without its generative channel, and the click table.
 ANSWER, WITHOUT, MEMORY = "answer", "answer-without-lm", "memory"
@@ -39,7 +39,7 @@ def pairs(
         if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
     ]
     asked["Is the generative channel better than zero-shot dense retrieval?"] = [(name, dense) for name in generative]
-    # "better than dense" is claimed against the fine-tuned encoder only (protocol.md §3), in runs that have one
+    # "better than dense" is claimed against the fine-tuned encoder only (docs/evaluation.md), in runs that have one
     tuned = [(name, dense_tuned) for name in generative]
     asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
     # better than what a shop already has is claimed of the answer alone, and against the memory

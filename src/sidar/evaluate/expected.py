@@ -1,7 +1,7 @@
 """Expected measures of a ranking of *groups* whose members come in random order: exact, no sampling.
 
 A Semantic ID is a cluster, so a ranked list of SIDs is a ranking of groups of items. The order inside a group is a
-decision (Sidar's: the prior); protocol.md §4 wants the value under a random order beside it. The same formulas give
+decision (Sidar's: the prior); docs/evaluation.md wants the value under a random order beside it. The same formulas give
 the topic oracle (one group: the judged pool of the query) and the random system (one group: the catalogue).
 
 For a group that starts after s items, has n members, r of them relevant, and gains summing to g:

@@ -1,4 +1,4 @@
-"""Hit rates of ranked SIDs in both of CQ-SID's protocols, and its two kinds of prompts (methods.md §5.4).
+"""Hit rates of ranked SIDs in both of CQ-SID's protocols, and its two kinds of prompts (docs/methods/cqsid.md).
 
 At *equal beam* a query is hit when a relevant item is among **all** items of the beam's SIDs: a tokenizer with fuller
 SIDs then shows more items for the same beam. *Truncation* takes that advantage away: the beam's SIDs are expanded in

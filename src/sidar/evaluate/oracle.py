@@ -1,7 +1,7 @@
 """What the SID table itself allows: SIDs in the order of the truth, expanded by the prior.
 
 Two ceilings of the item-level measures, for the tables that ask how much a better order of SIDs could bring
-(protocol.md §3, *headroom first*): over all SIDs, and over those that a given beam reached. Both are ceilings of the
+(docs/evaluation.md, *headroom*): over all SIDs, and over those that a given beam reached. Both are ceilings of the
 *rule* "SIDs in order, inside an SID by the prior"; the order is greedy (best member first), so a measure may be
 beaten by another order where a large SID holds one good item among many.
 """

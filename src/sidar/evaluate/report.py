@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page with every number, its picture, and where it came from. No network."""
+"""``report.html``: one page with every number, its picture, and where it came from."""
 
 from __future__ import annotations
 
@@ -6,146 +6,143 @@ import base64
 import json
 import math
 import time
-from collections.abc import Mapping
-from html import escape
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import sidar
-from sidar.artifacts import read_manifest
+from sidar.artifacts import Manifest, read_manifest
 from sidar.config import Config
-from sidar.evaluate.charts import Series, legend, lines, mirrored_bars
-from sidar.evaluate.report_sets import colours, set_section
-from sidar.evaluate.table import read_scores
+from sidar.evaluate import report_sets
+from sidar.evaluate.report_sets import HEADERS, NAMES, report_set, series_numbers
+from sidar.evaluate.table import BLOCKS, interval, number, read_scores
+from sidar.pages import Line, Picture, bars_around_zero, lines, render
 from sidar.types import PathLike
+from sidar.version import __version__
 
-#: Training scalars that are shown first, where a log has them; the others are behind a click, but for these.
+#: Training scalars that are shown first, where a log has them; the others are behind a click.
 CURVES = {"loss": "Loss", "nll": "NLL of the positives", "recall@8": "Recall@8"}
+#: Fields of a log that are no curves.
 NO_CURVE = {"kind", "step", "lr", "tokens_per_s", "seconds"}
 
-WORDS = {
-    "R@k (recall@k)": "Share of a query's relevant items (or SIDs) among the first k. Not the 0/1 hit rate: that "
-    "one is in per_query.parquet as hit@k.",
-    "nDCG@10": "Graded gains as judged, discount 1 / log2(rank + 1), against the best possible order.",
-    "R-prec": "Precision at R, the query's own number of relevant items.",
-    "Item level": "An item scores log π(SID) + log of its share of the SID's training clicks (decode.item_share). "
-    "Every system is cut at the same depth.",
-    "SID level": "A SID's grade is the highest of its items. Systems that rank items are read as the SIDs of those "
-    "items in order of first appearance.",
-    "topic oracle": "Knows which items were judged for the query and orders them at random: exact expected value. What "
-    "lies above it is ranking, what lies below it is finding the topic.",
-    "Intervals": "Percentile bootstrap over queries; requests of one query stay together.",
-    "cannot tell here": "No verdict: a true effect as large as the one under detectable would show in four tests of "
-    "five; smaller ones may hide.",
-}
+Record = dict[str, Any]
 
 
-def write_html(folder: PathLike, run_dir: PathLike | None = None, cfg: Config | None = None) -> Path:
-    """Write ``report.html`` into the evaluate folder ``folder`` from its ``scores.json``; returns the path.
+@dataclass(frozen=True)
+class Training:
+    """The curves of one training log: the main ones, and all others."""
 
-    ``run_dir`` holds the other artefacts of the run (manifests, training logs, SID quality picture); parts that are
-    not there are left out.
+    stage: str
+    main: list[Picture]
+    more: list[Picture]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """How the SIDs and their first codes are used; ``quality`` is a picture as base64."""
+
+    facts: dict[str, str]
+    first_codes: Picture
+    quality: str
+
+
+def write_html(
+    folder: PathLike,
+    run_dir: PathLike | None = None,
+    cfg: Config | None = None,
+) -> Path:
+    """Write ``report.html`` into the evaluate folder ``folder`` from its ``scores.json``.
+
+    ``run_dir`` holds the other artefacts of the run (manifests, training logs, SID quality
+    picture); parts that are not there are left out. Returns the path.
     """
     folder = Path(folder)
     scores = read_scores(folder)
     run = Path(run_dir) if run_dir is not None else None
-    colour = colours(scores)
-    sets = [set_section(scores, name, colour) for name in scores["sets"]]
-    tree, training = _tree(scores, run), _training(run)
-    origin = _provenance(scores, folder, run, cfg)
-    links = [(f"set-{name}", name) for name in scores["sets"]]
-    links += [("tree", "SID tree")] * bool(tree) + [("training", "Training")] * bool(training)
-    links += [("origin", "Where the numbers come from"), ("words", "How to read")]
-    title = f"{cfg.name if cfg else folder.resolve().parent.name}: evaluation"
-    words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in WORDS.items())
-    page = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)} · Sidar</title><style>{_css()}</style></head><body>",
-        f'<header class="top"><h1>{escape(title)}</h1>{_head(scores, cfg)}',
-        f"<nav>{''.join(f'<a href=#{escape(at, quote=True)}>{escape(text)}</a>' for at, text in links)}</nav></header>",
-        f"<main>{''.join(sets)}{tree}{training}{origin}",
-        f'<section id="words"><h2>How to read</h2><dl class="words">{words}</dl></section></main>',
-        f"<footer>Sidar {escape(sidar.__version__)}. This page is one file and loads nothing.</footer></body></html>",
-    ]
+    colours = series_numbers(scores)
+    name = cfg.name if cfg else folder.resolve().parent.name
+    config = cfg.resolved().model_dump(mode="json") if cfg else None
+    text = render(
+        "evaluate/report.html",
+        title=f"{name}: evaluation",
+        scores=scores,
+        facts=_facts(scores),
+        simulated=[n for n, facts in scores["sets"].items() if facts["origin"] == "simulated"],
+        sets=[report_set(scores, name, colours) for name in scores["sets"]],
+        tree=_tree(scores, run),
+        training=_training(run),
+        artefacts=_artefacts(run),
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
+        blocks=BLOCKS,
+        headers=HEADERS,
+        names=NAMES,
+        number=number,
+        interval=interval,
+        how=report_sets.how,
+        holds=_holds,
+        nan=math.nan,
+        footer=f"Sidar {__version__}.",
+    )
     path = folder / "report.html"
-    path.write_text("\n".join(page), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def _css() -> str:
-    return resources.files("sidar.evaluate").joinpath("report.css").read_text(encoding="utf-8")
-
-
-def _tiles(facts: Mapping[str, str]) -> str:
-    cells = "".join(f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in facts.items())
-    return f'<div class="facts">{cells}</div>'
-
-
-def _head(scores: Mapping[str, Any], cfg: Config | None) -> str:
-    """What, when, and the warning that belongs above everything."""
-    simulated = [name for name, facts in scores["sets"].items() if facts["origin"] == "simulated"]
-    lead = '<p class="soft">Query to product retrieval with Semantic IDs, beside lexical and dense baselines.</p>'
-    if simulated:
-        lead += (
-            f'<p><span class="mark simulated">SIMULATED</span> {escape(", ".join(simulated))}: made by a simulator '
-            "with known truth. They compare methods under stated conditions; they say nothing about real shoppers.</p>"
-        )
-    beams = scores["beams"]
-    facts = {
+def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return what, when and how much."""
+    beams, sets = scores["beams"], scores["sets"].values()
+    beam = str(beams["beam"])
+    if beams["wide"] is not None:
+        beam += f" (wide: {beams['wide']})"
+    systems = {system for facts in sets for system in facts["systems"]}
+    return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "items": f"{scores['catalogue']['items']:,}",
-        "queries": f"{sum(facts['queries'] for facts in scores['sets'].values()):,}",
-        "systems": str(len({s for facts in scores["sets"].values() for s in facts["systems"]})),
-        "beams": str(beams["beam"]) if beams["wide"] is None else f"{beams['beam']} (wide: {beams['wide']})",
+        "queries": f"{sum(facts['queries'] for facts in sets):,}",
+        "systems": str(len(systems)),
+        "beams": beam,
         "list depth": str(beams["depth"]),
         "bootstrap": f"{scores['bootstrap']:,}",
         "seed": str(scores["seed"]),
     }
-    return lead + _tiles(facts)
 
 
-def _tree(scores: Mapping[str, Any], run: Path | None) -> str:
+def _tree(scores: Mapping[str, Any], run: Path | None) -> Tree | None:
     usage = scores.get("sid_usage")
     if not usage:
-        return ""
-    items, clicks = usage["first_level"]["items"], usage["first_level"]["clicks"]
-    order = sorted(range(len(items)), key=lambda code: -items[code])
+        return None
     facts = {
         "SIDs": f"{usage['sids']:,}",
         "items per SID": f"{usage['items_per_sid']['mean']:.2f}",
         "largest SID": f"{usage['items_per_sid']['max']:,} items",
     }
-    for level, (size, used, live) in enumerate(
-        zip(usage["codebook_sizes"], usage["codes_used"], usage["prefixes"], strict=True), start=1
-    ):
-        facts[f"level {level}"] = f"{used:,} of {size:,} codes · {live:,} prefixes"
-    bars = mirrored_bars(
-        [items[code] for code in order],
-        [clicks[code] for code in order],
-        up_label="share of items",
-        down_label="share of training clicks",
+    levels = zip(usage["codebook_sizes"], usage["codes_used"], usage["prefixes"], strict=True)
+    for level, (size, used, prefixes) in enumerate(levels, start=1):
+        facts[f"level {level}"] = f"{used:,} of {size:,} codes · {prefixes:,} prefixes"
+    items, clicks = (_shares(usage["first_level"][what]) for what in ("items", "clicks"))
+    largest_first = sorted(range(len(items)), key=lambda code: -items[code])
+    bars = bars_around_zero(
+        "first-codes",
+        "Shares of items and of training clicks by first code",
+        [items[code] for code in largest_first],
+        [clicks[code] for code in largest_first],
+        labels=("share of items", "share of training clicks"),
     )
-    caption = "First-level codes <span>largest first: items above, training clicks below</span>"
-    out = [
-        f'<section id="tree"><h2>The SID tree</h2>{_tiles(facts)}<div class="gap"><figure>'
-        f"<figcaption>{caption}</figcaption>{bars}</figure></div>"
-    ]
     picture = run / "sid" / "quality.png" if run else None
-    if picture is not None and picture.is_file():
-        data = base64.b64encode(picture.read_bytes()).decode()
-        out.append(
-            '<div class="gap"><figure><figcaption>Quality of the SID table <span>sid/quality.png</span>'
-            f'</figcaption><img alt="SID quality" src="data:image/png;base64,{data}"></figure></div>'
-        )
-    return "".join(out) + "</section>"
+    has_picture = picture is not None and picture.is_file()
+    quality = base64.b64encode(picture.read_bytes()).decode() if picture and has_picture else ""
+    return Tree(facts, bars, quality)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a ``log.jsonl``: kind, step, scalars. A half-written last line is left out."""
+def _shares(counts: Sequence[float]) -> list[float]:
+    total = sum(counts) or 1.0
+    return [count / total for count in counts]
+
+
+def read_log(path: Path) -> list[Record]:
+    """Return the records of a ``log.jsonl``; a half-written last line is left out."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -155,68 +152,57 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _training(run: Path | None) -> str:
-    """Curves of every training log of the run, SFT first: the main ones, then all other scalars behind a click."""
-    logs = sorted(run.glob("*/log.jsonl"), key=lambda p: (p.parent.name != "sft", p.parent.name)) if run else []
-    out = []
-    for path in logs:
-        records = read_log(path)
-        names = dict.fromkeys(name for record in records for name in record if name not in NO_CURVE)
-        main = [picture for name, title in CURVES.items() if (picture := _curve(records, name, title))]
-        more = [picture for name in names if name not in CURVES and (picture := _curve(records, name, name))]
-        if main:
-            out.append(f'<h3>{escape(path.parent.name)}</h3><div class="pictures small">{"".join(main)}</div>')
-        if more:
-            pictures = f'<div class="pictures small">{"".join(more)}</div>'
-            out.append(f"<details><summary>{len(more)} more scalars</summary>{pictures}</details>")
-    return f'<section id="training"><h2>Training</h2>{"".join(out)}</section>' if out else ""
+def _training(run: Path | None) -> list[Training]:
+    """Return the curves of every training log of the run, SFT first."""
+    paths = list(run.glob("*/log.jsonl")) if run else []
+    logs = []
+    for path in sorted(paths, key=lambda path: (path.parent.name != "sft", path.parent.name)):
+        stage, records = path.parent.name, read_log(path)
+        names = dict.fromkeys(key for record in records for key in record if key not in NO_CURVE)
+        curves = {name: _curve(stage, records, name) for name in dict.fromkeys([*CURVES, *names])}
+        main = [curve for name, curve in curves.items() if curve and name in CURVES]
+        more = [curve for name, curve in curves.items() if curve and name not in CURVES]
+        if main or more:
+            logs.append(Training(stage, main, more))
+    return logs
 
 
-def _curve(records: list[dict[str, Any]], name: str, title: str) -> str:
-    """The figure of one scalar over steps, training and validation apart; empty where no record has it."""
+def _curve(stage: str, records: Sequence[Record], name: str) -> Picture | None:
+    """Return the figure of one scalar over steps, training and validation apart."""
     series = []
-    for i, kind in enumerate(("train", "valid")):
-        found = [(r["step"], r[name]) for r in records if r.get("kind") == kind and name in r]
-        points = [(x, y) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
+    for colour, kind in enumerate(("train", "valid")):
+        of_kind = [record for record in records if record.get("kind") == kind]
+        points = {record["step"]: record[name] for record in of_kind if _is_finite(record, name)}
         if points:
-            series.append(Series(kind, [x for x, _ in points], [y for _, y in points], i))
+            series.append(Line(kind, list(points), list(points.values()), colour))
     if not series:
-        return ""
-    svg = lines(series, x_label="step", y_label=name, size=(400, 220))
-    keys = legend([(each.name, each.colour) for each in series])
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}{keys}</figure>"
+        return None
+    title = CURVES.get(name, name)
+    return lines(
+        f"{stage}-{name}",
+        title,
+        series,
+        x_label="step",
+        y_label=name,
+        size=(4.0, 2.2),
+    )
 
 
-def _provenance(scores: Mapping[str, Any], folder: Path, run: Path | None, cfg: Config | None) -> str:
-    """One row per artefact: its hash, the hashes it was made from, when, how long; then the config."""
-    rows = []
-    for each in sorted(run.iterdir()) if run and run.is_dir() else []:
-        manifest = read_manifest(each) if each.is_dir() and not each.name.startswith(".") else None
-        if manifest is None or each.name == "evaluate":
-            continue
-        made_of = ", ".join(f"{name} {value[:8]}" for name, value in manifest.inputs.items())
-        shapes = ", ".join(f"{k} {v}" for k, v in manifest.shapes.items() if isinstance(v, int | float | str))
-        rows.append(
-            f"<tr><th>{escape(each.name)}</th><td class='hash text'>{manifest.hash[:12]}</td>"
-            f"<td class='hash text'>{escape(made_of)}</td><td class='text'>{escape(shapes[:90])}</td>"
-            f"<td class='text'>{escape(manifest.created)}</td><td>{manifest.seconds:,.0f} s</td>"
-            f"<td class='text'>{escape(manifest.code_version)}</td></tr>"
-        )
-    heads = "".join(
-        f"<th class='text'>{text}</th>" for text in ("artefact", "hash", "made from", "holds", "when", "took", "code")
-    )
-    out = ['<section id="origin"><h2>Where the numbers come from</h2>']
-    out.append(
-        "<p>Every figure is a mean over <code>per_query.parquet</code> (set, system, measure, query, value) beside "
-        "this page; <code>runs/</code> holds what each system returned, as TREC files. "
-        "<code>sidar.evaluate.table.check_table</code> makes the table again from the values and compares.</p>"
-    )
-    out.append(f"<p class='soft'>Catalogue lineage <code>{escape(str(scores['catalogue']['lineage']))}</code>.</p>")
-    if rows:
-        out.append(
-            f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        )
-    if cfg is not None:
-        text = yaml.safe_dump(cfg.resolved().model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        out.append(f"<details><summary>The whole config</summary><pre>{escape(text)}</pre></details>")
-    return "".join(out) + "</section>"
+def _is_finite(record: Record, name: str) -> bool:
+    value = record.get(name)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _artefacts(run: Path | None) -> dict[str, Manifest]:
+    """Return the manifests of the run's artefacts by folder."""
+    if run is None or not run.is_dir():
+        return {}
+    folders = [path for path in sorted(run.iterdir()) if path.is_dir() and path.name[0] != "."]
+    manifests = {path.name: read_manifest(path) for path in folders if path.name != "evaluate"}
+    return {name: manifest for name, manifest in manifests.items() if manifest}
+
+
+def _holds(manifest: Manifest) -> str:
+    """Return the shapes of an artefact in a few words."""
+    plain = {k: v for k, v in manifest.shapes.items() if isinstance(v, int | float | str)}
+    return ", ".join(f"{key} {value}" for key, value in plain.items())[:90]

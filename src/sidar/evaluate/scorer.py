@@ -218,7 +218,7 @@ class Scorer:
         return parts
 
     def score_oracle(self, values: PerQuery, job: Job) -> None:
-        """The topic oracle: expected values of the judged pool in random order, exact (protocol.md §1)."""
+        """The topic oracle: expected values of the judged pool in random order, exact (docs/evaluation.md)."""
         set_name, ids, depth = job.eval_set.name, job.eval_set.query_ids, self.cfg.evaluate.depth
         pool = GroupRanking.of_pool(job.truth)
         values.add(set_name, TOPIC_ORACLE, "item", expected_scores(job.truth, pool, ITEM, depth), ids)

@@ -159,7 +159,7 @@ def smallest_detectable(
 ) -> float:
     """The smallest true mean difference that a two-sided test at ``alpha`` sees with ``power`` (normal theory).
 
-    (z₁₋α/₂ + z_power) · standard error: an sd of .08 sees .018 at 150 queries (protocol.md §4).
+    (z₁₋α/₂ + z_power) · standard error: an sd of .08 sees .018 at 150 queries (docs/evaluation.md).
     """
     normal = NormalDist()
     return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error(difference, clusters)

@@ -18,7 +18,7 @@ from sidar.evaluate.perquery import PerQuery, summarise, write_queries
 from sidar.evaluate.runs import write_trec_hits
 from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Priors, Scorer
 from sidar.evaluate.slices import slice_means, subset_by_hash
-from sidar.evaluate.systems import Composed, System, default_fusions, fusion_parts, is_generative, is_scored
+from sidar.evaluate.systems import System, default_fusions, fusion_parts, is_generative, is_scored
 from sidar.evaluate.usage import sid_usage
 from sidar.types import Catalogue, EvalSet, Hits
 
@@ -36,7 +36,6 @@ def run_suite(
     fuse_with: Collection[str] | None = None,
     topic_oracle: Collection[str] | None = None,
     trained_on: Mapping[str, int] | None = None,
-    composed: Sequence[Composed] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return ``scores.json``.
@@ -44,7 +43,7 @@ def run_suite(
     ``tune_sets``: sets of role valid, on which fusion weights are chosen (without any: equal RRF). ``fuse_with``: the
     generative systems that are fused with BM25 + dense (default: all). ``topic_oracle``: names of the sets that get the
     topic-oracle row (default: those whose config says so). ``trained_on``: queries by set that training has seen,
-    although a judged set should be held out; kept in the set's facts. ``composed``: rows over the results of others.
+    although a judged set should be held out; kept in the set's facts.
     Sets of the log are also split into seen and unseen queries (``<set>/seen``, ``<set>/unseen``). Files:
     ``runs/<set>.<system>.trec``, ``per_query.parquet``, ``queries.parquet``, ``scores.json``, ``table.md``,
     ``report.html``.
@@ -53,7 +52,7 @@ def run_suite(
         raise ValueError("nothing to score: no evaluation set of role test; name one under evaluate.sets")
     out = Path(out)
     judged = {each.name for each in cfg.evaluate.sets if each.topic_oracle} if topic_oracle is None else topic_oracle
-    fusions = _fusions(systems, cfg, fuse_with, composed)
+    fusions = _fusions(systems, cfg, fuse_with)
     scorer = Scorer(catalogue, priors, sid_index, cfg)
     tuned = _tune(systems, fusions, eval_sets, tune_sets, catalogue, cfg, say)
     values = PerQuery()
@@ -73,10 +72,6 @@ def run_suite(
         for name, parts in fusions.items():
             found[name] = tuned[name][eval_set.name]([found[part] for part in parts], cfg.evaluate.depth)
             scorer.score(values, job, name, found[name], None)
-        for row in composed:
-            if row.of in found:
-                found[row.name] = row.over(eval_set.prompts, found[row.of], cfg.evaluate.depth)
-                scorer.score(values, job, row.name, found[row.name], None)
         if eval_set.name in judged:
             scorer.score_oracle(values, job)
         for name, hits in found.items():
@@ -105,13 +100,9 @@ def run_suite(
         "kinds": {
             **{n: "generative" if n in generative else getattr(s, "kind", "baseline") for n, s in systems.items()},
             **dict.fromkeys(fusions, "fusion"),
-            **{row.name: getattr(row, "kind", "baseline") for row in composed},
             TOPIC_ORACLE: "oracle",
         },
-        "about": {
-            **{name: str(getattr(system, "about", "")) for name, system in systems.items()},
-            **{row.name: str(getattr(row, "about", "")) for row in composed},
-        },
+        "about": {name: str(getattr(system, "about", "")) for name, system in systems.items()},
         "fusions": {
             name: {"parts": parts, "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()}}
             for name, parts in fusions.items()
@@ -137,13 +128,11 @@ def _fusion_fact(fusion: Fusion, tune_sets: Sequence[EvalSet]) -> dict[str, Any]
 
 
 def _fusions(
-    systems: Mapping[str, System], cfg: Config, fuse_with: Collection[str] | None, composed: Sequence[Composed]
+    systems: Mapping[str, System], cfg: Config, fuse_with: Collection[str] | None
 ) -> dict[str, tuple[str, ...]]:
     """The fusions to score: those that the config names, else the default ones."""
     if cfg.evaluate.systems:
-        rows = {*systems, *(row.name for row in composed)}
-        named = {name: fusion_parts(name, systems) for name in cfg.evaluate.systems if name not in rows}
-        named |= {row.of: fusion_parts(row.of, systems) for row in composed if row.name in cfg.evaluate.systems}
+        named = {name: fusion_parts(name, systems) for name in cfg.evaluate.systems if name not in systems}
         if strange := [name for name, parts in named.items() if parts is None]:
             raise ValueError(
                 f"evaluate.systems names {', '.join(strange)}, but there are only {', '.join(systems)} "

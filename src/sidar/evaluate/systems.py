@@ -58,16 +58,6 @@ class TextSystem:
         return self.channel.search([prompt.query for prompt in prompts], k)
 
 
-class Composed(Protocol):
-    """A row that is made of another row's results: the ranking ``of``, seen through something else."""
-
-    name: str
-    of: str
-
-    def over(self, prompts: Sequence[Prompt], hits: Hits, k: int) -> Hits:
-        """The best k items of each prompt, from the results of the row ``of``."""
-
-
 def is_scored(system: object) -> bool:
     """False for a channel that only takes part in fusions and is no row of its own."""
     return bool(getattr(system, "scored", True))

@@ -190,7 +190,7 @@ def print_verdicts(scores: Scores, console: Any) -> None:
     groups: dict[tuple[str, str], list[Any]] = {}
     for t in rows:
         groups.setdefault((t["set"], t["question"]), []).append(t)
-    wide = max(len(f"{t['a']} − {t['b']}") for t in rows if t["question"] not in MANY) if rows else 0
+    wide = max((len(f"{t['a']} − {t['b']}") for t in rows if t["question"] not in MANY), default=0)
     for (name, question), tests in groups.items():
         if question in MANY:
             tests = [t for t in tests if t["measure"] == "item/ndcg@10"]

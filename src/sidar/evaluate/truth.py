@@ -141,7 +141,7 @@ class Truth:
         return np.where(found, gain[at], 0.0), np.where(found, count[at], 0).astype(np.int64)
 
     def project(self, number_of: np.ndarray) -> Truth:
-        """The same truth over groups (SIDs): a group's grade is the highest of its members (contracts.md, results).
+        """The same truth over groups (SIDs): a group's grade is the highest of its members (docs/evaluation.md).
 
         A judged item without an SID (−1) becomes a group of its own that no SID ranking can reach.
         """

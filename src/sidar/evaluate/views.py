@@ -1,4 +1,4 @@
-"""How far two encoders' views of the same things lie apart: what aligning two towers should change (methods §4.5)."""
+"""The distance between two encoders' views of the same texts (docs/methods/sci.md)."""
 
 from __future__ import annotations
 

@@ -88,9 +88,7 @@ class RunLog:
 
     def _left(self, step: int, now: float) -> str:
         """The time that the other steps take at the pace so far, as h:mm:ss."""
-        done = max(step - self._first_step, 1)
-        seconds = round((now - self._started) / done * (self._total - step))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        return time_left(now - self._started, step - self._first_step, self._total - step)
 
     def _metrics(self) -> str:
         return "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
@@ -117,6 +115,33 @@ class RunLog:
         """One line for the person who watches, above the bar."""
         if self._live or self._speak:
             self._console.print(text, highlight=False)
+
+
+class Countdown:
+    """Says how far a long count is and what time the rest takes, after :data:`QUIET_S` of silence.
+
+    Call it with the number done and the total; the first call says where the count starts.
+    """
+
+    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._say, self._clock = title, say, clock
+        self._first: int | None = None
+        self._started = self._last_line = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self._clock()
+        if self._first is None:
+            self._first, self._started, self._last_line = done, now, now
+        if now - self._last_line >= QUIET_S:
+            self._last_line = now
+            left = time_left(now - self._started, done - self._first, total - done)
+            self._say(f"{self._title} {done:,} of {total:,}, {left} left")
+
+
+def time_left(seconds: float, done: int, rest: int) -> str:
+    """The time that ``rest`` takes at the pace of ``done`` in ``seconds``, as h:mm:ss."""
+    left = round(seconds / max(done, 1) * rest)
+    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
 
 
 def _drop_after(path: Path, step: int) -> None:

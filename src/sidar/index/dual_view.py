@@ -8,7 +8,7 @@ two encoders. With ``coarse_view="query"`` both sides of it come from f_q,
 and the fine step ranks the items of the probed lists by the trained score f_q(Q) · f_i(I). What is kept is f_i(I), one
 list number per item and the centroids: the other view is read once, to build. ``item`` is the ordinary IVF, ``both``
 takes cells from (f_q(I) + f_i(I)) / 2. [seed: "consistent indexing with dual-view strategy", arXiv 2512.13074; the
-index itself is a reconstruction, methods §4.3.] Inverted lists and scores are faiss's.
+index itself is a reconstruction, docs/methods/sci.md.] Inverted lists and scores are faiss's.
 """
 
 from __future__ import annotations
@@ -79,42 +79,36 @@ class DualViewIndex:
         """
         import torch
 
-        from sidar.sid.kmeans import kmeans, nearest
+        from sidar.sid.kmeans import kmeans
 
         if coarse_view not in ("item", "query", "both"):
             raise ValueError(f"dense.coarse_view {coarse_view!r} is not one of ['item', 'query', 'both']")
-        for name, other in (("query-view vectors", query_view), ("live flags", alive)):
-            if other is not None and len(other) != len(items):
-                raise ValueError(f"{len(items)} item vectors but {len(other)} {name}; run the stage embed again")
-        if query_view is not None and query_view.shape != items.shape:
-            raise ValueError(f"item vectors {items.shape} and query-view vectors {query_view.shape} differ in width")
+        _check_shapes(items, query_view, alive)
         rows = np.arange(len(items)) if alive is None else np.flatnonzero(alive)
         if not len(rows):
             raise ValueError("there is no live item, so there is nothing to index; see `sidar validate`")
         cells = default_lists(len(rows)) if lists is None else min(lists, len(rows))
         if cells < 1:
             raise ValueError(f"dense.lists is {lists}; want at least one list, or null for the automatic number")
-
-        def coarse(some: np.ndarray) -> Any:
-            """(n, D) float32 tensor of what the cells are made from."""
-            view = _coarse(items, query_view, coarse_view, some)
-            finite = np.isfinite(view).all(axis=1) & np.isfinite(items[some]).all(axis=1)
-            if not finite.all():
-                raise ValueError(
-                    f"the vector of row {int(some[finite.argmin()])} is not finite; run the stage embed again"
-                )
-            return torch.from_numpy(view)
-
         generator = torch.Generator().manual_seed(seed)
         chosen = rows
         if len(rows) > TRAINING * cells:
             chosen = np.sort(rows[torch.randperm(len(rows), generator=generator)[: TRAINING * cells].numpy()])
-        centroids = kmeans(coarse(chosen), cells, generator=generator)
-        found = np.full(len(items), -1, np.int32)
-        for start in range(0, len(rows), CHUNK):
-            some = rows[start : start + CHUNK]
-            found[some] = nearest(coarse(some), centroids)[0].numpy()
-        return cls(items, centroids.numpy(), found, coarse_view)
+        points = torch.from_numpy(_coarse(items, query_view, coarse_view, chosen))
+        centroids = kmeans(points, cells, generator=generator).numpy()
+        return cls(items, centroids, _assigned(items, query_view, centroids, coarse_view, rows), coarse_view)
+
+    def with_items(
+        self, items: np.ndarray, query_view: np.ndarray | None = None, *, alive: np.ndarray | None = None
+    ) -> DualViewIndex:
+        """Return the same cells over other item vectors: every live item is in the list of its nearest centroid.
+
+        Arguments are those of :meth:`build`.  Where the vectors are the same the lists are too.
+        """
+        _check_shapes(items, query_view, alive)
+        rows = np.arange(len(items)) if alive is None else np.flatnonzero(alive)
+        lists = _assigned(items, query_view, self.centroids, self.coarse_view, rows)
+        return DualViewIndex(items, self.centroids, lists, self.coarse_view)
 
     def route(self, queries: np.ndarray, nprobe: int) -> np.ndarray:
         """(Q, nprobe) int64 lists that a search of ``queries`` (Q, D) looks into, nearest first."""
@@ -151,8 +145,11 @@ class DualViewIndex:
         (Path(folder) / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: PathLike, items: np.ndarray) -> DualViewIndex:
-        """What :meth:`save` wrote, over the same item vectors; ``ValueError`` where they are others."""
+    def load(cls, folder: PathLike, items: np.ndarray, *, alive: np.ndarray | None = None) -> DualViewIndex:
+        """What :meth:`save` wrote, over the same item vectors; ``ValueError`` where they are others.
+
+        ``alive`` (N,) bool leaves out items that retired since.
+        """
         from safetensors.numpy import load_file
 
         path = Path(folder) / FACTS
@@ -164,7 +161,8 @@ class DualViewIndex:
         if facts["items"] != checksum(items):
             raise ValueError(f"{folder} indexes other item vectors than these {items.shape}; build it again")
         arrays = load_file(Path(folder) / FILE)
-        return cls(items, arrays["centroids"], arrays["lists"], facts["coarse_view"])
+        lists = arrays["lists"] if alive is None else np.where(alive, arrays["lists"], -1).astype(np.int32)
+        return cls(items, arrays["centroids"], lists, facts["coarse_view"])
 
     def _checked(self, queries: np.ndarray) -> np.ndarray:
         if queries.ndim != 2 or queries.shape[1] != self.centroids.shape[1]:
@@ -172,6 +170,18 @@ class DualViewIndex:
                 f"query vectors {queries.shape} do not fit an index of {self.centroids.shape[1]} dimensions"
             )
         return np.ascontiguousarray(queries, np.float32)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A dense channel through the ``nprobe`` nearest lists of ``index``; it takes query vectors."""
+
+    index: DualViewIndex
+    nprobe: int
+
+    def search_vectors(self, queries: np.ndarray, k: int) -> Hits:
+        """The k best items of each of ``queries`` (Q, D)."""
+        return self.index.search(queries, k, self.nprobe)
 
 
 def default_lists(n: int) -> int:
@@ -182,7 +192,7 @@ def default_lists(n: int) -> int:
 def routed(index: DualViewIndex, queries: np.ndarray, rows: Sequence[int] | np.ndarray, nprobe: int) -> np.ndarray:
     """(P,) bool: for pairs of a query vector (P, D) and a relevant row, whether the row is in a list looked into.
 
-    Its mean is the routing agreement (methods §4.5).
+    Its mean is the routing agreement (docs/methods/sci.md).
     """
     lists = index.route(queries, nprobe)  # (P, nprobe)
     return (lists == index.lists[np.asarray(rows)][:, None]).any(axis=1)
@@ -195,12 +205,41 @@ def checksum(items: np.ndarray) -> str:
     return f"{items.shape[0]}x{items.shape[1]}-{hashlib.sha256(some.tobytes()).hexdigest()[:24]}"
 
 
+def _check_shapes(items: np.ndarray, query_view: np.ndarray | None, alive: np.ndarray | None) -> None:
+    for name, other in (("query-view vectors", query_view), ("live flags", alive)):
+        if other is not None and len(other) != len(items):
+            raise ValueError(f"{len(items)} item vectors but {len(other)} {name}; run the stage embed again")
+    if query_view is not None and query_view.shape != items.shape:
+        raise ValueError(f"item vectors {items.shape} and query-view vectors {query_view.shape} differ in width")
+
+
+def _assigned(
+    items: np.ndarray, query_view: np.ndarray | None, centroids: np.ndarray, view: CoarseView, rows: np.ndarray
+) -> np.ndarray:
+    """(N,) int32 list of each of ``rows``, that of its nearest centroid; −1 elsewhere."""
+    import torch
+
+    from sidar.sid.kmeans import nearest
+
+    lists = np.full(len(items), -1, np.int32)
+    cells = torch.from_numpy(centroids)
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        lists[some] = nearest(torch.from_numpy(_coarse(items, query_view, view, some)), cells)[0].numpy()
+    return lists
+
+
 def _coarse(items: np.ndarray, query_view: np.ndarray | None, view: CoarseView, rows: np.ndarray) -> np.ndarray:
+    """(n, D) float32 of what the cells are made from; ``ValueError`` names a row that is not finite."""
     mine = np.array(items[rows], np.float32)
-    if view == "item" or query_view is None:
-        return mine
-    theirs = np.array(query_view[rows], np.float32)
-    return theirs if view == "query" else (mine + theirs) / 2
+    found: np.ndarray = mine
+    if view != "item" and query_view is not None:
+        theirs = np.array(query_view[rows], np.float32)
+        found = theirs if view == "query" else (mine + theirs) / 2
+    finite = np.isfinite(found).all(axis=1) & np.isfinite(mine).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"the vector of row {int(rows[finite.argmin()])} is not finite; run the stage embed again")
+    return found
 
 
 def _use_torch_threads() -> None:

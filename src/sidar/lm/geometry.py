@@ -27,8 +27,8 @@ log-sum-exp of n draws of a Gaussian (e as in the random energy model). The ``to
 exact S instead. The same in training and in search: neither looks at candidates, and every level is a softmax over what
 is live, so the whole is a distribution over the index. Given its first code an SID's probability is exact.
 
-Two simpler starts were tried and are worse (docs/findings.md): the same scores added level by level are a product of
-levels, which training distorts to make up for the codes that do not go together.
+Two other starts were tried once and were no better (docs/findings.md): the same scores added level by level are a
+product of levels, which training distorts to make up for the codes that do not go together.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Text goes through the backbone's own word embeddings; SID tokens have rows of their own (``sid_in``) and one head per
 level, so the text tokenizer never learns of them and a level's softmax costs only that level's codes.  That sliced
-softmax *is* the model: π(code | prefix) is a proper distribution over the codes of the next level (architecture.md,
-decision 3).
+softmax *is* the model: π(code | prefix) is a proper distribution over the codes of the next level
+(docs/concepts.md).
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from sidar.lm.geometry import Geometry
 from sidar.lm.legal import Legal
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
+from sidar.lm.store import FORMAT, read, save
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
 
 if TYPE_CHECKING:
     from sidar.lm.prompts import PromptBuilder
-
-#: Version of the checkpoint folder.
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -182,8 +180,6 @@ class SidLM(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into ``folder``: safetensors, JSON configs and the tokenizer; no pickle (lm/store.py)."""
-        from sidar.lm.store import save
-
         save(self, Path(folder))
 
     @classmethod
@@ -194,9 +190,13 @@ class SidLM(nn.Module):
         attention: Literal["auto", "sdpa", "eager"] | None = None,
     ) -> SidLM:
         """Load what :meth:`save_pretrained` wrote; opens no network. ``attention`` overrides the stored kernel."""
-        from sidar.lm.store import load
-
-        return load(Path(folder), attention).to(device).eval()
+        stored = read(Path(folder), attention)
+        config = SidLMConfig(**stored.config)
+        model = cls(config, Backbone(stored.decoder, stored.tokenizer, None, config.pretrained))
+        if config.lora:
+            model.adapt(LoraConfig(**config.lora))
+        stored.fill(model)
+        return model.to(device).eval()
 
     # ------------------------------------------------------------------ facts
 

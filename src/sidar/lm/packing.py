@@ -1,4 +1,4 @@
-"""One prompt, many candidates, one pass (methods.md §1.5).
+"""One prompt, many candidates, one pass (docs/concepts.md).
 
 ``[prompt | nodes of the candidates' trie]``: candidates that share a prefix share its nodes, a node sees the prompt
 and its own ancestors, and positions restart after the prompt, so a candidate has exactly the states that it would have
@@ -214,7 +214,7 @@ def pack(
 def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> CandidateScores:
     """Score every candidate of ``packed`` under ``model`` in one forward pass; differentiable, log-probs in fp32.
 
-    ``rdrw_state`` fills ``hidden`` (B, C, ·), what RDRW compares (methods.md §1.4; three readings [reconstruction]):
+    ``rdrw_state`` fills ``hidden`` (B, C, ·), what RDRW compares (RAD-DPO eq. 5; three readings [reconstruction]):
     ``eos_out`` the state after the final norm at the last SID token, which outputs EOS; ``last_code`` the state one
     position earlier, which outputs the last code (candidates that differ only there share it); ``item_vector`` the sum
     of the codes' centroids, which no training moves.

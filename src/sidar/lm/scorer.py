@@ -1,7 +1,6 @@
 """LmScorer: a :class:`SidLM` as decode's scorer, made for wide beams.
 
-One prefill per prompt, shared by all beams; one row per beam and step; a head that is sliced to the level's codebook
-(architecture.md, decision 2).
+One prefill per prompt, shared by all beams; one row per beam and step; a head that is sliced to the level's codebook.
 """
 
 from __future__ import annotations

@@ -7,17 +7,22 @@ that it was trained from.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidar.config import LoraConfig
-from sidar.lm.backbone import Backbone, kernel
-from sidar.lm.model import FORMAT, SidLM, SidLMConfig
+from sidar.lm.backbone import kernel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sidar.lm.model import SidLM
+
+#: Version of the folder's layout, kept in ``config.json``.
+FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -31,8 +36,25 @@ def save(model: SidLM, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=1) + "\n")
 
 
-def load(folder: Path, attention: Literal["auto", "sdpa", "eager"] | None = None) -> SidLM:
-    """Read a model back; raises ``ValueError`` where ``folder`` holds none, or one of another format."""
+@dataclass(frozen=True)
+class StoredModel:
+    """What a folder holds: the model's config as written, its decoder (untrained), tokenizer and weights."""
+
+    config: dict[str, Any]
+    decoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    weights: dict[str, torch.Tensor]
+    file: Path
+
+    def fill(self, model: torch.nn.Module) -> None:
+        """Give ``model`` the weights; ``ValueError`` where they are not those of its parameters."""
+        missing, unexpected = model.load_state_dict(self.weights, strict=False)
+        if missing or unexpected:
+            raise ValueError(f"{self.file} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the model again")
+
+
+def read(folder: Path, attention: Literal["auto", "sdpa", "eager"] | None = None) -> StoredModel:
+    """Read what :func:`save` wrote; ``ValueError`` where ``folder`` holds no model, or one of another format."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     if not (folder / CONFIG).is_file():
@@ -42,19 +64,10 @@ def load(folder: Path, attention: Literal["auto", "sdpa", "eager"] | None = None
         raise ValueError(f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}")
     raw["codebook_sizes"] = tuple(raw["codebook_sizes"])
     raw["attention"] = attention or raw["attention"]
-    config = SidLMConfig(**raw)
     decoder = AutoModel.from_config(
         AutoConfig.from_pretrained(folder / "backbone", local_files_only=True),
-        attn_implementation=kernel(config.attention),
+        attn_implementation=kernel(raw["attention"]),
         dtype=torch.float32,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    model = SidLM(config, Backbone(decoder, tokenizer, None, config.pretrained))
-    if config.lora:
-        model.adapt(LoraConfig(**config.lora))
-    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder / WEIGHTS} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the model again"
-        )
-    return model
+    return StoredModel(raw, decoder, tokenizer, load_file(folder / WEIGHTS), folder / WEIGHTS)

@@ -1,6 +1,6 @@
 """Where codes become language-model tokens: the only such place.
 
-Levels have disjoint token ranges, so "same token" means same level *and* same code (methods.md §0).  SID tokens are
+Levels have disjoint token ranges, so "same token" means same level *and* same code.  SID tokens are
 not words of any text tokenizer, hence nothing that a user types can become one.  Loads no torch.
 """
 
@@ -56,7 +56,7 @@ class SidVocab:
         """Codes among the choices after ``depth`` codes: level ``depth``'s, and at depth L the last level's again.
 
         Nothing follows level L, so the last level's codes serve as the distractors of the training-only EOS term
-        [reconstruction; methods.md §1.4].
+        [reconstruction; docs/methods/raddpo.md].
         """
         if not 0 <= depth <= self.n_levels:
             raise ValueError(f"depth {depth} leaves 0 … {self.n_levels}")

@@ -9,6 +9,7 @@ from typing import Any
 from sidar.artifacts import write_artifact
 from sidar.config import AlignConfig, Config
 from sidar.pipeline.plan import Step, plan
+from sidar.pipeline.runtime import discard_work, prepare
 
 __all__ = ["plan", "run", "show_plan"]
 
@@ -36,8 +37,6 @@ def run(
 
     ``force`` runs ``only`` even when it is fresh. Raises ``ValueError`` for what the user can mend.
     """
-    from sidar.pipeline.runtime import prepare
-
     prepare(cfg)
     steps = plan(cfg, aligns, only=only)
     reports: dict[str, dict[str, Any]] = {}
@@ -64,15 +63,3 @@ def run(
         if console:
             console.print(f"{'':<16} {report.get('summary', 'done')} [dim]({time.monotonic() - started:.1f} s)[/dim]")
     return reports
-
-
-def discard_work(folder: Any) -> None:
-    """Delete the checkpoints of a stage whose artefact stands."""
-    import shutil
-
-    shutil.rmtree(work_folder(folder), ignore_errors=True)
-
-
-def work_folder(folder: Any) -> Any:
-    """Where a resumable stage keeps its checkpoints until its artefact stands."""
-    return folder.with_name(f".{folder.name}.work")

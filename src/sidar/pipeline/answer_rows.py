@@ -12,14 +12,16 @@ import numpy as np
 from sidar.answer.memory import Memory
 from sidar.answer.serving import GENERATIVE, params_of, read_facts
 from sidar.answer.smoothed import AnswerParams, Pooled, SmoothedMemory
-from sidar.baselines import DEPTH, Bm25, Dense
+from sidar.baselines import DEPTH, Bm25, Fusion
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.duck import Duck
 from sidar.data.priors import Priors
-from sidar.embed import Embedder, load_items, query_side
+from sidar.embed import Embedder
 from sidar.evaluate.systems import System, TextSystem
-from sidar.pipeline.answer_log import fitting_requests, run_key, usable_requests
+from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
+from sidar.pipeline.dense_rows import served_dense
+from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
 from sidar.types import EvalSet, Hits, Prompt
 
 
@@ -37,36 +39,31 @@ class AnswerSystem:
         return self._model.rank([prompt.query for prompt in prompts], found, k).hits
 
 
-class MemoryFirst:
-    """The click table as a row: what was chosen for the query by falling count, then the ranking of ``backoff``."""
+class MemorySystem:
+    """The row ``memory``: the click table over the answer's BM25, its dense channel and the prior of what both return.
+
+    ``channels`` are these three, ``fusion`` weighs them; all constants are chosen on the requests that the answer is
+    fitted to (pipeline/memory_row.py).
+    """
 
     name = "memory"
     kind = "baseline"
 
-    def __init__(
-        self, memory: Memory, secret: bytes, alive: np.ndarray, half_life: float, of: str = "bm25+dense+prior"
-    ) -> None:
-        self._memory, self._secret, self._alive, self.half_life, self.of = memory, secret, alive, half_life, of
+    def __init__(self, table: MemoryFirst, channels: Sequence[System], fusion: Fusion) -> None:
+        self._table, self._channels, self._fusion = table, channels, fusion
 
     @property
     def about(self) -> str:
-        return f"what was chosen for the query, half-life {self.half_life:g} days, then the tuned {self.of}"
+        named = zip(self._channels, self._fusion.weights, strict=True)
+        parts = " + ".join(f"{weight:g} {channel.name}" for channel, weight in named)
+        return (
+            f"what was chosen for the query, half-life {self._table.half_life:g} days, then {parts} "
+            f"({self._fusion.method}), with the answer's BM25 and tuned on its requests"
+        )
 
-    def over(self, prompts: Sequence[Prompt], backoff: Hits, k: int) -> Hits:
-        """Return the counted items of each prompt's query, then those of ``backoff`` that are not among them."""
-        rows = np.full((len(prompts), k), -1, np.int32)
-        for q, prompt in enumerate(prompts):
-            known, counts = self._memory.counts(prompt.query, self._secret, self.half_life, self._alive)
-            place = {int(row): at for at, row in enumerate(backoff.rows[q].tolist()) if row >= 0}
-            last = len(place)
-            # equal counts in the order of the back-off, then by row
-            order = sorted(range(len(known)), key=lambda i: (-counts[i], place.get(int(known[i]), last), known[i]))
-            first = known[order]
-            rest = backoff.rows[q][(backoff.rows[q] >= 0) & ~np.isin(backoff.rows[q], first)]
-            found = np.concatenate([first, rest])[:k]
-            rows[q, : len(found)] = found
-        scores = np.where(rows >= 0, np.arange(k, 0, -1), 0).astype(np.float32)
-        return Hits(rows, scores)
+    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
+        backoff = self._fusion([channel.hits(prompts, DEPTH) for channel in self._channels])
+        return self._table.over(prompts, backoff, k)
 
 
 class CandidatePrior:
@@ -96,13 +93,12 @@ class CandidatePrior:
 
 @dataclass
 class AnswerRows:
-    """The rows that stand for what a shop has and for what is served: ``systems`` and rows over the results of others.
+    """The rows that stand for what a shop has and for what is served.
 
     ``tune_on``: the requests on which weights of reranking were chosen for the served model, and are for the others.
     """
 
     systems: dict[str, System]
-    composed: list[MemoryFirst]
     tune_on: EvalSet | None = None
 
     def tuning_of(self, valid: Sequence[EvalSet], most: int) -> tuple[Sequence[EvalSet], int]:
@@ -139,11 +135,11 @@ def answer_rows(
     if facts.get("rerank") and isinstance(served, Reranked):
         served.weight = float(facts["rerank"]["weight"])
     if facts["fuse"] == "none":
-        return AnswerRows(rows, [], tune_on)
+        return AnswerRows(rows, tune_on)
     secret = run_key(cfg)
     memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
     lexical = TextSystem("bm25", Bm25.load(run / "answer"))
-    base: dict[str, System] = {"bm25": lexical, "dense": dense_channel(run, embedder, catalogue.alive)}
+    base: dict[str, System] = {"bm25": lexical, "dense": served_dense(run, embedder, catalogue.alive)}
     model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
 
     def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
@@ -154,17 +150,18 @@ def answer_rows(
     if model is not None:  # the caller may score other models alone
         rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
-    of = "+".join(("bm25", dense or "dense", "prior"))
-    first = MemoryFirst(memory, secret, catalogue.alive, facts["memory_half_life"] or float("inf"), of)
-    return AnswerRows(rows, [first], tune_on)
+    channels = [*base.values(), CandidatePrior(priors.prior, list(base.values()))]
+    chosen = MemoryRow.read(facts)
+    if chosen is None:  # an answer of an older version
+        log = read_log(cfg, run / "data", secret, run / ".answer-work")
+        found = [channel.hits(log.asked.prompts, DEPTH) for channel in channels]
+        chosen = fit_memory_row(log, found, catalogue)
+    table = MemoryFirst(memory, secret, catalogue.alive, chosen.half_life)
+    rows["memory"] = MemorySystem(table, channels, chosen.fusion)
+    return AnswerRows(rows, tune_on)
 
 
 def describe(params: AnswerParams) -> str:
     """The fitted constants in one line."""
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in params.weights.items())
     return f"kappa {params.kappa:.2g}, half-life {params.half_life:.1f} days, weights {weights}"
-
-
-def dense_channel(run: Path, embedder: Embedder, alive: np.ndarray) -> System:
-    """The dense channel of the answer: the run's encoder as it is, searched exactly, as a bundle searches."""
-    return TextSystem("dense", Dense(load_items(run / "embed"), query_side(embedder), alive=alive))

@@ -6,7 +6,7 @@ that it leaves hold the counts of training and validation together, as a shop wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ import numpy as np
 from sidar.answer.fit import Fit, fit_answer
 from sidar.answer.serving import GENERATIVE, write_facts
 from sidar.answer.smoothed import popularity
-from sidar.baselines import DEPTH, Bm25, fuse
+from sidar.baselines import DEPTH, Bm25
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.systems import System, TextSystem
 from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
-from sidar.pipeline.answer_rows import CandidatePrior, MemoryFirst, dense_channel, describe
-from sidar.types import Catalogue, Hits
+from sidar.pipeline.answer_rows import CandidatePrior, describe
+from sidar.pipeline.dense_rows import answer_dense
+from sidar.pipeline.memory_row import fit_memory_row
+from sidar.types import Catalogue
 
 #: Queries that the lexical channel is tuned on.
 TUNE = 256
@@ -54,32 +56,12 @@ def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.
     return fit_answer(found, log.chosen, popularity(counts, alive), int(alive.sum()))
 
 
-def best_half_life(log: Log, backoff: Hits, catalogue: Catalogue, grid: Sequence[float]) -> float:
-    """The half-life of the ``memory`` row: the highest nDCG@10 on the fitting requests, the longest of equals."""
-    some = log.asked.eval_set(catalogue)
-    if not len(some):
-        return float("inf")  # a log of histories without queries remembers nothing
-    named = [q for q, prompt in enumerate(log.asked.prompts) if prompt.query.strip()]
-    ranked = Hits(backoff.rows[named], backoff.scores[named])
-    worth = objective(some, catalogue, "ndcg@10", relevant=0)
-    best, value = float("inf"), -1.0
-    for half_life in sorted(grid, reverse=True):
-        row = MemoryFirst(log.before, log.secret, catalogue.alive, half_life)
-        got = worth(row.over(some.prompts, ranked, 10))
-        if got > value:
-            best, value = half_life, got
-    return best
-
-
-#: Half-lives in days that the row ``memory`` chooses from.
-HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, float("inf"))
-
-
 def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Write ``memory.parquet``, the tuned BM25 and ``answer.json`` of the model of ``cfg.align`` into ``out``.
 
     With ``decode.rerank: dense`` the generative channel is reranked where the likelihood is higher so.  Without choices
-    in the log, or with ``decode.fuse: none``, nothing is fused; a weight to rerank with is chosen all the same.
+    in the log, or with ``decode.fuse: none``, nothing is fused; a weight to rerank with is chosen all the same, where
+    a request has a query text to choose it on.  There is no default weight: its scale is the encoder's.
     """
     from sidar.embed import load_embedder, load_items, query_side
     from sidar.index import PrefixIndex
@@ -125,9 +107,12 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     shapes = {"fuse": facts["fuse"], "requests": len(log.asked)}
     if not fused:
         write_facts(out, facts)
-        return {"summary": f"nothing fused; reranked with weight {(rerank or {}).get('weight', 0):g}", "shapes": shapes}
+        said = "not reranked: no request to weigh the cosine on"
+        if rerank is not None:
+            said = f"reranked with weight {rerank['weight']:g}"
+        return {"summary": f"nothing fused; {said}", "shapes": shapes}
     lexical = tuned_lexical(Bm25(catalogue), log.asked, catalogue)
-    dense = dense_channel(run, embedder, catalogue.alive)
+    dense, cells, searched = answer_dense(cfg, run, embedder, catalogue.alive)
     base: dict[str, System] = {"bm25": TextSystem("bm25", lexical), "dense": dense}
     without = fit(log, base, priors.clicks, catalogue.alive)
     fits = [fit(log, {**base, GENERATIVE: each}, priors.clicks, catalogue.alive) for each in candidates]
@@ -136,22 +121,19 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         "fit": fits[best].to_json(),
         "without_generative": without.to_json(),
         "reranked": best == 1,
+        "dense": searched,
         "log_likelihood": {each.name: one.value for each, one in zip(candidates, fits, strict=True)},
         "memory": {"queries": log.memory.n_queries, "entries": len(log.memory), **asdict(log.memory.facts)},
     }
-    facts["memory_half_life"] = _memory_half_life(log, [*base.values()], priors.prior, catalogue)
+    found = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
+    found.append(CandidatePrior(priors.prior, []).over(found))
+    facts["memory_row"] = fit_memory_row(log, found, catalogue).to_json()
     log.memory.save(out)
     lexical.save(out)
+    if cells is not None:
+        cells.save(out)
     write_facts(out, facts)
     return {"summary": "\n".join(_summary(cfg, log, fits[best], without, candidates[best].name)), "shapes": shapes}
-
-
-def _memory_half_life(log: Log, channels: Sequence[System], prior: np.ndarray, catalogue: Catalogue) -> float | None:
-    """The half-life of the row ``memory``; None = counts never fade."""
-    found = [channel.hits(log.asked.prompts, DEPTH) for channel in channels]
-    found.append(CandidatePrior(prior, channels).over(found))
-    best = best_half_life(log, fuse(found), catalogue, HALF_LIVES)
-    return best if np.isfinite(best) else None
 
 
 def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """``sidar sids compact``: a bundle without the rows of retired items.
 
-Of what serves, catalogue, item vectors, index, priors, memory and BM25 hold rows: they are written anew. The SID
+Of what serves, catalogue, item vectors, indexes, priors, memory and BM25 hold rows: they are written anew. The SID
 table, the codebooks and the model name items by id or not at all and stay as they are. A new numbering is a new
 lineage; everything in a run that holds rows (its data, vectors, index, evaluation) is of the old one and is rebuilt by
 ``sidar run --from`` the compact bundle, which the plan of that run says; vectors come from their cache. For anything
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from sidar.answer.carry import carry_to_rows
+from sidar.answer.serving import dense_probes, read_facts
 from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
 from sidar.bundle import ANSWER, build_bundle, open_bundle
 from sidar.bundle_encoder import ENCODER
 from sidar.data.catalogue import found, save_catalogue
 from sidar.embed import load_items
 from sidar.index import PrefixIndex
+from sidar.index.dual_view import DualViewIndex
 from sidar.index.rows import RowMap
 from sidar.sid.ledger import Ledger
 from sidar.sid.table import save_sids, table_version
@@ -89,6 +91,7 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
             answer = work / ANSWER
             answer.mkdir()
             carry_to_rows(bundle / ANSWER, rows.new, small.lineage, answer)
+            _carry_cells(bundle, rows, load_items(work / "embed"), answer)
         folders: dict[str, Any] = {name: work / name for name in ("data", "embed", "sid", "index")}
         build_bundle(
             out,
@@ -104,6 +107,14 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return rows
+
+
+def _carry_cells(bundle: Path, rows: RowMap, items: np.ndarray, out: Path) -> None:
+    """Write the index of the bundle's dense channel in the new numbering, over ``items`` (N_new, D), into ``out``."""
+    if dense_probes(read_facts(bundle / ANSWER)) is None:
+        return
+    kept = DualViewIndex.load(bundle / ANSWER, load_items(bundle / "embed"))
+    DualViewIndex(items, kept.centroids, rows.take(kept.lists), kept.coarse_view).save(out)
 
 
 def _shorten_ledger(folder: Path, items: set[str]) -> None:

@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sidar.answer.serving import dense_probes, read_facts
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.baselines import DEPTH, Dense
 from sidar.baselines.dense import Encoder
@@ -56,7 +58,7 @@ def dense_rows(
     alive: np.ndarray,
     name: str = "dense",
     how: str = "zero-shot",
-) -> dict[str, System]:
+) -> dict[str, TextSystem]:
     """The rows of the vectors in ``run / stage``: ``name`` (exact), ``name-ivf``, or both.
 
     ``embedder`` is the one that made them. Indexes are kept beside the stages in ``.dense-index`` and made again where
@@ -65,12 +67,12 @@ def dense_rows(
     queries, two_views = query_side(embedder), isinstance(embedder, TowerEmbedder)
     views = [load_items(run / stage), *([load_items(run / stage, "query")] if two_views else [])]
     exact, ivf = channels(cfg.dense.index, len(views[0]), two_views)
-    rows: dict[str, System] = {}
+    rows: dict[str, TextSystem] = {}
     if exact:
         rows[name] = TextSystem(name, Dense(views[0], queries, alive=alive, how=how))
     if ivf:
         label = f"{name}-ivf"
-        channel = DualViewDense(lambda: _index(cfg, run, stage, views, alive), queries, cfg.dense.nprobe, how)
+        channel = DualViewDense(lambda: _kept_index(cfg, run, stage, views, alive), queries, cfg.dense.nprobe, how)
         rows[label] = TextSystem(label, channel)
     return rows
 
@@ -85,7 +87,31 @@ def channels(index: str, n_items: int, two_views: bool) -> tuple[bool, bool]:
     return index in ("exact", "both"), index in ("ivf", "both")
 
 
-def _index(cfg: Config, run: Path, stage: str, views: Sequence[np.ndarray], alive: np.ndarray) -> DualViewIndex:
+def answer_dense(
+    cfg: Config, run: Path, embedder: Embedder, alive: np.ndarray
+) -> tuple[System, DualViewIndex | None, dict[str, Any]]:
+    """The dense channel to fit the answer with: the run's encoder as it is, exact where there is an exact row.
+
+    Also its index, None = exact search, and what ``answer.json`` says of it.
+    """
+    rows = dense_rows(cfg, run, "embed", embedder, alive)
+    channel = next(iter(rows.values())).channel
+    if not isinstance(channel, DualViewDense):
+        return TextSystem("dense", channel), None, {"index": "exact"}
+    return TextSystem("dense", channel), channel.index, {"index": "ivf", "nprobe": channel.nprobe}
+
+
+def served_dense(run: Path, embedder: Embedder, alive: np.ndarray) -> System:
+    """The dense channel that the answer in ``run`` was fitted with, as a bundle searches it."""
+    items, queries = load_items(run / "embed"), query_side(embedder)
+    nprobe = dense_probes(read_facts(run / "answer"))
+    if nprobe is None:
+        return TextSystem("dense", Dense(items, queries, alive=alive))
+    index = DualViewIndex.load(run / "answer", items, alive=alive)
+    return TextSystem("dense", DualViewDense(lambda: index, queries, nprobe, "zero-shot"))
+
+
+def _kept_index(cfg: Config, run: Path, stage: str, views: Sequence[np.ndarray], alive: np.ndarray) -> DualViewIndex:
     """The index kept for ``stage``, or a new one; ``views``: f_i(I) and, of two towers, f_q(I)."""
     manifest, folder = read_manifest(run / stage), run / ".dense-index" / stage
     wanted = {

@@ -75,7 +75,7 @@ class GenerativeSystem:
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._decoded]
         searcher = self.retriever
         width = max(1, min(self._decode.beam, len(self._index)))
-        found = searcher.beams(missing, width, exact=self._decode.exact)
+        found = searcher.beams(missing, width)
         self._decoded |= {prompt: row_of(found, place) for place, prompt in enumerate(missing)}
         kept = [self._decoded[prompt] for prompt in prompts]
         return joined(kept, np.arange(len(kept)), searcher.trie)
@@ -103,7 +103,7 @@ class GenerativeSystem:
         return scorer, Trie(self._index, scorer.device)
 
     def invalid(self, prompts: Sequence[Prompt], seconds: float = math.inf) -> dict[str, np.ndarray]:
-        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128 (protocol.md §5).
+        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128 (docs/evaluation.md).
 
         Stops after ``seconds`` at the end of a block of prompts: the values are then of the first of ``prompts`` alone,
         at least of one block.

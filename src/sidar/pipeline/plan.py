@@ -17,11 +17,12 @@ from pydantic import BaseModel
 from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
 from sidar.bundle import ANSWER
-from sidar.config import AlignConfig, Config, DenseConfig
+from sidar.config import AlignConfig, Config, DenseConfig, Extensible
+from sidar.extensions import OBJECTIVES, TOKENIZERS, Registry
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
 HASH_LIMIT = 64 << 20
-#: How the dense channel is searched: asked by the report, not by the training of its encoder.
+#: How the dense channel is searched: asked by answer and report, not by the training of its encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
 #: Paths that older versions wrote as they stood in the file; today they are anchored to the file's folder.
 ONCE_RELATIVE = ("warm_start", "embed.model", "lm.backbone")
@@ -34,7 +35,7 @@ ONCE_NULL = ("align.beta", "align.gamma", "align.lam", "align.positives")
 
 @dataclass(frozen=True)
 class Stage:
-    """One arrow of the architecture's picture: config keys and input folders decide what it leaves in ``name``."""
+    """One arrow of the picture in docs/concepts.md: config keys and input folders decide what it leaves in ``name``."""
 
     name: str
     keys: tuple[str, ...]  # dotted config keys that decide its content
@@ -54,9 +55,11 @@ class Stage:
         chosen = {}
         for key in self.keys:
             value: Any = dumped
-            for part in key.split("."):
+            *parents, last = key.split(".")
+            for part in parents:
                 value = value[part]
-            chosen[key] = value
+            if last in value:  # defaults lack the sections of plug-ins
+                chosen[key] = value[last]
         return chosen
 
     def input_hashes(self, cfg: Config, run: Path) -> dict[str, str]:
@@ -77,7 +80,7 @@ class Stage:
             return "missing"
         before, now = options(manifest.config), options(self.config(cfg))
         default = options(self.config(Config())) | unset_align_options(cfg)
-        changed = [key for key in now if differs(key, before.get(key, default[key]), now[key])]
+        changed = [key for key in now if differs(key, before.get(key, default.get(key)), now[key])]
         if changed:
             return changes(changed, before)
         if reason := self.outdated(run / self.name, manifest.config):
@@ -138,9 +141,11 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in config.items():
         part: Any = Config()
+        plugin = False
         for name in key.split("."):
+            plugin = isinstance(part, Extensible) and name not in type(part).model_fields
             part = getattr(part, name, None)
-        if isinstance(part, BaseModel) and isinstance(value, dict):
+        if (plugin or isinstance(part, BaseModel)) and isinstance(value, dict):
             found.update(options({f"{key}.{name}": inner for name, inner in value.items()}))
         else:
             found[key] = value
@@ -196,9 +201,25 @@ def set_files(cfg: Config) -> list[str]:
     return list(dict.fromkeys(path for each in cfg.evaluate.sets for path in (each.queries, each.qrels)))
 
 
+def align_keys(align: AlignConfig) -> list[str]:
+    """Return the options that an aligned model depends on: all but the label, and those of a plug-in's objective."""
+    fields = [field for field in AlignConfig.model_fields if field != "label"]
+    own = align.part_in_use()
+    return [f"align.{field}" for field in [*fields, *([own] if align.section(own) is not None else [])]]
+
+
+def plugin_of(registry: Registry[Any], name: str) -> Callable[[Config], list[str]]:
+    """Return what a stage reads besides its inputs where a plug-in brings the part ``name``: the plug-in's file."""
+    file = registry.file(name)
+    return lambda cfg: [] if file is None else [str(file)]
+
+
 def sid_files(cfg: Config) -> list[str]:
-    """The user's own SID table, where the IDs are his."""
-    return [cfg.sid.table.path] if cfg.sid.method == "table" and cfg.sid.table.path else []
+    """Return the path of the imported SID table, or the file of a plug-in that brings the tokenizer."""
+    if cfg.sid.method == "table" and cfg.sid.table.path:
+        return [cfg.sid.table.path]
+    file = TOKENIZERS.file(cfg.sid.method)
+    return [] if file is None else [str(file)]
 
 
 def towers(cfg: Config) -> list[str]:
@@ -214,15 +235,16 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
     The first of them is the one that the bundle serves. The stage ``dense`` (the fine-tuned encoder) takes minutes and
     is a baseline: it is there where it was asked for, now (``dense``) or before (its folder stands).
     """
-    from sidar.pipeline import stages as run
+    import sidar.pipeline.stages as run
 
     aligns = [cfg.align] if aligns is None else aligns
     aligned = [
         Stage(
             align.folder,
-            ("seed", "preference", *(f"align.{field}" for field in AlignConfig.model_fields if field != "label")),
+            ("seed", "preference", *align_keys(align)),
             ("data", "sid", "sft"),
             run.align,
+            files=plugin_of(OBJECTIVES, align.objective),
             resumable=True,
         )
         for align in aligns
@@ -273,7 +295,12 @@ def stages(cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: b
         *aligned,
         *tuned,
         Stage("index", (), ("data", "sid"), run.index, outdated=without_counts),
-        Stage("answer", ("seed", "decode", "memory", "embed"), ("data", "embed", "sid", "index", served_by), answered),
+        Stage(
+            "answer",
+            ("seed", "decode", "memory", "embed", *DENSE_INDEX),
+            ("data", "embed", "sid", "index", served_by),
+            answered,
+        ),
         Stage(
             "bundle",
             ("decode", "embed"),

@@ -6,13 +6,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sidar import pipeline
 from sidar.answer.carry import carry_to_catalogue
-from sidar.answer.key import carry_key
+from sidar.answer.key import carry_key, check_carried
+from sidar.answer.memory import Memory
+from sidar.answer.serving import dense_probes, read_facts
 from sidar.bundle import ANSWER, build_bundle, open_bundle
 from sidar.bundle_encoder import ENCODER
 from sidar.config import AlarmsConfig, Config
 from sidar.data.catalogue import open_catalogue
+from sidar.embed import load_items
+from sidar.embed.items import FILES as VIEWS
+from sidar.index.dual_view import DualViewIndex
 from sidar.sid.alarms import Alarm, alarms
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import load_reference
@@ -25,9 +32,10 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
 
     The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
     goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors; one that is
-    fused answers from its memory and constants, with BM25 over today's items, and the file of its key is copied into
-    the run. Returns ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where the bundle is that run's own,
-    since its stages would be replaced under it.
+    fused answers from its memory and constants, with BM25 and the dense channel's index over today's items, and the
+    file of its key is copied into the run. Returns ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where
+    the bundle is that run's own, since its stages would be replaced under it, or where the new bundle would stand
+    beside the key of another memory.
     """
     bundle = Path(bundle).resolve()
     if bundle.is_relative_to(cfg.run_dir.resolve()):
@@ -36,10 +44,12 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
             "today's run a name of its own, e.g. name=today"
         )
     opened = open_bundle(bundle)
+    out = Path(out) if out is not None else cfg.run_dir / "bundle-encoded"
+    if opened.fuse != "none":
+        check_carried(Memory.load(bundle / ANSWER), [cfg.run_dir, out.resolve().parent])
     cfg = cfg.model_copy(update={"warm_start": str(bundle)})
     pipeline.run(cfg, only="index", console=console)
     run = cfg.run_dir
-    out = Path(out) if out is not None else run / "bundle-encoded"
     folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"  # as the bundle: nothing chose a weight
@@ -48,6 +58,7 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
         if opened.fuse != "none":
             today = open_catalogue(run / "data" / "catalogue.arrow")
             carry_to_catalogue(bundle / ANSWER, today, answer)
+            _carry_cells(bundle, run / "embed", today.alive, Path(answer))
             carry_key(bundle, run)
         build_bundle(
             out,
@@ -60,6 +71,15 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
             answer=None if opened.fuse == "none" else answer,
         )
     return out
+
+
+def _carry_cells(bundle: Path, embed: Path, alive: np.ndarray, out: Path) -> None:
+    """Write the index of the bundle's dense channel into ``out``, over today's item vectors; its cells stay."""
+    if dense_probes(read_facts(bundle / ANSWER)) is None:
+        return
+    kept = DualViewIndex.load(bundle / ANSWER, load_items(bundle / "embed"))
+    query_view = load_items(embed, "query") if (embed / VIEWS["query"]).is_file() else None
+    kept.with_items(load_items(embed), query_view, alive=alive).save(out)
 
 
 def check(where: PathLike, limits: AlarmsConfig) -> list[Alarm]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 
@@ -33,3 +35,13 @@ def progress(text: str) -> None:
     import sys
 
     print(f"{'':<16} {text}", file=sys.stderr, flush=True)
+
+
+def work_folder(folder: Path) -> Path:
+    """Return where a resumable stage keeps its checkpoints until its artefact ``folder`` stands."""
+    return folder.with_name(f".{folder.name}.work")
+
+
+def discard_work(folder: Path) -> None:
+    """Delete the checkpoints of a stage whose artefact ``folder`` stands."""
+    shutil.rmtree(work_folder(folder), ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Any
 from sidar.answer.serving import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
-from sidar.pipeline.runtime import device, progress
+from sidar.pipeline.runtime import device, progress, work_folder
 
 
 def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -78,21 +78,20 @@ def _keep_quarantine(out: Path, run: Path) -> str:
 def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Item text → (N, D) vectors."""
     import sidar.embed
+    from sidar.fitting.logs import Countdown
 
-    return sidar.embed.build(cfg, run / "data", out, device=device(cfg))
+    return sidar.embed.build(cfg, run / "data", out, device=device(cfg), progress=Countdown("items embedded", progress))
 
 
 def sid(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Vectors → Semantic IDs, tokenizer and quality report."""
     import sidar.sid
-    from sidar.pipeline import work_folder
 
     return sidar.sid.build(cfg, run / "data", run / "embed", out, work=work_folder(run / "sid"))
 
 
 def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """SFT of the language model; interrupted work is continued from ``.sft.work``."""
-    from sidar.pipeline import work_folder
     from sidar.train import train_sft
 
     return train_sft(cfg, run / "data", run / "embed", run / "sid", out, work=work_folder(run / "sft"))
@@ -100,7 +99,6 @@ def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
 def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Alignment of the SFT model under ``cfg.align``."""
-    from sidar.pipeline import work_folder
     from sidar.train import train_align
 
     work = work_folder(run / cfg.align.folder)
@@ -172,7 +170,6 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
-    from sidar.restore import restored
     from sidar.sid import load_sids, load_tokenizer
 
     dataset = open_dataset(run / "data")
@@ -192,7 +189,7 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     embedder = load_embedder(cfg.embed, device(cfg))
     index = PrefixIndex.load(run / "index")
     tokenizer = load_tokenizer(run / "sid")
-    clusters = restored(tokenizer, index.table)
+    clusters = tokenizer.reconstruct(index.table)
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
         **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
@@ -218,13 +215,10 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
             systems[reranked.name] = reranked
     rows = answer_rows(cfg, run, systems, embedder, priors)
     systems |= rows.systems
-    named = [*cfg.evaluate.systems, *(row.of for row in rows.composed if row.name in cfg.evaluate.systems)]
-    composed = {row.name for row in rows.composed}
-    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in named if name not in composed]
+    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems]
     if parts and None not in parts:  # a name that is unknown is told by the suite, with those that there are
         wanted = {part for some in parts for part in some or ()}
         systems = {name: system for name, system in systems.items() if name in wanted}
-        rows.composed = [row for row in rows.composed if row.name in cfg.evaluate.systems]
     for system in systems.values():
         if isinstance(system, Reranked) and system.weight is None:
             tune_on, most = rows.tuning_of(valid, cfg.evaluate.tune_queries)
@@ -241,7 +235,6 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         tune_sets=valid,
         fuse_with=fused,
         trained_on=trained_on,
-        composed=rows.composed,
         say=progress,
     )
     counts = f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sidar.config import Config
+from sidar.config import AlignConfig, Config, Extensible, SidConfig
+from sidar.extensions import load_plugins
 
 HEADER = """\
 # Sidar: one file describes a run. Delete what you do not change; every line below is a default.
@@ -36,32 +38,75 @@ EXAMPLES = {
 }
 
 
-def json_schema() -> str:
-    """The JSON Schema of sidar.yaml, for editors."""
-    return json.dumps(Config.model_json_schema(), indent=1)
+def json_schema(plugins: Sequence[str] = ()) -> str:
+    """Return the JSON Schema of sidar.yaml, for editors, with the options of installed and given plug-ins."""
+    load_plugins(plugins)
+    schema = Config.model_json_schema()
+    for section in (SidConfig, AlignConfig):
+        described = schema["$defs"][section.__name__]
+        described["additionalProperties"] = False
+        for name, options in plugin_options(section).items():
+            own = options.model_json_schema(ref_template="#/$defs/{model}")
+            schema["$defs"] |= own.pop("$defs", {})
+            described["properties"][name] = own
+    return json.dumps(schema, indent=1)
 
 
-def commented_yaml(full: bool = False) -> str:
-    """A YAML file with the usual options, or with every one, their defaults and descriptions."""
-    return HEADER + "\n".join(_lines(Config(), 0, "", None if full else USUAL)) + "\n"
+def plugin_options(section: type[Extensible]) -> dict[str, type[BaseModel]]:
+    """Return the options that plug-ins bring to a section, by name."""
+    found = {name: section.registry.options(name) for name in section.registry.external()}
+    return {name: options for name, options in found.items() if options is not None}
+
+
+def commented_yaml(full: bool = False, plugins: Sequence[str] = (), folder: Path | None = None) -> str:
+    """Return a YAML file with the usual options, or with every one, their defaults and descriptions.
+
+    ``plugins`` are imported, and their options written with either; paths of files are written relative to ``folder``,
+    where the YAML file will stand.
+    """
+    load_plugins(plugins)
+    cfg = Config().model_copy(update={"plugins": [_seen_from(folder, plugin) for plugin in plugins]})
+    wanted = None if full else (*USUAL, *(["plugins", *_plugin_keys()] if plugins else []))
+    return HEADER + "\n".join(_lines(cfg, 0, "", wanted)) + "\n"
+
+
+def _seen_from(folder: Path | None, plugin: str) -> str:
+    """Return the path of a plug-in's file as it is seen from ``folder``; other plug-ins and whole paths as given."""
+    if folder is None or not plugin.endswith(".py") or Path(plugin).is_absolute():
+        return plugin
+    return Path(os.path.relpath(plugin, folder)).as_posix()
+
+
+def _plugin_keys() -> list[str]:
+    """Return the options that name and set the parts of plug-ins, such as ``sid.method`` and ``sid.mine.size``."""
+    keys = []
+    for name, section in (("sid", SidConfig), ("align", AlignConfig)):
+        if section.registry.external():
+            keys.append(section.registry.key)
+        for part, options in plugin_options(section).items():
+            keys += [f"{name}.{part}.{option}" for option in options.model_fields]
+    return keys
 
 
 def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | None) -> list[str]:
     """Lines of ``part``, whose keys begin with ``prefix``; ``wanted`` are the keys to write, None = all."""
     pad = "  " * indent
     lines: list[str] = []
-    for name, field in type(part).model_fields.items():
-        value: Any = getattr(part, name)
+    values = {name: getattr(part, name) for name in type(part).model_fields}
+    if isinstance(part, Extensible):
+        values |= {name: options() for name, options in plugin_options(type(part)).items()}
+    for name, value in values.items():
+        field = type(part).model_fields.get(name)
         key = prefix + name
         if isinstance(value, BaseModel):
-            doc = (type(value).__doc__ or "").strip().splitlines()[0]
+            doc = ((type(value).__doc__ or "").strip() or f"Options of {name}.").splitlines()[0]
             inner = _lines(value, indent + 1, f"{key}.", wanted)
             lines += ["", f"{pad}{name}:  # {doc}", *inner] if inner else []
             continue
         if value is PydanticUndefined or (wanted is not None and key not in wanted):
             continue
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
-        comment = f"  # {field.description}" if field.description else ""
+        comment = f"  # {field.description}" if field is not None and field.description else ""
         lines.append(f"{pad}{name}: {text}{comment}")
         if key in EXAMPLES:
             lines.append(f"{pad}# {name}: {EXAMPLES[key]}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sidar.config import AlignConfig
+from sidar.extensions import OBJECTIVES
 
-#: Row name -> what it changes in the config's `align` section. Controls are protocol.md §3's.
+#: Row name -> what it changes in the config's `align` section. Controls: docs/evaluation.md.
 VARIANTS: dict[str, dict[str, Any]] = {
     "raddpo": {"objective": "raddpo"},
     "raddpo-paper": {"objective": "raddpo-paper"},
@@ -30,7 +31,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 #: What `--all` runs: table 1 with its ablations and the control that every gain is judged against.
-ALL = tuple(VARIANTS)[:11]
+ALL = (
+    *("raddpo", "raddpo-paper", "sft-continued", "dpo", "simpo", "orpo", "sdpo"),
+    *("raddpo-no-tlgd", "raddpo-no-rdrw", "raddpo-no-mlsft", "raddpo-pairwise"),
+)
 
 
 def variants(base: AlignConfig, names: str) -> list[AlignConfig]:
@@ -39,7 +43,9 @@ def variants(base: AlignConfig, names: str) -> list[AlignConfig]:
     Raises ``ValueError`` that lists the known names.
     """
     chosen = list(ALL) if names == "all" else [name.strip() for name in names.split(",")]
-    unknown = [name for name in chosen if name not in VARIANTS]
+    known = VARIANTS | {name: {"objective": name} for name in OBJECTIVES.external()}
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ValueError(f"unknown variants {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-    return [base.model_copy(update={**VARIANTS[name], "label": name}) for name in chosen]
+        raise ValueError(f"unknown variants {', '.join(unknown)}; there are {', '.join(known)}")
+    changed = [{**base.model_dump(), **known[name], "label": name} for name in chosen]
+    return [AlignConfig.model_validate(each) for each in changed]

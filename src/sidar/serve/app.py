@@ -18,10 +18,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-import sidar
 from sidar.retriever import Explanation
 from sidar.serve.schemas import Info, ModelInfo, Problem, SearchRequest, SearchResponse
 from sidar.serve.web import page_file
+from sidar.version import __version__
 
 
 class Searcher(Protocol):
@@ -30,6 +30,7 @@ class Searcher(Protocol):
     label: str
     hash: str
     beam: int
+    exact: bool
     examples: tuple[str, ...]
     index: Any  # PrefixIndex: len() and codebook_sizes
 
@@ -42,7 +43,7 @@ class Searcher(Protocol):
         history: Sequence[str] = (),
         profile: str = "",
         beam: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         levels: bool = True,
         rerank: bool | None = None,
         fuse: str | None = None,
@@ -97,7 +98,7 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
 
     app = FastAPI(
         title="Sidar",
-        version=sidar.__version__,
+        version=__version__,
         description="Generative product search: a language model writes the Semantic ID of each product, code by code.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page for it loads scripts from elsewhere; /openapi.json is served
@@ -115,7 +116,7 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
         model = served.models[label]
         asked_for: dict[str, Any] = {} if request.rerank is None else {"rerank": request.rerank}
         if request.rerank and getattr(model, "rerank", None) is None:
-            raise _WrongRequestError(f"rerank: the bundle of {label!r} holds no item vectors to rerank by")
+            raise _WrongRequestError(f"rerank: the bundle of {label!r} has no weight to rerank by")
         if request.fuse is not None:
             asked_for["fuse"] = request.fuse
         if request.fuse == "memory" and getattr(model, "fused", None) is None:
@@ -155,6 +156,7 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
                 sids=len(model.index),
                 codebook_sizes=list(model.index.codebook_sizes),
                 beam=model.beam,
+                exact=model.exact,
             )
             for label, model in served.models.items()
         ]

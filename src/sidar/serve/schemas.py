@@ -39,7 +39,9 @@ class SearchRequest(BaseModel):
         None, max_length=256, description="For the caller's own logs; ranking does not read it and it is not stored."
     )
     beam: int | None = Field(None, ge=1, le=2048, description="Beams; default: the model's. Raised to k.")
-    exact: bool = Field(False, description="The true top by best-first search instead of a beam; slower.")
+    exact: bool | None = Field(
+        None, description="The true top by best-first search, or a beam; default: as the bundle was made."
+    )
     rerank: bool | None = Field(
         None, description="Order what the beam reaches by log π + w · cosine, or not; default: as the bundle was made."
     )
@@ -129,6 +131,7 @@ class SearchResponse(BaseModel):
     rerank: float | None = Field(None, description="Weight w of the cosine; null where the beams decided alone.")
     fuse: str = Field("none", description="none or memory.")
     seen: float = Field(0.0, description="Where fused: decayed count of all that was chosen for this query before.")
+    exact: bool = Field(False, description="Whether the best SIDs were searched exactly instead of with a beam.")
 
     @classmethod
     def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
@@ -147,6 +150,7 @@ class SearchResponse(BaseModel):
             rerank=answer.rerank,
             fuse=answer.fuse,
             seen=answer.seen,
+            exact=answer.exact,
         )
 
 
@@ -159,6 +163,7 @@ class ModelInfo(BaseModel):
     sids: int
     codebook_sizes: list[int]
     beam: int
+    exact: bool = Field(False, description="Whether it searches exactly where a request does not say.")
 
 
 class Info(BaseModel):

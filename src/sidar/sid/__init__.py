@@ -9,8 +9,9 @@ from sidar.sid.rqvae import RqVae
 from sidar.sid.sarq import Sarq
 from sidar.sid.sizes import auto_codebook_sizes
 from sidar.sid.stage import build
+from sidar.sid.standin import standin_codebooks
 from sidar.sid.table import load_sids, save_sids
-from sidar.sid.tokenizer import Tokenizer, load_tokenizer
+from sidar.sid.tokenizer import Tokenizer, load_tokenizer, register_tokenizer
 
 __all__ = [
     "Acrq",
@@ -25,5 +26,7 @@ __all__ = [
     "build",
     "load_sids",
     "load_tokenizer",
+    "register_tokenizer",
     "save_sids",
+    "standin_codebooks",
 ]

@@ -11,23 +11,23 @@ SA²CRQ is SARQ over this: ``sid.method: sarq``, ``sid.sarq.base: acrq``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
+from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from sidar.config import AcrqConfig, RqVaeConfig
+from sidar.config import AcrqConfig
 from sidar.sid.autoencoder import Autoencoder
 from sidar.sid.curriculum import COLD, HEAD, WARM, TailFit
 from sidar.sid.extension import AnchoredModel
 from sidar.sid.fit import AutoencoderFit
-from sidar.sid.rqvae import CODEBOOKS, LOG, WEIGHTS, RqVae
+from sidar.sid.rqvae import LOG, WEIGHTS, RqVae
 from sidar.sid.standin import standin_codebooks
-from sidar.sid.tokenizer import checked_vectors, read_description, register
+from sidar.sid.tokenizer import checked_vectors, read_description, register_tokenizer
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _BLOCK = 8192  # rows that are encoded together
@@ -35,14 +35,13 @@ _BLOCK = 8192  # rows that are encoded together
 _STRANGE = 0.6
 
 
-@register("acrq")
+@register_tokenizer("acrq", options=AcrqConfig)
 class Acrq(RqVae):
     """``codebook_sizes`` count frozen and extension codes together, so that a table costs the bits of its rivals.
 
     After ``fit``: ``head_from_`` (least count of a head item), ``n_frozen`` codes per level that are the head's.
     """
 
-    config_class: type[RqVaeConfig] = AcrqConfig
     options: AcrqConfig
 
     def __init__(
@@ -50,7 +49,7 @@ class Acrq(RqVae):
         codebook_sizes: Sequence[int],
         seed: int = 0,
         *,
-        options: RqVaeConfig | dict[str, Any] | None = None,
+        options: BaseModel | Mapping[str, Any] | None = None,
         head_from: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -65,7 +64,7 @@ class Acrq(RqVae):
 
     # ------------------------------------------------------------------ fitting
 
-    def fit(self, inputs: SidInputs) -> Acrq:
+    def fit(self, inputs: SidInputs) -> Self:
         """Stage H on the head items, stage T on all others. Raises ``ValueError`` where ``counts`` name no head."""
         vectors = checked_vectors(inputs)
         counts = self._counts(inputs, need=True)
@@ -174,7 +173,7 @@ class Acrq(RqVae):
     def encode(self, inputs: SidInputs) -> SemanticIds:
         """Head items by the frozen encoder, others by their own; without a count an item is cold: frozen codes only."""
         vectors = checked_vectors(inputs, self._fitted().dim)
-        return self._table(self._codes_of(vectors, self._kinds(self._counts(inputs))))
+        return self.full_table(self._codes_of(vectors, self._kinds(self._counts(inputs))))
 
     def _codes_of(self, vectors: np.ndarray, kinds: np.ndarray) -> np.ndarray:
         """(N, L) int32 codes of vectors (N, D) whose items are HEAD, WARM or COLD (N,)."""
@@ -214,7 +213,7 @@ class Acrq(RqVae):
         return self._tail().state_dict()
 
     @classmethod
-    def load(cls, folder: PathLike, device: str = "cpu") -> Acrq:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
         folder = Path(folder)
         tokenizer = cls(**read_description(folder)["params"], device=device)
@@ -227,8 +226,7 @@ class Acrq(RqVae):
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
         tokenizer.anchored.to(device).eval()
-        books = load_arrays(folder / CODEBOOKS)
-        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.load_codebooks(folder)
         tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
         return tokenizer
 

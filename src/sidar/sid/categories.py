@@ -1,4 +1,4 @@
-"""Which first code a category has: the category-guided level of CQ-SID (methods.md §5.1)."""
+"""Which first code a category has: the category-guided level of CQ-SID (docs/methods/cqsid.md)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sidar.sid.tokenizer import Tokenizer
 from sidar.types import PathLike, SidInputs
 
 FILE = "categories.json"
@@ -40,7 +40,7 @@ class CategoryCodes:
 
     @classmethod
     def fit(cls, categories: Sequence[Sequence[str] | None] | None, size: int) -> CategoryCodes:
-        """The deepest depth with at most .85·``size`` categories (contracts.md), and a code for each.
+        """The deepest depth with at most .85·``size`` categories, and a code for each.
 
         Where even the top level has more, the largest get codes and items of the others count as having none
         (:meth:`left_out` tells). Items without a category share as many codes as would hold as many items each as a
@@ -94,16 +94,15 @@ class CategoryCodes:
         return said
 
 
-def given_first(tokenizer: Any, inputs: SidInputs) -> np.ndarray | None:
+def given_first(tokenizer: Tokenizer, inputs: SidInputs) -> np.ndarray | None:
     """(n,) int64 first codes that ``tokenizer`` (or what it is built over) gives by category, −1 = by the vector.
 
     None where its first level is not guided.
     """
-    while tokenizer is not None:
-        if (categories := getattr(tokenizer, "categories_", None)) is not None:
-            return categories.codes_of(inputs.categories, len(inputs.vectors))
-        tokenizer = getattr(tokenizer, "base", None)
-    return None
+    guided = tokenizer.guided_part()
+    if guided is None or guided.categories_ is None:
+        return None
+    return guided.categories_.codes_of(inputs.categories, len(inputs.vectors))
 
 
 def save_categories(folder: PathLike, categories: CategoryCodes) -> None:

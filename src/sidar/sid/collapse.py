@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sidar.sid.tokenizer import Tokenizer
 
 #: Share of a level's usable codes; below it the level has collapsed. Codes drawn at random for as many items as there
 #: are codes would reach 63 %.
@@ -49,11 +52,9 @@ def warning(found: dict[str, float], method: str, kind: str) -> str:
     )
 
 
-def usable_codes(tokenizer: Any) -> list[int] | None:
+def usable_codes(tokenizer: Tokenizer) -> list[int] | None:
     """Codes per level that can occur, where that is fewer than the codebook has (a category-guided first level)."""
-    while tokenizer is not None:
-        categories = getattr(tokenizer, "categories_", None)
-        if categories is not None:
-            return [categories.used, *tokenizer.codebook_sizes[1:]]
-        tokenizer = getattr(tokenizer, "base", None)
-    return None
+    guided = tokenizer.guided_part()
+    if guided is None or guided.categories_ is None:
+        return None
+    return [guided.categories_.used, *guided.codebook_sizes[1:]]

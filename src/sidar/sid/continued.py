@@ -65,7 +65,7 @@ def asked(sid: dict[str, Any]) -> dict[str, Any]:
             found |= {name: sid[name] for name in _KMEANS}
         elif method == "table":
             found["table.path"] = Path((default["table"] | sid["table"])["path"]).name
-        elif method in default:
-            section = default[method] | sid[method]
+        elif isinstance(sid.get(method), dict):
+            section = default.get(method, {}) | sid[method]
             found |= {f"{method}.{name}": value for name, value in section.items() if name not in _WATCHED}
     return found

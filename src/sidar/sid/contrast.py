@@ -1,4 +1,4 @@
-"""Which queries an item is contrasted with: what the log says of training days (methods.md §5.1)."""
+"""Which queries an item is contrasted with: what the log says of training days (docs/methods/cqsid.md)."""
 
 from __future__ import annotations
 

@@ -10,34 +10,32 @@ An ID is a cluster: uniqueness is not wanted.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sidar.config import CqSidConfig, RqVaeConfig, SidConfig
+from sidar.config import CqSidConfig, SidConfig
 from sidar.sid.autoencoder import Autoencoder
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
 from sidar.sid.contrast import QueryPairs
 from sidar.sid.rqvae import RqVae
 from sidar.sid.split import BucketSplit, projection
-from sidar.sid.tokenizer import checked_vectors, register
+from sidar.sid.tokenizer import checked_vectors, register_tokenizer
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 SPLIT = "split.safetensors"
 
 
-@register("cqsid")
+@register_tokenizer("cqsid", options=CqSidConfig)
 class CqSid(RqVae):
     """``options.category`` and ``options.contrast`` false are the paper's ablations −category and −QI."""
 
-    config_class: type[RqVaeConfig] = CqSidConfig
     options: CqSidConfig
-    categories_: CategoryCodes | None = None
     split_: BucketSplit | None = None
 
-    @staticmethod
-    def wants_queries(config: SidConfig) -> int:
-        """How many of the log's queries a fit asks for; 0 = none."""
+    @classmethod
+    def wants_queries(cls, config: SidConfig) -> int:
         return config.cqsid.max_queries if config.cqsid.contrast and config.cqsid.gamma > 0 else 0
 
     @property
@@ -45,7 +43,7 @@ class CqSid(RqVae):
         """Codes per level; splitting adds codes to the last."""
         return self.base_sizes if self.split_ is None else (*self.base_sizes[:-1], self.split_.size)
 
-    def fit(self, inputs: SidInputs) -> CqSid:
+    def fit(self, inputs: SidInputs) -> Self:
         """As RQ-VAE, with the category's code first, queries contrasted and large SIDs split."""
         self.split_, self.categories_ = None, None
         return super().fit(inputs)
@@ -86,7 +84,7 @@ class CqSid(RqVae):
         projected = projection(inputs.vectors, self.seed)
         own = self.options
         self.split_ = BucketSplit.fit(codes, projected, self.base_sizes, own.max_bucket, own.max_groups)
-        return self._table(self.split_.apply(codes, projected, whole=True))
+        return self.full_table(self.split_.apply(codes, projected, whole=True))
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
         """Codes of items on their own: category or nearest, then nearest, then the group of a split SID."""
@@ -100,7 +98,7 @@ class CqSid(RqVae):
         vectors = checked_vectors(inputs, self._fitted().dim)
         codes = self._codes(vectors, self._first(inputs))
         assert self.split_ is not None
-        return self._table(self.split_.apply(codes, projection(vectors, self.seed), whole=whole))
+        return self.full_table(self.split_.apply(codes, projection(vectors, self.seed), whole=whole))
 
     def _base(self, codes: np.ndarray) -> np.ndarray:
         if self.split_ is None or codes.shape[1] < len(self.base_sizes):
@@ -116,9 +114,9 @@ class CqSid(RqVae):
             save_categories(folder, self.categories_)
 
     @classmethod
-    def load(cls, folder: PathLike, device: str = "cpu") -> CqSid:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
-        tokenizer: CqSid = super().load(folder, device)
+        tokenizer = super().load(folder, device)
         tokenizer.split_ = BucketSplit(tokenizer.base_sizes[-1], **load_file(Path(folder) / SPLIT))
         if tokenizer.options.category:
             tokenizer.categories_ = load_categories(folder)

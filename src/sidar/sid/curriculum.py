@@ -1,4 +1,4 @@
-"""ACRQ's second stage: from popular to cold items, anchored to the frozen manifold of the head (methods.md §3.3).
+"""ACRQ's second stage: from popular to cold items, anchored to the frozen manifold of the head (docs/methods/acrq.md).
 
     L = ‖x − D(ẑ)‖² + β Σ_l ‖r_l − sg e_l‖² + λ_a Σ_{l ≤ m} ‖r_l − sg e^H_{nn,l}‖² + λ_s usage(T)      [reconstruction]
 

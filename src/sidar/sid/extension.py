@@ -1,4 +1,4 @@
-"""Frozen codebooks with room for what they have not seen: ACRQ's quantiser and model (methods.md §3.3)."""
+"""Frozen codebooks with room for what they have not seen: ACRQ's quantiser and model (docs/methods/acrq.md)."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _lines(axes: Axes, records: Sequence[dict[str, Any]], keys: Sequence[str]) -
     for key, colour in zip(keys, _COLOURS * 9, strict=False):
         axes.plot(steps, [record[key] for record in records], "-", marker=".", color=colour, label=_name(key))
     if keys:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _name(key: str) -> str:

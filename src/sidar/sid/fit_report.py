@@ -8,7 +8,7 @@ from typing import Any
 from sidar.sid.collapse import BELOW, collapsed, usable_codes, warning
 from sidar.sid.fit_picture import draw_fit
 from sidar.sid.quality import count_distinct
-from sidar.sid.tokenizer import Tokenizer, trained_part
+from sidar.sid.tokenizer import Tokenizer
 from sidar.types import SemanticIds, SidInputs
 
 
@@ -19,18 +19,18 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
     ``notes``: what the tokenizer said of its input. What does not apply is left out.
     """
     found: dict[str, Any] = {}
-    trained = trained_part(tokenizer)
-    records = [record for record in getattr(trained, "history_", []) if "loss" in record]
-    if records:
+    trained = tokenizer.trained_part()
+    records = [] if trained is None else [record for record in trained.history_ if "loss" in record]
+    if trained is not None and records:
         restarts = sum(record["restarts"] for record in records)
         found["fit"] = {**records[-1], "steps": records[-1]["step"], "restarts": restarts}
         draw_fit(trained.history_, out / "fit.png", trained.method)
-    below = BELOW if trained is None else trained.options.collapse_below
+    below = BELOW if trained is None else trained.collapse_below
     levels = collapsed(
         sids.codes, sids.codebook_sizes, usable_codes(tokenizer), count_distinct(inputs.vectors), below=below
     )
     if levels:
-        kind = "trained" if trained is not None else "given" if getattr(tokenizer, "own_sizes", False) else "k-means"
+        kind = "trained" if trained is not None else "given" if tokenizer.has_own_sizes else "k-means"
         method = tokenizer.method if trained is None else trained.method
         found["collapse"] = [{**level, "says": warning(level, method, kind)} for level in levels]
     if notes := all_notes(tokenizer):
@@ -38,13 +38,9 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
     return found
 
 
-def all_notes(tokenizer: Any) -> list[str]:
+def all_notes(tokenizer: Tokenizer) -> list[str]:
     """What the tokenizer and those that it is built over have to say to the user."""
-    notes: list[str] = []
-    while tokenizer is not None:
-        notes += getattr(tokenizer, "notes_", [])
-        tokenizer = getattr(tokenizer, "base", None)
-    return notes
+    return [note for part in tokenizer.chain() for note in part.notes_]
 
 
 def spoken(found: dict[str, Any]) -> str:

@@ -10,25 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
 from sidar.sid.kmeans import nearest
 from sidar.sid.published import Published, read_published, write_published
 from sidar.sid.standin import standin_codebooks
-from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
+from sidar.sid.tokenizer import Tokenizer, checked_vectors, read_description, register_tokenizer, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
-CODEBOOKS = "codebooks.safetensors"
 TABLE = "imported.parquet"
 
 
-@register("table")
-class TableTokenizer:
+@register_tokenizer("table")
+class TableTokenizer(Tokenizer):
     """A published table with stand-in codebooks. ``fit`` reads the table's codes of the items and averages vectors.
 
     ``missing``: what becomes of items of the catalogue that the table lacks: ``error`` names the first, ``encode``
@@ -36,8 +34,7 @@ class TableTokenizer:
     ``drop`` (they are kept aside: one that joins the catalogue later gets its SID).
     """
 
-    method: str
-    own_sizes = True  # codebook sizes come from the table; the stage does not try others
+    has_own_sizes = True  # codebook sizes come from the table; the stage does not try others
 
     def __init__(
         self,
@@ -46,17 +43,14 @@ class TableTokenizer:
         missing: str = "error",
         unknown: str = "drop",
     ) -> None:
+        super().__init__(table.codebook_sizes)
         self.table = table
         self.missing = missing
         self.unknown = unknown
-        self.codebook_sizes = table.codebook_sizes
-        self.codebooks_: list[np.ndarray] = []
         self._row_of = {item: row for row, item in enumerate(table.item_ids)}
 
     @classmethod
-    def from_config(
-        cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu"
-    ) -> TableTokenizer:
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
         """The table that ``sid.table.path`` names; ``sid.codebook_sizes`` may state more codes than it uses."""
         if not config.table.path:
             raise ValueError(
@@ -65,7 +59,7 @@ class TableTokenizer:
         table = read_published(config.table.path, config.codebook_sizes, config.table.columns)
         return cls(table, missing=config.table.missing, unknown=config.table.unknown)
 
-    def fit(self, inputs: SidInputs) -> TableTokenizer:
+    def fit(self, inputs: SidInputs) -> Self:
         """Match items and table, then average the vectors (N, D) by code into ``codebooks_``.
 
         ``ValueError`` names the first item of one side that the other lacks, as far as the policy forbids it.
@@ -110,10 +104,6 @@ class TableTokenizer:
         codes[~known, : self._full] = self._nearest(vectors[~known])
         return SemanticIds(codes, (codes >= 0).sum(axis=1).astype(np.int32), self.codebook_sizes, method=self.method)
 
-    def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
-        """As :meth:`encode`."""
-        return self.encode(inputs)
-
     @property
     def _full(self) -> int:
         """Levels that every SID of the table has."""
@@ -142,19 +132,17 @@ class TableTokenizer:
         """Write ``imported.parquet`` (the whole table), ``codebooks.safetensors`` and ``tokenizer.json``."""
         folder = Path(folder)
         write_published(folder / TABLE, self.table.item_ids, self.table.sids(), form="codes")
-        books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
-        save_file(books, folder / CODEBOOKS)
+        self.save_codebooks(folder)
         write_description(folder, self)
 
     @classmethod
-    def load(cls, folder: PathLike, device: str = "cpu") -> TableTokenizer:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
         params = read_description(folder)["params"]
         table = read_published(Path(folder) / TABLE)
         table = Published(table.item_ids, table.codes, table.codebook_sizes, tuple(params["names"]), table.method)
         tokenizer = cls(table, missing=params["missing"], unknown=params["unknown"])
-        books = load_file(Path(folder) / CODEBOOKS)
-        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.load_codebooks(folder)
         return tokenizer
 
 

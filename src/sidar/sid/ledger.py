@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.restore import restored
 from sidar.sid.quality import row_hashes
+from sidar.sid.tokenizer import Tokenizer
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "ledger.parquet"
@@ -79,24 +78,26 @@ class Ledger:
         return cls(next(words), vector, error, fitted, next(words))
 
 
-def write_up(inputs: SidInputs, tokenizer: Any, sids: SemanticIds, fitted: np.ndarray, cause: np.ndarray) -> Ledger:
+def write_up(
+    inputs: SidInputs, tokenizer: Tokenizer, sids: SemanticIds, fitted: np.ndarray, cause: np.ndarray
+) -> Ledger:
     """The ledger of ``sids`` (n items with ``item_ids`` that all have one) as ``tokenizer`` gave them to ``inputs``."""
     error = codebook_errors(tokenizer, inputs, sids)
     return Ledger(np.asarray(inputs.item_ids, dtype=object), row_hashes(inputs.vectors), error, fitted, cause)
 
 
-def codebook_errors(tokenizer: Any, inputs: SidInputs, sids: SemanticIds) -> np.ndarray:
+def codebook_errors(tokenizer: Tokenizer, inputs: SidInputs, sids: SemanticIds) -> np.ndarray:
     """(n,) float32 |x − x̂|²: how well the codebooks fit items, as the drift alarm compares it.
 
     Where SIDs are cut codes of a base (SARQ), all codes of the base count: a new item is cold and so has a short SID,
     and what it loses by that says nothing about the codebooks.
     """
-    base = getattr(tokenizer, "base", None)
+    base = tokenizer.base
     if base is None:
         return squared_errors(tokenizer, inputs.vectors, sids.codes)
     return squared_errors(base, inputs.vectors, base.encode(inputs).codes)
 
 
-def squared_errors(tokenizer: Any, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def squared_errors(tokenizer: Tokenizer, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(n,) float32 |x − x̂|² of vectors (n, D) under codes (n, L), −1 past the end."""
-    return np.square(np.asarray(vectors, np.float32) - restored(tokenizer, codes)).sum(axis=1)
+    return np.square(np.asarray(vectors, np.float32) - tokenizer.reconstruct(codes)).sum(axis=1)

@@ -109,7 +109,7 @@ def soft_temperature(vectors: np.ndarray, codes: np.ndarray, codebooks: Sequence
 
 
 def code_bits(lengths: np.ndarray, codebook_sizes: Sequence[int]) -> float:
-    """Σ_i Σ_{l ≤ L_i} log₂ K_l: the code budget of a table (contracts.md)."""
+    """Σ_i Σ_{l ≤ L_i} log₂ K_l: the code budget of a table (docs/methods/sarq.md)."""
     cost = np.concatenate([[0.0], np.cumsum(np.log2(np.asarray(codebook_sizes, float)))])
     return float(cost[np.asarray(lengths)].sum())
 

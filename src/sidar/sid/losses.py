@@ -1,4 +1,4 @@
-"""The terms of an RQ-VAE's loss as functions of tensors (TIGER; CQ-SID, methods.md §5.1).
+"""The terms of an RQ-VAE's loss as functions of tensors (TIGER; CQ-SID, docs/methods/cqsid.md).
 
 Errors are squared distances *per input dimension* (divided by D), as public RQ-VAE code has them [known]. Only the
 ratios of the terms matter to AdamW; with sums instead, the paper's γ = .001 would weigh 1/D of what it does
@@ -34,7 +34,7 @@ def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
 
 
 def bi_infonce(items: Tensor, queries: Tensor, hidden: Tensor, temperature: float) -> Tensor:
-    """−½ mean_i [ log e^{s_ii} / Σ_j e^{s_ij} + log e^{s_ii} / Σ_j e^{s_ji} ], s_ij = cos(e_i, q_j) / τ (§5.1).
+    """−½ mean_i [ log e^{s_ii} / Σ_j e^{s_ij} + log e^{s_ii} / Σ_j e^{s_ji} ], s_ij = cos(e_i, q_j) / τ.
 
     ``items``, ``queries`` (P, d): pair i is an item and a query that led to it. ``hidden`` (P, P) bool, diagonal False:
     query j led to item i as well, so that the two are no negatives of one another. [ours]

@@ -62,7 +62,7 @@ def _usage(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("share of the level's codes", fontsize=8)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
 def _levels(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
@@ -73,7 +73,7 @@ def _levels(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
         drawn = axes.bar(place + offset, values, 0.25, color=colour, label=key)
         axes.bar_label(drawn, [f"{value:,.0f}" for value in values], fontsize=7, color=_INK, padding=1)
     axes.set_xticks(place, [f"level {i + 1}" for i in place])
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(y=0.12)
 
 
@@ -146,7 +146,7 @@ def _pairs(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.set_xticks(range(count), [f"first {i + 1}" if i else "first code" for i in range(count)])
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel(f"{pairs['pairs']:,} pairs; {pairs['same_sid']:.1%} of one SID are left out", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(y=0.12)
 
 

@@ -31,10 +31,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidar.data.clean import present
 from sidar.data.duck import Duck
 from sidar.data.duck import text as quoted
 from sidar.data.readers.source import FILE, PLACE, Source
 from sidar.data.readers.staging import stage_csv
+from sidar.data.readers.typed import Roles, typed_rows
 from sidar.sid.spellings import codes_of
 from sidar.sid.table import META, save_sids
 from sidar.types import PathLike, SemanticIds
@@ -176,7 +178,8 @@ def _pairs(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, Any]
     if kind == "json":
         value = _json(path, _text(path), "the file", object_pairs_hook=_Pairs)
         if isinstance(value, _Pairs):
-            return [(str(item), sid) for item, sid in value], {}
+            items = _items(path, pa.array([item for item, _ in value], pa.string()))
+            return list(zip(items, [sid for _, sid in value], strict=True)), {}
         rows = [dict(row) if isinstance(row, _Pairs) else row for row in value] if isinstance(value, list) else [value]
         return _from_rows(path, rows, columns), {}
     if kind in ("jsonl", "ndjson"):
@@ -233,24 +236,37 @@ def _from_columns(path: Path, table: pa.Table, columns: Mapping[str, str]) -> li
             f"{path} has columns {', '.join(names)}; want item_id and one of {', '.join(SID_COLUMNS)}, or name yours, "
             f"e.g. columns: {{item_id: {names[0] if names else 'asin'}, sid: {names[-1] if names else 'code'}}}"
         )
-    items = [_item(path, row, value) for row, value in enumerate(table.column(own).to_pylist(), start=1)]
+    items = _items(path, table.column(own))
     values = [table.column(name).to_pylist() for name in sids]
     return list(zip(items, values[0] if len(sids) == 1 else map(list, zip(*values, strict=True)), strict=True))
 
 
 def _from_rows(path: Path, rows: Iterable[Any], columns: Mapping[str, str]) -> list[tuple[str, Any]]:
-    found = []
+    items, sids = [], []
     for place, row in enumerate(rows, start=1):
         names = list(row) if isinstance(row, dict) else []
-        own, sids = _item_column(names, columns), _sid_columns(names, columns)
-        if own is None or not sids:
+        own, columns_of_sid = _item_column(names, columns), _sid_columns(names, columns)
+        if own is None or not columns_of_sid:
             raise ValueError(
                 f"{path}: entry {place} has no item_id or none of {', '.join(SID_COLUMNS)} "
                 f"(it has {', '.join(names)}); name yours, e.g. columns: {{item_id: asin, sid: code}}"
             )
-        value = row[sids[0]] if len(sids) == 1 else [row[name] for name in sids]
-        found.append((_item(path, place, row[own]), value))
-    return found
+        items.append(_id_text(f"{path}: entry {place}", own, row[own]))
+        values = [row[name] for name in columns_of_sid]
+        sids.append(values[0] if len(values) == 1 else values)
+    return list(zip(_items(path, pa.array(items, pa.string())), sids, strict=True))
+
+
+def _id_text(where: str, column: str, value: Any) -> str | None:
+    """Return an id of JSON as text: a list of plain values is joined, as in a catalogue; anything deeper is refused."""
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, dict | list) for part in parts):
+        raise ValueError(
+            f"{where}: {column} holds {json.dumps(value)[:80]}, where an id is wanted; name another column, e.g. "
+            "columns: {item_id: asin}"
+        )
+    texts = [part if isinstance(part, str) else json.dumps(part) for part in parts if part is not None]
+    return ", ".join(texts) if texts else None
 
 
 def _item_column(names: Sequence[str], columns: Mapping[str, str]) -> str | None:
@@ -280,14 +296,19 @@ def _sid_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _item(path: Path, place: int, value: Any) -> str:
-    """An item id as text; whole floats are ids without ``.0``."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    text = "" if value is None or value != value else str(value).strip(" ")
-    if not text:
-        raise ValueError(f"{path}: entry {place} has no item id")
-    return text
+def _items(path: Path, ids: pa.Array | pa.ChunkedArray) -> list[str]:
+    """Return the item ids as the catalogue's reader writes them; ``ValueError`` names an entry that has none."""
+    with tempfile.TemporaryDirectory(prefix="sidar-ids-") as work, Duck(work) as duck:
+        staged = duck.new_file()
+        places = pa.array(np.arange(1, len(ids) + 1))
+        files = pa.repeat(pa.scalar(str(path)), len(ids))
+        pq.write_table(pa.table({"item_id": ids, FILE: files, PLACE: places}), staged)
+        rows, _ = typed_rows(duck, [staged], Roles(["item_id"]))
+        table = duck.table(f"SELECT {present('item_id')} AS item_id FROM ({rows}) ORDER BY {PLACE}")
+    items: list[str | None] = table.column("item_id").to_pylist()
+    if None in items:
+        raise ValueError(f"{path}: entry {items.index(None) + 1} has no item id")
+    return [str(item) for item in items]
 
 
 def _level_names(path: Path, pairs: Sequence[tuple[str, Any]], found: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sidar.restore import restored
 from sidar.sid.lengths import code_bits
+from sidar.sid.tokenizer import Tokenizer
 from sidar.types import SemanticIds
 
 #: RAD-DPO's log [seed]: share of (positive, negative) pairs whose SIDs begin with the same one and two codes.
@@ -20,7 +20,7 @@ def report(
     sids: SemanticIds,
     *,
     vectors: np.ndarray | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     categories: Sequence[Sequence[str] | None] | None = None,
     pairs: np.ndarray | None = None,
     classes: np.ndarray | None = None,
@@ -76,7 +76,7 @@ def by_class(
     """Per label: items, their mean length, the share that shares its SID, and the mean size of its SID.
 
     ``lengths``, ``bucket`` (items in the item's SID) and ``classes`` are (n,). Means are over items, so a bucket of b
-    items counts b times: it is what an item finds around itself (methods.md §3.2). ``alike`` adds ``purity``, its mean
+    items counts b times: it is what an item finds around itself. ``alike`` adds ``purity``, its mean
     over the items that have one.
     """
     order = [name for name in ("head", "torso", "tail", "cold") if (classes == name).any()]
@@ -106,7 +106,7 @@ def gini(sizes: np.ndarray) -> float:
     return float((n + 1) / n - 2 * ((n - np.arange(n)) * x).sum() / (n * x.sum()))
 
 
-def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
     """Mean squared error after 0, 1, … L levels (0: against the mean vector), and the cosine after the last.
 
     What the codes keep is what ``tokenizer`` makes of them: a decoder is asked for the first levels alone as well.
@@ -115,7 +115,7 @@ def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Any) -> di
     depth = np.arange(codes.shape[1])
     kept = vectors
     for level in depth:
-        kept = restored(tokenizer, np.where(depth <= level, codes, -1))
+        kept = tokenizer.reconstruct(np.where(depth <= level, codes, -1))
         error.append(float(np.square(vectors - kept).sum(axis=1).mean()))
     length = np.linalg.norm(vectors, axis=1) * np.linalg.norm(kept, axis=1)
     cosine = (vectors * kept).sum(axis=1) / np.where(length > 0, length, 1)
@@ -176,7 +176,7 @@ def shared_prefixes(sids: SemanticIds, pairs: np.ndarray) -> dict[str, Any]:
 def neighbours_alike(group: np.ndarray, categories: Sequence[Sequence[str] | None]) -> np.ndarray:
     """(n,) float64: of the *other* items of an item's group, the share that has its leaf category; NaN = none to ask.
 
-    P(same leaf category | same prefix), of methods.md §3.3: unlike a majority's share it does not grow as groups get
+    P(same leaf category | same prefix), as in acrq.md: unlike a majority's share it does not grow as groups get
     small. The leaf is the path's first three names; items without a path are not asked and not counted.
     """
     out = np.full(len(group), np.nan)
@@ -193,7 +193,7 @@ def neighbours_alike(group: np.ndarray, categories: Sequence[Sequence[str] | Non
 
 
 def _code_bits(lengths: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, float]:
-    """The code budget Σ_i Σ_{l ≤ L_i} log₂ K_l (contracts.md): two tables are compared at equal bits."""
+    """The code budget Σ_i Σ_{l ≤ L_i} log₂ K_l (docs/methods/sarq.md): two tables are compared at equal bits."""
     total = code_bits(lengths, codebook_sizes)
     return {"total": total, "per_item": total / max(len(lengths), 1)}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sidar.restore import restored
+from sidar.sid.tokenizer import Tokenizer
 from sidar.types import SemanticIds
 
 #: Items, and pairs of query and item, that are looked at.
@@ -24,7 +24,7 @@ _BLOCK = 32  # queries at a time: 32 × a million items are 128 MB
 def quantised_recall(
     vectors: np.ndarray,
     sids: SemanticIds,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     query_vectors: np.ndarray | None = None,
     pairs: np.ndarray | None = None,
@@ -35,7 +35,7 @@ def quantised_recall(
     With ``query_vectors`` (M, D) and ``pairs`` (P, 2) of query and row also ``pairs``, the share of pairs whose item is
     among the query's first 100, and ``pairs_exact``, the same with the items' own vectors.
 
-    ``vectors`` (N, D) by row; ``tokenizer`` says what codes keep (:func:`sidar.restore.restored`). Items of one SID
+    ``vectors`` (N, D) by row; ``tokenizer`` says what codes keep (its ``reconstruct``). Items of one SID
     come in random order: an SID that straddles rank 100 counts by the share of its items that fit. Rows without an SID
     are not looked for. At most 512 items and pairs, chosen by ``seed``.
     """
@@ -81,11 +81,11 @@ def quantised_recall(
 class _Clusters:
     """The SIDs of a table: reconstructions of length 1, numbers of items, and the SID of each row."""
 
-    def __init__(self, sids: SemanticIds, tokenizer: Any, rows: np.ndarray) -> None:
+    def __init__(self, sids: SemanticIds, tokenizer: Tokenizer, rows: np.ndarray) -> None:
         codes, inverse, self.size = np.unique(sids.codes[rows], axis=0, return_inverse=True, return_counts=True)
         self.of = np.full(len(sids), -1, np.int64)
         self.of[rows] = inverse.reshape(-1)
-        vectors = restored(tokenizer, codes)
+        vectors = tokenizer.reconstruct(codes)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         self.vectors = vectors / np.where(length > 0, length, 1)
 

@@ -33,14 +33,13 @@ def make_reference(
     """The reference of a fit: ``errors`` and ``shared`` of unseen items, ``first`` codes and ``bucket`` of all.
 
     ``sid.reference`` is the share of the items that are left out of a second fit; with 0, for a tokenizer whose fit is
-    a training (no ``refits``) and beyond :data:`MOST` items, errors are those of the fitted items. ``how`` says which:
-    ``held out``, ``many per code`` (:data:`MANY`: as good as unseen) or ``in sample`` (flattered). Of SARQ all this is
-    the base's (:func:`~sidar.sid.ledger.codebook_errors`).
+    a training (not ``cheap_to_refit``) and beyond :data:`MOST` items, errors are those of the fitted items. ``how``
+    says which: ``held out``, ``many per code`` (:data:`MANY`: as good as unseen) or ``in sample`` (flattered). Of SARQ
+    all this is the base's (:func:`~sidar.sid.ledger.codebook_errors`).
     """
     n = len(inputs.vectors)
-    base: Any = getattr(tokenizer, "base", tokenizer)
-    refits = getattr(base, "refits", False)
-    share = config.reference if refits and n <= MOST else 0.0
+    base = tokenizer.base or tokenizer
+    share = config.reference if base.cheap_to_refit and n <= MOST else 0.0
     out = np.sort(np.random.default_rng([seed, 1]).permutation(n)[: round(share * n)])
     also = None
     if 0 < len(out) < n:
@@ -49,7 +48,7 @@ def make_reference(
         codes = books.encode(inputs).codes
         how, errors, also = "held out", squared_errors(books, inputs.vectors[out], codes[out]), shared(codes, out)
     else:
-        how = "many per code" if refits and n >= MANY * max(map(len, base.codebooks_)) else "in sample"
+        how = "many per code" if base.cheap_to_refit and n >= MANY * max(map(len, base.codebooks_)) else "in sample"
         errors = codebook_errors(tokenizer, inputs, sids)
     return {
         "how": how,

@@ -44,10 +44,10 @@ def refresh(
 ) -> Refreshed:
     """SIDs for ``inputs`` (n items with ``item_ids``); ``previous``: yesterday's, in the same order, length 0 = none.
 
-    Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer that deals its own
-    refresh (``refresh(inputs, previous, stays)``, as adaptive lengths need it; ``stays`` (n,) bool: items that keep
-    their SID by the rule above) is asked instead; causes then say ``tokenizer`` where such an item moved. Raises
-    ``ValueError`` when ``previous`` was made with other codebooks.
+    Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer with a rule of its own
+    (:meth:`~sidar.sid.tokenizer.Tokenizer.refresh`) is asked instead, with ``stays`` (n,) bool: the items that keep
+    their SID by the rule above; causes then say ``tokenizer`` where such an item moved. Raises ``ValueError`` when
+    ``previous`` was made with other codebooks.
     """
     n = len(inputs.vectors)
     if inputs.item_ids is None or len(previous) != n:
@@ -80,11 +80,10 @@ def refresh(
         cause[ask[old & ~move & differs]] = "held"
         cause[refiled] = "category"
         codes[ask[move]], lengths[ask[move]] = new.codes[move], new.lengths[move]
-    own = getattr(tokenizer, "refresh", None)
-    if own is not None:
-        stays = same.copy()
-        stays[ask] = ~move
-        found = own(inputs, previous, stays)
+    stays = same.copy()
+    stays[ask] = ~move
+    found = tokenizer.refresh(inputs, previous, stays)
+    if found is not None:
         moved = had & (found.codes != previous.codes).any(axis=1)
         cause[moved & stays] = "tokenizer"
         cause[moved & ~stays] = "text"
@@ -93,10 +92,10 @@ def refresh(
     return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
 
 
-def refiled_items(tokenizer: Any, inputs: SidInputs, codes: np.ndarray) -> np.ndarray:
+def refiled_items(tokenizer: Tokenizer, inputs: SidInputs, codes: np.ndarray) -> np.ndarray:
     """(n,) bool: items whose category has another first code than ``codes`` (n, L); they move whatever their text.
 
-    Where the first level is guided by categories, a known category always carries its code (CQ-SID, methods §5.5).
+    Where the first level is guided by categories, a known category always carries its code (docs/methods/cqsid.md).
     """
     given = given_first(tokenizer, inputs)
     return np.zeros(len(codes), bool) if given is None else (given >= 0) & (given != codes[:, 0])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
 from sidar.precision import Precision
@@ -16,15 +14,14 @@ from sidar.sid.balance import balanced_codes
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
 from sidar.sid.guided import first_book, first_codes
 from sidar.sid.kmeans import CHUNK, Nearest, group_sums, kmeans
-from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
+from sidar.sid.tokenizer import Tokenizer, checked_vectors, read_description, register_tokenizer, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
-FILE = "codebooks.safetensors"
 _BALANCE_ROUNDS = 3
 
 
-@register("rqkmeans")
-class RqKmeans:
+@register_tokenizer("rqkmeans")
+class RqKmeans(Tokenizer):
     """Codebooks of halving sizes over residuals; a new item takes the nearest centroid at every level.
 
     ``balance_last``: in :meth:`encode_catalogue` the items of one parent (all codes but the last) are spread evenly
@@ -37,8 +34,7 @@ class RqKmeans:
     Parameters are those of :func:`sidar.sid.kmeans.kmeans`; ``device`` holds the matrices while fitting and encoding.
     """
 
-    method: str
-    refits = True  # cheap enough to be fitted twice (sid/reference.py)
+    cheap_to_refit = True
 
     def __init__(
         self,
@@ -54,14 +50,11 @@ class RqKmeans:
         precision: Precision = "auto",
         device: str = "cpu",
     ) -> None:
-        if not codebook_sizes or min(codebook_sizes) < 1:
-            raise ValueError(f"codebook_sizes must be positive, got {tuple(codebook_sizes)}")
+        super().__init__(codebook_sizes, seed, device=device)
         if category_first and balance_last and len(codebook_sizes) == 1:
             raise ValueError(
                 "one level cannot be guided by categories and balanced; add a level or drop one of the two"
             )
-        self.codebook_sizes = tuple(int(k) for k in codebook_sizes)
-        self.seed = seed
         self.iterations = iterations
         self.init = init
         self.restarts = restarts
@@ -69,13 +62,9 @@ class RqKmeans:
         self.balance_last = balance_last
         self.category_first = category_first
         self.precision = precision
-        self.device = device
-        self.codebooks_: list[np.ndarray] = []
-        self.categories_: CategoryCodes | None = None
-        self.notes_: list[str] = []
 
     @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> RqKmeans:
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
         """The unfitted tokenizer with its part of the config."""
         return cls(
             codebook_sizes,
@@ -89,7 +78,7 @@ class RqKmeans:
             device=device,
         )
 
-    def fit(self, inputs: SidInputs) -> RqKmeans:
+    def fit(self, inputs: SidInputs) -> Self:
         """Learn ``codebooks_``, one (K, D) float32 per level, from the vectors (N, D)."""
         vectors = checked_vectors(inputs)
         if not len(vectors):
@@ -164,8 +153,7 @@ class RqKmeans:
         return self._encode(inputs, balance=self.balance_last)
 
     def _encode(self, inputs: SidInputs, *, balance: bool) -> SemanticIds:
-        if not self.codebooks_:
-            raise ValueError("this tokenizer has no codebooks yet; call fit first")
+        self.check_fitted()
         vectors = checked_vectors(inputs, self.codebooks_[0].shape[1])
         first = self._first(inputs)
         books = [torch.from_numpy(book).to(self.device) for book in self.codebooks_]
@@ -185,8 +173,7 @@ class RqKmeans:
                 left[rows] = residual
         if balance:
             codes[:, -1] = balanced_codes(left, books[-1], codes[:, :-1])
-        lengths = np.full(len(codes), codes.shape[1], np.int32)
-        return SemanticIds(codes, lengths, self.codebook_sizes, method=self.method)
+        return self.full_table(codes)
 
     def params(self) -> dict[str, Any]:
         guided = {"category_first": True} if self.category_first else {}
@@ -204,18 +191,16 @@ class RqKmeans:
 
     def save(self, folder: PathLike) -> None:
         """Write ``codebooks.safetensors`` and ``tokenizer.json`` into ``folder``."""
-        books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
-        save_file(books, Path(folder) / FILE)
+        self.save_codebooks(folder)
         if self.categories_ is not None:
             save_categories(folder, self.categories_)
         write_description(folder, self)
 
     @classmethod
-    def load(cls, folder: PathLike, device: str = "cpu") -> RqKmeans:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
         tokenizer = cls(**read_description(folder)["params"], device=device)
-        books = load_file(Path(folder) / FILE)
-        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.load_codebooks(folder)
         if tokenizer.category_first:
             tokenizer.categories_ = load_categories(folder)
         found = tuple(len(book) for book in tokenizer.codebooks_)

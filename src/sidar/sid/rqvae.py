@@ -11,32 +11,30 @@ residuals level by level, and dead codes are restarted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from sidar.config import RqVaeConfig, SidConfig
+from sidar.config import RqVaeConfig
 from sidar.sid.autoencoder import Autoencoder
 from sidar.sid.collapse import collapsed, usable_codes, warning
 from sidar.sid.contrast import QueryPairs
 from sidar.sid.fit import AutoencoderFit
 from sidar.sid.quality import count_distinct
 from sidar.sid.standin import standin_codebooks
-from sidar.sid.tokenizer import checked_vectors, read_description, register, write_description
+from sidar.sid.tokenizer import Tokenizer, checked_vectors, read_description, register_tokenizer, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
-WEIGHTS, CODEBOOKS, LOG = "autoencoder.safetensors", "codebooks.safetensors", "fit.jsonl"
+WEIGHTS, LOG = "autoencoder.safetensors", "fit.jsonl"
 _BLOCK = 8192  # rows that are encoded together
 
 
-@register("rqvae")
-class RqVae:
+@register_tokenizer("rqvae", options=RqVaeConfig)
+class RqVae(Tokenizer):
     """Codes of a residual-quantised autoencoder.
 
     Codes add up in latent space, so ``codebooks_`` are a linear stand-in in the space of the vectors: per code the mean
@@ -45,43 +43,17 @@ class RqVae:
     should know about the fit.
     """
 
-    method: str
-    config_class: type[RqVaeConfig] = RqVaeConfig
-
-    def __init__(
-        self,
-        codebook_sizes: Sequence[int],
-        seed: int = 0,
-        *,
-        options: RqVaeConfig | dict[str, Any] | None = None,
-        device: str = "cpu",
-    ) -> None:
-        if not codebook_sizes or min(codebook_sizes) < 1:
-            raise ValueError(f"codebook_sizes must be positive, got {tuple(codebook_sizes)}")
-        self.base_sizes = tuple(int(k) for k in codebook_sizes)
-        self.seed, self.device = seed, device
-        given = options if isinstance(options, dict) else {} if options is None else options.model_dump()
-        self.options = self.config_class.model_validate(given)
-        self.model: Autoencoder | None = None
-        self.codebooks_: list[np.ndarray] = []
-        self.history_: list[dict[str, Any]] = []
-        self.notes_: list[str] = []
-        self.work: Path | None = None
-        self.progress = False
-
-    @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Any:
-        """The unfitted tokenizer with its section of the config."""
-        return cls(codebook_sizes, seed, options=getattr(config, cls.method), device=device)
+    is_trained = True
+    options: RqVaeConfig
+    model: Autoencoder | None = None
 
     @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes per level of the SIDs that are written."""
-        return self.base_sizes
+    def collapse_below(self) -> float:
+        return self.options.collapse_below
 
     # ------------------------------------------------------------------ fitting
 
-    def fit(self, inputs: SidInputs) -> Any:
+    def fit(self, inputs: SidInputs) -> Self:
         """Train on the vectors (N, D), then average them by code into ``codebooks_``."""
         vectors = checked_vectors(inputs)
         if not len(vectors):
@@ -125,17 +97,13 @@ class RqVae:
 
     def _settle(self, inputs: SidInputs, codes: np.ndarray) -> SemanticIds:
         """The SIDs of the fitted catalogue, from its codes (N, L)."""
-        return self._table(codes)
+        return self.full_table(codes)
 
     # ------------------------------------------------------------------ encoding
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
         """The nearest code at every level of each vector's latent: codes (N, L), all of full length."""
-        return self._table(self._codes(checked_vectors(inputs, self._fitted().dim), self._first(inputs)))
-
-    def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
-        """As :meth:`encode`."""
-        return self.encode(inputs)
+        return self.full_table(self._codes(checked_vectors(inputs, self._fitted().dim), self._first(inputs)))
 
     def latents(self, vectors: np.ndarray) -> np.ndarray:
         """(N, d) float32: what is quantised, of vectors (N, D); codes' sums are in ``model.quantiser``."""
@@ -173,10 +141,6 @@ class RqVae:
         """Codes of the quantiser for codes as they are written."""
         return codes
 
-    def _table(self, codes: np.ndarray) -> SemanticIds:
-        lengths = np.full(len(codes), codes.shape[1], np.int32)
-        return SemanticIds(codes.astype(np.int32), lengths, self.codebook_sizes, method=self.method)
-
     def _fitted(self) -> Autoencoder:
         if self.model is None:
             raise ValueError("this tokenizer has no codebooks yet; call fit first")
@@ -184,20 +148,12 @@ class RqVae:
 
     # ------------------------------------------------------------------ on disk
 
-    def params(self) -> dict[str, Any]:
-        return {
-            "codebook_sizes": list(self.base_sizes),
-            "seed": self.seed,
-            "options": json.loads(self.options.model_dump_json()),
-        }
-
     def save(self, folder: PathLike) -> None:
         """Write weights, codebooks, ``fit.jsonl`` and ``tokenizer.json`` into ``folder``."""
         folder = Path(folder)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._weights().items()}
         save_file(tensors, folder / WEIGHTS)
-        books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
-        save_arrays(books, folder / CODEBOOKS)
+        self.save_codebooks(folder)
         (folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.history_))
         write_description(folder, self)
 
@@ -205,7 +161,7 @@ class RqVae:
         return self._fitted().state_dict()
 
     @classmethod
-    def load(cls, folder: PathLike, device: str = "cpu") -> Any:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
         folder = Path(folder)
         tokenizer = cls(**read_description(folder)["params"], device=device)
@@ -216,7 +172,6 @@ class RqVae:
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
         tokenizer.model = model.to(device).eval()
-        books = load_arrays(folder / CODEBOOKS)
-        tokenizer.codebooks_ = [books[f"level.{level}"] for level in range(len(books))]
+        tokenizer.load_codebooks(folder)
         tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
         return tokenizer

@@ -13,16 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
-from sidar.restore import restored
 from sidar.sid.lengths import PrefixCounts, allowed, code_bits, soft_entropy, soft_temperature, spend
 from sidar.sid.sizes import extended
-from sidar.sid.tokenizer import Tokenizer, read_description, register, tokenizer_class, write_description
+from sidar.sid.tokenizer import Tokenizer, read_description, register_tokenizer, tokenizer_class, write_description
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "prefixes.safetensors"
@@ -31,8 +30,8 @@ Rule = Literal["e3", "e2", "e1"]
 Lengths = Literal["rule", "shuffled", "fixed"]
 
 
-@register("sarq")
-class Sarq:
+@register_tokenizer("sarq")
+class Sarq(Tokenizer):
     """``base`` of L_max levels, cut to lengths between ``min_levels`` and L_max.
 
     ``levels``: those of the fixed-length rival, whose cost is the default budget; ``budget``: mean bits per item
@@ -45,7 +44,7 @@ class Sarq:
     ``n_fixed_sids_`` (SIDs of the rival).
     """
 
-    method: str
+    base: Tokenizer
 
     def __init__(
         self,
@@ -60,7 +59,8 @@ class Sarq:
         hysteresis: float = 1.0,
         lengths: Lengths = "rule",
     ) -> None:
-        self.base, self.levels, self.seed = base, levels, seed
+        super().__init__([1] * levels, seed)  # the sizes are the base's: see codebook_sizes
+        self.base, self.levels = base, levels
         self.rule, self.kappa, self.min_levels, self.budget = rule, kappa, min_levels, budget
         self.hysteresis, self.lengths = hysteresis, lengths
         self.tau_: float | None = None
@@ -73,7 +73,7 @@ class Sarq:
             raise ValueError(f"sid.sarq.min_levels is {min_levels}; it must be between 1 and sid.levels, {levels}")
 
     @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Sarq:
+    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
         """SARQ over ``sid.sarq.base`` with ``codebook_sizes`` and ``extra_levels`` further, halving ones."""
         own = config.sarq
         if config.balance_last:
@@ -104,16 +104,20 @@ class Sarq:
         sizes = tuple(len(book) for book in self.base.codebooks_)
         return sizes[: self.levels] if self.lengths == "fixed" else sizes
 
-    @property
-    def codebooks_(self) -> list[np.ndarray]:
-        """The base's; with ``lengths: fixed`` the rival's levels only."""
-        books = self.base.codebooks_
-        return books[: self.levels] if self.lengths == "fixed" else books
+    def _adopt(self, prefixes: PrefixCounts) -> None:
+        """Take the base's codebooks and the fitted catalogue's prefixes for its own.
 
-    @property
-    def n_fixed_sids_(self) -> int:
-        """How many SIDs the fixed-length rival has on the items that this was fitted to: what sizes are chosen by."""
-        return len(self._prefixes().keys[self.levels - 1])
+        With ``lengths: fixed`` the codebooks are those of the rival's levels. Sizes are chosen by how many SIDs the
+        rival has on the items that this was fitted to.
+        """
+        books = self.base.codebooks_
+        self.codebooks_ = books[: self.levels] if self.lengths == "fixed" else books
+        self.prefixes_ = prefixes
+        self.n_fixed_sids_ = len(prefixes.keys[self.levels - 1])
+
+    @classmethod
+    def wants_queries(cls, config: SidConfig) -> int:
+        return tokenizer_class(config.sarq.base).wants_queries(config)
 
     def _prefixes(self) -> PrefixCounts:
         if self.prefixes_ is None:
@@ -122,7 +126,7 @@ class Sarq:
 
     # ------------------------------------------------------------------ fitting and encoding
 
-    def fit(self, inputs: SidInputs) -> Sarq:
+    def fit(self, inputs: SidInputs) -> Self:
         """Fit the base, count its prefixes, and find τ for the budget.
 
         Raises ``ValueError`` where the rule asks for ``counts`` and they are missing, not numbers, or all 0.
@@ -132,7 +136,7 @@ class Sarq:
         full = self._full(self.base.encode_catalogue(inputs))
         sizes = tuple(len(book) for book in self.base.codebooks_)
         weight = counts if self.rule == "e2" else None
-        self.prefixes_ = PrefixCounts.build(full, sizes, weight)
+        self._adopt(PrefixCounts.build(full, sizes, weight))
         if self.rule == "e1":
             self.temperature_ = soft_temperature(inputs.vectors, full, self.base.codebooks_)
         lengths, self.tau_, self.paid_ = self._spend(inputs, full)
@@ -189,7 +193,7 @@ class Sarq:
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """(n, D) float32: what codes (n, L), −1 past the end, keep of their items, as the base restores it."""
-        return restored(self.base, _widened(codes, len(self.base.codebooks_)))
+        return self.base.reconstruct(_widened(codes, len(self.base.codebooks_)))
 
     # ------------------------------------------------------------------ inside
 
@@ -282,15 +286,15 @@ class Sarq:
         write_description(folder, self)
 
     @classmethod
-    def load(cls, folder: PathLike) -> Sarq:
+    def load(cls, folder: PathLike, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote."""
         params = read_description(folder)["params"]
         fitted, base = params.pop("fitted"), params.pop("base")
-        tokenizer = cls(tokenizer_class(base).load(Path(folder) / BASE), **params)
+        tokenizer = cls(tokenizer_class(base).load(Path(folder) / BASE, device), **params)
         arrays = load_file(Path(folder) / FILE)
         sizes = tuple(len(book) for book in tokenizer.base.codebooks_)
         keys, counts = ([arrays[f"{name}.{level}"] for level in range(len(sizes))] for name in ("keys", "counts"))
-        tokenizer.prefixes_ = PrefixCounts(sizes, keys, counts, fitted["total"])
+        tokenizer._adopt(PrefixCounts(sizes, keys, counts, fitted["total"]))
         tokenizer.tau_, tokenizer.paid_ = (
             -math.inf if fitted[name] is None else fitted[name] for name in ("tau", "paid")
         )

@@ -1,4 +1,4 @@
-"""Large SIDs are split into groups after the fit (CQ-SID's post-processing, methods.md §5.1).
+"""Large SIDs are split into groups after the fit (CQ-SID's post-processing, docs/methods/cqsid.md).
 
 An SID of c > T_max items becomes G = min(⌈c / T_max⌉, G_max) SIDs: the group g is appended to the last code, s_3‖g.
 Group 0 keeps the code s_3; every further pair (s_3, g) that occurs is one new code of the last level, which grows by

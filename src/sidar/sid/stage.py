@@ -20,6 +20,7 @@ from sidar.sid.fit_report import describe_fit, spoken
 from sidar.sid.inputs import query_inputs
 from sidar.sid.ledger import Ledger, write_up
 from sidar.sid.picture import draw
+from sidar.sid.plugin_checks import check_reload, check_sids
 from sidar.sid.quality import count_distinct, report
 from sidar.sid.recall import quantised_recall
 from sidar.sid.recall import spoken as recalled
@@ -32,7 +33,6 @@ from sidar.sid.tokenizer import (
     checked_vectors,
     load_tokenizer,
     tokenizer_class,
-    trained_part,
     wants_queries,
 )
 from sidar.types import PathLike, SemanticIds, SidInputs
@@ -66,12 +66,13 @@ def fit_catalogue(
     @cache
     def attempt(sizes: tuple[int, ...]) -> tuple[Tokenizer, SemanticIds, float, float]:
         tokenizer = tokenizer_class(config.method).from_config(config, sizes, seed, device)
-        trained = trained_part(tokenizer)
+        trained = tokenizer.trained_part()
         if trained is not None and work is not None:
             trained.work, trained.progress = work / config.method / "-".join(map(str, sizes)), True
         tokenizer.fit(inputs)
         sids = tokenizer.encode_catalogue(inputs)
-        found = getattr(tokenizer, "n_fixed_sids_", None) or len(np.unique(sids.codes, axis=0))
+        check_sids(tokenizer, sids, inputs)
+        found = tokenizer.n_fixed_sids_ or len(np.unique(sids.codes, axis=0))
         recall[_name(sids)] = kept = _recall(inputs, sids, tokenizer, seed)
         return tokenizer, sids, distinct / found, kept.get("neighbours", 1.0)
 
@@ -80,7 +81,7 @@ def fit_catalogue(
     best = attempt(sizes)
     tried = {_name(best[1]): best[2]}
     fixed = config.codebook_sizes is not None or config.balance_last
-    free = not fixed and not getattr(best[0], "own_sizes", False)
+    free = not fixed and not best[0].has_own_sizes
     while free and len(tried) < _MAX_SIZES_TRIED and is_far(best[2], config.items_per_sid):
         first = best[1].codebook_sizes[0]
         first = first * 2 if best[2] > config.items_per_sid else first // 2
@@ -91,7 +92,7 @@ def fit_catalogue(
         if not is_better(other[2], best[2], config.items_per_sid):
             break
         best = other
-    for _ in range(_MAX_DOUBLINGS if free and not getattr(best[0], "keeps_nothing", False) else 0):
+    for _ in range(_MAX_DOUBLINGS if free and best[0].keeps_vectors else 0):
         larger = halving(2 * best[1].codebook_sizes[0], config.levels)
         if best[3] >= ENOUGH or sum(larger) > distinct:
             break
@@ -165,6 +166,8 @@ def build(
     sids = replace(sids, version=table_version(sids))
     out = Path(out)
     tokenizer.save(out)
+    if before is None:
+        check_reload(tokenizer, out, inputs)
     save_sids(out / "sids.parquet", catalogue.item_ids, sids)
     write_up(inputs, tokenizer, found, today.fitted, today.cause).save(out)
     if reference is not None:

@@ -66,7 +66,10 @@ def load_sids(path: PathLike, item_ids: Sequence[str] | np.ndarray) -> SemanticI
         raise ValueError(f"{path}: item_id {max(twice, key=lambda c: c['counts'])['values']!r} is listed twice")
     place = pc.fill_null(pc.index_in(wanted, value_set=ids), -1).to_numpy(zero_copy_only=False)
     if len(ids) and len(wanted) and (place < 0).all():
-        raise ValueError(f"{path} names none of the catalogue's items; it belongs to another catalogue")
+        raise ValueError(
+            f"{path} names none of the catalogue's items (it has {ids[0].as_py()!r}, the catalogue "
+            f"{wanted[0].as_py()!r}); it belongs to another catalogue"
+        )
     column = table.column("codes").combine_chunks()
     stored = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int32)
     if len(stored) and stored.max() > len(sizes):

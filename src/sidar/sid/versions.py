@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sidar.sid.ledger import Ledger
 from sidar.sid.published import read_published
 from sidar.sid.table import META, load_sids
-from sidar.sid.tokenizer import FILE, load_tokenizer
+from sidar.sid.tokenizer import FILE, stored_codebooks
 from sidar.types import PathLike, SemanticIds
 
 #: Cause of a change -> how it is said.
@@ -85,7 +85,7 @@ def open_version(path: PathLike) -> Version:
         table = read_published(path)
         return Version(path.name, list(table.item_ids), table.sids())
     version = _plain(folder / "sids.parquet", label=str(path))
-    codebooks = hash_codebooks(load_tokenizer(folder).codebooks_) if (folder / FILE).is_file() else None
+    codebooks = hash_codebooks(stored_codebooks(folder)) if (folder / FILE).is_file() else None
     return Version(str(path), version.item_ids, version.sids, Ledger.load(folder), codebooks, _titles(folder.parent))
 
 

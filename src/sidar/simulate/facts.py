@@ -1,6 +1,6 @@
 """What is true of a product, read by rules from its structured fields and title: noun, audience, brand, colour, …
 
-These facts are the simulator's ground truth. No retrieval score and no embedding enters them (protocol.md §2).
+These facts are the simulator's ground truth. No retrieval score and no embedding enters them (docs/simulator.md).
 """
 
 from __future__ import annotations

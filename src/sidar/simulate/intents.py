@@ -1,6 +1,6 @@
 """What a shopper wants, and the rule that says which products answer it.
 
-An intent is a noun and up to three facts ("sandal" for women, black). Its truth (protocol.md §2) on ESCI's grades:
+An intent is a noun and up to three facts ("sandal" for women, black). Its truth (docs/simulator.md) on ESCI's grades:
 
 * 1    exact: the noun and every fact;
 * .1   substitute: the noun, all facts but one, and the right audience;

@@ -136,7 +136,7 @@ def _write_utility(
     sink: Sink,
 ) -> None:
     """``utility.parquet``: for requests of the last two days, the true utility of every substitute or better that
-    was on sale, shown or not: the target "true utility" of protocol.md §2."""
+    was on sale, shown or not: the target "true utility" of docs/evaluation.md."""
     for request in (np.flatnonzero(schedule.day == day) for day in (cfg.days - 1, cfg.days)):
         truths = [grounded.truths[i] for i in grounded.intent_of[schedule.query[request]]]
         keep = [t.codes < RELATED for t in truths]

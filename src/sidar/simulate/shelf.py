@@ -1,6 +1,6 @@
 """What was shown: the logger, a noisy mixture of a lexical score, popularity and an explorer.
 
-It is none of the scored baselines (protocol.md §2): no BM25, no embedding, no truth. Its lexical score is the share
+It is none of the scored baselines (docs/evaluation.md): no BM25, no embedding, no truth. Its lexical score is the share
 of a query's idf that a product's words cover.
 """
 

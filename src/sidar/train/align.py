@@ -1,6 +1,6 @@
 """The alignment stage: move the SFT model towards what was clicked and away from what was only shown.
 
-Every objective sees the same rows in the same order with the same steps (protocol.md §3): preference lists, and a
+Every objective sees the same rows in the same order with the same steps (docs/evaluation.md): preference lists, and a
 share of item text → SID that keeps the whole catalogue reachable.  Dropout is off: candidates of one list share their
 prompt's dropout mask in a packed forward, and a reference compared under noise is no reference.
 """

@@ -1,6 +1,7 @@
 """Pairs of a query and an item that answers it: what a dense encoder is fine-tuned on.
 
-The same rows as SFT has (protocol.md §3): logged queries with what was clicked on training days, and pseudo-queries.
+The same rows as SFT has (docs/evaluation.md): logged queries with what was clicked on training days,
+and pseudo-queries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pseudo-queries: what somebody might type who wants this product, made of its own words.
 
-SFT on clicks alone leaves never-clicked items unreachable (methods.md §1.10), and nobody types whole titles: so
+SFT on clicks alone leaves never-clicked items unreachable (docs/methods/sft.md), and nobody types whole titles: so
 each item is also asked for with a few random words of its title, words of its category and its brand.  Queries are
 multi-label, pseudo-queries too: every item that has all the words is a right answer [reconstruction].
 """

@@ -1,6 +1,6 @@
 """The SFT stage: teach the language model to write SIDs (RAD-DPO eq. 1).
 
-Three kinds of rows are mixed (methods.md §1.10): an item's text → its SID, pseudo-queries → the SID that they were
+Three kinds of rows are mixed (docs/methods/sft.md): an item's text → its SID, pseudo-queries → the SID that they were
 made from, and logged queries with history and profile → the SIDs of everything that was clicked.
 """
 

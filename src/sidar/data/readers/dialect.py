@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sidar.data.readers.source import refuse_case_twins
+
 DELIMITERS = "\t;|,"
 #: How much of a file is looked at, in bytes and in records.
 _HEAD, _RECORDS = 1 << 20, 1000
@@ -24,6 +26,7 @@ class Dialect:
     columns: tuple[str, ...]
     delimiter: str
     skipped: int = 0
+    nameless: tuple[str, ...] = ()  # columns that the header does not name, such as a data frame's row numbers
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -46,6 +49,10 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
             raise ValueError(f"{path} is no readable gzip file: {error}") from error
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{path} is UTF-16; save it as UTF-8")
+    if raw.startswith(b"PAR1"):
+        raise ValueError(f"{path} is a Parquet file; name it .parquet")
+    if b"\0" in raw[:2]:
+        raise ValueError(f"{path} is no UTF-8 text (it looks like UTF-16); save it as UTF-8")
     text = raw.decode("utf-8-sig", errors="replace")
     stated, skipped = "", 0
     first, _, rest = text.partition("\n")
@@ -66,7 +73,11 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
     columns = _names(header, records, path)
     if not any(name.strip() for name in header) or len(set(columns)) < len(columns):
         raise ValueError(f"{path}: its first line is no header of distinct column names: {start!r}")
-    return Dialect(columns, delimiter, skipped)
+    refuse_case_twins(columns, str(path))
+    nameless = [
+        name for name, written in itertools.zip_longest(columns, header, fillvalue="") if name and not written.strip()
+    ]
+    return Dialect(columns, delimiter, skipped, tuple(nameless))
 
 
 def _records(text: str, delimiter: str, escape: str | None, whole: bool) -> list[list[str]]:

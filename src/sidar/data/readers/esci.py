@@ -1,7 +1,7 @@
 """The ESCI sample of the OpenSearch search-relevance files: products with prices, images and category paths.
 
 ``*.ndjson.zip`` (or the unpacked ndjson): bulk-index lines alternate with products.  The product field ``query_id``
-names the judged queries of a product and so gives the judgments away; it is never read (protocol.md §1).
+names the judged queries of a product and so gives the judgments away; it is never read (docs/evaluation.md).
 Source: amazon-science/esci-data (arXiv 2206.06588), Apache-2.0.
 """
 

@@ -12,6 +12,7 @@ positions are unknown).
 from __future__ import annotations
 
 from sidar.config import CatalogueConfig, EventsConfig
+from sidar.data.clean import whole_id
 from sidar.data.duck import Duck, files
 from sidar.data.readers.source import Source, find_files
 from sidar.data.readers.staging import stage_lines
@@ -25,7 +26,7 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
     lines = _lines(duck, config.path, "catalogue.path", source)
     path = ", ".join(_text(f"category_level{level}_name") for level in (1, 2, 3))
     source.sql = f"""
-        SELECT {_text("item_id")} AS item_id, coalesce({_text("item_title")}, {_text("title")}) AS title,
+        SELECT {_id("item_id")} AS item_id, coalesce({_text("item_title")}, {_text("title")}) AS title,
             NULL::VARCHAR AS text, [{path}] AS category, coalesce({_text("brand_name")}, {_text("brand")}) AS brand,
             {_text("price")} AS price, NULL::VARCHAR AS image_url, NULL::VARCHAR AS in_stock, NULL::VARCHAR AS created,
             to_json({{seller: {_text("seller_name")}}})::VARCHAR AS attributes, file, place
@@ -37,21 +38,23 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
     """Impressions, clicks and orders of recall or rank rows; a request is a user's session, query and time."""
     source = Source("", clock="s")
     lines = _lines(duck, config.path, "events.path", source)
-    key = ", ".join(_text(part) for part in ("user_id", "session_id", "time_index", "query"))
+    parts = (_id("user_id"), _id("session_id"), _id("time_index"), _text("query"))
+    key = ", ".join(parts)
     request = f"md5(concat_ws('/', {key}))"  # hides the user id in it
-    target = f"CASE WHEN {_text('target_item_id')} IS NOT NULL THEN [{_text('target_item_id')}] ELSE [] END"
+    item = _id("target_item_id")
+    target = f"CASE WHEN {item} IS NOT NULL THEN [{item}] ELSE [] END"
     shown, clicked, bought = (
-        f"coalesce(from_json(line -> '$.{listed}', '[\"VARCHAR\"]'), {single})"
+        f"coalesce({_ids(listed)}, {single})"
         for listed, single in (
             ("impressed_item_ids", target),
-            ("clicked_item_ids", f"CASE WHEN {_text('is_clicked')} = '1' THEN {target} ELSE [] END"),
-            ("purchased_item_ids", f"CASE WHEN {_text('is_purchased')} = '1' THEN {target} ELSE [] END"),
+            ("clicked_item_ids", f"CASE WHEN {_is_set('is_clicked')} THEN {target} ELSE [] END"),
+            ("purchased_item_ids", f"CASE WHEN {_is_set('is_purchased')} THEN {target} ELSE [] END"),
         )
     )
     source.sql = f"""
         SELECT ts, user_id, session_id, request_id, query, did.item_id, 0 AS position, did.action,
             NULL::DOUBLE AS value, NULL::DOUBLE AS dwell_s, NULL::VARCHAR AS bucket, file, place
-        FROM (SELECT {_text("time_index")} AS ts, {_text("user_id")} AS user_id, {_text("session_id")} AS session_id,
+        FROM (SELECT {_text("time_index")} AS ts, {_id("user_id")} AS user_id, {_id("session_id")} AS session_id,
                 {request} AS request_id, {_text("query")} AS query, file, place,
                 unnest(list_concat(
                     list_transform({shown}, lambda i: {{item_id: i, action: 'impression'}}),
@@ -68,3 +71,17 @@ def _lines(duck: Duck, path: str, option: str, source: Source) -> str:
 
 def _text(key: str) -> str:
     return f"json_extract_string(line, '$.{key}')"
+
+
+def _id(key: str) -> str:
+    return whole_id(_text(key))
+
+
+def _ids(key: str) -> str:
+    """SQL of a list of ids."""
+    return f"list_transform(from_json(line -> '$.{key}', '[\"VARCHAR\"]'), lambda i: {whole_id('i')})"
+
+
+def _is_set(key: str) -> str:
+    """SQL of a mark, which may be a number, a whole double or a boolean."""
+    return f"{_text(key)} IN ('1', '1.0', 'true')"

@@ -5,6 +5,7 @@ A record that cannot be read is an error here, never a reject: one lost judgment
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import tempfile
 import zlib
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sidar.data import clean
 from sidar.data.duck import Duck, name, text
+from sidar.data.readers.dialect import read_dialect
 from sidar.data.readers.source import FILE, PLACE, Source, find_files
 from sidar.data.readers.staging import stage_csv, stage_lines, stage_whole_lines
-from sidar.data.readers.tabular import JSONL, SUFFIXES, open_files
+from sidar.data.readers.tabular import CSV, JSON, JSONL, PARQUET, SUFFIXES, open_files
 from sidar.data.readers.typed import Roles, typed_rows
 
 #: Endings of TREC qrels, which have no header.
@@ -76,14 +81,14 @@ def read_small(
         raise ValueError(f"{option}: {path} is empty; want the columns {', '.join(needed)}")
     source = Source("")
     with tempfile.TemporaryDirectory(prefix="sidar-table-") as work, Duck(work) as duck:
-        relation = _open(duck, path, found, option, source, trec, set((columns or {}).values()))
+        relation = _open(duck, path, found, option, source, trec, columns or {})
         for reject in source.rejects[:1]:
             lost = sum(source.rejected.values())
             raise ValueError(
                 f"{option}: {reject.file}, record {reject.place:,} cannot be read ({reject.reason}): "
                 f"{reject.raw.strip()[:200]!r}; {lost:,} such record{'s' * (lost != 1)}. Correct the file"
             )
-        chosen = _choose(duck, relation, wanted, needed, columns or {}, path, option)
+        chosen = _choose(duck, relation, wanted, needed, columns or {}, path, option, source.columns)
         picked = [f"{_value(duck, relation, column, own)} AS {name(column)}" for column, own in chosen.items()]
         table = duck.table(f"SELECT {', '.join(picked)}, {FILE}, {PLACE} FROM {relation} ORDER BY {FILE}, {PLACE}")
     read = table.to_pydict()
@@ -91,14 +96,14 @@ def read_small(
 
 
 def _open(
-    duck: Duck, path: str, found: list[Path], option: str, source: Source, trec: bool, mapped: Collection[str]
+    duck: Duck, path: str, found: list[Path], option: str, source: Source, trec: bool, mapped: Mapping[str, str]
 ) -> str:
     """Return the name of a view over all files, with FILE and PLACE."""
     full = [file for file in found if file.stat().st_size]
     headerless = [file for file in full if trec and _is_trec(file)]
-    if not headerless and all(file.name.endswith(SUFFIXES) for file in full):
-        keys = _keys(duck, full, mapped) if all(file.name.endswith(JSONL) for file in full) else None
-        open_files(duck, path, keys, option, "small_rows", source)
+    roles = _roles(duck, [file for file in full if file not in headerless], mapped, bool(headerless))
+    if not headerless and all(file.name.endswith((*SUFFIXES, *JSON)) for file in full):
+        open_files(duck, path, roles.columns, option, "small_rows", source, roles)
         return "small_rows"
     for file in full:
         if not file.name.endswith((*SUFFIXES, *TREC)) and Path(file.name.removesuffix(".gz")).suffix not in PLAIN:
@@ -106,25 +111,43 @@ def _open(
     staged = []
     for file in full:
         staged.append(_stage_trec(duck, file, source) if file in headerless else stage_csv(duck, file, source))
-    rows, _ = typed_rows(duck, staged, Roles())
+    rows, names = typed_rows(duck, staged, roles)
+    source.columns = names
     duck.run(f"CREATE OR REPLACE VIEW small_rows AS {rows}")
     return "small_rows"
 
 
-def _keys(duck: Duck, paths: Sequence[Path], mapped: Collection[str]) -> list[str] | None:
-    """Return the keys of JSONL files that are ``mapped`` or may be wanted; None where there is none of them.
+def _roles(duck: Duck, paths: Sequence[Path], mapped: Mapping[str, str], headerless: bool) -> Roles:
+    """Return the columns that are ``mapped`` or may be wanted, all of them where there is none, and what they are.
 
-    Other keys may hold objects (BEIR's ``metadata``), which are no text and are not read.
+    Other columns may hold what is no text (BEIR's ``metadata``) and are not read.
     """
     known = {alias for names in ALIASES.values() for alias in names}
-    keys: dict[str, None] = {}
+    prose = {alias for column in ("query", "profile") for alias in ALIASES[column]}
+    names: dict[str, None] = dict.fromkeys(TREC_FIELDS) if headerless else {}
     for path in paths:
+        names |= dict.fromkeys(_names(duck, path))
+    own = list(mapped.values())
+    dotted = [column for column in own if column not in names and column.partition(".")[0] in names]
+    wanted = [column for column in names if column in own or _plain(column) in known]
+    texts = {mapped[column] for column in ("query", "profile") if column in mapped}
+    texts |= {column for column in wanted if _plain(column) in prose and column not in own}
+    return Roles([*wanted, *dotted] or None, prose=frozenset(texts))
+
+
+def _names(duck: Duck, path: Path) -> list[str]:
+    """Return the names of a file's columns; of none where another step says what is wrong with it."""
+    if path.name.endswith(PARQUET):
+        with contextlib.suppress(pa.ArrowInvalid, OSError):
+            return list(pq.read_schema(path).names)
+        return []
+    if path.name.endswith((*JSONL, *JSON)):
         lines = stage_lines(duck, path, Source(""))
         sql = f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM read_parquet({text(lines)}) ORDER BY key"
-        keys |= {key: None for (key,) in duck.rows(sql)}
-    dotted = [column for column in mapped if column not in keys and column.partition(".")[0] in keys]
-    wanted = [key for key in keys if key in mapped or _plain(key) in known]
-    return [*wanted, *dotted] or None
+        return [key for (key,) in duck.rows(sql)]
+    if path.name.endswith(CSV) or Path(path.name.removesuffix(".gz")).suffix in PLAIN:
+        return list(read_dialect(path).columns)
+    return []
 
 
 def _plain(column: str) -> str:
@@ -170,6 +193,7 @@ def _choose(
     columns: Mapping[str, str],
     path: str,
     option: str,
+    every: Sequence[str],
 ) -> dict[str, str]:
     """Return ``{contract column: the source's own}`` for those of ``wanted`` that the source has."""
     have = [column for column in duck.columns(relation) if column not in (FILE, PLACE)]
@@ -181,7 +205,7 @@ def _choose(
             chosen[column] = own
             continue
         if own is not None and (column in needed or column in ("history", "profile")):
-            raise ValueError(f"{option}: columns.{column}: {path} has no column {own!r}; it has {', '.join(have)}")
+            raise ValueError(f"{option}: columns.{column}: {path} has no column {own!r}; it has {', '.join(every)}")
         if found := _named(column, have, filled, taken=[*chosen.values(), *columns.values()]):
             if column not in found and len(found) > 1 and column != "query_id":
                 raise ValueError(
@@ -192,8 +216,8 @@ def _choose(
     for column in needed:
         if column not in chosen:
             raise ValueError(
-                f"{option}: {path} has no column {column!r} (it has {', '.join(have)}); want "
-                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {have[0]}}}, or write "
+                f"{option}: {path} has no column {column!r} (it has {', '.join(every)}); want "
+                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {every[0]}}}, or write "
                 "a first line with the names if it has none"
             )
     return chosen

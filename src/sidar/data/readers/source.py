@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from sidar.data.duck import Duck, name
 
-#: Contract columns of a raw catalogue and of a raw log, as readers name them (contracts.md).
+#: Contract columns of a raw catalogue and of a raw log, as readers name them.
 ITEM_COLUMNS = (
     "item_id",
     "title",
@@ -70,11 +70,16 @@ class Source:
     shifts: list[tuple[str, np.ndarray]] = field(default_factory=list)
     clock: str = ""  # "s", "ms", "us": ts are numbers on the source's own clock, not calendar time
     columns: list[str] = field(default_factory=list)  # all columns of the files, also those that are not taken
+    nameless: set[str] = field(default_factory=set)  # those that no header names, such as a data frame's row numbers
     actions: dict[str, str] = field(default_factory=dict)  # the format's own action names; events.actions overrides
 
     def refuse(self, file: str, reason: str, count: int) -> None:
         """Count records that could not be cut."""
         self.rejected[file, reason] = self.rejected.get((file, reason), 0) + count
+
+    def record(self, file: str, place: int) -> int:
+        """Return the record number, as an editor counts, of the row at ``place``."""
+        return place + sum(int((at < place).sum()) for name_, at in self.shifts if name_ == file)
 
 
 def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> list[Path]:
@@ -98,6 +103,15 @@ def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> li
     if not found:
         raise ValueError(f"{option}: {path} names no {what} file ({', '.join(suffixes)}); check the path")
     return found
+
+
+def refuse_case_twins(columns: Iterable[str], where: str) -> None:
+    """Raise ``ValueError`` for two columns whose names differ in case alone: SQL takes them for one."""
+    seen: dict[str, str] = {}
+    for column in columns:
+        twin = seen.setdefault(column.lower(), column)
+        if twin != column:
+            raise ValueError(f"{where}: columns {twin!r} and {column!r} differ only in case; rename one of them")
 
 
 def select_columns(
@@ -124,9 +138,11 @@ def select_columns(
         if own in have:
             parts.append(f"{name(own)} AS {name(column)}")
         elif column in columns or column in required:
-            listed = ", ".join(c for c in every or have if c not in (FILE, PLACE))
+            named = [c for c in every or have if c not in (FILE, PLACE)]
+            near = [repr(c) for c in named if c.strip().lower() == own.strip().lower()]
             raise ValueError(
-                f"{option}.{column}: no column {own!r}; the source has {listed}. Map it as {column}: <yours>"
+                f"{option}.{column}: no column {own!r}; the source has {', '.join(named)}. Map it as {column}: "
+                + (near[0] if near else "<yours>")
             )
         else:
             parts.append(f"NULL::VARCHAR AS {name(column)}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers.dialect import opened, read_dialect
-from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source
+from sidar.data.readers.source import FILE, KEPT_REJECTS, PLACE, Reject, Source, refuse_case_twins
 from sidar.data.readers.typed import Roles, hive_columns
 
 #: Longest record of a text file that is read, in bytes (DuckDB buffers sixteen of them per thread).
@@ -54,6 +54,7 @@ def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()
     way of reading cuts more records.
     """
     dialect = read_dialect(path, keys)
+    source.nameless.update(dialect.nameless)
     listed = [name(c) for c in dialect.columns]
     partitions = {key: value for key, value in hive_columns(path).items() if key not in dialect.columns}
     listed += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
@@ -111,11 +112,18 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
     lines = stage_lines(duck, path, source)
     rows = f"read_parquet({text(lines)}, hive_partitioning = false)"
     every = roles.columns is None
-    sample = rows if every else f"(SELECT line FROM {rows} LIMIT 1000)"
+    lower = [key.lower() for key in roles.columns or ()]
+    alike = len(set(lower)) < len(lower)  # such as Query, which a mapping names, and query
+    sample = rows if every or alike else f"(SELECT line FROM {rows} LIMIT 1000)"
     known = [key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM {sample} ORDER BY key")]
     keys = known if roles.columns is None else list(dict.fromkeys(roles.columns))
     partitions = {key: value for key, value in hive_columns(path).items() if key not in known}
     keys = [key for key in keys if key not in partitions]
+    refuse_case_twins([key for key in keys if key in known], str(path))
+    if alike:
+        there = {key.lower() for key in known}
+        keys = [key for key in keys if key in known or key.lower() not in there]
+        keys = list({key.lower(): key for key in keys}.values())  # of those that no record has, one
     pointers = {key: _pointers(key) for key in keys}
     paths = [pointer for listed in pointers.values() for pointer in listed]
     places = {pointer: i for i, pointer in enumerate(paths, start=1)}
@@ -168,7 +176,13 @@ def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
         f"{text(f', where text is wanted; name one of its fields ({key}.<field>)')})"
     )
     joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
-    return f"""CASE WHEN coalesce(left({value}, 1), '') NOT IN ('[', '{{') THEN {value}
+    power = ""
+    if roles.is_label(key):
+        power = f"""WHEN contains({value}, 'e') AND regexp_full_match({value}, '-?\\d(\\.\\d+)?e\\d+') THEN
+            CASE json_type({whole}) WHEN 'DOUBLE' THEN error({text(f"column {key}: record ")} || place
+                || ' holds the number ' || {value} || ', an id or label that a double shortened, so its last digits '
+                || 'are lost; write it as text') ELSE {value} END"""
+    return f"""CASE {power} WHEN coalesce(left({value}, 1), '') NOT IN ('[', '{{') THEN {value}
         WHEN json_type({whole}) = 'OBJECT' THEN {refused}
         WHEN json_type({whole}) = 'ARRAY' THEN CASE WHEN {deep} THEN {refused} ELSE {joined} END
         ELSE {value} END"""

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from duckdb.sqltypes import DuckDBPyType
 
 from sidar.data.duck import Duck, files, name
-from sidar.data.readers.source import FILE, PLACE
+from sidar.data.readers.source import FILE, PLACE, refuse_case_twins
 
 #: Whole numbers from here on are no longer told apart by the type.
-EXACT_BELOW = {"float": 2**24, "double": 2**53}
+EXACT_BELOW = {"half": 2**11, "float": 2**24, "double": 2**53}
 _INTEGERS = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint")
 _RECORDS = ("struct", "map", "union")
 _LISTS = ("list", "array")
@@ -59,14 +59,17 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is no readable Parquet file: {error}") from error
         staged = path.parent == duck.work
+        _check_names(path, schema.names, roles, staged)
+        _check_durations(path, schema, roles)
         partitions = () if staged else tuple(key for key in hive_columns(path) if key not in schema.names)
         fields = tuple((field.name, str(field.type)) for field in schema)
         whole = tuple(_whole_labels(duck, path, schema, roles))
         groups.setdefault((staged, partitions, fields, whole), []).append(path)
     parts = [
-        _Part(duck, group, staged, bool(partitions), frozenset(whole), roles)
-        for (staged, partitions, _, whole), group in groups.items()
+        _Part(duck, group, staged, bool(partitions), frozenset(whole), roles, _halves(fields))
+        for (staged, partitions, fields, whole), group in groups.items()
     ]
+    refuse_case_twins((column for part in parts for column in part.types), "the files of one source")
     kinds: dict[str, set[str]] = {}
     for part in parts:
         for column, sql_type in part.types.items():
@@ -76,19 +79,50 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
     return " UNION ALL BY NAME ".join(part.converted(measures) for part in parts), list(names)
 
 
+def _check_names(path: Path, names: Sequence[str], roles: Roles, staged: bool) -> None:
+    """Raise ``ValueError`` for column names that SQL cannot tell apart or that stand for a row's file and number."""
+    if not staged:
+        for column in names:
+            if column.lower() in (FILE, "file_row_number"):
+                raise ValueError(f"{path}: the name of column {column!r} is reserved; rename the column")
+    wanted = None if roles.columns is None else {column.split(".")[0].lower() for column in roles.columns}
+    refuse_case_twins((n for n in names if wanted is None or n.lower() in wanted), str(path))
+
+
+def _check_durations(path: Path, schema: pa.Schema, roles: Roles) -> None:
+    """Raise ``ValueError`` for durations: Parquet holds them as whole numbers of a unit that its columns do not say."""
+    for field in schema:
+        if pa.types.is_duration(field.type) and (roles.columns is None or field.name in roles.columns):
+            raise ValueError(
+                f"{path}: column {field.name!r} holds durations ({field.type}); write them as numbers, e.g. of seconds"
+            )
+
+
 def hive_columns(path: Path) -> dict[str, str]:
     """Return the columns that a path's folders give its rows: ``shop=7/day=2026-11-01/part.csv`` gives two."""
     pairs = [part.partition("=") for part in path.parts[:-1]]
     return {key: value for key, mark, value in pairs if mark and key}
 
 
+def _halves(fields: Sequence[tuple[str, str]]) -> frozenset[str]:
+    """Return the columns of two-byte floats, which DuckDB reads as four-byte ones."""
+    return frozenset(column for column, kind in fields if kind == "halffloat")
+
+
 class _Part:
     """Files of one schema."""
 
     def __init__(
-        self, duck: Duck, paths: list[Path], staged: bool, partitioned: bool, whole: frozenset[str], roles: Roles
+        self,
+        duck: Duck,
+        paths: list[Path],
+        staged: bool,
+        partitioned: bool,
+        whole: frozenset[str],
+        roles: Roles,
+        halves: frozenset[str],
     ) -> None:
-        self.duck, self.paths, self.whole, self.roles = duck, paths, whole, roles
+        self.duck, self.whole, self.roles, self.halves = duck, whole, roles, halves
         if staged:
             self.rows, self.place = f"read_parquet({files(paths)}, hive_partitioning = false)", PLACE
         else:
@@ -97,7 +131,8 @@ class _Part:
                 f"hive_partitioning = {partitioned}, hive_types_autocast = false)"
             )
             self.place = f"file_row_number + 1 AS {PLACE}"
-        every = {c: t for c, t in duck.types(self.rows).items() if c not in (FILE, PLACE, "file_row_number")}
+        added = (FILE, PLACE) if staged else (FILE, PLACE, "file_row_number")
+        every = {c: t for c, t in duck.types(self.rows).items() if c not in added}
         self.all_columns = list(every)
         self.types: dict[str, DuckDBPyType] = {}
         self.values: dict[str, str] = {}
@@ -122,7 +157,7 @@ class _Part:
 
     def converted(self, measures: Collection[str]) -> str:
         """Return SQL of the converted rows; ``measures`` are the columns that keep numbers and times."""
-        self._check(measures)
+        self._check()
         picked = [f"{self._value(column, measures)} AS {name(column)}" for column in self.types]
         return f"SELECT {', '.join([*picked, FILE, self.place])} FROM {self.rows}"
 
@@ -133,22 +168,23 @@ class _Part:
         if column in self.roles.nested and sql_type.id in (*_LISTS, *_RECORDS):
             return f"to_json({_readable(value, sql_type)})::VARCHAR"
         if column in self.whole:
-            return f"regexp_replace(trim({value}), '\\.0+$', '')"
+            return f"regexp_replace({_trimmed(_text(value, sql_type))}, '\\.0+$', '')"
         if column in self.roles.measures and self.roles.decimal == "," and _kind(sql_type) == "number":
             return f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE 'e0' END"
         return _text(value, sql_type)
 
-    def _check(self, measures: Collection[str]) -> None:
+    def _check(self) -> None:
         """Raise ``ValueError`` for values that would be lost: wide whole doubles, bytes that are no text, structs."""
         tests: list[tuple[str, str, str, str]] = []  # column, SQL of the fault, SQL of an example, what to say
         for column, sql_type in self.types.items():
             value = self.values[column]
-            if sql_type.id in EXACT_BELOW and column not in measures:
-                limit = EXACT_BELOW[sql_type.id]
+            if sql_type.id in EXACT_BELOW and column not in self.roles.measures:
+                limit = EXACT_BELOW["half" if column in self.halves else sql_type.id]
                 largest = f"max(abs({value})) FILTER (isfinite({value}))"
                 whole = f"bool_and(NOT isfinite({value}) OR {value} = trunc({value}))"
+                shown = f"coalesce(try_cast({largest} AS HUGEINT)::VARCHAR, ({largest})::VARCHAR)"
                 advice = f"which tells whole numbers apart only below {limit:,}; write them as integers or text"
-                tests.append((column, f"{whole} AND {largest} >= {limit}", f"{largest}::HUGEINT::VARCHAR", advice))
+                tests.append((column, f"{whole} AND {largest} >= {limit}", shown, advice))
             elif sql_type.id == "blob":
                 bad = f"{value} IS NOT NULL AND TRY(decode({value})) IS NULL"
                 advice = "which is no UTF-8 text; write the column as text"
@@ -159,11 +195,12 @@ class _Part:
                 tests.append((column, f"count({value}) > 0", example, advice))
         if not tests:
             return
-        found = self.duck.row(f"SELECT {', '.join(f'{bad}, {shown}' for _, bad, shown, _ in tests)} FROM {self.rows}")
-        for i, (column, _, _, advice) in enumerate(tests):
-            if found[2 * i]:
-                kind = _shown_type(self.types[column])
-                raise ValueError(f"{self.paths[0]}: column {column!r} holds {kind}, e.g. {found[2 * i + 1]}, {advice}")
+        looks = ", ".join(f"{bad}, {shown}" for _, bad, shown, _ in tests)
+        for file, *found in self.duck.rows(f"SELECT {FILE}, {looks} FROM {self.rows} GROUP BY {FILE} ORDER BY {FILE}"):
+            for (column, _, _, advice), bad, shown in zip(tests, found[::2], found[1::2], strict=True):
+                if bad:
+                    kind = _shown_type(self.types[column])
+                    raise ValueError(f"{file}: column {column!r} holds {kind}, e.g. {shown}, {advice}")
 
 
 def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> list[str]:
@@ -182,9 +219,9 @@ def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> li
         return []
     rows = f"read_parquet({files([path])}, hive_partitioning = false)"
     looks = []
-    for column in texts:
-        value = name(column)
-        wide = f"(contains({value}, 'E+') OR contains({value}, 'e+')) AND regexp_full_match(trim({value}), '{_POWER}')"
+    values = {column: _trimmed(_text_of_text(name(column), schema.field(column).type)) for column in texts}
+    for value in values.values():
+        wide = f"(contains({value}, 'E+') OR contains({value}, 'e+')) AND regexp_full_match({value}, '{_POWER}')"
         looks.append(f"bool_or(ends_with({value}, '.0')), any_value({value}) FILTER ({wide})")
     found = duck.row(f"SELECT {', '.join(looks)} FROM {rows}")
     for column, power in zip(texts, found[1::2], strict=True):
@@ -195,7 +232,7 @@ def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> li
             )
     whole = []
     for column in [c for c, ends in zip(texts, found[::2], strict=True) if ends]:
-        value = f"trim({name(column)})"
+        value = values[column]
         absent = f"lower({value}) IN ('', 'nan', 'null', 'none', '<na>')"
         all_whole, largest = duck.row(
             f"""SELECT bool_and({absent} OR regexp_full_match({value}, '-?\\d+(\\.0+)?')),
@@ -225,7 +262,22 @@ def _named(duck: Duck, path: Path) -> str:
 
 def _is_text(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner)) or _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_binary(inner) or pa.types.is_large_binary(inner) or pa.types.is_fixed_size_binary(inner))
+
+
+def _text_of_text(value: str, kind: pa.DataType) -> str:
+    """Return SQL of a text column as text; bytes that are no text are NULL, and are refused elsewhere."""
+    return f"TRY(decode({value}))" if _is_binary(kind) else value
+
+
+def _trimmed(value: str) -> str:
+    """Return SQL of a text without ASCII's white space at its ends."""
+    return f"trim({value}, ' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13))"
 
 
 def _kind(sql_type: DuckDBPyType) -> str:

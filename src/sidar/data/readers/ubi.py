@@ -12,6 +12,7 @@ may also be one JSON list, a search response or a dump whose records stand in ``
 from __future__ import annotations
 
 from sidar.config import EventsConfig
+from sidar.data.clean import whole_id
 from sidar.data.duck import Duck, files, text
 from sidar.data.readers.source import Source, find_files
 from sidar.data.readers.staging import stage_lines
@@ -32,11 +33,13 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
             FROM ubi_lines WHERE {_text("action_name")} IS NULL AND {_text("user_query")} IS NOT NULL GROUP BY 1"""
     )
     later = 1 - (config.first_position or 0)
+    whole = f"try_cast({_ORDINAL} AS BIGINT) = try_cast({_ORDINAL} AS DOUBLE)"
     source.sql = f"""
         SELECT {_text("timestamp")} AS ts, {_USER} AS user_id, {_SESSION} AS session_id,
             {_id("query_id")} AS request_id, coalesce({_text("user_query")}, ubi_queries.user_query) AS query,
             {_id("event_attributes.object.object_id")} AS item_id,
-            coalesce((try_cast({_ORDINAL} AS BIGINT) + {later})::VARCHAR, {_ORDINAL}) AS position,
+            coalesce((CASE WHEN {whole} THEN try_cast({_ORDINAL} AS BIGINT) + {later} END)::VARCHAR, {_ORDINAL})
+                AS position,
             {_text("action_name")} AS action, NULL::DOUBLE AS value,
             {_text("event_attributes.dwell_time")} AS dwell_s, NULL::VARCHAR AS bucket, file, place
         FROM ubi_lines LEFT JOIN ubi_queries ON {_id("query_id")} = ubi_queries.query_id
@@ -58,7 +61,7 @@ def _shown(config: EventsConfig) -> str:
         SELECT ts, user_id, session_id, request_id, query, item_id, position, 'impression' AS action, file, place
         FROM (SELECT {_text("timestamp")} AS ts, {_USER} AS user_id, {_SESSION} AS session_id,
                 {_id("query_id")} AS request_id, {_text("user_query")} AS query, file, place,
-                unnest(from_json(hits, '["VARCHAR"]')) AS item_id,
+                unnest(list_transform(from_json(hits, '["VARCHAR"]'), lambda i: {whole_id("i")})) AS item_id,
                 unnest(range(1, json_array_length(hits)::BIGINT + 1))::VARCHAR AS position
             FROM (SELECT *, CASE {hits} END AS hits FROM ubi_lines WHERE {mentioned})
             WHERE hits IS NOT NULL AND {_text("action_name")} IS NULL)
@@ -74,9 +77,8 @@ def _text(path: str) -> str:
 
 
 def _id(path: str) -> str:
-    """SQL of an id; a number that some tool made a double loses its ``.0``."""
-    found = _text(path)
-    return f"CASE WHEN ends_with({found}, '.0') THEN regexp_replace({found}, '^(-?\\d+)\\.0$', '\\1') ELSE {found} END"
+    """SQL of an id by its path."""
+    return whole_id(_text(path))
 
 
 _USER = f"coalesce(nullif({_id('user_id')}, ''), {_id('client_id')})"

@@ -1,7 +1,7 @@
 """The embedded sample: 6,764 real products and 150 judged queries of the Shopping Queries Dataset (ESCI, US).
 
 Made by ``scripts/build_sample.py``; source, licence and citation in ``NOTICE.md`` beside this file. The judged
-queries measure; they never train (protocol.md §1). The product field that gives the judged sets away is not here.
+queries measure; they never train (docs/evaluation.md). The product field that gives the judged sets away is not here.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-#: A query this similar to a judged one counts as judged (protocol.md §1).
+#: A query this similar to a judged one counts as judged (docs/evaluation.md).
 TOO_SIMILAR = 0.8
 
 _WORD = re.compile(r"[^\W_]+")

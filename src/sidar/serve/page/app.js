@@ -60,7 +60,8 @@ async function search() {
   const query = $("query").value;
   const labels = choice === COMPARE ? info.models.slice(0, 2).map((model) => model.label) : [choice];
   const body = {
-    query, k: Number($("k").value) || 10, beam: Number($("beam").value) || null, exact: $("exact").checked,
+    query, k: Number($("k").value) || 10, beam: Number($("beam").value) || null,
+    exact: $("exact").checked || null, // unchecked: as the bundle was made
     profile: $("profile").value, history: [...history.keys()], explain: true,
     fuse: choice === COMPARE || $("alone").checked ? "none" : null, // a comparison is of models, not of what surrounds them
   };
@@ -85,7 +86,7 @@ async function ask(body) {
     .catch(() => { throw new Error("The server does not answer."); });
   const answer = await reply.json().catch(() => ({}));
   if (!reply.ok) throw new Error(answer.error ?? `The server answered ${reply.status}.`);
-  return { ...answer, exact: body.exact };
+  return answer;
 }
 
 function show() {

@@ -1,0 +1,1 @@
+"""The comparison of tokenizers (``sidar compare-sids``): which Semantic IDs suit a catalogue."""
