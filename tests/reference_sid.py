@@ -61,7 +61,7 @@ def prefix_counts(codes: np.ndarray, asked: np.ndarray, weight: np.ndarray | Non
 
 
 def sarq_lengths(codes: np.ndarray, counts: np.ndarray, kappa: float, shortest: int, tau: float) -> list[int]:
-    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest`` (methods.md §3.2)."""
+    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest`` (docs/methods/sarq.md)."""
     held = prefix_counts(codes, codes, None)
     lengths = []
     for row, n in enumerate(counts):
@@ -133,3 +133,18 @@ def extended_codes(
             row = row - np.concatenate([c, t])[path[-1]]
         out.append(path)
     return np.array(out)
+
+
+class Books:
+    """A tokenizer as far as reports know one: codebooks, and the sum of the centroids of codes."""
+
+    def __init__(self, books):
+        self.codebooks_ = books
+
+    def reconstruct(self, codes):
+        total = np.zeros((len(codes), self.codebooks_[0].shape[1]), np.float32)
+        for row, path in enumerate(codes):
+            for level, code in enumerate(path):
+                if code >= 0:
+                    total[row] += self.codebooks_[level][code]
+        return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +64,9 @@ def write_stages(run: Path, catalogue: Catalogue | None = None, sids: SemanticId
     return run
 
 
-def write_bundle(run: Path, label: str = "sft", **stages: Path) -> Path:
-    """``run/bundle`` from the stages under ``run``, some taken from elsewhere."""
+def write_bundle(run: Path, label: str = "sft", decode: dict[str, Any] | None = None, **stages: Path) -> Path:
+    """``run/bundle`` from the stages under ``run``, some taken from elsewhere; ``decode``: settings beside the beam."""
     folders = {name: run / name for name in ("data", "embed", "sid", "index")} | {"model": run / "sft" / "model"}
-    build_bundle(run / "bundle", **folders | stages, config={"decode": {"beam": 16}}, label=label)
+    config = {"decode": {"beam": 16, **(decode or {})}}
+    build_bundle(run / "bundle", **folders | stages, config=config, label=label)
     return run / "bundle"

@@ -1,11 +1,12 @@
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from sidar.config import METHODS, OBJECTIVES, Config, load_config
+from sidar.config import Config, load_config
 from sidar.pipeline.template import EXAMPLES, USUAL, commented_yaml, json_schema
 from sidar.pipeline.variants import ALL, VARIANTS, variants
 
@@ -48,7 +49,7 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
         ("sid: {method: rqkmean}", [], r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table"),
         ("name: x", ["sid.method=rqkmean"], r"sid\.method.*'rqkmean' is not one of"),
-        ("align: {objective: raddop}", [], r"align\.objective.*'raddop' is not one of raddpo, .*orpo\+sft"),
+        ("align: {objective: raddop}", [], r"align\.objective.*'raddop' is not one of dmpo, .*orpo\+sft, raddpo, "),
         ("split: {test_day: 8, test_days: 2}", [], r"split\.test_day and split\.test_days both say when the test is"),
         ("split: {test_day: 8, test_from: 2026-11-01}", [], r"split\.test_day and split\.test_from both"),
         ("split: {valid_day: -2, valid_days: 1}", [], r"split\.valid_day and split\.valid_days both"),
@@ -66,17 +67,18 @@ def test_wrong_configs_name_the_field(tmp_path, text, overrides, says):
         load_config(file, overrides)
 
 
-def test_the_methods_that_a_config_takes_are_those_of_the_registry():
-    import sidar.sid  # noqa: F401 - fills it
-    from sidar.sid import tokenizer
+def test_every_built_in_tokenizer_is_registered_under_its_name():
+    from sidar.extensions import TOKENIZERS
 
-    assert tuple(sorted(tokenizer._REGISTRY)) == METHODS
+    for name in TOKENIZERS.builtin:
+        assert TOKENIZERS[name].method == name
 
 
-def test_the_objectives_that_a_config_takes_are_those_of_the_registry():
-    from sidar.align.registry import names
+def test_every_built_in_objective_is_registered_under_its_name():
+    from sidar.extensions import OBJECTIVES
 
-    assert sorted(names()) == sorted(OBJECTIVES)
+    for name in OBJECTIVES.builtin:
+        assert OBJECTIVES[name].name == name
 
 
 def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, monkeypatch):
@@ -183,6 +185,84 @@ def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
     assert {"sft", "preference"} & {*table["sft"].keys, *table["align-raddpo"].keys} == {"sft", "preference"}
     assert table["align-raddpo"].config(one) == table["align-raddpo"].config(other)
     assert [stage.name for stage in stages(other)] == list(table)
+
+
+ALIGNED = "align-raddpo"
+#: The stages that an option makes stale by itself, by the longest name that fits; those behind them follow by inputs.
+STALE = {
+    "seed": {"data", "sid", "sft", ALIGNED, "dense", "answer", "evaluate"},
+    "warm_start": {"data", "sid", "sft"},
+    **{name: {"data"} for name in ("catalogue", "events", "users", "split", "data.held_out", "privacy")},
+    "privacy.min_users": set(),  # of a bundle that leaves the machine
+    "embed": {"embed", "dense", "answer", "bundle"},
+    "embed.fields": {"embed", "sft", "dense", "answer", "bundle"},
+    "sid": {"sid"},
+    "lm": {"sft"},
+    "sft": {"sft"},
+    "sft.max_positives": {"sft", "dense"},
+    "sft.positives": {"sft", ALIGNED},  # what a null of align.positives means
+    "preference": {ALIGNED},
+    "preference.negatives": {"data", ALIGNED},
+    "preference.debias": {"data", ALIGNED},
+    "align": {ALIGNED},
+    "align.label": set(),
+    "decode": {"answer", "bundle", "evaluate"},
+    "memory": {"answer"},
+    "dense": {"dense"},
+    **{f"dense.{name}": {"answer", "evaluate"} for name in ("index", "coarse_view", "lists", "nprobe")},
+    "evaluate": {"evaluate"},
+    **{name: set() for name in ("alarms", "serve", "name", "device", "threads", "runs")},
+    "plugins": set(),  # the file of a part counts where the part is used (tests/extending)
+}
+INPUTS = {
+    "data": (),
+    "embed": ("data",),
+    "sid": ("data", "embed"),
+    "sft": ("data", "embed", "sid"),
+    ALIGNED: ("data", "sid", "sft"),
+    "dense": ("data",),
+    "index": ("data", "sid"),
+    "answer": ("data", "embed", "sid", "index", ALIGNED),
+    "bundle": ("data", "embed", "sid", "index", "answer", ALIGNED),
+    "evaluate": ("data", "embed", "sid", "index", "answer", "sft", ALIGNED, "dense"),
+}
+
+
+def another(value):
+    """Another value of an option's kind; whether the option may have it plays no part here."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    return {"other": "value"} if isinstance(value, dict) else ["other"] if isinstance(value, list) else "other"
+
+
+def changed_by(part, names):
+    """``part`` of a config with another value of the option ``names``, unchecked."""
+    name, *rest = names
+    value = getattr(part, name)
+    return part.model_copy(update={name: changed_by(value, rest) if rest else another(value)})
+
+
+def test_each_option_makes_exactly_its_stages_stale():
+    from sidar.pipeline.plan import options, stages
+
+    cfg = Config()
+    table = stages(cfg, dense=True)
+    before = {stage.name: stage.config(cfg) for stage in table}
+    wrong = {}
+    for option in options(cfg.model_dump()):
+        names = option.split(".")
+        longest = next(
+            ".".join(names[:n]) for n in range(len(names), 0, -1) if ".".join(names[:n]) in STALE
+        )  # a new section without an entry stops here
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of values that the option cannot have
+            other = changed_by(cfg, names)
+            stale = {stage.name for stage in table if stage.config(other) != before[stage.name]}
+        if stale != STALE[longest]:
+            wrong[option] = stale
+    assert wrong == {}
+    assert {stage.name: stage.inputs for stage in table} == INPUTS
 
 
 def test_an_option_newer_than_a_folder_had_its_default(tmp_path):

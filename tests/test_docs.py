@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
+import sidar
 from sidar.cli import app
 from sidar.pipeline.variants import VARIANTS
 
@@ -69,3 +71,11 @@ def test_the_readmes_table_is_that_of_the_kept_demo_run(monkeypatch):
     results = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
     text = (ROOT / "README.md").read_text()
     assert demo.MARKS[0] + demo.readme_table(results) + demo.MARKS[1] in text
+
+
+def test_the_citation_names_the_version():
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert about["version"] == sidar.__version__
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = (ROOT / "scripts" / "test").read_text()
+    assert all(hook["entry"].removesuffix(" check") in checks for hook in hooks)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -61,3 +64,8 @@ def test_a_failed_check_makes_the_report_not_ok_and_markup_is_shown_as_it_is():
     Console(file=out, width=100).print(render(checks))
     assert "[bold]x[/bold]" in out.getvalue()
     assert "→ install [it]" in out.getvalue()
+
+
+def test_the_packages_are_the_projects_dependencies():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert {re.split(r"[><=~]", name)[0] for name in project["dependencies"]} == set(doctor.PACKAGES)

@@ -1,8 +1,9 @@
-"""Who may import what (docs/concepts: one direction), read from the syntax tree, so lazy imports count too."""
+"""Who may import what (one direction), read from the syntax tree, so lazy imports count too."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,23 @@ import pytest
 import sidar
 
 ROOT = Path(sidar.__file__).parent
-BASE = {"types", "artifacts", "config", "precision", "restore", "__init__"}
+BASE = {"types", "artifacts", "config", "extensions", "precision", "restore", "version", "__init__"}
 # part -> what it may import besides BASE and itself; parts that are absent here may import anything.
 MAY = {
     "types": set(),
     "artifacts": set(),
     "config": set(),
+    "extensions": set(),
     "precision": set(),
     "restore": set(),
+    "version": set(),
     "data": set(),
     "embed": {"data"},
     "fitting": set(),
     "sid": {"data", "embed", "fitting"},
     "index": {"data", "sid"},
-    "evaluate": {"data", "index", "baselines"},
+    "pages": set(),
+    "evaluate": {"data", "index", "baselines", "pages"},
     "baselines": {"data", "embed"},
     "simulate": {"data", "baselines", "embed"},
     "lm": {"index", "decode"},
@@ -39,15 +43,26 @@ MAY = {
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }
-TOP = {"__main__", "cli", "cli_memory", "cli_sids", "serve", "cluster", "pipeline"}  # nothing below imports these
+# Nothing below imports these.
+TOP = {"__main__", "cli", "cli_memory", "cli_sids", "compare", "serve", "pipeline"}
 
 
 def part_of(file):
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported_parts(file):
-    """The parts of sidar that ``file`` imports anywhere, type-checking blocks left out."""
+def module_name(file):
+    return ".".join(["sidar", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def is_module(name):
+    """Whether ``sidar.x.y`` is a file or a package, and not a name inside one."""
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return name.startswith("sidar.") and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def imported_modules(file):
+    """(line, module of sidar) of everything that ``file`` imports anywhere, type-checking blocks left out."""
     tree = ast.parse(file.read_text())
     typing_only = {
         id(inner)
@@ -60,17 +75,36 @@ def imported_parts(file):
             continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "sidar":
-            names = [f"sidar.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: relative import; write the full path"
-            names = [node.module]
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else node.module for name in inner]
         else:
             continue
         for name in names:
-            head, *rest = name.split(".")
-            if head == "sidar" and rest and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file()):
-                yield node.lineno, rest[0]
+            yield node.lineno, name
+
+
+def imported_parts(file):
+    """(line, part of sidar) of everything that ``file`` imports."""
+    for line, name in imported_modules(file):
+        head, *rest = name.split(".")
+        if head == "sidar" and rest and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file()):
+            yield line, rest[0]
+
+
+def test_no_module_imports_itself_through_others():
+    """Imports inside functions count: a circle that is hidden there is a circle all the same."""
+    files = {module_name(file): file for file in ROOT.rglob("*.py")}
+    graph = {}
+    for name, file in files.items():
+        graph[name] = {module for _, module in imported_modules(file) if module in files and module != name}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_the_rules_name_parts_that_are_there():
+    parts = {part_of(file) for file in ROOT.rglob("*.py")}
+    assert not (BASE | TOP | MAY.keys() | set().union(*MAY.values())) - parts
 
 
 @pytest.mark.parametrize("part", sorted({part_of(f) for f in ROOT.rglob("*.py")} - {"__init__"}))

@@ -147,6 +147,48 @@ def test_exact_equals_a_beam_over_everything_and_a_batch_equals_single_searches(
         assert [r.score for r in one] == pytest.approx([r.score for r in batched], abs=1e-5)
 
 
+def test_a_bundle_that_was_to_rerank_and_has_no_weight_says_so(run, bundle, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    unweighed = write_bundle(tmp_path / "run", decode={"rerank": "dense"})
+    (note,) = json.loads((unweighed / "bundle.json").read_text())["notes"]
+    assert note.startswith("decode.rerank is dense, but no request of the log has a query text")
+    assert read_manifest(unweighed).shapes["notes"] == [note]
+    assert json.loads((bundle / "bundle.json").read_text())["notes"] == []
+    served = Retriever.load(unweighed, precision="fp32")
+    assert served.explain("tent").rerank is None
+    with pytest.raises(
+        ValueError, match=r"has no weight to rerank by; make it with decode\.rerank=dense from a log with"
+    ):
+        served.search("tent", rerank=True)
+
+
+QUERIES = ["tent", "bath towel", "red shoe", "usb cable"]  # a beam of one misses the best SID of each
+
+
+def sids_of(retriever, **options):
+    return [retriever.search(query, k=1, **options)[0].sid for query in QUERIES]
+
+
+def test_a_bundle_searches_as_it_was_measured_unless_a_request_says_otherwise(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    exact = Retriever.load(write_bundle(tmp_path / "run", decode={"beam": 1, "exact": True}), precision="fp32")
+    assert exact.explain("tent", 1).exact
+    assert not exact.explain("tent", 1, exact=False).exact
+    best = sids_of(exact)
+    assert best == sids_of(exact, exact=True)
+    assert all(a != b for a, b in zip(best, sids_of(exact, exact=False), strict=True))
+    prompts = [Prompt(query) for query in QUERIES]
+    assert exact.sid_ranking(prompts, 1).tolist() == exact.sid_ranking(prompts, 1, exact=True).tolist()
+
+
+@pytest.mark.parametrize("stored", [{}, {"search_beam": 1, "exact": True}])
+def test_a_bundle_of_an_older_version_goes_on_searching_with_its_beam(run, tmp_path, stored):
+    shutil.copytree(run, tmp_path / "run")
+    older = Retriever.load(write_bundle(tmp_path / "run", decode={"beam": 1, **stored}), precision="fp32")
+    assert not older.explain("tent", 1).exact
+    assert sids_of(older) == sids_of(older, exact=False) != sids_of(older, exact=True)
+
+
 def test_hits_and_sid_ranking_speak_rows_and_sid_numbers(retriever):
     prompts = [Prompt("towel"), Prompt("tent", history=(3, 4))]
     hits = retriever.hits(prompts, k=7, beam=56)
@@ -285,10 +327,20 @@ def test_the_code_in_docs_serving_runs(bundle, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 10
 
 
-def test_searching_warns_of_nothing(retriever):
+def test_searching_warns_of_nothing_and_ranks_by_the_prompt_with_its_history(retriever):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        retriever.search("towel", history=["T203"])
+        results = retriever.search("towel", k=5, beam=64, history=["T203"])
+    row = retriever.catalogue.row("T203")
+    number = retriever.index.lookup(retriever.sids.codes)
+    share = 1 / np.bincount(number)[number]  # without clicks, items of one SID share it evenly
+    best = []
+    for history in ((row,), ()):
+        prompt = retriever.model.prompts.encode(Prompt("towel", history), retriever.sids)
+        exact = score_all(retriever._scorer, [prompt], retriever.index)[0].numpy()
+        best.append(np.sort(exact[number] + np.log(share))[::-1][:5].tolist())
+    assert [r.score for r in results] == pytest.approx(best[0], abs=1e-5)
+    assert [r.score for r in results] != pytest.approx(best[1], abs=1e-3)
 
 
 def _shifted():

@@ -1,6 +1,9 @@
 """The toy shop as the stages before training leave it: a config of tiny stages, and the folders they read."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sidar.config import Config
 from sidar.data import build, open_dataset, toy
@@ -39,9 +42,25 @@ def config(inputs, **sections):
     )
 
 
-def build_shop(folder):
-    """Fill ``folder`` with ``inputs/``, ``data/`` and ``sid/``."""
+#: First words of the queries of a marked shop, by the split of the request's day; no product has one of them.
+MARKS = {"train": "zebra", "valid": "violin", "test": "cactus"}
+
+
+def mark_queries(inputs):
+    """Put the word of its split before each query of the log in ``inputs``, so that a prompt names where it is from."""
+    path = inputs / "events.parquet"
+    events = pq.read_table(path)
+    day = (events.column("ts").to_numpy() - toy.FIRST_DAY) // toy.DAY_US + 1
+    words = np.where(day <= 6, MARKS["train"], np.where(day == 7, MARKS["valid"], MARKS["test"]))
+    marked = pc.binary_join_element_wise(pa.array(words.tolist()), events.column("query").combine_chunks(), " ")
+    pq.write_table(events.set_column(events.column_names.index("query"), "query", marked), path)
+
+
+def build_shop(folder, *, marked=False):
+    """Fill ``folder`` with ``inputs/``, ``data/`` and ``sid/``; ``marked``: queries name the split of their request."""
     toy.write_inputs(folder / "inputs")
+    if marked:
+        mark_queries(folder / "inputs")
     build(config(folder / "inputs"), folder / "data")
     data = open_dataset(folder / "data")
     vectors = np.asarray(HashingEmbedder(32).encode(data.item_text(["title", "category"]), 64), np.float32)

@@ -73,6 +73,15 @@ def test_the_similarity_is_compared_with_the_shared_prefix():
     assert "rdrw/length_correlation" not in logs  # one length: there is nothing to tell apart
 
 
+def test_one_pair_alone_has_no_correlation():
+    scores = random_lists(11, codes=2)
+    kept = scores.is_negative.nonzero()[0]
+    scores.is_negative[:] = False
+    scores.is_negative[kept[0], kept[1]] = True
+    _, logs = objective("raddpo").loss(scores, AlignConfig(), SimilarityWindow(size=8))
+    assert not {"rdrw/prefix_correlation", "rdrw/length_correlation"} & set(logs)
+
+
 def test_the_similarity_is_compared_with_equal_length():
     import numpy as np
     from reference_align import cosine

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from fused_shop import FIRST, PRIVATE, QUERY, SALT, events
 from shop import write_bundle, write_stages
 from typer.testing import CliRunner
 
@@ -26,29 +26,12 @@ from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
 from sidar.data.day_log import write_day_requests
 from sidar.data.duck import Duck
+from sidar.embed import HashingEmbedder
+from sidar.index.dual_view import DualViewIndex
+from sidar.pipeline import dense_rows
 from sidar.pipeline.plan import masked
 from sidar.pipeline.remember import remembered, update_memory
-from sidar.types import Catalogue
-
-#: What one shopper typed and nobody else; no file may hold it.
-PRIVATE = "zyzzogeton for my secret quux"
-#: What users are hashed with; it stays on the machine, too.
-SALT = "pepper of this shop"
-QUERY = next(iter(toy.log_queries()))
-FIRST = toy.FIRST_DAY // DAY_US
-SETTINGS = {
-    "name": "shop",
-    "threads": 1,
-    "device": "cpu",
-    "catalogue": {"path": "catalogue.parquet"},
-    "events": {"path": "before.parquet"},
-    "embed": {"model": "hashing:64"},
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
-    "sft": {"steps": 3, "batch_size": 8, "validate_every": 3, "valid_requests": 4},
-    "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "valid_requests": 4},
-    "memory": {"requests": 60},
-    "privacy": {"salt": SALT},
-}
+from sidar.types import Catalogue, Prompt
 
 
 def say(*arguments, code=0):
@@ -57,39 +40,6 @@ def say(*arguments, code=0):
         raise done.exception
     assert done.exit_code == code, done.output
     return done.stdout
-
-
-def events(days):
-    """The toy log of ``days`` (from 1), and in each one shopper's private query with a click."""
-    log = toy.events()
-    day = (np.array(log.column("ts").to_pylist()) - toy.FIRST_DAY) // DAY_US + 1
-    log = log.filter(pa.array(np.isin(day, days)))
-    own = {"user_id": "user00", "query": PRIVATE, "item_id": "T000", "position": 1, "action": "click", "bucket": ""}
-    moments = [toy.FIRST_DAY + (d - 1) * DAY_US + 3600_000_000 for d in days]
-    extra = [own | {"ts": ts, "session_id": f"p{ts}", "request_id": f"p{ts}"} for ts in moments]
-    return pa.concat_tables([log, pa.Table.from_pylist(extra, schema=log.schema)])
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """Days 1 to 7 make a bundle, of which 7 is the test; day 8 comes after."""
-    folder = tmp_path_factory.mktemp("shop")
-    toy.write_inputs(folder)
-    pq.write_table(events(range(1, 8)), folder / "before.parquet")
-    pq.write_table(events([7, 8]), folder / "after.parquet")
-    (folder / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
-    pipeline.run(load_config(folder / "sidar.yaml"), only="bundle")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(shop):
-    return Retriever.load(shop / "runs/shop/bundle", precision="fp32")
-
-
-@pytest.fixture(autouse=True)
-def _no_key_in_the_environment(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -190,6 +140,54 @@ def test_an_item_that_retired_after_the_index_was_made_is_not_answered(served, b
     now = Retriever.load(bundle)
     assert first.item_id not in {hit.item_id for hit in now.search(QUERY, k=64)}
     assert first.item_id not in now.catalogue.item_ids[now.fused.lexical.rows]
+
+
+@pytest.fixture
+def indexed(shop, tmp_path, monkeypatch):
+    """The run again, with a catalogue that is too large for exact search: only answer and bundle are made anew."""
+    runs = shutil.copytree(shop / "runs", tmp_path / "runs")
+    cfg = load_config(shop / "sidar.yaml", [f"runs={runs}", "dense.lists=8", "dense.nprobe=2"])
+    monkeypatch.setattr(dense_rows, "EXACT_LIMIT", 63)
+    assert [step.stage.name for step in pipeline.plan(cfg, only="bundle") if step.reason] == ["answer", "bundle"]
+    pipeline.run(cfg, only="bundle")
+    return cfg
+
+
+def test_a_large_bundle_searches_its_dense_channel_through_the_index_that_the_answer_was_fitted_with(indexed, served):
+    run = indexed.run_dir
+    bundle = run / "bundle"
+    assert json.loads((bundle / "answer/answer.json").read_text())["dense"] == {"index": "ivf", "nprobe": 2}
+    files = {"answer/dual_view.safetensors", "answer/dual_view.json"}
+    assert files <= set(read_manifest(bundle).files)
+    large = Retriever.load(bundle, precision="fp32", verify=True)
+    queries = list(toy.log_queries())[:12]
+    row = dense_rows.served_dense(run, HashingEmbedder(64), large.catalogue.alive)
+    measured = row.hits([Prompt(query) for query in queries], 500)
+    vectors = large.vectors.search(queries)
+    found = large.fused.dense.search_vectors(vectors, 500)
+    np.testing.assert_array_equal(found.rows, measured.rows)
+    np.testing.assert_allclose(found.scores, measured.scores, atol=1e-6)
+    assert (found.rows < 0).any()  # two lists do not hold all items
+    assert ((served.fused.dense.search_vectors(vectors, 500).rows >= 0).sum(1) == 64).all()  # exact search finds all
+    for q, query in enumerate(queries):
+        reached = {hit.item_id for hit in large.search(query, k=64) if "dense" in hit.channels}
+        assert reached == set(large.catalogue.item_ids[found.rows[q][found.rows[q] >= 0]])
+    # a copy that leaves has it as well, and what has been changed is refused
+    export_bundle(bundle, run / "out", 1)
+    assert files <= set(read_manifest(run / "out").files)
+    (run / "out/answer/dual_view.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"dual_view\.json"):
+        open_bundle(run / "out", verify=True)
+
+
+def test_an_index_of_other_vectors_is_refused_and_retired_items_are_left_out_of_it(indexed):
+    bundle = indexed.run_dir / "bundle"
+    vectors = np.load(bundle / "embed/items.npy")
+    alive = np.arange(len(vectors)) != 5
+    index = DualViewIndex.load(bundle / "answer", vectors, alive=alive)
+    assert 5 not in index.search(vectors[5:6], 64, 8).rows
+    with pytest.raises(ValueError, match="indexes other item vectors"):
+        DualViewIndex.load(bundle / "answer", vectors[::-1])
 
 
 def test_a_day_makes_the_memory_that_its_log_counted_whole_would(shop, bundle, tmp_path):

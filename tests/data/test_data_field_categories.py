@@ -75,7 +75,14 @@ def test_lists_as_text_and_texts_that_only_look_like_lists(tmp_path: Path, text:
 
 
 @pytest.mark.parametrize(
-    "text", ["['Clothing', 'Men", '{"id": 5, "slug": "x"}', "{Clothing,Men}", '[{"id": 5, "n": 1}]']
+    "text",
+    [
+        "['Clothing', 'Men",
+        '{"id": 5, "slug": "x"}',
+        "{Clothing,Men}",
+        '[{"id": 5, "n": 1}]',
+        '[{"name": "Home"}, {"id": 5, "n": 1}]',
+    ],
 )
 def test_a_category_without_names_is_missing_and_told(tmp_path: Path, text: str) -> None:
     quoted = text.replace('"', '""')
@@ -94,6 +101,11 @@ def test_a_separator_that_never_occurs_is_told_with_the_one_that_does(tmp_path: 
     assert f"set catalogue.category_separator: {other!r}" in said
     assert f"'Home{other}Room 0'" in said
     assert read(tmp_path / "c.tsv", category_separator=other)[1] == []
+
+
+def test_one_joined_text_in_a_list_is_cut_at_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('item_id,title,category\nP1,t,"[""Clothing >> Men >> Watches""]"\n')
+    assert read(tmp_path / "c.csv", category_separator=" >> ")[0][0]["category"] == PATH
 
 
 def test_flat_categories_are_no_fault(tmp_path: Path) -> None:
@@ -125,3 +137,19 @@ def test_attributes_that_are_no_object_are_missing_and_told(tmp_path: Path, text
     items, (said,) = read(tmp_path / "c.csv")
     assert items[0]["attributes"] is None
     assert said.startswith("1 of 1 values of 'attributes' are no JSON object")
+
+
+@pytest.mark.parametrize(
+    "value", [[None, "Home", "Clocks"], [float("nan"), "Home", "Clocks"], [None, ["Home", "Clocks"]]]
+)
+def test_a_list_that_begins_with_no_value_is_still_a_path(tmp_path: Path, value: list) -> None:
+    record = {"item_id": "P1", "title": "a", "category": value}
+    (tmp_path / "c.jsonl").write_text(json.dumps(record) + "\n")
+    assert read(tmp_path / "c.jsonl")[0][0]["category"] == ["Home", "Clocks"]
+    (tmp_path / "c.csv").write_text(f'item_id;title;category\nP1;a;"{value}"\n')
+    items, said = read(tmp_path / "c.csv")
+    if "nan" in str(value):  # no Python list that can be read, and never shown as text
+        assert items[0]["category"] == []
+        assert "are no path, nor a list or object of names" in said[0]
+    else:
+        assert items[0]["category"] == ["Home", "Clocks"]

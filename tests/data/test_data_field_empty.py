@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from field_shop import DAY, START, log, run
 
+from sidar.config import Config
+from sidar.data.health import of_lists
+
 
 def test_an_ordinary_log_has_no_warning(tmp_path: Path) -> None:
     assert "WARNING" not in run(tmp_path, log(), people="user_id,home\nu0,flat\nu1,house\n")
@@ -46,6 +49,13 @@ def test_queries_that_are_all_empty_are_told(tmp_path: Path) -> None:
     renamed = [{("search" if key == "query" else key): value for key, value in row.items()} for row in log()]
     assert "has a query" in run(tmp_path, renamed)  # the column of another name was never read
     assert "has a query" not in run(tmp_path, renamed, events={"columns": {"query": "search"}})
+
+
+def test_a_log_that_no_weight_of_reranking_can_be_chosen_on_is_told(tmp_path: Path) -> None:
+    rows = [{**row, "query": ""} for row in log()]
+    assert "so the bundle will not rerank" in run(tmp_path, rows, decode={"rerank": "dense"})
+    assert "will not rerank" not in run(tmp_path, rows)
+    assert "will not rerank" not in run(tmp_path, log(), decode={"rerank": "dense"})
 
 
 def test_lists_without_negatives_are_told(tmp_path: Path) -> None:
@@ -92,6 +102,8 @@ def test_the_users_file_has_a_mapping_and_a_limit_of_bad_rows(tmp_path: Path) ->
         ("position", "first", "position 'first'"),
         ("item_id", "", "missing item_id"),
         ("ts", "4.5e9", "ts '4.5e9'"),
+        ("ts", "15/11/2023 10:30", "ts '15/11/2023 10:30'"),
+        ("ts", "05/11/2023 10:30", "ts '05/11/2023 10:30'"),
     ],
 )
 def test_a_stop_shows_a_row_and_leaves_them_all(tmp_path: Path, column: str, value: str, shown: str) -> None:
@@ -130,6 +142,25 @@ def test_items_without_a_match_show_an_id_of_either_side(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("ids", "people"),
+    [
+        ("{}.0", "user_id,home\n0,flat\n1,house\n"),
+        ("{}", "user_id,home\n0.0,flat\n1.0,house\n"),
+        ("{}.0", '{"user_id": 0, "home": "flat"}\n{"user_id": 1.0, "home": "house"}\n'),
+    ],
+)
+def test_profiles_reach_requests_whatever_type_the_ids_of_either_side_had(
+    tmp_path: Path, ids: str, people: str
+) -> None:
+    rows = [{**row, "user_id": ids.format(str(row["user_id"])[1:])} for row in log()]
+    path = tmp_path / ("people.jsonl" if people.startswith("{") else "people.csv")
+    path.write_text(people)
+    assert "WARNING" not in run(tmp_path, rows, users={"path": str(path)})  # all columns are the profile
+    made = pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"]).column(0).to_pylist()
+    assert set(made) == {"", "home: flat", "home: house"}
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("users.csv", "\ufeffuser_id;home\nu0;flat\nu1;house\n"),
@@ -146,3 +177,23 @@ def test_users_come_in_any_format_of_a_log(tmp_path: Path, name: str, content: s
     assert "WARNING" not in run(tmp_path, log(), users=users)
     made = pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"]).column(0).to_pylist()
     assert {profile.replace("fl at", "flat") for profile in made} == {"", "home: flat", "home: house"}
+
+
+@pytest.mark.parametrize(
+    ("negatives", "total", "without", "want"),
+    [
+        ("shown", 0, 0, "no request gives a list"),
+        ("shown", 10, 5, None),
+        ("shown", 10, 6, "6 of 10 lists have no negative (all that was shown was chosen)"),
+        ("shown", 10, 10, "none of 10 lists has a negative (all that was shown was chosen)"),
+        ("sampled", 10, 10, "none of 10 lists has a negative (the catalogue has no other items)"),
+        ("skip_above", 10, 9, "9 of 10 lists have no negative (nothing stands above the lowest click)"),
+        ("beam", 10, 10, None),
+    ],
+)
+def test_lists_without_a_negative_are_told_from_the_half_on(
+    negatives: str, total: int, without: int, want: str | None
+) -> None:
+    cfg = Config.model_validate({"preference": {"negatives": negatives}})
+    told = of_lists(cfg, {"total": total, "without_negatives": without})
+    assert [each[: len(want or "")] for each in told] == ([want] if want else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -68,6 +69,12 @@ def test_what_others_write_reads_alike(tmp_path: Path, queries: str, qrels: str,
     assert said(read(tmp_path, queries, qrels, names)) == WANT
 
 
+def test_doubled_quotes_and_commas_of_a_tab_separated_file_stay_in_the_query(tmp_path: Path) -> None:
+    queries = 'query_id\tquery\tquery_class\nq1\t"red 36"" lamp"\tLamps\nq2\tblue, kettle\tKettles\n'
+    texts = {"q1": 'red 36" lamp', "q2": "blue, kettle"}
+    assert said(read(tmp_path, queries, QRELS, ("query.csv", "r.csv"))) == (texts, WANT[1])
+
+
 def test_quepid_joins_by_the_text_of_the_query_also_from_one_file(tmp_path: Path) -> None:
     judgments = 'query,docid,rating\n"pan, deep",T000,1\n"pan, deep",T001,0\npot,T001,2\n'
     (tmp_path / "quepid.csv").write_text(judgments)
@@ -90,6 +97,8 @@ def test_folders_and_globs_hold_one_set(tmp_path: Path) -> None:
 
 
 def test_line_separators_of_unicode_end_no_record(tmp_path: Path) -> None:
+    tsv = "query_id\tquery\nq1\tpan\x0bdeep\nq2\tpot\x85round\x1c\n"
+    assert said(read(tmp_path, tsv, QRELS, ("q.tsv", "r.csv")))[0] == {"q1": "pan deep", "q2": "pot round"}
     jsonl = '{"query_id": "q1", "query": "pan\u2028deep"}\n{"query_id": "q2", "query": "pot\x85"}\n'
     queries, _ = said(read(tmp_path, jsonl, QRELS, ("q.jsonl", "r.csv")))
     assert queries == {"q1": "pan deep", "q2": "pot"}
@@ -137,7 +146,7 @@ def test_a_set_that_decides_nothing_is_told(tmp_path: Path) -> None:
     texts, grades, history = stored.warnings
     assert "1 of 1 queries have no text" in texts
     assert "no judgment has a grade above 0" in grades
-    assert "no item of the column history is in the catalogue, e.g. 'X1'" in history
+    assert "no item of the column history is in the catalogue, e.g. 'X1' (an id there is 'T000')" in history
 
 
 def test_held_out_queries_may_be_one_column_with_commas_or_another_name(tmp_path: Path) -> None:
@@ -159,3 +168,36 @@ def test_queries_without_a_header_and_files_of_other_kinds_are_told(tmp_path: Pa
         read(tmp_path, QUERIES.encode("utf-16"), QRELS)
     with pytest.raises(ValueError, match=r"q.csv, record 3 cannot be read \(not UTF-8\)"):
         read(tmp_path, "query_id,query\nq1,pan\nq2,p\u00f6t\n".encode("latin-1"), QRELS)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_columns_that_no_set_wants_may_hold_anything(tmp_path: Path, suffix: str) -> None:
+    """Metadata of other kinds is not read, so it cannot be refused."""
+    queries: dict = {"_id": ["q1", "q2"], "text": ["pan", "12.0"]}
+    if suffix == "csv":
+        (tmp_path / "q.csv").write_text("_id,text,hash\nq1,pan,1.23457E+12\nq2,12.0,\n")
+    else:
+        pq.write_table(pa.table({**queries, "metadata": [{"a": [1]}, None]}), tmp_path / "q.parquet")
+    (tmp_path / "r.csv").write_text(QRELS)
+    config = EvalSetConfig(name="s", queries=str(tmp_path / f"q.{suffix}"), qrels=str(tmp_path / "r.csv"))
+    assert said(read_file_set(config, ITEMS, None))[0] == {"q1": "pan", "q2": "12.0"}  # a text, no number
+
+
+def test_json_lists_of_records_are_sets_too(tmp_path: Path) -> None:
+    queries = json.dumps([{"query_id": "q1", "query": "pan"}, {"query_id": "q2", "query": "pot"}], indent=1)
+    qrels = [{"query_id": "q1", "item_id": "T000", "grade": 1}, {"query_id": "q2", "item_id": "T001", "grade": 2.0}]
+    for names in (("q.json", "r.json"), ("q.json.gz", "r.json.gz")):
+        assert said(read(tmp_path, queries, json.dumps(qrels), names)) == WANT
+    assert said(read(tmp_path, queries, QRELS.replace(",", "\t"), ("q.json", "r.txt"))) == WANT
+    other = json.dumps({"q1": {"T000": 1}})  # no records: told, with a name that stands in the file
+    with pytest.raises(ValueError, match=r"r\.json.*q1"):
+        read(tmp_path, QUERIES, other, ("q.csv", "r.json"))
+
+
+@pytest.mark.parametrize("history", ["['T003', 'T004']", '["T003", "T004"]', "('T003', 'T004')", "T003 T004",
+                                     "['T003' 'T004']", "array(['T003', 'T004'], dtype=object)"])  # fmt: skip
+def test_histories_are_read_as_any_list_that_is_written(tmp_path: Path, history: str) -> None:
+    quoted = history.replace('"', '""')
+    stored = read(tmp_path, f'query_id,query,history\nq1,pan,"{quoted}"\n', QRELS)
+    assert stored.evalset.prompts[0].history == (3, 4)
+    assert stored.dropped["history_items_unknown"] == 0

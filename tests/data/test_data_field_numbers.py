@@ -9,9 +9,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from field_shop import catalogue as shop_catalogue
+from field_shop import log, run
 from test_data_field_categories import read
 
-from sidar.data import clean
+from sidar.config import Config
+from sidar.data import clean, read_catalogue
+from sidar.data.duck import Duck
+from sidar.data.log import validate_log
 
 POINT = {
     "9.50": 9.5,
@@ -53,3 +58,69 @@ def test_a_comma_before_the_cents_is_told_with_the_option(tmp_path: Path, price:
     assert "no number of 0 or more" in said
     assert said.endswith("set catalogue.decimal: ','")
     assert read(tmp_path / "c.csv", decimal=",")[0][0]["price"] in (9.5, 1299.0, 5.5)
+
+
+EVENT_VALUES = {  # column, value, decimal: what is said of it, or the number that is read
+    "cents after a comma": ("value", "9,50", ".", "are no number and count as missing, e.g. '9,50' (events.csv"),
+    "a unit": ("dwell_s", "3 min", ".", "are no number of seconds and count as missing, e.g. '3 min' (events.csv"),
+    "a clock": ("dwell_s", "00:03:00", ".", "are no number of seconds"),
+    "infinite": ("value", "inf", ".", "are no number"),
+    "a point where commas are": ("value", "9.50", ",", "are no number"),
+    "read with a comma": ("value", "9,50", ",", 9.5),
+    "absent": ("dwell_s", "NaN", ".", None),
+    "blank": ("value", "", ".", None),
+}
+
+
+def read_log(folder: Path, path: Path, **section: object) -> tuple[list[str], pa.Table]:
+    """Return the warnings about a log and its usable rows."""
+    cfg = Config.model_validate({"threads": 1, "events": {"path": str(path), **section}})
+    cfg.catalogue.path = str(shop_catalogue(folder))
+    catalogue = read_catalogue(cfg)[0]
+    with Duck(folder / "work", "256MB", 1) as duck:
+        facts, _ = validate_log(duck, cfg, catalogue, folder / "log.parquet")
+    return facts.warnings, pq.read_table(folder / "log.parquet")
+
+
+@pytest.mark.parametrize("case", EVENT_VALUES)
+def test_quantities_of_events_that_cannot_be_read_are_told(tmp_path: Path, case: str) -> None:
+    column, value, decimal, expected = EVENT_VALUES[case]
+    lines = [f"ts;item_id;action;{column}", *(f"{n};P{n};click;{value}" for n in (1, 2)), "3;P3;cart;"]
+    (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
+    said, table = read_log(tmp_path, tmp_path / "events.csv", decimal=decimal, ts_unit="s")
+    values = table.column(column).to_pylist()
+    if isinstance(expected, str):
+        assert said[0].startswith(f"2 of 2 values of '{column}' {expected}")
+        assert "record 2)" in said[0]  # the header is record 1
+        assert ("set events.decimal: ','" in said[0]) == (value == "9,50")
+        assert values == [None, None, None]
+    else:
+        assert (said, values) == ([], [expected, expected, None])
+
+
+def test_validate_prints_what_is_unread_of_events(tmp_path: Path) -> None:
+    rows = [{**row, "value": '"9,50"' if row["action"] == "click" else ""} for row in log()]
+    assert "WARNING: 16 of 16 values of 'value' are no number and count as missing" in run(tmp_path, rows)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_unread_quantities_are_told_under_the_names_of_the_source(tmp_path: Path, suffix: str) -> None:
+    rows = [{**row, "basket": "1.299,50" if n == 7 else "12.5"} for n, row in enumerate(log())]
+    path = tmp_path / f"e.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    (said,), _ = read_log(tmp_path, path, columns={"value": "basket"})
+    assert said.startswith("1 of 64 values of 'basket' are no number and count as missing, e.g. '1.299,50' ")
+    assert said.endswith(f"(e.{suffix}, record 8); where a comma stands before the cents, set events.decimal: ','")
+
+
+def test_the_record_of_an_unread_value_counts_refused_records_before_it(tmp_path: Path) -> None:
+    lines = ["item_id,title,price", "P1,a,1", "P2,b,1,2,3", "P3,c,1", "P4,d,4,5", "P5,e,cheap"]
+    (tmp_path / "c.csv").write_text("\n".join(lines) + "\n")
+    _, (said,) = read(tmp_path / "c.csv", bad_rows=0.5)
+    assert said.endswith("e.g. 'cheap' (c.csv, record 6)")
+    people = "user_id,age\nu0,3\nu1,4,5\n,6\n"
+    told = run(tmp_path, log(), people=people, users={"bad_rows": 0.5})
+    assert "have no user id and are not used, e.g. users.csv, record 4" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,8 +33,8 @@ def test_lists_from_zero_are_told_and_corrected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [str, "{:.1f}".format])
-def test_decimals_and_text_are_positions_too(tmp_path: Path, form: object) -> None:
-    rows = [{**row, "position": form(row["position"])} for row in shifted(log(), -1)]  # type: ignore[operator]
+def test_decimals_and_text_are_positions_too(tmp_path: Path, form: Callable[[int], str]) -> None:
+    rows = [{**row, "position": form(row["position"])} for row in shifted(log(), -1)]
     assert "events.first_position: 0" in run(tmp_path, rows)
 
 
@@ -84,3 +85,42 @@ def test_ordinals_of_ubi_start_at_zero_by_its_standard(tmp_path: Path, first: in
     summary = str(data_stage(cfg, tmp_path / "run", tmp_path / "out")["summary"])
     assert ("WARNING: 16 of 16 lists look as if position.ordinal counted from 1" in summary) == told
     assert positions(tmp_path) == ([2, 3, 4] if told else [1, 2, 3])
+
+
+def test_answers_of_ubi_give_lists_with_negatives(tmp_path: Path) -> None:
+    lines: list[dict] = []
+    for row in log():
+        shared = {"query_id": row["request_id"], "client_id": row["user_id"], "timestamp": row["ts"]}
+        if row["action"] == "click":
+            place = {"object": {"object_id": row["item_id"]}, "position": {"ordinal": 1}}
+            lines.append({**shared, "action_name": "click", "event_attributes": place})
+        elif row["position"] == 1:
+            lines.append({**shared, "user_query": row["query"], "query_response_hit_ids": [row["item_id"]]})
+        else:
+            lines[-1]["query_response_hit_ids"].append(row["item_id"])
+    (tmp_path / "ubi.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cfg = Config.model_validate({"threads": 1, "events": {"format": "ubi"}})
+    cfg.catalogue.path, cfg.events.path = str(catalogue(tmp_path)), str(tmp_path / "ubi.ndjson")
+    (tmp_path / "out").mkdir()
+    data_stage(cfg, tmp_path / "run", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["lists"]["mean_negatives"], report["lists"]["without_negatives"]) == (2.0, 0)
+    assert positions(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fraction", ["1.5", "2.25", "0.5"])
+def test_a_position_that_is_no_whole_number_is_refused(tmp_path: Path, fraction: str) -> None:
+    rows = [{**row, "position": fraction if n == 4 else f"{row['position']}.0"} for n, row in enumerate(log())]
+    with pytest.raises(ValueError, match=rf"bad position \(1\).*record 6, position '{fraction}'"):
+        run(tmp_path, rows)
+
+
+@pytest.mark.parametrize("ordinal", [1.5, "2.5"])
+def test_an_ordinal_of_ubi_that_is_no_whole_number_is_refused(tmp_path: Path, ordinal: object) -> None:
+    event = {"action_name": "click", "timestamp": "2026-11-01T00:00:00Z", "query_id": "q", "client_id": "c"}
+    attributes = {"object": {"object_id": "P1"}, "position": {"ordinal": ordinal}}
+    (tmp_path / "e.ndjson").write_text(json.dumps({**event, "event_attributes": attributes}) + "\n")
+    cfg = Config.model_validate({"events": {"path": str(tmp_path / "e.ndjson"), "format": "ubi"}})
+    cfg.catalogue.path = str(catalogue(tmp_path))
+    with pytest.raises(ValueError, match=rf"bad position \(1\).*e\.ndjson, record 1, position '{ordinal}'"):
+        data_stage(cfg, tmp_path / "run", tmp_path / "out")

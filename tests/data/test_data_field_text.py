@@ -29,6 +29,7 @@ INVISIBLE = {
     "icon\ue000here": "icon here",
     "ක්\u200dෂ chair": "ක්ෂ chair",
     "\u2060joined\u2060": "joined",
+    "family \U0001f468\u200d\U0001f469\u200d\U0001f467 mug": "family \U0001f468\U0001f469\U0001f467 mug",
 }
 
 

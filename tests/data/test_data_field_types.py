@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -54,6 +55,8 @@ ID_TYPES = {
     "dictionary": (pa.array(["007", "p2"]).dictionary_encode(), ["007", "p2"]),
     "large string": (pa.array(["007", "P2"], pa.large_string()), ["007", "P2"]),
     "text of doubles": (pa.array(["12.0", "13"]), ["12", "13"]),
+    "padded text of doubles": (pa.array(["12.0 ", "\t13"]), ["12", "13"]),
+    "binary of doubles": (pa.array([b"12.0", b"13"]), ["12", "13"]),
     "list of one": (pa.array([["P1"], ["P2"]]), ["P1", "P2"]),
     "bool": (pa.array([True, False]), ["true", "false"]),
 }
@@ -96,6 +99,8 @@ def test_ids_that_only_look_like_doubles_stay(tmp_path: Path) -> None:
     [
         (pa.array([float(2**53), 1.0]), "whole doubles, e.g. 9007199254740992"),
         (pa.array([2.0**24, 1.0], pa.float32()), "whole floats, e.g. 16777216"),
+        (pa.array([np.float16(2048), np.float16(1)], pa.float16()), "whole floats, e.g. 2048"),
+        (pa.array([1e300, 1.0]), r"whole doubles, e.g. 1e\+300"),
         (pa.array(["9007199254740993.0", "1.0"]), "whole doubles up to 9007199254740992"),
         (pa.array(["1.23457E+12", "x"]), r"'1\.23457E\+12'"),
         (pa.array([b"\xff\xfe", b"x"]), r"binary, e.g. \\xFF\\xFE, which is no UTF-8"),
@@ -197,3 +202,73 @@ def test_a_key_that_no_record_has_is_named_with_those_that_there_are(tmp_path: P
     (tmp_path / "c.jsonl").write_text('{"sku": "P1", "name": "lamp"}\n')
     with pytest.raises(ValueError, match=r"no column 'item_id'; the source has name, sku"):
         catalogue(tmp_path / "c.jsonl")
+
+
+def test_a_refusal_names_the_file_that_holds_the_value(tmp_path: Path) -> None:
+    for i, item in enumerate([1.0, 2.0**60, 3.0]):
+        pq.write_table(pa.table({"item_id": [item], "title": ["a"]}), tmp_path / f"part-{i}.parquet")
+    with pytest.raises(ValueError, match=r"part-1\.parquet: column 'item_id' holds whole doubles"):
+        catalogue(tmp_path / "part-*.parquet")
+
+
+@pytest.mark.parametrize("number", ["1e22", "1.5e+300"])
+def test_numbers_of_json_that_lost_digits_are_no_ids(tmp_path: Path, number: str) -> None:
+    (tmp_path / "c.jsonl").write_text(f'{{"item_id": {number}, "title": "a", "price": {number}}}\n')
+    with pytest.raises(ValueError, match=r"c\.jsonl: column item_id: record 1 holds the number 1.*write it as text"):
+        catalogue(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_text(f'{{"item_id": "{number[:4]}", "title": "a"}}\n')  # text, such as a hash
+    assert catalogue(tmp_path / "c.jsonl")[0]["item_id"] == number[:4]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_columns_that_differ_only_in_case_are_refused_in_words(tmp_path: Path, suffix: str) -> None:
+    record = {"item_id": "P1", "ts": 1, "query": "mug", "Query": "lamp"}
+    path = tmp_path / f"e.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({key: [value] for key, value in record.items()}), path)
+    elif suffix == "csv":
+        path.write_text("item_id,ts,query,Query\nP1,1,mug,lamp\n")
+    else:
+        path.write_text(json.dumps(record))
+    columns = {"bucket": "Query"} if suffix == "jsonl" else {}
+    with pytest.raises(ValueError, match=rf"e\.{suffix}: columns 'query' and 'Query' differ only in case"):
+        events(path, columns=columns)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_mapped_column_may_differ_in_case_from_a_name_of_the_contract(tmp_path: Path, suffix: str) -> None:
+    record = {"item_id": "P1", "ts": 1, "Query": "5"}
+    path = tmp_path / f"e.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({key: [value] for key, value in record.items()}), path)
+    elif suffix == "csv":
+        path.write_text("item_id,ts,Query\nP1,1,5\n")
+    else:
+        path.write_text(json.dumps(record))
+    (row,) = events(path, columns={"position": "Query"})
+    assert (row["position"], row["query"]) == ("5", None)
+
+
+def test_a_column_may_be_called_as_an_engine_calls_its_own(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("ts,item_id,file_row_number\n1,P1,mug\n")
+    assert events(tmp_path / "e.csv", columns={"query": "file_row_number"})[0]["query"] == "mug"
+    pq.write_table(pa.table({"ts": [1], "item_id": ["P1"], "file_row_number": [7]}), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"e\.parquet: the name of column 'file_row_number' is reserved"):
+        events(tmp_path / "e.parquet")
+
+
+@pytest.mark.parametrize("ids", [pa.array([17, 18], pa.int64()), pa.array([17.0, 18.0]), pa.array(["17.0", "18"])])
+def test_categories_that_are_ids_are_paths_of_one_text(tmp_path: Path, ids: pa.Array) -> None:
+    pq.write_table(pa.table({"item_id": ["a", "b"], "title": ["a", "b"], "category": ids}), tmp_path / "c.parquet")
+    assert [item["category"] for item in catalogue(tmp_path / "c.parquet")] == [["17"], ["18"]]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("column", ["dwell_s", "user_id"])
+def test_durations_are_refused_since_their_unit_is_lost(tmp_path: Path, unit: str, column: str) -> None:
+    """Read as plain integers, three seconds would be 3000 in one file and 3000000 in another."""
+    spans = pa.array([datetime.timedelta(seconds=3)], pa.duration(unit))
+    pq.write_table(pa.table({"ts": [1], "item_id": ["P1"], column: spans}), tmp_path / "e.parquet")
+    message = rf"e\.parquet: column '{column}' holds durations \(duration\[{unit}\]\); write them as numbers"
+    with pytest.raises(ValueError, match=message):
+        events(tmp_path / "e.parquet")

@@ -229,6 +229,24 @@ def test_kuaisearch_recall_and_rank_rows_say_the_same(tmp_path: Path) -> None:
     assert catalogue.item(0)["category"] == ["女装", "裙"]
 
 
+def test_kuaisearch_ids_that_a_tool_made_doubles_are_one_id(tmp_path: Path) -> None:
+    keys = {"user_id": 1.0, "session_id": 8.0, "query": "裙", "time_index": 384565.0}
+    recall = keys | {"impressed_item_ids": [5.0, 6.0], "clicked_item_ids": [6], "purchased_item_ids": []}
+    ranked = [keys | {"target_item_id": i, "is_clicked": click, "is_purchased": 0.0} for i, click in
+              ((5.0, 0.0), (6.0, 1.0))]  # fmt: skip
+    (tmp_path / "recall.jsonl").write_text(json.dumps(recall) + "\n")
+    (tmp_path / "rank.jsonl").write_text("\n".join(map(json.dumps, ranked)) + "\n")
+    for name in ("recall", "rank"):
+        rows = events(tmp_path / name, format="kuaisearch", path=str(tmp_path / f"{name}.jsonl"))
+        done = {(r["item_id"], r["action"], r["user_id"], r["session_id"]) for r in rows}
+        assert done == {(i, a, "1", "8") for i, a in (("5", "impression"), ("6", "impression"), ("6", "click"))}
+    (tmp_path / "items.jsonl").write_text(
+        '{"item_id": 12.0, "item_title": "裙"}\n{"item_id": "012", "item_title": "b"}\n'
+    )
+    catalogue, _ = read_catalogue(config(catalogue={"format": "kuaisearch", "path": str(tmp_path / "items.jsonl")}))
+    assert catalogue.table.column("item_id").to_pylist() == ["12", "012"]
+
+
 def test_jdsearch_histories_and_test_queries(tmp_path: Path) -> None:
     def terms(*ids: int) -> str:
         return "\x18".join(map(str, ids))

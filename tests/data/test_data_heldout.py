@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.data.duck import Duck
-from sidar.data.heldout import hold_out
+from sidar.data.heldout import found_in, hold_out
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,13 @@ def test_a_large_log_against_many_judged_queries_stays_fast(tmp_path: Path) -> N
 def test_an_amount_of_memory_that_is_none_names_the_key(tmp_path):
     with pytest.raises(ValueError, match=r"events\.memory: '1XB'"):
         Duck(tmp_path, "1XB")
+
+
+def test_pairs_of_a_log_and_held_out_queries_are_not_kept(tmp_path: Path) -> None:
+    with Duck(tmp_path, "256MB", 1) as duck:
+        duck.register("asked", pa.table({"query": ["red lamp", "mug"]}))
+        assert found_in(duck, "asked", ["mug"], "exact") == {"mug"}
+        assert hold_out(duck, "asked", ["red lamp"], []) == 1
+        tables = {name for (name,) in duck.rows("SELECT table_name FROM duckdb_tables()")}
+        assert "held_out" in tables
+        assert "alike" not in tables

@@ -52,6 +52,16 @@ def test_jsonl_with_dotted_paths_lists_and_rejects(tmp_path: Path) -> None:
     assert json.loads(lines[4]) == json.loads(rejects[2].raw)
 
 
+def test_lines_that_one_part_lost_do_not_move_the_places_of_another(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    good = b'{"item_id": "1", "title": "t"}\n'
+    (tmp_path / "in" / "a.jsonl").write_bytes(b'{"item_id": "caf\xe9"}\n' + good)
+    (tmp_path / "in" / "b.jsonl").write_bytes(good * 3 + b"no JSON\n")
+    rows, rejects = read(tmp_path / "w", tmp_path / "in")
+    assert len(rows) == 4
+    assert [(Path(r.file).name, r.place) for r in rejects] == [("a.jsonl", 1), ("b.jsonl", 4)]
+
+
 def test_folders_and_globs_join_formats_in_name_order(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Invalid mass against the whole code product, free beams and what is wrong with them, and SIDs turned into items."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -147,3 +148,35 @@ def test_one_item_and_no_query():
     none = to_hits(beam_search(TableScorer.random(SIZES), [], index), index, 10)
     assert none.rows.shape == (0, 10)
     assert none.sids.shape == (0, 10, 3)
+
+
+def test_prompts_with_fewer_outputs_are_padded_beside_the_others():
+    """Searched apart, prompts may fill different numbers of places; the rest says that it is none."""
+    tables = TableScorer.random((3, 2), 2).tables
+    tables[0][0, 0, 1:] = -math.inf  # two outputs are left to the first prompt, six to the other
+    scorer = TableScorer(tables, (3, 2))
+    index = PrefixIndex.build(slow.sid_table([(0, 0), (2, 1)], (3, 2)))
+    beams = free_beam_search(scorer, [[0], [1]], index, 6, batch=1)
+    assert beams.kind.shape == (2, 6)
+    assert (beams.kind[0] >= 0).tolist() == [True, True] + [False] * 4
+    assert (beams.kind[1] >= 0).all()
+    assert np.isneginf(beams.scores[0, 2:]).all()
+    assert beams.lengths[0].tolist() == [2, 2, 0, 0, 0, 0]
+
+
+def test_a_free_search_ends_when_every_output_has_ended():
+    class Counting(TableScorer):
+        asked: ClassVar[list[int]] = []
+
+        def free_extend(self, state, parents, columns, depth):
+            self.asked.append(depth)
+            return super().free_extend(state, parents, columns, depth)
+
+    tables = TableScorer.random((3, 2, 2, 2), variable_length=True, scale=0.0).tables
+    tables[1][:, :, :-1] = -math.inf  # after one code nothing but EOS
+    scorer = Counting(tables, (3, 2, 2, 2), variable_length=True)
+    index = PrefixIndex.build(slow.sid_table([(0,), (2,)], (3, 2, 2, 2)))
+    beams = free_beam_search(scorer, [[0]], index, 3)
+    assert sorted(beams.sids[0]) == [-1, 0, 1]
+    assert beams.lengths.tolist() == [[1, 1, 1]]
+    assert scorer.asked == [1]

@@ -168,3 +168,18 @@ def test_a_trie_is_taken_wherever_an_index_is():
     np.testing.assert_array_equal(
         beam_search(scorer, [[0]], Trie(index), 4).sids, beam_search(scorer, [[0]], index, 4).sids
     )
+
+
+def test_what_one_prompt_rules_out_leaves_empty_places_beside_a_prompt_that_fills_them():
+    """Empty places hold −1, length 0 and no step, and nothing goes on from them."""
+    tables = TableScorer.random(SIZES, 2).tables
+    tables[0][0, 0, 3] = -torch.inf
+    scorer = TableScorer(tables, SIZES)
+    index = index_of((2, 0, 0), (3, 0, 0), (3, 0, 1), (3, 1, 1))
+    beams = beam_search(scorer, [[0], [1]], index, 4)
+    assert beams.sids[0].tolist() == [0, -1, -1, -1]
+    assert sorted(beams.sids[1]) == [0, 1, 2, 3]
+    assert beams.lengths[0].tolist() == [3, 0, 0, 0]
+    assert beams.codes[0, 1:].tolist() == [[-1, -1, -1]] * 3
+    assert np.isneginf(beams.scores[0, 1:]).all()
+    assert not beams.level_logp[0, 1:].any()

@@ -52,3 +52,10 @@ def test_a_read_only_index_is_copied_without_a_warning():
     for array in (*index.codes, *index.child_start, *index.sid_of):
         array.flags.writeable = False
     assert Trie(index).sid_of(1, torch.tensor([0, 1])).tolist() == [-1, 1]
+
+
+def test_codes_are_kept_in_a_type_that_every_device_gathers():
+    """torch indexes no uint16 on an accelerator; the CPU would not tell."""
+    index = PrefixIndex.build(slow.sid_table([(0, 1), (70_000, 2)], (70_001, 65_536)))
+    assert [codes.dtype for codes in index.codes] == [np.int32, np.uint16]
+    assert [codes.dtype for codes in Trie(index)._codes] == [torch.int32, torch.int16]

@@ -16,6 +16,7 @@ import pytest
 from sidar.embed import HashingEmbedder, item_texts
 from sidar.embed.cache import VectorCache, text_keys
 from sidar.embed.items import embed_items
+from sidar.fitting.logs import Countdown
 from sidar.types import CATALOGUE_SCHEMA, Catalogue
 
 FIELDS = ["title", "category"]
@@ -45,6 +46,18 @@ def run(items: Catalogue, folder: Path, embedder: HashingEmbedder) -> tuple[np.n
     cache = VectorCache(folder / "cache", embedder.dim)
     new = embed_items(items, FIELDS, embedder, folder / "items.npy", cache, chunk=10)
     return np.load(folder / "items.npy"), new
+
+
+def test_a_long_stage_says_every_half_minute_how_far_it_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    times = iter([0.0, 5.0, 20.0, 36.0, 50.0, 68.0])  # made, 0, 10, 20, 30 and 40 items done
+    countdown = Countdown("items embedded", said.append, clock=lambda: next(times))
+    items, embedder = catalogue([f"item {n}" for n in range(40)]), HashingEmbedder(32)
+    cache = VectorCache(tmp_path / "cache", embedder.dim)
+    embed_items(items, FIELDS, embedder, tmp_path / "a.npy", cache, chunk=10, progress=countdown)
+    assert said == ["items embedded 20 of 40, 0:00:31 left", "items embedded 40 of 40, 0:00:00 left"]
+    # nothing is left to embed
+    embed_items(items, FIELDS, embedder, tmp_path / "b.npy", cache, chunk=10, progress=countdown)
 
 
 def test_item_texts() -> None:

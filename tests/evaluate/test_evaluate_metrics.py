@@ -130,6 +130,15 @@ def test_projection_takes_the_highest_grade_and_keeps_the_unreachable():
     assert scores["mrr"].tolist() == [0.5, 0.5]
 
 
+def test_projection_keeps_judged_items_that_the_catalogue_lacks():
+    truth = Truth.build({"q": {"here": 1, "gone": 1}}, ["q"], lambda i: 0 if i == "here" else -1, 3)
+    sids = truth.project(np.array([1, 0, 0]))
+    assert sids.n_relevant.tolist() == [2]
+    assert score_ranking(sids, np.array([[1, 0]]), ["recall@2"])["recall@2"].tolist() == [0.5]
+    sums, counts = truth.sums_of(np.array([[1, 0]]), np.array([1, 0, 0]))
+    assert (sums.tolist(), counts.tolist()) == ([[1, 0]], [[1, 0]])
+
+
 def test_restriction_keeps_only_the_members():
     truth = Truth.build({"q": {"0": 1, "1": 1}, "r": {"1": 1}}, ["q", "r"], int, 3)
     head = truth.restrict(np.array([True, False, False]))

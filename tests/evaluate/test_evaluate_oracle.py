@@ -52,6 +52,13 @@ def test_by_hand(catalogue):
     assert expand(found, SID, PRIOR, 3).rows[0].tolist() == [2, 3, 4]
 
 
+def test_ties_of_the_first_sid_go_by_its_prior_too(catalogue):
+    each = eval_set(catalogue, {0: 1.0, 4: 1.0})
+    prior = np.array([4, 1, 0, 0, 3, 0, 0, 0], np.float32)  # SID 0's best member before SID 2's
+    assert oracle_sids(each, catalogue, SID, prior, 2).tolist() == [[0, 2]]
+    assert reachable_oracle(np.array([[2, 0]]), each, catalogue, SID, prior).tolist() == [[0, 2]]
+
+
 def test_the_reachable_oracle_moves_good_sids_to_the_front_and_leaves_the_rest(catalogue):
     each = eval_set(catalogue, {0: 1.0, 4: 0.5, 5: 1.0}, {})
     beam = np.array([[4, 2, 1, 0, -1], [3, 1, -1, -1, -1]])

@@ -42,6 +42,14 @@ def test_scores_are_strictly_decreasing_whatever_comes_in(scores):
     assert (out[untied] == ranked.astype(np.float32)[untied]).all()
 
 
+def test_the_first_query_with_bad_scores_is_named():
+    scores = np.array([[3, 2, 1], [1, 2, 3], [3, 2, 1]], np.float32)
+    with pytest.raises(ValueError, match=r"query number 1 .* scores that rise"):
+        strict_scores(scores, np.ones((3, 3), bool))
+    with pytest.raises(ValueError, match=r"query number 2 .* a gap"):
+        strict_scores(-np.sort(-scores), np.array([[1, 1, 0], [1, 1, 1], [1, 0, 1]], bool))
+
+
 def test_equal_scores_become_ranks_so_that_no_tool_reorders_them(catalogue, tmp_path):
     hits = Hits(np.arange(6, dtype=np.int32)[None, ::-1].copy(), np.zeros((1, 6), np.float32))
     run = run_from_hits(hits, ["q"], catalogue)

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.evaluate.charts import Series, lines, nice_ticks
 from sidar.evaluate.slices import first_occurrences, query_cluster, subset_by_hash
 
 
@@ -25,18 +23,3 @@ def test_subsets_do_not_depend_on_order():
 
 def test_queries_cluster_by_text():
     assert query_cluster(" Tea  Towels\n") == query_cluster("tea towels")
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.042), (-3, 1200), (5, 5), (0, 0)])
-def test_ticks_cover_the_range(low, high):
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 9
-
-
-def test_charts_leave_out_what_is_not_a_number():
-    nan = float("nan")
-    assert lines([Series("x", [1, 2], [nan, nan])], x_label="k", y_label="r") == ""
-    assert "nan" not in lines([Series("<x>", [1, 2], [nan, 0.5])], x_label="k", y_label="r")
-    assert "<x>" not in lines([Series("<x>", [1, 2], [0.1, 0.5])], x_label="k", y_label="r")

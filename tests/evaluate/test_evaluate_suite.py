@@ -10,19 +10,21 @@ import yaml
 from rich.console import Console
 
 from sidar.artifacts import write_artifact
-from sidar.baselines import Bm25, Popularity
+from sidar.baselines import Bm25, Popularity, tune_fusion
 from sidar.config import Config
 from sidar.data import toy
 from sidar.data.priors import Priors
 from sidar.evaluate import GroupRanking, Truth, evaluate, expected_scores, read_trec
 from sidar.evaluate.claims import pairs
+from sidar.evaluate.metrics import objective
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.scorer import TOPIC_ORACLE, relevance_threshold
+from sidar.evaluate.scorer import TOPIC_ORACLE, Scorer, relevance_threshold
+from sidar.evaluate.slices import order_by_hash
 from sidar.evaluate.suite import run_suite
 from sidar.evaluate.systems import TextSystem, default_fusions, fusion_parts, is_generative, ranks_sids
-from sidar.evaluate.table import check_table, print_table, read_scores, to_markdown
+from sidar.evaluate.table import MANY, check_table, print_table, print_verdicts, read_scores, to_markdown
 from sidar.index import PrefixIndex
-from sidar.types import EvalSet, Hits, SemanticIds
+from sidar.types import EvalSet, Hits, Prompt, SemanticIds
 
 
 class ShelfModel:
@@ -92,7 +94,10 @@ def world(tmp_path_factory):
         systems, [judged, made], catalogue, priors, index, out=out, cfg=cfg, tune_sets=[toy.judged("valid")],
         topic_oracle=[judged.name],
     )  # fmt: skip
-    return {"out": out, "scores": scores, "judged": judged, "made": made, "catalogue": catalogue, "index": index}
+    return {
+        **{"out": out, "scores": scores, "systems": systems, "catalogue": catalogue, "index": index},
+        **{"judged": judged, "grounded": made},
+    }
 
 
 def test_every_file_is_there_and_scores_are_what_was_returned(world):
@@ -105,7 +110,7 @@ def test_every_file_is_there_and_scores_are_what_was_returned(world):
 
 
 def test_the_table_equals_the_public_verb_on_the_run_files(world):
-    for eval_set in (world["judged"], world["made"]):
+    for eval_set in (world["judged"], world["grounded"]):
         facts = world["scores"]["sets"][eval_set.name]
         for system in ("bm25", "raddpo", "bm25+dense+sft"):
             run = read_trec(world["out"] / "runs" / f"{eval_set.name}.{system}.trec")
@@ -121,7 +126,7 @@ def test_the_table_equals_the_public_verb_on_the_run_files(world):
 
 def test_thresholds_follow_the_kind_of_set(world):
     assert relevance_threshold(world["judged"]) == 1.0
-    assert relevance_threshold(world["made"]) == 0.0
+    assert relevance_threshold(world["grounded"]) == 0.0
 
 
 def test_the_table_can_be_made_again_and_a_touched_number_is_found(world, tmp_path):
@@ -212,7 +217,7 @@ def test_the_invalid_mass_of_a_model_that_knows_nothing_stands_beside_the_others
 def test_slices_and_coverage(world):
     facts = world["scores"]["sets"]["grounded"]
     assert set(facts["slices"]) == {"items", "query"}
-    assert facts["slices"]["query"]["seen"]["n"] == len(world["made"]) // 2
+    assert facts["slices"]["query"]["seen"]["n"] == len(world["grounded"]) // 2
     values = PerQuery.read(world["out"]).get("grounded", "sft", "item/ndcg@10")[1]
     assert facts["slices"]["query"]["seen"]["systems"]["sft"]["item/ndcg@10"] == pytest.approx(values[::2].mean())
     assert "cold" in facts["slices"]["items"]
@@ -221,12 +226,29 @@ def test_slices_and_coverage(world):
     assert 0 < facts["coverage"]["sft"]["@10"] <= 1
 
 
+def tuned_by_hand(systems, parts, eval_set, catalogue):
+    """Method, weights and value that a fusion of ``parts`` gets on the first 64 queries of one set, by hash."""
+    at = np.sort(order_by_hash(eval_set.query_ids)[:64])
+    ids, prompts = ([part[q] for q in at] for part in (eval_set.query_ids, eval_set.prompts))
+    small = EvalSet("some", tuple(ids), tuple(prompts), eval_set.qrels, eval_set.origin)
+    channels = [systems[part].hits(prompts, 50) for part in parts]
+    found = tune_fusion([(channels, objective(small, catalogue, "ndcg@10"))], k=10)
+    return {"method": found.method, "weights": list(found.weights), "value": found.value, "tuned": True}
+
+
 def test_fusions_are_tuned_on_the_valid_sets(world):
-    fact = world["scores"]["fusions"]["bm25+dense+raddpo"]
-    assert fact["parts"] == ("bm25", "dense", "raddpo")
-    for each in fact["sets"].values():
-        assert each["tuned"]
-        assert sum(each["weights"]) == pytest.approx(1)
+    valid = toy.judged("valid")
+    on_tests = 0
+    for name in ("bm25+dense", "bm25+dense+sft", "bm25+dense+raddpo"):
+        fact = world["scores"]["fusions"][name]
+        assert fact["parts"] == tuple(name.split("+"))
+        want = tuned_by_hand(world["systems"], fact["parts"], valid, world["catalogue"])
+        assert set(fact["sets"]) == {"judged", "grounded"}
+        for test_set, got in fact["sets"].items():
+            assert got == {**want, "value": pytest.approx(want["value"])}
+            there = tuned_by_hand(world["systems"], fact["parts"], world[test_set], world["catalogue"])
+            on_tests += there["weights"] != got["weights"]
+    assert on_tests  # the test sets would have chosen others
 
 
 class Checker(html.parser.HTMLParser):
@@ -258,6 +280,8 @@ def test_the_report_is_one_well_formed_file_that_loads_nothing(world):
     assert "http" not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.S)
     assert "SIMULATED" in text
     assert "1 more scalars" in text
+    assert text.count("<svg ") == text.count('<svg role="img" aria-label="') > 8
+    assert '<svg role="img" aria-label="nDCG@10 (items), mean and 95 % interval"' in text
     for system in ("bm25+dense+raddpo", TOPIC_ORACLE):
         assert system in text
 
@@ -271,6 +295,40 @@ def test_markdown_and_console_show_every_system(world):
         assert f"| {system} |" in text
         assert system in captured.get()
     assert "SIMULATED traffic" in text
+
+
+def test_every_markdown_table_has_a_separator_as_wide_as_its_header(world):
+    lines = to_markdown(world["scores"]).splitlines()
+    heads = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1].startswith("|")]
+    assert len(heads) > 4
+    for at in heads:
+        assert set(lines[at + 1]) == {"|", "-"}
+        assert lines[at + 1].count("|") == lines[at].count("|") == lines[at + 2].count("|")
+
+
+def test_of_many_rows_only_the_count_and_those_that_are_worse_are_printed():
+    test = {"set": "log", "question": MANY[0], "measure": "item/ndcg@10", "a": "answer", "effect": 0.1}
+    test |= {"low": 0.0, "high": 0.2, "p_holm": 0.01, "detectable": 0.1}
+    rows = {"bm25": "holds", "dense-tuned": "does not hold", "memory": "cannot tell here", "sft": "holds"}
+    tests = [{**test, "b": name, "verdict": verdict} for name, verdict in rows.items()]
+    tests += [{**tests[0], "measure": "sid/mrr", "b": "raddpo"}]
+    console = Console(width=200)
+    with console.capture() as captured:
+        print_verdicts({"tests": tests}, console)
+    _, counts, *worse = captured.get().splitlines()
+    assert "each of 4 other rows, item/ndcg@10: better than 2, worse than 1, cannot tell 1" in counts
+    assert [line.split("  ")[1] for line in worse] == ["answer − dense-tuned"]
+
+
+def test_relevant_items_that_no_sid_reaches_are_counted():
+    catalogue = toy.catalogue()
+    codes = np.array([[row // 8, row % 3] for row in range(64)], dtype=np.int32)
+    lengths = np.where(np.arange(64) == 1, 0, 2).astype(np.int32)  # item 1 has no SID, item 0 has the first one
+    index = PrefixIndex.build(SemanticIds(np.where(lengths[:, None] > 0, codes, -1), lengths, (8, 4)))
+    judged = {catalogue.item_ids[0]: 1.0, catalogue.item_ids[1]: 1.0, catalogue.item_ids[2]: 0.0, "gone": 1.0}
+    small = EvalSet("s", ("q",), (Prompt("q"),), {"q": judged})
+    facts = Scorer(catalogue, toy_priors(), index, Config()).open(small).facts
+    assert facts["items_without_sid"] == 2
 
 
 def test_fusion_names_are_read_longest_first():

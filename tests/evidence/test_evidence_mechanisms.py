@@ -321,7 +321,7 @@ def test_two_lists_whose_pseudo_negatives_share_two_codes(model):
 
 
 def test_a_shared_first_code_is_undone_without_tlgd_and_kept_with_it(model):
-    """One negative per list: the pulls on the first head are opposite, so the cosine is −1 (methods.md §1.3)."""
+    """One negative per list: the pulls on the first head are opposite, so the cosine is −1 (docs/methods/raddpo.md)."""
     lists = hand_built(model, similar=[(0, 0, 1)], dissimilar=[])
     found = gradient_figures(model, lists, AlignConfig(rdrw=False), None)
     assert found["prefix/cancelled"] == pytest.approx(1.0, abs=1e-5)
@@ -446,7 +446,7 @@ def test_a_frozen_model_is_refused(model, lists):
 
 
 def test_push_at_equal_scores(model):
-    """n = 3, β = 2: σ(−βz) is 1/10 under print and 9/10 under softmax (methods.md §1.2: pushes of .2 and 1.8)."""
+    """n = 3, β = 2: σ(−βz) is 1/10 under print and 9/10 under softmax (docs/errata.md: pushes of .2 and 1.8)."""
     lists = hand_built(model, similar=[(0, 0, 1)], dissimilar=[(3, 1, 0), (4, 2, 1), (5, 0, 0)])
     truth = Truth.of(lists)
     flat = np.where(truth.positive | truth.negative, -1.0, np.nan)

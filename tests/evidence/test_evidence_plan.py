@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+import yaml
+
 from benchmarks.evidence import registration
-from benchmarks.evidence.plan import Cell, align_cell, cells, sft_parent
+from benchmarks.evidence.bed import Bed
+from benchmarks.evidence.plan import Cell, align_cell, cells, sft_parent, shipped
+from sidar.config import Config
 
 
 def test_the_cells_of_the_plan_fit_together():
@@ -38,6 +43,19 @@ def test_axes_change_what_they_name():
     assert align_cell("dpo", 1, (), head="full").parent == "sft@head=full.s1"
 
 
+def test_the_shipped_cells_are_the_defaults_of_alignment():
+    """A default that changes leaves the shipped RAD-DPO without a cell of evidence."""
+    found = shipped(range(3))
+    aligned = [cell for cell in found if cell.system == "raddpo"]
+    assert len(aligned) == 3
+    assert {cell.name for cell in found} <= {cell.name for cell in cells("full")}
+    settings = Bed(Path("bed")).config(**aligned[0].config).resolved()
+    defaults = Config().resolved()
+    cadence = {"label", "validate_every", "checkpoint_every", "log_every"}
+    assert settings.align.model_dump(exclude=cadence) == defaults.align.model_dump(exclude=cadence)
+    assert settings.preference == defaults.preference
+
+
 def test_a_denoiser_of_the_lists_takes_the_place_of_rdrw():
     for system, variant in (("raddpo-truth", "truth"), ("raddpo-skip-above", "skip-above"), ("raddpo-ips", "ips")):
         cell = align_cell(system, 0, ())
@@ -46,9 +64,21 @@ def test_a_denoiser_of_the_lists_takes_the_place_of_rdrw():
     assert "rdrw" not in align_cell("raddpo", 0, ()).config["align"]
 
 
-def test_the_simulator_is_the_registered_one():
-    """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence."""
+def test_the_simulator_is_the_registered_one(tmp_path):
+    """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence, and stops every run."""
+    before, registered = registration.registration_file(), registration.registration()
+    assert registration.simulator_hashes() == {name: registered["simulator"][name] for name in ("hash", "lexicon")}
     registration.check_frozen()
+    try:
+        for name, changed in (("hash", "hash"), ("lexicon", "lexicon"), ("preset", "hash")):
+            other = "demo" if name == "preset" else "0" * 64
+            wrong = {**registered, "simulator": {**registered["simulator"], name: other}}
+            (tmp_path / "registration.yaml").write_text(yaml.safe_dump(wrong))
+            registration.use(tmp_path / "registration.yaml")
+            with pytest.raises(ValueError, match=rf"^the simulator's {changed} differ from registration\.yaml"):
+                registration.check_frozen()
+    finally:
+        registration.use(before)
 
 
 def test_all_committed_cells_belong_to_the_registration():

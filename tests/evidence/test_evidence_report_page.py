@@ -16,6 +16,7 @@ from evidence_cells import Folder, main_cells, read, write  # noqa: E402
 from benchmarks.evidence.report import registration_hash, write_report  # noqa: E402
 from benchmarks.evidence.report.compare import against, compare, difference, levels  # noqa: E402
 from benchmarks.evidence.report.document import inline, plain  # noqa: E402
+from benchmarks.evidence.report.pictures import nice_ticks  # noqa: E402
 
 MRR = "click.sid.mrr"
 
@@ -187,3 +188,11 @@ def test_the_committed_page_is_what_the_committed_cells_generate(tmp_path):
         p.name for p in (tmp_path / "images").iterdir()
     }
     assert not stale
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.042), (-3, 1200), (5, 5), (0, 0)])
+def test_ticks_cover_the_range(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 9

@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from evidence_cells import Folder, main_cells, read, write
+from evidence_cells import LEXICON, SIMULATOR, Folder, main_cells, read, write
 
 from benchmarks.evidence.report.compare import compare, difference
-from benchmarks.evidence.report.show import signed
+from benchmarks.evidence.report.show import plain_number, signed
 from benchmarks.evidence.report.summary import lines
+from benchmarks.evidence.report.sweeps import changes
 
 MRR = "click.sid.mrr"
 
@@ -104,3 +105,42 @@ def test_growth_with_rows_is_asked_again_at_equal_rates(folder):
     found = lines(read(folder))
     grown = next(i for i, x in enumerate(found) if "grows with the rows" in x.text)
     assert [x.words[0] for x in found[grown : grown + 2]] == ["holds", "cannot tell here"]
+
+
+def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
+    """Its cells have other SIDs: each is set beside SFT and SFT continued of the same bed, in a line of its own."""
+    bed = {"simulator": SIMULATOR, "lexicon": LEXICON, "lists": "1", "sids": "3"}
+    own = {"bed": bed, "held_out": True, "groups": ("shipped",)}
+    settings = {"beta": 0.5, "steps": 480, "batch_size": 16, "rdrw_window": 4096, "lr_new": 3e-5}
+    assert "The shipped RAD-DPO" not in write(folder)[0]
+    for seed in range(3):
+        folder.add("sft", seed, axis="bed=shipped", kind="sft", effect=-0.1, **own)
+        folder.add("sft-continued", seed, axis="bed=shipped,lists=7680", effect=0.0, **own)
+        facts = {"config": {"align": settings}, "index": {"n_sids": 6143}}
+        folder.add("raddpo", seed, axis="bed=shipped,beta=0.5,lists=7680,window=4096", effect=0.1, **own, **facts)
+    page, _ = write(folder)
+    text = page[page.index("### The shipped RAD-DPO") :].split("\n## ")[0]
+    assert "β 0.5, 480 steps of 16, a window of 4096 and lr_new 3e-05" in text
+    assert "6,143 SIDs" in text
+    assert "**higher**" in line_of(text, "RAD-DPO (softmax) as shipped − SFT continued")
+    assert text.count("2 higher, 0 lower, 0 cannot tell") == 4
+    assert "| Does it, as shipped, beat SFT continued at the same rate on next-day clicks? | **holds** |" in page
+    (across,) = compare(
+        read(folder),
+        [difference("raddpo", "sft", MRR, variant="bed=shipped,beta=0.5,lists=7680,window=4096", b_variant="")],
+    )
+    assert across.test is None  # SFT of the other bed
+
+
+def test_one_question_has_one_verdict(folder):
+    """The summary's line on rows is the sweep's own, corrected with it."""
+    for seed in range(3):
+        for lists, gain in (("960", 0.0), ("9600", 0.05)):
+            for system, effect in (("sft-continued", 0.0), ("raddpo", gain), ("dpo", 0.0)):
+                folder.add(system, seed, axis=f"lists={lists}", effect=effect, held_out=False)
+    evidence = read(folder)
+    line = next(each for each in lines(evidence) if "grows with the rows" in each.text)
+    found = changes(evidence, "lists", MRR)
+    assert [what for what in found if what.startswith("RAD-DPO")] == ["RAD-DPO (softmax): 9600 − 960"]
+    assert line.words[0] == found["RAD-DPO (softmax): 9600 − 960"].word == "holds"
+    assert line.seen[0] == plain_number(found["RAD-DPO (softmax): 9600 − 960"].detectable, 4)

@@ -194,7 +194,7 @@ def test_groups_give_pretrained_weights_their_own_rate(embedded: SidLM, tiny: Bu
 
 
 def test_a_step_at_1e6_moves_the_touched_weights(tiny: Build) -> None:
-    """fp32 master weights under bf16 autocast; bf16 weights would move 2 % (methods.md §1.10)."""
+    """fp32 master weights under bf16 autocast; bf16 weights would move 2 %."""
     model = tiny("qwen3")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}

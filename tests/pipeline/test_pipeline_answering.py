@@ -1,18 +1,27 @@
 """What the stage ``answer`` reads of a log, and the rows that stand for what a shop has."""
 
+import shutil
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import reference_answer as slow
-from toy_stages import config
+from toy_stages import build_shop, config
 
 from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
+from sidar.answer.serving import read_facts
+from sidar.baselines import fuse
+from sidar.baselines.fusion import simplex
 from sidar.config import HeldOutConfig
 from sidar.data import build, open_dataset, toy
 from sidar.data.normalise import normalise_query
 from sidar.evaluate.metrics import objective
+from sidar.pipeline import stages
 from sidar.pipeline.answer_log import read_log
-from sidar.pipeline.answer_rows import AnswerRows, CandidatePrior, MemoryFirst
-from sidar.pipeline.answering import best_half_life
+from sidar.pipeline.answer_rows import AnswerRows, CandidatePrior, MemorySystem
+from sidar.pipeline.answering import answer
+from sidar.pipeline.memory_row import HALF_LIVES, MemoryFirst, MemoryRow, best_half_life, fit_memory_row
 from sidar.types import Hits, Prompt
 
 SECRET = b"secret"
@@ -83,9 +92,27 @@ def test_without_a_validation_window_each_request_is_left_out_of_its_own_counts(
         assert log.chosen.total_counts[r] @ decay == pytest.approx(sum(found.values()), abs=1e-6)
 
 
-def memory_of(entries):
-    import pyarrow as pa
+def test_without_a_query_text_no_weight_of_reranking_is_chosen(tmp_path):
+    shop = build_shop(tmp_path)
+    events = pq.read_table(shop / "inputs/events.parquet")
+    place = events.schema.get_field_index("query")
+    events = events.set_column(place, events.schema.field(place), pa.array([""] * len(events)))
+    pq.write_table(events, shop / "inputs/events.parquet")
+    cfg = config(shop / "inputs")
+    cfg.runs, cfg.name, cfg.embed.model = str(tmp_path), ".", "hashing:32"
+    cfg.decode.rerank, cfg.decode.fuse = "dense", "none"
+    shutil.rmtree(shop / "data")
+    build(cfg, shop / "data")
+    for name, make in (("embed", stages.embed), ("index", stages.index)):
+        (shop / name).mkdir()
+        make(cfg, shop, shop / name)
+    (shop / "answer").mkdir()
+    report = answer(cfg, shop, shop / "answer")
+    assert report["summary"] == "nothing fused; not reranked: no request to weigh the cosine on"
+    assert read_facts(shop / "answer")["rerank"] is None
 
+
+def memory_of(entries):
     table = pa.table(
         {
             "key": pa.array([query_key(query, SECRET) for query, *_ in entries], pa.uint64()),
@@ -119,7 +146,7 @@ def test_the_prior_orders_what_the_other_channels_return():
 
 
 def test_reranking_is_tuned_on_the_log_where_there_is_one():
-    assert AnswerRows({}, []).tuning_of(["valid"], 64) == (["valid"], 64)
+    assert AnswerRows({}).tuning_of(["valid"], 64) == (["valid"], 64)
 
 
 def test_the_half_life_of_the_memory_row_is_the_best_and_of_equals_the_longest(inputs):
@@ -133,6 +160,52 @@ def test_the_half_life_of_the_memory_row_is_the_best_and_of_equals_the_longest(i
     values = [worth(row.over(asked.prompts, none, 10)) for row in rows]
     found = best_half_life(log, nothing, data.catalogue, grid)
     assert found == max(zip(values, grid, strict=True))[1]
+
+
+class Listed:
+    """A channel of given results."""
+
+    def __init__(self, name, hits):
+        self.name, self._hits = name, hits
+
+    def hits(self, prompts, k):
+        return self._hits
+
+
+def test_the_memory_row_is_tuned_as_a_whole_on_the_requests_of_the_answer(inputs):
+    """Its weights and half-life are as good as any on the grid, with the counts in front."""
+    log, data = log_of(inputs, "days")
+    asked, catalogue = log.asked.eval_set(data.catalogue), data.catalogue
+    rng = np.random.default_rng(0)
+    orders = [np.argsort(rng.random((len(log.asked), 64)), axis=1).astype(np.int32) for _ in range(3)]
+    for request, row in zip(log.asked.request, log.asked.row, strict=True):  # the second has a chosen item first
+        place = int(np.flatnonzero(orders[1][request] == row)[0])
+        orders[1][request, [0, place]] = orders[1][request, [place, 0]]
+    channels = [Hits(rows, np.tile(np.arange(64, 0, -1, dtype=np.float32), (len(rows), 1))) for rows in orders]
+    chosen = fit_memory_row(log, channels, catalogue)
+    worth = objective(asked, catalogue, "ndcg@10", relevant=0)
+    named = [q for q, prompt in enumerate(log.asked.prompts) if prompt.query.strip()]
+    some = [Hits(hits.rows[named], hits.scores[named]) for hits in channels]
+
+    def value(half_life, method, weights):
+        row = MemoryFirst(log.before, SECRET, catalogue.alive, half_life)
+        return worth(row.over(asked.prompts, fuse(some, method, weights), 10))
+
+    best = value(chosen.half_life, chosen.fusion.method, chosen.fusion.weights)
+    assert chosen.fusion.weights[1] == max(chosen.fusion.weights)
+    assert best >= max(value(chosen.half_life, m, w) for m in ("rrf", "weighted") for w in simplex(3, 5)) - 1e-9
+    assert best == max(value(h, chosen.fusion.method, chosen.fusion.weights) for h in HALF_LIVES)
+    assert chosen.requests == len(asked)
+    again = MemoryRow.read({"memory_row": chosen.to_json()})
+    assert (again.half_life, again.fusion.method, again.fusion.weights) == (
+        chosen.half_life,
+        chosen.fusion.method,
+        chosen.fusion.weights,
+    )
+    parts = [Listed(name, hits) for name, hits in zip(("bm25", "dense", "prior"), channels, strict=True)]
+    table = MemoryFirst(log.before, SECRET, catalogue.alive, chosen.half_life)
+    served = MemorySystem(table, parts, chosen.fusion).hits(log.asked.prompts, 10)
+    assert worth(Hits(served.rows[named], served.scores[named])) == pytest.approx(best)
 
 
 def test_queries_that_are_held_out_are_neither_counted_nor_fitted_to(inputs):

@@ -121,7 +121,7 @@ def test_the_server_takes_rerank_and_says_so(retriever):
         retriever.rerank = None
         refused = client.post("/v1/search", json={"query": "bath towel", "rerank": True})
         assert refused.status_code == 422
-        assert "no item vectors" in refused.json()["error"]
+        assert "no weight to rerank by" in refused.json()["error"]
 
 
 def test_a_bundle_without_item_vectors_refuses_to_rerank(shop, tmp_path):

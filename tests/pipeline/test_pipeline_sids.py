@@ -50,7 +50,8 @@ def say(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Day 1 has 60 of the 64 items and a bundle that reranks; day 2 has four new, one gone, one reworded."""
+    """Day 1 has 60 of the 64 items, a bundle that reranks and a dense channel through an index; day 2 has four new
+    items, one gone, one reworded."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder)
     whole = pq.read_table(folder / "catalogue.parquet")
@@ -58,7 +59,8 @@ def shop(tmp_path_factory):
     pq.write_table(pa.Table.from_pylist(items[:60], schema=whole.schema), folder / "catalogue.parquet")
     items[5]["title"], items[5]["category"] = items[50]["title"], items[50]["category"]
     pq.write_table(pa.Table.from_pylist(items[1:], schema=whole.schema), folder / "day2.parquet")
-    cfg = config(folder, name="day1", **{"events.bad_rows": 1, "decode.rerank": "dense"})
+    dense = {"index": "ivf", "lists": 5, "nprobe": 2}
+    cfg = config(folder, name="day1", **{"events.bad_rows": 1, "decode.rerank": "dense", "dense": dense})
     pipeline.run(cfg, only="bundle")
     return folder
 
@@ -131,6 +133,42 @@ def test_a_fused_answer_is_carried_to_todays_items(shop, day2):
         assert gone not in now
         for item_id in now.keys() & before.keys():
             assert now[item_id] == before[item_id]
+
+
+def test_the_dense_index_is_carried_to_todays_items(shop, day2):
+    """Its cells stay; new and reworded items are in the list of their nearest centroid, and the retired in none."""
+    before, now = (Retriever.load(each).fused.dense for each in (shop / "runs/day1/bundle", day2))
+    assert now.nprobe == before.nprobe == 2
+    np.testing.assert_array_equal(now.index.centroids, before.index.centroids)
+    vectors = load_items(shop / "runs/day2/embed")
+    nearest = np.linalg.norm(vectors[:, None] - now.index.centroids[None], axis=2).argmin(1)
+    assert now.index.lists.tolist() == [-1, *nearest[1:].tolist()]
+    stay = np.r_[1:5, 6:60]
+    np.testing.assert_array_equal(now.index.lists[stay], before.index.lists[stay])
+    assert now.search_vectors(vectors[60:61], 1).rows.tolist() == [[60]]
+
+
+def test_a_run_with_a_key_of_its_own_is_no_place_for_the_bundle_of_another_memory(shop, tmp_path, monkeypatch):
+    """It is refused before anything is made; a bundle elsewhere is not, and where its key is is printed."""
+    yesterday = shop / "runs/day1/bundle"
+    run = tmp_path / "runs/today"
+    run.mkdir(parents=True)
+    (run / "memory.key").write_text("another secret")
+    settings = [f"runs={tmp_path / 'runs'}", "name=today"]
+    with pytest.raises(ValueError, match=r"today/memory\.key is not the key .*\(name=…\), or set SIDAR_MEMORY_KEY"):
+        say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", *settings)
+    out = run / "elsewhere" / "bundle"  # the key in the run would be beside a later bundle of it
+    with pytest.raises(ValueError, match="is not the key"):
+        say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings)
+    assert [path.name for path in run.iterdir()] == ["memory.key"]
+    monkeypatch.setenv("SIDAR_MEMORY_KEY", "a third secret")
+    with pytest.raises(ValueError, match="SIDAR_MEMORY_KEY is not the key"):
+        say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", *settings)
+    monkeypatch.setenv("SIDAR_MEMORY_KEY", (shop / "runs/day1/memory.key").read_text().strip())
+    said = say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings)
+    assert "copy memory.key beside the bundle" in said
+    assert Retriever.load(out).search(next(iter(toy.log_queries())), k=5)[0].count is not None
+    assert (run / "memory.key").read_text() == "another secret"
 
 
 def test_an_answer_of_another_numbering_is_not_carried(shop, tmp_path):

@@ -8,8 +8,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from shop import write_bundle, write_stages
+from typer.testing import CliRunner
 
 from sidar import Retriever
+from sidar.cli import app
 from sidar.serve import create_app
 from sidar.serve.web import CONTENT_POLICY
 
@@ -38,6 +40,21 @@ def test_search_returns_what_the_retriever_finds(client, models):
     assert set(answer["timing_ms"]) == {"prompt", "prefill", "decode", "cards", "total", "wait"}
     assert answer["levels"] is None
     assert answer["notes"] == []
+
+
+def test_page_and_shell_search_exactly_where_the_bundle_was_measured_so(tmp_path):
+    bundle = write_bundle(write_stages(tmp_path), decode={"beam": 1, "exact": True})
+    shop = Retriever.load(bundle, precision="fp32")
+    want = {exact: shop.search("tent", k=1, exact=exact)[0] for exact in (True, False)}
+    assert want[True].sid != want[False].sid
+    with TestClient(create_app(shop)) as client:
+        assert client.get("/v1/info").json()["models"][0]["exact"]
+        for asked, exact in (({}, True), ({"exact": None}, True), ({"exact": False}, False)):
+            answer = client.post("/v1/search", json={"query": "tent", "k": 1, **asked}).json()
+            assert (answer["exact"], answer["hits"][0]["sid"]) == (exact, list(want[exact].sid))
+    for flags, exact in (([], True), (["--exact"], True), (["--no-exact"], False)):
+        done = CliRunner().invoke(app, ["search", "tent", "--bundle", str(bundle), "--k", "1", *flags])
+        assert want[exact].item_id in done.stdout, done.output
 
 
 def test_every_field_of_a_request_counts(client, models):
@@ -88,7 +105,8 @@ def test_probes_info_and_openapi(client, models):
     info = client.get("/v1/info").json()
     assert [model["label"] for model in info["models"]] == ["sft", "raddpo"]
     assert info["models"][0] | {"bundle": ""} == {
-        **{"label": "sft", "bundle": "", "items": 64, "sids": 56, "codebook_sizes": [8, 4, 3], "beam": 16}
+        **{"label": "sft", "bundle": "", "items": 64, "sids": 56, "codebook_sizes": [8, 4, 3]},
+        **{"beam": 16, "exact": False},
     }
     assert "headphones" in info["examples"]
     api = client.get("/openapi.json").json()

@@ -17,7 +17,15 @@ PAGE = files("sidar.serve") / "page"
 
 def model():
     index = type("Index", (), {"codebook_sizes": (2, 2), "__len__": lambda self: 3})()
-    parts = {"label": "sft", "hash": "h", "beam": 4, "examples": ("lamp",), "index": index, "__len__": lambda self: 3}
+    parts = {
+        "label": "sft",
+        "hash": "h",
+        "beam": 4,
+        "exact": False,
+        "examples": ("lamp",),
+        "index": index,
+        "__len__": lambda self: 3,
+    }
     return type("Model", (SimpleNamespace,), parts)()
 
 

@@ -1,4 +1,4 @@
-"""ACRQ: the claims of methods.md §3.3 on simulated items, where they fail as well, and inputs that do not fit."""
+"""ACRQ: the claims of docs/methods/acrq.md on simulated items, where they fail as well, and inputs that do not fit."""
 
 from __future__ import annotations
 

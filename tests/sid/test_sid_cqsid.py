@@ -1,4 +1,4 @@
-"""CQ-SID: the claims of methods.md §5.5, its ablations, and what it does with a log or catalogue that lacks things."""
+"""CQ-SID: the claims of docs/methods/cqsid.md, its ablations, and what it does with a log or catalogue with gaps."""
 
 from __future__ import annotations
 

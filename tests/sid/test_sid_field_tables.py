@@ -103,6 +103,21 @@ def test_refusals_say_what_is_read(tmp_path, value, says):
         read_published(tmp_path / "t.jsonl")
 
 
+def test_a_list_as_an_item_id_is_joined_or_refused_and_never_printed(tmp_path):
+    file = tmp_path / "sids.jsonl"
+    file.write_text('{"item_id": ["a", 7], "sid": [1, 2]}\n{"item_id": 8, "sid": [1, 3]}\n')
+    assert read_published(file).item_ids == ("a, 7", "8")
+    for value, says in (
+        ("[]", "entry 1 has no item id"),
+        ("[null]", "entry 1 has no item id"),
+        ('{"id": "a"}', r"entry 1: item_id holds \{.*, where an id is wanted"),
+        ('[["a"]]', r"entry 1: item_id holds \[\[.*, where an id is wanted"),
+    ):
+        file.write_text(f'{{"item_id": {value}, "sid": [1, 2]}}\n')
+        with pytest.raises(ValueError, match=says):
+            read_published(file)
+
+
 def test_ids_that_are_missing_and_records_that_cannot_be_cut(tmp_path):
     (tmp_path / "t.csv").write_text("item_id,sid\n,1-2\n")
     with pytest.raises(ValueError, match="entry 1 has no item id"):
@@ -110,3 +125,25 @@ def test_ids_that_are_missing_and_records_that_cannot_be_cut(tmp_path):
     (tmp_path / "t.csv").write_text("item_id,sid\nP0,1,2\n")
     with pytest.raises(ValueError, match=r"t.csv: its header has 2 columns and its records have 3"):
         read_published(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("ids", "want"),
+    [
+        (pa.array([b"P0", b"P1"]), ("P0", "P1")),
+        (pa.array(["12.0", "13.0"]), ("12", "13")),
+        (pa.array(["P0\u200b", "\u00a0P1"]), ("P0", "P1")),
+        (pa.array(["007", "P7.0"]).dictionary_encode(), ("007", "P7.0")),
+    ],
+)
+def test_item_ids_read_as_those_of_the_catalogue(tmp_path, ids, want):
+    pq.write_table(pa.table({"item_id": ids, "sid": WANT}), tmp_path / "t.parquet")
+    assert read_published(tmp_path / "t.parquet").item_ids == want
+    texts = [value.decode() if isinstance(value, bytes) else value for value in ids.to_pylist()]
+    (tmp_path / "t.json").write_text(json.dumps(dict(zip(texts, WANT, strict=True))))
+    assert read_published(tmp_path / "t.json").item_ids == want
+    (tmp_path / "t.csv").write_text("item_id,sid\n" + "".join(f"{text},12-3-7{n}\n" for n, text in enumerate(texts)))
+    assert read_published(tmp_path / "t.csv").item_ids == want
+    pq.write_table(pa.table({"item_id": [2.0**53, 1.0], "sid": WANT}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: column 'item_id' holds whole doubles, e.g. 9007199254740992"):
+        read_published(tmp_path / "t.parquet")

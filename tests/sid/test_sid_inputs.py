@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +14,15 @@ import pytest
 from toy_leaks import leaked, switch_off, write_typed_sets
 
 from sidar import data, embed, pipeline, sid
+from sidar.artifacts import write_artifact
 from sidar.config import Config, load_config
 from sidar.data import toy
 from sidar.embed.cache import VectorCache, text_keys
+from sidar.sid import stage
 from sidar.sid.fit import AutoencoderFit
 from sidar.sid.inputs import logged_queries, query_inputs
+from sidar.sid.tokenizer import tokenizer_class
+from sidar.types import SidInputs
 
 DAY = 86_400_000_000
 TRAINED = [
@@ -219,3 +225,57 @@ def test_a_broken_vector_names_the_item(run: tuple[Path, list[str]], tmp_path: P
     np.save(tmp_path / "items.npy", items)
     with pytest.raises(ValueError, match="the vector of item 'T101', row 9 is not finite"):
         sid.build(Config(), run[0] / "data", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["sarq", "acrq"])
+def test_counts_are_requests_of_training_days_that_chose_the_item(
+    run: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    dataset = data.open_dataset(run[0] / "data")
+    clicks, shown = np.zeros(64, int), np.zeros(64, int)
+    for request in dataset.requests("train"):
+        for row, action in zip(request.rows, request.actions, strict=True):
+            clicks[row] += action > 0
+            shown[row] += 1
+    assert (clicks < shown).mean() > 0.9
+    given: list[SidInputs] = []
+    tokenizer = tokenizer_class(method)
+
+    def fit(self: object, inputs: SidInputs) -> None:
+        given.append(inputs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        build(run, tmp_path / "sid", f"sid.method={method}")
+    assert np.asarray(given[0].counts).tolist() == clicks.tolist()
+
+
+def test_view_share_of_the_reference_and_margin_reach_the_stage(
+    run: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run" / "embed"
+    shutil.copytree(run[0] / "embed", folder)
+    items = np.load(folder / "items.npy")
+    np.save(folder / "items_query.npy", np.roll(items, 1, axis=1))
+    cfg = load_config(None, [*run[1], "sid.view=query", "sid.reference=0.25", "sid.codebook_sizes=[8,4,4]"])
+    with write_artifact(tmp_path / "bundle" / "sid", "sid", config={"sid": cfg.sid.model_dump(mode="json")}) as draft:
+        draft.shapes |= sid.build(cfg, run[0] / "data", folder, draft.path)["shapes"]
+    out = tmp_path / "bundle" / "sid"
+    assert json.loads((out / "reference.json").read_text())["items"] == 16  # a quarter of 64
+    seen_so = sid.load_tokenizer(out).encode(SidInputs(np.roll(items, 1, axis=1)))
+    table = sid.load_sids(out / "sids.parquet", data.open_dataset(run[0] / "data").catalogue.item_ids)
+    np.testing.assert_array_equal(table.codes, seen_so.codes)
+
+    margins: list[float] = []
+    refresh = stage.refresh
+
+    def watched(*args: Any, margin: float) -> Any:
+        margins.append(margin)
+        return refresh(*args, margin=margin)
+
+    monkeypatch.setattr(stage, "refresh", watched)
+    cfg.warm_start, cfg.sid.keep_margin = str(tmp_path / "bundle"), 0.35
+    (tmp_path / "again").mkdir()
+    sid.build(cfg, run[0] / "data", folder, tmp_path / "again")
+    assert margins == [0.35]

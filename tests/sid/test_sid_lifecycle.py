@@ -74,16 +74,16 @@ def test_a_changed_item_moves_exactly_when_the_new_codes_pay(world):
 def test_a_tokenizer_with_a_refresh_of_its_own_is_asked(world):
     x, tokenizer, sids, ledger = world
 
-    class Own:
-        codebooks_ = tokenizer.codebooks_
-
+    class Own(RqKmeans):
         def refresh(self, inputs, previous, stays):
             assert stays.all()
             codes, lengths = previous.codes.copy(), previous.lengths.copy()
             codes[3, 1], lengths[3] = -1, 1
             return SemanticIds(codes, lengths, previous.codebook_sizes)
 
-    found = refresh(Own(), sids, ledger, SidInputs(x[:60], item_ids=IDS[:60]), margin=0.1)
+    own = Own(tokenizer.codebook_sizes)
+    own.codebooks_ = tokenizer.codebooks_
+    found = refresh(own, sids, ledger, SidInputs(x[:60], item_ids=IDS[:60]), margin=0.1)
     assert found.counts == {"kept": 59, "tokenizer": 1}
     assert found.sids.tuple_of(3) == sids.tuple_of(3)[:1]
 

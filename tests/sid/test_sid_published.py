@@ -22,7 +22,7 @@ TUPLES = st.lists(st.tuples(SID, st.integers(1, 3)).map(lambda t: t[0][: t[1]]),
 @settings(max_examples=60, deadline=None)
 def test_what_is_written_reads_back(tmp_path_factory, tuples, suffix, form):
     path = tmp_path_factory.mktemp("ids") / f"ids.{suffix}"
-    ids = [f'p"{i},\n' if suffix != "csv" else f"p{i}" for i in range(len(tuples))]
+    ids = [f'p"{i},\n.' if suffix != "csv" else f"p{i}" for i in range(len(tuples))]
     sids = semantic_ids(tuples, SIZES)
     assert write_published(path, ids, sids, form=form) == len(tuples)
     table = read_published(path, SIZES)

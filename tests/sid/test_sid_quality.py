@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -102,9 +101,7 @@ def test_shared_prefixes_by_hand() -> None:
 def test_reconstruction_by_hand() -> None:
     vectors = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], np.float32)
     books = [np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.0, 0.0], [0.0, 0.5]], np.float32)]
-    got = report(
-        semantic_ids([(0, 0), (1,), (0, 1)], (2, 2)), vectors=vectors, tokenizer=SimpleNamespace(codebooks_=books)
-    )
+    got = report(semantic_ids([(0, 0), (1,), (0, 1)], (2, 2)), vectors=vectors, tokenizer=reference_sid.Books(books))
     assert got["reconstruction"]["error"] == pytest.approx([4 / 9, 1 / 3, 0.25 / 3])
     assert got["distinct_vectors"] == 3
 
@@ -156,7 +153,7 @@ def test_every_table_has_a_report(tuples: list) -> None:
     got = report(
         semantic_ids(tuples, (2, 2, 4)),
         vectors=rng.random((n, 3), dtype=np.float32),
-        tokenizer=SimpleNamespace(codebooks_=[rng.random((k, 3), dtype=np.float32) for k in (2, 2, 4)]),
+        tokenizer=reference_sid.Books([rng.random((k, 3), dtype=np.float32) for k in (2, 2, 4)]),
         categories=CATEGORIES[:n],
         pairs=np.array([[0, n - 1]] if n else np.zeros((0, 2))),
     )

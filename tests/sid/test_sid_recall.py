@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from reference_sid import Books
 
 from sidar.config import SidConfig
-from sidar.restore import restored
 from sidar.sid import RqKmeans, RqVae, Sarq
 from sidar.sid.ledger import squared_errors
 from sidar.sid.quality import report
@@ -18,13 +18,6 @@ def clustered(n=600, topics=40, dim=16, seed=0):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(topics, dim))[rng.integers(topics, size=n)] + 0.3 * rng.normal(size=(n, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-class Books:
-    """A tokenizer as far as :func:`quantised_recall` knows one."""
-
-    def __init__(self, books):
-        self.codebooks_ = books
 
 
 def slowly(vectors, sids, books, queries, wanted, besides=None):
@@ -104,7 +97,7 @@ def test_a_tokenizer_with_a_decoder_is_asked_and_not_its_stand_ins():
     stand_ins = report(sids, vectors=vectors, tokenizer=Books(tokenizer.codebooks_))["reconstruction"]
     assert kept["error"][-1] != pytest.approx(stand_ins["error"][-1], rel=1e-3)
     sarq = Sarq(tokenizer, 2)
-    np.testing.assert_array_equal(restored(sarq, clusters), tokenizer.reconstruct(clusters))
+    np.testing.assert_array_equal(sarq.reconstruct(clusters), tokenizer.reconstruct(clusters))
 
 
 def test_larger_sizes_are_chosen_where_quantised_dense_keeps_too_little():

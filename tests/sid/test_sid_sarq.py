@@ -1,4 +1,4 @@
-"""SARQ: the claims of methods.md §3.2 on simulated items, the daily refresh, and inputs that do not fit."""
+"""SARQ: the claims of docs/methods/sarq.md on simulated items, the daily refresh, and inputs that do not fit."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
 """The loop: continuing is repeating, accumulation changes nothing, and what is written down is right."""
 
 import json
+import math
 import shutil
 
 import pytest
 import torch
+from torch import nn
 from toy_train import align_task, quick, sft_task, tiny_model, write_backbone
 
 from sidar.align import names
-from sidar.config import AlignConfig, LoraConfig, SftConfig
+from sidar.config import AlignConfig, LoraConfig, OptimConfig, SftConfig
 from sidar.fitting import checkpoint
+from sidar.train import loop
 from sidar.train.loop import fit
 
 
@@ -252,3 +255,104 @@ def test_alignment_switches_dropout_off(tmp_path, backbone):
     task = align_task(model, quick(AlignConfig, objective="sft"))
     task.batch(0)
     assert not any(m.training for m in model.modules())
+
+
+#: Two settings of every option of the loop, with the learning-rate factors of their steps.
+LOOPS = [
+    (
+        {
+            "steps": 8,
+            "batch_size": 12,
+            "accumulate": 3,
+            "lr_new": 0.004,
+            "lr_pretrained": 0.0015,
+            "weight_decay": 0.3,
+            "warmup": 0.25,
+            "schedule": "linear",
+            "clip": 0.05,
+            "precision": "bf16",
+            "validate_every": 3,
+            "checkpoint_every": 5,
+            "keep_checkpoints": 1,
+            "log_every": 4,
+        },
+        [1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6],
+    ),
+    (
+        {
+            "steps": 4,
+            "batch_size": 8,
+            "accumulate": 1,
+            "lr_new": 0.001,
+            "lr_pretrained": 0.005,
+            "weight_decay": 0.1,
+            "warmup": 0.0,
+            "schedule": "cosine",
+            "clip": 0.0,
+            "precision": "fp32",
+            "validate_every": 2,
+            "checkpoint_every": 1,
+            "keep_checkpoints": 3,
+            "log_every": 3,
+        },
+        [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "factors"), LOOPS, ids=["linear", "cosine"])
+def test_every_option_of_the_loop_is_followed(tmp_path, backbone, monkeypatch, settings, factors):
+    of_stages = {"valid_requests", "valid_beam"}  # test_train_wiring.py
+    assert set(settings) | of_stages == set(OptimConfig.model_fields)
+    packed, precisions, limits, steps, checks = [], set(), set(), [], []
+    pack, autocast, clip, step = loop.pack, loop.autocast, nn.utils.clip_grad_norm_, torch.optim.AdamW.step
+    model = tiny_model(backbone)
+    matrix = model.backbone.layers[0].mlp.up_proj.weight
+
+    def watched_pack(prompts, *rest):
+        packed.append(len(prompts))
+        return pack(prompts, *rest)
+
+    def watched_autocast(device, precision):
+        precisions.add(precision)
+        return autocast(device, precision)
+
+    def watched_clip(parameters, limit):
+        limits.add(limit)
+        return clip(parameters, limit)
+
+    def watched_step(self):
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        new, old = groups[id(model.sid_in)], groups[id(matrix)]
+        steps.append((new["lr"], old["lr"], new["weight_decay"], old["weight_decay"]))
+        return step(self)
+
+    monkeypatch.setattr(loop, "pack", watched_pack)
+    monkeypatch.setattr(loop, "autocast", watched_autocast)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched_clip)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
+    task = sft_task(model, batch_size=settings["batch_size"])
+
+    def validate():
+        checks.append(len(steps))
+        return {"recall@8": 0.0, "nll": 1.0}
+
+    task.validate = validate
+    cfg = OptimConfig(**settings)
+    run(task, cfg, tmp_path)
+    size = cfg.batch_size // cfg.accumulate
+    assert packed == [size] * (cfg.steps * cfg.accumulate)
+    assert precisions == {cfg.precision}
+    assert limits == {cfg.clip or math.inf}
+    lrs = [(cfg.lr_new * factor, cfg.lr_pretrained * factor) for factor in factors]
+    assert [pair[:2] for pair in steps] == [pytest.approx(pair) for pair in lrs]
+    assert {pair[2:] for pair in steps} == {(0.0, cfg.weight_decay)}  # only matrices inside the blocks decay
+
+    def every(period):
+        return [*range(period, cfg.steps, period), cfg.steps]
+
+    assert checks == every(cfg.validate_every)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "train"] == every(cfg.log_every)
+    kept = [f"step-{step:08d}" for step in every(cfg.checkpoint_every)[-cfg.keep_checkpoints :]]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept

@@ -206,7 +206,7 @@ def test_two_towers_start_as_one_encoder_and_the_swap_adds_no_parameter(encoders
 
 
 def test_with_equal_towers_the_swap_doubles_the_loss(encoders):
-    """The limit case of methods §4.2: tied towers are aligned already, so the swap says nothing new."""
+    """The limit case of docs/methods/sci.md: tied towers are aligned already, so the swap says nothing new."""
     towers = trainable(EmbedConfig(model=encoders[0], dtype="fp32"), "cpu", two())
     towers.model.eval()
     alone = batch_loss(towers, PAIRS, TEXTS, two(swap=0)).item()

@@ -5,9 +5,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from sidar.compare.tables import compare
 from sidar.config import Config, load_config
 from sidar.data import build, toy
-from sidar.pipeline.compare import compare
 from sidar.sid import save_sids
 from sidar.types import SemanticIds
 
