@@ -4,7 +4,7 @@ A softmax policy is a table of logits per prefix of a small SID trie; each query
 pseudo-negatives and accidental clicks, and an SFT policy fitted to that log.  The project's own objectives
 (:func:`sidar.align.objective`) train the table; no language model is loaded.  Five experiments:
 
-    A  squeezing: where each objective moves probability (methods.md §1.6)
+    A  squeezing: where each objective moves probability (docs/methods/dpo.md)
     B  TLGD's coefficient, and what it does to validity, quality and oscillation
     C  the printed reading of eq. 2 against the softmax one, over n and β
     D  RDRW against noise: which AUC must its similarity have to pay off?

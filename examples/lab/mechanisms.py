@@ -62,7 +62,7 @@ def squeezing(figures: Figures, seeds: int) -> None:
 
 def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: int) -> tuple[Tensor, Tensor]:
     """(lists,) gradient of L_PL, by the shipped objective, on the log-prob of y_w*'s code at ``level`` of the lists
-    whose negatives share it, and what methods.md §1.3 says it is; both divided by the push on y_w*.
+    whose negatives share it, and what docs/methods/raddpo.md says it is; both divided by the push on y_w*.
 
     ``varied`` cuts some SIDs to two codes, as SARQ does.  float64.
     """

@@ -17,7 +17,7 @@ from sidar.align import SimilarityWindow
 NOISES, AUCS = (0.0, 0.1, 0.25, 0.5), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTROLS = ("none", "constant", "shuffled")
 MEASURES = ("ndcg@10", "best.mrr", "click.mrr")
-#: The smallest effect that a language-model run can see on 2,000 queries (protocol.md §4).
+#: The smallest effect that a language-model run can see on 2,000 queries (docs/evaluation.md).
 VISIBLE = 0.005
 #: The map of E: every combination.
 MAP: dict[str, Sequence[float]] = {
