@@ -1,16 +1,19 @@
-"""The served answer beside what a shop already has: the click table, lexical and dense search, each model alone.
+"""The served answer beside what a shop already has: the click table, lexical and dense search, each
+model alone.
 
     python -m benchmarks.answer --work /var/tmp/sidar-answer
 
-Everything is SIMULATED: preset `full` on the embedded sample, the bed of the evidence for RAD-DPO, with RAD-DPO as it
-is shipped except for RDRW's window, which is the bed's (512, not 4096). Per seed an SFT and an aligned model are
-trained; what the answer needs is fitted on day 7 with the counts of the days before, as the pipeline's stage `answer`
-does it, and day 8 is scored: clicks, orders, clicks in the randomised bucket, true utility, each over all, seen and
-unseen queries, and the held-out judged and grounded queries. Expected signs stand in answer.yaml. Resumable by seed;
+Everything is SIMULATED: preset `full` on the embedded sample, the bed of the evidence for RAD-DPO,
+with RAD-DPO as it is shipped except for RDRW's window, which is the bed's (512, not 4096). Per seed
+an SFT and an aligned model are trained; what the answer needs is fitted on day 7 with the counts of
+the days before, as the pipeline's stage `answer` does it, and day 8 is scored: clicks, orders,
+clicks in the randomised bucket, true utility, each over all, seen and unseen queries, and the
+held-out judged and grounded queries. Expected signs stand in answer.yaml. Resumable by seed;
 `--only 0,1` runs some, `--page` aggregates what there is.
 
-Writes results/answer.json: figures `<a>_minus_<b>_<target>_<part>` with `_low`, `_high`, `_p`, `_detectable`, and the
-per-query values of `memory` on the evidence's kept test requests with the comparisons that it turns.
+Writes results/answer.json: figures `<a>_minus_<b>_<target>_<part>` with `_low`, `_high`, `_p`,
+`_detectable`, and the per-query values of `memory` on the evidence's kept test requests with the
+comparisons that it turns.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, print_table, single_thread, write_between, write_results
+from benchmarks.common import (
+    RESULTS,
+    ROOT,
+    print_table,
+    single_thread,
+    write_between,
+    write_results,
+)
 
 WORK = Path(tempfile.gettempdir()) / "sidar-answer"
 POOLS = ("day8", "judged_test", "grounded_test")
@@ -51,15 +61,31 @@ PAIRS = (
 
 
 def settings(seed: int) -> dict[str, Any]:
-    """What differs from the bed: beta .5 and 480 steps of alignment, as shipped, and the seed. The window stays 512."""
+    """What differs from the bed: beta .5 and 480 steps of alignment, as shipped, and the seed.
+
+    The window stays 512.
+    """
     from benchmarks.evidence.registration import registration
 
-    align = {**registration()["bed"]["settings"]["align"], "steps": 480, "checkpoint_every": 480, "validate_every": 240}
-    return {"seed": seed, "threads": 1, "device": "cpu", "align": align, "decode": {"rerank": "dense"}}
+    align = {
+        **registration()["bed"]["settings"]["align"],
+        "steps": 480,
+        "checkpoint_every": 480,
+        "validate_every": 240,
+    }
+    return {
+        "seed": seed,
+        "threads": 1,
+        "device": "cpu",
+        "align": align,
+        "decode": {"rerank": "dense"},
+    }
 
 
 def train(work: Path, seed: int) -> Path:
-    """Train the SFT and the aligned model of a seed; finished ones are kept, interrupted work goes on."""
+    """Train the SFT and the aligned model of a seed; finished ones are kept, interrupted work goes
+    on.
+    """
     import torch
 
     from benchmarks.evidence.bed import Bed
@@ -82,17 +108,24 @@ def train(work: Path, seed: int) -> Path:
         else:
             report = train_align(cfg, data, sid, folder / "sft", tmp, work=keep, progress=False)
         shutil.rmtree(tmp / "best", ignore_errors=True)
-        facts = {"cpu_seconds": round(time.process_time() - started, 1), "summary": report["summary"]}
+        facts = {
+            "cpu_seconds": round(time.process_time() - started, 1),
+            "summary": report["summary"],
+        }
         (tmp / "done.json").write_text(json.dumps(facts) + "\n")
         shutil.rmtree(folder / name, ignore_errors=True)
         tmp.rename(folder / name)
         shutil.rmtree(keep, ignore_errors=True)
-        print(f"seed {seed}: {name}, {facts['cpu_seconds']:.0f} CPU s: {facts['summary']}", flush=True)
+        print(
+            f"seed {seed}: {name}, {facts['cpu_seconds']:.0f} CPU s: {facts['summary']}", flush=True
+        )
     return folder
 
 
 def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
-    """A run as the pipeline leaves it, of the bed's data, vectors and SIDs and this seed's models; and its config."""
+    """A run as the pipeline leaves it, of the bed's data, vectors and SIDs and this seed's models;
+    and its config.
+    """
     from benchmarks.evidence.bed import Bed
     from benchmarks.evidence.registration import registration
     from sidar.index import PrefixIndex
@@ -123,23 +156,36 @@ def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
 
 
 class Expanded:
-    """A model's beams expanded to items in another way: ``none`` = SIDs listed whole, one after another, as answers
-    were made until 2026-11-27; ``uniform`` = the items of an SID share it equally."""
+    """A model's beams expanded to items in another way: ``none`` = SIDs listed whole, one after
+    another, as answers were made until 2026-11-27; ``uniform`` = the items of an SID share it
+    equally."""
 
     def __init__(self, model: Any, rule: str) -> None:
-        self.name, self._model, self._rule = f"{model.name} {'listed' if rule == 'none' else rule}", model, rule
+        self.name, self._model, self._rule = (
+            f"{model.name} {'listed' if rule == 'none' else rule}",
+            model,
+            rule,
+        )
 
     def hits(self, prompts: Any, k: int) -> Any:
         from sidar.decode import to_hits
         from sidar.index.shares import ItemShares
 
         searcher = self._model.retriever
-        shares = None if self._rule == "none" else ItemShares.of(searcher.index, searcher.allowed, rule="uniform")
-        return to_hits(self._model.beams(prompts), searcher.index, k, shares=shares, allowed=searcher.allowed)
+        shares = (
+            None
+            if self._rule == "none"
+            else ItemShares.of(searcher.index, searcher.allowed, rule="uniform")
+        )
+        return to_hits(
+            self._model.beams(prompts), searcher.index, k, shares=shares, allowed=searcher.allowed
+        )
 
 
 def score(work: Path, seed: int) -> None:
-    """Score every row on the pools of the evidence and leave ``cells/seed-<n>/per_query.parquet``."""
+    """Score every row on the pools of the evidence and leave
+    ``cells/seed-<n>/per_query.parquet``.
+    """
     import torch
 
     from benchmarks.evidence.bed import Bed
@@ -165,25 +211,40 @@ def score(work: Path, seed: int) -> None:
     cfg, run = run_folder(work, seed)
     dataset = open_dataset(run / "data")
     catalogue, priors = dataset.catalogue, dataset.priors()
-    valid = [_first(each, 128) for each in dataset.eval_sets("valid") if each.name != "day7-random-clicks"]
+    valid = [
+        _first(each, 128)
+        for each in dataset.eval_sets("valid")
+        if each.name != "day7-random-clicks"
+    ]
     dev = next(each for each in dataset.eval_sets("valid") if each.name == "judged_dev")
-    lexical = Bm25(catalogue).tune([p.query for p in dev.prompts], objective(dev, catalogue, "ndcg@10"))
+    lexical = Bm25(catalogue).tune(
+        [p.query for p in dev.prompts], objective(dev, catalogue, "ndcg@10")
+    )
     embedder = load_embedder(cfg.embed, "cpu")
-    index, sids = PrefixIndex.load(run / "index"), load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
+    index, sids = (
+        PrefixIndex.load(run / "index"),
+        load_sids(run / "sid" / "sids.parquet", catalogue.item_ids),
+    )
     systems: dict[str, Any] = {
         "bm25": TextSystem("bm25", lexical),
         **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
     }
     clusters = load_tokenizer(run / "sid").reconstruct(index.table)
-    systems["quantised-dense"] = QuantisedDense(clusters, index.expand_with_source, query_side(embedder))
+    systems["quantised-dense"] = QuantisedDense(
+        clusters, index.expand_with_source, query_side(embedder)
+    )
     for name, folder in (("sft", "sft"), ("raddpo", cfg.align.folder)):
-        model = GenerativeSystem(name, run / folder / "model", index, sids, catalogue, cfg.decode, "cpu")
+        model = GenerativeSystem(
+            name, run / folder / "model", index, sids, catalogue, cfg.decode, "cpu"
+        )
         systems |= {
             name: model,
             f"{name} listed": Expanded(model, "none"),
             f"{name} uniform": Expanded(model, "uniform"),
         }
-        systems[f"{name}+rerank"] = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
+        systems[f"{name}+rerank"] = Reranked(
+            model, query_side(embedder).encode, load_items(run / "embed")
+        )
     rows = answer_rows(cfg, run, systems, embedder, priors)
     for system in systems.values():
         if isinstance(system, Reranked) and system.weight is None:
@@ -218,16 +279,26 @@ def _first(each: Any, most: int) -> Any:
 
     at = subset_by_hash(each.query_ids, most)
     ids, prompts = tuple(each.query_ids[i] for i in at), tuple(each.prompts[i] for i in at)
-    return replace(each, query_ids=ids, prompts=prompts, slices={n: v[at] for n, v in each.slices.items()})
+    return replace(
+        each, query_ids=ids, prompts=prompts, slices={n: v[at] for n, v in each.slices.items()}
+    )
 
 
 def _sets(pool: Any) -> list[Any]:
-    """The targets of a pool as evaluation sets: ``clicks``, ``orders``, ``random``, ``utility``, or the pool itself."""
+    """The targets of a pool as evaluation sets: ``clicks``, ``orders``, ``random``, ``utility``, or
+    the pool itself.
+    """
     import numpy as np
 
     from sidar.types import EvalSet
 
-    names = {"click": "clicks", "order": "orders", "random": "random", "utility": "utility", "": pool.name}
+    names = {
+        "click": "clicks",
+        "order": "orders",
+        "random": "random",
+        "utility": "utility",
+        "": pool.name,
+    }
     made = []
     for target, one in pool.targets.items():
         at = one.at.tolist()
@@ -261,28 +332,43 @@ def aggregate(work: Path, seeds: list[int]) -> None:
         for system in first.systems(name):
             found = {m: [cells[s].get(name, system, f"item/{m}") for s in seeds] for m in MEASURES}
             means[name][system] = {
-                m: float(np.mean([values[1].mean() for values in each if values])) for m, each in found.items()
+                m: float(np.mean([values[1].mean() for values in each if values]))
+                for m, each in found.items()
             }
         columns, asked = [], []
         for figure, a, b in PAIRS:
             for measure in ("ndcg@10", "mrr"):
                 pairs = [
-                    (cells[s].get(name, a, f"item/{measure}"), cells[s].get(name, b, f"item/{measure}")) for s in seeds
+                    (
+                        cells[s].get(name, a, f"item/{measure}"),
+                        cells[s].get(name, b, f"item/{measure}"),
+                    )
+                    for s in seeds
                 ]
                 if all(x and y for x, y in pairs):
                     columns.append(np.concatenate([x[1] - y[1] for x, y in pairs]))
-                    asked.append((figure, measure, a, b, [float((x[1] - y[1]).mean()) for x, y in pairs]))
+                    asked.append(
+                        (figure, measure, a, b, [float((x[1] - y[1]).mean()) for x, y in pairs])
+                    )
         if not columns:
             continue
         ids = first.get(name, asked[0][2], "item/ndcg@10")[0]
         labels = np.tile(np.array([clusters[name][i] for i in ids]), len(seeds))
         found_tests = paired_tests(np.stack(columns, axis=1), labels, 0, samples=2000)
         adjusted = holm([t.p for t in found_tests])
-        for (figure, measure, a, b, by_seed), test, p in zip(asked, found_tests, adjusted, strict=True):
+        for (figure, measure, a, b, by_seed), test, p in zip(
+            asked, found_tests, adjusted, strict=True
+        ):
             target, _, part = name.partition("/")
-            key = f"{figure}_{target}_{part or 'all'}" + ("" if measure == "ndcg@10" else f"_{measure}")
+            key = f"{figure}_{target}_{part or 'all'}" + (
+                "" if measure == "ndcg@10" else f"_{measure}"
+            )
             figures |= {key: test.effect, f"{key}_low": test.low, f"{key}_high": test.high}
-            figures |= {f"{key}_p": test.p, f"{key}_p_holm": float(p), f"{key}_detectable": test.detectable}
+            figures |= {
+                f"{key}_p": test.p,
+                f"{key}_p_holm": float(p),
+                f"{key}_detectable": test.detectable,
+            }
             tests.append(
                 {
                     "set": name,
@@ -303,7 +389,9 @@ def aggregate(work: Path, seeds: list[int]) -> None:
             )
     memory, turned = memory_beside_the_evidence(first, clusters)
     expected = yaml.safe_load((ROOT / "benchmarks" / "answer.yaml").read_text())
-    constants = {s: json.loads((work / "cells" / f"seed-{s}" / "done.json").read_text()) for s in seeds}
+    constants = {
+        s: json.loads((work / "cells" / f"seed-{s}" / "done.json").read_text()) for s in seeds
+    }
     write_results(
         "answer",
         {"expected": expected, "origin": "SIMULATED traffic, preset full; judged_test is real"},
@@ -311,17 +399,32 @@ def aggregate(work: Path, seeds: list[int]) -> None:
         means=means,
         tests=tests,
         fitted={
-            str(s): each["answer"]["fit"] | {"reranked": each["answer"]["reranked"]} for s, each in constants.items()
+            str(s): each["answer"]["fit"] | {"reranked": each["answer"]["reranked"]}
+            for s, each in constants.items()
         },
         memory_on_evidence_requests=memory,
         verdicts_that_memory_turns=turned,
     )
     write_between(PAGE, MARKS, page_table(json.loads((RESULTS / "answer.json").read_text())))
-    shown = [t for t in tests if t["measure"] == "ndcg@10" and t["a"] in ("answer", "sft", "raddpo", "memory")]
+    shown = [
+        t
+        for t in tests
+        if t["measure"] == "ndcg@10" and t["a"] in ("answer", "sft", "raddpo", "memory")
+    ]
     print_table(
         ["set", "a", "b", "effect", "low", "high", "p Holm", "detectable", "verdict"],
         [
-            [t["set"], t["a"], t["b"], t["effect"], t["low"], t["high"], t["p_holm"], t["detectable"], t["verdict"]]
+            [
+                t["set"],
+                t["a"],
+                t["b"],
+                t["effect"],
+                t["low"],
+                t["high"],
+                t["p_holm"],
+                t["detectable"],
+                t["verdict"],
+            ]
             for t in shown
         ],
         "a - b, item nDCG@10",
@@ -340,11 +443,22 @@ ASKED = (
     ("shares − SIDs listed whole, raddpo alone", "share_minus_listed_raddpo"),
     ("shares − equal shares, raddpo alone", "share_minus_uniform_raddpo"),
 )
-SETS = ("clicks", "clicks/seen", "clicks/unseen", "orders", "random", "utility", "judged_test", "grounded_test")
+SETS = (
+    "clicks",
+    "clicks/seen",
+    "clicks/unseen",
+    "orders",
+    "random",
+    "utility",
+    "judged_test",
+    "grounded_test",
+)
 
 
 def page_table(results: dict[str, Any]) -> str:
-    """The table of docs/answer.md: item nDCG@10, effect and 95 % interval; bold where it holds after Holm."""
+    """The table of docs/answer.md: item nDCG@10, effect and 95 % interval; bold where it holds
+    after Holm.
+    """
     figures = results["figures"]
     lines = [f"| | {' | '.join(SETS)} |", "|---" * (len(SETS) + 1) + "|"]
     for words, name in ASKED:
@@ -361,16 +475,24 @@ def page_table(results: dict[str, Any]) -> str:
             cells.append(f"**{told}**" if sure else told)
         lines.append(f"| {words} | {' | '.join(cells)} |")
     seeds = int(figures["seeds"])
-    lines += ["", f"{seeds} model seeds; from `benchmarks/results/answer.json` (`python -m benchmarks.answer`)."]
+    lines += [
+        "",
+        (
+            f"{seeds} model seeds; from `benchmarks/results/answer.json` (`python -m "
+            "benchmarks.answer`)."
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def memory_beside_the_evidence(
     values: Any, clusters: dict[str, dict[str, str]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Per-query values of ``memory`` on the requests of the evidence's kept cells, and what it does to their rows.
+    """Per-query values of ``memory`` on the requests of the evidence's kept cells, and what it does
+    to their rows.
 
-    For every kept system the mean over its seeds of item nDCG@10 against memory's, paired by request.
+    For every kept system the mean over its seeds of item nDCG@10 against memory's, paired by
+    request.
     """
     import numpy as np
     import pyarrow.parquet as pq
@@ -387,11 +509,16 @@ def memory_beside_the_evidence(
             continue
         kept[name] = {"query_id": list(found[0]), "ndcg@10": [round(float(v), 6) for v in found[1]]}
         mine = dict(zip(found[0], found[1], strict=True))
-        for system in ("bm25", "dense", "dense-tuned", "bm25+dense", "bm25+dense-tuned", "popularity", "sft",
-                       "sft-continued", "raddpo", "raddpo-paper", "dpo", "simpo", "orpo", "sdpo"):  # fmt: skip
+        for system in ("bm25", "dense", "dense-tuned", "bm25+dense", "bm25+dense-tuned",
+        "popularity", "sft",
+                       "sft-continued", "raddpo", "raddpo-paper", "dpo", "simpo", "orpo",
+                       "sdpo"):  # fmt: skip
             files = [
                 f
-                for f in (folder / f"{system}.parquet", *sorted(folder.glob(f"{system}.s[0-9].parquet")))
+                for f in (
+                    folder / f"{system}.parquet",
+                    *sorted(folder.glob(f"{system}.s[0-9].parquet")),
+                )
                 if f.is_file()
             ]
             column = f"{target}.item.ndcg@10"
@@ -400,12 +527,16 @@ def memory_beside_the_evidence(
                 table = pq.read_table(file, filters=[("set", "=", "day8")])
                 if column not in table.column_names:
                     continue
-                for query_id, value in zip(*(table.column(c).to_pylist() for c in ("query_id", column)), strict=True):
+                for query_id, value in zip(
+                    *(table.column(c).to_pylist() for c in ("query_id", column)), strict=True
+                ):
                     if value is not None and np.isfinite(value) and query_id in mine:
                         differences.append(value - mine[query_id])
                         labels.append(clusters[name][query_id])
             if differences:
-                test = paired_test(np.array(differences), np.zeros(len(differences)), np.array(labels))
+                test = paired_test(
+                    np.array(differences), np.zeros(len(differences)), np.array(labels)
+                )
                 turned.append(
                     {
                         "target": name,
@@ -431,21 +562,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", default="", help="Seeds, comma-separated; default: all that are registered.")
+    parser.add_argument(
+        "--only", default="", help="Seeds, comma-separated; default: all that are registered."
+    )
     parser.add_argument("--train-only", action="store_true")
-    parser.add_argument("--page", action="store_true", help="Aggregate the finished cells and run nothing.")
+    parser.add_argument(
+        "--page", action="store_true", help="Aggregate the finished cells and run nothing."
+    )
     args = parser.parse_args()
     single_thread()
     from benchmarks.evidence.bed import Bed
 
     if args.page:
-        done = [int(path.parent.name.split("-")[1]) for path in sorted((args.work / "cells").glob("seed-*/done.json"))]
+        done = [
+            int(path.parent.name.split("-")[1])
+            for path in sorted((args.work / "cells").glob("seed-*/done.json"))
+        ]
         return aggregate(args.work, done)
     Bed(args.work).build()
     seeds = [int(seed) for seed in args.only.split(",") if seed] or [0, 1, 2, 3, 4]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         pool.starmap(cell, [(args.work, seed, args.train_only) for seed in seeds], chunksize=1)
-    done = [seed for seed in (0, 1, 2, 3, 4) if (args.work / "cells" / f"seed-{seed}" / "done.json").is_file()]
+    done = [
+        seed
+        for seed in (0, 1, 2, 3, 4)
+        if (args.work / "cells" / f"seed-{seed}" / "done.json").is_file()
+    ]
     if done:
         aggregate(args.work, done)
 

@@ -1,11 +1,13 @@
-"""The comparison of tokenizers on the embedded sample: which Semantic IDs are best for its 6,764 products?
+"""The comparison of tokenizers on the embedded sample: which Semantic IDs are best for its 6,764
+products?
 
     python benchmarks/bakeoff.py FOLDER [--methods …] [--seeds 0,1,2] [--no-docs] [key.sub=value …]
 
-FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is there is not made
-again, so an interrupted comparison goes on. It writes ``results/bakeoff.json``, ``docs/bakeoff.md`` and its pictures; a
-test holds them together. Sizes fit 40 minutes on two cores; wall clock and CPU time of the process are in the results.
-``--page`` writes the page again from the results that are committed.
+FOLDER gets the inputs that ``sidar demo`` has (real products, a SIMULATED log) and the run; what is
+there is not made again, so an interrupted comparison goes on. It writes ``results/bakeoff.json``,
+``docs/bakeoff.md`` and its pictures; a test holds them together. Sizes fit 40 minutes on two cores;
+wall clock and CPU time of the process are in the results. ``--page`` writes the page again from the
+results that are committed.
 """
 
 import argparse
@@ -29,7 +31,13 @@ PREFIX = "bakeoff-"
 SETTINGS = {
     "name": "bakeoff",
     "lm": {"layers": 3, "hidden": 384, "max_prompt_tokens": 40},
-    "sft": {"steps": 300, "batch_size": 128, "accumulate": 1, "validate_every": 300, "checkpoint_every": 150},
+    "sft": {
+        "steps": 300,
+        "batch_size": 128,
+        "accumulate": 1,
+        "validate_every": 300,
+        "checkpoint_every": 150,
+    },
     "decode": {"rerank": "none"},
     "evaluate": {"max_queries": 300, "invalid_queries": 32},
 }
@@ -45,7 +53,12 @@ def settings():
 
 def write_docs(kept, docs=DOCS):
     """Write ``bakeoff.md`` and ``images/bakeoff-*.svg`` from the kept results alone."""
-    page = make_page(Results.from_json(kept), prefix=PREFIX, written_by="benchmarks/bakeoff.py", note=cost_note(kept))
+    page = make_page(
+        Results.from_json(kept),
+        prefix=PREFIX,
+        written_by="benchmarks/bakeoff.py",
+        note=cost_note(kept),
+    )
     for old in (docs / "images").glob(f"{PREFIX}*.svg"):
         old.unlink()
     page.write_pictures(docs / "images")
@@ -55,22 +68,29 @@ def write_docs(kept, docs=DOCS):
 def cost_note(kept):
     """Return what the comparison of the sample cost, and where its figures are."""
     cost = kept["cost"]
-    clock = f", {cost['minutes']:.0f} minutes on {cost['threads']} threads" if cost["one_go"] else ""
+    clock = (
+        f", {cost['minutes']:.0f} minutes on {cost['threads']} threads" if cost["one_go"] else ""
+    )
     return (
-        f"The embedded sample: {cost['cpu_minutes']:.0f} minutes of CPU time in all stages together{clock}; made "
-        "by `python benchmarks/bakeoff.py`, all figures in `benchmarks/results/bakeoff.json`. The command for "
-        "your own catalogue is `sidar compare-sids` ([methods/bakeoff.md](methods/bakeoff.md))."
+        f"The embedded sample: {cost['cpu_minutes']:.0f} minutes of CPU time in all stages "
+        f"together{clock}; made by `python benchmarks/bakeoff.py`, all figures in "
+        "`benchmarks/results/bakeoff.json`. The command for your own catalogue is `sidar "
+        "compare-sids` ([methods/bakeoff.md](methods/bakeoff.md))."
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--methods")
     parser.add_argument("--seeds")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--no-docs", action="store_true", help="leave docs and results of the repository alone")
+    parser.add_argument(
+        "--no-docs", action="store_true", help="leave docs and results of the repository alone"
+    )
     parser.add_argument("--page", action="store_true", help="only write docs/bakeoff.md again")
     given = parser.parse_intermixed_args()
     path = RESULTS / "bakeoff.json"
@@ -102,7 +122,8 @@ def main():
     used = resource.getrusage(resource.RUSAGE_SELF)
     stages = sum(sum(method.seconds.values()) for method in results.methods.values())
     manifests = [read_manifest(cfg.run_dir / name) for name in ("data", "embed")]
-    shared = sum(manifest.seconds for manifest in manifests if manifest)  # wall: the ordinary stages keep no CPU time
+    # wall: the ordinary stages keep no CPU time
+    shared = sum(manifest.seconds for manifest in manifests if manifest)
     cost = {
         "minutes": (time.monotonic() - began) / 60,
         "peak_rss_gb": used.ru_maxrss / 1e6,
@@ -132,7 +153,10 @@ def main():
     else:
         path.write_text(json.dumps(kept, indent=1) + "\n")
         write_docs(kept)
-    print(f"{cost['minutes']:.1f} minutes; {cost['cpu_minutes']:.1f} of CPU time in all; {cost['peak_rss_gb']:.1f} GB")
+    print(
+        f"{cost['minutes']:.1f} minutes; {cost['cpu_minutes']:.1f} of CPU time in all; "
+        f"{cost['peak_rss_gb']:.1f} GB"
+    )
     print(results.sentence.replace("**", ""))
 
 

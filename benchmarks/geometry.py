@@ -1,20 +1,23 @@
-"""What `lm.geometry` costs: CPU seconds of an SFT step and of a beam search, against the default's, one thread.
+"""What `lm.geometry` costs: CPU seconds of an SFT step and of a beam search, against the default's,
+one thread.
 
-    python benchmarks/geometry.py                # both beds; the first time about six minutes more, for the 50,000
+    python benchmarks/geometry.py  # both beds; first about six minutes more, for the 50,000
     python benchmarks/geometry.py --only 1m
 
-Beds. `50k`: 50,000 products grown from the sample and a simulated log (docs/grown.md), codes 512/256/128 from MiniLM's
-vectors, batches as in benchmarks/grown.py; kept in --work. `1m`: a million distinct random SIDs at the automatic sizes
-(first codes of log-normal popularity, below each of them a share of the later codes; random centroids, smaller by
-level), prompts of random words and as many tokens and answers as the grown bed's, query vectors near answers: nothing
-is learnt there. The decoder is the same, 4 layers of 384.
+Beds. `50k`: 50,000 products grown from the sample and a simulated log (docs/grown.md), codes
+512/256/128 from MiniLM's vectors, batches as in benchmarks/grown.py; kept in --work. `1m`: a
+million distinct random SIDs at the automatic sizes (first codes of log-normal popularity, below
+each of them a share of the later codes; random centroids, smaller by level), prompts of random
+words and as many tokens and answers as the grown bed's, query vectors near answers: nothing is
+learnt there. The decoder is the same, 4 layers of 384.
 
-A step is forward and backward of two passes of 64 prompts, and AdamW. Steps of the variants are taken in turn on the
-same batches; a step's time is its median over turns, and their mean is kept. At 50k a step also has its share of what
-prepares 16 batches (prompts, answers; with the geometry the encoder reads the pseudo-queries).
+A step is forward and backward of two passes of 64 prompts, and AdamW. Steps of the variants are
+taken in turn on the same batches; a step's time is its median over turns, and their mean is kept.
+At 50k a step also has its share of what prepares 16 batches (prompts, answers; with the geometry
+the encoder reads the pseudo-queries).
 
-Variants: `default`, `geometry` as configured, and at 1m both `exact` and `two stages`. Also printed: how near the two
-stages are to the exact prior at step 0 of the 50k bed.
+Variants: `default`, `geometry` as configured, and at 1m both `exact` and `two stages`. Also
+printed: how near the two stages are to the exact prior at step 0 of the 50k bed.
 """
 
 from __future__ import annotations
@@ -55,7 +58,11 @@ from sidar.types import SemanticIds
 PAGE = common.ROOT / "docs" / "grown.md"
 MARKS = ("<!-- geometry table -->\n", "<!-- /geometry table -->")
 #: Row of the page → suffix of its figures.
-SHOWN = {"50,000 grown products": "50k", "1,000,000 SIDs, two stages": "1m", "1,000,000 SIDs, exact": "1m_exact"}
+SHOWN = {
+    "50,000 grown products": "50k",
+    "1,000,000 SIDs, two stages": "1m",
+    "1,000,000 SIDs, exact": "1m_exact",
+}
 DIM = 384
 BEAM, QUERIES = 128, 16
 Variant = tuple[SidLM, Callable[[int], list[Example]]]
@@ -107,7 +114,15 @@ def with_lm(cfg: Config, **lm: Any) -> Config:
 
 def task_of(cfg: Config, model: SidLM, streams: dict[str, Any]) -> SftTask:
     shares = dict(cfg.sft.mixture.items())
-    return SftTask(model, streams, shares, None, positives=cfg.sft.positives, batch_size=cfg.sft.batch_size, seed=0)
+    return SftTask(
+        model,
+        streams,
+        shares,
+        None,
+        positives=cfg.sft.positives,
+        batch_size=cfg.sft.batch_size,
+        seed=0,
+    )
 
 
 def grown_bed(cfg: Config, args: argparse.Namespace) -> Bed:
@@ -125,7 +140,9 @@ def grown_bed(cfg: Config, args: argparse.Namespace) -> Bed:
         streams = {
             "item": inputs.items(cfg.embed.fields, model.prompts, vectors),
             "pseudo": inputs.pseudo(model.prompts, 0, positives),
-            "query": LogStream(inputs.data.sft(), inputs.sids, model.prompts, max_positives=positives),
+            "query": LogStream(
+                inputs.data.sft(), inputs.sids, model.prompts, max_positives=positives
+            ),
         }
         task = task_of(cfg, model, streams)
         taken = []
@@ -140,7 +157,9 @@ def grown_bed(cfg: Config, args: argparse.Namespace) -> Bed:
 
 
 def random_sids(n: int, sizes: Sequence[int], seed: int = 0) -> np.ndarray:
-    """(n, 3) distinct codes: first codes of log-normal popularity, below each a share of the later codes."""
+    """(n, 3) distinct codes: first codes of log-normal popularity, below each a share of the later
+    codes.
+    """
     rng = np.random.default_rng(seed)
     popularity = rng.lognormal(sigma=0.8, size=sizes[0])
     codes = np.empty((0, len(sizes)), np.int64)
@@ -155,7 +174,9 @@ def random_bed(cfg: Config, args: argparse.Namespace, shapes: list[list[tuple[in
     """Random SIDs; ``shapes``: per batch the tokens of each prompt and its number of answers."""
     sizes = auto_codebook_sizes(args.sids)
     codes = random_sids(args.sids, sizes)
-    table = SemanticIds(codes.astype(np.int32), np.full(len(codes), len(sizes), np.int32), tuple(sizes))
+    table = SemanticIds(
+        codes.astype(np.int32), np.full(len(codes), len(sizes), np.int32), tuple(sizes)
+    )
     index = PrefixIndex.build(table)
     rng = np.random.default_rng(1)
     books = [
@@ -179,7 +200,12 @@ def random_bed(cfg: Config, args: argparse.Namespace, shapes: list[list[tuple[in
 
 
 def random_example(
-    rng: np.random.Generator, codes: np.ndarray, books: list[np.ndarray], tokens: int, answers: int, model: SidLM
+    rng: np.random.Generator,
+    codes: np.ndarray,
+    books: list[np.ndarray],
+    tokens: int,
+    answers: int,
+    model: SidLM,
 ) -> Example:
     """Answers are neighbours in the sorted table; the query's vector is the first's and noise."""
     at = min(int(rng.integers(len(codes))), len(codes) - answers)
@@ -187,7 +213,9 @@ def random_example(
     vector = vector / np.linalg.norm(vector) + rng.normal(size=DIM) / DIM**0.5
     text = Encoded(rng.integers(1000, min(30_000, model.text_vocab), tokens).tolist())
     text.vector = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return Example(text, [Candidate(tuple(map(int, row)), True, 1) for row in codes[at : at + answers]])
+    return Example(
+        text, [Candidate(tuple(map(int, row)), True, 1) for row in codes[at : at + answers]]
+    )
 
 
 def measured(bed: Bed, cfg: Config, args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -197,9 +225,15 @@ def measured(bed: Bed, cfg: Config, args: argparse.Namespace) -> dict[str, dict[
         turn = {name: bed.step(name, number, cfg) for name in bed.models}
         for name, seconds in common.interleave(turn, args.repeats).items():
             steps[name].append(seconds)
-    found = {name: {"step": statistics.mean(taken) + bed.preparation.get(name, 0.0)} for name, taken in steps.items()}
+    found = {
+        name: {"step": statistics.mean(taken) + bed.preparation.get(name, 0.0)}
+        for name, taken in steps.items()
+    }
     for key, n in (("search", QUERIES), ("search_one", 1)):
-        turn = {name: bed.search(name, [x.tokens for x in bed.batches[name][0][:n]]) for name in bed.models}
+        turn = {
+            name: bed.search(name, [x.tokens for x in bed.batches[name][0][:n]])
+            for name in bed.models
+        }
         for name, seconds in common.interleave(turn, max(5, args.repeats), warmup=2).items():
             found[name][key] = seconds
     return found
@@ -207,10 +241,14 @@ def measured(bed: Bed, cfg: Config, args: argparse.Namespace) -> dict[str, dict[
 
 @torch.no_grad()
 def nearness(bed: Bed) -> dict[str, float]:
-    """The two-stage prior of the first code against the exact one, at step 0, for the prompts of the first batches."""
+    """The two-stage prior of the first code against the exact one, at step 0, for the prompts of
+    the first batches.
+    """
     model = SidLM.build(LmConfig(geometry=True, layers=1), bed.index.codebook_sizes, bed.books)
     model.use(bed.index)
-    vectors = torch.from_numpy(np.stack([x.tokens.vector for batch in bed.batches["geometry"] for x in batch]))
+    vectors = torch.from_numpy(
+        np.stack([x.tokens.vector for batch in bed.batches["geometry"] for x in batch])
+    )
     geometry = model.geometry
     assert geometry is not None
     exact = geometry.prior(vectors).first.softmax(0)
@@ -218,7 +256,9 @@ def nearness(bed: Bed) -> dict[str, float]:
     for top in (8, 32, 128):
         geometry.exact, geometry.top = 1, top
         staged = geometry.prior(vectors).first.softmax(0)
-        found[f"two_stage_top_{top}_total_variation_50k"] = float((exact - staged).abs().sum(0).mean() / 2)
+        found[f"two_stage_top_{top}_total_variation_50k"] = float(
+            (exact - staged).abs().sum(0).mean() / 2
+        )
         best = exact.argmax(0)
         share = staged.topk(top, 0).indices.eq(best).any(0).float().mean()
         found[f"two_stage_top_{top}_holds_best_first_code_50k"] = float(share)
@@ -226,7 +266,9 @@ def nearness(bed: Bed) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "sidar-grown")
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--sizes", default="512/256/128")
@@ -239,7 +281,9 @@ def main() -> None:
     torch.set_num_threads(1)
     cfg = configured(args)
     bed = grown_bed(cfg, args)
-    shapes = [[(len(x.tokens), len(x.candidates)) for x in batch] for batch in bed.batches["default"]]
+    shapes = [
+        [(len(x.tokens), len(x.candidates)) for x in batch] for batch in bed.batches["default"]
+    ]
     figures: dict[str, float] = {}
     rows = []
     if args.only != "1m":
@@ -256,9 +300,22 @@ def main() -> None:
         found = measured(bed, cfg, args)
         configured_as = "two stages" if len(bed.index) > cfg.lm.geometry_exact else "exact"
         figures |= ratios(found, "1m", configured_as)
-        figures |= {f"{key}_exact": value for key, value in ratios(found, "1m", "exact").items() if "over" in key}
+        figures |= {
+            f"{key}_exact": value
+            for key, value in ratios(found, "1m", "exact").items()
+            if "over" in key
+        }
         rows += table_rows("1m", found)
-    header = ("bed", "variant", "step s", "over default", f"search of {QUERIES} s", "over", "search of one s", "over")
+    header = (
+        "bed",
+        "variant",
+        "step s",
+        "over default",
+        f"search of {QUERIES} s",
+        "over",
+        "search of one s",
+        "over",
+    )
     common.print_table(header, rows, f"beam {BEAM}, one thread, process CPU time")
     for name, value in figures.items():
         print(f"{name:56} {value:.4f}")
@@ -276,7 +333,8 @@ def ratios(found: dict[str, dict[str, float]], bed: str, name: str) -> dict[str,
     return {
         f"seconds_per_step_geometry_over_default_{bed}": mine["step"] / base["step"],
         f"beam_128_geometry_over_default_{bed}": mine["search"] / base["search"],
-        f"beam_128_of_one_prompt_geometry_over_default_{bed}": mine["search_one"] / base["search_one"],
+        f"beam_128_of_one_prompt_geometry_over_default_{bed}": mine["search_one"]
+        / base["search_one"],
         f"seconds_per_step_default_{bed}": base["step"],
         f"seconds_per_step_geometry_{bed}": mine["step"],
     }
@@ -292,9 +350,17 @@ def page_table(figures: Mapping[str, float]) -> str:
         keys = ("seconds_per_step", "beam_128", "beam_128_of_one_prompt")
         cells = [f"{figures[f'{key}_geometry_over_default_{bed}']:.2f}" for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    apart = " · ".join(f"{figures[f'two_stage_top_{top}_total_variation_50k']:.4f} with {top}" for top in (8, 32, 128))
+    apart = " · ".join(
+        f"{figures[f'two_stage_top_{top}_total_variation_50k']:.4f} with {top}"
+        for top in (8, 32, 128)
+    )
     return "\n".join(
-        [*lines, "", f"Total variation between the two stages' first code and the exact one: {apart}.", ""]
+        [
+            *lines,
+            "",
+            f"Total variation between the two stages' first code and the exact one: {apart}.",
+            "",
+        ]
     )
 
 
@@ -302,7 +368,11 @@ def table_rows(bed: str, found: dict[str, dict[str, float]]) -> list[list[Any]]:
     base = found["default"]
     rows = []
     for name, taken in found.items():
-        cells = [cell for key in ("step", "search", "search_one") for cell in (taken[key], taken[key] / base[key])]
+        cells = [
+            cell
+            for key in ("step", "search", "search_one")
+            for cell in (taken[key], taken[key] / base[key])
+        ]
         rows.append([bed, name, *cells])
     return rows
 

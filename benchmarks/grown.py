@@ -1,16 +1,20 @@
-"""A catalogue of 50,000 products grown from the sample: what Semantic IDs keep, a start at the geometry, and reranking.
+"""A catalogue of 50,000 products grown from the sample: what Semantic IDs keep, a start at the
+geometry, and reranking.
 
     python benchmarks/grown.py --minutes 20 --threads 2
 
-Everything is SIMULATED: variants, log and queries (docs/grown.md). Rows: BM25 (tuned on the validation queries), exact
-and quantised dense, the model before its first step and after ``--minutes`` of training with ``lm.geometry``, after as
-many steps without it (``--no-without`` leaves that out), and each model's expanded items reranked with the dense score.
-Both trainings have the same rows, steps and rates. The number of steps is the budget over the seconds of a step with
-the geometry on ``--threads`` threads, measured once on an idle machine and kept in ``--work``, as is what was trained:
-the same command goes on. ``--train-threads 1`` makes the same steps on one thread, beside other work.
-Held out by intent: the test queries' intents are in no training row. Weights come from the validation queries.
+Everything is SIMULATED: variants, log and queries (docs/grown.md). Rows: BM25 (tuned on the
+validation queries), exact and quantised dense, the model before its first step and after
+``--minutes`` of training with ``lm.geometry``, after as many steps without it (``--no-without``
+leaves that out), and each model's expanded items reranked with the dense score. Both trainings have
+the same rows, steps and rates. The number of steps is the budget over the seconds of a step with
+the geometry on ``--threads`` threads, measured once on an idle machine and kept in ``--work``, as
+is what was trained: the same command goes on. ``--train-threads 1`` makes the same steps on one
+thread, beside other work. Held out by intent: the test queries' intents are in no training row.
+Weights come from the validation queries.
 
-Writes ``results/grown.json`` and from it the table of docs/grown.md; ``--page`` writes that table again.
+Writes ``results/grown.json`` and from it the table of docs/grown.md; ``--page`` writes that table
+again.
 """
 
 from __future__ import annotations
@@ -79,7 +83,9 @@ def settings(work: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_inputs(folder: Path, items: int, traffic: str) -> dict[str, Any]:
-    """Grow the sample and simulate a log over it, unless they are there; returns the simulator's report."""
+    """Grow the sample and simulate a log over it, unless they are there; returns the simulator's
+    report.
+    """
     from sidar import simulate
     from sidar.artifacts import read_manifest, write_artifact
     from sidar.data import sample
@@ -89,19 +95,30 @@ def make_inputs(folder: Path, items: int, traffic: str) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest is None or manifest.config != wanted:
         with write_artifact(folder, "inputs", config=wanted) as draft:
-            draft.shapes.update(simulate.run(simulate.grow(sample.load_catalogue(), items), config, draft.path))
+            draft.shapes.update(
+                simulate.run(simulate.grow(sample.load_catalogue(), items), config, draft.path)
+            )
         manifest = read_manifest(folder)
     assert manifest is not None
     return manifest.shapes
 
 
 def train(cfg: Any, run: Path, out: Path, steps: int) -> dict[str, float]:
-    """Train ``cfg.lm`` for ``steps`` steps into ``out`` (kept where it stands); its CPU and wall seconds."""
+    """Train ``cfg.lm`` for ``steps`` steps into ``out`` (kept where it stands); its CPU and wall
+    seconds.
+    """
     from sidar.train import train_sft
 
-    wanted = {"steps": steps, "lm": cfg.lm.model_dump(), "sft": cfg.sft.model_dump(mode="json"), "seed": cfg.seed}
+    wanted = {
+        "steps": steps,
+        "lm": cfg.lm.model_dump(),
+        "sft": cfg.sft.model_dump(mode="json"),
+        "seed": cfg.seed,
+    }
     done = out / "trained.json"
-    if done.is_file() and (found := json.loads(done.read_text()))["wanted"] == json.loads(json.dumps(wanted)):
+    if done.is_file() and (found := json.loads(done.read_text()))["wanted"] == json.loads(
+        json.dumps(wanted)
+    ):
         return found["cost"]
     cfg = cfg.model_copy(update={"sft": cfg.sft.model_copy(update={"steps": steps})})
     started = time.monotonic()
@@ -119,24 +136,31 @@ def train(cfg: Any, run: Path, out: Path, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("grown"))
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--traffic", default="full", help="preset of the simulator")
     parser.add_argument("--sizes", default="512/256/128")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, per model, on --threads cores")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="of training, per model, on --threads cores"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the budget")
     parser.add_argument("--train-threads", type=int, default=0, help="0 = --threads")
     parser.add_argument("--queries", type=int, default=1400, help="held-out queries, evenly spaced")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--without", action=argparse.BooleanOptionalAction, default=True, help="also from scratch")
+    parser.add_argument(
+        "--without", action=argparse.BooleanOptionalAction, default=True, help="also from scratch"
+    )
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--page", action="store_true")
     args = parser.parse_args()
     if args.page:
         write_page(json.loads((RESULTS / "grown.json").read_text()))
         return
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))  # torch may take fewer later, not more
+    # torch may take fewer later, not more
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     import torch
@@ -154,11 +178,14 @@ def main() -> None:
     with_geometry = cfg.model_copy(update={"lm": cfg.lm.model_copy(update={"geometry": True})})
     torch.set_num_threads(args.threads)
     # the first of the three fills the cache of the log's queries
-    _, short, long = (train(with_geometry, run, models / f"probe-{n}", n) for n in (1, WARMUP, WARMUP + PROBE))
+    _, short, long = (
+        train(with_geometry, run, models / f"probe-{n}", n) for n in (1, WARMUP, WARMUP + PROBE)
+    )
     per_step = {name: (long[name] - short[name]) / PROBE for name in ("seconds", "cpu_seconds")}
     steps = max(20, round(args.minutes * 60 / per_step["seconds"]))
     print(
-        f"{per_step['seconds']:.2f} seconds a step: {steps} steps in {args.minutes:g} minutes on {args.threads} threads"
+        f"{per_step['seconds']:.2f} seconds a step: {steps} steps in {args.minutes:g} minutes on "
+        f"{args.threads} threads"
     )
     torch.set_num_threads(cfg.threads)
 
@@ -180,12 +207,16 @@ def step_zero(cfg: Any, run: Path, folder: Path) -> Path:
     from sidar.train.inputs import Inputs
     from sidar.train.sft import start_model
 
-    start_model(cfg, Inputs.open(run / "data", run / "sid"), run / "sid").save_pretrained(folder / "model")
+    start_model(cfg, Inputs.open(run / "data", run / "sid"), run / "sid").save_pretrained(
+        folder / "model"
+    )
     return folder / "model"
 
 
 def score(cfg: Any, run: Path, folders: dict[str, Path], queries: int) -> tuple[Any, Any, Any]:
-    """Per-query measures of every row on the held-out queries, the weights chosen, and paired intervals."""
+    """Per-query measures of every row on the held-out queries, the weights chosen, and paired
+    intervals.
+    """
     import numpy as np
 
     from sidar.baselines import Bm25, Dense, QuantisedDense, reconstruct
@@ -209,7 +240,10 @@ def score(cfg: Any, run: Path, folders: dict[str, Path], queries: int) -> tuple[
     test = EvalSet(whole.name, tuple(ids), tuple(prompts), whole.qrels, whole.origin)
     truth = Truth.of_catalogue(test.qrels, test.query_ids, catalogue, 1.0)
     embedder, items = load_embedder(cfg.embed, "cpu"), load_items(run / "embed")
-    sids, index = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids), PrefixIndex.load(run / "index")
+    sids, index = (
+        load_sids(run / "sid" / "sids.parquet", catalogue.item_ids),
+        PrefixIndex.load(run / "index"),
+    )
     clusters = reconstruct(load_tokenizer(run / "sid").codebooks_, index.table)
     lexical = Bm25(catalogue).tune(
         [p.query for p in valid.prompts[:TUNE]], objective(_cut(valid), catalogue, "ndcg@10")
@@ -224,7 +258,9 @@ def score(cfg: Any, run: Path, folders: dict[str, Path], queries: int) -> tuple[
     }
     weights = {}
     for name, folder in folders.items():
-        model = GenerativeSystem(name, folder, index, sids, catalogue, cfg.decode, "cpu", embedder.encode)
+        model = GenerativeSystem(
+            name, folder, index, sids, catalogue, cfg.decode, "cpu", embedder.encode
+        )
         found[name] = model.hits(test.prompts, 500)
         reranked = Reranked(model, embedder.encode, items)
         weights[name] = reranked.tune([valid], catalogue, TUNE)["weight"]
@@ -236,7 +272,8 @@ def score(cfg: Any, run: Path, folders: dict[str, Path], queries: int) -> tuple[
         difference = np.stack([rows[name][m] - rows[base][m] for m in MEASURES], 1)
         low_high = bootstrap_intervals(difference, seed=0)
         intervals[f"{name} − {base}"] = {
-            m: [float(difference[:, i].mean()), *map(float, low_high[i])] for i, m in enumerate(MEASURES)
+            m: [float(difference[:, i].mean()), *map(float, low_high[i])]
+            for i, m in enumerate(MEASURES)
         }
     return rows, weights, intervals
 
@@ -248,7 +285,9 @@ def _cut(each: Any) -> Any:
 
 
 def paired(names: list[str]) -> list[tuple[str, str]]:
-    """What is compared with what: models with quantised dense, reranked ones with exact dense, the two starts."""
+    """What is compared with what: models with quantised dense, reranked ones with exact dense, the
+    two starts.
+    """
     plain = [name for name in names[3:] if not name.endswith("rerank")]
     pairs = [(name, "quantised dense") for name in plain]
     pairs += [(f"{name} + rerank", "exact dense") for name in plain]
@@ -270,15 +309,23 @@ def report(
     table = {name: {m: float(values[m].mean()) for m in MEASURES} for name, values in rows.items()}
     print_table(
         ["SIMULATED", *NAMES.values(), "w"],
-        [[name, *row.values(), weights.get(name.removesuffix(" + rerank"), 0.0)] for name, row in table.items()],
-        title=f"{args.items:,} products, {len(next(iter(rows.values()))['mrr'])} held-out queries, {args.sizes}",
+        [
+            [name, *row.values(), weights.get(name.removesuffix(" + rerank"), 0.0)]
+            for name, row in table.items()
+        ],
+        title=(
+            f"{args.items:,} products, {len(next(iter(rows.values()))['mrr'])} held-out "
+            f"queries, {args.sizes}"
+        ),
     )
     trained = f"geometry, {args.minutes:g} min"
     quantised, dense = table["quantised dense"], table["exact dense"]
     best = table[f"{trained} + rerank"]
     figures = {
-        "step_0_minus_quantised_recall@100": table["geometry, step 0"]["recall@100"] - quantised["recall@100"],
-        "trained_minus_quantised_recall@100": table[trained]["recall@100"] - quantised["recall@100"],
+        "step_0_minus_quantised_recall@100": table["geometry, step 0"]["recall@100"]
+        - quantised["recall@100"],
+        "trained_minus_quantised_recall@100": table[trained]["recall@100"]
+        - quantised["recall@100"],
         "rerank_minus_dense_ndcg@10": best["ndcg@10"] - dense["ndcg@10"],
         "rerank_minus_dense_recall@100": best["recall@100"] - dense["recall@100"],
         **{f"{name}_per_step": value for name, value in per_step.items()},
@@ -289,7 +336,10 @@ def report(
         print(f"{name:42} {value:.4f}")
     if args.save:
         kept = {
-            "config": {**cfg.model_dump(mode="json", include={"sid", "lm", "sft", "decode", "seed"}), **vars(args)},
+            "config": {
+                **cfg.model_dump(mode="json", include={"sid", "lm", "sft", "decode", "seed"}),
+                **vars(args),
+            },
             "table": table,
             "weights": weights,
             "paired": intervals,
@@ -305,11 +355,20 @@ def report(
 
 def page_table(results: Mapping[str, Any]) -> str:
     """The table of docs/grown.md, with the intervals of what the rows are measured against."""
-    lines = ["| SIMULATED | " + " | ".join(NAMES.values()) + " | weight |", "|---|" + "---:|" * (len(NAMES) + 1)]
+    lines = [
+        "| SIMULATED | " + " | ".join(NAMES.values()) + " | weight |",
+        "|---|" + "---:|" * (len(NAMES) + 1),
+    ]
     for name, row in results["table"].items():
-        weight = results["weights"].get(name.removesuffix(" + rerank")) if name.endswith("rerank") else None
+        weight = (
+            results["weights"].get(name.removesuffix(" + rerank"))
+            if name.endswith("rerank")
+            else None
+        )
         cells = [f"{row[m]:.3f}".removeprefix("0") for m in NAMES]
-        lines.append(f"| {name} | {' | '.join(cells)} | {'' if weight is None else f'{weight:g}'} |")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {'' if weight is None else f'{weight:g}'} |"
+        )
     lines += ["", "| difference, 95 % interval | nDCG@10 | R@100 |", "|---|---:|---:|"]
     for name, each in results["paired"].items():
         shown = ["{:+.3f} [{:+.3f}, {:+.3f}]".format(*each[m]) for m in ("ndcg@10", "recall@100")]

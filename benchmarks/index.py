@@ -1,8 +1,8 @@
 """Building the prefix index of one million SIDs: time and bytes per SID.
 
 The two figures are for the prefix arrays alone, from packed int64 keys that are not sorted.  Beside
-them: building from the code table with the row map and priors, the row map's bytes, looking SIDs up, and a nested
-dict of the same SIDs.
+them: building from the code table with the row map and priors, the row map's bytes, looking SIDs
+up, and a nested dict of the same SIDs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ SIZES = (8192, 4096, 2048)
 
 
 def random_codes(n: int, seed: int) -> np.ndarray:
-    """(n, 3) int32 distinct uniform codes in random order: the hardest shape, every second-level prefix is its own."""
+    """(n, 3) int32 distinct uniform codes in random order: the hardest shape, every second-level
+    prefix is its own.
+    """
     rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(0, size, n + n // 8, dtype=np.int32) for size in SIZES], axis=1)
     _, first = np.unique(pack_keys(codes, SIZES), return_index=True)
@@ -72,12 +74,18 @@ def main() -> None:
         ["what", "CPU seconds", "bytes per SID"],
         [
             ["prefix arrays from keys", seconds["prefix arrays from keys"], per_sid],
-            ["index from codes and priors", seconds["index from codes and priors"], per_sid + row_map],
+            [
+                "index from codes and priors",
+                seconds["index from codes and priors"],
+                per_sid + row_map,
+            ],
             ["  of that the row map (per item)", 0.0, row_map],
             ["look up every SID", seconds["look up every SID"], 0.0],
             ["nested dicts (containers only)", trie_seconds["nested dicts"], per_dict],
         ],
-        title=f"{args.n:,} SIDs of {'/'.join(map(str, SIZES))}, one thread, medians of {args.repeats}",
+        title=(
+            f"{args.n:,} SIDs of {'/'.join(map(str, SIZES))}, one thread, medians of {args.repeats}"
+        ),
     )
     figures = {
         "build_seconds_1m": seconds["prefix arrays from keys"],

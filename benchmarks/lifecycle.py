@@ -1,11 +1,16 @@
-"""How Semantic IDs age on the embedded sample: what alarms hear, what small edits move, what cold items find.
+"""How Semantic IDs age on the embedded sample: what alarms hear, what small edits move, what cold
+items find.
 
-Four parts, all on real products of the sample (6,764 items, MiniLM vectors) with RQ-KMeans at 512/256/128:
+Four parts, all on real products of the sample (6,764 items, MiniLM vectors) with RQ-KMeans at
+512/256/128:
 
 * ``optimism``: error of items that the codebooks were fitted to against items that were left out;
-* ``alarms``: how often they ring for random items left out (false alarms), and for whole categories left out;
-* ``edits``: how many SIDs move when titles are corrected, at several ``sid.keep_margin``, and what keeping costs;
-* ``cold``: the simulator's launches of days 5 to 8 through ``sidar sids encode`` under a model trained without them.
+* ``alarms``: how often they ring for random items left out (false alarms), and for whole categories
+  left out;
+* ``edits``: how many SIDs move when titles are corrected, at several ``sid.keep_margin``, and what
+  keeping costs;
+* ``cold``: the simulator's launches of days 5 to 8 through ``sidar sids encode`` under a model
+  trained without them.
 
 The log of the last part is simulated. One thread; ``--steps`` are the model's.
 """
@@ -51,7 +56,9 @@ EDITS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def left_out(vectors: np.ndarray, out: np.ndarray, seed: int) -> tuple[dict[str, float], list[Alarm]]:
+def left_out(
+    vectors: np.ndarray, out: np.ndarray, seed: int
+) -> tuple[dict[str, float], list[Alarm]]:
     """Fit without ``out``, encode them as new: errors and alarms."""
     old = np.setdiff1d(np.arange(len(vectors)), out)
     inputs = SidInputs(vectors[old])
@@ -72,14 +79,18 @@ def left_out(vectors: np.ndarray, out: np.ndarray, seed: int) -> tuple[dict[str,
 
 
 def alarm_rates(vectors: np.ndarray, categories: list[Any], repeats: int) -> dict[str, float]:
-    """Random deliveries of 100, 300 and 700 items, and the largest categories left out whole or by half."""
+    """Random deliveries of 100, 300 and 700 items, and the largest categories left out whole or by
+    half.
+    """
     figures: dict[str, float] = {}
     rng = np.random.default_rng(0)
     ratios, heard = [], Counter[str]()
     for turn in range(repeats):
         out = np.sort(rng.permutation(len(vectors))[: (100, 300, 700)[turn % 3]])
         errors, found = left_out(vectors, out, seed=turn)
-        ratios.append((errors["left out"] / errors["fitted"], errors["left out"] / errors["reference"]))
+        ratios.append(
+            (errors["left out"] / errors["fitted"], errors["left out"] / errors["reference"])
+        )
         heard.update(alarm.name for alarm in found if alarm.rings)
     figures["optimism: left out over fitted"] = float(np.mean([r[0] for r in ratios]))
     figures["optimism: left out over reference"] = float(np.mean([r[1] for r in ratios]))
@@ -112,17 +123,23 @@ def edits(vectors: np.ndarray, catalogue: Catalogue, cfg: Config, n: int = 300) 
         table = catalogue.table.take(rows)
         place = table.column_names.index("title")
         table = table.set_column(place, "title", [[edit(item) for item in items]])
-        now = np.asarray(embedder.encode(item_texts(table, cfg.embed.fields), batch_size=32), np.float32)
+        now = np.asarray(
+            embedder.encode(item_texts(table, cfg.embed.fields), batch_size=32), np.float32
+        )
         today = SidInputs(now, item_ids=[item["item_id"] for item in items])
         for margin in (0.0, 0.05, 0.1, 0.2):
             found = refresh(tokenizer, before, None, today, margin=margin)
-            figures[f"edits: {name}, margin {margin}: moved"] = float((found.cause == "text").mean())
+            figures[f"edits: {name}, margin {margin}: moved"] = float(
+                (found.cause == "text").mean()
+            )
             error = squared_errors(tokenizer, now, found.sids.codes)
             figures[f"edits: {name}, margin {margin}: error"] = float(error.mean())
     swapped = np.roll(vectors[rows], 1, axis=0)
     other = SidInputs(swapped, item_ids=[item["item_id"] for item in items])
     found = refresh(tokenizer, before, None, other, margin=0.1)
-    figures["edits: another product's text, margin 0.1: moved"] = float((found.cause == "text").mean())
+    figures["edits: another product's text, margin 0.1: moved"] = float(
+        (found.cause == "text").mean()
+    )
     return figures
 
 
@@ -135,13 +152,18 @@ def settings(work: Path, name: str, catalogue: Path, steps: int) -> Config:
             "threads": 1,
             "device": "cpu",
             "catalogue": {"path": str(catalogue)},
-            "events": {"path": str(work / "events.parquet"), "unknown_items": "drop", "origin": "simulated"},
+            "events": {"path": str(work / "events.parquet"), "unknown_items": "drop",
+            "origin": "simulated"},
             "sid": {"codebook_sizes": list(SIZES)},
-            "lm": {"layers": 2, "hidden": 192, "heads": 4, "kv_heads": 4, "intermediate": 384, "max_prompt_tokens": 40,
+            "lm": {"layers": 2, "hidden": 192, "heads": 4, "kv_heads": 4, "intermediate": 384,
+            "max_prompt_tokens": 40,
                    "text_embeddings": "minilm"},
-            "sft": {"steps": steps, "batch_size": 128, "lr_new": 2e-3, "validate_every": steps, "valid_requests": 64,
-                    "checkpoint_every": steps, "mixture": {"item": 0.3, "pseudo": 0.6, "query": 0.1}},
-            "data": {"held_out": [{"queries": str(work / "grounded_test.queries.tsv"), "match": "exact"}]},
+            "sft": {"steps": steps, "batch_size": 128, "lr_new": 2e-3, "validate_every": steps,
+            "valid_requests": 64,
+                    "checkpoint_every": steps, "mixture": {"item": 0.3, "pseudo": 0.6,
+                    "query": 0.1}},
+            "data": {"held_out": [{"queries": str(work / "grounded_test.queries.tsv"),
+            "match": "exact"}]},
             "evaluate": {
                 "max_queries": 400,
                 "sets": [{"name": "grounded", "queries": str(work / "grounded_test.queries.tsv"),
@@ -158,12 +180,15 @@ def cold(work: Path, steps: int) -> tuple[dict[str, float], Config]:
         simulate.run(sample.load_catalogue(), preset, work)
     whole = pq.read_table(work / "catalogue.parquet")
     pq.write_table(
-        whole.filter(pc.less(pc.cast(whole["created"], "int64"), first_moment(preset))), work / "day4.parquet"
+        whole.filter(pc.less(pc.cast(whole["created"], "int64"), first_moment(preset))),
+        work / "day4.parquet",
     )
     first = settings(work, "day4", work / "day4.parquet", steps)
     for stage in ("sft", "index"):
         pipeline.run(first, only=stage)
-    parts: dict[str, Any] = {name: first.run_dir / name for name in ("data", "embed", "sid", "index")}
+    parts: dict[str, Any] = {
+        name: first.run_dir / name for name in ("data", "embed", "sid", "index")
+    }
     before = first.run_dir / "bundle"
     build_bundle(before, **parts, model=first.run_dir / "sft" / "model", config={}, label="sft")
     second = settings(work, "day8", work / "catalogue.parquet", steps)
@@ -182,7 +207,11 @@ def pipeline_flat(value: Any, prefix: str) -> dict[str, float]:
     """Every number of a nested report under a readable name."""
     if not isinstance(value, dict):
         return {prefix.rstrip(": "): float(value)}
-    return {k: v for key, inner in value.items() for k, v in pipeline_flat(inner, f"{prefix}{key}: ").items()}
+    return {
+        k: v
+        for key, inner in value.items()
+        for k, v in pipeline_flat(inner, f"{prefix}{key}: ").items()
+    }
 
 
 def main() -> None:
@@ -202,7 +231,13 @@ def main() -> None:
     figures |= alarm_rates(vectors, catalogue.column("category"), args.repeats)
     print_table(["figure", "value"], [[name, float(value)] for name, value in figures.items()])
     if args.save:
-        print(write_results("lifecycle", {"steps": args.steps, "repeats": args.repeats, "sizes": list(SIZES)}, figures))
+        print(
+            write_results(
+                "lifecycle",
+                {"steps": args.steps, "repeats": args.repeats, "sizes": list(SIZES)},
+                figures,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""SIDs that others published, through the whole pipeline, beside our own: a small-budget comparison.
+"""SIDs that others published, through the whole pipeline, beside our own: a small-budget
+comparison.
 
-Data: Amazon "Scientific" (item texts, user sequences, leave-one-out) and three SID sets of four levels that were
-published for it (LETTER, residual k-means, RQ-VAE; CollisionGenRec, CIKM 2026). Every table runs through the same
-stages: data (reader ``sequences``) → embed → sid (``sid.method: table``) → SFT of one small model on "history → next
-item" → index → constrained beam → items. Ours: RQ-KMeans at its automatic sizes and at the published ones.
+Data: Amazon "Scientific" (item texts, user sequences, leave-one-out) and three SID sets of four
+levels that were published for it (LETTER, residual k-means, RQ-VAE; CollisionGenRec, CIKM 2026).
+Every table runs through the same stages: data (reader ``sequences``) → embed → sid (``sid.method:
+table``) → SFT of one small model on "history → next item" → index → constrained beam → items. Ours:
+RQ-KMeans at its automatic sizes and at the published ones.
 
-The budget is the same number of steps and examples for each table and far below what the papers train, so the figures
-say which IDs are learnt quickly here, not which are best. One seed; intervals and tests are of users, not of seeds.
+The budget is the same number of steps and examples for each table and far below what the papers
+train, so the figures say which IDs are learnt quickly here, not which are best. One seed; intervals
+and tests are of users, not of seeds.
 
-``python benchmarks/published_sids.py --data <folder>``, which holds ``Scientific.item.json``, ``Scientific.inter.json``
-and ``published_sids/``.
+``python benchmarks/published_sids.py --data <folder>``, which holds ``Scientific.item.json``,
+``Scientific.inter.json`` and ``published_sids/``.
 """
 
 from __future__ import annotations
@@ -44,14 +47,20 @@ from sidar.sid.imported import TableTokenizer
 from sidar.types import SidInputs
 
 MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-PUBLISHED = {"letter": "letter_native.json", "rkmeans": "rkmeans_native.json", "rqvae": "rqvae_native.json"}
+PUBLISHED = {
+    "letter": "letter_native.json",
+    "rkmeans": "rkmeans_native.json",
+    "rqvae": "rqvae_native.json",
+}
 OURS: dict[str, dict[str, Any]] = {
     "ours, automatic": {"method": "rqkmeans"},
     "ours, 4 x 256": {"method": "rqkmeans", "levels": 4, "codebook_sizes": [256] * 4},
 }
 
 
-def settings(data: Path, runs: Path, name: str, sid: dict[str, Any], args: argparse.Namespace) -> Config:
+def settings(
+    data: Path, runs: Path, name: str, sid: dict[str, Any], args: argparse.Namespace
+) -> Config:
     """One run's config: everything but ``sid`` and the name is the same for all."""
     width = args.hidden
     return Config.model_validate(
@@ -104,9 +113,13 @@ def score(cfg: Config) -> tuple[np.ndarray, list[str]]:
     (test,) = data.eval_sets("test")
     sids = load_sids(run / "sid" / "sids.parquet", data.catalogue.item_ids)
     index = PrefixIndex.load(run / "index")
-    system = GenerativeSystem("sft", run / "sft" / "model", index, sids, data.catalogue, cfg.decode, "cpu")
+    system = GenerativeSystem(
+        "sft", run / "sft" / "model", index, sids, data.catalogue, cfg.decode, "cpu"
+    )
     truth = Truth.of_catalogue(test.qrels, test.query_ids, data.catalogue, 1.0)
-    ranked = np.concatenate([system.hits(test.prompts[i : i + 64], 10).rows for i in range(0, len(test), 64)])
+    ranked = np.concatenate(
+        [system.hits(test.prompts[i : i + 64], 10).rows for i in range(0, len(test), 64)]
+    )
     values = score_ranking(truth, ranked, MEASURES)
     return np.stack([values[measure] for measure in MEASURES], axis=1), list(test.query_ids)
 
@@ -122,7 +135,9 @@ def popularity(cfg: Config) -> np.ndarray:
 
 
 def quality(cfg: Config) -> dict[str, float]:
-    """ID quality in a flat map, the code budget, and how far quantised vectors find the items they came from."""
+    """ID quality in a flat map, the code budget, and how far quantised vectors find the items they
+    came from.
+    """
     run = cfg.run_dir
     report = json.loads((run / "sid" / "quality.json").read_text())
     purity = {(p["prefix_depth"], p["category_depth"]): p for p in report["purity"]}
@@ -147,7 +162,9 @@ def quality(cfg: Config) -> dict[str, float]:
 
 
 def encoding_of_new_items(cfg: Config, share: float = 0.1) -> dict[str, float]:
-    """Leave items out of the published table and encode them by the stand-ins: how often do the codes agree?"""
+    """Leave items out of the published table and encode them by the stand-ins: how often do the
+    codes agree?
+    """
     run = cfg.run_dir
     tokenizer = load_tokenizer(run / "sid")
     if not isinstance(tokenizer, TableTokenizer):
@@ -192,7 +209,10 @@ def main() -> None:
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     published = args.data / "published_sids"
-    tables = {name: {"method": "table", "table": str(published / file)} for name, file in PUBLISHED.items()} | OURS
+    tables = {
+        name: {"method": "table", "table": str(published / file)}
+        for name, file in PUBLISHED.items()
+    } | OURS
     tables = {name: tables[name] for name in args.tables}
     work = args.work or Path(tempfile.mkdtemp(prefix="published-sids-"))
     figures: dict[str, float] = {}
@@ -219,20 +239,44 @@ def main() -> None:
         intervals = bootstrap_intervals(mine, samples=2000)
         for at, measure in enumerate(MEASURES):
             figures[f"{name}: {measure}"] = float(mine[:, at].mean())
-            figures[f"{name}: {measure} low"], figures[f"{name}: {measure} high"] = map(float, intervals[at])
-        cells = [f"{m:.4f} [{low:.4f}, {high:.4f}]" for m, (low, high) in zip(mine.mean(0), intervals, strict=True)]
+            figures[f"{name}: {measure} low"], figures[f"{name}: {measure} high"] = map(
+                float, intervals[at]
+            )
+        cells = [
+            f"{m:.4f} [{low:.4f}, {high:.4f}]"
+            for m, (low, high) in zip(mine.mean(0), intervals, strict=True)
+        ]
         rows.append([name, *cells])
         if name != "ours, automatic" and "ours, automatic" in values:
             test = paired_test(values["ours, automatic"][:, 1], mine[:, 1])
             tests.append({"a": "ours, automatic", "b": name, "measure": "recall@10", **vars(test)})
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = float(p)
-    print_table(["SIDs", *MEASURES], rows, title=f"{len(users):,} users, {args.steps} steps of {args.batch}")
-    chosen = {key: value for key, value in vars(args).items() if key not in ("data", "work", "save", "tables")}
+    print_table(
+        ["SIDs", *MEASURES], rows, title=f"{len(users):,} users, {args.steps} steps of {args.batch}"
+    )
+    chosen = {
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("data", "work", "save", "tables")
+    }
     hashes = {file.name: sha256_file(file)[:16] for file in sorted(args.data.rglob("*.json"))}
     if args.save:
-        note = "small-budget comparison: one seed, far fewer steps than the papers train; intervals are of users"
-        print(write_results("published_sids", chosen, figures, note=note, users=len(users), tests=tests, data=hashes))
+        note = (
+            "small-budget comparison: one seed, far fewer steps than the papers train; "
+            "intervals are of users"
+        )
+        print(
+            write_results(
+                "published_sids",
+                chosen,
+                figures,
+                note=note,
+                users=len(users),
+                tests=tests,
+                data=hashes,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python benchmarks/report_cost.py --work /var/tmp/sidar-grown
 
-The catalogue is the grown one of benchmarks/grown.py (SIMULATED), whose data, vectors and SIDs are made once in --work.
-The models are of the demo's sizes and hardly trained: what they cost does not depend on what they know, except that
-invalid mass of an untrained model is the dearest there is, as no prefix is improbable. Wall-clock minutes of the stage
-`evaluate` (bar: 15), and of its parts as the log tells them.
+The catalogue is the grown one of benchmarks/grown.py (SIMULATED), whose data, vectors and SIDs are
+made once in --work. The models are of the demo's sizes and hardly trained: what they cost does not
+depend on what they know, except that invalid mass of an untrained model is the dearest there is, as
+no prefix is improbable. Wall-clock minutes of the stage `evaluate` (bar: 15), and of its parts as
+the log tells them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,15 @@ def main() -> None:
 
     make_inputs(args.work / "inputs", ITEMS, "full")
     chosen = settings(args.work, args)
-    chosen |= {"align": {"steps": 2, "batch_size": 8, "validate_every": 2, "checkpoint_every": 2, "valid_requests": 16}}
+    chosen |= {
+        "align": {
+            "steps": 2,
+            "batch_size": 8,
+            "validate_every": 2,
+            "checkpoint_every": 2,
+            "valid_requests": 16,
+        }
+    }
     chosen["sft"] |= {"steps": 2, "valid_requests": 16}
     chosen["name"] = "grown"
     cfg = Config.model_validate(chosen)
@@ -63,13 +72,27 @@ def main() -> None:
     report = stages.evaluate(cost.model_copy(update={"align": aligns[0]}), run, out, models)
     minutes = (time.monotonic() - started) / 60
     sets = report["shapes"]["sets"]
-    figures = {"evaluate_minutes": minutes, "queries": sum(sets.values()), "items": ITEMS, "models": len(models)}
+    figures = {
+        "evaluate_minutes": minutes,
+        "queries": sum(sets.values()),
+        "items": ITEMS,
+        "models": len(models),
+    }
     ends = [*(at for _, at in lines[1:]), 60 * minutes]
-    steps = [{"step": text, "seconds": round(end - at, 1)} for (text, at), end in zip(lines, ends, strict=True)]
+    steps = [
+        {"step": text, "seconds": round(end - at, 1)}
+        for (text, at), end in zip(lines, ends, strict=True)
+    ]
     sampled = {name: facts["invalid_sampled"] for name, facts in report["scores"]["sets"].items()}
     config = {"queries": QUERIES, "items": ITEMS, "threads": args.threads, "beam": cost.decode.beam}
-    write_results("report_cost", config, figures, threads=args.threads, steps=steps, invalid_sampled=sampled)
-    print_table(["step", "seconds"], [[one["step"], one["seconds"]] for one in steps], "report, 50,000 products")
+    write_results(
+        "report_cost", config, figures, threads=args.threads, steps=steps, invalid_sampled=sampled
+    )
+    print_table(
+        ["step", "seconds"],
+        [[one["step"], one["seconds"]] for one in steps],
+        "report, 50,000 products",
+    )
     print(f"{minutes:.1f} minutes for {figures['queries']:,} queries; {report['summary']}")
 
 

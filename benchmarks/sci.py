@@ -1,14 +1,18 @@
-"""SCI: what input swapping does to two towers, and what the dual-view index makes of it (docs/methods/sci.md).
+"""SCI: what input swapping does to two towers, and what the dual-view index makes of it
+(docs/methods/sci.md).
 
-Towers are trained on the training rows of a finished run (default: the simulated log of the embedded sample) and
-measured on its held-out catalogue-grounded queries. Two starts:
+Towers are trained on the training rows of a finished run (default: the simulated log of the
+embedded sample) and measured on its held-out catalogue-grounded queries. Two starts:
 
-* ``words``: static word vectors. ``same start``: both towers begin as one random table; ``own starts``: each as its
-  own, so that nothing but the loss brings them together. Cheap, hence several seeds and every variant.
-* ``minilm``: both towers begin as MiniLM. Minutes a variant on one core, hence one seed and the main variants.
+* ``words``: static word vectors. ``same start``: both towers begin as one random table; ``own
+  starts``: each as its own, so that nothing but the loss brings them together. Cheap, hence several
+  seeds and every variant.
+* ``minilm``: both towers begin as MiniLM. Minutes a variant on one core, hence one seed and the
+  main variants.
 
-Per model: parameters, exact nDCG@10 and Recall@100, modality gap, linear CKA, self-consistency, the SID's first code on
-either side, and per coarse view of the index the routing agreement and Recall(IVF) / Recall(exact).
+Per model: parameters, exact nDCG@10 and Recall@100, modality gap, linear CKA, self-consistency, the
+SID's first code on either side, and per coarse view of the index the routing agreement and
+Recall(IVF) / Recall(exact).
 """
 
 from __future__ import annotations
@@ -112,7 +116,9 @@ class Bed:
         for query in self.set.query_ids:
             grades = self.set.qrels[query]
             best = max(grades.values())
-            self.relevant.append(np.asarray([row_of[i] for i, g in grades.items() if g == best and i in row_of]))
+            self.relevant.append(
+                np.asarray([row_of[i] for i, g in grades.items() if g == best and i in row_of])
+            )
         self.tail = self.set.slices["popularity"] == "tail"
         self.ndcg = objective(self.set, self.catalogue, "ndcg@10")
 
@@ -127,14 +133,18 @@ def word_tower(seed: int, dim: int = 128) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     torch.manual_seed(seed)
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=dim)], device="cpu")
+    return SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_dim=dim)], device="cpu"
+    )
 
 
 def start(kind: str, variant: str, seed: int) -> SentenceEmbedder | TowerEmbedder:
     """The untrained model of a panel."""
     tied = VARIANTS[variant]["towers"] == "tied"
     if kind == "minilm":
-        models = [load_sentence_transformer(str(minilm_folder()), "cpu") for _ in range(1 if tied else 2)]
+        models = [
+            load_sentence_transformer(str(minilm_folder()), "cpu") for _ in range(1 if tied else 2)
+        ]
     else:
         seeds = [seed * 2, seed * 2 + (kind == "words, own starts")]
         models = [word_tower(each) for each in (seeds[:1] if tied else seeds)]
@@ -157,11 +167,16 @@ def vectors(model: SentenceEmbedder | TowerEmbedder, bed: Bed) -> dict[str, np.n
 def recall(rows: np.ndarray, bed: Bed, k: int) -> np.ndarray:
     """(Q,) share of a query's relevant items among its first k."""
     return np.asarray(
-        [len(np.intersect1d(r[:k], want)) / len(want) for r, want in zip(rows, bed.relevant, strict=True)]
+        [
+            len(np.intersect1d(r[:k], want)) / len(want)
+            for r, want in zip(rows, bed.relevant, strict=True)
+        ]
     )
 
 
-def measure(v: dict[str, np.ndarray], bed: Bed, lists: int | None, cell_seeds: int) -> dict[str, Any]:
+def measure(
+    v: dict[str, np.ndarray], bed: Bed, lists: int | None, cell_seeds: int
+) -> dict[str, Any]:
     """Figures of one model, and per-query values for the paired tests."""
     scores = v["q"] @ v["i"].T
     exact = np.argsort(-scores, axis=1, kind="stable")[:, : max(K)].astype(np.int32)
@@ -184,31 +199,50 @@ def measure(v: dict[str, np.ndarray], bed: Bed, lists: int | None, cell_seeds: i
     }
 
     def by_query(values: np.ndarray) -> np.ndarray:
-        return np.bincount(pairs, values, len(bed.queries)) / np.bincount(pairs, minlength=len(bed.queries))
+        return np.bincount(pairs, values, len(bed.queries)) / np.bincount(
+            pairs, minlength=len(bed.queries)
+        )
 
     for view in VIEWS:
         seen: dict[str, list[np.ndarray]] = {}
         for seed in range(cell_seeds):
-            index = DualViewIndex.build(v["i"], v["i as q"], coarse_view=view, lists=lists, seed=seed)
+            index = DualViewIndex.build(
+                v["i"], v["i as q"], coarse_view=view, lists=lists, seed=seed
+            )
             for n in NPROBE:
                 place = routed(index, v["q"][pairs], rows, n)
                 seen.setdefault(f"{view}/routing@{n}", []).append(by_query(place.astype(float)))
                 found = index.search(v["q"], max(K), n).rows
                 for k in K:
-                    seen.setdefault(f"{view}/recall@{k}, {n} lists", []).append(recall(found, bed, k))
+                    seen.setdefault(f"{view}/recall@{k}, {n} lists", []).append(
+                        recall(found, bed, k)
+                    )
         per_query |= {name: np.mean(values, axis=0) for name, values in seen.items()}
         for n in NPROBE:
             figures[f"{view}/routing@{n}"] = float(per_query[f"{view}/routing@{n}"].mean())
             for k in K:
                 found = per_query[f"{view}/recall@{k}, {n} lists"]
-                figures[f"{view}/kept@{k}, {n} lists"] = float(found.mean() / per_query[f"recall@{k}"].mean())
+                figures[f"{view}/kept@{k}, {n} lists"] = float(
+                    found.mean() / per_query[f"recall@{k}"].mean()
+                )
                 tail = float(found[bed.tail].mean() / per_query[f"recall@{k}"][bed.tail].mean())
                 figures[f"{view}/kept@{k}, {n} lists, tail"] = tail
     both = np.concatenate([v["i as q"], v["i"]], axis=1) / np.sqrt(2)
-    sides = {"item": (v["i"], v["q"]), "query": (v["i as q"], v["q"]), "query, f_i(Q)": (v["i as q"], v["q as i"])}
-    for view, (items, queries) in {**sides, "both": (both, np.concatenate([v["q"], v["q"]], 1) / np.sqrt(2))}.items():
-        tokenizer = RqKmeans((256,), seed=0, precision="fp32").fit(SidInputs(items.astype(np.float32)))
-        first, asked = (tokenizer.encode(SidInputs(x.astype(np.float32))).codes[:, 0] for x in (items, queries))
+    sides = {
+        "item": (v["i"], v["q"]),
+        "query": (v["i as q"], v["q"]),
+        "query, f_i(Q)": (v["i as q"], v["q as i"]),
+    }
+    for view, (items, queries) in {
+        **sides,
+        "both": (both, np.concatenate([v["q"], v["q"]], 1) / np.sqrt(2)),
+    }.items():
+        tokenizer = RqKmeans((256,), seed=0, precision="fp32").fit(
+            SidInputs(items.astype(np.float32))
+        )
+        first, asked = (
+            tokenizer.encode(SidInputs(x.astype(np.float32))).codes[:, 0] for x in (items, queries)
+        )
         same = by_query((first[rows] == asked[pairs]).astype(float))
         per_query[f"first code/{view}"], figures[f"first code/{view}"] = same, float(same.mean())
     return {"figures": figures, "per_query": per_query}
@@ -216,7 +250,9 @@ def measure(v: dict[str, np.ndarray], bed: Bed, lists: int | None, cell_seeds: i
 
 def train(kind: str, variant: str, seed: int, bed: Bed) -> tuple[Any, dict[str, float]]:
     """A trained model of a panel, its parameters, seconds and last loss."""
-    dense = DenseConfig(**{**(MINILM if kind == "minilm" else WORDS), **SHARED, **VARIANTS[variant]})
+    dense = DenseConfig(
+        **{**(MINILM if kind == "minilm" else WORDS), **SHARED, **VARIANTS[variant]}
+    )
     model = start(kind, variant, seed)
     facts = {"parameters": sum(p.numel() for p in model.model.parameters())}
     if variant == "untrained":
@@ -237,22 +273,38 @@ def run(kind: str, seeds: int, bed: Bed, work: Path, cell_seeds: int) -> None:
             found = measure(vectors(model, bed), bed, None, cell_seeds)
             np.savez_compressed(f"{path}.npz", **found["per_query"])
             Path(f"{path}.json").write_text(json.dumps({**facts, **found["figures"]}))
-            print(f"{kind}, {variant}, seed {seed}: {facts.get('train CPU s', 0):.0f} CPU s of training", flush=True)
+            print(
+                (
+                    f"{kind}, {variant}, seed {seed}: {facts.get('train CPU s', 0):.0f} CPU s of "
+                    "training"
+                ),
+                flush=True,
+            )
 
 
-def read(kind: str, variant: str, work: Path) -> tuple[dict[str, float], dict[str, np.ndarray], int] | None:
-    """Means over seeds of figures and of per-query values, and the number of seeds; None where none was run."""
+def read(
+    kind: str, variant: str, work: Path
+) -> tuple[dict[str, float], dict[str, np.ndarray], int] | None:
+    """Means over seeds of figures and of per-query values, and the number of seeds; None where none
+    was run.
+    """
     files = sorted(work.glob(f"{kind}.{variant}.[0-9]*.json"))
     if not files:
         return None
     figures = [json.loads(file.read_text()) for file in files]
     arrays = [dict(np.load(file.with_suffix(".npz"))) for file in files]
     mean = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
-    return mean, {name: np.mean([each[name] for each in arrays], axis=0) for name in arrays[0]}, len(files)
+    return (
+        mean,
+        {name: np.mean([each[name] for each in arrays], axis=0) for name in arrays[0]},
+        len(files),
+    )
 
 
 def compare(kind: str, found: dict[str, Any], bed: Bed) -> list[dict[str, Any]]:
-    """Paired tests over queries of the comparisons in :data:`ASKED`, on all queries and on the long tail's."""
+    """Paired tests over queries of the comparisons in :data:`ASKED`, on all queries and on the long
+    tail's.
+    """
     rows, clusters = [], np.asarray([query_cluster(text) for text in bed.queries])
     for a, a_view, b, b_view in ASKED:
         if a not in found or b not in found:
@@ -264,15 +316,30 @@ def compare(kind: str, found: dict[str, Any], bed: Bed) -> list[dict[str, Any]]:
         for label, name_a, name_b in measures:
             for part, some in (("all", slice(None)), ("tail", bed.tail)):
                 test = paired_tests((first[name_a] - second[name_b])[some, None], clusters[some])[0]
-                about = {"panel": kind, "a": a, "a cells": a_view, "b": b, "b cells": b_view, "measure": label}
-                rows.append({**about, "queries": part, **{k: round(float(v), 5) for k, v in vars(test).items()}})
+                about = {
+                    "panel": kind,
+                    "a": a,
+                    "a cells": a_view,
+                    "b": b,
+                    "b cells": b_view,
+                    "measure": label,
+                }
+                rows.append(
+                    {
+                        **about,
+                        "queries": part,
+                        **{k: round(float(v), 5) for k, v in vars(test).items()},
+                    }
+                )
     return rows
 
 
 def scale(n: int, queries: int = 200) -> dict[str, float]:
-    """Building and searching at ``n`` catalogue-like items (384-d, one encoder), one thread, against exact search.
+    """Building and searching at ``n`` catalogue-like items (384-d, one encoder), one thread,
+    against exact search.
 
-    Queries are items moved by noise of length .3; asked one by one, as a service is, and all at once, as a report does.
+    Queries are items moved by noise of length .3; asked one by one, as a service is, and all at
+    once, as a report does.
     """
     from sid import catalogue_like
 
@@ -287,7 +354,10 @@ def scale(n: int, queries: int = 200) -> dict[str, float]:
     index = DualViewIndex.build(items)
     figures = {"build CPU s": time.process_time() - began, "lists": float(len(index.centroids))}
     exact = Dense(items, None)
-    ways = {"index": lambda q: index.search(q, 100, 32), "exact": lambda q: exact.search_vectors(q, 100)}
+    ways = {
+        "index": lambda q: index.search(q, 100, 32),
+        "exact": lambda q: exact.search_vectors(q, 100),
+    }
     found = {}
     for name, search in ways.items():
         search(asked[:2])
@@ -298,26 +368,46 @@ def scale(n: int, queries: int = 200) -> dict[str, float]:
             search(query[None])
         figures[f"{name}, together, ms a query"] = (together - began) / queries * 1e3
         figures[f"{name}, one by one, ms a query"] = (time.process_time() - together) / 50 * 1e3
-    kept = [len(np.intersect1d(a, b)) / 100 for a, b in zip(found["index"], found["exact"], strict=True)]
+    kept = [
+        len(np.intersect1d(a, b)) / 100 for a, b in zip(found["index"], found["exact"], strict=True)
+    ]
     figures["share of the exact 100 found"] = float(np.mean(kept))
     return {f"scale/{n} items: {name}": value for name, value in figures.items()}
 
 
-COLUMNS = ["ndcg@10", "recall@100", "tail recall@100", "gap of queries and items", "gap of the views of items",
+COLUMNS = ["ndcg@10", "recall@100", "tail recall@100", ("gap of queries and "
+                                                        "items"), "gap of the views of items",
            "cka of items", "items that find themselves"]  # fmt: skip
-CELLS = ["routing@1", "routing@4", "kept@10, 1 lists", "kept@100, 4 lists", "kept@100, 4 lists, tail"]
+CELLS = [
+    "routing@1",
+    "routing@4",
+    "kept@10, 1 lists",
+    "kept@100, 4 lists",
+    "kept@100, 4 lists, tail",
+]
 
 
 def page_table(figures: dict[str, float]) -> str:
     """The table of docs/methods/sci.md, from the figures of ``results/sci.json``."""
-    head = ["start", "towers", "nDCG@10", "R@100", "gap of the views", "finds itself", "routing@1: item", "query"]
+    head = [
+        "start",
+        "towers",
+        "nDCG@10",
+        "R@100",
+        "gap of the views",
+        "finds itself",
+        "routing@1: item",
+        "query",
+    ]
     head += ["both", "kept of R@100, 4 lists: item", "query", "both"]
     names = ["ndcg@10", "recall@100", "gap of the views of items", "items that find themselves"]
     names += [f"{view}/{cell}" for cell in ("routing@1", "kept@100, 4 lists") for view in VIEWS]
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * len(names)]
     for kind, variants in PANELS.items():
         for variant in (name for name in variants if name not in ONE_SEED):
-            cells = [f"{figures[f'{kind}/{variant}/{name}']:.3f}".removeprefix("0") for name in names]
+            cells = [
+                f"{figures[f'{kind}/{variant}/{name}']:.3f}".removeprefix("0") for name in names
+            ]
             lines.append(f"| {kind} | {variant} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -328,7 +418,9 @@ def write_page(figures: dict[str, float]) -> None:
 
 
 def report(bed: Bed, work: Path, save: bool) -> None:
-    """Print the tables of what was run and write ``results/sci.json`` and the table of docs/methods/sci.md."""
+    """Print the tables of what was run and write ``results/sci.json`` and the table of
+    docs/methods/sci.md.
+    """
     figures: dict[str, float] = {}
     tests, seeds = [], {}
     for kind, variants in PANELS.items():
@@ -336,8 +428,16 @@ def report(bed: Bed, work: Path, save: bool) -> None:
         if not found:
             continue
         seeds[kind] = {name: each[2] for name, each in found.items()}
-        figures |= {f"{kind}/{name}/{key}": value for name, each in found.items() for key, value in each[0].items()}
-        print_table(["", *COLUMNS], [[n, *(e[0][c] for c in COLUMNS)] for n, e in found.items()], title=f"\n{kind}")
+        figures |= {
+            f"{kind}/{name}/{key}": value
+            for name, each in found.items()
+            for key, value in each[0].items()
+        }
+        print_table(
+            ["", *COLUMNS],
+            [[n, *(e[0][c] for c in COLUMNS)] for n, e in found.items()],
+            title=f"\n{kind}",
+        )
         rows = [[n, v, *(e[0][f"{v}/{c}"] for c in CELLS)] for n, e in found.items() for v in VIEWS]
         print_table(["", "cells from", *CELLS], rows)
         tests += compare(kind, found, bed)
@@ -350,7 +450,8 @@ def report(bed: Bed, work: Path, save: bool) -> None:
         title="\npaired tests over queries, means over seeds",
     )  # fmt: skip
     if save:
-        config = {"words": WORDS, "minilm": MINILM, "shared": SHARED, "variants": VARIANTS, "set": bed.set_name,
+        config = {"words": WORDS, "minilm": MINILM, "shared": SHARED, "variants": VARIANTS,
+        "set": bed.set_name,
                   "queries": len(bed.queries), "items": len(bed.texts), "seeds": seeds}  # fmt: skip
         path = write_results("sci", config, figures, tests=tests)
         write_page(json.loads(path.read_text())["figures"])
@@ -358,13 +459,27 @@ def report(bed: Bed, work: Path, save: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="data folder of a finished run with grounded queries")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="data folder of a finished run with grounded queries",
+    )
     parser.add_argument("--panels", nargs="*", default=list(PANELS), choices=[*PANELS, "scale"])
-    parser.add_argument("--seeds", type=int, default=3, help="of the panels of words; minilm has one")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="of the panels of words; minilm has one"
+    )
     parser.add_argument("--cell-seeds", type=int, default=2, help="k-means runs per index")
     parser.add_argument("--scale", type=int, default=200_000)
-    parser.add_argument("--work", type=Path, default=Path("sci-work"), help="finished models' figures; kept on a rerun")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("sci-work"),
+        help="finished models' figures; kept on a rerun",
+    )
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,17 +1,19 @@
-"""Share expansion against SIDs listed whole, on more requests of day 8 than benchmarks.answer kept. EXPLORATORY.
+"""Share expansion against SIDs listed whole, on more requests of day 8 than benchmarks.answer kept.
+EXPLORATORY.
 
     python -m benchmarks.shares --work /var/tmp/sidar-answer
 
-Asked after the registered comparison had failed (results/answer.json: a gain on day-8 clicks was expected and +.003,
-which could be 0, was found), so nothing here confirms anything.  Trains nothing: reads the SIMULATED bed and the
-RAD-DPO models that `python -m benchmarks.answer` leaves, decodes day-8 requests with a click in the order of their
-hash, each under every model, and stops when the time is up.  Both orders are made from the same beams
-of 128.
+Asked after the registered comparison had failed (results/answer.json: a gain on day-8 clicks was
+expected and +.003, which could be 0, was found), so nothing here confirms anything.  Trains
+nothing: reads the SIMULATED bed and the RAD-DPO models that `python -m benchmarks.answer` leaves,
+decodes day-8 requests with a click in the order of their hash, each under every model, and stops
+when the time is up.  Both orders are made from the same beams of 128.
 
-Two restrictions.  `several`: one of the SIDs that the first ten places hold, listed whole, has more than one item on
-sale; this looks at beam and SID table, not at clicks.  `differ`: the first ten places differ between the two orders.
-Everywhere else the difference is 0 by construction, so a restriction makes an effect larger and not surer.  The kept
-sample is the first 1,000 requests; `later` are those after it, in no earlier comparison of clicks.
+Two restrictions.  `several`: one of the SIDs that the first ten places hold, listed whole, has more
+than one item on sale; this looks at beam and SID table, not at clicks.  `differ`: the first ten
+places differ between the two orders. Everywhere else the difference is 0 by construction, so a
+restriction makes an effect larger and not surer.  The kept sample is the first 1,000 requests;
+`later` are those after it, in no earlier comparison of clicks.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, print_table, single_thread, write_between, write_results
+from benchmarks.common import (
+    RESULTS,
+    ROOT,
+    print_table,
+    single_thread,
+    write_between,
+    write_results,
+)
 
 WORK = Path(tempfile.gettempdir()) / "sidar-answer"
 KEPT, BLOCK, TOP = 1000, 128, 10
@@ -60,8 +69,9 @@ def page_table(results: dict[str, Any]) -> str:
     n, total = int(figures["requests"]), int(figures["requests_of_day_8"])
     lines += [
         "",
-        f"{n:,} of {total:,} requests under {int(figures['seeds'])} models, item nDCG@10, **simulated**; p is not "
-        "corrected. From `benchmarks/results/shares.json` (`python -m benchmarks.shares`).",
+        f"{n:,} of {total:,} requests under {int(figures['seeds'])} models, item nDCG@10, "
+        "**simulated**; p is not corrected. From `benchmarks/results/shares.json` (`python -m "
+        "benchmarks.shares`).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -89,7 +99,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--minutes", type=float, default=11.0, help="CPU time.")
     parser.add_argument("--wall-minutes", type=float, default=120.0)
-    parser.add_argument("--page", action="store_true", help="Write the page's table from the kept results alone.")
+    parser.add_argument(
+        "--page", action="store_true", help="Write the page's table from the kept results alone."
+    )
     args = parser.parse_args()
     if args.page:
         return write_page()
@@ -113,8 +125,13 @@ def main() -> None:
     alive = None if catalogue.alive.all() else catalogue.alive
     clicks = next(each for each in data.eval_sets() if each.name == "day8-clicks")
     order = order_by_hash(clicks.query_ids).tolist()  # begins with the kept sample
-    models = models_of(args.work, catalogue, index, load_sids(run / "sid" / "sids.parquet", catalogue.item_ids))
-    shares = {rule: item_shares(index, alive, DecodeConfig(item_share=rule)) for rule in ("counts", "uniform", "none")}
+    models = models_of(
+        args.work, catalogue, index, load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
+    )
+    shares = {
+        rule: item_shares(index, alive, DecodeConfig(item_share=rule))
+        for rule in ("counts", "uniform", "none")
+    }
     on_sale = np.zeros(len(index), np.int64)
     sid_of_entry = np.repeat(np.arange(len(index)), np.diff(index.rows_start))
     np.add.at(on_sale, sid_of_entry, catalogue.alive[index.rows])
@@ -124,7 +141,10 @@ def main() -> None:
     started, begun = time.process_time(), time.monotonic()
 
     def in_time() -> bool:
-        return time.process_time() - started < 60 * args.minutes and time.monotonic() - begun < 60 * args.wall_minutes
+        return (
+            time.process_time() - started < 60 * args.minutes
+            and time.monotonic() - begun < 60 * args.wall_minutes
+        )
 
     while done < len(order) and in_time():
         at = order[done : done + BLOCK]
@@ -141,19 +161,38 @@ def main() -> None:
             shown = np.cumsum(size, axis=1) - size < TOP
             holds.append(((size > 1) & shown).any(axis=1))
         for rule in shares:
-            values[rule].append(np.stack([score_ranking(truth, r, ["ndcg@10"])["ndcg@10"] for r in rows[rule]]))
+            values[rule].append(
+                np.stack([score_ranking(truth, r, ["ndcg@10"])["ndcg@10"] for r in rows[rule]])
+            )
         several.append(np.stack(holds))
-        differ.append(np.stack([(a != b).any(1) for a, b in zip(rows["counts"], rows["none"], strict=True)]))
+        differ.append(
+            np.stack([(a != b).any(1) for a, b in zip(rows["counts"], rows["none"], strict=True)])
+        )
         done += len(at)
-        print(f"{done:,} of {len(order):,} requests, {time.process_time() - started:.0f} CPU s", flush=True)
+        print(
+            f"{done:,} of {len(order):,} requests, {time.process_time() - started:.0f} CPU s",
+            flush=True,
+        )
     asked = [clicks.prompts[q] for q in order[:done]]
-    clusters = np.array([query_cluster(p.query) or clicks.query_ids[q] for p, q in zip(asked, order, strict=False)])
-    joined = {rule: np.concatenate(parts, axis=1) for rule, parts in values.items()}  # (seeds, requests)
-    report(joined, np.concatenate(several, axis=1), np.concatenate(differ, axis=1), clusters, len(order), on_sale)
+    clusters = np.array(
+        [query_cluster(p.query) or clicks.query_ids[q] for p, q in zip(asked, order, strict=False)]
+    )
+    # (seeds, requests)
+    joined = {rule: np.concatenate(parts, axis=1) for rule, parts in values.items()}
+    report(
+        joined,
+        np.concatenate(several, axis=1),
+        np.concatenate(differ, axis=1),
+        clusters,
+        len(order),
+        on_sale,
+    )
 
 
 def report(values: Any, several: Any, differ: Any, clusters: Any, total: int, on_sale: Any) -> None:
-    """Write results/shares.json and print it; ``values`` {rule: (S, R)}, ``several`` and ``differ`` (S, R) bool."""
+    """Write results/shares.json and print it; ``values`` {rule: (S, R)}, ``several`` and ``differ``
+    (S, R) bool.
+    """
     import numpy as np
 
     from sidar.evaluate.stats import paired_tests
@@ -170,7 +209,13 @@ def report(values: Any, several: Any, differ: Any, clusters: Any, total: int, on
         "requests_differ": float(differ.mean()),
         "requests_ndcg_differs": float((values["counts"] != values["none"]).mean()),
     }
-    parts = {"all": np.ones_like(several), "kept": ~later, "later": later, "several": several, "differ": differ}
+    parts = {
+        "all": np.ones_like(several),
+        "kept": ~later,
+        "later": later,
+        "several": several,
+        "differ": differ,
+    }
     rows = []
     labels = np.broadcast_to(clusters, several.shape)
     for name, a, b in PAIRS:
@@ -180,18 +225,31 @@ def report(values: Any, several: Any, differ: Any, clusters: Any, total: int, on
                 continue
             (test,) = paired_tests(difference[mask][:, None], labels[mask], 0, samples=2000)
             key = f"{name}_{part}"
-            figures |= {key: test.effect, f"{key}_low": test.low, f"{key}_high": test.high, f"{key}_p": test.p}
+            figures |= {
+                key: test.effect,
+                f"{key}_low": test.low,
+                f"{key}_high": test.high,
+                f"{key}_p": test.p,
+            }
             figures |= {f"{key}_detectable": test.detectable, f"{key}_n": test.n}
-            rows.append([name, part, test.effect, test.low, test.high, test.p, test.detectable, test.n])
+            rows.append(
+                [name, part, test.effect, test.low, test.high, test.p, test.detectable, test.n]
+            )
     by_seed = {name: (values[a] - values[b]).mean(axis=1).round(6).tolist() for name, a, b in PAIRS}
     write_results(
         "shares",
-        {"origin": "SIMULATED traffic, preset full", "status": "exploratory", "measure": "item nDCG@10, day-8 clicks"},
+        {
+            "origin": "SIMULATED traffic, preset full",
+            "status": "exploratory",
+            "measure": "item nDCG@10, day-8 clicks",
+        },
         figures,
         by_seed=by_seed,
     )
     write_page()
-    print_table(["pair", "requests", "effect", "low", "high", "p", "detectable", "n"], rows, "item nDCG@10")
+    print_table(
+        ["pair", "requests", "effect", "low", "high", "p", "detectable", "n"], rows, "item nDCG@10"
+    )
     print({key: value for key, value in figures.items() if "minus" not in key})
 
 

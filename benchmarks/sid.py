@@ -1,19 +1,22 @@
-"""What Semantic IDs cost: RQ-KMeans against ``faiss.Kmeans``, then every tokenizer's fit, memory and encoding.
+"""What Semantic IDs cost: RQ-KMeans against ``faiss.Kmeans``, then every tokenizer's fit, memory
+and encoding.
 
-The data are made, and made like a catalogue: topics of Zipf sizes inside departments, on the unit sphere of 384
-dimensions, with the spectrum that MiniLM vectors of the embedded sample have (the j-th variance falls as 1 / (j + 3)).
+The data are made, and made like a catalogue: topics of Zipf sizes inside departments, on the unit
+sphere of 384 dimensions, with the spectrum that MiniLM vectors of the embedded sample have (the
+j-th variance falls as 1 / (j + 3)).
 
-``python benchmarks/sid.py faiss``: level by level on residuals. Ours stops by its own rule; the comparison counts only
-while its error over *all* rows is at most faiss's, which the script checks at every seed. Time is fit and assignment of
-all rows, process CPU, one thread, variants interleaved. Writes ``results/sid.json``.
+``python benchmarks/sid.py faiss``: level by level on residuals. Ours stops by its own rule; the
+comparison counts only while its error over *all* rows is at most faiss's, which the script checks
+at every seed. Time is fit and assignment of all rows, process CPU, one thread, variants
+interleaved. Writes ``results/sid.json``.
 
-``python benchmarks/sid.py fit --n 50000 200000 1000000``: CPU seconds and memory of each tokenizer's fit with its
-defaults, categories and queries included, each in a fresh process. Writes ``results/sid_fit.json``, where sizes that
-are not run again keep their figures.
+``python benchmarks/sid.py fit --n 50000 200000 1000000``: CPU seconds and memory of each
+tokenizer's fit with its defaults, categories and queries included, each in a fresh process. Writes
+``results/sid_fit.json``, where sizes that are not run again keep their figures.
 
-``python benchmarks/sid.py encode``: vectors a second of every tokenizer at 1024/512/256 (SARQ writes five codes and
-cuts), and the time of encoding at 8192/4096/2048 over
-that of its matrix products alone. Writes ``results/sid_encode.json``.
+``python benchmarks/sid.py encode``: vectors a second of every tokenizer at 1024/512/256 (SARQ
+writes five codes and cuts), and the time of encoding at 8192/4096/2048 over that of its matrix
+products alone. Writes ``results/sid_encode.json``.
 """
 
 from __future__ import annotations
@@ -64,18 +67,26 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 def catalogue_like(n: int, topics: int, seed: int, departments: int = 30) -> np.ndarray:
-    """(n, 384) float32 unit vectors: variance 25 % between departments, 35 % between topics, 40 % inside topics."""
+    """(n, 384) float32 unit vectors: variance 25 % between departments, 35 % between topics, 40 %
+    inside topics.
+    """
     return labelled(n, topics, seed, departments)[0]
 
 
-def labelled(n: int, topics: int, seed: int, departments: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors as :func:`catalogue_like` makes them, each row's topic (n,), and each topic's department (topics,)."""
+def labelled(
+    n: int, topics: int, seed: int, departments: int = 30
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors as :func:`catalogue_like` makes them, each row's topic (n,), and each topic's
+    department (topics,).
+    """
     rng = np.random.default_rng(seed)
     spectrum = 1 / (3.0 + np.arange(DIM))
     scale = np.sqrt(spectrum / spectrum.sum()).astype(np.float32)
 
     def gaussian(rows: int, share: float) -> np.ndarray:
-        return rng.standard_normal((rows, DIM), dtype=np.float32) * scale * np.float32(np.sqrt(share))
+        return (
+            rng.standard_normal((rows, DIM), dtype=np.float32) * scale * np.float32(np.sqrt(share))
+        )
 
     centre = gaussian(departments, 0.25)
     of = rng.integers(departments, size=topics)
@@ -89,10 +100,11 @@ def labelled(n: int, topics: int, seed: int, departments: int = 30) -> tuple[np.
 
 
 def catalogue_with_log(n: int, topics: int, seed: int = 0) -> SidInputs:
-    """As :func:`catalogue_like`, with category paths (30 departments of 20 aisles), clicks, and queries.
+    """As :func:`catalogue_like`, with category paths (30 departments of 20 aisles), clicks, and
+    queries.
 
-    A query's vector is an item's with as much noise; it led to that item and two of the same topic. One item in ten has
-    no category, and about a third a query.
+    A query's vector is an item's with as much noise; it led to that item and two of the same topic.
+    One item in ten has no category, and about a third a query.
     """
     x, label, of = labelled(n, topics, seed)
     rng = np.random.default_rng(seed + 1)
@@ -108,7 +120,9 @@ def catalogue_with_log(n: int, topics: int, seed: int = 0) -> SidInputs:
     led = np.stack([asked, order[(place[asked] + 1) % n], order[(place[asked] + 2) % n]], axis=1)
     pairs = np.stack([np.repeat(np.arange(len(asked)), 3), led.reshape(-1)], axis=1)
     counts = rng.zipf(1.6, n).clip(0, 10_000) - 1
-    return SidInputs(x, paths, counts, queries / np.linalg.norm(queries, axis=1, keepdims=True), pairs)
+    return SidInputs(
+        x, paths, counts, queries / np.linalg.norm(queries, axis=1, keepdims=True), pairs
+    )
 
 
 def by_faiss(x: np.ndarray, seed: int) -> list[float]:
@@ -140,7 +154,8 @@ def fits(name: str, n: int, topics: int) -> Callable[[], None]:
     inputs = catalogue_with_log(n, topics)
     config = SidConfig.model_validate({**TOKENIZERS[name], "codebook_sizes": list(SIZES)})
     tokenizer = tokenizer_class(config.method).from_config(config, SIZES, 0, "cpu")
-    tokenizer.fit(SidInputs(inputs.vectors[:512], inputs.categories[:512], inputs.counts[:512]))  # loads libraries
+    # loads libraries
+    tokenizer.fit(SidInputs(inputs.vectors[:512], inputs.categories[:512], inputs.counts[:512]))
     tokenizer = tokenizer_class(config.method).from_config(config, SIZES, 0, "cpu")
     return lambda: tokenizer.fit(inputs)
 
@@ -155,17 +170,33 @@ def fit(args: argparse.Namespace) -> None:
             started = time.monotonic()
             peak, seconds = cost_in_fresh_process(__file__, "fits", name, n, args.topics)
             figures |= {f"{name}, {n}: CPU seconds": seconds, f"{name}, {n}: MiB": peak / 2**20}
-            rows.append([name, n, seconds, peak / 2**20, n * DIM * 4 / 2**20, time.monotonic() - started])
+            rows.append(
+                [name, n, seconds, peak / 2**20, n * DIM * 4 / 2**20, time.monotonic() - started]
+            )
             print(rows[-1], flush=True)
-    header = ["tokenizer", "vectors", "CPU seconds", "MiB over inputs", "MiB of the inputs", "wall s of the process"]
+    header = [
+        "tokenizer",
+        "vectors",
+        "CPU seconds",
+        "MiB over inputs",
+        "MiB of the inputs",
+        "wall s of the process",
+    ]
     print_table(header, rows, title=f"fit, {'/'.join(map(str, SIZES))}, one thread, once")
     if args.save:
-        config = {"dim": DIM, "topics": args.topics, "codebook_sizes": SIZES, "tokenizers": TOKENIZERS}
+        config = {
+            "dim": DIM,
+            "topics": args.topics,
+            "codebook_sizes": SIZES,
+            "tokenizers": TOKENIZERS,
+        }
         print(f"written to {write_results('sid_fit', config, figures)}")
 
 
 def quickly(name: str, sizes: tuple[int, ...], inputs: SidInputs) -> Any:
-    """A tokenizer fitted in few passes: its codebooks are of the data, and encoding costs what it always does."""
+    """A tokenizer fitted in few passes: its codebooks are of the data, and encoding costs what it
+    always does.
+    """
     few, none = {"iterations": 2, "sample": 16}, {"steps": 0, "init_sample": 16}
     made = {
         "rqkmeans": lambda: RqKmeans(sizes, **few),
@@ -199,7 +230,10 @@ def encode(args: argparse.Namespace) -> None:
     made = catalogue_with_log(args.vectors, args.topics)
     x = made.vectors
     inputs = SidInputs(x, made.categories, made.counts)
-    small = {name: quickly(name, SIZES, take(inputs, np.arange(min(len(x), 32768)))) for name in TOKENIZERS}
+    small = {
+        name: quickly(name, SIZES, take(inputs, np.arange(min(len(x), 32768))))
+        for name in TOKENIZERS
+    }
     seconds = interleave({k: lambda t=t: t.encode(inputs) for k, t in small.items()}, args.repeats)
     figures = {f"{name}: vectors a second": len(x) / each for name, each in seconds.items()}
     large = quickly("rqkmeans", LARGE, inputs)
@@ -210,20 +244,30 @@ def encode(args: argparse.Namespace) -> None:
     }
     seconds = interleave(pair, args.repeats)
     figures["encode_over_gemm_floor"] = seconds["encode"] / seconds["products"]
-    print_table(["figure", "value"], [[k, v] for k, v in figures.items()], title=f"{len(x):,} vectors, one thread")
+    print_table(
+        ["figure", "value"],
+        [[k, v] for k, v in figures.items()],
+        title=f"{len(x):,} vectors, one thread",
+    )
     if args.save:
         config = {"vectors": len(x), "sizes": SIZES, "large": LARGE, "repeats": args.repeats}
         print(f"written to {write_results('sid_encode', config, figures)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", choices=("faiss", "fit", "encode"), default="faiss")
-    parser.add_argument("--n", type=int, nargs="+", help="vectors (default: 200000 for faiss, 50000 for fit)")
+    parser.add_argument(
+        "--n", type=int, nargs="+", help="vectors (default: 200000 for faiss, 50000 for fit)"
+    )
     parser.add_argument("--rows", nargs="*", default=list(TOKENIZERS), help="fit: which tokenizers")
     parser.add_argument("--vectors", type=int, default=131_072, help="encode: how many")
     parser.add_argument("--topics", type=int, default=4000)
-    parser.add_argument("--repeats", type=int, default=3, help="seeds; data and starts differ in each")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="seeds; data and starts differ in each"
+    )
     parser.add_argument("--fp32", action="store_true", help="faiss: time ours without bf16 as well")
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
@@ -260,7 +304,8 @@ def against_faiss(args: argparse.Namespace) -> None:
         ours, theirs = errors["sidar"][seed][-1], errors["faiss.Kmeans"][seed][-1]
         if ours > theirs:
             raise SystemExit(
-                f"seed {seed}: our error {ours:.5f} is above faiss's {theirs:.5f}; the times do not compare"
+                f"seed {seed}: our error {ours:.5f} is above faiss's {theirs:.5f}; the times do "
+                "not compare"
             )
     print_table(
         ["variant", "CPU seconds", "error 1 level", "2 levels", "3 levels", "times faster"],
@@ -269,7 +314,8 @@ def against_faiss(args: argparse.Namespace) -> None:
              median(seconds["faiss.Kmeans"]) / median(seconds[name])]
             for name in variants
         ],
-        title=f"{args.n:,} × {DIM}, {'/'.join(map(str, SIZES))}, one thread, medians of {args.repeats} seeds",
+        title=(f"{args.n:,} × {DIM}, {'/'.join(map(str, SIZES))}, one thread, medians of "
+               f"{args.repeats} seeds"),
     )  # fmt: skip
     figures = {
         "faiss_cpu_over_ours": median(seconds["faiss.Kmeans"]) / median(seconds["sidar"]),
@@ -279,10 +325,18 @@ def against_faiss(args: argparse.Namespace) -> None:
         "ours_error": float(np.median([e[-1] for e in errors["sidar"]])),
     }
     if args.fp32:
-        figures["faiss_cpu_over_ours_fp32"] = median(seconds["faiss.Kmeans"]) / median(seconds["sidar, fp32"])
+        figures["faiss_cpu_over_ours_fp32"] = median(seconds["faiss.Kmeans"]) / median(
+            seconds["sidar, fp32"]
+        )
     if args.save:
         runs = {"cpu_seconds": seconds, "errors_by_level": errors}
-        config = {"n": args.n, "dim": DIM, "topics": args.topics, "codebook_sizes": SIZES, "seeds": args.repeats}
+        config = {
+            "n": args.n,
+            "dim": DIM,
+            "topics": args.topics,
+            "codebook_sizes": SIZES,
+            "seeds": args.repeats,
+        }
         print(f"written to {write_results('sid', config, figures, runs=runs)}")
 
 

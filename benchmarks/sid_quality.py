@@ -1,10 +1,12 @@
-"""Tokenizers at equal codebook sizes, judged by their IDs alone: no language model, so minutes instead of hours.
+"""Tokenizers at equal codebook sizes, judged by their IDs alone: no language model, so minutes
+instead of hours.
 
-RQ-KMeans, RQ-KMeans with category-guided first codes, RQ-VAE, CQ-SID with its ablations and random IDs are fitted to
-the embedded sample (or to ``--run``, a run folder with ``data`` and ``embed``) with the queries of training days.
-Printed: items per SID, collisions, the largest SID, purity of first codes against the category level that CQ-SID uses,
-how often two items that one *held-out* query led to share their first one and two codes (validation and test days,
-query texts that no training day has; and the simulator's grounded truth), and R@100 of quantised dense on held-out
+RQ-KMeans, RQ-KMeans with category-guided first codes, RQ-VAE, CQ-SID with its ablations and random
+IDs are fitted to the embedded sample (or to ``--run``, a run folder with ``data`` and ``embed``)
+with the queries of training days. Printed: items per SID, collisions, the largest SID, purity of
+first codes against the category level that CQ-SID uses, how often two items that one *held-out*
+query led to share their first one and two codes (validation and test days, query texts that no
+training day has; and the simulator's grounded truth), and R@100 of quantised dense on held-out
 queries.
 """
 
@@ -69,22 +71,32 @@ def sample_run(folder: Path) -> Path:
 
 
 def sharing_pairs(data: Dataset, most: int, seed: int) -> dict[str, np.ndarray]:
-    """(P, 2) rows that one held-out query led to: clicked on later days, or both exact by the grounded truth."""
+    """(P, 2) rows that one held-out query led to: clicked on later days, or both exact by the
+    grounded truth.
+    """
     trained = {" ".join(q.casefold().split()) for q in data.sft().column("query").to_pylist()}
     by_query: dict[str, set[int]] = {}
     for split in ("valid", "test"):
         for request in data.requests(split):
             text = " ".join(request.prompt.query.casefold().split())
             if text and text not in trained:
-                clicked = [row for row, action in zip(request.rows, request.actions, strict=True) if action > 0]
+                clicked = [
+                    row
+                    for row, action in zip(request.rows, request.actions, strict=True)
+                    if action > 0
+                ]
                 by_query.setdefault(text, set()).update(clicked)
     row_of = {item: row for row, item in enumerate(data.catalogue.item_ids)}
     truth = next(each for each in data.eval_sets() if each.name == "grounded_test").qrels
-    exact = [[row_of[item] for item, grade in judged.items() if grade >= 1] for judged in truth.values()]
+    exact = [
+        [row_of[item] for item, grade in judged.items() if grade >= 1] for judged in truth.values()
+    ]
     rng = np.random.default_rng(seed)
     found = {}
     for name, groups in (("clicked", list(by_query.values())), ("grounded", exact)):
-        pairs = np.array([p for group in groups for p in combinations(sorted(group), 2)]).reshape(-1, 2)
+        pairs = np.array([p for group in groups for p in combinations(sorted(group), 2)]).reshape(
+            -1, 2
+        )
         found[name] = pairs[rng.permutation(len(pairs))[:most]]
     return found
 
@@ -116,10 +128,14 @@ def category_purity(sids: SemanticIds, categories: Sequence[Sequence[str]], dept
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="run folder with data and embed; default: made from the sample")
+    parser.add_argument(
+        "--run", type=Path, help="run folder with data and embed; default: made from the sample"
+    )
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], help="overrides for every trained row, e.g. steps=400")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="overrides for every trained row, e.g. steps=400"
+    )
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,7 +156,9 @@ def measure(args: argparse.Namespace, run: Path) -> None:
     sets = [each for each in data.eval_sets() if each.name in SETS]
     embedder = Known([p.query for each in sets for p in each.prompts], load_embedder(own, "cpu"))
     truths = {
-        each.name: Truth.of_catalogue(each.qrels, each.query_ids, data.catalogue, relevance_threshold(each))
+        each.name: Truth.of_catalogue(
+            each.qrels, each.query_ids, data.catalogue, relevance_threshold(each)
+        )
         for each in sets
     }
     sharing = sharing_pairs(data, 200_000, 0)
@@ -156,7 +174,9 @@ def measure(args: argparse.Namespace, run: Path) -> None:
             section = dict(section)
             if method in ("rqvae", "cqsid"):
                 section[method] = {**section.get(method, {}), **told}
-            config = SidConfig.model_validate({"method": method, "codebook_sizes": SIZES, **section})
+            config = SidConfig.model_validate(
+                {"method": method, "codebook_sizes": SIZES, **section}
+            )
             started = time.process_time()
             tokenizer = tokenizer_class(method).from_config(config, SIZES, seed, "cpu").fit(inputs)
             sids = tokenizer.encode_catalogue(inputs)
@@ -179,21 +199,37 @@ def measure(args: argparse.Namespace, run: Path) -> None:
                 **{f"shared_{k}": shared(sids.codes, p) for k, p in sharing.items()},
                 **{
                     f"r100_{each.name}": float(
-                        score_ranking(truths[each.name], dense.hits(each.prompts, 100).rows, ["recall@100"])[
-                            "recall@100"
-                        ].mean()
+                        score_ranking(
+                            truths[each.name], dense.hits(each.prompts, 100).rows, ["recall@100"]
+                        )["recall@100"].mean()
                     )
                     for each in sets
                 },
             }
             records.append(record)
-            print({k: v for k, v in record.items() if k in ("row", "seed", "cpu_seconds", "purity")}, flush=True)
+            print(
+                {k: v for k, v in record.items() if k in ("row", "seed", "cpu_seconds", "purity")},
+                flush=True,
+            )
         mine = [record for record in records if record["row"] == name]
-        mean = {k: np.mean([r[k] for r in mine], axis=0) for k in mine[0] if k not in ("row", "seed")}
+        mean = {
+            k: np.mean([r[k] for r in mine], axis=0) for k in mine[0] if k not in ("row", "seed")
+        }
         table.append(
             [
                 name,
-                *(float(mean[k]) for k in ("cpu_seconds", "sids", "collision", "largest", "used_1", "error", "purity")),
+                *(
+                    float(mean[k])
+                    for k in (
+                        "cpu_seconds",
+                        "sids",
+                        "collision",
+                        "largest",
+                        "used_1",
+                        "error",
+                        "purity",
+                    )
+                ),
                 *(float(x) for k in sharing for x in mean[f"shared_{k}"]),
                 *(float(mean[f"r100_{each}"]) for each in SETS),
             ]
@@ -202,8 +238,18 @@ def measure(args: argparse.Namespace, run: Path) -> None:
     header += ["clicked 1", "2", "grounded 1", "2", *(f"R@100 {each}" for each in SETS)]
     print_table(header, table, title=f"{'/'.join(map(str, SIZES))}, means of {args.seeds} seeds")
     if args.save:
-        figures = {f"{line[0]}: {column}": line[i + 1] for line in table for i, column in enumerate(_columns(header))}
-        config = {"sizes": SIZES, "seeds": args.seeds, "set": told, "items": len(vectors), "pairs": len(pairs)}
+        figures = {
+            f"{line[0]}: {column}": line[i + 1]
+            for line in table
+            for i, column in enumerate(_columns(header))
+        }
+        config = {
+            "sizes": SIZES,
+            "seeds": args.seeds,
+            "set": told,
+            "items": len(vectors),
+            "pairs": len(pairs),
+        }
         print(f"written to {write_results('sid_quality', config, figures, runs=records)}")
 
 

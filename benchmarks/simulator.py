@@ -1,4 +1,6 @@
-"""The simulator's marginals and CPU seconds for its presets on the embedded sample: the table of docs/simulator.md."""
+"""The simulator's marginals and CPU seconds for its presets on the embedded sample: the table of
+docs/simulator.md.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,19 @@ def main() -> None:
         config = simulate.load_config(preset)
         with tempfile.TemporaryDirectory() as folder, process_cpu_timer() as seconds:
             report = simulate.run(catalogue, config, folder)
-        values = {"cpu_seconds": seconds[0], "intents": report["grounded_intents"], **report["marginals"]}
+        values = {
+            "cpu_seconds": seconds[0],
+            "intents": report["grounded_intents"],
+            **report["marginals"],
+        }
         figures |= flat(preset, values)
         kept = ("config", "config_hash", "lexicon_hash", "catalogue_lineage")
         settings[preset] = {name: report[name] for name in kept}
     names = sorted({name.rsplit("_", 1)[0] for name in figures})
-    rows = [[name, *(float(figures.get(f"{name}_{preset}", 0)) for preset in args.presets)] for name in names]
+    rows = [
+        [name, *(float(figures.get(f"{name}_{preset}", 0)) for preset in args.presets)]
+        for name in names
+    ]
     print_table(["SIMULATED log", *args.presets], rows)
     print(write_results("simulator", settings, figures))
 

@@ -1,22 +1,26 @@
-"""Which start is better by the answer that is served, at equal CPU time: `lm.geometry` true or false, by catalogue.
+"""Which start is better by the answer that is served, at equal CPU time: `lm.geometry` true or
+false, by catalogue.
 
-    python benchmarks/start.py                            # 210 CPU minutes of training for three seeds; goes on
+    python benchmarks/start.py                # 210 CPU minutes of training for three seeds; goes on
     python benchmarks/start.py --only grown,geometry,0    # one cell
     python benchmarks/start.py --minutes-scale .02 --no-save   # a try
 
-Beds: `demo`, the sample with its judged queries (real judgments), grounded queries and day-8 sets (SIMULATED);
-`grown`, 50,000 products grown from it (SIMULATED, benchmarks/grown.py); `sequence`, Amazon "Scientific", the next item
-of a user's history, leave-one-out (benchmarks/published_sids.py, our automatic SIDs; its prompts have no query text, so
-that the sentence vector is that of an empty text). One thread.
+Beds: `demo`, the sample with its judged queries (real judgments), grounded queries and day-8 sets
+(SIMULATED); `grown`, 50,000 products grown from it (SIMULATED, benchmarks/grown.py); `sequence`,
+Amazon "Scientific", the next item of a user's history, leave-one-out (benchmarks/published_sids.py,
+our automatic SIDs; its prompts have no query text, so that the sentence vector is that of an empty
+text). One thread.
 
-Both starts have the same rows, batches and rates; each trains for `budget / CPU seconds of a step of that start` steps,
-measured once per bed and start over whole pools of batches, what prepares them included. Vectors of the log's queries
-are encoded once before, and do not count. A cell is a bed, a start and a seed: a folder in --work with the model,
-`cell.json` and per-query values. The same command goes on where it was stopped, inside a cell at its last checkpoint
+Both starts have the same rows, batches and rates; each trains for `budget / CPU seconds of a step
+of that start` steps, measured once per bed and start over whole pools of batches, what prepares
+them included. Vectors of the log's queries are encoded once before, and do not count. A cell is a
+bed, a start and a seed: a folder in --work with the model, `cell.json` and per-query values. The
+same command goes on where it was stopped, inside a cell at its last checkpoint
 (`training.cpu_seconds` is then that of the last part alone).
 
-Rows of a cell: the model's items, the same reranked (weight from the validation sets), and :func:`served_answer`.
-Differences are paired by query and seed, and their intervals draw queries with all their seeds.
+Rows of a cell: the model's items, the same reranked (weight from the validation sets), and
+:func:`served_answer`. Differences are paired by query and seed, and their intervals draw queries
+with all their seeds.
 """
 
 from __future__ import annotations
@@ -106,7 +110,9 @@ class Bed:
 
     @cached_property
     def sets(self) -> dict[str, list[EvalSet]]:
-        """By role: ``valid`` with at most :data:`TUNE` queries of each set, ``test`` with at most ``queries``."""
+        """By role: ``valid`` with at most :data:`TUNE` queries of each set, ``test`` with at most
+        ``queries``.
+        """
         data, found = open_dataset(self.run / "data"), {}
         for role, most in (("valid", TUNE), ("test", self._queries)):
             found[role] = [cut for each in data.eval_sets(role) if len(cut := subset(each, most))]
@@ -131,7 +137,9 @@ class Bed:
     @cached_property
     def log(self) -> Log:
         """The memory and the requests that the answer is fitted to."""
-        return read_log(self.cfg, self.run / "data", b"a benchmark hides nothing", self.run / ".answer-work")
+        return read_log(
+            self.cfg, self.run / "data", b"a benchmark hides nothing", self.run / ".answer-work"
+        )
 
     @cached_property
     def lexical(self) -> Bm25:
@@ -141,13 +149,21 @@ class Bed:
         sids = load_sids(self.run / "sid" / "sids.parquet", self.catalogue.item_ids)
         index = PrefixIndex.load(self.run / "index")
         return GenerativeSystem(
-            "model", folder, index, sids, self.catalogue, self.cfg.decode, "cpu", self.encoder.encode
+            "model",
+            folder,
+            index,
+            sids,
+            self.catalogue,
+            self.cfg.decode,
+            "cpu",
+            self.encoder.encode,
         )
 
 
 def served_answer(bed: Bed, model: GenerativeSystem) -> tuple[list[Hits], dict[str, Any]]:
-    """What a bundle of ``model`` answers on every test set, and its constants: counts of the query smoothed with all
-    channels (`fuse: memory`), fitted on the validation requests as the pipeline's stage ``answer`` does it."""
+    """What a bundle of ``model`` answers on every test set, and its constants: counts of the query
+    smoothed with all channels (`fuse: memory`), fitted on the validation requests as the pipeline's
+    stage ``answer`` does it."""
     log, lexical, counts = bed.log, bed.lexical, bed.counts
     base = {"bm25": TextSystem("bm25", lexical), "dense": TextSystem("dense", bed.dense)}
     channels: dict[str, Any] = {**base, GENERATIVE: model}
@@ -172,16 +188,29 @@ def make_bed(name: str, args: argparse.Namespace) -> Bed:
     common_parts = {"threads": 1, "device": "cpu", "seed": 0}
     if name == "demo":
         inputs = work / "demo" / "inputs"
-        raw = demo.merge(demo.base(str(inputs), "demo"), {"evaluate": {"max_queries": args.queries}})
+        raw = demo.merge(
+            demo.base(str(inputs), "demo"), {"evaluate": {"max_queries": args.queries}}
+        )
         cfg = Config.model_validate({**raw, **common_parts, "runs": str(work / "runs")})
-        return Bed(cfg, lambda: demo.write_inputs(inputs, everything=False, tiny=False), args.queries)
+        return Bed(
+            cfg, lambda: demo.write_inputs(inputs, everything=False, tiny=False), args.queries
+        )
     if name == "grown":
         place = args.grown_work.resolve()
         given = argparse.Namespace(train_threads=1, threads=1, sizes="512/256/128")
         cfg = Config.model_validate({**grown.settings(place, given), **common_parts})
-        return Bed(cfg, lambda: grown.make_inputs(place / "inputs", args.items, "full"), args.queries)
+        return Bed(
+            cfg, lambda: grown.make_inputs(place / "inputs", args.items, "full"), args.queries
+        )
     given = argparse.Namespace(
-        steps=300, batch=96, lr=2e-3, layers=2, hidden=128, beam=128, queries=args.queries, embed="minilm"
+        steps=300,
+        batch=96,
+        lr=2e-3,
+        layers=2,
+        hidden=128,
+        beam=128,
+        queries=args.queries,
+        embed="minilm",
     )
     sid = published_sids.OURS["ours, automatic"]
     cfg = published_sids.settings(args.data.resolve(), work / "runs", "sequence", sid, given)
@@ -192,14 +221,17 @@ def make_bed(name: str, args: argparse.Namespace) -> Bed:
 
 
 def seconds_per_step(bed: Bed, cell: Cell, work: Path) -> float:
-    """CPU seconds of a step of a start: of 1 + 16 k steps less those of one, k doubled until that says something.
+    """CPU seconds of a step of a start: of 1 + 16 k steps less those of one, k doubled until that
+    says something.
 
-    Sixteen batches are prepared together, so both runs have prepared as many batches as steps, and one pool more.
+    Sixteen batches are prepared together, so both runs have prepared as many batches as steps, and
+    one pool more.
     """
     folder, budget = work / "probes" / f"{cell.bed}-{cell.start}", 60 * cell.minutes
 
     def cost(steps: int) -> float:
-        cfg = bed.configured(cell.start, steps=steps, checkpoint_every=1_000_000)  # never half a run
+        # never half a run
+        cfg = bed.configured(cell.start, steps=steps, checkpoint_every=1_000_000)
         return grown.train(cfg, bed.run, folder / f"{steps}", steps)["cpu_seconds"]
 
     cost(2)  # fills the cache of the log's queries
@@ -231,13 +263,24 @@ def run_cell(bed: Bed, cell: Cell, args: argparse.Namespace) -> None:
     values, means = {}, {}
     for at, each in enumerate(bed.sets["test"]):
         truth = Truth.of_catalogue(each.qrels, each.query_ids, bed.catalogue, 1.0)
-        answers = {"model": hits[at], "model+rerank": reranked.hits(each.prompts, DEPTH), "served": served[at]}
+        answers = {
+            "model": hits[at],
+            "model+rerank": reranked.hits(each.prompts, DEPTH),
+            "served": served[at],
+        }
         for row, answer in answers.items():
             scores = score_ranking(truth, answer.rows, MEASURES)
-            values[f"{each.name}/{row}"] = np.stack([scores[m] for m in MEASURES], 1).astype(np.float32)
+            values[f"{each.name}/{row}"] = np.stack([scores[m] for m in MEASURES], 1).astype(
+                np.float32
+            )
             means[f"{each.name}/{row}"] = {m: round(float(scores[m].mean()), 4) for m in MEASURES}
     np.savez_compressed(folder / "values.npz", **values)
-    about = {"steps": steps, "seconds_per_step": per_step, "minutes": cell.minutes, "training": cost}
+    about = {
+        "steps": steps,
+        "seconds_per_step": per_step,
+        "minutes": cell.minutes,
+        "training": cost,
+    }
     about |= {"rerank": tuned["weight"], "served": how, "means": means}
     draft = folder / "cell.json.part"
     draft.write_text(json.dumps(about, indent=1) + "\n")
@@ -259,8 +302,12 @@ def cells(args: argparse.Namespace) -> Iterator[Cell]:
 # ---------------------------------------------------------------------- the comparison
 
 
-def compared(work: Path, chosen: Sequence[Cell]) -> tuple[list[list[Any]], dict[str, float], dict[str, Any]]:
-    """Table, figures and training facts of all pairs of finished cells that differ in the start alone."""
+def compared(
+    work: Path, chosen: Sequence[Cell]
+) -> tuple[list[list[Any]], dict[str, float], dict[str, Any]]:
+    """Table, figures and training facts of all pairs of finished cells that differ in the start
+    alone.
+    """
     rows, figures, training = [], {}, {}
     for bed in dict.fromkeys(cell.bed for cell in chosen):
         done = {(c.start, c.seed): c.folder(work) for c in chosen if c.bed == bed}
@@ -268,27 +315,41 @@ def compared(work: Path, chosen: Sequence[Cell]) -> tuple[list[list[Any]], dict[
         seeds = sorted({seed for start, seed in done if all((s, seed) in done for s in STARTS)})
         if not seeds:
             continue
-        loaded = {key: dict(np.load(folder / "values.npz")) for key, folder in done.items() if key[1] in seeds}
+        loaded = {
+            key: dict(np.load(folder / "values.npz"))
+            for key, folder in done.items()
+            if key[1] in seeds
+        }
         for (start, seed), folder in done.items():
             training[f"{bed}/{start}/{seed}"] = json.loads((folder / "cell.json").read_text())
         for key in loaded["default", seeds[0]]:
-            pair = {start: np.stack([loaded[start, seed][key] for seed in seeds]) for start in STARTS}
+            pair = {
+                start: np.stack([loaded[start, seed][key] for seed in seeds]) for start in STARTS
+            }
             found = differences(pair["geometry"], pair["default"])
             for at, measure in enumerate(MEASURES):
                 name = f"{bed}/{key}/{measure}"
                 means = {start: float(values[..., at].mean()) for start, values in pair.items()}
                 figures |= {f"{name}/{start}": value for start, value in means.items()}
                 figures |= dict(
-                    zip((f"{name}/{part}" for part in ("difference", "low", "high")), found[at], strict=True)
+                    zip(
+                        (f"{name}/{part}" for part in ("difference", "low", "high")),
+                        found[at],
+                        strict=True,
+                    )
                 )
                 if measure in ("ndcg@10", "recall@100"):
                     shown = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*found[at])
-                    rows.append([bed, key, measure, len(seeds), means["default"], means["geometry"], shown])
+                    rows.append(
+                        [bed, key, measure, len(seeds), means["default"], means["geometry"], shown]
+                    )
     return rows, figures, training
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> list[tuple[float, float, float]]:
-    """Per measure mean, low and high of a − b, (seeds, queries, measures) each; queries are drawn with their seeds."""
+    """Per measure mean, low and high of a − b, (seeds, queries, measures) each; queries are drawn
+    with their seeds.
+    """
     seeds, queries, measures = a.shape
     apart = (a.astype(np.float64) - b).reshape(-1, measures)
     intervals = bootstrap_intervals(apart, np.tile(np.arange(queries), seeds), samples=2000)
@@ -296,17 +357,23 @@ def differences(a: np.ndarray, b: np.ndarray) -> list[tuple[float, float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     temporary = Path(tempfile.gettempdir())
     parser.add_argument("--work", type=Path, default=temporary / "sidar-start")
-    parser.add_argument("--grown-work", type=Path, default=temporary / "sidar-grown", help="as of geometry.py")
+    parser.add_argument(
+        "--grown-work", type=Path, default=temporary / "sidar-grown", help="as of geometry.py"
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/amazon_scientific"))
     parser.add_argument("--items", type=int, default=50_000, help="of the grown catalogue")
     parser.add_argument("--beds", default=",".join(MINUTES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", default="", help="bed,start,seed; an empty part stands for all")
     parser.add_argument("--minutes-scale", type=float, default=1.0)
-    parser.add_argument("--queries", type=int, default=1000, help="test queries of each set, by hash")
+    parser.add_argument(
+        "--queries", type=int, default=1000, help="test queries of each set, by hash"
+    )
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     beds: dict[str, Bed] = {}
@@ -321,11 +388,20 @@ def main() -> None:
     if not rows:
         print("no pair of cells is finished yet")
         return
-    common.print_table(["bed", "set / row", "measure", "seeds", *STARTS, "geometry − default, 95 %"], rows)
+    common.print_table(
+        ["bed", "set / row", "measure", "seeds", *STARTS, "geometry − default, 95 %"], rows
+    )
     if args.save:
-        config = {k: v for k, v in vars(args).items() if k not in ("work", "grown_work", "data", "save", "only")}
+        config = {
+            k: v
+            for k, v in vars(args).items()
+            if k not in ("work", "grown_work", "data", "save", "only")
+        }
         config |= {"minutes": MINUTES, "measure": MEASURE}
-        note = "grown, grounded and day-8 sets are SIMULATED; judged sets are real, sequence is a public log"
+        note = (
+            "grown, grounded and day-8 sets are SIMULATED; judged sets are real, sequence is a "
+            "public log"
+        )
         print(common.write_results("start", config, figures, note=note, training=training))
 
 

@@ -1,8 +1,10 @@
-"""The tabular lab: why RAD-DPO helps or does not, on a policy small enough that thousands of seeds take seconds.
+"""The tabular lab: why RAD-DPO helps or does not, on a policy small enough that thousands of seeds
+take seconds.
 
-A softmax policy is a table of logits per prefix of a small SID trie; each query has known graded relevance, a log with
-pseudo-negatives and accidental clicks, and an SFT policy fitted to that log.  The project's own objectives
-(:func:`sidar.align.objective`) train the table; no language model is loaded.  Five experiments:
+A softmax policy is a table of logits per prefix of a small SID trie; each query has known graded
+relevance, a log with pseudo-negatives and accidental clicks, and an SFT policy fitted to that log.
+The project's own objectives (:func:`sidar.align.objective`) train the table; no language model is
+loaded.  Five experiments:
 
     A  squeezing: where each objective moves probability (docs/methods/dpo.md)
     B  TLGD's coefficient, and what it does to validity, quality and oscillation
@@ -10,9 +12,9 @@ pseudo-negatives and accidental clicks, and an SFT policy fitted to that log.  T
     D  RDRW against noise: which AUC must its similarity have to pay off?
     E  when must RAD-DPO beat SFT-continued?
 
-Run ``python examples/prefix_lab.py``: it prints the tables, writes benchmarks/results/prefix_lab.json and
-docs/images/lab-*.png, and brings docs/prefix-lab.md up to date.  ``--out FOLDER`` writes there and leaves the page as
-it is.
+Run ``python examples/prefix_lab.py``: it prints the tables, writes
+benchmarks/results/prefix_lab.json and docs/images/lab-*.png, and brings docs/prefix-lab.md up to
+date.  ``--out FOLDER`` writes there and leaves the page as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ PAGE = ROOT / "docs" / "prefix-lab.md"
 
 
 def run(seeds: int) -> tuple[Figures, dict[str, object]]:
-    """All experiments, and what they ran with. The grids of B, C and E take fewer seeds than A and D."""
+    """All experiments, and what they ran with.
+
+    The grids of B, C and E take fewer seeds than A and D.
+    """
     figures, half, quarter = Figures(), max(2, seeds // 2), max(2, seeds // 4)
     mechanisms.squeezing(figures, seeds)
     mechanisms.coefficients(figures, seeds)
@@ -64,8 +69,17 @@ def run(seeds: int) -> tuple[Figures, dict[str, object]]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=150, help="of experiments A and D; the others take a share of it")
-    parser.add_argument("--out", type=Path, help="folder for the results and pictures (default: the repository's own)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=150,
+        help="of experiments A and D; the others take a share of it",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the results and pictures (default: the repository's own)",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     start = time.process_time()

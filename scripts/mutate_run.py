@@ -76,7 +76,8 @@ class Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "is" with a literal, say: a fault, and no reason to stop
+            # "is" with a literal, say: a fault, and no reason to stop
+            warnings.simplefilter("ignore")
             return compile(
                 self.change(fullname, self.get_data(self.path)),
                 self.path,
@@ -88,11 +89,15 @@ class Loader(SourceFileLoader):
 class Finder(MetaPathFinder):
     """Finds modules of Sidar for :class:`Loader`; only those in ``names`` where it is given."""
 
-    def __init__(self, change: Callable[[str, bytes], ast.Module], names: set[str] | None = None) -> None:
+    def __init__(
+        self, change: Callable[[str, bytes], ast.Module], names: set[str] | None = None
+    ) -> None:
         self.change, self.names = change, names
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if fullname.split(".")[0] != "sidar" or (self.names is not None and fullname not in self.names):
+        if fullname.split(".")[0] != "sidar" or (
+            self.names is not None and fullname not in self.names
+        ):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
@@ -201,12 +206,18 @@ def probe_file(test_file: Path, out: Path) -> int:
     watch = Watch()
     setattr(builtins, PROBE, watch.probe)
     names = {today: name for name, today in MOVED.items()}
-    sys.meta_path.insert(0, Finder(lambda name, text: with_probes(ast.parse(text), names.get(name, name), PROBE)))
+    sys.meta_path.insert(
+        0, Finder(lambda name, text: with_probes(ast.parse(text), names.get(name, name), PROBE))
+    )
     for module in modules():
         if module.split(".")[1:2] and module.split(".")[1] in PACKAGES:
             importlib.import_module(MOVED.get(module, module))
-    pytest.main([str(test_file), *OPTIONS, f"--basetemp={os.environ['TMPDIR']}/pytest"], plugins=[watch])
-    loaded = [n for n, m in sys.modules.items() if "site-packages" in (getattr(m, "__file__", None) or "")]
+    pytest.main(
+        [str(test_file), *OPTIONS, f"--basetemp={os.environ['TMPDIR']}/pytest"], plugins=[watch]
+    )
+    loaded = [
+        n for n, m in sys.modules.items() if "site-packages" in (getattr(m, "__file__", None) or "")
+    ]
     fixtures = {name: seconds for name, (_, seconds) in watch.fixtures.items()}
     facts = {
         "loading": sorted(watch.loading),
@@ -232,9 +243,15 @@ def preload(names: Sequence[str]) -> None:
 
 
 def coverage(work: Path) -> dict[str, dict[str, Any]]:
-    """{test file: what :func:`probe_file` wrote}, made where missing; loads libraries on the way."""
-    files = [path for folder in FOLDERS for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
-    files += [path for path in sorted((ROOT / "tests").glob("test_*.py")) if path.name not in LEFT_OUT]
+    """{test file: what :func:`probe_file` wrote}, made where missing; loads
+    libraries on the way.
+    """
+    files = [
+        path for folder in FOLDERS for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))
+    ]
+    files += [
+        path for path in sorted((ROOT / "tests").glob("test_*.py")) if path.name not in LEFT_OUT
+    ]
     named = {ROOT / test.split("::")[0] for mutant in LISTED for test in mutant.tests}
     files += sorted(named - set(files))
     (work / "map").mkdir(parents=True, exist_ok=True)
@@ -245,7 +262,9 @@ def coverage(work: Path) -> dict[str, dict[str, Any]]:
         if not kept.is_file():
             started = time.monotonic()
             probe = partial(probe_file, path, kept)
-            status = in_child(probe, work / f"probe-{os.getpid()}.log", 900, work / f"tmp-{os.getpid()}")
+            status = in_child(
+                probe, work / f"probe-{os.getpid()}.log", 900, work / f"tmp-{os.getpid()}"
+            )
             took = time.monotonic() - started
             print(f"probed {name} in {took:.0f} s (status {status})", flush=True)
         if kept.is_file():
@@ -280,14 +299,20 @@ def choose(mutant: Mutant, known: dict[str, dict[str, Any]]) -> list[Chosen]:
         everything = any(_runs(name, target) for name in facts["loading"])
         named = [test for test in mutant.tests if test.split("::")[0] == file]
         good = {t: f for t, f in facts["tests"].items() if not f["failed"] and "functions" in f}
-        tests = [t for t, f in good.items() if everything or any(_runs(name, target) for name in f["functions"])]
+        tests = [
+            t
+            for t, f in good.items()
+            if everything or any(_runs(name, target) for name in f["functions"])
+        ]
         if named:
             tests = [test for test in good if test.split("[")[0] in named or test in named]
         if not tests or (mutant.tests and not named):
             continue
         tests.sort(key=lambda test: good[test]["seconds"])
         fixtures = {name for test in tests for name in good[test]["fixtures"]}
-        seconds = sum(good[test]["seconds"] for test in tests) + sum(facts["fixtures"][name] for name in fixtures)
+        seconds = sum(good[test]["seconds"] for test in tests) + sum(
+            facts["fixtures"][name] for name in fixtures
+        )
         chosen.append(Chosen(file, tests, seconds))
     parts = mutant.module.split(".")
     package, module = parts[1], parts[-1]
@@ -327,10 +352,14 @@ def run_tests(mutant: Mutant, some: Chosen, failed: Path) -> int:
     module = MOVED.get(mutant.module, mutant.module)
     sys.meta_path.insert(0, Finder(lambda name, text: mutant.tree(text.decode()), {module}))
     options = [*OPTIONS, "-x", f"--basetemp={os.environ['TMPDIR']}/pytest", "--hypothesis-seed=0"]
-    return int(pytest.main([str(ROOT / some.file), *options], plugins=[Verdict(some.tests, failed)]))
+    return int(
+        pytest.main([str(ROOT / some.file), *options], plugins=[Verdict(some.tests, failed)])
+    )
 
 
-def judge(mutant: Mutant, known: dict[str, dict[str, Any]], work: Path, budget: float) -> dict[str, Any]:
+def judge(
+    mutant: Mutant, known: dict[str, dict[str, Any]], work: Path, budget: float
+) -> dict[str, Any]:
     """Run a mutant's tests until one fails, unless ``work`` has a result that still holds."""
     chosen = choose(mutant, known)
     stem = sha256(f"{mutant.name}{mutant.before}{mutant.after}".encode()).hexdigest()[:16]
@@ -353,7 +382,9 @@ def judge(mutant: Mutant, known: dict[str, dict[str, Any]], work: Path, budget: 
         failed.unlink(missing_ok=True)
         spent += some.seconds
         limit, log = 60 + 6 * some.seconds, work / "logs" / f"{stem}.log"
-        status = in_child(partial(run_tests, mutant, some, failed), log, limit, work / f"tmp-{stem}")
+        status = in_child(
+            partial(run_tests, mutant, some, failed), log, limit, work / f"tmp-{stem}"
+        )
         if status == pytest.ExitCode.NO_TESTS_COLLECTED:
             raise ValueError(f"{mutant.name}: {some.file} collects none of {some.tests[:3]}")
         if status != 0:
@@ -387,10 +418,14 @@ def is_current(result: dict[str, Any], files: Sequence[str], budget: float) -> b
 # ---------------------------------------------------------------- all of them
 
 
-def summary(results: Sequence[dict[str, Any]], mutants: Sequence[Mutant], seed: int) -> dict[str, Any]:
+def summary(
+    results: Sequence[dict[str, Any]], mutants: Sequence[Mutant], seed: int
+) -> dict[str, Any]:
     """Return the score as it is committed: counts, and the outcome of every mutant."""
     listed = {mutant.name for mutant in mutants if mutant.title}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     rows = []
     for result in results:
         row = {key: result[key] for key in ("name", "outcome", "by", "left_out") if result.get(key)}
@@ -417,13 +452,21 @@ def summary(results: Sequence[dict[str, Any]], mutants: Sequence[Mutant], seed: 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(prog="scripts/mutate", description="Run the tests against mutants of the code.")
-    parser.add_argument("--list", action="store_true", help="print the names of the mutants and stop")
+    parser = argparse.ArgumentParser(
+        prog="scripts/mutate", description="Run the tests against mutants of the code."
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the names of the mutants and stop"
+    )
     parser.add_argument("--only", default="", help="only mutants whose name contains this")
     parser.add_argument("--seed", type=int, default=1, help="of the drawn mutants")
     parser.add_argument("--count", type=int, default=20, help="drawn mutants of each package")
-    parser.add_argument("--work", type=Path, default=ROOT / ".mutate", help="folder of maps, results and logs")
-    parser.add_argument("--shard", default="0/1", help="I/N: every Nth mutant from the Ith, to run on several cores")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".mutate", help="folder of maps, results and logs"
+    )
+    parser.add_argument(
+        "--shard", default="0/1", help="I/N: every Nth mutant from the Ith, to run on several cores"
+    )
     parser.add_argument(
         "--budget",
         type=float,
@@ -452,7 +495,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = summary(results, mutants, args.seed)
     for row in (row for row in found["mutants"] if row["outcome"] == "survived"):
         print(f"survived: {row['name']}: {row['why']}")
-    print(f"caught {found['score']:.1%} of {len(mutants)}: {found['listed']} listed, {found['drawn']} drawn")
+    print(
+        f"caught {found['score']:.1%} of {len(mutants)}: {found['listed']} listed, "
+        f"{found['drawn']} drawn"
+    )
     if args.out:
         args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 

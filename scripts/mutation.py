@@ -135,27 +135,36 @@ def functions(tree: ast.AST, outer: str = "") -> Iterator[tuple[str, Function]]:
 
 def is_quiet(node: ast.AST) -> bool:
     """Whether ``node`` has words, types or clocks alone, or belongs to another function."""
-    if isinstance(node, (*_SCOPES, ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+    if isinstance(
+        node, (*_SCOPES, ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
+    ):
         return True
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) or is_quiet(node.value)
     if isinstance(node, ast.Call):
-        return _called(node) in TELLING or (_called(node) == "round" and len(node.args) == 2)  # digits to show
+        # digits to show
+        return _called(node) in TELLING or (_called(node) == "round" and len(node.args) == 2)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
         return _is_number(node.left) and _is_number(node.right)  # 1 << 16, a capacity
     if isinstance(node, ast.keyword):
         return node.arg in GUARDING
     if isinstance(node, ast.If):
-        return not node.orelse and all(is_quiet(each) and not isinstance(each, ast.Raise) for each in node.body)
+        return not node.orelse and all(
+            is_quiet(each) and not isinstance(each, ast.Raise) for each in node.body
+        )
     if isinstance(node, ast.Assign):
-        return any(getattr(each, "attr", getattr(each, "id", None)) in CLOCK for each in ast.walk(node))
+        return any(
+            getattr(each, "attr", getattr(each, "id", None)) in CLOCK for each in ast.walk(node)
+        )
     return False
 
 
 def slots(node: ast.AST) -> Iterator[Slot]:
     """All places inside ``node`` where a change would be a fault, in source order."""
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "args", "decorator_list", "returns") and not isinstance(node, ast.Call):
+        if name in ("annotation", "args", "decorator_list", "returns") and not isinstance(
+            node, ast.Call
+        ):
             continue
         children = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, child in children:
@@ -177,7 +186,11 @@ def edits(slot: Slot) -> Iterator[tuple[str, ast.AST | None]]:
             "boolean",
             ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values),
         )
-    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC and not _is_text(node.left, node.right):
+    elif (
+        isinstance(node, ast.BinOp)
+        and type(node.op) in ARITHMETIC
+        and not _is_text(node.left, node.right)
+    ):
         yield "arithmetic", ast.BinOp(node.left, ARITHMETIC[type(node.op)](), node.right)
     elif isinstance(node, ast.Constant):
         yield from (("constant", ast.Constant(value)) for value in _neighbours(node.value))
@@ -187,14 +200,21 @@ def edits(slot: Slot) -> Iterator[tuple[str, ast.AST | None]]:
         yield "sign", node.operand
     elif isinstance(node, ast.keyword) and node.arg is not None:
         yield "keyword", None
-    elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 2:
+    elif (
+        isinstance(node, ast.Return)
+        and isinstance(node.value, ast.Tuple)
+        and len(node.value.elts) == 2
+    ):
         yield "return", ast.Return(ast.Tuple(node.value.elts[::-1], ast.Load()))
     elif isinstance(node, ast.Call):
         yield from _call_edits(node)
     elif (
         isinstance(node, (ast.AugAssign, ast.Continue, ast.Break))
         or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
-        or (isinstance(node, ast.Assign) and all(isinstance(x, (ast.Attribute, ast.Subscript)) for x in node.targets))
+        or (
+            isinstance(node, ast.Assign)
+            and all(isinstance(x, (ast.Attribute, ast.Subscript)) for x in node.targets)
+        )
     ):
         yield "statement", ast.Pass()
     if slot.field == "test" and isinstance(parent, (ast.If, ast.IfExp)):
@@ -221,7 +241,11 @@ def _call_edits(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
             ast.Call(node.func, args, [*node.keywords, ast.keyword("reverse", ast.Constant(True))]),
         )
     plain = len(args) >= 2 and all(isinstance(each, (ast.Name, ast.Attribute)) for each in args[:2])
-    if plain and ast.dump(args[0]) != ast.dump(args[1]) and name not in ("isinstance", "hasattr", "cast"):
+    if (
+        plain
+        and ast.dump(args[0]) != ast.dump(args[1])
+        and name not in ("isinstance", "hasattr", "cast")
+    ):
         yield "swap", ast.Call(node.func, [args[1], args[0], *args[2:]], node.keywords)
 
 
@@ -231,12 +255,15 @@ def _called(node: ast.Call) -> str:
 
 def _is_text(*nodes: ast.expr) -> bool:
     return any(
-        isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str)) for n in nodes
+        isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str))
+        for n in nodes
     )
 
 
 def _is_number(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) or (isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant))
+    return isinstance(node, ast.Constant) or (
+        isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant)
+    )
 
 
 def _neighbours(value: object) -> Iterator[bool | int | float]:
@@ -283,9 +310,14 @@ class Mutant:
         """Return the module's syntax tree with the fault; ``ValueError`` where it does not fit."""
         source = self.file.read_text() if source is None else source
         tree = ast.parse(source)
-        scopes = dict(functions(tree)) | {c.name: c for c in ast.walk(tree) if isinstance(c, ast.ClassDef)}
+        scopes = dict(functions(tree)) | {
+            c.name: c for c in ast.walk(tree) if isinstance(c, ast.ClassDef)
+        }
         if self.function not in scopes:
-            raise ValueError(f"{self.name}: {self.module} has no {self.function}; edit the mutant, or name the move")
+            raise ValueError(
+                f"{self.name}: {self.module} has no {self.function}; edit the mutant, or name the "
+                "move"
+            )
         scope = scopes[self.function]
         if not self.operator:
             return ast.parse(self._edited(source, scope))
@@ -303,8 +335,8 @@ class Mutant:
         inside = "".join(lines[start:end])
         if inside.count(self.before) != 1 or self.before == self.after:
             raise ValueError(
-                f"{self.name}: the snippet {self.before!r} stands {inside.count(self.before)} times in "
-                f"{self.module}:{self.function}, it must stand there once; edit the mutant"
+                f"{self.name}: the snippet {self.before!r} stands {inside.count(self.before)} "
+                f"times in {self.module}:{self.function}, it must stand there once; edit the mutant"
             )
         return "".join([*lines[:start], inside.replace(self.before, self.after), *lines[end:]])
 
@@ -335,8 +367,14 @@ def drawn(seed: int, count: int) -> list[Mutant]:
             tree = ast.parse(file_of(MOVED.get(module, module)).read_text())
             for function, node in functions(tree):
                 if node.name not in WORDING:
-                    pools[package] += [Mutant(module, function, operator) for operator, _, _ in sites(node)]
-    return [mutant for pool in pools.values() for mutant in sorted(pool, key=lambda m: _draw(seed, m))[:count]]
+                    pools[package] += [
+                        Mutant(module, function, operator) for operator, _, _ in sites(node)
+                    ]
+    return [
+        mutant
+        for pool in pools.values()
+        for mutant in sorted(pool, key=lambda m: _draw(seed, m))[:count]
+    ]
 
 
 def _draw(seed: int, mutant: Mutant) -> str:

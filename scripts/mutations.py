@@ -151,8 +151,15 @@ LISTED: list[Mutant] = [
     _listed(
         "BM25 is tuned on a test set",
         "pipeline.stages:evaluate",
-        'tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)',
-        'tuning = next((each for each in test if each.origin == "real"), test[0] if test else None)',
+        (
+            'tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid '
+            "else "
+            "None)"
+        ),
+        (
+            'tuning = next((each for each in test if each.origin == "real"), test[0] if test else '
+            "None)"
+        ),
         "tests/answer/test_answer_wiring.py::test_what_is_tuned_reads_validation_and_what_is_scored_is_the_test",
     ),
     _listed(
@@ -258,7 +265,8 @@ LISTED: list[Mutant] = [
 #: Drawn mutants that no test can or should catch.
 EXPLAINED: dict[str, str] = {
     "sidar.align.terms:shared_prefix arithmetic 1": (
-        "equal: a step that is past one SID's end has no token (-1) there, so its tokens differ anyway"
+        "equal: a step that is past one SID's end has no token (-1) there, so its tokens differ "
+        "anyway"
     ),
     "sidar.train.inputs:Inputs.valid_lists condition 1": (
         "equal: of a stream without examples none is drawn; the condition only saves the call"
@@ -270,8 +278,12 @@ EXPLAINED: dict[str, str] = {
     "sidar.pipeline.bakeoff.run:bake_off extreme 1": (
         "not run, as it starts a process for every job; equal in all results, as the others idle"
     ),
-    "sidar.answer.fit:_start constant 3": "a start of the optimisation, which ends at the same constants",
-    "sidar.answer.fit:_start constant 5": "a start of the optimisation, which ends at the same constants",
+    "sidar.answer.fit:_start constant 3": (
+        "a start of the optimisation, which ends at the same constants"
+    ),
+    "sidar.answer.fit:_start constant 5": (
+        "a start of the optimisation, which ends at the same constants"
+    ),
     "sidar.answer.fit:_Likelihood.__init__ constant 3": (
         "equal: the maximum with 1 that stands around it absorbs the initial value"
     ),

@@ -28,8 +28,18 @@ def log(days: int = 4, requests: int = 4) -> list[Row]:
             shared = {"user_id": f"u{n}", "request_id": key, "query": f"item {n}"}
             for place in range(1, 4):
                 item = f"P{(n + place) % 12}"
-                rows.append({"ts": ts, **shared, "item_id": item, "position": place, "action": "impression"})
-            rows.append({"ts": ts + 5, **shared, "item_id": f"P{(n + 2) % 12}", "position": 2, "action": "click"})
+                rows.append(
+                    {"ts": ts, **shared, "item_id": item, "position": place, "action": "impression"}
+                )
+            rows.append(
+                {
+                    "ts": ts + 5,
+                    **shared,
+                    "item_id": f"P{(n + 2) % 12}",
+                    "position": 2,
+                    "action": "click",
+                }
+            )
     return rows
 
 

@@ -78,7 +78,9 @@ class Part:
 # ----- values ------------------------------------------------------------------------------------
 
 _LETTERS = st.sampled_from([*"abzABZ019 éß中 .-_+/'", "\u00a0", "\U0001f600"])
-_MARKS = st.sampled_from([*'",;|\t\\', "\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1c", "\\n", '\\"', '""'])
+_MARKS = st.sampled_from(
+    [*'",;|\t\\', "\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1c", "\\n", '\\"', '""']
+)
 _WORDS = st.text(_LETTERS, max_size=6)
 _HARD = st.lists(st.one_of(_LETTERS, _MARKS), max_size=7).map("".join)
 _NUMBERS_AS_TEXT = st.sampled_from(
@@ -88,7 +90,9 @@ _NUMBERS_AS_TEXT = st.sampled_from(
 TEXTS = st.one_of(_WORDS, _HARD, _NUMBERS_AS_TEXT)
 _WHOLE = st.one_of(
     st.integers(-50, 50).map(float),
-    st.sampled_from([0.0, -0.0, 12.0, 1e6, 123456789.0, 2.0**53 - 1, 2.0**53, 1.7e18, 1e22, 16777215.0]),
+    st.sampled_from(
+        [0.0, -0.0, 12.0, 1e6, 123456789.0, 2.0**53 - 1, 2.0**53, 1.7e18, 1e22, 16777215.0]
+    ),
 )
 _FRACTIONS = st.sampled_from([0.5, 1.25, -3.75, 1e-5, 1e300, math.inf, math.nan])
 DOUBLES = st.one_of(_WHOLE, _WHOLE, _FRACTIONS)
@@ -138,13 +142,16 @@ def _rounded(moment: datetime.datetime) -> datetime.datetime:
 
 
 KINDS: dict[str, Kind] = {
-    **{f"int{bits}": Kind(_integers(bits), _as(getattr(pa, f"int{bits}")())) for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": Kind(_integers(bits, False), _as(getattr(pa, f"uint{bits}")())) for bits in (8, 16, 32, 64)},
+    **{f"int{bits}": Kind(_integers(bits), _as(getattr(pa, f"int{bits}")())) for bits in (8, 16,
+    32, 64)},
+    **{f"uint{bits}": Kind(_integers(bits, False), _as(getattr(pa,
+    f"uint{bits}")())) for bits in (8, 16, 32, 64)},
     "double": Kind(DOUBLES, _as(pa.float64())),
     "whole double": Kind(WHOLE_SMALL, _as(pa.float64())),
     "float": Kind(DOUBLES.map(_single), _as(pa.float32())),
     "half": Kind(st.integers(-2050, 2050).map(lambda n: float(np.float16(n))),
-                 lambda values: pa.array([None if v is None else np.float16(v) for v in values], pa.float16())),
+                 lambda values: pa.array([None if v is None else np.float16(v) for v in values],
+                 pa.float16())),
     "bool": Kind(st.booleans(), _as(pa.bool_())),
     "decimal": Kind(_decimals(9, 2), _as(pa.decimal128(9, 2))),
     "wide decimal": Kind(_decimals(38, 10), _as(pa.decimal128(38, 10))),
@@ -153,7 +160,8 @@ KINDS: dict[str, Kind] = {
     "time in ns": Kind(MOMENTS, _as(pa.timestamp("ns"))),
     "time in ms": Kind(MOMENTS.map(_rounded), _as(pa.timestamp("ms"))),
     "time with zone": Kind(MOMENTS.map(_utc), _as(pa.timestamp("us", "UTC"))),
-    "time in Berlin": Kind(MOMENTS.map(_rounded).map(_utc), _as(pa.timestamp("ms", "Europe/Berlin"))),
+    "time in Berlin": Kind(MOMENTS.map(_rounded).map(_utc), _as(pa.timestamp("ms",
+    "Europe/Berlin"))),
     "date": Kind(st.dates(datetime.date(1990, 1, 1), datetime.date(2100, 1, 1)), _as(pa.date32())),
     "text": Kind(TEXTS, _as(pa.string())),
     "large text": Kind(TEXTS, _as(pa.large_string())),
@@ -167,10 +175,13 @@ KINDS: dict[str, Kind] = {
     "list of texts": Kind(st.lists(_WORDS, max_size=3), _as(pa.list_(pa.string()))),
     "list of integers": Kind(st.lists(st.integers(0, 9), max_size=3), _as(pa.list_(pa.int32()))),
     "list of doubles": Kind(st.lists(WHOLE_SMALL, max_size=2), _as(pa.large_list(pa.float64()))),
-    "list of two": Kind(st.lists(st.integers(0, 9), min_size=2, max_size=2), _as(pa.list_(pa.int16(), 2))),
-    "list of binary": Kind(st.lists(_WORDS.map(str.encode), max_size=2), _as(pa.list_(pa.binary()))),
+    "list of two": Kind(st.lists(st.integers(0, 9), min_size=2, max_size=2),
+    _as(pa.list_(pa.int16(), 2))),
+    "list of binary": Kind(st.lists(_WORDS.map(str.encode), max_size=2),
+    _as(pa.list_(pa.binary()))),
     "list of codes": Kind(st.nothing(), _as(pa.list_(pa.int32()))),
-    "list of lists": Kind(st.lists(st.lists(_WORDS, max_size=2), max_size=2), _as(pa.list_(pa.list_(pa.string())))),
+    "list of lists": Kind(st.lists(st.lists(_WORDS, max_size=2), max_size=2),
+    _as(pa.list_(pa.list_(pa.string())))),
     "struct": Kind(st.fixed_dictionaries({"name": _WORDS, "n": st.integers(0, 9)}),
                    _as(pa.struct({"name": pa.string(), "n": pa.int64()}))),
     "list of structs": Kind(st.lists(st.fixed_dictionaries({"name": _WORDS}), max_size=2),
@@ -187,7 +198,8 @@ FLOATS = {"double": 2**53, "whole double": 2**53, "float": 2**24, "half": 2**11}
 TEXT_KINDS = ("text", "large text", "words of a dictionary", *BINARY)
 #: What JSON and CSV can hold.
 JSON_KINDS = (
-    "int64", "uint64", "double", "whole double", "bool", "text", "list of texts", "list of integers",
+    "int64", "uint64", "double", "whole double", "bool", "text", ("list of "
+                                                                  "texts"), "list of integers",
     "list of doubles", "list of lists", "struct", "list of structs", "null",
 )  # fmt: skip
 CSV_KINDS = ("int64", "double", "whole double", "bool", "text", "null")
@@ -227,7 +239,9 @@ def json_number(part: Any) -> str:
 
 
 def csv_cell(value: Any) -> str:
-    """Return what a table writer puts into a cell; integers of columns with nulls became doubles."""
+    """Return what a table writer puts into a cell; integers of columns with nulls
+    became doubles.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return value if isinstance(value, str) else str(value)
@@ -245,7 +259,9 @@ def label_texts(part: Part, column: Column) -> list[Any]:
 
 
 def texts_of(part: Part, column: Column) -> list[Any]:
-    return [_spelled(expected_text(value, column.kind, _family(part)), part) for value in column.values]
+    return [
+        _spelled(expected_text(value, column.kind, _family(part)), part) for value in column.values
+    ]
 
 
 def _spelled(text: Any, part: Part) -> Any:
@@ -285,7 +301,11 @@ def refused(part: Part, column: Column, role: str) -> bool:
     there = [v for v in column.values if v is not None]
     family = _family(part)
     if role != NESTED and column.kind in NESTED_KINDS and there:
-        return not (family == "json" and column.kind in ("list of lists", "list of structs") and not any(there))
+        return not (
+            family == "json"
+            and column.kind in ("list of lists", "list of structs")
+            and not any(there)
+        )
     if role == NESTED and is_nested(part, column):
         return False
     if column.kind in BINARY and family == "parquet":
@@ -353,7 +373,10 @@ def _delimited(part: Part) -> str:
     d = part.dialect
     end = "\r\n" if d.windows else "\n"
     header = list(part.columns)
-    rows = [[csv_cell(column.values[row]) for column in part.columns.values()] for row in range(len(part))]
+    rows = [
+        [csv_cell(column.values[row]) for column in part.columns.values()]
+        for row in range(len(part))
+    ]
     lines = [f"sep={d.delimiter}"] if d.stated else []
     for n, row in enumerate([header, *rows]):
         cells = [_cell(cell, d, d.quote_all or len(row) == 1) for cell in row]
@@ -405,7 +428,9 @@ def _is_blank(character: str) -> bool:
 
 
 def printed(value: Any, kind: str) -> Any:
-    """Return a value of :func:`label_texts` as text: times and fractions in their usual spelling."""
+    """Return a value of :func:`label_texts` as text: times and fractions in their
+    usual spelling.
+    """
     if isinstance(value, datetime.datetime):
         text = value.replace(tzinfo=None).isoformat(" ")
         text = text.rstrip("0") if "." in text else text

@@ -1,4 +1,6 @@
-"""Systems that list what they are told to, and a small world to score them in: for tests of what reaches what."""
+"""Systems that list what they are told to, and a small world to score them in: for tests of what
+reaches what.
+"""
 
 import math
 
@@ -19,7 +21,9 @@ BEAM = 2
 
 def index():
     codes = np.stack([SID_OF_ROW // 3, SID_OF_ROW % 3], axis=1).astype(np.int32)
-    return PrefixIndex.build(SemanticIds(codes, np.full(64, 2, np.int32), (2, 3)), np.arange(64, 0, -1.0))
+    return PrefixIndex.build(
+        SemanticIds(codes, np.full(64, 2, np.int32), (2, 3)), np.arange(64, 0, -1.0)
+    )
 
 
 def priors():
@@ -73,4 +77,6 @@ def a_set(name, relevant, origin="real", start=0):
 
 
 def settings(**evaluate):
-    return Config.model_validate({"decode": {"beam": BEAM}, "evaluate": {"bootstrap": 20, "depth": 10, **evaluate}})
+    return Config.model_validate(
+        {"decode": {"beam": BEAM}, "evaluate": {"bootstrap": 20, "depth": 10, **evaluate}}
+    )

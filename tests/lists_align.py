@@ -1,12 +1,18 @@
-"""Random lists for the alignment tests, in both shapes: CandidateScores and the reference's dicts."""
+"""Random lists for the alignment tests, in both shapes: CandidateScores and the
+reference's dicts.
+"""
 
 import torch
 
 from sidar.types import CandidateScores
 
 
-def random_lists(seed, *, prompts=4, candidates=6, levels=3, variable=False, codes=3, dim=5, dtype=torch.float64):
-    """A batch with 1–3 positives each and the rest negatives or padding; the last prompt has no negatives."""
+def random_lists(
+    seed, *, prompts=4, candidates=6, levels=3, variable=False, codes=3, dim=5, dtype=torch.float64
+):
+    """A batch with 1–3 positives each and the rest negatives or padding; the last prompt has no
+    negatives.
+    """
     g = torch.Generator().manual_seed(seed)
     steps = levels + 1
     shape = (prompts, candidates, steps)
@@ -26,13 +32,19 @@ def random_lists(seed, *, prompts=4, candidates=6, levels=3, variable=False, cod
     is_negative = torch.zeros_like(is_positive)
     for b in range(prompts):
         n_pos = int(torch.randint(1, 4, (1,), generator=g))
-        n_neg = 0 if b == prompts - 1 else int(torch.randint(1, candidates - n_pos + 1, (1,), generator=g))
+        n_neg = (
+            0
+            if b == prompts - 1
+            else int(torch.randint(1, candidates - n_pos + 1, (1,), generator=g))
+        )
         is_positive[b, :n_pos] = True
         is_negative[b, n_pos : n_pos + n_neg] = True
         pad = slice(n_pos + n_neg, None)
         mask[b, pad], tokens[b, pad], logp[b, pad], ref[b, pad] = False, -1, 0.0, 0.0
     logp, ref = logp * mask, ref * mask
-    star = torch.tensor([int(torch.randint(0, int(p.sum()), (1,), generator=g)) for p in is_positive])
+    star = torch.tensor(
+        [int(torch.randint(0, int(p.sum()), (1,), generator=g)) for p in is_positive]
+    )
     tier = is_positive.long()
     tier[torch.arange(prompts), star] = 3
     return CandidateScores(
@@ -51,7 +63,11 @@ def random_lists(seed, *, prompts=4, candidates=6, levels=3, variable=False, cod
 def weighted(scores, seed=0, *, positives=True, negatives=True):
     """The same batch (in place) with weights in .1–3 on the sides asked for, 1 elsewhere."""
     g = torch.Generator().manual_seed(1000 + seed)
-    drawn = torch.rand(scores.star.shape[0], scores.mask.shape[1], generator=g, dtype=torch.float64) * 2.9 + 0.1
+    drawn = (
+        torch.rand(scores.star.shape[0], scores.mask.shape[1], generator=g, dtype=torch.float64)
+        * 2.9
+        + 0.1
+    )
     sides = (scores.is_positive & positives) | (scores.is_negative & negatives)
     scores.weight = torch.where(sides, drawn, 1.0)
     return scores
@@ -78,7 +94,9 @@ def as_dicts(scores):
 
 
 def one_list(rewards_negative, reward_star, *, levels=1):
-    """One list with given length-normalised rewards: y_w* first, then the negatives; no shared tokens."""
+    """One list with given length-normalised rewards: y_w* first, then the negatives; no shared
+    tokens.
+    """
     rewards = torch.tensor([[reward_star, *rewards_negative]], dtype=torch.float64)
     n = rewards.shape[1]
     logp = rewards[..., None].repeat(1, 1, levels + 1)

@@ -28,7 +28,11 @@ LLAMA3 = {
 }
 FAMILIES = {
     "qwen3": (Qwen3Config, Qwen3Model, {"head_dim": 16}),
-    "qwen3-gqa-bias": (Qwen3Config, Qwen3Model, {"head_dim": 12, "num_key_value_heads": 2, "attention_bias": True}),
+    "qwen3-gqa-bias": (
+        Qwen3Config,
+        Qwen3Model,
+        {"head_dim": 12, "num_key_value_heads": 2, "attention_bias": True},
+    ),
     "qwen2": (Qwen2Config, Qwen2Model, {"num_key_value_heads": 1}),
     "llama": (LlamaConfig, LlamaModel, {}),
     "llama-scaled": (LlamaConfig, LlamaModel, {"rope_parameters": LLAMA3, "mlp_bias": True}),
@@ -50,12 +54,25 @@ def shape(**changes):
     return {**base, **changes}
 
 
-def small(family="qwen3", sizes=(7, 5, 4), *, head="level", variable=False, lora=False, tied=True, seed=0):
-    """A model whose every weight is random, biases and norms included, and whose choices differ clearly."""
+def small(
+    family="qwen3", sizes=(7, 5, 4), *, head="level", variable=False, lora=False, tied=True, seed=0
+):
+    """A model whose every weight is random, biases and norms included, and whose choices differ
+    clearly.
+    """
     config_class, model_class, changes = FAMILIES[family]
     decoder = model_class(config_class(**shape(**changes)))
-    settings = {"codebook_sizes": sizes, "text_vocab": TEXT, "variable_length": variable, "head": head, "tied": tied}
-    model = SidLM(SidLMConfig(backbone="random", pretrained="none", **settings), Backbone(decoder, None, None, "none"))
+    settings = {
+        "codebook_sizes": sizes,
+        "text_vocab": TEXT,
+        "variable_length": variable,
+        "head": head,
+        "tied": tied,
+    }
+    model = SidLM(
+        SidLMConfig(backbone="random", pretrained="none", **settings),
+        Backbone(decoder, None, None, "none"),
+    )
     if lora:
         add_lora(decoder, LoraConfig(r=3, alpha=9), seed)
     generator = torch.Generator().manual_seed(seed)
@@ -69,12 +86,18 @@ def small(family="qwen3", sizes=(7, 5, 4), *, head="level", variable=False, lora
 
 
 def causal_twin(model):
-    """The same weights as a plain Hugging Face causal LM with SID tokens in its vocabulary and a full head."""
+    """The same weights as a plain Hugging Face causal LM with SID tokens in its vocabulary and a
+    full head.
+    """
     d = model.hidden_size
-    config = Qwen3Config(**{**model.backbone.config.to_dict(), "vocab_size": TEXT + model.vocab.size})
+    config = Qwen3Config(
+        **{**model.backbone.config.to_dict(), "vocab_size": TEXT + model.vocab.size}
+    )
     config.tie_word_embeddings = False
     twin = Qwen3ForCausalLM(config)
-    twin.model.load_state_dict({k: v for k, v in model.backbone.state_dict().items() if "embed" not in k}, strict=False)
+    twin.model.load_state_dict(
+        {k: v for k, v in model.backbone.state_dict().items() if "embed" not in k}, strict=False
+    )
     words = model.backbone.get_input_embeddings().weight
     with torch.no_grad():
         twin.get_input_embeddings().weight.copy_(torch.cat([words, model.sid_in]))

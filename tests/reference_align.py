@@ -1,7 +1,8 @@
-"""The objectives again, as loops over Python floats written straight from the papers; slow and obvious.
+"""The objectives again, as loops over Python floats written straight from the papers; slow and
+obvious.
 
-A *list* is a dict: ``star`` (index), ``positives`` and ``negatives`` (indices), and per candidate its counted
-``tokens`` and per-token ``logp`` (and ``ref`` log-probs, and a ``state`` vector).
+A *list* is a dict: ``star`` (index), ``positives`` and ``negatives`` (indices), and per candidate
+its counted ``tokens`` and per-token ``logp`` (and ``ref`` log-probs, and a ``state`` vector).
 """
 
 import math
@@ -25,11 +26,16 @@ def weight_of(item, candidate):
 
 
 def eq1(lists, positives="mean", which="all", eos=None):
-    """L_SFT = −1/|Y_pos| Σ_y v_y log π(y|x), averaged over prompts; flat: over (prompt, positive) pairs."""
+    """L_SFT = −1/|Y_pos| Σ_y v_y log π(y|x), averaged over prompts; flat: over (prompt, positive)
+    pairs.
+    """
     per_prompt, flat = [], []
     for b, item in enumerate(lists):
         wanted = item["positives"] if which == "all" else [item["star"]]
-        nlls = [weight_of(item, c) * (-total(item["logp"][c]) - (0.0 if eos is None else eos[b][c])) for c in wanted]
+        nlls = [
+            weight_of(item, c) * (-total(item["logp"][c]) - (0.0 if eos is None else eos[b][c]))
+            for c in wanted
+        ]
         per_prompt.append(mean(nlls) if nlls else 0.0)
         flat += nlls
     return mean(flat) if positives == "flat" else mean(per_prompt)
@@ -43,7 +49,8 @@ def common_prefix(a, b):
 
 
 def eq6(sim, q25, q50, q75, lam=12.0):
-    same = 1e-6 if q75 - q25 < 1e-6 else 0.0  # coinciding quartiles: equal up to rounding is neither below nor above
+    # coinciding quartiles: equal up to rounding is neither below nor above
+    same = 1e-6 if q75 - q25 < 1e-6 else 0.0
     if sim < q25 - same:
         return 1.0
     if sim > q75 + same:
@@ -60,13 +67,19 @@ def pl_loss(r_w, rewards, weights, beta, form, inside):
     """Eq. 7 for one list: rewards and weights of the negatives."""
     b_in, b_out = (beta, 1.0) if inside else (1.0, beta)
     if form == "printed":
-        z = math.log(sum(w * math.exp(b_in * (r_w - r)) for w, r in zip(weights, rewards, strict=True)))
+        z = math.log(
+            sum(w * math.exp(b_in * (r_w - r)) for w, r in zip(weights, rewards, strict=True))
+        )
     else:
-        z = -math.log(sum(w * math.exp(-b_in * (r_w - r)) for w, r in zip(weights, rewards, strict=True)))
+        z = -math.log(
+            sum(w * math.exp(-b_in * (r_w - r)) for w, r in zip(weights, rewards, strict=True))
+        )
     return -log_sigmoid(b_out * z)
 
 
-def raddpo(lists, *, beta=2.0, form="softmax", inside=False, quartiles=None, contrast="global", fixed=None):
+def raddpo(
+    lists, *, beta=2.0, form="softmax", inside=False, quartiles=None, contrast="global", fixed=None
+):
     """L_PL over a batch; ``quartiles`` None = warm-up (w = 1); ``fixed`` = w of every negative.
 
     Given weights: a factor of w_j, and y_w*'s of its list's loss.
@@ -123,7 +136,9 @@ def dmpo(lists, beta=0.1):
     for item in lists:
         ratio = _ratios(item)
         negatives = [ratio[j] for j in item["negatives"]]
-        losses.append(-log_sigmoid(beta * ratio[item["star"]] - beta * mean(negatives)) if negatives else 0.0)
+        losses.append(
+            -log_sigmoid(beta * ratio[item["star"]] - beta * mean(negatives)) if negatives else 0.0
+        )
     return mean(losses)
 
 
@@ -131,7 +146,10 @@ def simpo(lists, beta=2.0, gamma_over_beta=0.25):
     losses = []
     for item in lists:
         r_w = mean(item["logp"][item["star"]])
-        pairs = [-log_sigmoid(beta * (r_w - mean(item["logp"][j]) - gamma_over_beta)) for j in item["negatives"]]
+        pairs = [
+            -log_sigmoid(beta * (r_w - mean(item["logp"][j]) - gamma_over_beta))
+            for j in item["negatives"]
+        ]
         losses.append(mean(pairs) if pairs else 0.0)
     return mean(losses)
 

@@ -15,7 +15,9 @@ def channel_distribution(listed, temperature, delta, live):
 
 
 def answer(params, channels, counts, memory, live):
-    """{row: P} over ``live``; ``channels`` {name: {row: score}}, ``counts`` {row: n}, ``memory`` {row: c}."""
+    """{row: P} over ``live``; ``channels`` {name: {row: score}}, ``counts`` {row: n}, ``memory``
+    {row: c}.
+    """
     total = sum(counts[row] + 1 for row in live)
     prior = {row: (counts[row] + 1) / total for row in live}
     union = sorted({row for listed in channels.values() for row in listed})

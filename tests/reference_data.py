@@ -1,4 +1,6 @@
-"""Slow twins of the data stage: plain Python over lists of dicts, written from the definitions in the docstrings."""
+"""Slow twins of the data stage: plain Python over lists of dicts, written from the definitions in
+the docstrings.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +18,41 @@ GAP_US = 30 * 60 * 1_000_000
 def group_requests(
     log: pa.Table, max_history: int, n_positions_first: bool = True
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """``{(user, request): {ts, query, items: {row: (position, action)}, history: [rows]}}``; every row has an id."""
+    """``{(user, request): {ts, query, items: {row: (position, action)}, history: [rows]}}``; every
+    row has an id.
+    """
     requests: dict[tuple[str, str], dict[str, Any]] = {}
-    engaged: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)  # user -> (request, row) -> first moment
+    # user -> (request, row) -> first moment
+    engaged: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
     for event in log.to_pylist():
         key = (event["user_id"], event["request_id"])
-        request = requests.setdefault(key, {"ts": event["ts"], "query": event["query"], "items": {}})
+        request = requests.setdefault(
+            key, {"ts": event["ts"], "query": event["query"], "items": {}}
+        )
         request["ts"] = min(request["ts"], event["ts"])
         position, action = request["items"].get(event["row"], (0, 0))
         known = [p for p in (position, event["position"]) if p > 0]
         request["items"][event["row"]] = (min(known, default=0), max(action, event["action"]))
         if event["action"] > 0 and event["user_id"]:
             item = (event["request_id"], event["row"])
-            engaged[event["user_id"]][item] = min(engaged[event["user_id"]].get(item, event["ts"]), event["ts"])
+            engaged[event["user_id"]][item] = min(
+                engaged[event["user_id"]].get(item, event["ts"]), event["ts"]
+            )
     for (user, _), request in requests.items():
-        past = sorted((ts, name, row) for (name, row), ts in engaged[user].items() if ts < request["ts"])
+        past = sorted(
+            (ts, name, row) for (name, row), ts in engaged[user].items() if ts < request["ts"]
+        )
         request["history"] = [row for _, _, row in past][-max_history:] if max_history else []
     return requests
 
 
 def best_first(items: dict[int, tuple[int, int]]) -> list[int]:
     """Positives: highest tier first, inside a tier known positions in order."""
-    positives = [(-action, position == 0, position, row) for row, (position, action) in items.items() if action > 0]
+    positives = [
+        (-action, position == 0, position, row)
+        for row, (position, action) in items.items()
+        if action > 0
+    ]
     return [row for *_, row in sorted(positives)]
 
 
@@ -62,8 +77,12 @@ def jaccard(a: str, b: str) -> float:
     return len(left & right) / max(len(left | right), 1)
 
 
-def seen_or_unseen(query: str, requests: list[dict[str, Any]], earlier: Callable[[dict[str, Any]], bool]) -> str:
-    """The label of ``query``; ``requests`` are rows of requests.parquet, ``earlier`` says which come before."""
+def seen_or_unseen(
+    query: str, requests: list[dict[str, Any]], earlier: Callable[[dict[str, Any]], bool]
+) -> str:
+    """The label of ``query``; ``requests`` are rows of requests.parquet, ``earlier`` says which
+    come before.
+    """
     if not query.strip():
         return "no query"
 
@@ -72,6 +91,11 @@ def seen_or_unseen(query: str, requests: list[dict[str, Any]], earlier: Callable
 
     for request in requests:
         answered = any(action in (1, 2, 3) for action in request["actions"])
-        if earlier(request) and answered and request["query"] and key(request["query"]) == key(query):
+        if (
+            earlier(request)
+            and answered
+            and request["query"]
+            and key(request["query"]) == key(query)
+        ):
             return "seen"
     return "unseen"

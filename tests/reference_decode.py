@@ -44,7 +44,9 @@ def all_sids(scorer):
 
 
 def beam(scorer, prompt, index, width):
-    """Beam search over Python sets: [(score, codes, finished)] after the last step, in no particular tie order."""
+    """Beam search over Python sets: [(score, codes, finished)] after the last step, in no
+    particular tie order.
+    """
     sids = {tuple(c for c in row if c >= 0) for row in index.table.tolist()}
     levels = len(scorer.codebook_sizes)
     front = [(0.0, (), False)]

@@ -10,14 +10,20 @@ def measure(name, k, grades, judged, relevant):
     positives = sum(g >= relevant if relevant > 0 else g > 0 for g in judged)
     if name == "ndcg":
         dcg = sum(max(g, 0) / math.log2(r + 2) for r, g in enumerate(grades[:k]))
-        best = sum(max(g, 0) / math.log2(r + 2) for r, g in enumerate(sorted(judged, reverse=True)[:k]))
+        best = sum(
+            max(g, 0) / math.log2(r + 2) for r, g in enumerate(sorted(judged, reverse=True)[:k])
+        )
         return dcg / best if best else 0.0
     if name == "mrr":
         return next((1 / (r + 1) for r, hit in enumerate(is_relevant[:k]) if hit), 0.0)
     if name == "rprec":
         return sum(is_relevant[:positives]) / positives if positives else 0.0
     hits = sum(is_relevant[:k])
-    return {"recall": hits / positives if positives else 0.0, "precision": hits / k, "hit": float(hits > 0)}[name]
+    return {
+        "recall": hits / positives if positives else 0.0,
+        "precision": hits / k,
+        "hit": float(hits > 0),
+    }[name]
 
 
 def orders(groups):
@@ -34,11 +40,16 @@ def expected(name, k, groups, judged, relevant, depth):
 
 def sums_by_cluster(differences, labels):
     """The sum of the differences of each cluster, clusters in the order of their labels."""
-    return [sum(d for d, label in zip(differences, labels, strict=True) if label == one) for one in sorted({*labels})]
+    return [
+        sum(d for d, label in zip(differences, labels, strict=True) if label == one)
+        for one in sorted({*labels})
+    ]
 
 
 def cluster_error(differences, labels):
-    """The standard error of a mean whose clusters are independent: their sums about their share of the mean."""
+    """The standard error of a mean whose clusters are independent: their sums about their share of
+    the mean.
+    """
     mean = sum(differences) / len(differences)
     sums = zip(sums_by_cluster(differences, labels), sorted({*labels}), strict=True)
     rest = [x - mean * labels.count(one) for x, one in sums]
@@ -46,7 +57,9 @@ def cluster_error(differences, labels):
 
 
 def sign_flip_p(differences, labels):
-    """Share of all sign patterns of whole clusters whose sum is at least as far from 0 as the one observed."""
+    """Share of all sign patterns of whole clusters whose sum is at least as far from 0 as the one
+    observed.
+    """
     sums = sums_by_cluster(differences, labels)
     observed = abs(sum(sums)) - 1e-9
     flipped = [
@@ -57,7 +70,9 @@ def sign_flip_p(differences, labels):
 
 
 def holm(p_values):
-    """Holm's step-down: the k-th smallest of m times (m − k + 1), never below the one before, at most 1."""
+    """Holm's step-down: the k-th smallest of m times (m − k + 1), never below the one before, at
+    most 1.
+    """
     adjusted, last = {}, 0.0
     for place, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         last = max(last, p_values[i] * (len(p_values) - place))
@@ -66,8 +81,13 @@ def holm(p_values):
 
 
 def cluster_interval(values, labels, draws):
-    """The 95 % percentile interval of a mean; ``draws``: per resample the numbers of the clusters drawn."""
-    clusters = [[v for v, label in zip(values, labels, strict=True) if label == one] for one in sorted({*labels})]
+    """The 95 % percentile interval of a mean; ``draws``: per resample the numbers of the clusters
+    drawn.
+    """
+    clusters = [
+        [v for v, label in zip(values, labels, strict=True) if label == one]
+        for one in sorted({*labels})
+    ]
     means = []
     for drawn in draws:
         resample = [value for number in drawn for value in clusters[number]]

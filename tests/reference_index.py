@@ -23,7 +23,9 @@ class TupleIndex:
         self.sids = sorted(set(tuples) - {()})
         weight = np.zeros(len(sids)) if prior is None else prior
         self.items = {
-            sid: sorted((r for r, t in enumerate(tuples) if t == sid), key=lambda r: (-weight[r], r))
+            sid: sorted(
+                (r for r, t in enumerate(tuples) if t == sid), key=lambda r: (-weight[r], r)
+            )
             for sid in self.sids
         }
 
@@ -32,7 +34,9 @@ class TupleIndex:
 
     def children(self, prefix: tuple[int, ...]) -> list[int]:
         depth = len(prefix)
-        return sorted({sid[depth] for sid in self.sids if len(sid) > depth and sid[:depth] == prefix})
+        return sorted(
+            {sid[depth] for sid in self.sids if len(sid) > depth and sid[:depth] == prefix}
+        )
 
     def expand(self, sids: list[tuple[int, ...]], k: int) -> list[int]:
         rows = [row for sid in sids for row in self.items.get(sid, [])][:k]

@@ -1,4 +1,6 @@
-"""Slow twins of sidar.lm: one candidate at a time through the transformers module, log-softmax written out."""
+"""Slow twins of sidar.lm: one candidate at a time through the transformers module, log-softmax
+written out.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,16 @@ def log_prob(model: SidLM, state: Tensor, depth: int, column: int) -> Tensor:
     return torch.log_softmax(logits, 0)[column]
 
 
-def score_one(model: SidLM, prompt: list[int], candidate: Candidate) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Counted steps of one candidate, the training-only EOS term (0 where EOS counts), the state that outputs EOS."""
+def score_one(
+    model: SidLM, prompt: list[int], candidate: Candidate
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Counted steps of one candidate, the training-only EOS term (0 where EOS counts), the state
+    that outputs EOS.
+    """
     vocab, codes = model.vocab, candidate.codes
-    row = torch.tensor([prompt + [vocab.text_vocab + vocab.offsets[i] + c for i, c in enumerate(codes)]])
+    row = torch.tensor(
+        [prompt + [vocab.text_vocab + vocab.offsets[i] + c for i, c in enumerate(codes)]]
+    )
     states = model(row, torch.arange(row.shape[1])[None], None)[0]  # plain causal attention
     steps = [log_prob(model, states[len(prompt) - 1 + d], d, code) for d, code in enumerate(codes)]
     depth = len(codes)

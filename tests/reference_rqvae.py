@@ -8,8 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def assign(z: np.ndarray, books: Sequence[np.ndarray], first: Sequence[int] | None = None, used: int | None = None):
-    """(codes, sums of centroids): level by level the nearest code, the lower of equals; given first codes kept."""
+def assign(
+    z: np.ndarray,
+    books: Sequence[np.ndarray],
+    first: Sequence[int] | None = None,
+    used: int | None = None,
+):
+    """(codes, sums of centroids): level by level the nearest code, the lower of equals; given first
+    codes kept.
+    """
     codes, sums = [], []
     for i, row in enumerate(z.astype(np.float64)):
         rest, own = row.copy(), []
@@ -28,7 +35,11 @@ def assign(z: np.ndarray, books: Sequence[np.ndarray], first: Sequence[int] | No
 
 
 def follow(
-    z: np.ndarray, codes: np.ndarray, books: Sequence[np.ndarray], counts: Sequence[np.ndarray], decay: float
+    z: np.ndarray,
+    codes: np.ndarray,
+    books: Sequence[np.ndarray],
+    counts: Sequence[np.ndarray],
+    decay: float,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Moving counts and codebooks after one step, of codebooks whose totals are book · count."""
     new_books, new_counts = [], []
@@ -52,7 +63,10 @@ def follow(
 def bi_infonce(items: np.ndarray, queries: np.ndarray, hidden: np.ndarray, tau: float) -> float:
     """The two-sided InfoNCE, one term after the other."""
     n = len(items)
-    s = [[float(i @ q) / (np.linalg.norm(i) * np.linalg.norm(q)) / tau for q in queries] for i in items]
+    s = [
+        [float(i @ q) / (np.linalg.norm(i) * np.linalg.norm(q)) / tau for q in queries]
+        for i in items
+    ]
     total = 0.0
     for i in range(n):
         by_item = sum(math.exp(s[i][j]) for j in range(n) if not hidden[i, j])

@@ -29,7 +29,9 @@ def lloyd(points: np.ndarray, k: int, passes: int, seed: int) -> float:
     centroids = points[rng.choice(len(points), k, replace=False)]
     for _ in range(passes):
         labels = nearest(points, centroids)
-        centroids = np.stack([points[labels == c].mean(0) if (labels == c).any() else centroids[c] for c in range(k)])
+        centroids = np.stack(
+            [points[labels == c].mean(0) if (labels == c).any() else centroids[c] for c in range(k)]
+        )
     return float(np.square(points - centroids[nearest(points, centroids)]).sum(1).mean())
 
 
@@ -40,13 +42,17 @@ def gini(sizes: Sequence[int]) -> float:
 
 
 def purity(prefixes: Sequence[tuple], labels: Sequence[tuple]) -> float:
-    """Share of items whose label is the commonest among the items of their prefix, lone items left out."""
+    """Share of items whose label is the commonest among the items of their prefix, lone items left
+    out.
+    """
     size = Counter(prefixes)
     groups: dict[tuple, Counter] = {}
     for prefix, label in zip(prefixes, labels, strict=True):
         if size[prefix] > 1:
             groups.setdefault(prefix, Counter())[label] += 1
-    return sum(max(g.values()) for g in groups.values()) / sum(sum(g.values()) for g in groups.values())
+    return sum(max(g.values()) for g in groups.values()) / sum(
+        sum(g.values()) for g in groups.values()
+    )
 
 
 def prefix_counts(codes: np.ndarray, asked: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
@@ -60,8 +66,12 @@ def prefix_counts(codes: np.ndarray, asked: np.ndarray, weight: np.ndarray | Non
     return out
 
 
-def sarq_lengths(codes: np.ndarray, counts: np.ndarray, kappa: float, shortest: int, tau: float) -> list[int]:
-    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest`` (docs/methods/sarq.md)."""
+def sarq_lengths(
+    codes: np.ndarray, counts: np.ndarray, kappa: float, shortest: int, tau: float
+) -> list[int]:
+    """L_i = max{ l : −log2(N(c_1…l)/N) ≤ τ + κ log2(1 + n_i) }, at least ``shortest``
+    (docs/methods/sarq.md).
+    """
     held = prefix_counts(codes, codes, None)
     lengths = []
     for row, n in enumerate(counts):
@@ -90,7 +100,10 @@ def bisect_tau(margin: np.ndarray, sizes: Sequence[int], shortest: int, budget: 
 
 
 def soft_entropy(
-    vectors: np.ndarray, codes: np.ndarray, books: Sequence[np.ndarray], temperature: Sequence[float]
+    vectors: np.ndarray,
+    codes: np.ndarray,
+    books: Sequence[np.ndarray],
+    temperature: Sequence[float],
 ) -> np.ndarray:
     """Cumulative entropy (bits) of softmax(−d²/T) along each item's residuals, item by item."""
     out = []
@@ -107,10 +120,16 @@ def soft_entropy(
 
 
 def neighbours_alike(groups: Sequence[int], categories: Sequence) -> list[float]:
-    """Of the other items of an item's group that have a category, the share with the same one; NaN = none."""
+    """Of the other items of an item's group that have a category, the share with the same one; NaN
+    = none.
+    """
     out = []
     for i, (group, own) in enumerate(zip(groups, categories, strict=True)):
-        others = [c for j, (g, c) in enumerate(zip(groups, categories, strict=True)) if j != i and g == group and c]
+        others = [
+            c
+            for j, (g, c) in enumerate(zip(groups, categories, strict=True))
+            if j != i and g == group and c
+        ]
         out.append(sum(c == own for c in others) / len(others) if own and others else float("nan"))
     return out
 
@@ -122,13 +141,17 @@ def extended_codes(
     extra: Sequence[np.ndarray],
     handicap: float,
 ) -> np.ndarray:
-    """(n, L) codes over [C ; T], row by row: the nearest, T's distances times 1 + handicap and for warm rows only."""
+    """(n, L) codes over [C ; T], row by row: the nearest, T's distances times 1 + handicap and for
+    warm rows only.
+    """
     out = []
     for row, allowed in zip(z.astype(np.float64), warm, strict=True):
         path = []
         for c, t in zip(frozen, extra, strict=True):
             far = [float(np.linalg.norm(row - e)) for e in c]
-            far += [float(np.linalg.norm(row - e)) * (1 + handicap) if allowed else np.inf for e in t]
+            far += [
+                float(np.linalg.norm(row - e)) * (1 + handicap) if allowed else np.inf for e in t
+            ]
             path.append(int(np.argmin(far)))
             row = row - np.concatenate([c, t])[path[-1]]
         out.append(path)

@@ -20,7 +20,9 @@ from sidar.types import CATALOGUE_SCHEMA, Catalogue
 
 
 def small_config(**changes) -> SimulatorConfig:
-    return load_config("demo", **({"users": 150, "requests": 1600, "queries": {"count": 300}} | changes))
+    return load_config(
+        "demo", **({"users": 150, "requests": 1600, "queries": {"count": 300}} | changes)
+    )
 
 
 @functools.cache
@@ -44,13 +46,25 @@ def shop(*items: dict) -> Catalogue:
         item = dict(item)
         attributes = {"color": item.pop("colour", None), "rating_count": item.pop("ratings", None)}
         blank = dict.fromkeys(CATALOGUE_SCHEMA.names)
-        blank |= {"item_id": f"i{number}", "category": [], "text": "", "in_stock": True, "alive": True}
-        rows.append(blank | item | {"attributes": json.dumps({k: v for k, v in attributes.items() if v is not None})})
+        blank |= {
+            "item_id": f"i{number}",
+            "category": [],
+            "text": "",
+            "in_stock": True,
+            "alive": True,
+        }
+        rows.append(
+            blank
+            | item
+            | {"attributes": json.dumps({k: v for k, v in attributes.items() if v is not None})}
+        )
     return found(pa.Table.from_pylist(rows, schema=CATALOGUE_SCHEMA))
 
 
 def judge_slowly(intent: Intent, facts: Facts) -> dict[int, float]:
-    """The rule of ``sidar.simulate.intents`` item by item over the whole catalogue, without a bound on related ones."""
+    """The rule of ``sidar.simulate.intents`` item by item over the whole catalogue, without a bound
+    on related ones.
+    """
     grades = {}
     for row, nouns in enumerate(facts.nouns):
         missing = [fact for fact in intent.constraints if fact not in facts.facts[row]]

@@ -1,4 +1,6 @@
-"""A small bundle of real parts for the tests of retriever and server: the toy shop and an untrained, tiny SidLM."""
+"""A small bundle of real parts for the tests of retriever and server: the toy shop and an
+untrained, tiny SidLM.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,28 @@ from sidar.lm import SidLM
 from sidar.sid.table import save_sids
 from sidar.types import Catalogue, SemanticIds
 
-TINY = LmConfig(layers=1, hidden=32, heads=2, kv_heads=2, intermediate=64, text_embeddings="random", init="mean")
+TINY = LmConfig(
+    layers=1, hidden=32, heads=2, kv_heads=2, intermediate=64, text_embeddings="random", init="mean"
+)
 SIZES = (8, 4, 3)
 
 
 def table(n: int = 64, sizes: tuple[int, ...] = SIZES) -> SemanticIds:
-    """Shelf, then place: items 8s + p get (s, p mod 4, p // 4 mod 2 …), the last two of a shelf share one SID."""
+    """Shelf, then place: items 8s + p get (s, p mod 4, p // 4 mod 2 …), the last two of a shelf
+    share one SID.
+    """
     row = np.arange(n)
     place = np.minimum(row % 8, 6)
-    codes = np.stack([row // 8 % sizes[0], place % 4 % sizes[1], place // 4 % sizes[2]], axis=1).astype(np.int32)
+    codes = np.stack(
+        [row // 8 % sizes[0], place % 4 % sizes[1], place // 4 % sizes[2]], axis=1
+    ).astype(np.int32)
     return SemanticIds(codes, np.full(n, 3, np.int32), sizes, method="toy", version="toy-1")
 
 
 def mixed_table(n: int = 64) -> SemanticIds:
-    """The same table cut to one, two or three codes: places of a shelf share short SIDs, and prefixes are SIDs."""
+    """The same table cut to one, two or three codes: places of a shelf share short SIDs, and
+    prefixes are SIDs.
+    """
     whole = table(n)
     lengths = np.array([1, 2, 3, 3], np.int32)[np.arange(n) % 4]
     codes = np.where(np.arange(3) < lengths[:, None], whole.codes, -1).astype(np.int32)
@@ -44,8 +54,12 @@ def hash_of(folder: Path) -> str:
     return manifest.hash
 
 
-def write_stages(run: Path, catalogue: Catalogue | None = None, sids: SemanticIds | None = None, seed: int = 0) -> Path:
-    """The stage folders of a run, as the pipeline leaves them, with the files that a bundle needs."""
+def write_stages(
+    run: Path, catalogue: Catalogue | None = None, sids: SemanticIds | None = None, seed: int = 0
+) -> Path:
+    """The stage folders of a run, as the pipeline leaves them, with the files that
+    a bundle needs.
+    """
     catalogue = catalogue or toy.catalogue()
     sids = sids or table(len(catalogue))
     with write_artifact(run / "data", "data", config={"seed": seed}) as draft:
@@ -54,19 +68,29 @@ def write_stages(run: Path, catalogue: Catalogue | None = None, sids: SemanticId
     with write_artifact(run / "embed", "embed", config={}, inputs=dict(made)) as draft:
         (draft.path / "embedder.json").write_text(json.dumps({"model": "minilm"}))
     made["embed"] = hash_of(run / "embed")
-    with write_artifact(run / "sid", "sid", config={"sizes": sids.codebook_sizes}, inputs=dict(made)) as draft:
+    with write_artifact(
+        run / "sid", "sid", config={"sizes": sids.codebook_sizes}, inputs=dict(made)
+    ) as draft:
         save_sids(draft.path / "sids.parquet", catalogue.item_ids, sids)
     made["sid"] = hash_of(run / "sid")
-    with write_artifact(run / "index", "index", config={}, inputs={k: made[k] for k in ("data", "sid")}) as draft:
+    with write_artifact(
+        run / "index", "index", config={}, inputs={k: made[k] for k in ("data", "sid")}
+    ) as draft:
         PrefixIndex.build(sids, np.linspace(1, 2, len(sids))).save(draft.path)
     with write_artifact(run / "sft", "sft", config={"seed": seed}, inputs=made) as draft:
         SidLM.build(TINY, sids, seed=seed).save_pretrained(draft.path / "model")
     return run
 
 
-def write_bundle(run: Path, label: str = "sft", decode: dict[str, Any] | None = None, **stages: Path) -> Path:
-    """``run/bundle`` from the stages under ``run``, some taken from elsewhere; ``decode``: settings beside the beam."""
-    folders = {name: run / name for name in ("data", "embed", "sid", "index")} | {"model": run / "sft" / "model"}
+def write_bundle(
+    run: Path, label: str = "sft", decode: dict[str, Any] | None = None, **stages: Path
+) -> Path:
+    """``run/bundle`` from the stages under ``run``, some taken from elsewhere; ``decode``: settings
+    beside the beam.
+    """
+    folders = {name: run / name for name in ("data", "embed", "sid", "index")} | {
+        "model": run / "sft" / "model"
+    }
     config = {"decode": {"beam": 16, **(decode or {})}}
     build_bundle(run / "bundle", **folders | stages, config=config, label=label)
     return run / "bundle"

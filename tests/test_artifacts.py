@@ -30,7 +30,10 @@ def test_the_hash_names_config_inputs_and_content(tmp_path):
 
 def test_a_failed_stage_leaves_the_old_artefact_and_no_rubbish(tmp_path):
     before = write(tmp_path / "a", k=1)
-    with pytest.raises(ZeroDivisionError), write_artifact(tmp_path / "a", "toy", config={}) as draft:
+    with (
+        pytest.raises(ZeroDivisionError),
+        write_artifact(tmp_path / "a", "toy", config={}) as draft,
+    ):
         (draft.path / "x.txt").write_text(str(1 / 0))
     assert read_manifest(tmp_path / "a") == before
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

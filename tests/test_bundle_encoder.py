@@ -1,4 +1,6 @@
-"""A bundle that needs its encoder holds it: neither another working folder nor a new training takes it away."""
+"""A bundle that needs its encoder holds it: neither another working folder nor a new training takes
+it away.
+"""
 
 import json
 import shutil
@@ -25,7 +27,9 @@ WEIGHT = {"weight": 2.0}
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Two encoders of one shape: the second is what a new training leaves."""
-    return [save_tiny_encoder(tmp_path_factory.mktemp("encoders") / str(seed), seed) for seed in (0, 1)]
+    return [
+        save_tiny_encoder(tmp_path_factory.mktemp("encoders") / str(seed), seed) for seed in (0, 1)
+    ]
 
 
 @pytest.fixture
@@ -34,11 +38,18 @@ def run(tmp_path, tiny):
     whole = toy.catalogue()
     alive = pa.array(np.arange(len(whole)) < len(whole) - 1)
     place = whole.table.schema.get_field_index("alive")
-    catalogue = Catalogue(whole.table.set_column(place, whole.table.schema.field("alive"), alive), whole.lineage)
+    catalogue = Catalogue(
+        whole.table.set_column(place, whole.table.schema.field("alive"), alive), whole.lineage
+    )
     run = write_stages(tmp_path / "runs/shop", catalogue)
     model = shutil.copytree(tiny[0], run / "dense/model")
     embedder = load_embedder(EmbedConfig(model=str(model)), "cpu")
-    about = {"model": str(model), "fingerprint": embedder.fingerprint, "max_tokens": 128, "fields": ["title"]}
+    about = {
+        "model": str(model),
+        "fingerprint": embedder.fingerprint,
+        "max_tokens": 128,
+        "fields": ["title"],
+    }
     (run / "embed/embedder.json").write_text(json.dumps(about))
     np.save(run / "embed/items.npy", embedder.encode(item_texts(whole, ["title"])))
     return run
@@ -46,7 +57,9 @@ def run(tmp_path, tiny):
 
 def bundled(run, name="bundle", rerank=WEIGHT):
     parts = {part: run / part for part in ("data", "embed", "sid", "index")}
-    build_bundle(run / name, **parts, model=run / "sft/model", config={}, label="sft", rerank=rerank)
+    build_bundle(
+        run / name, **parts, model=run / "sft/model", config={}, label="sft", rerank=rerank
+    )
     return run / name
 
 
@@ -87,9 +100,12 @@ def test_what_is_made_from_a_bundle_carries_the_encoder_on(run, tmp_path, monkey
     shutil.rmtree(run / "dense")
     compact(bundle, tmp_path / "small")
     assert answers(tmp_path / "small") == before
-    monkeypatch.setattr(pipeline, "run", lambda *args, **options: {})  # the stages of "today" are there
+    # the stages of "today" are there
+    monkeypatch.setattr(pipeline, "run", lambda *args, **options: {})
     shutil.copytree(run, run.parent / "today", symlinks=True)
-    cfg = load_config(None, [f"runs={run.parent}", "name=today", f"embed.model={run / 'dense/model'}"])
+    cfg = load_config(
+        None, [f"runs={run.parent}", "name=today", f"embed.model={run / 'dense/model'}"]
+    )
     assert answers(encode(cfg, bundle, tmp_path / "encoded")) == before
 
 
@@ -99,7 +115,8 @@ def test_only_bundles_that_need_a_folder_copy_it(run):
     config = run / "sft/model/config.json"
     was = config.read_text()
     config.unlink()  # linked by the bundle
-    config.write_text(json.dumps(json.loads(was) | {"geometry": 16}))  # a model that reads sentence vectors
+    # a model that reads sentence vectors
+    config.write_text(json.dumps(json.loads(was) | {"geometry": 16}))
     reading = bundled(run, "reading", rerank=None)
     assert (reading / "embed/encoder").is_dir()
     assert not (reading / "embed/items.npy").exists()
@@ -108,13 +125,19 @@ def test_only_bundles_that_need_a_folder_copy_it(run):
     about = json.loads(file.read_text())
     file.write_text(json.dumps(about | {"model": "hashing:16", "fingerprint": "hashing-1-16"}))
     named = bundled(run, "named")
-    assert sorted(each.name for each in (named / "embed").iterdir()) == ["embedder.json", "items.npy", "manifest.json"]
+    assert sorted(each.name for each in (named / "embed").iterdir()) == [
+        "embedder.json",
+        "items.npy",
+        "manifest.json",
+    ]
     assert open_vectors(named).read(["towel"]).shape == (1, 16)
 
 
 def test_an_encoder_that_is_gone_or_was_trained_since_is_refused(run, tiny):
     shutil.rmtree(run / "dense/model")
-    with pytest.raises(ValueError, match=r"dense/model' that made the vectors .* is not there any more"):
+    with pytest.raises(
+        ValueError, match=r"dense/model' that made the vectors .* is not there any more"
+    ):
         bundled(run)
     shutil.copytree(tiny[1], run / "dense/model")
     with pytest.raises(ValueError, match=r"dense/model' \(.*the one here is .*embed again"):

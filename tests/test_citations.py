@@ -17,18 +17,25 @@ MARK = re.compile(r"\[(?:seed|ours|reconstruction|known|source)\b")
 
 def texts():
     """{path below the root: text} of every file that a reader may open, results left out."""
-    files = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml")]
+    files = [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml")
+    ]
     for folder in FOLDERS:
-        files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in TEXT]
+        files += [
+            path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in TEXT
+        ]
     passed_over = {"__pycache__", "results", ".ruff_cache"}
     kept = [path for path in files if not passed_over & set(path.relative_to(ROOT).parts)]
-    made_up = {"test_citations.py", "test_mutation.py", "test_extending.py"}  # names of files that tests write
+    # names of files that tests write
+    made_up = {"test_citations.py", "test_mutation.py", "test_extending.py"}
     kept = [path for path in kept if path.name not in made_up]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in kept}
 
 
 def missing(where, cited, paths):
-    """True where ``cited`` is no file beside ``where`` or below the root, and ends no path of ``paths``."""
+    """True where ``cited`` is no file beside ``where`` or below the root, and ends no path of
+    ``paths``.
+    """
     beside = (ROOT / where).parent
     if cited in WRITTEN or any((folder / cited).is_file() for folder in (beside, ROOT)):
         return False
@@ -59,7 +66,9 @@ def test_a_cited_file_that_is_gone_is_named():
 
 
 def test_no_section_is_cited_by_number():
-    """Pages have headings and no numbers, so a number leads nowhere; a paper has its "section 4.1" or "eq. 2"."""
+    """Pages have headings and no numbers, so a number leads nowhere; a paper has its "section 4.1"
+    or "eq. 2".
+    """
     sign = chr(0xA7)
     assert not [where for where, text in texts().items() if sign in text]
 
@@ -79,7 +88,11 @@ def test_every_source_key_is_resolved():
 
 
 def test_a_page_with_marks_links_to_their_meaning():
-    pages = {where: text for where, text in texts().items() if where.startswith("docs/") and where != SOURCES}
+    pages = {
+        where: text
+        for where, text in texts().items()
+        if where.startswith("docs/") and where != SOURCES
+    }
     marked = {where for where, text in pages.items() if where.endswith(".md") and MARK.search(text)}
     assert marked
     assert not {where for where in marked if "sources.md)" not in pages[where]}

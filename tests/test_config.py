@@ -15,8 +15,22 @@ def test_the_commented_template_is_exactly_the_defaults():
     assert Config.model_validate(yaml.safe_load(commented_yaml(full=True))) == Config()
     short = commented_yaml()
     assert Config.model_validate(yaml.safe_load(short)) == Config()
-    assert len([line for line in short.splitlines() if line.strip() and not line.lstrip().startswith("#")]) < 40
-    keys = {f"{part}.{key}" for part, keys in yaml.safe_load(short).items() if isinstance(keys, dict) for key in keys}
+    assert (
+        len(
+            [
+                line
+                for line in short.splitlines()
+                if line.strip() and not line.lstrip().startswith("#")
+            ]
+        )
+        < 40
+    )
+    keys = {
+        f"{part}.{key}"
+        for part, keys in yaml.safe_load(short).items()
+        if isinstance(keys, dict)
+        for key in keys
+    }
     assert keys == {key for key in USUAL if "." in key}
 
 
@@ -30,7 +44,9 @@ def test_the_examples_of_the_template_are_options_too():
 def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
     file = tmp_path / "sidar.yaml"
     file.write_text("catalogue: {path: items.csv}\nsft: {steps: 5}\n")
-    cfg = load_config(file, ["sft.steps=7", "sid.codebook_sizes=[8, 4, 2]", "lm.lora={r: 4}", "name=x"])
+    cfg = load_config(
+        file, ["sft.steps=7", "sid.codebook_sizes=[8, 4, 2]", "lm.lora={r: 4}", "name=x"]
+    )
     assert (cfg.sft.steps, cfg.sid.codebook_sizes, cfg.lm.lora.r) == (7, [8, 4, 2], 4)
     assert Path(cfg.catalogue.path) == tmp_path / "items.csv"
     assert cfg.run_dir == tmp_path / "runs" / "x"
@@ -47,17 +63,41 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         ("name: x", ["name.y=1"], "name is not a section"),
         ("name: x", ["seed=["], "is not a YAML value"),
         ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
-        ("sid: {method: rqkmean}", [], r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table"),
+        (
+            "sid: {method: rqkmean}",
+            [],
+            r"sid\.method.*'rqkmean' is not one of acrq, .*rqkmeans, .*table",
+        ),
         ("name: x", ["sid.method=rqkmean"], r"sid\.method.*'rqkmean' is not one of"),
-        ("align: {objective: raddop}", [], r"align\.objective.*'raddop' is not one of dmpo, .*orpo\+sft, raddpo, "),
-        ("split: {test_day: 8, test_days: 2}", [], r"split\.test_day and split\.test_days both say when the test is"),
-        ("split: {test_day: 8, test_from: 2026-11-01}", [], r"split\.test_day and split\.test_from both"),
-        ("split: {valid_day: -2, valid_days: 1}", [], r"split\.valid_day and split\.valid_days both"),
+        (
+            "align: {objective: raddop}",
+            [],
+            r"align\.objective.*'raddop' is not one of dmpo, .*orpo\+sft, raddpo, ",
+        ),
+        (
+            "split: {test_day: 8, test_days: 2}",
+            [],
+            r"split\.test_day and split\.test_days both say when the test is",
+        ),
+        (
+            "split: {test_day: 8, test_from: 2026-11-01}",
+            [],
+            r"split\.test_day and split\.test_from both",
+        ),
+        (
+            "split: {valid_day: -2, valid_days: 1}",
+            [],
+            r"split\.valid_day and split\.valid_days both",
+        ),
         ("split: {test_from: yesterday}", [], r"split\.test_from.*'yesterday' is neither a date"),
         ("split: {test_fraction: 0.5, valid_fraction: 0.5}", [], "leave nothing to train on"),
         ("split: {test_days: 0}", [], r"split\.test_days.*greater than or equal to 1"),
         ("data: {held_out: [{queries: q.tsv, match: close}]}", [], r"data\.held_out\.0\.match"),
-        ("sid: {codebook_sizes: [8, 8]}", [], "sid.codebook_sizes has 2 entries but sid.levels is 3"),
+        (
+            "sid: {codebook_sizes: [8, 8]}",
+            [],
+            "sid.codebook_sizes has 2 entries but sid.levels is 3",
+        ),
     ],
 )
 def test_wrong_configs_name_the_field(tmp_path, text, overrides, says):
@@ -83,7 +123,10 @@ def test_every_built_in_objective_is_registered_under_its_name():
 
 def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, monkeypatch):
     shop, elsewhere = tmp_path / "shop", tmp_path / "elsewhere"
-    for folder in (elsewhere, *(shop / name for name in ("runs/tow/dense/model", "lms/qwen", "minilm", "hashing"))):
+    for folder in (
+        elsewhere,
+        *(shop / name for name in ("runs/tow/dense/model", "lms/qwen", "minilm", "hashing")),
+    ):
         folder.mkdir(parents=True)
     (shop / "sidar.yaml").write_text("embed: {model: runs/tow/dense/model}\n")
     monkeypatch.chdir(elsewhere)
@@ -116,7 +159,9 @@ def test_the_start_of_the_test_may_be_written_as_a_date_or_a_time(tmp_path, text
 
 
 def test_held_out_files_follow_the_file_and_match_near_unless_told(tmp_path):
-    (tmp_path / "sidar.yaml").write_text("data: {held_out: [q.tsv, {queries: s.tsv, match: exact}]}")
+    (tmp_path / "sidar.yaml").write_text(
+        "data: {held_out: [q.tsv, {queries: s.tsv, match: exact}]}"
+    )
     held = load_config(tmp_path / "sidar.yaml").data.held_out
     assert [(h.queries, h.match) for h in held] == [
         (str(tmp_path / "q.tsv"), "near"),
@@ -134,7 +179,10 @@ def test_variants_share_everything_but_what_their_name_says():
     rows = variants(base, "all")
     assert [row.label for row in rows] == list(ALL)
     for row in rows:
-        changed = {k for k, v in row.model_dump().items() if v != base.model_dump()[k]} - {"label", "objective"}
+        changed = {k for k, v in row.model_dump().items() if v != base.model_dump()[k]} - {
+            "label",
+            "objective",
+        }
         assert changed == set(VARIANTS[row.label]) - {"objective"}
     with pytest.raises(ValueError, match="unknown variants nope"):
         variants(base, "raddpo, nope")
@@ -154,8 +202,12 @@ def test_serving_takes_host_port_and_bundle_from_the_config(tmp_path, monkeypatc
 
     (tmp_path / "sidar.yaml").write_text("name: shop\nserve: {port: 9123}\n")
     asked = []
-    monkeypatch.setattr(bundle, "open_bundle", lambda folder: asked.append(folder) or SimpleNamespace(label="m"))
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: asked.append((options["host"], options["port"])))
+    monkeypatch.setattr(
+        bundle, "open_bundle", lambda folder: asked.append(folder) or SimpleNamespace(label="m")
+    )
+    monkeypatch.setattr(
+        uvicorn, "run", lambda app, **options: asked.append((options["host"], options["port"]))
+    )
     cli.serve(config=tmp_path / "sidar.yaml")
     assert asked == [str(tmp_path / "runs" / "shop" / "bundle"), ("127.0.0.1", 9123)]
 
@@ -169,7 +221,9 @@ def test_serving_refuses_two_bundles_of_one_label(tmp_path, monkeypatch):
     served = []
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append(app))
     for pair in (["a=X", "a=Y"], ["X", "Y"], ["X", "raddpo=Y"]):
-        with pytest.raises(ValueError, match=r"X and --bundle Y are both labelled '(a|raddpo)'.*--bundle NAME=Y"):
+        with pytest.raises(
+            ValueError, match=r"X and --bundle Y are both labelled '(a|raddpo)'.*--bundle NAME=Y"
+        ):
             cli.serve(bundle=pair)
     assert not served
     cli.serve(bundle=["a=X", "b=Y"])
@@ -181,18 +235,26 @@ def test_a_stage_depends_on_what_it_reads_and_not_on_its_label():
 
     one, other = (Config.model_validate({"align": {"label": label}}) for label in (None, "raddpo"))
     table = {stage.name: stage for stage in stages(one)}
-    assert not {"sft.max_positives", "preference.max_positives"} & {*table["data"].keys}  # the cut is made at packing
-    assert {"sft", "preference"} & {*table["sft"].keys, *table["align-raddpo"].keys} == {"sft", "preference"}
+    # the cut is made at packing
+    assert not {"sft.max_positives", "preference.max_positives"} & {*table["data"].keys}
+    assert {"sft", "preference"} & {*table["sft"].keys, *table["align-raddpo"].keys} == {
+        "sft",
+        "preference",
+    }
     assert table["align-raddpo"].config(one) == table["align-raddpo"].config(other)
     assert [stage.name for stage in stages(other)] == list(table)
 
 
 ALIGNED = "align-raddpo"
-#: The stages that an option makes stale by itself, by the longest name that fits; those behind them follow by inputs.
+#: The stages that an option makes stale by itself, by the longest name that fits; those behind them
+#: follow by inputs.
 STALE = {
     "seed": {"data", "sid", "sft", ALIGNED, "dense", "answer", "evaluate"},
     "warm_start": {"data", "sid", "sft"},
-    **{name: {"data"} for name in ("catalogue", "events", "users", "split", "data.held_out", "privacy")},
+    **{
+        name: {"data"}
+        for name in ("catalogue", "events", "users", "split", "data.held_out", "privacy")
+    },
     "privacy.min_users": set(),  # of a bundle that leaves the machine
     "embed": {"embed", "dense", "answer", "bundle"},
     "embed.fields": {"embed", "sft", "dense", "answer", "bundle"},
@@ -209,7 +271,10 @@ STALE = {
     "decode": {"answer", "bundle", "evaluate"},
     "memory": {"answer"},
     "dense": {"dense"},
-    **{f"dense.{name}": {"answer", "evaluate"} for name in ("index", "coarse_view", "lists", "nprobe")},
+    **{
+        f"dense.{name}": {"answer", "evaluate"}
+        for name in ("index", "coarse_view", "lists", "nprobe")
+    },
     "evaluate": {"evaluate"},
     **{name: set() for name in ("alarms", "serve", "name", "device", "threads", "runs")},
     "plugins": set(),  # the file of a part counts where the part is used (tests/extending)
@@ -234,7 +299,13 @@ def another(value):
         return not value
     if isinstance(value, (int, float)):
         return value + 1
-    return {"other": "value"} if isinstance(value, dict) else ["other"] if isinstance(value, list) else "other"
+    return (
+        {"other": "value"}
+        if isinstance(value, dict)
+        else ["other"]
+        if isinstance(value, list)
+        else "other"
+    )
 
 
 def changed_by(part, names):
@@ -256,7 +327,8 @@ def test_each_option_makes_exactly_its_stages_stale():
         longest = next(
             ".".join(names[:n]) for n in range(len(names), 0, -1) if ".".join(names[:n]) in STALE
         )  # a new section without an entry stops here
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of values that the option cannot have
+        # of values that the option cannot have
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             other = changed_by(cfg, names)
             stale = {stage.name for stage in table if stage.config(other) != before[stage.name]}
         if stale != STALE[longest]:
@@ -269,7 +341,9 @@ def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
     from sidar.artifacts import write_artifact
     from sidar.pipeline.plan import Stage
 
-    cfg = Config.model_validate({"sft": {"mixture": {"query": 1.0}}, "events": {"columns": {"query": "q"}}})
+    cfg = Config.model_validate(
+        {"sft": {"mixture": {"query": 1.0}}, "events": {"columns": {"query": "q"}}}
+    )
     stage = Stage("sft", ("seed", "sft", "events", "align.beta"), (), lambda cfg, run, out: {})
     old = stage.config(cfg)
     del old["sft"]["weight_decay"], old["align.beta"]
@@ -279,7 +353,8 @@ def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
     for section, name, value in (
         ("sft", "weight_decay", 0.5),  # a new option, not at its default
         ("align", "beta", 1.0),
-        ("sft", "mixture", {"query": 1.0, "pseudo": 0.35}),  # no option of its own, though 0.35 is the default's share
+        # no option of its own, though 0.35 is the default's share
+        ("sft", "mixture", {"query": 1.0, "pseudo": 0.35}),
         ("events", "columns", {}),
     ):
         other = cfg.model_copy(deep=True)
@@ -321,9 +396,12 @@ def test_an_aligned_folder_records_the_values_that_its_objective_used(tmp_path, 
     written(tmp_path, stage, recorded, hashes)
     assert stage.why_stale(cfg, tmp_path) is None
     stated = Config.model_validate({"align": {"objective": name, **values}})
-    assert stage.why_stale(stated, tmp_path) is None  # null and the value behind it are the same request
+    # null and the value behind it are the same request
+    assert stage.why_stale(stated, tmp_path) is None
     for key, value in values.items():
-        other = Config.model_validate({"align": {"objective": name, key: "flat" if value == "mean" else 9.0}})
+        other = Config.model_validate(
+            {"align": {"objective": name, key: "flat" if value == "mean" else 9.0}}
+        )
         assert stage.why_stale(other, tmp_path) == f"config changed: align.{key}"
     flat = Config.model_validate({"align": {"objective": name}, "sft": {"positives": "flat"}})
     assert stage.why_stale(flat, tmp_path) == "config changed: align.positives"  # null = as in sft
@@ -337,18 +415,24 @@ def test_a_null_of_an_older_version_is_stale_with_a_reason(tmp_path):
     stage = align_stage(cfg)
     older = stage.config(cfg) | {"align.beta": None}
     written(tmp_path, stage, older, stage.input_hashes(cfg, tmp_path))
-    said = "align.beta was recorded as null by an older version, which does not say which value it used"
+    said = (
+        "align.beta was recorded as null by an older version, which does not say which value "
+        "it used"
+    )
     assert stage.why_stale(cfg, tmp_path) == said
     stated = Config.model_validate({"align": {"beta": 0.5, "steps": 7}})
     assert stage.why_stale(stated, tmp_path) == f"config changed: align.steps; {said}"
     older |= {"align.positives": None}
     written(tmp_path, stage, older, stage.input_hashes(cfg, tmp_path))
     assert stage.why_stale(cfg, tmp_path) == (
-        "align.beta, align.positives were recorded as null by an older version, which does not say which values it used"
+        "align.beta, align.positives were recorded as null by an older version, which does not "
+        "say which values it used"
     )
     orpo = Config.model_validate({"align": {"objective": "orpo", "label": "raddpo"}})
     written(tmp_path, stage, stage.config(orpo), stage.input_hashes(cfg, tmp_path))
-    assert stage.why_stale(cfg, tmp_path) == "config changed: align.objective, align.beta, align.lam"
+    assert (
+        stage.why_stale(cfg, tmp_path) == "config changed: align.objective, align.beta, align.lam"
+    )
 
 
 def test_a_data_folder_with_cut_lists_is_stale_with_a_reason(tmp_path):
@@ -363,7 +447,9 @@ def test_a_data_folder_with_cut_lists_is_stale_with_a_reason(tmp_path):
     older = stage.config(cfg) | {"preference.max_positives": 3, "sft.max_positives": 8}
     for longest, reason in ((2, None), (3, "an older version cut the positives in lists.parquet")):
         with write_artifact(tmp_path / "data", "data", config=older) as draft:
-            table = pa.table({"positives": pa.array([[0], list(range(longest))], pa.list_(pa.int32()))})
+            table = pa.table(
+                {"positives": pa.array([[0], list(range(longest))], pa.list_(pa.int32()))}
+            )
             for name in ("lists.parquet", "sft.parquet"):
                 pq.write_table(table, draft.path / name)
         found = stage.why_stale(cfg, tmp_path)
@@ -371,7 +457,9 @@ def test_a_data_folder_with_cut_lists_is_stale_with_a_reason(tmp_path):
 
 
 def test_an_upgrade_keeps_the_data_of_the_older_form(tmp_path):
-    """Older data stages wrote two day numbers by default and counted the evaluation sets' files as inputs."""
+    """Older data stages wrote two day numbers by default and counted the evaluation sets' files as
+    inputs.
+    """
     from sidar.artifacts import write_artifact
     from sidar.pipeline.plan import stages
 
@@ -424,15 +512,25 @@ def test_a_path_written_before_it_was_anchored_makes_nothing_stale(tmp_path):
     stage = Stage("sft", ("warm_start", "embed", "lm"), (), lambda cfg, run, out: {})
     (tmp_path / "enc").mkdir()
     (tmp_path / "lms").mkdir()
-    (tmp_path / "sidar.yaml").write_text("{warm_start: runs/a/bundle, embed: {model: enc}, lm: {backbone: lms}}")
+    (tmp_path / "sidar.yaml").write_text(
+        "{warm_start: runs/a/bundle, embed: {model: enc}, lm: {backbone: lms}}"
+    )
     cfg = load_config(tmp_path / "sidar.yaml")
     old = stage.config(cfg)
-    old["warm_start"], old["embed"]["model"], old["lm"]["backbone"] = "runs/a/bundle", "./enc", "lms"
+    old["warm_start"], old["embed"]["model"], old["lm"]["backbone"] = (
+        "runs/a/bundle",
+        "./enc",
+        "lms",
+    )
     with write_artifact(tmp_path / "sft", "sft", config=old):
         pass
     assert cfg.embed.model == str(tmp_path / "enc")
     assert stage.why_stale(cfg, tmp_path) is None
-    for key, value in (("warm_start", "runs/b/bundle"), ("embed.model", "minilm"), ("lm.backbone", "embedded")):
+    for key, value in (
+        ("warm_start", "runs/b/bundle"),
+        ("embed.model", "minilm"),
+        ("lm.backbone", "embedded"),
+    ):
         other = load_config(tmp_path / "sidar.yaml", [f"{key}={value}"])
         assert stage.why_stale(other, tmp_path) == f"config changed: {key}"
     cfg.warm_start = None

@@ -1,6 +1,8 @@
-"""Every option of these sections reaches what it is named after: each is changed and seen where it is used.
+"""Every option of these sections reaches what it is named after: each is changed and seen where it
+is used.
 
-Options are changed in groups, so that a group costs two looks; each option is seen in a place of its own.
+Options are changed in groups, so that a group costs two looks; each option is seen in a place of
+its own.
 """
 
 import hashlib
@@ -40,7 +42,9 @@ SECTIONS = ("privacy", "data", "split", "decode", "memory", "evaluate", "serve")
 
 @dataclass(frozen=True)
 class Group:
-    """``changes``: {key: (another value, what is seen then)}; ``look(world, cfg)`` sees {key: something}."""
+    """``changes``: {key: (another value, what is seen then)}; ``look(world, cfg)`` sees {key:
+    something}.
+    """
 
     look: object
     changes: dict
@@ -66,7 +70,8 @@ def config_of(options, file=None):
     return Config.model_validate(raw)
 
 
-# ------------------------------------------------------------------ data: a log of four days, four requests a day
+# ------------------------------------------------------------------ data: a log of four days, four
+# requests a day
 
 DAY_US = field_shop.DAY * 1_000_000
 
@@ -82,13 +87,18 @@ def built(world, cfg):
     rows = field_shop.log()
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (folder / "events.csv").write_text("\n".join(lines) + "\n")
-    cfg.catalogue.path, cfg.events.path = str(field_shop.catalogue(folder)), str(folder / "events.csv")
+    cfg.catalogue.path, cfg.events.path = (
+        str(field_shop.catalogue(folder)),
+        str(folder / "events.csv"),
+    )
     report = build(cfg, folder / "out")
     return report, pq.read_table(folder / "out" / "requests.parquet").to_pylist()
 
 
 def look_at_windows(world, cfg):
-    """The split that the data stage goes on with, of a log of four days that is not read; days count from 1."""
+    """The split that the data stage goes on with, of a log of four days that is not read; days
+    count from 1.
+    """
     day0, shares, splits = field_shop.START * 1_000_000, [], []
     facts = LogFacts(64, day0, day0 + 4 * DAY_US - 1, {}, 0)
 
@@ -103,14 +113,18 @@ def look_at_windows(world, cfg):
     quarantine = SimpleNamespace(unread=[])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_stage, "load_catalogue", lambda duck, cfg, old: (None, quarantine))
-        patch.setattr(data_stage, "validate_log", lambda duck, cfg, catalogue, out: (facts, quarantine))
+        patch.setattr(
+            data_stage, "validate_log", lambda duck, cfg, catalogue, out: (facts, quarantine)
+        )
         patch.setattr(data_stage.health, "of_log", lambda *args: [])
         patch.setattr(data_stage, "cuts", cuts)
         patch.setattr(data_stage, "keep_clicked", keep_clicked)
         with pytest.raises(ReachedError):
             build(cfg, world.folder / "out")
     (split,) = splits
-    valid, test = (tuple((moment - day0) / DAY_US + 1 for moment in one) for one in (split.valid, split.test))
+    valid, test = (
+        tuple((moment - day0) / DAY_US + 1 for moment in one) for one in (split.valid, split.test)
+    )
     return {
         "split.unit": split.unit,
         **dict.fromkeys(("split.test_days", "split.test_day", "split.test_from"), test),
@@ -121,11 +135,15 @@ def look_at_windows(world, cfg):
 
 
 def look_at_requests(world, cfg):
-    """What reading hides, what training is not shown, and what a bundle that leaves is thinned by."""
+    """What reading hides, what training is not shown, and what a bundle that leaves
+    is thinned by.
+    """
     report, requests = built(world, cfg)
     exported = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leave, "export_bundle", lambda bundle, out, least, examples: exported.append(least))
+        patch.setattr(
+            leave, "export_bundle", lambda bundle, out, least, examples: exported.append(least)
+        )
         leave.leave(cfg, world.folder / "gone")
     users = sorted({entry["user_id"] for entry in requests})
     trained = {entry["query"] for entry in requests if entry["split"] == "train"}
@@ -138,13 +156,16 @@ def look_at_requests(world, cfg):
     }
 
 
-# ------------------------------------------------------------------ decode: a bundle, and a row of the table
+# ------------------------------------------------------------------ decode: a bundle, and a row of
+# the table
 
 
 def look_at_decoding(world, cfg):
     """What the bundle answers with and what the table's row does: the same."""
     made, run = world.folder / "bundle", world.stages
-    parts = {name: run / name for name in ("data", "embed", "sid", "index")} | {"model": run / "sft/model"}
+    parts = {name: run / name for name in ("data", "embed", "sid", "index")} | {
+        "model": run / "sft/model"
+    }
     build_bundle(made, **parts, config=cfg.model_dump(mode="json", include={"decode"}), label="m")
     asked, precisions, scorer = {}, [], sidar.lm.scorer.LmScorer
 
@@ -156,8 +177,13 @@ def look_at_decoding(world, cfg):
         patch.setattr(sidar.lm.scorer, "LmScorer", scorer_of)
         served = Retriever.load(made)
         sids, catalogue = served.sids, served.catalogue
-        row = GenerativeSystem("m", run / "sft/model", served.index, sids, catalogue, cfg.decode, "cpu")
-        shares = [None if one.shares is None else one.shares.log_share.tolist() for one in (served, row.retriever)]
+        row = GenerativeSystem(
+            "m", run / "sft/model", served.index, sids, catalogue, cfg.decode, "cpu"
+        )
+        shares = [
+            None if one.shares is None else one.shares.log_share.tolist()
+            for one in (served, row.retriever)
+        ]
         assert shares[0] == shares[1]
         assert served.beam == row.retriever.beam
         assert precisions[0] == precisions[1]
@@ -173,7 +199,9 @@ def look_at_decoding(world, cfg):
     assert asked["exact"] == served.exact
     return {
         "decode.beam": served.beam,
-        **dict.fromkeys(("decode.item_share", "decode.share_pseudo", "decode.share_temperature"), shares[0]),
+        **dict.fromkeys(
+            ("decode.item_share", "decode.share_pseudo", "decode.share_temperature"), shares[0]
+        ),
         "decode.exact": asked["exact"],
         "decode.precision": precisions[0],
     }
@@ -183,12 +211,17 @@ def shares_of(world, **how):
     """Log shares by hand: (n + pseudo) ** (1 / temperature) over the sum of the SID's items."""
     index = PrefixIndex.load(world.stages / "index")
     counts = np.expm1(index.prior)[index.rows] if index.counts is None else index.counts[index.rows]
-    weight = (counts + how.get("pseudo", 1.0)) ** (1 / how.get("temperature", 1.0)) if how else np.ones(len(counts))
+    weight = (
+        (counts + how.get("pseudo", 1.0)) ** (1 / how.get("temperature", 1.0))
+        if how
+        else np.ones(len(counts))
+    )
     sid = np.repeat(np.arange(index.n_sids), np.diff(index.rows_start))
     return pytest.approx(np.log(weight / np.bincount(sid, weights=weight)[sid]).tolist(), abs=1e-5)
 
 
-# ------------------------------------------------------------------ the answer and the report of a finished run
+# ------------------------------------------------------------------ the answer and the report of a
+# finished run
 
 
 def look_at_memory(world, cfg):
@@ -198,16 +231,28 @@ def look_at_memory(world, cfg):
         patch.delenv(VARIABLE, raising=False)
         secret = answer_log.run_key(cfg)
     log = answer_log.read_log(cfg, data, secret, work)
-    seen = {"memory.key_file": secret, "memory.debias": log.memory.facts.debias, "memory.requests": len(log.asked)}
+    seen = {
+        "memory.key_file": secret,
+        "memory.debias": log.memory.facts.debias,
+        "memory.requests": len(log.asked),
+    }
     assert log.before.facts.debias == log.memory.facts.debias
     rows = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            answer_rows, "fitting_requests", lambda duck, requests, alive, most: rows.update(most=most) or log.asked
+            answer_rows,
+            "fitting_requests",
+            lambda duck, requests, alive, most: rows.update(most=most) or log.asked,
         )
-        patch.setattr(answer_rows, "run_key", lambda cfg: (world.shop / "runs/shop/memory.key").read_bytes().strip())
+        patch.setattr(
+            answer_rows,
+            "run_key",
+            lambda cfg: (world.shop / "runs/shop/memory.key").read_bytes().strip(),
+        )
         embedder = load_embedder(cfg.embed, "cpu")
-        answer_rows.answer_rows(cfg, world.shop / "runs/shop", {}, embedder, open_dataset(data).priors())
+        answer_rows.answer_rows(
+            cfg, world.shop / "runs/shop", {}, embedder, open_dataset(data).priors()
+        )
     assert rows["most"] == cfg.memory.requests
     return seen
 
@@ -232,17 +277,25 @@ def look_at_the_stage(world, cfg):
         patch.setattr(Reranked, "tune", tune)
         real = stages.read_manifest
         best = SimpleNamespace(shapes={"best": {"step": 1}, "final": {"step": 2}})
-        patch.setattr(stages, "read_manifest", lambda folder: best if folder.name in models else real(folder))
+        patch.setattr(
+            stages, "read_manifest", lambda folder: best if folder.name in models else real(folder)
+        )
         stages.evaluate(cfg, run, world.folder, models=models)
     sets = {entry.name: entry for entry in reached["sets"]}
     assert reached["cfg"] is cfg
     return {
         "evaluate.sets": "mine" in sets,
         "evaluate.targets": sorted(name for name in sets if name.startswith("day7")),
-        "evaluate.max_queries": max(len(entry) for name, entry in sets.items() if name.startswith("day7")),
-        "evaluate.prompts": any(prompt.history for entry in sets.values() for prompt in entry.prompts),
+        "evaluate.max_queries": max(
+            len(entry) for name, entry in sets.items() if name.startswith("day7")
+        ),
+        "evaluate.prompts": any(
+            prompt.history for entry in sets.values() for prompt in entry.prompts
+        ),
         "evaluate.best": "sft-best" in reached["systems"],
-        "evaluate.wide_beam": [one._decode.beam for name, one in reached["systems"].items() if name == "sft@33"],
+        "evaluate.wide_beam": [
+            one._decode.beam for name, one in reached["systems"].items() if name == "sft@33"
+        ],
         "evaluate.systems": sorted(reached["systems"]),
         "decode.rerank": "raddpo+rerank" in reached["systems"],
     }
@@ -259,13 +312,23 @@ def look_at_the_suite(world, cfg):
     out.mkdir(exist_ok=True)
     tests, valid = a_set("judged", [0] * 9), a_set("dev", [0] * 9)
     lists = {query: list(range(40)) for entry in (tests, valid) for query in entry.query_ids}
-    systems = {"bm25": Channel("bm25", lists), "dense": Channel("dense", lists), "sft": Writer("sft", lists)}
+    systems = {
+        "bm25": Channel("bm25", lists),
+        "dense": Channel("dense", lists),
+        "sft": Writer("sft", lists),
+    }
     samples = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("summarise", "paired_claims"):
             real = getattr(suite, name)
-            patch.setattr(suite, name, lambda *a, real=real, **kw: samples.append(kw["samples"]) or real(*a, **kw))
-        suite.run_suite(systems, [tests], CATALOGUE, priors(), index(), out=out, cfg=cfg, tune_sets=[valid])
+            patch.setattr(
+                suite,
+                name,
+                lambda *a, real=real, **kw: samples.append(kw["samples"]) or real(*a, **kw),
+            )
+        suite.run_suite(
+            systems, [tests], CATALOGUE, priors(), index(), out=out, cfg=cfg, tune_sets=[valid]
+        )
     ((queries, seconds),) = systems["sft"].invalid_asked
     listed = PerQuery.read(out).get("judged", "bm25", "items/returned")[1]
     return {
@@ -306,14 +369,17 @@ def file_of(name):
 
 
 def a_judged_file(world):
-    return [{"name": "mine", "queries": file_of("mine.tsv")(world), "qrels": file_of("mine.tsv")(world)}]
+    return [
+        {"name": "mine", "queries": file_of("mine.tsv")(world), "qrels": file_of("mine.tsv")(world)}
+    ]
 
 
 def a_held_out_file(world):
     return [{"queries": file_of("held.tsv")(world), "match": "exact"}]
 
 
-#: What is changed together, and what is to be seen then; days of the four-day log are (first moment, end).
+#: What is changed together, and what is to be seen then; days of the four-day log are (first
+#: moment, end).
 GROUPS = [
     Group(look_at_windows, {"split.unit": ("fraction", "fraction")}),
     Group(look_at_windows, {"split.test_days": (2, (3, 5))}),
@@ -370,7 +436,9 @@ GROUPS = [
         },
         run=True,
     ),
-    Group(look_at_the_stage, {"evaluate.systems": (["bm25", "dense"], ["bm25", "dense"])}, run=True),
+    Group(
+        look_at_the_stage, {"evaluate.systems": (["bm25", "dense"], ["bm25", "dense"])}, run=True
+    ),
     Group(
         look_at_the_suite,
         {
@@ -383,7 +451,11 @@ GROUPS = [
     ),
     Group(
         look_at_the_server,
-        {"serve.host": ("0.0.0.0", "0.0.0.0"), "serve.port": (9, 9), "serve.root_path": ("/shop", "/shop")},
+        {
+            "serve.host": ("0.0.0.0", "0.0.0.0"),
+            "serve.port": (9, 9),
+            "serve.root_path": ("/shop", "/shop"),
+        },
     ),
 ]
 

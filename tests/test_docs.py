@@ -23,7 +23,9 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def run(kind, code, folder):
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    command = ["bash", "-euo", "pipefail", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
+    command = (
+        ["bash", "-euo", "pipefail", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
+    )
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout
@@ -38,7 +40,9 @@ def test_blocks_run(page, tmp_path):
 
 
 def test_readme_runs_with_the_demo_at_toy_size(tmp_path):
-    """The README's two scripts are run by CI in whole; here the demo is the same command at toy size."""
+    """The README's two scripts are run by CI in whole; here the demo is the same command at toy
+    size.
+    """
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert any("scripts/demo" in code for _, code in blocks)
     for kind, code in blocks:
@@ -54,7 +58,9 @@ def test_every_command_is_documented():
     text = (ROOT / "docs/cli.md").read_text()
     commands = dict(typer.main.get_command(app).commands)
     for group in [name for name, command in commands.items() if hasattr(command, "commands")]:
-        commands |= {f"{group} {name}": command for name, command in commands.pop(group).commands.items()}
+        commands |= {
+            f"{group} {name}": command for name, command in commands.pop(group).commands.items()
+        }
     assert {name for name in commands if f"`sidar {name}`" not in text} == set()
     assert {name for name in VARIANTS if f"`{name}`" not in text} == set()
 

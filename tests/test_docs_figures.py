@@ -1,4 +1,6 @@
-"""The figures that the docs quote are those of the kept results: each table is made again from the JSON."""
+"""The figures that the docs quote are those of the kept results: each table is made again from the
+JSON.
+"""
 
 import importlib
 import json
@@ -31,7 +33,9 @@ def page(name):
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """``benchmark(name)``: the script as a module, without what it sets for a process of its own."""
+    """``benchmark(name)``: the script as a module, without what it sets for a
+    process of its own.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setattr(importlib.import_module("common"), "single_thread", lambda: None)
@@ -42,12 +46,19 @@ def test_the_page_of_the_bake_off(benchmark, tmp_path):
     benchmark("bakeoff").write_docs(results("bakeoff"), tmp_path)
     assert page("bakeoff.md") == (tmp_path / "bakeoff.md").read_text(encoding="utf-8")
     drawn = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
-    assert {path.name: path.read_text() for path in (ROOT / "docs/images").glob("bakeoff-*.svg")} == drawn
+    assert {
+        path.name: path.read_text() for path in (ROOT / "docs/images").glob("bakeoff-*.svg")
+    } == drawn
 
 
 @pytest.mark.parametrize(
     ("name", "where"),
-    [("grown", "grown.md"), ("sci", "methods/sci.md"), ("answer", "answer.md"), ("shares", "answer.md")],
+    [
+        ("grown", "grown.md"),
+        ("sci", "methods/sci.md"),
+        ("answer", "answer.md"),
+        ("shares", "answer.md"),
+    ],
 )
 def test_tables_between_marks(benchmark, name, where):
     kept, made = results(name), benchmark(name)
@@ -61,15 +72,29 @@ def share(value, digits=3):
 
 def test_tables_of_adaptive_lengths():
     figures, text = results("adaptive_ids")["figures"], page("methods/sarq.md")
-    names = {"fixed": "fixed, three codes", "e1": "E1", "e2": "E2", "e3": "**E3**", "e3 kappa=2": "E3, κ = 2"}
+    names = {
+        "fixed": "fixed, three codes",
+        "e1": "E1",
+        "e2": "E2",
+        "e3": "**E3**",
+        "e3 kappa=2": "E3, κ = 2",
+    }
     for key, name in (names | {"shuffled": "E3's lengths shuffled"}).items():
         of = {k.removeprefix(f"simulated/sarq/{key}/"): v for k, v in figures.items()}
         lengths = " / ".join(f"{of[f'{who}/length']:.2f}" for who in ("head", "tail", "cold"))
-        shared = [f"{share(of[f'{who}/collide'])} ({of[f'{who}/bucket']:.1f})" for who in ("head", "tail", "cold")]
+        shared = [
+            f"{share(of[f'{who}/collide'])} ({of[f'{who}/bucket']:.1f})"
+            for who in ("head", "tail", "cold")
+        ]
         cells = [name, lengths, *shared, f"{of['sids']:,.0f}", f"{of['traffic_length']:.2f}"]
         assert f"| {' | '.join(cells)} |" in text
     for sizes, about in (("512/256/128", " (automatic)"), ("128/64/32", "")):
-        for key, name in {"fixed": "fixed", "e2": "E2", "e3": "**E3**", "shuffled": "shuffled"}.items():
+        for key, name in {
+            "fixed": "fixed",
+            "e2": "E2",
+            "e3": "**E3**",
+            "shuffled": "shuffled",
+        }.items():
             of = {k.removeprefix(f"sample/sarq {sizes}/{key}/"): v for k, v in figures.items()}
             shared = [share(of[f"{who}/collide"]) for who in ("head", "torso", "tail", "cold")]
             cells = [f"{sizes}{about}", name, *shared, f"{of['traffic_length']:.2f}"]
@@ -86,13 +111,28 @@ def test_tables_of_frozen_codebooks():
 
 def test_table_of_cq_sid():
     figures, text = results("sid_quality")["figures"], page("methods/cqsid.md").replace("**", "")
-    names = {"random": "random", "rqkmeans": "RQ-KMeans", "rqkmeans +category": "RQ-KMeans, category first"}
+    names = {
+        "random": "random",
+        "rqkmeans": "RQ-KMeans",
+        "rqkmeans +category": "RQ-KMeans, category first",
+    }
     names |= {"rqvae": "RQ-VAE (β = .25)", "cqsid": "CQ-SID", "cqsid -category": "CQ-SID −category"}
-    for key, name in (names | {"cqsid -QI": "CQ-SID −QI", "cqsid -category -QI": "neither"}).items():
+    for key, name in (
+        names | {"cqsid -QI": "CQ-SID −QI", "cqsid -category -QI": "neither"}
+    ).items():
         of = {k.removeprefix(f"{key}: "): v for k, v in figures.items() if k.startswith(f"{key}: ")}
-        pairs = [f"{share(of[f'{who} 1'], 2)} / {share(of[f'{who} 2'], 2)}" for who in ("clicked", "grounded")]
-        found = " · ".join(share(of[f"R@100 {each}"]) for each in ("judged_test", "grounded_test", "day8-clicks"))
-        used = [f"{of['SIDs']:,.0f}", f"{of['collide']:.0%}".replace("%", " %"), f"{of['codes 1']:.0f}"]
+        pairs = [
+            f"{share(of[f'{who} 1'], 2)} / {share(of[f'{who} 2'], 2)}"
+            for who in ("clicked", "grounded")
+        ]
+        found = " · ".join(
+            share(of[f"R@100 {each}"]) for each in ("judged_test", "grounded_test", "day8-clicks")
+        )
+        used = [
+            f"{of['SIDs']:,.0f}",
+            f"{of['collide']:.0%}".replace("%", " %"),
+            f"{of['codes 1']:.0f}",
+        ]
         cells = [name, *used, f"{of['purity']:.2f}".removeprefix("0"), *pairs, found]
         assert f"| {' | '.join(cells)} |" in text
 
@@ -110,7 +150,8 @@ SAME_RATE = (CONTROL, "lists=7680,lr_new=3e-05")
 LONG_FAST = "lists=7680,lr_new=9e-05"
 BED = "bed=shipped"
 SHIPPED = ("raddpo", f"{BED},beta=0.5,lists=7680,window=4096")
-#: Page, sentence with places for figures, and the differences that stand there: (a, variant), (b, variant), measure.
+#: Page, sentence with places for figures, and the differences that stand there: (a, variant), (b,
+#: variant), measure.
 EVIDENCE = [
     (
         "findings.md",
@@ -127,12 +168,18 @@ EVIDENCE = [
     (
         "findings.md",
         "when no negative is relevant (SID {}, item {})",
-        [(("raddpo", f"data=clean,{LONG_FAST}"), (CONTROL, LONG_FAST), m) for m in (TRUE_SID, TRUE_ITEM)],
+        [
+            (("raddpo", f"data=clean,{LONG_FAST}"), (CONTROL, LONG_FAST), m)
+            for m in (TRUE_SID, TRUE_ITEM)
+        ],
     ),
     (
         "findings.md",
         "when half are (SID {}; item {} cannot be told)",
-        [(("raddpo", f"noise=0.5,{LONG_FAST}"), (CONTROL, LONG_FAST), m) for m in (TRUE_SID, TRUE_ITEM)],
+        [
+            (("raddpo", f"noise=0.5,{LONG_FAST}"), (CONTROL, LONG_FAST), m)
+            for m in (TRUE_SID, TRUE_ITEM)
+        ],
     ),
     (
         "findings.md",
@@ -165,8 +212,8 @@ EVIDENCE = [
     ),
     (
         "findings.md",
-        "β = .5 is {} of SID MRR and {} of item nDCG@10 on next-day clicks, β = 1 {} and {}, β = 5 {} "
-        "(all after Holm), and one negative instead of three {} and {}",
+        "β = .5 is {} of SID MRR and {} of item nDCG@10 on next-day clicks, β = 1 {} and {}, β = 5 "
+        "{} (all after Holm), and one negative instead of three {} and {}",
         [
             (("raddpo", variant), ("raddpo", ""), m)
             for variant in ("beta=0.5", "beta=1.0", "beta=5.0", "n=1")
@@ -181,8 +228,14 @@ EVIDENCE = [
     ),
     (
         "findings.md",
-        "RDRW over no weights is {} of SID nDCG on the truth and weights from the truth {} (three seeds, after Holm)",
-        [((a, LONG_FAST), ("raddpo-no-rdrw", LONG_FAST), TRUE_SID) for a in ("raddpo", "raddpo-truth")],
+        (
+            "RDRW over no weights is {} of SID nDCG on the truth and weights from the truth {} "
+            "(three seeds, after Holm)"
+        ),
+        [
+            ((a, LONG_FAST), ("raddpo-no-rdrw", LONG_FAST), TRUE_SID)
+            for a in ("raddpo", "raddpo-truth")
+        ],
     ),
     (
         "findings.md",
@@ -196,7 +249,10 @@ EVIDENCE = [
     ),
     (
         "findings.md",
-        "against SFT continued {} SID MRR on clicks (−.0025 … +.0016) and {} item nDCG@10 on true utility",
+        (
+            "against SFT continued {} SID MRR on clicks (−.0025 … +.0016) and {} item nDCG@10 on "
+            "true utility"
+        ),
         [(SHIPPED, (CONTROL, f"{BED},lists=7680,lr_new=3e-05"), m) for m in (MRR, TRUE_ITEM)],
     ),
 ]
@@ -228,20 +284,40 @@ def test_sentences_on_the_evidence(evidence):
 def test_what_grows_with_the_rows(evidence):
     """The one verdict of the evidence page on each measure, in the words of the findings."""
     text = prose("findings.md")
-    rows = {m: changes(evidence, "lists", m)["RAD-DPO (softmax): 7680 − 960"] for m in (MRR, NDCG, TRUE_SID, TRUE_ITEM)}
+    rows = {
+        m: changes(evidence, "lists", m)["RAD-DPO (softmax): 7680 − 960"]
+        for m in (MRR, NDCG, TRUE_SID, TRUE_ITEM)
+    }
     rates = {m: rows_at_equal_rates(evidence, m)["the change"] for m in rows}
-    assert [r.word for r in rows.values()] == ["cannot tell here", "cannot tell here", "holds", "holds"]
-    assert [r.word for r in rates.values()] == ["cannot tell here", "holds", "holds", "cannot tell here"]
+    assert [r.word for r in rows.values()] == [
+        "cannot tell here",
+        "cannot tell here",
+        "holds",
+        "holds",
+    ]
+    assert [r.word for r in rates.values()] == [
+        "cannot tell here",
+        "holds",
+        "holds",
+        "cannot tell here",
+    ]
     grown, equal = ([signed(r.test.effect) for r in each.values()] for each in (rows, rates))
-    told = "On true utility yes (SID {2}, item {3}); on clicks it cannot be told (SID MRR {0}, item nDCG@10 {1}, p .08"
+    told = (
+        "On true utility yes (SID {2}, item {3}); on clicks it cannot be told (SID MRR {0}, "
+        "item nDCG@10 {1}, p .08"
+    )
     assert told.format(*grown) in text
     told = (
-        "grows in item nDCG@10 on clicks ({1}) and in SID nDCG@10 on true utility ({2}); SID MRR on clicks ({0}) and "
+        "grows in item nDCG@10 on clicks ({1}) and in SID nDCG@10 on true utility ({2}); SID "
+        "MRR on clicks ({0}) and "
     )
     assert told.format(*equal) + f"item nDCG@10 on true utility ({equal[3]}) cannot be told" in text
     most = rows_at_equal_rates(evidence, MRR)["7680 rows"]
     assert most.word == "cannot tell here"
-    assert f"({signed(most.test.effect)}, {signed(most.test.low)} to {signed(most.test.high)})" in prose("README.md")
+    assert (
+        f"({signed(most.test.effect)}, {signed(most.test.low)} to {signed(most.test.high)})"
+        in prose("README.md")
+    )
 
 
 def test_sentences_on_the_answer():
@@ -256,18 +332,25 @@ def test_sentences_on_the_answer():
     assert figures["answer_minus_memory_clicks_all_p_holm"] < 0.05
     for target in ("random", "utility"):  # "no difference can be told"
         assert figures[f"answer_minus_memory_{target}_all_p_holm"] > 0.05
-    loss = [signed(-figures[f"memory_minus_raddpo_clicks_all{end}"], 3) for end in ("", "_high", "_low")]
+    loss = [
+        signed(-figures[f"memory_minus_raddpo_clicks_all{end}"], 3) for end in ("", "_high", "_low")
+    ]
     assert f"loses to that table ({loss[0]}, {loss[1]} to {loss[2]})" in readme
     for target in ("clicks", "orders", "random", "utility"):
         assert figures[f"answer_minus_without_lm_{target}_all_p_holm"] > 0.05
     grounded = share(figures["answer_minus_without_lm_grounded_test_all"])
     assert f"on held-out grounded queries it loses {grounded}." in answer
-    clicks, utility = (of(f"answer_minus_without_lm_{target}_all") for target in ("clicks", "utility"))
+    clicks, utility = (
+        of(f"answer_minus_without_lm_{target}_all") for target in ("clicks", "utility")
+    )
     told = "the answer with it is {} on clicks ({} … {}) and {} on utility ({} … {})"
     assert told.format(*clicks, *utility) in findings
     uniform = of("share_minus_uniform_raddpo_clicks_all")
     assert "next-day clicks {}, {} … {}, p .27 after Holm".format(*uniform) in findings
-    clicks, utility = of("share_minus_listed_sft_clicks_all"), of("share_minus_listed_sft_utility_all")
+    clicks, utility = (
+        of("share_minus_listed_sft_clicks_all"),
+        of("share_minus_listed_sft_utility_all"),
+    )
     told = "it is {} ({} … {}, cannot be told) on next-day clicks and {} (holds) on true utility"
     assert told.format(*clicks, utility[0]) in findings
 
@@ -280,7 +363,10 @@ def test_sentences_on_the_demo():
     def of(name, system, measure="ndcg@10"):
         return share(table[name][system][f"item/{measure}"]["mean"])
 
-    both = [[of(name, system) for system in ("sft", "sft+rerank", "dense")] for name in ("judged_test", "day8-clicks")]
+    both = [
+        [of(name, system) for system in ("sft", "sft+rerank", "dense")]
+        for name in ("judged_test", "day8-clicks")
+    ]
     recall = [of("judged_test", system, "recall@100") for system in ("sft", "sft+rerank", "dense")]
     assert "from {} to {} on judged queries (dense {})".format(*both[0]) in text
     assert "R@100 from {} to {} (dense {})".format(*recall) in text

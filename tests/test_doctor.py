@@ -1,4 +1,6 @@
-"""sidar doctor: the words it finds for machines that the tests do not run on, and the one that they do."""
+"""sidar doctor: the words it finds for machines that the tests do not run on, and the one that they
+do.
+"""
 
 import io
 import json
@@ -27,7 +29,11 @@ def test_cpu_build_on_a_gpu_machine_is_said_in_words_with_the_command():
         (TorchFacts("2.13.0+cpu", None, False, ()), "ok", "CPU only"),
         (TorchFacts("2.13.0", "13.0", True, ("NVIDIA H200",)), "ok", "13.0"),
         (TorchFacts("2.13.0", "13.0", False, ("NVIDIA H200",)), "warn", "driver"),
-        (TorchFacts("2.13.0", "13.0", False, ("NVIDIA H200",), visible_devices=""), "note", "CUDA_VISIBLE_DEVICES"),
+        (
+            TorchFacts("2.13.0", "13.0", False, ("NVIDIA H200",), visible_devices=""),
+            "note",
+            "CUDA_VISIBLE_DEVICES",
+        ),
     ],
 )
 def test_torch_against_the_gpus(facts, status, word):
@@ -47,7 +53,17 @@ def test_system_gpus_asks_nvidia_smi(tmp_path, monkeypatch):
 def test_this_machine(tmp_path):
     checks = diagnose(tmp_path)
     names = [check.name for check in checks]
-    assert names == ["python", "packages", "torch", "devices", "threads", "bf16", "memory", "disk", "minilm"]
+    assert names == [
+        "python",
+        "packages",
+        "torch",
+        "devices",
+        "threads",
+        "bf16",
+        "memory",
+        "disk",
+        "minilm",
+    ]
     assert [check for check in checks if check.status == "fail"] == []
     read_back = json.loads(to_json(checks))
     assert read_back["ok"] is True
@@ -67,5 +83,9 @@ def test_a_failed_check_makes_the_report_not_ok_and_markup_is_shown_as_it_is():
 
 
 def test_the_packages_are_the_projects_dependencies():
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    assert {re.split(r"[><=~]", name)[0] for name in project["dependencies"]} == set(doctor.PACKAGES)
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())[
+        "project"
+    ]
+    assert {re.split(r"[><=~]", name)[0] for name in project["dependencies"]} == set(
+        doctor.PACKAGES
+    )

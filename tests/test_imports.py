@@ -12,7 +12,8 @@ import sidar
 
 ROOT = Path(sidar.__file__).parent
 BASE = {"types", "artifacts", "config", "extensions", "precision", "restore", "version", "__init__"}
-# part -> what it may import besides BASE and itself; parts that are absent here may import anything.
+# part -> what it may import besides BASE and itself; parts that are absent here may import
+# anything.
 MAY = {
     "types": set(),
     "artifacts": set(),
@@ -39,7 +40,17 @@ MAY = {
     "bundle_checks": {"sid", "index"},
     "bundle_encoder": {"embed"},
     "explain": {"index", "decode"},
-    "retriever": {"answer", "baselines", "bundle", "bundle_encoder", "data", "explain", "index", "lm", "decode"},
+    "retriever": {
+        "answer",
+        "baselines",
+        "bundle",
+        "bundle_encoder",
+        "data",
+        "explain",
+        "index",
+        "lm",
+        "decode",
+    },
     "serve": {"retriever", "explain"},
     "doctor": {"embed"},
 }
@@ -52,7 +63,9 @@ def part_of(file):
 
 
 def module_name(file):
-    return ".".join(["sidar", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+    return ".".join(["sidar", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(
+        ".__init__"
+    )
 
 
 def is_module(name):
@@ -62,7 +75,9 @@ def is_module(name):
 
 
 def imported_modules(file):
-    """(line, module of sidar) of everything that ``file`` imports anywhere, type-checking blocks left out."""
+    """(line, module of sidar) of everything that ``file`` imports anywhere, type-checking blocks
+    left out.
+    """
     tree = ast.parse(file.read_text())
     typing_only = {
         id(inner)
@@ -89,7 +104,11 @@ def imported_parts(file):
     """(line, part of sidar) of everything that ``file`` imports."""
     for line, name in imported_modules(file):
         head, *rest = name.split(".")
-        if head == "sidar" and rest and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file()):
+        if (
+            head == "sidar"
+            and rest
+            and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file())
+        ):
             yield line, rest[0]
 
 
@@ -98,7 +117,9 @@ def test_no_module_imports_itself_through_others():
     files = {module_name(file): file for file in ROOT.rglob("*.py")}
     graph = {}
     for name, file in files.items():
-        graph[name] = {module for _, module in imported_modules(file) if module in files and module != name}
+        graph[name] = {
+            module for _, module in imported_modules(file) if module in files and module != name
+        }
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
@@ -113,16 +134,30 @@ def test_who_may_import_what(part):
         for line, other in imported_parts(file):
             where = f"{file.relative_to(ROOT)}:{line} imports {other}"
             if part in MAY:
-                assert other in MAY[part] | BASE | {part}, f"{where}; {part} may import only {sorted(MAY[part])}"
+                assert other in MAY[part] | BASE | {part}, (
+                    f"{where}; {part} may import only {sorted(MAY[part])}"
+                )
             assert other not in TOP - {part} or part in TOP, f"{where}, which belongs to the top"
 
 
 @pytest.mark.parametrize(
-    "module", ["sidar", "sidar.config", "sidar.types", "sidar.artifacts", "sidar.data", "sidar.cli", "sidar.doctor"]
+    "module",
+    [
+        "sidar",
+        "sidar.config",
+        "sidar.types",
+        "sidar.artifacts",
+        "sidar.data",
+        "sidar.cli",
+        "sidar.doctor",
+    ],
 )
 def test_importing_loads_no_torch(module):
     if module == "sidar.cli" and not (ROOT / "cli.py").is_file():
         pytest.fail("sidar.cli does not exist")
-    code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'faiss') if m in sys.modules])"
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'transformers', 'faiss') if m in "
+        "sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

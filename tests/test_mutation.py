@@ -97,7 +97,10 @@ def test_operators_of_a_toy_function():
     ],
 )
 def test_a_mutant_changes_one_line(function, operator, after):
-    before, now = (set(text.splitlines()) for text in (ast.unparse(ast.parse(TOY)), mutated(function, operator)))
+    before, now = (
+        set(text.splitlines())
+        for text in (ast.unparse(ast.parse(TOY)), mutated(function, operator))
+    )
     assert [line.strip() for line in now - before] in (
         [after.strip()],
         [],
@@ -205,7 +208,9 @@ def test_only_tests_that_run_the_function_are_chosen():
     mutant = Mutant("sidar.align.dpo", "dpo", "arithmetic 1")
     files = {
         "tests/train/test_a.py": known(one=["sidar.align.dpo:dpo"], two=["sidar.align.dpo:sdpo"]),
-        "tests/train/test_b.py": known(broken=["sidar.align.dpo:dpo"], other=["sidar.align.dpo:sdpo"]),
+        "tests/train/test_b.py": known(
+            broken=["sidar.align.dpo:dpo"], other=["sidar.align.dpo:sdpo"]
+        ),
         "tests/align/test_c.py": known(other=[], slow=["sidar.align.dpo:dpo"]),
     }
     chosen = choose(mutant, files)

@@ -63,10 +63,20 @@ def test_a_bundle_says_what_it_is_and_needs_nothing_beside_it(run, bundle, tmp_p
 
 
 def test_example_queries_come_from_many_users_or_from_categories(run, tmp_path):
-    crowd = [("bath towel", f"u{i}", "train") for i in range(6)] + [("tent", f"u{i}", "train") for i in range(5)]
+    crowd = [("bath towel", f"u{i}", "train") for i in range(6)] + [
+        ("tent", f"u{i}", "train") for i in range(5)
+    ]
     secret = [("my own address", "u1", "train")] * 9 + [("hose", f"u{i}", "test") for i in range(9)]
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("bundle"))
-    log = pa.table(dict(zip(("query", "user_id", "split"), map(list, zip(*crowd, *secret, strict=True)), strict=True)))
+    log = pa.table(
+        dict(
+            zip(
+                ("query", "user_id", "split"),
+                map(list, zip(*crowd, *secret, strict=True)),
+                strict=True,
+            )
+        )
+    )
     pq.write_table(log, tmp_path / "run" / "data" / "requests.parquet")
     assert open_bundle(write_bundle(tmp_path / "run")).examples == ("bath towel", "tent")
 
@@ -80,7 +90,9 @@ def test_an_exchanged_part_is_refused_by_name_with_both_hashes(bundle, tmp_path,
     shutil.copytree(stranger / part, mine / part)
     with pytest.raises(ValueError, match=r"sidar ") as error:
         open_bundle(mine)
-    ours, theirs = (json.loads((b / "bundle.json").read_text())["parts"][part][:12] for b in (bundle, stranger))
+    ours, theirs = (
+        json.loads((b / "bundle.json").read_text())["parts"][part][:12] for b in (bundle, stranger)
+    )
     assert ours in str(error.value)
     assert theirs in str(error.value)
     assert part in str(error.value)
@@ -88,7 +100,10 @@ def test_an_exchanged_part_is_refused_by_name_with_both_hashes(bundle, tmp_path,
 
 def test_building_from_stages_that_do_not_fit_names_the_command(run, tmp_path):
     other = write_stages(tmp_path / "other", sids=SemanticIds(*_shifted()))
-    with pytest.raises(ValueError, match=r"index \w{12} was made from sid \w{12}.* here is \w{12}; run `sidar index`"):
+    with pytest.raises(
+        ValueError,
+        match=r"index \w{12} was made from sid \w{12}.* here is \w{12}; run `sidar index`",
+    ):
         write_bundle(shutil.copytree(run, tmp_path / "run"), sid=other / "sid")
     with pytest.raises(ValueError, match=r"model \w{12} was made from .*run `sidar sft`"):
         write_bundle(other, model=run / "sft" / "model")
@@ -103,7 +118,12 @@ def test_exchanged_files_without_their_manifests_are_refused_too(bundle, tmp_pat
         open_bundle(mine)
     wider = write_bundle(write_stages(tmp_path / "wider", sids=table(64, (9, 4, 3))))
     mine = shutil.copytree(bundle, tmp_path / "b")
-    shutil.copytree(wider / "model", mine / "model", dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(
+        wider / "model",
+        mine / "model",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("manifest.json"),
+    )
     with pytest.raises(ValueError, match="9/4/3"):
         open_bundle(mine)
     mine = shutil.copytree(bundle, tmp_path / "c")
@@ -124,7 +144,8 @@ def test_results_are_the_models_best_with_their_scores(retriever):
     assert [r.rank for r in results] == list(range(1, 11))
     prompt = retriever.model.prompts.encode(Prompt("t towels kitchen"), retriever.sids)
     scores = score_all(retriever._scorer, [prompt], retriever.index)[0].numpy()
-    want = np.sort(scores[retriever.index.lookup(retriever.sids.codes)])[::-1]  # (N,) every item has its SID's score
+    # (N,) every item has its SID's score
+    want = np.sort(scores[retriever.index.lookup(retriever.sids.codes)])[::-1]
     assert [r.score for r in results] == pytest.approx(want[:10].tolist(), abs=1e-5)
     for r in results:
         row = retriever.catalogue.row(r.item_id)
@@ -157,12 +178,14 @@ def test_a_bundle_that_was_to_rerank_and_has_no_weight_says_so(run, bundle, tmp_
     served = Retriever.load(unweighed, precision="fp32")
     assert served.explain("tent").rerank is None
     with pytest.raises(
-        ValueError, match=r"has no weight to rerank by; make it with decode\.rerank=dense from a log with"
+        ValueError,
+        match=r"has no weight to rerank by; make it with decode\.rerank=dense from a log with",
     ):
         served.search("tent", rerank=True)
 
 
-QUERIES = ["tent", "bath towel", "red shoe", "usb cable"]  # a beam of one misses the best SID of each
+# a beam of one misses the best SID of each
+QUERIES = ["tent", "bath towel", "red shoe", "usb cable"]
 
 
 def sids_of(retriever, **options):
@@ -171,20 +194,26 @@ def sids_of(retriever, **options):
 
 def test_a_bundle_searches_as_it_was_measured_unless_a_request_says_otherwise(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    exact = Retriever.load(write_bundle(tmp_path / "run", decode={"beam": 1, "exact": True}), precision="fp32")
+    exact = Retriever.load(
+        write_bundle(tmp_path / "run", decode={"beam": 1, "exact": True}), precision="fp32"
+    )
     assert exact.explain("tent", 1).exact
     assert not exact.explain("tent", 1, exact=False).exact
     best = sids_of(exact)
     assert best == sids_of(exact, exact=True)
     assert all(a != b for a, b in zip(best, sids_of(exact, exact=False), strict=True))
     prompts = [Prompt(query) for query in QUERIES]
-    assert exact.sid_ranking(prompts, 1).tolist() == exact.sid_ranking(prompts, 1, exact=True).tolist()
+    assert (
+        exact.sid_ranking(prompts, 1).tolist() == exact.sid_ranking(prompts, 1, exact=True).tolist()
+    )
 
 
 @pytest.mark.parametrize("stored", [{}, {"search_beam": 1, "exact": True}])
 def test_a_bundle_of_an_older_version_goes_on_searching_with_its_beam(run, tmp_path, stored):
     shutil.copytree(run, tmp_path / "run")
-    older = Retriever.load(write_bundle(tmp_path / "run", decode={"beam": 1, **stored}), precision="fp32")
+    older = Retriever.load(
+        write_bundle(tmp_path / "run", decode={"beam": 1, **stored}), precision="fp32"
+    )
     assert not older.explain("tent", 1).exact
     assert sids_of(older) == sids_of(older, exact=False) != sids_of(older, exact=True)
 
@@ -200,7 +229,8 @@ def test_hits_and_sid_ranking_speak_rows_and_sid_numbers(retriever):
     assert ranking.shape == (2, 12)
     inside = retriever.index.expand(ranking, 64)
     assert all(
-        set(hit) <= set(beam) for hit, beam in zip(retriever.hits(prompts, k=7, beam=12).rows, inside, strict=True)
+        set(hit) <= set(beam)
+        for hit, beam in zip(retriever.hits(prompts, k=7, beam=12).rows, inside, strict=True)
     )
     assert retriever.hits([], k=3).rows.shape == (0, 3)
 
@@ -209,7 +239,9 @@ def test_history_and_profile_change_the_scores_and_unknown_ids_are_reported(retr
     plain = retriever.search("towel")
     touched = retriever.search("towel", history=["T203", "T204"])
     assert [r.score for r in touched] != [r.score for r in plain]
-    assert [r.score for r in retriever.search("towel", profile="age_group 30-44")] != [r.score for r in plain]
+    assert [r.score for r in retriever.search("towel", profile="age_group 30-44")] != [
+        r.score for r in plain
+    ]
     with pytest.warns(UserWarning, match="1 history ids .* nope"):
         assert retriever.search("towel", history=["T203", "nope", "T204"]) == touched
     answer = retriever.explain("towel", history=["nope"])
@@ -239,7 +271,9 @@ def test_a_retired_item_is_not_found_even_if_the_index_still_has_it(retriever):
     alive = pa.array([item != gone for item in retriever.catalogue.item_ids])
     column = fields.schema.get_field_index("alive")
     shop = Catalogue(fields.set_column(column, "alive", alive), retriever.catalogue.lineage)
-    with_tombstone = Retriever(retriever.model, retriever.index, retriever.sids, shop, precision="fp32")
+    with_tombstone = Retriever(
+        retriever.model, retriever.index, retriever.sids, shop, precision="fp32"
+    )
     everything = with_tombstone.search("towel", k=64)
     assert len(everything) == 63
     assert gone not in {r.item_id for r in everything}
@@ -249,8 +283,12 @@ def test_a_shop_of_one_item_and_one_of_a_single_sid(retriever):
     model = retriever.model
     one = found(toy.catalogue().table.slice(0, 1))
     sids = table(1)
-    assert [r.item_id for r in Retriever(model, PrefixIndex.build(sids), sids, one).search("x")] == ["T000"]
-    same = SemanticIds(np.tile(np.array([[1, 2, 0]], np.int32), (64, 1)), np.full(64, 3, np.int32), SIZES)
+    assert [
+        r.item_id for r in Retriever(model, PrefixIndex.build(sids), sids, one).search("x")
+    ] == ["T000"]
+    same = SemanticIds(
+        np.tile(np.array([[1, 2, 0]], np.int32), (64, 1)), np.full(64, 3, np.int32), SIZES
+    )
     prior = np.arange(64, dtype=np.float32)
     shop = Retriever(model, PrefixIndex.build(same, prior), same, toy.catalogue(), precision="fp32")
     found_rows = [shop.catalogue.row(r.item_id) for r in shop.search("x", k=4)]
@@ -282,7 +320,9 @@ def test_beams_level_by_level_are_what_was_searched(retriever):
             assert prefix.label == toy.catalogue().item(int(below.argmax()))["category"][-1]
             assert prefix.share == 1.0
             assert prefix.example in toy.catalogue().column("title")
-            assert prefix.ranks == tuple(r.rank for r in answer.results if r.sid[: level.depth] == prefix.codes)
+            assert prefix.ranks == tuple(
+                r.rank for r in answer.results if r.sid[: level.depth] == prefix.codes
+            )
     ends = {p.codes: p.logp for p in answer.levels[-1].prefixes}
     assert all(ends[r.sid] == pytest.approx(r.score, abs=1e-5) for r in answer.results)
     assert answer.timing_ms["total"] >= answer.timing_ms["prefill"] + answer.timing_ms["decode"] > 0
@@ -296,7 +336,9 @@ def test_beams_of_ids_of_different_lengths(run, tmp_path):
     codes[:8, 2], lengths[:8] = -1, 2
     codes[8:16, 1:], lengths[8:16] = -1, 1
     ragged = SemanticIds(codes, lengths, SIZES)
-    retriever = Retriever.load(write_bundle(write_stages(tmp_path / "run", sids=ragged)), precision="fp32")
+    retriever = Retriever.load(
+        write_bundle(write_stages(tmp_path / "run", sids=ragged)), precision="fp32"
+    )
     answer = retriever.explain("x", k=64, beam=64)
     assert len(answer.results) == 64
     assert {len(r.sid) for r in answer.results} == {1, 2, 3}

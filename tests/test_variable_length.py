@@ -1,4 +1,6 @@
-"""SIDs of several lengths from the table to the results: nothing is lost on the way and every score is exact."""
+"""SIDs of several lengths from the table to the results: nothing is lost on the way and every score
+is exact.
+"""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +16,14 @@ from shop import TINY, mixed_table, table, write_bundle, write_stages
 
 from sidar import Retriever
 from sidar.config import LmConfig
-from sidar.decode import beam_search, exact_search, free_beam_search, invalid_mass, score_all, to_hits
+from sidar.decode import (
+    beam_search,
+    exact_search,
+    free_beam_search,
+    invalid_mass,
+    score_all,
+    to_hits,
+)
 from sidar.explain import Signposts
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
@@ -28,7 +37,9 @@ PROMPT = [3, 9, 27, TEXT + 1]
 
 @st.composite
 def tables(draw):
-    """A random SID table: any sizes and lengths, rows without an SID, prefixes that are SIDs, shared SIDs."""
+    """A random SID table: any sizes and lengths, rows without an SID, prefixes that are SIDs,
+    shared SIDs.
+    """
     sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
     seed, n = draw(st.integers(0, 10**6)), draw(st.integers(1, 40))
     shortest = draw(st.integers(0, len(sizes)))  # L: one fixed length
@@ -66,9 +77,15 @@ def test_a_random_table_survives_table_vocabulary_pack_index_beam_and_rows(made)
 
     # every SID under one prompt in one packed pass: the exhaustive answer
     with torch.no_grad():
-        packed = score(model, pack([PROMPT], [[Candidate(sid, True, 1) for sid in wanted]], model.vocab))
-    exact = dict(zip(wanted, torch.where(packed.mask, packed.logp, 0.0).sum(-1)[0].tolist(), strict=True))
-    assert packed.mask.sum(-1)[0].tolist() == [len(sid) + (len(sid) < len(table.codebook_sizes)) for sid in wanted]
+        packed = score(
+            model, pack([PROMPT], [[Candidate(sid, True, 1) for sid in wanted]], model.vocab)
+        )
+    exact = dict(
+        zip(wanted, torch.where(packed.mask, packed.logp, 0.0).sum(-1)[0].tolist(), strict=True)
+    )
+    assert packed.mask.sum(-1)[0].tolist() == [
+        len(sid) + (len(sid) < len(table.codebook_sizes)) for sid in wanted
+    ]
 
     scorer = LmScorer(model)
     everything = sum(index.n_prefixes)
@@ -85,7 +102,9 @@ def test_a_random_table_survives_table_vocabulary_pack_index_beam_and_rows(made)
     assert whole.sids.tolist() == best_first.sids.tolist()
     every = score_all(scorer, [PROMPT], index)[0].numpy()
     assert every[whole.sids[0]] == pytest.approx(whole.scores[0], abs=1e-5)
-    assert invalid_mass(scorer, [PROMPT], index, tolerance=0)[0] == pytest.approx(1 - np.exp(every).sum(), abs=1e-5)
+    assert invalid_mass(scorer, [PROMPT], index, tolerance=0)[0] == pytest.approx(
+        1 - np.exp(every).sum(), abs=1e-5
+    )
 
     # rows: each item once, under its own SID, in the order of the SIDs and inside one by prior
     hits = to_hits(whole, index, len(table) + 3)
@@ -133,23 +152,29 @@ def test_a_result_counts_its_end_and_the_explanation_says_where_ids_end(retrieve
     assert sorted({len(r.sid) for r in answer.results}) == [1, 2, 3]
     for result in answer.results:
         assert len(result.level_logp) == min(len(result.sid) + 1, 3)
-        share = retriever.shares.log_share[retriever.index.rows == retriever.catalogue.row(result.item_id)]
+        share = retriever.shares.log_share[
+            retriever.index.rows == retriever.catalogue.row(result.item_id)
+        ]
         assert sum(result.level_logp) + share == pytest.approx(result.score, abs=1e-5)
     found = {r.sid: r.probability for r in answer.results}
     assert answer.mass == pytest.approx(sum(found.values()), rel=1e-4)
-    assert sum(level.ended for level in answer.levels) == pytest.approx(answer.mass, rel=1e-4)  # all followed
+    # all followed
+    assert sum(level.ended for level in answer.levels) == pytest.approx(answer.mass, rel=1e-4)
     for level in answer.levels:
         for prefix in level.prefixes:
             assert (prefix.codes in found) == (prefix.end is not None)
             if prefix.end is not None:
                 assert prefix.end == pytest.approx(found[prefix.codes], rel=1e-4)
                 assert (prefix.end == prefix.probability) == (level.depth == 3)
-    narrow = retriever.explain("bath towel", k=1, beam=3)  # the mass is that of three SIDs, one of which is shown
+    # the mass is that of three SIDs, one of which is shown
+    narrow = retriever.explain("bath towel", k=1, beam=3)
     assert found[narrow.results[0].sid] < narrow.mass < 1
 
 
 def test_with_one_length_nothing_ends_early_and_the_last_level_is_the_mass(tmp_path):
-    one = Retriever.load(write_bundle(write_stages(tmp_path)), precision="fp32").explain("towel", k=5, beam=8)
+    one = Retriever.load(write_bundle(write_stages(tmp_path)), precision="fp32").explain(
+        "towel", k=5, beam=8
+    )
     assert [level.ended for level in one.levels[:2]] == [0, 0]
     assert one.levels[-1].ended == pytest.approx(one.levels[-1].mass)
     assert one.mass == pytest.approx(one.levels[-1].mass, rel=1e-5)
@@ -158,10 +183,14 @@ def test_with_one_length_nothing_ends_early_and_the_last_level_is_the_mass(tmp_p
 
 def test_a_model_of_one_length_refuses_a_table_of_several(tmp_path):
     fixed = SidLM.build(TINY, table())
-    with pytest.raises(ValueError, match=r"exactly 3 codes, but row 0 of the SID table 'mixed-1' has 1; .*sidar sft"):
+    with pytest.raises(
+        ValueError,
+        match=r"exactly 3 codes, but row 0 of the SID table 'mixed-1' has 1; .*sidar sft",
+    ):
         fixed.vocab.check_fits(mixed_table())
     run = write_stages(tmp_path / "run", sids=mixed_table())
     fixed.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="exactly 3 codes"):
         write_bundle(run, model=tmp_path / "model")
-    SidLM.build(LmConfig(**TINY.model_dump()), mixed_table()).vocab.check_fits(table())  # the other way round is fine
+    # the other way round is fine
+    SidLM.build(LmConfig(**TINY.model_dump()), mixed_table()).vocab.check_fits(table())

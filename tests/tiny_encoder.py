@@ -21,7 +21,11 @@ def save_tiny_encoder(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     folder.mkdir()
     config = BertConfig(
-        vocab_size=30_522, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        vocab_size=30_522,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
     )
     BertModel(config).save_pretrained(folder / "bert")
     BertTokenizerFast.from_pretrained(minilm_folder()).save_pretrained(folder / "bert")

@@ -16,7 +16,9 @@ TEXTS = [[5, 6, 7, 8, 9], [11, 3], [12, 13, 14]]
 
 def books(seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=(k, DIM)).astype(np.float32) / (1 + level) for level, k in enumerate(SIZES)]
+    return [
+        rng.normal(size=(k, DIM)).astype(np.float32) / (1 + level) for level, k in enumerate(SIZES)
+    ]
 
 
 def unit(n=3, seed=1):
@@ -40,7 +42,9 @@ def everything(variable=False):
 
 
 def some(variable=False, n=50, seed=4):
-    """A table in which most codes lead nowhere; with ``variable`` some SIDs are the beginning of others."""
+    """A table in which most codes lead nowhere; with ``variable`` some SIDs are the beginning of
+    others.
+    """
     rng = np.random.default_rng(seed)
     tuples = {tuple(int(rng.integers(k)) for k in SIZES) for _ in range(n)}
     if variable:
@@ -49,7 +53,14 @@ def some(variable=False, n=50, seed=4):
 
 
 def build(table=None, **lm):
-    small = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 48, "text_embeddings": "random"}
+    small = {
+        "layers": 2,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 1,
+        "intermediate": 48,
+        "text_embeddings": "random",
+    }
     table = some() if table is None else table
     return SidLM.build(LmConfig(geometry=True, **{**small, **lm}), table, books(), seed=3).eval()
 

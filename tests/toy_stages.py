@@ -1,4 +1,6 @@
-"""The toy shop as the stages before training leave it: a config of tiny stages, and the folders they read."""
+"""The toy shop as the stages before training leave it: a config of tiny stages, and the folders
+they read.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,14 @@ def config(inputs, **sections):
         "log_every": 3,
         "valid_requests": 16,
     }
-    lm = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"}
+    lm = {
+        "layers": 2,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    }
     return Config.model_validate(
         {
             "threads": 1,
@@ -42,28 +51,37 @@ def config(inputs, **sections):
     )
 
 
-#: First words of the queries of a marked shop, by the split of the request's day; no product has one of them.
+#: First words of the queries of a marked shop, by the split of the request's day; no product has
+#: one of them.
 MARKS = {"train": "zebra", "valid": "violin", "test": "cactus"}
 
 
 def mark_queries(inputs):
-    """Put the word of its split before each query of the log in ``inputs``, so that a prompt names where it is from."""
+    """Put the word of its split before each query of the log in ``inputs``, so that a prompt names
+    where it is from.
+    """
     path = inputs / "events.parquet"
     events = pq.read_table(path)
     day = (events.column("ts").to_numpy() - toy.FIRST_DAY) // toy.DAY_US + 1
     words = np.where(day <= 6, MARKS["train"], np.where(day == 7, MARKS["valid"], MARKS["test"]))
-    marked = pc.binary_join_element_wise(pa.array(words.tolist()), events.column("query").combine_chunks(), " ")
+    marked = pc.binary_join_element_wise(
+        pa.array(words.tolist()), events.column("query").combine_chunks(), " "
+    )
     pq.write_table(events.set_column(events.column_names.index("query"), "query", marked), path)
 
 
 def build_shop(folder, *, marked=False):
-    """Fill ``folder`` with ``inputs/``, ``data/`` and ``sid/``; ``marked``: queries name the split of their request."""
+    """Fill ``folder`` with ``inputs/``, ``data/`` and ``sid/``; ``marked``: queries name the split
+    of their request.
+    """
     toy.write_inputs(folder / "inputs")
     if marked:
         mark_queries(folder / "inputs")
     build(config(folder / "inputs"), folder / "data")
     data = open_dataset(folder / "data")
-    vectors = np.asarray(HashingEmbedder(32).encode(data.item_text(["title", "category"]), 64), np.float32)
+    vectors = np.asarray(
+        HashingEmbedder(32).encode(data.item_text(["title", "category"]), 64), np.float32
+    )
     (folder / "sid").mkdir()
     tokenizer = RqKmeans((8, 4, 4), seed=0).fit(SidInputs(vectors))
     tokenizer.save(folder / "sid")

@@ -25,23 +25,35 @@ def toy_sids():
 
 def item_texts():
     items = toy.catalogue()
-    return [f"{t} {' '.join(c)}" for t, c in zip(items.column("title"), items.column("category"), strict=True)]
+    return [
+        f"{t} {' '.join(c)}"
+        for t, c in zip(items.column("title"), items.column("category"), strict=True)
+    ]
 
 
 def write_backbone(folder, hidden=32, layers=2, seed=0):
-    """A random Qwen3 with a BPE tokenizer trained on the toy titles, saved as anybody's local causal LM."""
+    """A random Qwen3 with a BPE tokenizer trained on the toy titles, saved as anybody's local
+    causal LM.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|end|>", "<|pad|>"]
     bpe.train_from_iterator(
         [t.lower() for t in item_texts()],
-        trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>"
+    )
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -61,11 +73,15 @@ def write_backbone(folder, hidden=32, layers=2, seed=0):
 
 
 def tiny_model(backbone, seed=0, **changes):
-    return SidLM.build(LmConfig(backbone=str(backbone), max_prompt_tokens=48, **changes), toy_sids(), seed=seed)
+    return SidLM.build(
+        LmConfig(backbone=str(backbone), max_prompt_tokens=48, **changes), toy_sids(), seed=seed
+    )
 
 
 def toy_lists(count=48, seed=0):
-    """Preference lists in the columns of lists.parquet; a list in six has no negatives, queries are a shelf's words."""
+    """Preference lists in the columns of lists.parquet; a list in six has no negatives, queries are
+    a shelf's words.
+    """
     rng = np.random.default_rng(seed)
     items, rows = toy.catalogue(), []
     for number in range(count):
@@ -84,8 +100,14 @@ def toy_lists(count=48, seed=0):
                 "negatives": negatives,
             }
         )
-    types = {"history": pa.list_(pa.int32()), "positives": pa.list_(pa.int32()), "negatives": pa.list_(pa.int32())}
-    fields = [(n, types.get(n, pa.list_(pa.int8()) if n == "tiers" else pa.string())) for n in rows[0]]
+    types = {
+        "history": pa.list_(pa.int32()),
+        "positives": pa.list_(pa.int32()),
+        "negatives": pa.list_(pa.int32()),
+    }
+    fields = [
+        (n, types.get(n, pa.list_(pa.int8()) if n == "tiers" else pa.string())) for n in rows[0]
+    ]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
@@ -116,7 +138,11 @@ def validator(model, limit=16):
 
 
 def sft_task(model, batch_size=16, seed=0, positives="mean", limit=16):
-    streams = {"item": item_stream(model), "pseudo": pseudo_stream(model), "query": list_stream(model, max_negatives=0)}
+    streams = {
+        "item": item_stream(model),
+        "pseudo": pseudo_stream(model),
+        "query": list_stream(model, max_negatives=0),
+    }
     return SftTask(
         model,
         streams,
@@ -129,7 +155,9 @@ def sft_task(model, batch_size=16, seed=0, positives="mean", limit=16):
 
 
 def align_task(model, cfg: AlignConfig, seed=0, **kwargs):
-    return AlignTask(model, list_stream(model), item_stream(model), validator(model), cfg, seed, **kwargs)
+    return AlignTask(
+        model, list_stream(model), item_stream(model), validator(model), cfg, seed, **kwargs
+    )
 
 
 def quick(kind=OptimConfig, **changes):

@@ -13,14 +13,18 @@ import typer
 from benchmarks.evidence.registration import RESULTS, tuned_file
 from benchmarks.evidence.run import Settings, one_thread, rerun, run
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="The evidence for RAD-DPO (docs/evidence.md).")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="The evidence for RAD-DPO (docs/evidence.md)."
+)
 DOCS = Path(__file__).parents[2] / "docs"
 
 Work = Annotated[Path, typer.Option(help="Bed and models; may be deleted when the results stand.")]
 Results = Annotated[Path, typer.Option(help="One JSON and one Parquet file per cell.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Workers = Annotated[int, typer.Option(help="Processes; 0 = one per core on a CPU, one on a GPU.")]
-Only = Annotated[str, typer.Option(help="Only cells whose name contains one of these, comma-separated.")]
+Only = Annotated[
+    str, typer.Option(help="Only cells whose name contains one of these, comma-separated.")
+]
 
 
 def _settings(work: Path, results: Path, device: str, workers: int) -> Settings:
@@ -36,16 +40,26 @@ def _run(profile: str, settings: Settings, only: str) -> None:
     from benchmarks.evidence.plan import cells
 
     started = time.monotonic()
-    wanted = [cell for cell in cells(profile) if not only or any(part in cell.name for part in only.split(","))]
+    wanted = [
+        cell
+        for cell in cells(profile)
+        if not only or any(part in cell.name for part in only.split(","))
+    ]
     failed = run(wanted, settings)
-    print(f"{len(wanted) - len(failed)} of {len(wanted)} cells in {(time.monotonic() - started) / 60:.1f} minutes")
+    print(
+        f"{len(wanted) - len(failed)} of {len(wanted)} cells in "
+        f"{(time.monotonic() - started) / 60:.1f} minutes"
+    )
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def tune(
-    work: Work = Path("runs/evidence"), results: Results = RESULTS, device: Device = "auto", workers: Workers = 0
+    work: Work = Path("runs/evidence"),
+    results: Results = RESULTS,
+    device: Device = "auto",
+    workers: Workers = 0,
 ) -> None:
     """Choose learning rates and strengths on day 7 and write tuned.yaml."""
     from benchmarks.evidence.tune import write
@@ -76,7 +90,9 @@ def full(
     workers: Workers = 0,
     only: Only = "",
 ) -> None:
-    """Core and every sweep; interrupted or called again, it goes on with the cells that are missing."""
+    """Core and every sweep; interrupted or called again, it goes on with the cells that are
+    missing.
+    """
     _profile("full", work, results, device, workers, only)
 
 
@@ -100,13 +116,18 @@ def rerun_cell(
     differing = rerun(cell, settings)
     for name, (was, now) in differing.items():
         print(f"{name}: {was} -> {now}")
-    print(f"{cell.stem}: {'every figure is equal' if not differing else f'{len(differing)} figures differ'}")
+    print(
+        f"{cell.stem}: "
+        f"{'every figure is equal' if not differing else f'{len(differing)} figures differ'}"
+    )
     if differing:
         raise typer.Exit(1)
 
 
 def _profile(profile: str, work: Path, results: Path, device: str, workers: int, only: str) -> None:
-    """Run a profile; the page is written from the project's own results, and only when nothing was left out."""
+    """Run a profile; the page is written from the project's own results, and only when nothing was
+    left out.
+    """
     if not tuned_file().is_file():
         raise ValueError("tuned.yaml is missing; run `python -m benchmarks.evidence tune` first")
     _run(profile, _settings(work, results, device, workers), only)

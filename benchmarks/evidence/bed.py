@@ -1,6 +1,8 @@
-"""The bed: the full simulated traffic on the embedded sample, its SIDs, and the variants of its preference lists.
+"""The bed: the full simulated traffic on the embedded sample, its SIDs, and the variants of its
+preference lists.
 
-Everything is built once under a work folder by Sidar's own stages; a variant is a data or SID folder of its own.
+Everything is built once under a work folder by Sidar's own stages; a variant is a data or SID
+folder of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class Bed:
         """The bed's config with ``sections`` on top; paths inside the work folder."""
         bed = registration()["bed"]
         settings = merge(base(str(self.inputs), "evidence"), bed["settings"])
-        settings = merge(settings, {"runs": str(self.work), "sid": {"codebook_sizes": bed["codebooks"]}})
+        settings = merge(
+            settings, {"runs": str(self.work), "sid": {"codebook_sizes": bed["codebooks"]}}
+        )
         everything = {"max_queries": None, "targets": ["click", "order", "random_click"]}
         settings = merge(settings, {"evaluate": everything})
         return Config.model_validate(merge(settings, sections))
@@ -58,18 +62,28 @@ class Bed:
     # ------------------------------------------------------------------ building
 
     def build(self, say: Callable[[str], None] = print) -> None:
-        """Inputs, base data, vectors and the registered SIDs; what stands is kept. ``ValueError`` if not frozen."""
+        """Inputs, base data, vectors and the registered SIDs; what stands is kept.
+
+        ``ValueError`` if not frozen.
+        """
         check_frozen()
         self.work.mkdir(parents=True, exist_ok=True)
         self._stage(self.inputs, "inputs", say, self._write_inputs)
         made = json.loads((self.inputs / "simulator.json").read_text())
         if made["config_hash"] != registration()["simulator"]["hash"]:
-            raise ValueError(f"{self.work} holds the bed of another simulator; give another --work or delete it")
+            raise ValueError(
+                f"{self.work} holds the bed of another simulator; give another --work or delete it"
+            )
         self.build_data("base", say)
         import sidar.embed
 
         cfg = self.config()
-        self._stage(self.embed, "embed", say, lambda out: sidar.embed.build(cfg, self.data(), out, device="cpu"))
+        self._stage(
+            self.embed,
+            "embed",
+            say,
+            lambda out: sidar.embed.build(cfg, self.data(), out, device="cpu"),
+        )
         self.build_sid("/".join(map(str, registration()["bed"]["codebooks"])), say)
 
     def _write_inputs(self, out: Path) -> None:
@@ -86,7 +100,9 @@ class Bed:
         codebooks = [int(size) for size in sizes.split("/")]
         cfg = self.config(sid={"codebook_sizes": codebooks, "levels": len(codebooks)})
         folder = self.sid(sizes)
-        self._stage(folder, "sid", say, lambda out: sidar.sid.build(cfg, self.data(), self.embed, out))
+        self._stage(
+            folder, "sid", say, lambda out: sidar.sid.build(cfg, self.data(), self.embed, out)
+        )
         return folder
 
     def build_data(self, variant: str, say: Callable[[str], None] = print) -> Path:
@@ -96,30 +112,46 @@ class Bed:
         folder = self.data(variant)
         kind, _, number = variant.partition("-")
         if variant in ("base", "skip-above", "ips"):
-            change = {"skip-above": {"negatives": "skip_above"}, "ips": {"debias": "ips"}}.get(variant, {})
+            change = {"skip-above": {"negatives": "skip_above"}, "ips": {"debias": "ips"}}.get(
+                variant, {}
+            )
             cfg = self.config(preference=change)
             self._stage(folder, "data", say, lambda out: build(cfg, out))
         elif kind in ("truth", "noise", "clean"):
-            change_lists = {"truth": self._with_truth, "noise": self._with_noise, "clean": self._clean}[kind]
-            self._stage(folder, "data", say, lambda out: self._derive(out, change_lists, float(number or 0)))
+            change_lists = {
+                "truth": self._with_truth,
+                "noise": self._with_noise,
+                "clean": self._clean,
+            }[kind]
+            self._stage(
+                folder, "data", say, lambda out: self._derive(out, change_lists, float(number or 0))
+            )
         else:
             raise ValueError(f"no variant {variant!r} of the bed's data")
         return folder
 
-    def _stage(self, folder: Path, kind: str, say: Callable[[str], None], make: Callable[[Path], Any]) -> None:
+    def _stage(
+        self, folder: Path, kind: str, say: Callable[[str], None], make: Callable[[Path], Any]
+    ) -> None:
         if read_manifest(folder) is not None:
             return
         say(f"bed: {folder.relative_to(self.work)}")
         with write_artifact(folder, kind, config={}) as draft:
             make(draft.path)
 
-    def _derive(self, out: Path, change: Callable[[pa.Table, float], pa.Table], number: float) -> None:
-        """The base data (as hard links) with another ``lists.parquet``; validation lists stay as they are."""
+    def _derive(
+        self, out: Path, change: Callable[[pa.Table, float], pa.Table], number: float
+    ) -> None:
+        """The base data (as hard links) with another ``lists.parquet``; validation lists stay as
+        they are.
+        """
         for source in sorted(self.data().rglob("*")):
             target = out / source.relative_to(self.data())
             if source.is_dir():
                 target.mkdir(exist_ok=True)
-            elif source.name not in ("lists.parquet", "manifest.json") and not source.match(RELEVANT.format("*")):
+            elif source.name not in ("lists.parquet", "manifest.json") and not source.match(
+                RELEVANT.format("*")
+            ):
                 os.link(source, target)
         lists = pq.read_table(self.data() / "lists.parquet")
         train = np.array(lists.column("split").to_pylist()) == "train"
@@ -138,34 +170,48 @@ class Bed:
         weights = [
             [PSEUDO_WEIGHT if row in hidden.get(request, ()) else TRUE_WEIGHT for row in rows]
             for request, rows in zip(
-                lists.column("request_id").to_pylist(), lists.column("negatives").to_pylist(), strict=True
+                lists.column("request_id").to_pylist(),
+                lists.column("negatives").to_pylist(),
+                strict=True,
             )
         ]
         return lists.append_column("negative_weights", pa.array(weights, pa.list_(pa.float32())))
 
     def _clean(self, lists: pa.Table, _: float) -> pa.Table:
-        """Without negatives that the truth calls a substitute or better: what no real log can offer."""
+        """Without negatives that the truth calls a substitute or better: what no real log can
+        offer.
+        """
         good = self.relevant_rows(SUBSTITUTE)
-        queries, negatives = lists.column("query").to_pylist(), lists.column("negatives").to_pylist()
+        queries, negatives = (
+            lists.column("query").to_pylist(),
+            lists.column("negatives").to_pylist(),
+        )
         found = [
-            [row for row in rows if row not in good.get(q, ())] for q, rows in zip(queries, negatives, strict=True)
+            [row for row in rows if row not in good.get(q, ())]
+            for q, rows in zip(queries, negatives, strict=True)
         ]
         return _with_negatives(lists, found)
 
     def _with_noise(self, lists: pa.Table, share: float) -> pa.Table:
-        """Each place of a negative is, with probability ``share``, given to an exact item that was not clicked.
+        """Each place of a negative is, with probability ``share``, given to an exact item that was
+        not clicked.
 
-        The item is one that the training days showed for this query, launched before the request, shown in it or not;
-        where the query has no such item left, the negative stays. What share of the trained negatives is then relevant,
-        together with the pseudo-negatives of the log itself, is :meth:`relevant_share`.
+        The item is one that the training days showed for this query, launched before the request,
+        shown in it or not; where the query has no such item left, the negative stays. What share of
+        the trained negatives is then relevant, together with the pseudo-negatives of the log
+        itself, is :meth:`relevant_share`.
         """
         exact, born = self.relevant_rows(EXACT), self._created()
         rng = np.random.default_rng([7, round(share * 1000)])
         names = ("query", "ts", "positives", "negatives")
         found = []
-        for query, ts, positives, negatives in zip(*(lists.column(n).to_pylist() for n in names), strict=True):
+        for query, ts, positives, negatives in zip(
+            *(lists.column(n).to_pylist() for n in names), strict=True
+        ):
             used = set(positives)
-            spare = sorted(row for row in exact.get(query, ()) if row not in used and born[row] <= ts)
+            spare = sorted(
+                row for row in exact.get(query, ()) if row not in used and born[row] <= ts
+            )
             spare = [spare[i] for i in rng.permutation(len(spare))]
             kept: list[int] = []
             for row, flip in zip(negatives, rng.random(len(negatives)) < share, strict=True):
@@ -179,12 +225,19 @@ class Bed:
         return _with_negatives(lists, found)
 
     def relevant_share(self, variant: str, n: int) -> float:
-        """Share of exact items among the first ``n`` negatives of the training lists: the noise that is trained on."""
+        """Share of exact items among the first ``n`` negatives of the training lists: the noise
+        that is trained on.
+        """
         kept = self.data(variant) / RELEVANT.format(n)
         if not kept.is_file():
             exact = self.relevant_rows(EXACT)
-            table = pq.read_table(self.data(variant) / "lists.parquet", filters=[("split", "=", "train")])
-            queries, negatives = table.column("query").to_pylist(), table.column("negatives").to_pylist()
+            table = pq.read_table(
+                self.data(variant) / "lists.parquet", filters=[("split", "=", "train")]
+            )
+            queries, negatives = (
+                table.column("query").to_pylist(),
+                table.column("negatives").to_pylist(),
+            )
             hits = total = 0
             for query, rows in zip(queries, negatives, strict=True):
                 good = exact.get(query, ())
@@ -203,26 +256,43 @@ class Bed:
     def pseudo_negatives(self) -> dict[str, set[int]]:
         """request_id → rows that were shown, not clicked, and exact for the query."""
         truth = pq.read_table(
-            self.truth, columns=["request_id", "item_id", "pseudo_negative"], filters=[("pseudo_negative", "=", True)]
+            self.truth,
+            columns=["request_id", "item_id", "pseudo_negative"],
+            filters=[("pseudo_negative", "=", True)],
         )
         return self._by(truth.column("request_id").to_pylist(), truth.column("item_id").to_pylist())
 
     def relevant_rows(self, grade: float) -> dict[str, set[int]]:
-        """query text → rows of ``grade`` or better for it, among all that the *training days* showed for it."""
+        """query text → rows of ``grade`` or better for it, among all that the *training days*
+        showed for it.
+        """
         columns = ["request_id", "query"]
-        queries = pq.read_table(self.data() / "requests.parquet", columns=columns, filters=[("split", "=", "train")])
+        queries = pq.read_table(
+            self.data() / "requests.parquet", columns=columns, filters=[("split", "=", "train")]
+        )
         of = dict(zip(*(queries.column(name).to_pylist() for name in columns), strict=True))
         truth = pq.read_table(
-            self.truth, columns=["request_id", "item_id", "relevance"], filters=[("relevance", ">=", grade - 1e-6)]
+            self.truth,
+            columns=["request_id", "item_id", "relevance"],
+            filters=[("relevance", ">=", grade - 1e-6)],
         )
-        requests, items = truth.column("request_id").to_pylist(), truth.column("item_id").to_pylist()
-        known = [(of[request], item) for request, item in zip(requests, items, strict=True) if request in of]
+        requests, items = (
+            truth.column("request_id").to_pylist(),
+            truth.column("item_id").to_pylist(),
+        )
+        known = [
+            (of[request], item)
+            for request, item in zip(requests, items, strict=True)
+            if request in of
+        ]
         return self._by([query for query, _ in known], [item for _, item in known])
 
     def _by(self, keys: list[str], items: list[str]) -> dict[str, set[int]]:
         from sidar.data import open_dataset
 
-        row_of = {item: row for row, item in enumerate(open_dataset(self.data()).catalogue.item_ids)}
+        row_of = {
+            item: row for row, item in enumerate(open_dataset(self.data()).catalogue.item_ids)
+        }
         found: dict[str, set[int]] = {}
         for key, item in zip(keys, items, strict=True):
             found.setdefault(key, set()).add(row_of[item])
@@ -244,7 +314,9 @@ class Bed:
 def _with_negatives(lists: pa.Table, found: list[list[int]]) -> pa.Table:
     """``lists`` with other negatives; their positions are unknown (0)."""
     at = lists.column_names.index("negatives")
-    lists = lists.set_column(at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type))
+    lists = lists.set_column(
+        at, lists.schema.field(at), pa.array(found, lists.schema.field(at).type)
+    )
     at = lists.column_names.index("negative_positions")
     unknown = pa.array([[0] * len(rows) for rows in found], lists.schema.field(at).type)
     return lists.set_column(at, lists.schema.field(at), unknown)

@@ -1,4 +1,6 @@
-"""One cell: train what must be trained, score its pools, look into its mechanisms, leave JSON and per-query values."""
+"""One cell: train what must be trained, score its pools, look into its mechanisms, leave JSON and
+per-query values.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +60,21 @@ class Context:
         return self.bed.work / "models" / name.replace("/", "-")
 
     def scored(self, cell: Cell) -> Path:
-        """The checkpoint of a cell that is scored: the final one, or on the axis ``checkpoint`` day 7's best."""
-        return self.model(cell.name) / ("best" if cell.axes.get("checkpoint") == "best" else "model")
+        """The checkpoint of a cell that is scored: the final one, or on the axis ``checkpoint`` day
+        7's best.
+        """
+        return self.model(cell.name) / (
+            "best" if cell.axes.get("checkpoint") == "best" else "model"
+        )
 
     def hits(self, system: str, pool: str) -> Path:
         """Where a channel's answers to a pool stand, for fusions."""
         return self.bed.work / "hits" / f"{system}.{pool}.npz"
 
     def answered(self, system: str) -> bool:
-        """Whether the answers of a channel are there (True for what is no channel: nobody joins it)."""
+        """Whether the answers of a channel are there (True for what is no channel: nobody joins
+        it).
+        """
         return system not in (*CHANNELS, *FUSIONS) or self.hits(system, "judged_dev").is_file()
 
     def config(self, cell: Cell) -> Config:
@@ -82,7 +90,11 @@ def identity(cell: Cell, context: Context) -> dict[str, Any]:
     spec = json.loads(json.dumps(cell.spec))  # as it reads back
     spec.pop("groups")
     spec.pop("needs")
-    return {"spec": spec, "bed": context.bed.identity(cell.data, cell.sizes), "registration": registration_hash()}
+    return {
+        "spec": spec,
+        "bed": context.bed.identity(cell.data, cell.sizes),
+        "registration": registration_hash(),
+    }
 
 
 def is_done(cell: Cell, context: Context) -> bool:
@@ -100,7 +112,8 @@ def is_done(cell: Cell, context: Context) -> bool:
 
 
 def train_model(cell: Cell, context: Context) -> dict[str, Any]:
-    """Train the model of an SFT or alignment cell into ``context.model(name)``; a finished one is kept.
+    """Train the model of an SFT or alignment cell into ``context.model(name)``; a finished one is
+    kept.
 
     Interrupted work is continued. Returns the training report, which also stands beside the model.
     """
@@ -111,7 +124,9 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
     cfg = context.config(cell)
     dumped = cfg.resolved().model_dump(mode="json")
     said = {name: dumped[name] for name in (SFT_SECTIONS if cell.parent is None else SECTIONS)}
-    wanted = json.loads(json.dumps({"config": said, "parent": cell.parent, **identity(cell, context)["bed"]}))
+    wanted = json.loads(
+        json.dumps({"config": said, "parent": cell.parent, **identity(cell, context)["bed"]})
+    )
     if done.is_file():
         found = json.loads(done.read_text())
         if _as_read_today(found["wanted"], cfg, said) == wanted:
@@ -121,30 +136,41 @@ def train_model(cell: Cell, context: Context) -> dict[str, Any]:
     tmp, work = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.work")
     shutil.rmtree(tmp, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if not (work / "wanted.json").is_file() or json.loads((work / "wanted.json").read_text()) != wanted:
+    if (
+        not (work / "wanted.json").is_file()
+        or json.loads((work / "wanted.json").read_text()) != wanted
+    ):
         shutil.rmtree(work, ignore_errors=True)  # interrupted work of another config
     work.mkdir(exist_ok=True)
     (work / "wanted.json").write_text(json.dumps(wanted))
     if cell.parent is None:
         report = train_sft(cfg, data, None, sid, tmp, work=work, progress=False)
     else:
-        report = train_align(cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False)
+        report = train_align(
+            cfg, data, sid, context.model(cell.parent), tmp, work=work, progress=False
+        )
     if "checkpoint" not in cell.axes:
         shutil.rmtree(tmp / "best", ignore_errors=True)
-    (tmp / "trained.json").write_text(json.dumps({"wanted": wanted, "report": report}, default=float) + "\n")
+    (tmp / "trained.json").write_text(
+        json.dumps({"wanted": wanted, "report": report}, default=float) + "\n"
+    )
     replace_folder(tmp, folder)
     shutil.rmtree(work, ignore_errors=True)
     return json.loads(done.read_text())["report"]
 
 
 def _as_read_today(wanted: dict[str, Any], cfg: Any, sections: Iterable[str]) -> dict[str, Any]:
-    """``wanted`` of a trained model, its ``sections`` with the defaults of fields that its config did not have yet.
+    """``wanted`` of a trained model, its ``sections`` with the defaults of fields that its config
+    did not have yet.
 
-    A null of `align` that it recorded stays null, so that it equals no value: it does not say what was used.
+    A null of `align` that it recorded stays null, so that it equals no value: it does not say what
+    was used.
     """
     read = type(cfg).model_validate({**cfg.model_dump(mode="json"), **wanted["config"]})
     whole = read.resolved().model_dump(mode="json")
-    whole["align"] |= {name: None for name, value in wanted["config"].get("align", {}).items() if value is None}
+    whole["align"] |= {
+        name: None for name, value in wanted["config"].get("align", {}).items() if value is None
+    }
     return {**wanted, "config": {name: whole[name] for name in sections}}
 
 
@@ -152,7 +178,9 @@ def _as_read_today(wanted: dict[str, Any], cfg: Any, sections: Iterable[str]) ->
 
 
 def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
-    """Run ``cell`` and write ``<name>.json`` and ``<name>.parquet`` into the results; returns the JSON's content."""
+    """Run ``cell`` and write ``<name>.json`` and ``<name>.parquet`` into the results; returns the
+    JSON's content.
+    """
     seconds: dict[str, float] = {}
     train: dict[str, Any] = {}
     mechanism: dict[str, Any] = {}
@@ -193,7 +221,9 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "spec": cell.spec,
         "config": {name: dumped[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
-        "lists": {"relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)},
+        "lists": {
+            "relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)
+        },
         "index": _index_facts(context.index(cell.sizes)),
         "registration": registration_hash(),
         "commit": commit(),
@@ -217,9 +247,15 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
 
 
 def _index_facts(index: PrefixIndex) -> dict[str, float]:
-    """How full the index is, and what a model that knows nothing would put outside it (docs/evaluation.md)."""
+    """How full the index is, and what a model that knows nothing would put outside it
+    (docs/evaluation.md).
+    """
     uniform = 1.0 - index.n_sids / float(np.prod([float(size) for size in index.codebook_sizes]))
-    return {"n_sids": index.n_sids, "density": float(index.density), "uniform_invalid_mass": uniform}
+    return {
+        "n_sids": index.n_sids,
+        "density": float(index.density),
+        "uniform_invalid_mass": uniform,
+    }
 
 
 def _threads() -> int:
@@ -229,13 +265,21 @@ def _threads() -> int:
 
 
 def _train_facts(model: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """What the page tells of a training run: its validations, gradient ratio, and the log of its lists."""
+    """What the page tells of a training run: its validations, gradient ratio, and the log of its
+    lists.
+    """
     from benchmarks.evidence.mechanisms import oscillation
 
     rows = [json.loads(line) for line in (model / "log.jsonl").read_text().splitlines()]
-    facts = {key: report[key] for key in ("loss", "gradient_ratio", "counts", "best", "final") if key in report}
+    facts = {
+        key: report[key]
+        for key in ("loss", "gradient_ratio", "counts", "best", "final")
+        if key in report
+    }
     facts["steps"] = max((row["step"] for row in rows), default=0)
-    facts["valid"] = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "valid"]
+    facts["valid"] = [
+        {k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "valid"
+    ]
     trained = [row for row in rows if row["kind"] == "train"]
     if any("logp/star_first" in row for row in trained):
         facts["oscillation"] = oscillation(trained)
@@ -265,27 +309,40 @@ def _score_model(
     for pool in scored:
         found, hits = answers(pool)
         columns[pool.name], kept[pool.name] = judge.score(pool, hits.rows, found), hits
-        if cell.kind == "sft" and "utility" in pool.targets:  # the same beam in the order of the true utility
-            reordered = judge.by_utility(pool, open_dataset(context.bed.data()).priors().prior, found)
-            columns[pool.name] |= {f"reachable.{name}": values for name, values in reordered.items()}
+        # the same beam in the order of the true utility
+        if cell.kind == "sft" and "utility" in pool.targets:
+            reordered = judge.by_utility(
+                pool, open_dataset(context.bed.data()).priors().prior, found
+            )
+            columns[pool.name] |= {
+                f"reachable.{name}": values for name, values in reordered.items()
+            }
         if cell.invalid and pool.name == "day8":
             columns[pool.name] |= _invalid(model, sids, index, pool)
     fusion: dict[str, Any] = {}
     if cell.fused:
         from benchmarks.evidence.channels import fuse_with_channels
 
-        fusion = fuse_with_channels(context, judge, columns, kept, scored, lambda pool: answers(pool)[1])
+        fusion = fuse_with_channels(
+            context, judge, columns, kept, scored, lambda pool: answers(pool)[1]
+        )
     return columns, fusion
 
 
 def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
-    """Exact invalid mass and invalid shares of free beams (docs/evaluation.md) on a few queries, in fp32."""
+    """Exact invalid mass and invalid shares of free beams (docs/evaluation.md) on a few queries, in
+    fp32.
+    """
     from sidar.decode import Trie, free_beam_search, invalid_mass
     from sidar.decode.free import NOT_A_CODE
     from sidar.lm.scorer import LmScorer
 
     clicks = pool.targets["click"].at
-    at = clicks[subset_by_hash([pool.query_ids[q] for q in clicks.tolist()], registration()["bed"]["invalid"])]
+    at = clicks[
+        subset_by_hash(
+            [pool.query_ids[q] for q in clicks.tolist()], registration()["bed"]["invalid"]
+        )
+    ]
     scorer = LmScorer(model, precision="fp32")
     trie = Trie(index, scorer.device)
     tokens = model.prompts.encode_batch([pool.prompts[q] for q in at.tolist()], sids)
@@ -294,7 +351,8 @@ def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
         "mass": invalid_mass(scorer, tokens, trie, tolerance=INVALID_TOLERANCE),
         "free@10": free.invalid_rate(10),
         "free@128": free.invalid_rate(128),
-        "not_code@10": (free.kind[:, :10] == NOT_A_CODE).sum(1) / np.maximum((free.kind[:, :10] >= 0).sum(1), 1),
+        "not_code@10": (free.kind[:, :10] == NOT_A_CODE).sum(1)
+        / np.maximum((free.kind[:, :10] >= 0).sum(1), 1),
     }
     from benchmarks.evidence.scoring import spread
 
@@ -310,11 +368,17 @@ def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, An
     cfg = context.config(cell)
     model = SidLM.from_pretrained(context.scored(cell), device=context.device)
     lists = labelled_lists(
-        context.bed.data(), context.bed.sid(cell.sizes), context.bed.truth, model.prompts, limit=PROBED_LISTS
+        context.bed.data(),
+        context.bed.sid(cell.sizes),
+        context.bed.truth,
+        model.prompts,
+        limit=PROBED_LISTS,
     )
     reference = None
     if cell.parent is not None:
-        reference = SidLM.from_pretrained(context.model(cell.parent) / "model", device=context.device)
+        reference = SidLM.from_pretrained(
+            context.model(cell.parent) / "model", device=context.device
+        )
     said = measure(model, lists)
     figures = probe(
         model,

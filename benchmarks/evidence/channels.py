@@ -1,4 +1,6 @@
-"""The channels beside the model: lexical, dense (zero-shot and tuned on the same rows), fusions, ceilings."""
+"""The channels beside the model: lexical, dense (zero-shot and tuned on the same rows), fusions,
+ceilings.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ DEPTH = 200
 def score_channel(
     cell: Cell, context: Any, judge: Judge, scored: Sequence[Pool]
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
-    """Every column of a baseline, fusion or ceiling; its answers are kept for the fusions that need them."""
+    """Every column of a baseline, fusion or ceiling; its answers are kept for the fusions that need
+    them.
+    """
     everything = [*scored, *pools(context.bed, sorted(set(DEV.values())))]
     facts: dict[str, Any] = {}
     if "oracle" in cell.system:
@@ -56,19 +60,27 @@ def _channel(
         channel = Popularity(data.priors().prior, alive=catalogue.alive)
     elif cell.system == "bm25":  # fields and weights chosen on the judged dev queries
         dev = next(pool for pool in everything if pool.name == "judged_dev")
-        channel = Bm25(catalogue).tune([p.query for p in dev.prompts], lambda hits: judge.objective(dev, hits))
+        channel = Bm25(catalogue).tune(
+            [p.query for p in dev.prompts], lambda hits: judge.objective(dev, hits)
+        )
         facts = {"about": channel.about}
     elif cell.system == "dense":
-        channel = Dense(load_items(bed.embed), load_embedder(cfg.embed, context.device), alive=catalogue.alive)
+        channel = Dense(
+            load_items(bed.embed), load_embedder(cfg.embed, context.device), alive=catalogue.alive
+        )
     elif cell.system == "dense-tuned":
         folder, facts = tuned_encoder(cell, context)
-        tuned = load_embedder(cfg.embed.model_copy(update={"model": str(folder / "model")}), context.device)
+        tuned = load_embedder(
+            cfg.embed.model_copy(update={"model": str(folder / "model")}), context.device
+        )
         channel = Dense(load_items(folder), tuned, alive=catalogue.alive)
     elif cell.system == "quantised-dense":
         index: PrefixIndex = context.index(cell.sizes)
         codebooks = codebooks_of(bed.sid(cell.sizes))
         vectors = reconstruct(codebooks, index.table)
-        channel = QuantisedDense(vectors, index.expand_with_source, load_embedder(cfg.embed, context.device))
+        channel = QuantisedDense(
+            vectors, index.expand_with_source, load_embedder(cfg.embed, context.device)
+        )
     else:
         raise ValueError(f"no channel {cell.system!r}")
     return lambda pool: channel.search([p.query for p in pool.prompts], DEPTH), facts
@@ -83,7 +95,9 @@ def codebooks_of(folder: Path) -> list[np.ndarray]:
 
 
 def tuned_encoder(cell: Cell, context: Any) -> tuple[Path, dict[str, Any]]:
-    """The encoder fine-tuned on the training rows, trained once and kept in the work folder; its facts."""
+    """The encoder fine-tuned on the training rows, trained once and kept in the work folder; its
+    facts.
+    """
     import json
     import shutil
 
@@ -100,8 +114,11 @@ def tuned_encoder(cell: Cell, context: Any) -> tuple[Path, dict[str, Any]]:
         tmp = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)
-        dev = {"judged_dev", "grounded_valid", "day7-clicks"}  # nothing of the test day or the test queries
-        sets = [each for each in open_dataset(context.bed.data()).eval_sets("valid") if each.name in dev]
+        # nothing of the test day or the test queries
+        dev = {"judged_dev", "grounded_valid", "day7-clicks"}
+        sets = [
+            each for each in open_dataset(context.bed.data()).eval_sets("valid") if each.name in dev
+        ]
         report = train_dense(cfg, context.bed.data(), tmp, valid_sets=sets)
         (tmp / "trained.json").write_text(
             json.dumps({"wanted": wanted, "facts": report["shapes"]}, default=float) + "\n"
@@ -127,8 +144,14 @@ def _fusion(
             continue
         pool = by_name[dev]
         channels = [_kept(context, part, dev) for part in parts]
-        chosen = tune_fusion([(channels, lambda hits, pool=pool: judge.objective(pool, hits))], k=DEPTH)
-        facts[test] = {"method": chosen.method, "weights": list(chosen.weights), "dev": chosen.value}
+        chosen = tune_fusion(
+            [(channels, lambda hits, pool=pool: judge.objective(pool, hits))], k=DEPTH
+        )
+        facts[test] = {
+            "method": chosen.method,
+            "weights": list(chosen.weights),
+            "dev": chosen.value,
+        }
         answers[test] = chosen([_kept(context, part, test) for part in parts], DEPTH)
         answers[dev] = chosen(channels, DEPTH)
     return answers, facts
@@ -142,24 +165,40 @@ def fuse_with_channels(
     scored: Sequence[Pool],
     answer: Callable[[Pool], Hits],
 ) -> dict[str, Any]:
-    """Add ``fused.*`` of BM25 + tuned dense + this model to the held-out pools' columns; returns the weights."""
+    """Add ``fused.*`` of BM25 + tuned dense + this model to the held-out pools' columns; returns
+    the weights.
+    """
     facts: dict[str, Any] = {}
     for pool in scored:
         if "" not in pool.targets:  # requests of the log: the model's own columns say enough
             continue
         dev = pools(context.bed, [DEV[pool.name]])[0]
-        channels = [*(_kept(context, part, dev.name) for part in ("bm25", "dense-tuned")), answer(dev)]
-        chosen = tune_fusion([(channels, lambda hits, dev=dev: judge.objective(dev, hits))], k=DEPTH)
-        tested = [*(_kept(context, part, pool.name) for part in ("bm25", "dense-tuned")), kept[pool.name]]
+        channels = [
+            *(_kept(context, part, dev.name) for part in ("bm25", "dense-tuned")),
+            answer(dev),
+        ]
+        chosen = tune_fusion(
+            [(channels, lambda hits, dev=dev: judge.objective(dev, hits))], k=DEPTH
+        )
+        tested = [
+            *(_kept(context, part, pool.name) for part in ("bm25", "dense-tuned")),
+            kept[pool.name],
+        ]
         columns[pool.name] |= judge.fused(pool, chosen(tested, DEPTH))
-        facts[pool.name] = {"method": chosen.method, "weights": list(chosen.weights), "dev": chosen.value}
+        facts[pool.name] = {
+            "method": chosen.method,
+            "weights": list(chosen.weights),
+            "dev": chosen.value,
+        }
     return facts
 
 
 def _oracle(system: str, pool: Pool, context: Any, judge: Judge) -> Columns:
-    """``oracle-sid``: SIDs in the order of each target's own truth. ``oracle-utility``: in that of the true utility.
+    """``oracle-sid``: SIDs in the order of each target's own truth. ``oracle-utility``: in that of
+    the true utility.
 
-    ``topic-oracle``: the judged pool of a query in random order, as expected values (docs/evaluation.md).
+    ``topic-oracle``: the judged pool of a query in random order, as expected values
+    (docs/evaluation.md).
     """
     if system == "topic-oracle":
         return judge.topic(pool)

@@ -1,4 +1,6 @@
-"""What the contrast does: how hard it pushes, its gradient beside SFT's, and who pulls a shared prefix."""
+"""What the contrast does: how hard it pushes, its gradient beside SFT's, and who pulls a shared
+prefix.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SATURATED = 0.05
 
 
 def cut(one: LabelledList, max_negatives: int) -> list[Candidate]:
-    """The list as training would see it: its positives and the first ``max_negatives`` negatives."""
+    """The list as training would see it: its positives and the first
+    ``max_negatives`` negatives.
+    """
     listed = one.example.candidates
     positives = [c for c in listed if c.is_positive]
     return positives + [c for c in listed if not c.is_positive][:max_negatives]
@@ -49,9 +53,11 @@ def yardstick(cfg: AlignConfig, *, tlgd: bool) -> AlignConfig:
 
 
 def window_at(similarities: np.ndarray, cfg: AlignConfig) -> SimilarityWindow | None:
-    """An RDRW window that is past its warm-up, anchored at the quartiles of ``similarities``; None where RDRW is off.
+    """An RDRW window that is past its warm-up, anchored at the quartiles of ``similarities``; None
+    where RDRW is off.
 
-    A trained run's own window is gone with the run; this is what it would hold had it seen these pairs last.
+    A trained run's own window is gone with the run; this is what it would hold had it seen these
+    pairs last.
     """
     known = similarities[np.isfinite(similarities)]
     if not cfg.rdrw or not len(known):
@@ -62,7 +68,9 @@ def window_at(similarities: np.ndarray, cfg: AlignConfig) -> SimilarityWindow | 
 
 
 def gradients(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """∂ value / ∂ each of ``parameters``, zeros where it does not depend on one; the graph is kept."""
+    """∂ value / ∂ each of ``parameters``, zeros where it does not depend on one;
+    the graph is kept.
+    """
     found = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
@@ -90,20 +98,25 @@ def pulls(scores: CandidateScores, contrast: Tensor) -> tuple[Tensor, Tensor]:
     pull = torch.autograd.grad(contrast, scores.logp, retain_graph=True)[0]
     star = torch.zeros_like(scores.is_positive)
     star[torch.arange(len(star), device=star.device), scores.star] = True
-    return torch.where(star[..., None], pull, 0.0), torch.where(scores.is_negative[..., None], pull, 0.0)
+    return torch.where(star[..., None], pull, 0.0), torch.where(
+        scores.is_negative[..., None], pull, 0.0
+    )
 
 
 def first_step_cosines(scores: CandidateScores, positive: Tensor, negatives: Tensor) -> Tensor:
-    """(B,) cosine of y_w*'s and the negatives' gradients on the first level's head, list by list; NaN = one is zero.
+    """(B,) cosine of y_w*'s and the negatives' gradients on the first level's head, list by list;
+    NaN = one is zero.
 
-    Exact without a backward pass: all first codes of a list are written from one state h, so its gradient on the head
-    is (Σ_c pull_c (onehot(c) − p)) hᵀ, and h drops out of the cosine.  ``positive``, ``negatives`` from :func:`pulls`.
+    Exact without a backward pass: all first codes of a list are written from one state h, so its
+    gradient on the head is (Σ_c pull_c (onehot(c) − p)) hᵀ, and h drops out of the cosine.
+    ``positive``, ``negatives`` from :func:`pulls`.
     """
     p = scores.first_logp.float().exp()  # (B, K)
 
     def on_head(pull: Tensor) -> Tensor:
         at = pull[..., 0].float()  # (B, C)
-        codes = scores.tokens[..., 0].clamp(min=0)  # level 1 has the first tokens: a token is its code
+        # level 1 has the first tokens: a token is its code
+        codes = scores.tokens[..., 0].clamp(min=0)
         return torch.zeros_like(p).scatter_add_(1, codes, at) - at.sum(1, keepdim=True) * p
 
     a, b = on_head(positive), on_head(negatives)
@@ -120,22 +133,32 @@ def gradient_figures(
     max_negatives: int = 3,
     count: int = 24,
 ) -> dict[str, float]:
-    """``gradient/*`` and ``prefix/*`` of :func:`benchmarks.evidence.mechanisms.probe` on a batch of ``count`` lists.
+    """``gradient/*`` and ``prefix/*`` of :func:`benchmarks.evidence.mechanisms.probe` on a batch of
+    ``count`` lists.
 
-    One forward and six backward passes.  An objective that needs a reference has no figures of its own without one.
+    One forward and six backward passes.  An objective that needs a reference has no figures of its
+    own without one.
     """
     batch = some(lists, count)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
-        raise ValueError("gradients of a model whose parameters are all frozen; load it with SidLM.from_pretrained")
-    packed = pack([x.example.tokens for x in batch], [cut(x, max_negatives) for x in batch], model.vocab)
+        raise ValueError(
+            "gradients of a model whose parameters are all frozen; load it with "
+            "SidLM.from_pretrained"
+        )
+    packed = pack(
+        [x.example.tokens for x in batch], [cut(x, max_negatives) for x in batch], model.vocab
+    )
     packed = packed.to(model.device)
     chosen = objective(cfg.objective)
     was_training = model.training
     model.eval()
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # shuffled weights are drawn; the caller's random state is left as it was
-        scores = score(model, packed, rdrw_state=cfg.rdrw_state if chosen.needs_window and cfg.rdrw else None)
+        # shuffled weights are drawn; the caller's random state is left as it was
+        torch.manual_seed(0)
+        scores = score(
+            model, packed, rdrw_state=cfg.rdrw_state if chosen.needs_window and cfg.rdrw else None
+        )
         sft = multi_label_sft(scores)
         of_sft = gradients(sft, parameters)
         figures = {}
@@ -148,7 +171,8 @@ def gradient_figures(
                 figures = _against(gradients(contrast, parameters), of_sft, "gradient/")
                 figures["gradient/ratio_logp"] = float(gradient_ratio(contrast, sft, scores.logp))
         plain, guarded = (
-            objective("raddpo").parts(scores, yardstick(cfg, tlgd=tlgd), None).contrast for tlgd in (False, True)
+            objective("raddpo").parts(scores, yardstick(cfg, tlgd=tlgd), None).contrast
+            for tlgd in (False, True)
         )
         figures |= _against(gradients(guarded, parameters), of_sft, "gradient/raddpo_")
         figures |= _prefix(model, scores, pulls(scores, plain), pulls(scores, guarded)[1])
@@ -157,11 +181,18 @@ def gradient_figures(
 
 
 def _against(contrast: Sequence[Tensor], sft: Sequence[Tensor], prefix: str) -> dict[str, float]:
-    return {f"{prefix}ratio": norm(contrast) / max(norm(sft), 1e-30), f"{prefix}cosine": cosine(contrast, sft)}
+    return {
+        f"{prefix}ratio": norm(contrast) / max(norm(sft), 1e-30),
+        f"{prefix}cosine": cosine(contrast, sft),
+    }
 
 
-def _prefix(model: SidLM, scores: CandidateScores, plain: tuple[Tensor, Tensor], guarded: Tensor) -> dict[str, float]:
-    """Who pulls a shared prefix: ``plain`` both parts without TLGD, ``guarded`` the negatives' under TLGD."""
+def _prefix(
+    model: SidLM, scores: CandidateScores, plain: tuple[Tensor, Tensor], guarded: Tensor
+) -> dict[str, float]:
+    """Who pulls a shared prefix: ``plain`` both parts without TLGD, ``guarded`` the negatives'
+    under TLGD.
+    """
     shared = (shared_prefix(scores) >= 1) & scores.is_negative  # (B, C)
     sharing = shared.any(-1)
     figures = {"prefix/lists": float(sharing.float().mean())}
@@ -186,13 +217,19 @@ def _prefix(model: SidLM, scores: CandidateScores, plain: tuple[Tensor, Tensor],
     return figures
 
 
-def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: int) -> dict[str, float]:
-    """``contrast/*`` of the probe: σ(−βz) = 1 − exp(−L_PL) of lists with their first ``max_negatives`` negatives."""
+def push_figures(
+    truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: int
+) -> dict[str, float]:
+    """``contrast/*`` of the probe: σ(−βz) = 1 − exp(−L_PL) of lists with their first
+    ``max_negatives`` negatives.
+    """
     kept = taken(truth, max_negatives)
     some = kept.any(1)
     if not some.any():
         return {}
-    margins = torch.from_numpy(np.where(kept, truth.of_star(said.reward)[:, None] - said.reward, 0.0))[some]
+    margins = torch.from_numpy(
+        np.where(kept, truth.of_star(said.reward)[:, None] - said.reward, 0.0)
+    )[some]
     mask = torch.from_numpy(kept)[some]
     forms: dict[str, dict[str, Any]] = {
         "push_softmax": {"form": "softmax", "beta": 2.0},
@@ -202,7 +239,12 @@ def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: 
         form: Form = "printed" if cfg.objective == "raddpo-paper" else "softmax"
         beta = BETAS[form] if cfg.beta is None else cfg.beta
         weights = torch.from_numpy(_weights(said, kept, cfg))[some] if cfg.rdrw else None
-        forms["push"] = {"form": form, "beta": beta, "weights": weights, "beta_inside": cfg.beta_inside}
+        forms["push"] = {
+            "form": form,
+            "beta": beta,
+            "weights": weights,
+            "beta_inside": cfg.beta_inside,
+        }
     figures = {}
     for name, settings in forms.items():
         push = -torch.expm1(-plackett_luce(margins, mask, **settings))
@@ -212,12 +254,16 @@ def push_figures(truth: Truth, said: Measured, cfg: AlignConfig, max_negatives: 
 
 
 def _weights(said: Measured, kept: np.ndarray, cfg: AlignConfig) -> np.ndarray:
-    """(B, C) what ``cfg`` weighs the ``kept`` (B, C) negatives with, at these pairs' own quartiles; 1 elsewhere."""
+    """(B, C) what ``cfg`` weighs the ``kept`` (B, C) negatives with, at these pairs' own quartiles;
+    1 elsewhere.
+    """
     weights = np.ones(kept.shape)
     if cfg.rdrw_weights == "constant":
         weights[kept] = cfg.rdrw_constant
         return weights
     sims = said.similarity[cfg.rdrw_state][kept]
     found = eq6(sims, quartiles(sims[np.isfinite(sims)]), cfg.rdrw_lambda)
-    weights[kept] = np.random.default_rng(0).permutation(found) if cfg.rdrw_weights == "shuffled" else found
+    weights[kept] = (
+        np.random.default_rng(0).permutation(found) if cfg.rdrw_weights == "shuffled" else found
+    )
     return weights

@@ -1,7 +1,8 @@
 """Preference lists with their truth: what was passed over by mistake, which only a simulator knows.
 
-Truth is said of rows, scores of SIDs.  An SID is a cluster, so a label belongs to a candidate only after
-:func:`sidar.lm.candidates.to_candidates` has merged the rows of a list: the labels here follow the merged candidates.
+Truth is said of rows, scores of SIDs.  An SID is a cluster, so a label belongs to a candidate only
+after :func:`sidar.lm.candidates.to_candidates` has merged the rows of a list: the labels here
+follow the merged candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sidar.train.examples import Example, LogStream
 from sidar.train.inputs import Inputs
 from sidar.types import SemanticIds
 
-#: SIDs drawn per list that nobody showed: what the model thinks of them tells squeezing from forgetting.
+#: SIDs drawn per list that nobody showed: what the model thinks of them tells squeezing from
+#: forgetting.
 UNRELATED = 2
 
 Codes = tuple[int, ...]
@@ -31,14 +33,16 @@ Codes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LabelledList:
-    """A preference list of C candidates, positives first, with truth. Tuples of one entry per candidate.
+    """A preference list of C candidates, positives first, with truth. Tuples of one entry per
+    candidate.
 
-    ``pseudo``: a negative that is truly relevant (any of the rows behind its SID is exact); False for positives.
-    ``grade``: true graded relevance, the largest of the rows of its side behind the SID.  ``cluster``: the normalised
-    query text, the bootstrap's unit.  ``rows``: the first row behind the SID; ``positions``: where that row was shown,
-    0 = unknown (positives).  ``unrelated``: SIDs of other items, not among the candidates.  ``negatives_shown``: rows
-    of negatives before merging; ``example.counts`` says how many of them were dropped.  ``repeated``: rows of negatives
-    whose SID another negative of the list had.
+    ``pseudo``: a negative that is truly relevant (any of the rows behind its SID is exact); False
+    for positives. ``grade``: true graded relevance, the largest of the rows of its side behind the
+    SID.  ``cluster``: the normalised query text, the bootstrap's unit.  ``rows``: the first row
+    behind the SID; ``positions``: where that row was shown, 0 = unknown (positives).
+    ``unrelated``: SIDs of other items, not among the candidates.  ``negatives_shown``: rows of
+    negatives before merging; ``example.counts`` says how many of them were dropped.  ``repeated``:
+    rows of negatives whose SID another negative of the list had.
     """
 
     example: Example
@@ -69,10 +73,11 @@ def labelled_lists(
     max_negatives: int = 16,
     seed: int = 0,
 ) -> list[LabelledList]:
-    """At most ``limit`` lists of ``split``, evenly spread over it, that have a positive with an SID and negatives.
+    """At most ``limit`` lists of ``split``, evenly spread over it, that have a positive with an SID
+    and negatives.
 
-    Raises ``ValueError`` where a list holds an item that ``truth_parquet`` does not know in that request (sampled or
-    beam negatives have no truth).
+    Raises ``ValueError`` where a list holds an item that ``truth_parquet`` does not know in that
+    request (sampled or beam negatives have no truth).
     """
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
     table = inputs.data.lists(split)
@@ -80,7 +85,11 @@ def labelled_lists(
     wanted = [
         number
         for number, (right, wrong) in enumerate(
-            zip(table.column("positives").to_pylist(), table.column("negatives").to_pylist(), strict=True)
+            zip(
+                table.column("positives").to_pylist(),
+                table.column("negatives").to_pylist(),
+                strict=True,
+            )
         )
         if known[right].any() and len(wrong)
     ]
@@ -88,7 +97,9 @@ def labelled_lists(
         places = np.unique(np.linspace(0, len(wanted) - 1, min(limit, len(wanted))).astype(int))
         wanted = [wanted[p] for p in places]
     table = table.take(pa.array(wanted, pa.int64()))
-    truth = read_truth(truth_parquet, table.column("request_id").to_pylist(), inputs.data.catalogue.item_ids)
+    truth = read_truth(
+        truth_parquet, table.column("request_id").to_pylist(), inputs.data.catalogue.item_ids
+    )
     alive = np.flatnonzero(known & inputs.data.catalogue.alive)
     return label(
         table,
@@ -102,14 +113,22 @@ def labelled_lists(
     )
 
 
-def read_truth(path: str | Path, requests: Sequence[str], item_ids: np.ndarray) -> dict[tuple[str, int], float]:
+def read_truth(
+    path: str | Path, requests: Sequence[str], item_ids: np.ndarray
+) -> dict[tuple[str, int], float]:
     """{(request id, row): true grade} of what these requests showed."""
     found = pq.read_table(
-        path, columns=["request_id", "item_id", "relevance"], filters=[("request_id", "in", list(requests))]
+        path,
+        columns=["request_id", "item_id", "relevance"],
+        filters=[("request_id", "in", list(requests))],
     )
     row_of = {item: row for row, item in enumerate(item_ids)}
     columns = (found.column(name).to_pylist() for name in found.column_names)
-    return {(request, row_of[item]): grade for request, item, grade in zip(*columns, strict=True) if item in row_of}
+    return {
+        (request, row_of[item]): grade
+        for request, item, grade in zip(*columns, strict=True)
+        if item in row_of
+    }
 
 
 def label(
@@ -123,25 +142,40 @@ def label(
     alive: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[LabelledList]:
-    """The lists of ``table`` (columns of lists.parquet, each with a positive that has an SID) as :class:`LabelledList`.
+    """The lists of ``table`` (columns of lists.parquet, each with a positive that has an SID) as
+    :class:`LabelledList`.
 
-    ``alive`` (A,) rows that unrelated SIDs are drawn from, evenly; None = every row that has an SID.
-    A negative is a pseudo-negative where its relevance is *exact*: the simulator's ``pseudo_negative`` for items that
-    were not clicked, and also true of clicked ones that somebody hid among the negatives (noise injection).
-    Weights that lists carry (``*_weights``) are left out: every model is asked the same.
+    ``alive`` (A,) rows that unrelated SIDs are drawn from, evenly; None = every row that has an
+    SID. A negative is a pseudo-negative where its relevance is *exact*: the simulator's
+    ``pseudo_negative`` for items that were not clicked, and also true of clicked ones that somebody
+    hid among the negatives (noise injection). Weights that lists carry (``*_weights``) are left
+    out: every model is asked the same.
     """
     table = table.select([name for name in table.column_names if not name.endswith("_weights")])
-    stream = LogStream(table, sids, builder, max_positives=max_positives, max_negatives=max_negatives, is_list=True)
+    stream = LogStream(
+        table, sids, builder, max_positives=max_positives, max_negatives=max_negatives, is_list=True
+    )
     if len(stream) != table.num_rows:
-        raise ValueError(f"{stream.dropped} of {table.num_rows} lists have no positive with an SID; leave them out")
+        raise ValueError(
+            f"{stream.dropped} of {table.num_rows} lists have no positive with an SID; leave them "
+            "out"
+        )
     alive = np.flatnonzero(sids.lengths > 0) if alive is None else alive
     clusters = normalise(table.column("query").to_pylist())
     made = []
     examples = stream.rows(range(len(stream))) if len(stream) else []
-    for number, (record, example, cluster) in enumerate(zip(table.to_pylist(), examples, clusters, strict=True)):
+    for number, (record, example, cluster) in enumerate(
+        zip(table.to_pylist(), examples, clusters, strict=True)
+    ):
         right = _behind(record["positives"], sids)
-        wrong = {codes: rows for codes, rows in _behind(record["negatives"], sids).items() if codes not in right}
-        shown_at = dict(zip(record["negatives"], record.get("negative_positions") or [], strict=False))
+        wrong = {
+            codes: rows
+            for codes, rows in _behind(record["negatives"], sids).items()
+            if codes not in right
+        }
+        shown_at = dict(
+            zip(record["negatives"], record.get("negative_positions") or [], strict=False)
+        )
         behind = [(right if c.is_positive else wrong)[c.codes] for c in example.candidates]
         grades = [max(_grade(truth, record["request_id"], row) for row in rows) for rows in behind]
         rng = np.random.default_rng([seed, 7, number])
@@ -151,7 +185,8 @@ def label(
             LabelledList(
                 example=example,
                 pseudo=tuple(
-                    not c.is_positive and g >= GRADES[EXACT] for c, g in zip(example.candidates, grades, strict=True)
+                    not c.is_positive and g >= GRADES[EXACT]
+                    for c, g in zip(example.candidates, grades, strict=True)
                 ),
                 grade=tuple(grades),
                 cluster=cluster,
@@ -160,7 +195,9 @@ def label(
                     0 if c.is_positive else shown_at.get(rows[0], 0)
                     for c, rows in zip(example.candidates, behind, strict=True)
                 ),
-                unrelated=tuple(Candidate(c) for c in others if c not in right and c not in wrong)[:UNRELATED],
+                unrelated=tuple(Candidate(c) for c in others if c not in right and c not in wrong)[
+                    :UNRELATED
+                ],
                 negatives_shown=len(record["negatives"]),
                 repeated=sum(len(rows) - 1 for rows in wrong.values()),
             )
@@ -169,11 +206,17 @@ def label(
 
 
 def normalise(queries: Sequence[str]) -> list[str]:
-    """The normalised text of each query, as the data stage compares them; equal strings are the same query."""
-    asked = pa.table({"place": np.arange(len(queries)), "query": pa.array(list(queries), pa.string())})
+    """The normalised text of each query, as the data stage compares them; equal strings are the
+    same query.
+    """
+    asked = pa.table(
+        {"place": np.arange(len(queries)), "query": pa.array(list(queries), pa.string())}
+    )
     with duckdb.connect() as connection:
         connection.register("asked", asked)
-        said = connection.execute(f"SELECT {normalised('query')} FROM asked ORDER BY place").fetchall()
+        said = connection.execute(
+            f"SELECT {normalised('query')} FROM asked ORDER BY place"
+        ).fetchall()
     return [text for (text,) in said]
 
 
@@ -189,7 +232,8 @@ def _behind(rows: Sequence[int], sids: SemanticIds) -> dict[Codes, list[int]]:
 def _grade(truth: dict[tuple[str, int], float], request: str, row: int) -> float:
     if (request, row) not in truth:
         raise ValueError(
-            f"request {request} did not show row {row}, so nothing is known of its relevance; label lists whose "
-            "negatives were shown (preference.negatives: shown), with the truth of the same simulation"
+            f"request {request} did not show row {row}, so nothing is known of its relevance; "
+            "label lists whose negatives were shown (preference.negatives: shown), with the truth "
+            "of the same simulation"
         )
     return truth[request, row]

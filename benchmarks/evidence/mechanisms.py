@@ -1,7 +1,9 @@
-"""Do RAD-DPO's parts do what they are said to do?  Measured on one model, on lists whose truth is known.
+"""Do RAD-DPO's parts do what they are said to do?  Measured on one model, on lists whose truth is
+known.
 
-Lists first (:func:`labelled_lists`, once per bed), then :func:`probe` after each training run; :func:`distributions`
-holds the histograms of the page and :func:`oscillation` reads a training log. See docs/methods/raddpo.md.
+Lists first (:func:`labelled_lists`, once per bed), then :func:`probe` after each training run;
+:func:`distributions` holds the histograms of the page and :func:`oscillation` reads a training log.
+See docs/methods/raddpo.md.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ import numpy as np
 from benchmarks.evidence import auc
 from benchmarks.evidence.gradients import gradient_figures, push_figures, taken, window_at
 from benchmarks.evidence.labels import LabelledList, labelled_lists
-from benchmarks.evidence.tables import STATES, Measured, Truth, embedding_similarity, eq6, measure, quartiles
+from benchmarks.evidence.tables import (
+    STATES,
+    Measured,
+    Truth,
+    embedding_similarity,
+    eq6,
+    measure,
+    quartiles,
+)
 from sidar.config import AlignConfig
 from sidar.lm.model import SidLM
 
@@ -36,43 +46,59 @@ def probe(
     samples: int = 500,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All mechanism figures of ``model``, aligned under ``cfg`` (or the SFT model); NaN where one is undefined.
+    """All mechanism figures of ``model``, aligned under ``cfg`` (or the SFT model); NaN where one
+    is undefined.
 
-    ``reference``: the SFT model.  ``before``, ``said``: what :func:`measure` gave for it and for ``model`` on these
-    lists, where that is known already; each saves a forward over all of them.  Without ``reference`` and ``before``
-    there are no ``_change`` figures, without ``reference`` no ``gradient/ratio`` of DPO and its kin.  ``vectors``
-    (N, D): item embeddings, for ``auc/embedding``.  ``max_negatives``: what training takes of a list, for
-    ``contrast/*``, ``gradient/*`` and ``prefix/*``; all else uses every negative.  Pairs are (y_w*, negative).
+    ``reference``: the SFT model.  ``before``, ``said``: what :func:`measure` gave for it and for
+    ``model`` on these lists, where that is known already; each saves a forward over all of them.
+    Without ``reference`` and ``before`` there are no ``_change`` figures, without ``reference`` no
+    ``gradient/ratio`` of DPO and its kin.  ``vectors`` (N, D): item embeddings, for
+    ``auc/embedding``.  ``max_negatives``: what training takes of a list, for ``contrast/*``,
+    ``gradient/*`` and ``prefix/*``; all else uses every negative.  Pairs are (y_w*, negative).
     ``…_low`` and ``…_high`` end 95 % intervals of ``samples`` bootstrap resamples of queries.
 
-    ``rdrw/<state>/…`` for ``score``'s three ``rdrw_state``s: ``eos_out`` the state that outputs EOS, ``last_code`` the
-    one that outputs the last code, ``item_vector`` the sum of the codes' centroids, which no training moves.
-      ``auc``, ``auc_within`` (with ``_low``, ``_high``): P(a pseudo-negative is more similar to y_w* than a true
-      negative), ties half: among the pairs of all lists, and inside lists only; .5 = RDRW knows nothing.
-      ``q25 q50 q75 spread``: quartiles of the similarity, and q75 − q25.
+    ``rdrw/<state>/…`` for ``score``'s three ``rdrw_state``s: ``eos_out`` the state that outputs
+    EOS, ``last_code`` the one that outputs the last code, ``item_vector`` the sum of the codes'
+    centroids, which no training moves.
+      ``auc``, ``auc_within`` (with ``_low``, ``_high``): P(a pseudo-negative is more similar to
+      y_w* than a true negative), ties half: among the pairs of all lists, and inside lists only; .5
+      = RDRW knows nothing. ``q25 q50 q75 spread``: quartiles of the similarity, and q75 − q25.
       ``prefix_correlation``: Pearson's, of the similarity with the length of the shared prefix.
-      ``weight_pseudo``, ``weight_true``: mean w of eq. 6 at these quartiles (the first must be smaller).
-    ``auc/<competitor>``, with ``_low``, ``_high``, ``_within``, ``_within_low``, ``_within_high``: what the same
-      question gets without RDRW: ``prefix`` (length shared with y_w*), ``position`` (shown higher = more likely
-      relevant), ``embedding`` (cosine of the items' embeddings), ``reward`` (the negative's own log π/|y|).
-    ``squeeze/…``: mean log π, nats, of ``star``, ``others`` (Y_pos without y_w*), ``negatives`` (true ones),
-      ``pseudo``, ``unrelated`` (drawn SIDs that the request did not show); of the first code ``top`` (largest
-      probability) and ``entropy``.  ``…_change`` (with ``_low``, ``_high``): minus the reference's on the same lists.
-    ``contrast/push_softmax``, ``contrast/push_printed``: mean σ(−βz) at β = 2, w = 1; ``contrast/push``: under
-      ``cfg``'s reading, β and RDRW (RAD-DPO objectives only); ``…_saturated``: share of lists where it is below .05.
-    ``gradient/ratio``, ``gradient/cosine``: ‖∇_θ L_PL‖ / ‖∇_θ L_SFT‖ and cosine of the two over all trainable
-      parameters: ``cfg``'s own contrast against eq. 1; ``ratio_logp``: the ratio on log-probs, as in the training log;
-      ``raddpo_ratio``, ``raddpo_cosine``: of one contrast for all models (softmax, β = 2, TLGD, w = 1).
-    ``prefix/…`` (that contrast without TLGD, and with it in ``…_tlgd``): ``lists`` the share of the batch's lists
-      where a negative shares y_w*'s first code; on these ``cancelled``, the share of y_w*'s pull on its first code that
-      the negatives take back (with TLGD: none), and cosines between the gradients of y_w*'s part and the negatives'
-      part: ``cos_head`` list by list on the first level's head, then averaged (a list whose negatives TLGD silences
-      is left out), ``cos_level1`` of the batch on the first level's head and embeddings, ``cos_all`` on all parameters.
-    ``pairs/…``: ``count``; ``pseudo`` the share of truly relevant negatives; ``shared1``, ``shared2`` of pairs with as
-      many equal codes; ``accuracy`` (r_w* > r_j) and ``margin`` (mean r_w* − r_j), also ``_true`` and ``_pseudo``; of
-      all pairs, dropped ones included, the share ``separable`` (different SIDs and different true grade) and
-      ``inverted`` (separable, and the negative is the better one).
-    ``lists/…``: ``count``; ``dropped``, ``repeated``: share of shown negatives left out because a positive, or another
+      ``weight_pseudo``, ``weight_true``: mean w of eq. 6 at these quartiles (the first must be
+      smaller).
+    ``auc/<competitor>``, with ``_low``, ``_high``, ``_within``, ``_within_low``, ``_within_high``:
+    what the same
+      question gets without RDRW: ``prefix`` (length shared with y_w*), ``position`` (shown higher =
+          more likely relevant), ``embedding`` (cosine of the items' embeddings), ``reward`` (the
+          negative's own log π/|y|).
+    ``squeeze/…``: mean log π, nats, of ``star``, ``others`` (Y_pos without y_w*), ``negatives``
+    (true ones),
+      ``pseudo``, ``unrelated`` (drawn SIDs that the request did not show); of the first code
+      ``top`` (largest probability) and ``entropy``.  ``…_change`` (with ``_low``, ``_high``): minus
+      the reference's on the same lists.
+    ``contrast/push_softmax``, ``contrast/push_printed``: mean σ(−βz) at β = 2, w = 1;
+    ``contrast/push``: under
+      ``cfg``'s reading, β and RDRW (RAD-DPO objectives only); ``…_saturated``: share of lists where
+      it is below .05.
+    ``gradient/ratio``, ``gradient/cosine``: ‖∇_θ L_PL‖ / ‖∇_θ L_SFT‖ and cosine of the two over all
+    trainable
+      parameters: ``cfg``'s own contrast against eq. 1; ``ratio_logp``: the ratio on log-probs, as
+          in the training log; ``raddpo_ratio``, ``raddpo_cosine``: of one contrast for all models
+          (softmax, β = 2, TLGD, w = 1).
+    ``prefix/…`` (that contrast without TLGD, and with it in ``…_tlgd``): ``lists`` the share of the
+    batch's lists
+      where a negative shares y_w*'s first code; on these ``cancelled``, the share of y_w*'s pull on
+      its first code that the negatives take back (with TLGD: none), and cosines between the
+      gradients of y_w*'s part and the negatives' part: ``cos_head`` list by list on the first
+      level's head, then averaged (a list whose negatives TLGD silences is left out), ``cos_level1``
+      of the batch on the first level's head and embeddings, ``cos_all`` on all parameters.
+    ``pairs/…``: ``count``; ``pseudo`` the share of truly relevant negatives; ``shared1``,
+    ``shared2`` of pairs with as
+      many equal codes; ``accuracy`` (r_w* > r_j) and ``margin`` (mean r_w* − r_j), also ``_true``
+      and ``_pseudo``; of all pairs, dropped ones included, the share ``separable`` (different SIDs
+      and different true grade) and ``inverted`` (separable, and the negative is the better one).
+    ``lists/…``: ``count``; ``dropped``, ``repeated``: share of shown negatives left out because a
+    positive, or another
       negative, has their SID.
     """
     if not lists:
@@ -93,17 +119,20 @@ def probe(
     if before is not None:
         figures |= _squeeze(truth, said, before, cluster, times)
     window = window_at(said.similarity[cfg.rdrw_state][taken(truth, max_negatives)], cfg)
-    return figures | gradient_figures(model, lists, cfg, window, reference=reference, max_negatives=max_negatives)
+    return figures | gradient_figures(
+        model, lists, cfg, window, reference=reference, max_negatives=max_negatives
+    )
 
 
 def distributions(
     model: SidLM, lists: Sequence[LabelledList], cfg: AlignConfig, *, said: Measured | None = None
 ) -> dict[str, list[float]]:
-    """Histograms of pseudo- and true negatives: counts of pairs in 20 even bins, ``edges`` has 21 entries.
+    """Histograms of pseudo- and true negatives: counts of pairs in 20 even bins, ``edges`` has 21
+    entries.
 
-    ``similarity/`` (of ``eos_out``): ``edges``, ``pseudo``, ``true``, ``quartiles`` (3); ``weight/`` (eq. 6 at these
-    quartiles, from .5 to 1): ``edges``, ``pseudo``, ``true``.  Pairs without similarity are left out.  ``said``: as in
-    :func:`probe`.
+    ``similarity/`` (of ``eos_out``): ``edges``, ``pseudo``, ``true``, ``quartiles`` (3);
+    ``weight/`` (eq. 6 at these quartiles, from .5 to 1): ``edges``, ``pseudo``, ``true``.  Pairs
+    without similarity are left out.  ``said``: as in :func:`probe`.
     """
     truth, said = Truth.of(lists), measure(model, lists) if said is None else said
     sims = said.similarity["eos_out"]
@@ -112,7 +141,12 @@ def distributions(
     weights = eq6(sims, anchors, cfg.rdrw_lambda)
     out: dict[str, list[float]] = {"similarity/quartiles": list(anchors)}
     for name, values, low, high in (
-        ("similarity", sims, float(sims[known].min(initial=1.0)), float(sims[known].max(initial=-1.0))),
+        (
+            "similarity",
+            sims,
+            float(sims[known].min(initial=1.0)),
+            float(sims[known].max(initial=-1.0)),
+        ),
         ("weight", weights, 0.5, 1.0),
     ):
         edges = np.linspace(min(low, high), max(low, high), _BINS + 1)
@@ -124,14 +158,19 @@ def distributions(
 
 
 def oscillation(
-    log_rows: Iterable[Mapping[str, Any]], against: Iterable[Mapping[str, Any]] | None = None, *, width: int = 9
+    log_rows: Iterable[Mapping[str, Any]],
+    against: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    width: int = 9,
 ) -> float:
-    """Variance over the logged steps of log π(first code of y_w*), around its running mean. NaN below 3 rows.
+    """Variance over the logged steps of log π(first code of y_w*), around its running mean. NaN
+    below 3 rows.
 
-    ``log_rows``: records of log.jsonl, those of kind ``train`` with ``logp/star_first`` count.  The running mean takes
-    ``width`` records, centred, fewer at the ends.  Each record is of another batch, and that moves it more than any
-    method: compare runs of one seed and one ``log_every`` only, or give the other run's records as ``against``; then
-    it is the variance of the difference step by step, in which the batch cancels.
+    ``log_rows``: records of log.jsonl, those of kind ``train`` with ``logp/star_first`` count.  The
+    running mean takes ``width`` records, centred, fewer at the ends.  Each record is of another
+    batch, and that moves it more than any method: compare runs of one seed and one ``log_every``
+    only, or give the other run's records as ``against``; then it is the variance of the difference
+    step by step, in which the batch cancels.
     """
     series = _star_first(log_rows)
     if against is not None:
@@ -162,7 +201,8 @@ def _pairs(lists: Sequence[LabelledList], truth: Truth, said: Measured) -> dict[
     shown = max(sum(x.negatives_shown for x in lists), 1)
     star_grade = truth.of_star(truth.grade)[:, None]
     margin = truth.of_star(said.reward)[:, None] - said.reward
-    all_pairs = max(negative.sum() + dropped, 1)  # a dropped negative was a pair that nothing could separate
+    # a dropped negative was a pair that nothing could separate
+    all_pairs = max(negative.sum() + dropped, 1)
     figures = {
         "lists/count": float(len(lists)),
         "lists/dropped": dropped / shown,
@@ -174,7 +214,11 @@ def _pairs(lists: Sequence[LabelledList], truth: Truth, said: Measured) -> dict[
         "pairs/separable": float((negative & (truth.grade != star_grade)).sum() / all_pairs),
         "pairs/inverted": float((negative & (truth.grade > star_grade)).sum() / all_pairs),
     }
-    for end, mask in (("", negative), ("_true", negative & ~pseudo), ("_pseudo", negative & pseudo)):
+    for end, mask in (
+        ("", negative),
+        ("_true", negative & ~pseudo),
+        ("_pseudo", negative & pseudo),
+    ):
         figures[f"pairs/accuracy{end}"] = _mean(margin[mask] > 0)
         figures[f"pairs/margin{end}"] = _mean(margin[mask])
     return figures
@@ -194,7 +238,10 @@ def _similarity(
         found = auc.separation(sims, pseudo, owner, cluster, times)
         found |= {"q25": q25, "q50": q50, "q75": q75, "spread": q75 - q25}
         found["prefix_correlation"] = _correlation(sims[known], prefix[known])
-        found["weight_pseudo"], found["weight_true"] = _mean(weights[pseudo]), _mean(weights[~pseudo])
+        found["weight_pseudo"], found["weight_true"] = (
+            _mean(weights[pseudo]),
+            _mean(weights[~pseudo]),
+        )
         figures |= {f"rdrw/{state}/{name}": value for name, value in found.items()}
     return figures
 
@@ -232,7 +279,10 @@ def _squeeze(
     logp, top, entropy = said.logp, said.top, said.entropy
     if before is not None:
         logp, top, entropy = logp - before.logp, top - before.top, entropy - before.entropy
-    sums = {name: (np.where(mask, logp, 0.0).sum(1), mask.sum(1).astype(float)) for name, mask in masks.items()}
+    sums = {
+        name: (np.where(mask, logp, 0.0).sum(1), mask.sum(1).astype(float))
+        for name, mask in masks.items()
+    }
     sums |= {"top": (top, one), "entropy": (entropy, one)}
     figures = {}
     for name, (total, count) in sums.items():

@@ -69,8 +69,9 @@ def check_frozen() -> None:
     found = simulator_hashes()
     if changed := [name for name in wanted if wanted[name] != found[name]]:
         raise ValueError(
-            f"the simulator's {' and '.join(changed)} differ from registration.yaml, so no cell of the evidence may be "
-            "run: restore simulator.yaml and lexicon.yaml, or register anew (all earlier numbers are void then)"
+            f"the simulator's {' and '.join(changed)} differ from registration.yaml, so no cell of "
+            "the evidence may be run: restore simulator.yaml and lexicon.yaml, or register anew "
+            "(all earlier numbers are void then)"
         )
 
 
@@ -89,13 +90,16 @@ def tuned() -> dict[str, dict[str, float]]:
     content = yaml.safe_load(tuned_file().read_text())
     if content["registration"] != registration_hash():
         raise ValueError(
-            f"{tuned_file().name} belongs to another registration; run `python -m benchmarks.evidence tune`"
+            f"{tuned_file().name} belongs to another registration; run `python -m "
+            "benchmarks.evidence tune`"
         )
     return content["chosen"]
 
 
 def tuned_settings(system: str) -> dict[str, float]:
-    """The choice for a row: its own, or that of the row which it varies; ``{}`` for rows that are not aligned."""
+    """The choice for a row: its own, or that of the row which it varies; ``{}`` for rows that are
+    not aligned.
+    """
     chosen = tuned()
     if system in chosen:
         return chosen[system]

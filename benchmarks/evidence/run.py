@@ -1,7 +1,7 @@
 """Runs many cells on a few workers, resumably: what stands in the results is not run again.
 
-Each worker is a process with one thread (on a CPU) or the GPU; a cell is a function of its specification, so neither
-their number nor their order changes a figure.
+Each worker is a process with one thread (on a CPU) or the GPU; a cell is a function of its
+specification, so neither their number nor their order changes a figure.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ from typing import Any
 from benchmarks.evidence.plan import Cell, channel_cell, sft_parent
 from benchmarks.evidence.registration import check_frozen, registration_file, use
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how: the work folder (bed, models), the results folder, device, number of workers."""
+    """Where and how: the work folder (bed, models), the results folder, device,
+    number of workers.
+    """
 
     work: Path
     results: Path
@@ -52,7 +59,9 @@ def one_thread() -> None:
 
 
 def _follow(parent: int) -> None:
-    """End with the parent: a worker left over from a killed run would write into the folders of the next one."""
+    """End with the parent: a worker left over from a killed run would write into the folders of the
+    next one.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -94,18 +103,23 @@ def _work(job: Job, settings: Settings) -> float:
 
 
 def jobs_of(
-    wanted: list[Cell], done: Callable[[Cell], bool], answered: Callable[[str], bool] = lambda name: True
+    wanted: list[Cell],
+    done: Callable[[Cell], bool],
+    answered: Callable[[str], bool] = lambda name: True,
 ) -> tuple[list[Job], int]:
     """The jobs that are left, and how many of ``wanted`` are done.
 
-    SFT models are trained once, by jobs of their own; a channel that a fusion joins is run again where its answers are
-    no longer in the work folder.
+    SFT models are trained once, by jobs of their own; a channel that a fusion joins is run again
+    where its answers are no longer in the work folder.
     """
     left = [cell for cell in wanted if not done(cell)]
     finished = len(wanted) - len(left)
     for cell in list(left):
         lacking = [name for name in cell.needs if name != cell.parent and not answered(name)]
-        left = [*(channel_cell(name) for name in lacking if name not in {c.name for c in left}), *left]
+        left = [
+            *(channel_cell(name) for name in lacking if name not in {c.name for c in left}),
+            *left,
+        ]
     jobs: dict[str, Job] = {}
     names = {cell.name for cell in left}
     for cell in left:
@@ -116,11 +130,14 @@ def jobs_of(
             jobs.setdefault(key, Job(key, sft, True, set()))
             needs.add(key)
         jobs[cell.name] = Job(cell.name, cell, False, needs)
-    return sorted(jobs.values(), key=lambda job: not job.train), finished  # the longest first, so that none ends alone
+    # the longest first, so that none ends alone
+    return sorted(jobs.values(), key=lambda job: not job.train), finished
 
 
 def write_queries(bed: Any, results: Path) -> None:
-    """``queries.parquet``: every query that is scored, its text and cluster; unchanged where it stands already."""
+    """``queries.parquet``: every query that is scored, its text and cluster; unchanged where it
+    stands already.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,9 +155,11 @@ def write_queries(bed: Any, results: Path) -> None:
 
 
 def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = print) -> list[str]:
-    """Build what the cells need of the bed and run those that are missing or stale; returns the names that failed.
+    """Build what the cells need of the bed and run those that are missing or stale; returns the
+    names that failed.
 
-    Raises ``ValueError`` where the simulator is not the registered one, or another run works in the same folder.
+    Raises ``ValueError`` where the simulator is not the registered one, or another run works in the
+    same folder.
     """
     check_frozen()
     one_thread()
@@ -149,7 +168,9 @@ def run(wanted: list[Cell], settings: Settings, say: Callable[[str], None] = pri
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another run works in {settings.work}; wait for it or give another --work") from error
+            raise ValueError(
+                f"another run works in {settings.work}; wait for it or give another --work"
+            ) from error
         return _run(wanted, settings, say)
 
 
@@ -167,7 +188,10 @@ def _run(wanted: list[Cell], settings: Settings, say: Callable[[str], None]) -> 
     write_queries(bed, settings.results)
     context = Context(bed, settings.results, settings.device)
     waiting, known = jobs_of(wanted, lambda cell: is_done(cell, context), context.answered)
-    say(f"{known} of {len(wanted)} cells stand; {len(waiting)} jobs to do on {settings.workers} workers")
+    say(
+        f"{known} of {len(wanted)} cells stand; {len(waiting)} jobs to do on {settings.workers} "
+        "workers"
+    )
     failed: dict[str, str] = {}
     finished: set[str] = set()
     total = len(waiting)
@@ -190,7 +214,10 @@ def _run(wanted: list[Cell], settings: Settings, say: Callable[[str], None]) -> 
                 if error is None:
                     finished.add(job.key)
                     at = (time.monotonic() - started) / 60
-                    say(f"[{at:5.1f} min] {len(finished)}/{total} {job.key} ({future.result():.0f} s)")
+                    say(
+                        f"[{at:5.1f} min] {len(finished)}/{total} {job.key} "
+                        f"({future.result():.0f} s)"
+                    )
                 else:
                     failed[job.key] = "".join(traceback.format_exception(error))
                     say(f"FAILED {job.key}: {error}")
@@ -199,8 +226,11 @@ def _run(wanted: list[Cell], settings: Settings, say: Callable[[str], None]) -> 
     return list(failed)
 
 
-def rerun(path: Path, settings: Settings, say: Callable[[str], None] = print) -> dict[str, tuple[Any, Any]]:
-    """Run the cell of a committed JSON again, into ``settings.results``; {figure: (was, is)} of those that differ.
+def rerun(
+    path: Path, settings: Settings, say: Callable[[str], None] = print
+) -> dict[str, tuple[Any, Any]]:
+    """Run the cell of a committed JSON again, into ``settings.results``; {figure: (was, is)} of
+    those that differ.
 
     An SFT model that is no longer there is trained again from its specification.
     """
@@ -217,6 +247,8 @@ def rerun(path: Path, settings: Settings, say: Callable[[str], None] = print) ->
     for part in ("figures", "mechanism"):
         for name in sorted({*was[part], *now[part]}):
             old, new = was[part].get(name), now[part].get(name)
-            if old != new and not (old is not None and new is not None and np.isnan(old) and np.isnan(new)):
+            if old != new and not (
+                old is not None and new is not None and np.isnan(old) and np.isnan(new)
+            ):
                 differing[f"{part}/{name}"] = (old, new)
     return differing

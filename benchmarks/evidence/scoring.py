@@ -40,9 +40,11 @@ class Judge:
         self.sid_of_row = sid_numbers(index, len(catalogue))
 
     def score(self, pool: Pool, rows: np.ndarray, sids: np.ndarray | None = None) -> Columns:
-        """Every column of ``pool`` for ``rows`` (Q, k) items and ``sids`` (Q, W) SID numbers, best first, −1 = none.
+        """Every column of ``pool`` for ``rows`` (Q, k) items and ``sids`` (Q, W) SID numbers, best
+        first, −1 = none.
 
-        Without ``sids`` (baselines) the SID ranking is the one that the items imply, cut at the same width.
+        Without ``sids`` (baselines) the SID ranking is the one that the items imply, cut at the
+        same width.
         """
         if sids is None:
             sids = first_occurrences(np.where(rows >= 0, self.sid_of_row[rows], -1), self.beam)
@@ -63,37 +65,58 @@ class Judge:
         found |= {f"sid.{m}": v for m, v in score_ranking(projected, some_sids, measures).items()}
         if not target.graded:
             groups = GroupRanking.of_sids(truth, some_sids, self.sid_of_row)
-            found["expected.ndcg@10"] = expected_scores(truth, groups, ["ndcg@10"], self.beam)["ndcg@10"]
+            found["expected.ndcg@10"] = expected_scores(truth, groups, ["ndcg@10"], self.beam)[
+                "ndcg@10"
+            ]
         before = f"{name}." if name else ""
-        return {f"{before}{measure}": spread(values, target.at, len(pool)) for measure, values in found.items()}
+        return {
+            f"{before}{measure}": spread(values, target.at, len(pool))
+            for measure, values in found.items()
+        }
 
-    def oracle(self, pool: Pool, name: str, prior: np.ndarray, ranked: np.ndarray | None = None) -> Columns:
-        """Target ``name`` under the order of its own truth: over all SIDs, or over those that ``ranked`` reached."""
+    def oracle(
+        self, pool: Pool, name: str, prior: np.ndarray, ranked: np.ndarray | None = None
+    ) -> Columns:
+        """Target ``name`` under the order of its own truth: over all SIDs, or over those that
+        ``ranked`` reached.
+        """
         target = pool.targets[name]
         some = self._eval_set(pool, target)
         if ranked is None:
             best = oracle_sids(some, self.catalogue, self.sid_of_row, prior, self.beam)
         else:
-            best = reachable_oracle(ranked[target.at, : self.beam], some, self.catalogue, self.sid_of_row, prior)
+            best = reachable_oracle(
+                ranked[target.at, : self.beam], some, self.catalogue, self.sid_of_row, prior
+            )
         return self.score_target(pool, name, *self._spread_ranking(pool, target, best, prior))
 
     def topic(self, pool: Pool) -> Columns:
-        """A held-out pool's judged items in random order, in expectation: what knowing the topic alone is worth."""
+        """A held-out pool's judged items in random order, in expectation: what knowing the topic
+        alone is worth.
+        """
         truth = self._truth(pool, pool.targets[""])
         items = expected_scores(truth, GroupRanking.of_pool(truth), HELD_OUT_ITEM)
         projected = truth.project(self.sid_of_row)
         sids = expected_scores(projected, GroupRanking.of_pool(projected), SID, self.beam)
-        found = {f"item.{m}": v for m, v in items.items()} | {f"sid.{m}": v for m, v in sids.items()}
+        found = {f"item.{m}": v for m, v in items.items()} | {
+            f"sid.{m}": v for m, v in sids.items()
+        }
         return {name: values.astype(np.float32) for name, values in found.items()}
 
-    def by_utility(self, pool: Pool, prior: np.ndarray, ranked: np.ndarray | None = None) -> Columns:
-        """The click target with SIDs in the order of the *true utility*, which no log shows: not hindsight."""
+    def by_utility(
+        self, pool: Pool, prior: np.ndarray, ranked: np.ndarray | None = None
+    ) -> Columns:
+        """The click target with SIDs in the order of the *true utility*, which no log shows: not
+        hindsight.
+        """
         target = pool.targets["utility"]
         some = self._eval_set(pool, target)
         if ranked is None:
             best = oracle_sids(some, self.catalogue, self.sid_of_row, prior, self.beam)
         else:
-            best = reachable_oracle(ranked[target.at, : self.beam], some, self.catalogue, self.sid_of_row, prior)
+            best = reachable_oracle(
+                ranked[target.at, : self.beam], some, self.catalogue, self.sid_of_row, prior
+            )
         rows, sids = self._spread_ranking(pool, target, best, prior)
         known = np.zeros(len(pool), bool)
         known[target.at] = True
@@ -118,13 +141,21 @@ class Judge:
     def fused(self, pool: Pool, hits: Hits) -> Columns:
         """The columns of a fusion with the lexical and dense channels, on a held-out pool."""
         target = pool.targets[""]
-        scores = score_ranking(self._truth(pool, target), hits.rows[target.at], ("ndcg@10", "recall@100"))
+        scores = score_ranking(
+            self._truth(pool, target), hits.rows[target.at], ("ndcg@10", "recall@100")
+        )
         return {f"fused.item.{m}": spread(v, target.at, len(pool)) for m, v in scores.items()}
 
     def objective(self, pool: Pool, hits: Hits, measure: str = "ndcg@10") -> float:
-        """Mean of an item measure on a validation pool (clicks, where it is a day): what is tuned by it."""
+        """Mean of an item measure on a validation pool (clicks, where it is a day): what is tuned
+        by it.
+        """
         target = pool.targets["" if "" in pool.targets else "click"]
-        return float(score_ranking(self._truth(pool, target), hits.rows[target.at], [measure])[measure].mean())
+        return float(
+            score_ranking(self._truth(pool, target), hits.rows[target.at], [measure])[
+                measure
+            ].mean()
+        )
 
     def _truth(self, pool: Pool, target: Target) -> Truth:
         ids = [pool.query_ids[q] for q in target.at.tolist()]
@@ -139,15 +170,24 @@ def spread(values: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
 
 
 def write_values(path: Path, pools: Sequence[Pool], columns: Mapping[str, Columns]) -> None:
-    """One Parquet file per cell: ``set``, ``query_id`` and the union of all columns, NaN where undefined."""
+    """One Parquet file per cell: ``set``, ``query_id`` and the union of all columns, NaN where
+    undefined.
+    """
     names = list(dict.fromkeys(name for each in columns.values() for name in each))
     parts = []
     for pool in pools:
         nothing = np.full(len(pool), np.nan, dtype=np.float32)
-        values = {name: np.asarray(columns[pool.name].get(name, nothing), dtype=np.float32) for name in names}
-        parts.append(pa.table({"set": [pool.name] * len(pool), "query_id": list(pool.query_ids), **values}))
+        values = {
+            name: np.asarray(columns[pool.name].get(name, nothing), dtype=np.float32)
+            for name in names
+        }
+        parts.append(
+            pa.table({"set": [pool.name] * len(pool), "query_id": list(pool.query_ids), **values})
+        )
     tmp = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.concat_tables(parts), tmp, compression="zstd", compression_level=9, use_dictionary=True)
+    pq.write_table(
+        pa.concat_tables(parts), tmp, compression="zstd", compression_level=9, use_dictionary=True
+    )
     tmp.replace(path)
 
 

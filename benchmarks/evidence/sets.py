@@ -1,7 +1,8 @@
-"""The queries that are scored: one pool of requests per day with several targets, and the held-out sets.
+"""The queries that are scored: one pool of requests per day with several targets, and the held-out
+sets.
 
-A request is decoded once and judged against every target that it has: clicks, orders, clicks in the randomised bucket,
-and the graded true utility.
+A request is decoded once and judged against every target that it has: clicks, orders, clicks in the
+randomised bucket, and the graded true utility.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Pool:
-    """Queries that are decoded together. ``targets`` of the held-out sets has one entry, named ``""``."""
+    """Queries that are decoded together.
+
+    ``targets`` of the held-out sets has one entry, named ``""``.
+    """
 
     name: str
     query_ids: tuple[str, ...]
@@ -51,7 +55,9 @@ class Pool:
     @cached_property
     def clusters(self) -> list[str]:
         """The query text that several requests share: the unit of every bootstrap."""
-        return [query_cluster(p.query) or i for p, i in zip(self.prompts, self.query_ids, strict=True)]
+        return [
+            query_cluster(p.query) or i for p, i in zip(self.prompts, self.query_ids, strict=True)
+        ]
 
     def table(self) -> pa.Table:
         """``set, query_id, query, cluster`` and the slices."""
@@ -60,15 +66,20 @@ class Pool:
             "query_id": list(self.query_ids),
             "query": [p.query for p in self.prompts],
             "cluster": self.clusters,
-            **{f"slice_{name}": self.slices.get(name, [""] * len(self)) for name in ("popularity", "query")},
+            **{
+                f"slice_{name}": self.slices.get(name, [""] * len(self))
+                for name in ("popularity", "query")
+            },
         }
         return pa.table(columns)
 
 
 def day_pool(bed: Bed, day: int, limits: dict[str, int]) -> Pool:
-    """Requests of day 7 or 8: ``limits`` per target, by lowest hash of the request id, and their true utility.
+    """Requests of day 7 or 8: ``limits`` per target, by lowest hash of the request id, and their
+    true utility.
 
-    Utility is scored on the requests of the click target only, so that it is not weighted towards buyers.
+    Utility is scored on the requests of the click target only, so that it is not weighted towards
+    buyers.
     """
     stored = {each.name: each for each in open_dataset(bed.data()).eval_sets()}
     chosen: dict[str, tuple[EvalSet, np.ndarray]] = {}
@@ -87,7 +98,9 @@ def day_pool(bed: Bed, day: int, limits: dict[str, int]) -> Pool:
     targets = {}
     for target, (found, at) in chosen.items():
         wanted = [found.query_ids[q] for q in at.tolist()]
-        targets[target] = Target(np.array([place[i] for i in wanted]), {i: found.qrels[i] for i in wanted})
+        targets[target] = Target(
+            np.array([place[i] for i in wanted]), {i: found.qrels[i] for i in wanted}
+        )
     clicked = [ids[q] for q in targets["click"].at.tolist()]
     utility = _utility(bed, clicked)
     clicked = [i for i in clicked if utility[i]]
@@ -97,10 +110,14 @@ def day_pool(bed: Bed, day: int, limits: dict[str, int]) -> Pool:
 
 
 def _utility(bed: Bed, request_ids: Sequence[str]) -> Qrels:
-    """P(order | examined) of every substitute or better on sale, for some requests of the last two days."""
+    """P(order | examined) of every substitute or better on sale, for some requests of the last two
+    days.
+    """
     table = pq.read_table(bed.utility, filters=[("request_id", "in", list(request_ids))])
     found: Qrels = {i: {} for i in request_ids}
-    for request, item, value in zip(*(table.column(n).to_pylist() for n in table.column_names), strict=True):
+    for request, item, value in zip(
+        *(table.column(n).to_pylist() for n in table.column_names), strict=True
+    ):
         found[request][item] = value
     return found
 
@@ -110,7 +127,9 @@ def held_out_pool(bed: Bed, name: str, limit: int | None = None) -> Pool:
     found = {each.name: each for each in open_dataset(bed.data()).eval_sets()}[name]
     at = subset_by_hash(found.query_ids, limit).tolist()
     ids = tuple(found.query_ids[q] for q in at)
-    target = Target(np.arange(len(at)), {i: found.qrels[i] for i in ids}, relevance_threshold(found))
+    target = Target(
+        np.arange(len(at)), {i: found.qrels[i] for i in ids}, relevance_threshold(found)
+    )
     slices = {key: [str(labels[q]) for q in at] for key, labels in found.slices.items()}
     return Pool(name, ids, tuple(found.prompts[q] for q in at), {"": target}, slices)
 

@@ -1,4 +1,6 @@
-"""What one model says of labelled lists, as arrays: every figure of the mechanisms is a function of these."""
+"""What one model says of labelled lists, as arrays: every figure of the mechanisms is a function of
+these.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ STATES = ("eos_out", "last_code", "item_vector")
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of B lists of at most C candidates (unrelated SIDs last), whatever the model. Arrays (B, C)."""
+    """What is known of B lists of at most C candidates (unrelated SIDs last), whatever the model.
+
+    Arrays (B, C).
+    """
 
     positive: np.ndarray  # bool
     negative: np.ndarray  # bool
@@ -79,8 +84,11 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(model: SidLM, lists: Sequence[LabelledList], *, states: bool = True, batch: int = 48) -> Measured:
-    """Score every candidate and unrelated SID of ``lists`` once; ``states=False`` leaves ``similarity`` empty.
+def measure(
+    model: SidLM, lists: Sequence[LabelledList], *, states: bool = True, batch: int = 48
+) -> Measured:
+    """Score every candidate and unrelated SID of ``lists`` once; ``states=False`` leaves
+    ``similarity`` empty.
 
     The mode of ``model`` is left as it was; nothing is recorded for gradients.
     """
@@ -89,22 +97,29 @@ def measure(model: SidLM, lists: Sequence[LabelledList], *, states: bool = True,
     prefix = np.full(shape, -1)
     similarity = {name: np.full(shape, np.nan) for name in STATES} if states else {}
     top, entropy = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
-    by_length = np.argsort([x.example.length for x in lists], kind="stable")  # little padding in a batch
+    # little padding in a batch
+    by_length = np.argsort([x.example.length for x in lists], kind="stable")
     was_training = model.training
     model.eval()
     for at in range(0, len(lists), batch):
         chosen = by_length[at : at + batch]
         rows = [lists[b] for b in chosen]
         packed = pack(
-            [x.example.tokens for x in rows], [[*x.example.candidates, *x.unrelated] for x in rows], model.vocab
+            [x.example.tokens for x in rows],
+            [[*x.example.candidates, *x.unrelated] for x in rows],
+            model.vocab,
         ).to(model.device)
         # Both states of every candidate out of one forward: `hidden` becomes (B, 2C, d).
-        both = replace(packed, last_state=torch.cat([packed.last_state, packed.before_last_state], 1))
+        both = replace(
+            packed, last_state=torch.cat([packed.last_state, packed.before_last_state], 1)
+        )
         scores = score(model, both, rdrw_state="eos_out" if states else None)
         real = packed.is_candidate.cpu().numpy()
         width = real.shape[1]
 
-        def put(table: np.ndarray, values: torch.Tensor, chosen=chosen, real=real, width=width) -> None:
+        def put(
+            table: np.ndarray, values: torch.Tensor, chosen=chosen, real=real, width=width
+        ) -> None:
             found = values.float().cpu().numpy()
             table[chosen, :width] = np.where(real, found, table[chosen, :width])
 
@@ -127,7 +142,9 @@ def measure(model: SidLM, lists: Sequence[LabelledList], *, states: bool = True,
 
 
 def embedding_similarity(truth: Truth, vectors: np.ndarray) -> np.ndarray:
-    """(B, C) cosine of each candidate's item embedding with that of y_w*'s item; ``vectors`` (N, D). NaN = no row."""
+    """(B, C) cosine of each candidate's item embedding with that of y_w*'s item; ``vectors`` (N,
+    D). NaN = no row.
+    """
     rows = np.where(truth.row >= 0, truth.row, 0)
     found = np.asarray(vectors[np.unique(rows)], np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):

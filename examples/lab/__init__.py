@@ -1,1 +1,3 @@
-"""Parts of ``examples/prefix_lab.py``: a tabular softmax policy on a small SID trie whose truth is known."""
+"""Parts of ``examples/prefix_lab.py``: a tabular softmax policy on a small SID trie whose truth is
+known.
+"""

@@ -21,8 +21,8 @@ NS, BETAS, FORMS = (1, 3, 7, 16), (0.5, 1.0, 2.0, 5.0), ("raddpo", "raddpo-paper
 
 @torch.no_grad()
 def squeezing_state(world: World, table: Tensor) -> dict[str, Tensor]:
-    """(S,) each: mean log π over the log's lists of y_w*, of the other positives, of the negatives; of the relevant
-    items that no click reaches; the mass of the most probable SID."""
+    """(S,) each: mean log π over the log's lists of y_w*, of the other positives, of the negatives;
+    of the relevant items that no click reaches; the mass of the most probable SID."""
     logp = leaf_logp(table)
     listed = logp[:, None].expand(-1, world.items.shape[1], -1).gather(2, world.leaves)
     star = torch.zeros_like(world.tier, dtype=torch.bool).scatter(2, world.star[..., None], True)
@@ -60,9 +60,12 @@ def squeezing(figures: Figures, seeds: int) -> None:
         figures.put_all(f"A/{name}/change", minus(after, before))
 
 
-def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: int) -> tuple[Tensor, Tensor]:
-    """(lists,) gradient of L_PL, by the shipped objective, on the log-prob of y_w*'s code at ``level`` of the lists
-    whose negatives share it, and what docs/methods/raddpo.md says it is; both divided by the push on y_w*.
+def prefix_slopes(
+    world: World, table: Tensor, tlgd: bool, varied: bool, level: int
+) -> tuple[Tensor, Tensor]:
+    """(lists,) gradient of L_PL, by the shipped objective, on the log-prob of y_w*'s code at
+    ``level`` of the lists whose negatives share it, and what docs/methods/raddpo.md says it is;
+    both divided by the push on y_w*.
 
     ``varied`` cuts some SIDs to two codes, as SARQ does.  float64.
     """
@@ -79,7 +82,8 @@ def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: 
     length = scores.mask.sum(-1).double()
     reward = torch.where(scores.mask[..., :3], logp.detach(), 0.0).sum(-1) / length
     negative = scores.is_negative
-    q = reward.masked_fill(~negative, float("-inf")).softmax(-1)  # share of each negative in the push
+    # share of each negative in the push
+    q = reward.masked_fill(~negative, float("-inf")).softmax(-1)
     margin = reward[rows, star][:, None] - reward
     z = -torch.where(negative, -margin, float("-inf")).logsumexp(-1)
     push = 2.0 * torch.sigmoid(-2.0 * z)
@@ -93,7 +97,9 @@ def prefix_slopes(world: World, table: Tensor, tlgd: bool, varied: bool, level: 
 
 
 def coefficients(figures: Figures, seeds: int) -> None:
-    """B, first part: TLGD's coefficient against its formula, at both prefix levels, equal and varied lengths."""
+    """B, first part: TLGD's coefficient against its formula, at both prefix levels, equal and
+    varied lengths.
+    """
     world, sft = prepared(Dials(), seeds)
     for varied in (False, True):
         for tlgd in (False, True):
@@ -115,12 +121,18 @@ def oscillation(curve: Tensor) -> Tensor:
 
 
 def shared_prefixes(figures: Figures, seeds: int) -> None:
-    """B, second part: what the coefficient does to quality, validity and oscillation (T11) over prefix sharing."""
+    """B, second part: what the coefficient does to quality, validity and oscillation (T11) over
+    prefix sharing.
+    """
     for share in SHARES:
         world, sft = prepared(Dials(share=share), seeds)
         first = world.pool[:, 0] // (K2 * K3)
         results = {}
-        for label, name, tlgd in (("sft", "sft", True), ("off", "raddpo", False), ("on", "raddpo", True)):
+        for label, name, tlgd in (
+            ("sft", "sft", True),
+            ("off", "raddpo", False),
+            ("on", "raddpo", True),
+        ):
             curve: list[Tensor] = []
 
             def watch(step: int, table: Tensor, curve=curve, first=first) -> None:
@@ -136,13 +148,17 @@ def shared_prefixes(figures: Figures, seeds: int) -> None:
 
 
 def pushes(world: World, table: Tensor, form: str, beta: float) -> dict[str, Tensor]:
-    """Push on y_w*, pull on the hardest and the easiest negative (S,), over the first list of every query."""
+    """Push on y_w*, pull on the hardest and the easiest negative (S,), over the first list of every
+    query.
+    """
     reward = step_logp(table, world.leaves[:, 0]).mean(-1)
     negative, star = world.tier[:, 0] == 0, world.star[:, 0, None]
     best = reward.gather(1, star).detach().requires_grad_()
     others = reward.detach().requires_grad_()
     printed = form == "raddpo-paper"
-    loss = plackett_luce(best - others, negative, beta=beta, form="printed" if printed else "softmax").sum()
+    loss = plackett_luce(
+        best - others, negative, beta=beta, form="printed" if printed else "softmax"
+    ).sum()
     up, down = torch.autograd.grad(loss, (best, others))
     hardest = reward.masked_fill(~negative, float("-inf")).argmax(1, keepdim=True)
     easiest = reward.masked_fill(~negative, float("inf")).argmin(1, keepdim=True)
@@ -160,7 +176,9 @@ def contrast_share(world: World, table: Tensor, name: str, beta: float) -> float
 
 
 def readings(figures: Figures, seeds: int) -> None:
-    """C: the printed and the softmax reading over n and β, against SFT-continued on the same lists."""
+    """C: the printed and the softmax reading over n and β, against SFT-continued on
+    the same lists.
+    """
     for n in NS:
         world, sft = prepared(Dials(n=n), seeds)
         plain = quality(world, train(world, sft, "sft"))
@@ -171,4 +189,8 @@ def readings(figures: Figures, seeds: int) -> None:
                 figures[f"{at}/start/ratio"] = contrast_share(world, sft, name, beta)
                 after = train(world, sft, name, beta=beta, rdrw=False)
                 figures[f"{at}/end/ratio"] = contrast_share(world, after, name, beta)
-                figures.put_all(f"{at}-sft", minus(quality(world, after), plain), ("ndcg@10", "best.mrr", "click.mrr"))
+                figures.put_all(
+                    f"{at}-sft",
+                    minus(quality(world, after), plain),
+                    ("ndcg@10", "best.mrr", "click.mrr"),
+                )

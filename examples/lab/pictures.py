@@ -15,12 +15,19 @@ from lab import mechanisms, predictions
 from lab.figures import Figures
 
 COLOURS = ("#1b6ca8", "#d1495b", "#e9a03b", "#3a7d44", "#7b4ea3", "#111111", "#8c8c8c")
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5}
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+}
 STYLE |= {"legend.frameon": False, "svg.hashsalt": "lab", "axes.titlelocation": "left"}
 
 
 def sheet(rows: int, columns: int, height: float, **more: object) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(rows, columns, figsize=(7, height), squeeze=False, layout="constrained", **more)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(7, height), squeeze=False, layout="constrained", **more
+    )
     return figure, list(axes.flat)
 
 
@@ -34,7 +41,9 @@ def bars(axis: Axes, figures: Figures, x: list[float], names: list[str], **style
     mean, low, high = zip(*(figures.band(name) for name in names), strict=True)
     below = [m - v for m, v in zip(mean, low, strict=True)]
     above = [v - m for m, v in zip(mean, high, strict=True)]
-    axis.errorbar(x, mean, yerr=(below, above), capsize=2, lw=1.5, elinewidth=1, marker="o", ms=3.5, **style)
+    axis.errorbar(
+        x, mean, yerr=(below, above), capsize=2, lw=1.5, elinewidth=1, marker="o", ms=3.5, **style
+    )
 
 
 def squeezing(figures: Figures, folder: Path) -> None:
@@ -48,9 +57,21 @@ def squeezing(figures: Figures, folder: Path) -> None:
     figure, axes = sheet(2, 3, 4.6)
     for axis, (key, title) in zip(axes, titles.items(), strict=False):
         for name, colour in zip(mechanisms.METHODS, COLOURS, strict=True):
-            steps = sorted({int(k.split("step=")[1].split("/")[0]) for k in figures if k.startswith(f"A/{name}/step=")})
+            steps = sorted(
+                {
+                    int(k.split("step=")[1].split("/")[0])
+                    for k in figures
+                    if k.startswith(f"A/{name}/step=")
+                }
+            )
             line = "--" if name in ("dpo+sft", "raddpo-paper") else "-"
-            axis.plot(steps, [figures[f"A/{name}/step={s}/{key}"] for s in steps], line, color=colour, label=name)
+            axis.plot(
+                steps,
+                [figures[f"A/{name}/step={s}/{key}"] for s in steps],
+                line,
+                color=colour,
+                label=name,
+            )
         axis.set_title(title)
         axis.set_xlabel("step")
     axes[-1].axis("off")
@@ -68,7 +89,9 @@ def truncation(figures: Figures, folder: Path) -> None:
     x = list(mechanisms.SHARES)
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         if key == "oscillation":
-            ratio = [figures[f"B/share={s}/on/{key}"] / figures[f"B/share={s}/off/{key}"] for s in x]
+            ratio = [
+                figures[f"B/share={s}/on/{key}"] / figures[f"B/share={s}/off/{key}"] for s in x
+            ]
             axis.plot(x, ratio, marker="o", ms=3.5, color=COLOURS[0])
             axis.axhline(1, color="#999999", lw=0.8)
         else:
@@ -86,8 +109,18 @@ def readings(figures: Figures, folder: Path) -> None:
         for name, line in zip(mechanisms.FORMS, ("-", "--"), strict=True):
             at = [f"C/{name}/n={n}/beta={beta:g}" for n in mechanisms.NS]
             label = f"β = {beta:g}" if line == "-" else None
-            axes[0].plot(x, [figures[f"{a}/start/ratio"] for a in at], line, color=colour, marker="o", ms=3.5)
-            bars(axes[1], figures, x, [f"{a}-sft/best.mrr" for a in at], ls=line, color=colour, label=label)
+            axes[0].plot(
+                x, [figures[f"{a}/start/ratio"] for a in at], line, color=colour, marker="o", ms=3.5
+            )
+            bars(
+                axes[1],
+                figures,
+                x,
+                [f"{a}-sft/best.mrr" for a in at],
+                ls=line,
+                color=colour,
+                label=label,
+            )
     axes[0].set_yscale("log")
     axes[0].set_ylim(1e-4, 5)
     axes[0].axhline(0.01, color="#999999", lw=0.8)
@@ -118,7 +151,15 @@ def rdrw(figures: Figures, folder: Path) -> None:
         names = [f"D/noise={n}/{key if n or key in greys else 'auc=0.5'}-sft/ndcg@10" for n in at]
         colour = greys.get(key) or next(blues)
         x = [n + 0.004 * (i - 2.5) for n in at]
-        bars(axes[0], figures, x, names, color=colour, label=label, ls="--" if key == "constant" else "-")
+        bars(
+            axes[0],
+            figures,
+            x,
+            names,
+            color=colour,
+            label=label,
+            ls="--" if key == "constant" else "-",
+        )
     axes[0].set_title("nDCG@10, RAD-DPO − SFT-continued")
     axes[0].set_xlabel("share of pseudo-negatives")
     axes[0].legend(fontsize=8)
@@ -128,7 +169,13 @@ def rdrw(figures: Figures, folder: Path) -> None:
         bars(axes[1], figures, x, names, color=colour, label=f"{noise:.0%} pseudo-negatives")
     axes[1].axhline(predictions.VISIBLE, color="#999999", lw=0.8, ls=":")
     axes[1].text(
-        1.0, predictions.VISIBLE, "seen on 2,000 queries", va="bottom", ha="right", fontsize=8, color="#555555"
+        1.0,
+        predictions.VISIBLE,
+        "seen on 2,000 queries",
+        va="bottom",
+        ha="right",
+        fontsize=8,
+        color="#555555",
     )
     axes[1].set_title("nDCG@10, RDRW − constant .75")
     axes[1].set_xlabel("AUC of the similarity")
@@ -146,7 +193,12 @@ def effect_map(figures: Figures, folder: Path) -> None:
     for axis, (noise, share) in zip(axes, places, strict=True):
         for i, informative in enumerate(axis_of["informative"]):
             for j, steps in enumerate(axis_of["sft_steps"]):
-                cell = {"share": share, "noise": noise, "informative": informative, "sft_steps": steps}
+                cell = {
+                    "share": share,
+                    "noise": noise,
+                    "informative": informative,
+                    "sft_steps": steps,
+                }
                 mean, low, high = figures.band(f"{predictions.cell_name(cell)}/ndcg@10")
                 shade = min(abs(mean) / 0.03, 1.0) * 0.85
                 base = (0.11, 0.42, 0.66) if mean > 0 else (0.82, 0.29, 0.36)
@@ -195,7 +247,14 @@ def effect_lines(figures: Figures, folder: Path) -> None:
             ("ndcg@10", "true relevance, nDCG@10", COLOURS[0]),
             ("click.mrr", "next click, MRR", COLOURS[1]),
         ):
-            bars(axis, figures, x, [f"E/{dial}={v:g}/{measure}" for v in values], color=colour, label=label)
+            bars(
+                axis,
+                figures,
+                x,
+                [f"E/{dial}={v:g}/{measure}" for v in values],
+                color=colour,
+                label=label,
+            )
         axis.axhline(0, color="#999999", lw=0.8)
         axis.set_xticks(x, [f"{v:g}" for v in values], fontsize=8)
         axis.set_title(names[dial], fontsize=9)

@@ -46,7 +46,9 @@ LINES = {**WORLD_LINES, **TRAINING_LINES}
 
 
 def mean_weights(figures: Figures, dials: Dials, seeds: int) -> None:
-    """Mean w of pseudo-negatives and of true ones under the shipped window: the direction that RDRW must have."""
+    """Mean w of pseudo-negatives and of true ones under the shipped window: the direction that RDRW
+    must have.
+    """
     world, _ = prepared(dials, seeds)
     negative = world.tier == 0
     window = SimilarityWindow(size=min(4096, int(negative.sum())))
@@ -54,12 +56,16 @@ def mean_weights(figures: Figures, dials: Dials, seeds: int) -> None:
     weights = torch.ones_like(world.cosine)
     weights[negative], _ = window.weigh(world.cosine[negative])
     for name, keep in (("pseudo", world.pseudo), ("true", negative & ~world.pseudo)):
-        total, count = (x.view(world.seeds, -1).sum(1) for x in (weights * keep, keep.to(weights.dtype)))
+        total, count = (
+            x.view(world.seeds, -1).sum(1) for x in (weights * keep, keep.to(weights.dtype))
+        )
         figures.put(f"D/auc={dials.auc:g}/weight/{name}", total / count.clamp(min=1))
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where the broken line through (x, y) rises through ``level`` to stay above it; 2 where it ends below."""
+    """Where the broken line through (x, y) rises through ``level`` to stay above it; 2 where it
+    ends below.
+    """
     above = [value > level for value in y]
     if not above[-1]:
         return 2.0
@@ -70,11 +76,12 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
 
 
 def rdrw_against_noise(figures: Figures, seeds: int) -> None:
-    """D: quality over noise with RDRW at each AUC, without it, with w = .75 and with its own weights shuffled.
+    """D: quality over noise with RDRW at each AUC, without it, with w = .75 and with its own
+    weights shuffled.
 
-    ``threshold``: the AUC from which RDRW beats a control, ``visible``: by :data:`VISIBLE`, ``proved``: the first on
-    the dial from which the interval stays above 0; 2 = at no AUC.  Without noise there is nothing to recognise: one
-    run with RDRW stands for all.
+    ``threshold``: the AUC from which RDRW beats a control, ``visible``: by :data:`VISIBLE`,
+    ``proved``: the first on the dial from which the interval stays above 0; 2 = at no AUC.  Without
+    noise there is nothing to recognise: one run with RDRW stands for all.
     """
     for auc in AUCS:
         mean_weights(figures, Dials(auc=auc), seeds)
@@ -82,12 +89,17 @@ def rdrw_against_noise(figures: Figures, seeds: int) -> None:
         gains: dict[str, list[float]] = {label: [] for label in CONTROLS}
         lows: dict[str, list[float]] = {label: [] for label in CONTROLS}
         for auc in AUCS if noise else AUCS[:1]:
-            world, sft = prepared(Dials(noise=noise, auc=auc), seeds)  # same lists and table, other similarities
+            # same lists and table, other similarities
+            world, sft = prepared(Dials(noise=noise, auc=auc), seeds)
             if auc == AUCS[0]:
                 plain = quality(world, train(world, sft, "sft"))
                 controls = {"none": quality(world, train(world, sft, "raddpo", rdrw=False))}
-                controls["constant"] = quality(world, train(world, sft, "raddpo", weights="constant"))
-                controls["shuffled"] = quality(world, train(world, sft, "raddpo", weights="shuffled"))
+                controls["constant"] = quality(
+                    world, train(world, sft, "raddpo", weights="constant")
+                )
+                controls["shuffled"] = quality(
+                    world, train(world, sft, "raddpo", weights="shuffled")
+                )
                 for label, values in controls.items():
                     figures.put_all(f"D/noise={noise}/{label}-sft", minus(values, plain), MEASURES)
             with_rdrw = quality(world, train(world, sft, "raddpo"))
@@ -102,7 +114,9 @@ def rdrw_against_noise(figures: Figures, seeds: int) -> None:
                 figures[f"D/noise={noise}/threshold/{label}"] = crossing(AUCS, gain, 0.0)
                 figures[f"D/noise={noise}/visible/{label}"] = crossing(AUCS, gain, VISIBLE)
                 below = [i for i, low in enumerate(lows[label]) if low <= 0]
-                figures[f"D/noise={noise}/proved/{label}"] = (*AUCS, 2.0)[below[-1] + 1 if below else 0]
+                figures[f"D/noise={noise}/proved/{label}"] = (*AUCS, 2.0)[
+                    below[-1] + 1 if below else 0
+                ]
 
 
 def effect(
@@ -119,7 +133,8 @@ def effect(
 ) -> dict[str, Tensor]:
     """(S,) per measure, RAD-DPO as shipped minus SFT-continued; kept as ``name/measure``.
 
-    ``name/headroom`` is what the SFT policy lacks to a perfect nDCG@10; ``rate`` is a multiple of the usual one.
+    ``name/headroom`` is what the SFT policy lacks to a perfect nDCG@10; ``rate`` is a multiple of
+    the usual one.
     """
     world, sft = prepared(dials, seeds, seed)
     how = {"steps": int(steps), "rate": ALIGN_RATE * rate, "plain": plain}
@@ -135,7 +150,9 @@ def cell_name(cell: dict[str, float]) -> str:
 
 
 def effect_map(figures: Figures, seeds: int) -> None:
-    """E, first part: the full grid; ``E/map/mean/dial=value`` averages all cells with that value, seed by seed."""
+    """E, first part: the full grid; ``E/map/mean/dial=value`` averages all cells with that value,
+    seed by seed.
+    """
     cells = [dict(zip(MAP, values, strict=True)) for values in itertools.product(*MAP.values())]
     gains = [effect(figures, cell_name(cell), Dials(**cell), seeds) for cell in cells]
     for dial, values in MAP.items():
@@ -147,7 +164,9 @@ def effect_map(figures: Figures, seeds: int) -> None:
 
 
 def effect_lines(figures: Figures, seeds: int) -> None:
-    """E, second part: one dial at a time from the standard world, and plain gradient steps beside the usual ones."""
+    """E, second part: one dial at a time from the standard world, and plain gradient steps beside
+    the usual ones.
+    """
     usual = effect(figures, "E/standard", Dials(), seeds)
     for dial, values in LINES.items():
         for value in values:
@@ -159,18 +178,28 @@ def effect_lines(figures: Figures, seeds: int) -> None:
             else:
                 effect(figures, name, Dials(), seeds, **{dial: value})
     for steps in MAP["sft_steps"]:
-        effect(figures, f"E/plain/sft_steps={steps:g}", Dials(sft_steps=int(steps)), seeds, plain=True)
+        effect(
+            figures, f"E/plain/sft_steps={steps:g}", Dials(sft_steps=int(steps)), seeds, plain=True
+        )
 
 
 def best_settings(figures: Figures, seeds: int) -> dict[str, dict[str, float]]:
-    """E, third part: every dial of the lines where its effect was largest (or smallest), on fresh worlds.
+    """E, third part: every dial of the lines where its effect was largest (or smallest), on fresh
+    worlds.
 
-    The choice is made on the lines alone and scored once on other random worlds, so that it holds no winner's curse.
+    The choice is made on the lines alone and scored once on other random worlds, so that it holds
+    no winner's curse.
     """
     chosen = {}
-    for label, measure, sign in (("best", "ndcg@10", 1), ("worst", "ndcg@10", -1), ("click", "click.mrr", 1)):
+    for label, measure, sign in (
+        ("best", "ndcg@10", 1),
+        ("worst", "ndcg@10", -1),
+        ("click", "click.mrr", 1),
+    ):
         setting = {
-            dial: max(values, key=lambda v, d=dial, m=measure, s=sign: s * figures[f"E/{d}={v:g}/{m}"])
+            dial: max(
+                values, key=lambda v, d=dial, m=measure, s=sign: s * figures[f"E/{d}={v:g}/{m}"]
+            )
             for dial, values in LINES.items()
         }
         world = Dials(**{dial: setting[dial] for dial in WORLD_LINES})

@@ -22,7 +22,10 @@ def squeezing(f: Figures) -> Table:
         "nDCG@10",
         "click MRR",
     ]
-    rows = [[name, *(f.text(f"A/{name}/change/{key}", plus=True) for key in keys)] for name in mechanisms.METHODS]
+    rows = [
+        [name, *(f.text(f"A/{name}/change/{key}", plus=True) for key in keys)]
+        for name in mechanisms.METHODS
+    ]
     return "A. Change after 100 steps (log π; last three columns: mass and quality)", header, rows
 
 
@@ -32,8 +35,16 @@ def coefficients(f: Figures) -> Table:
         for tlgd in ("off", "on"):
             at = f"B/coefficient/{varied}/tlgd={tlgd}"
             error = "< 1e-9" if f[f"{at}/error_1e9"] < 1 else f"{f[f'{at}/error_1e9']:.0f}e-9"
-            rows.append([varied, tlgd, f"{f[f'{at}/mean']:.3f}", f"{f[f'{at}/negative']:.1%}", error])
-    header = ["lengths", "TLGD", "mean net coefficient", "lists that push the prefix down", "distance to the formula"]
+            rows.append(
+                [varied, tlgd, f"{f[f'{at}/mean']:.3f}", f"{f[f'{at}/negative']:.1%}", error]
+            )
+    header = [
+        "lengths",
+        "TLGD",
+        "mean net coefficient",
+        "lists that push the prefix down",
+        "distance to the formula",
+    ]
     return "B1. Coefficient of a shared first code, in units of the push on y_w*", header, rows
 
 
@@ -43,10 +54,18 @@ def truncation(f: Figures) -> Table:
         at = f"B/share={share}"
         ratio = f[f"{at}/on/oscillation"] / f[f"{at}/off/oscillation"]
         named = [
-            f.text(f"{at}/on-off/{key}", 4, True) for key in ("ndcg@10", "recall@8", "invalid.mass", "prefix.mass")
+            f.text(f"{at}/on-off/{key}", 4, True)
+            for key in ("ndcg@10", "recall@8", "invalid.mass", "prefix.mass")
         ]
         rows.append([f"{share:.0%}", *named, f"{ratio:.2f}"])
-    header = ["sharing", "nDCG@10", "recall@8", "invalid mass", "valid-prefix mass", "oscillation, on / off"]
+    header = [
+        "sharing",
+        "nDCG@10",
+        "recall@8",
+        "invalid mass",
+        "valid-prefix mass",
+        "oscillation, on / off",
+    ]
     return "B2. TLGD on − off", header, rows
 
 
@@ -57,12 +76,19 @@ def readings(f: Figures) -> Table:
             row = [str(n), f"{beta:g}"]
             for name in mechanisms.FORMS:
                 at = f"C/{name}/n={n}/beta={beta:g}"
-                pulls = " / ".join(f"{f[f'{at}/start/{key}']:.3f}" for key in ("push", "hardest", "easiest"))
+                pulls = " / ".join(
+                    f"{f[f'{at}/start/{key}']:.3f}" for key in ("push", "hardest", "easiest")
+                )
                 ratio = f"{f[f'{at}/start/ratio']:.1%} → {f[f'{at}/end/ratio']:.1%}"
                 row += [pulls, ratio, f.text(f"{at}-sft/best.mrr", plus=True)]
             rows.append(row)
     each = ("push / hardest / easiest", "contrast / SFT", "best MRR − SFT-continued")
-    header = ["n", "β", *(f"softmax: {text}" for text in each), *(f"printed: {text}" for text in each)]
+    header = [
+        "n",
+        "β",
+        *(f"softmax: {text}" for text in each),
+        *(f"printed: {text}" for text in each),
+    ]
     return "C. Two readings", header, rows
 
 
@@ -71,7 +97,9 @@ def rdrw(f: Figures) -> Table:
     for noise in predictions.NOISES:
         for auc in predictions.AUCS if noise else predictions.AUCS[:1]:
             at = f"D/noise={noise}/auc={auc:g}"
-            against = [f.text(f"{at}-{label}/ndcg@10", 4, True) for label in ("sft", *predictions.CONTROLS)]
+            against = [
+                f.text(f"{at}-{label}/ndcg@10", 4, True) for label in ("sft", *predictions.CONTROLS)
+            ]
             rows.append([f"{noise:.0%}", f"{auc:g}" if noise else "any", *against])
         for label in predictions.CONTROLS:
             text = f.text(f"D/noise={noise}/{label}-sft/ndcg@10", 4, True)
@@ -87,15 +115,24 @@ def thresholds(f: Figures) -> Table:
     rows = []
     for noise in predictions.NOISES[1:]:
         for label in predictions.CONTROLS:
-            names = [f"D/noise={noise}/{what}/{label}" for what in ("threshold", "proved", "visible")]
+            names = [
+                f"D/noise={noise}/{what}/{label}" for what in ("threshold", "proved", "visible")
+            ]
             rows.append([f"{noise:.0%}", label, *map(auc, names)])
-    header = ["noise", "against", "gain above 0 from AUC", "interval above 0 from AUC", "gain above .005 from AUC"]
+    header = [
+        "noise",
+        "against",
+        "gain above 0 from AUC",
+        "interval above 0 from AUC",
+        "gain above .005 from AUC",
+    ]
     return "D2. The AUC that RDRW needs", header, rows
 
 
 def weights(f: Figures) -> Table:
     rows = [
-        [f"{auc:g}", *(f.text(f"D/auc={auc:g}/weight/{k}") for k in ("pseudo", "true"))] for auc in predictions.AUCS
+        [f"{auc:g}", *(f.text(f"D/auc={auc:g}/weight/{k}") for k in ("pseudo", "true"))]
+        for auc in predictions.AUCS
     ]
     return "D3. Mean weight", ["AUC", "pseudo-negatives", "true negatives"], rows
 
@@ -105,16 +142,39 @@ def effects(f: Figures) -> Table:
     for dial, values in predictions.MAP.items():
         for value in values:
             at = f"E/map/mean/{dial}={value:g}"
-            rows.append([f"{dial} {value:g}", *(f.text(f"{at}/{key}", 4, True) for key in predictions.MEASURES)])
-    return "E1. RAD-DPO − SFT-continued, mean over the map", ["dial", "nDCG@10", "best MRR", "click MRR"], rows
+            rows.append(
+                [
+                    f"{dial} {value:g}",
+                    *(f.text(f"{at}/{key}", 4, True) for key in predictions.MEASURES),
+                ]
+            )
+    return (
+        "E1. RAD-DPO − SFT-continued, mean over the map",
+        ["dial", "nDCG@10", "best MRR", "click MRR"],
+        rows,
+    )
 
 
 def dials(f: Figures) -> Table:
-    names = [(f"{dial} {v:g}", f"E/{dial}={v:g}") for dial, values in predictions.LINES.items() for v in values]
-    names += [(f"plain gradient steps, sft_steps {v:g}", f"E/plain/sft_steps={v:g}") for v in (10, 40, 160)]
+    names = [
+        (f"{dial} {v:g}", f"E/{dial}={v:g}")
+        for dial, values in predictions.LINES.items()
+        for v in values
+    ]
+    names += [
+        (f"plain gradient steps, sft_steps {v:g}", f"E/plain/sft_steps={v:g}")
+        for v in (10, 40, 160)
+    ]
     names += [(f"chosen: {label}", f"E/chosen/{label}") for label in ("best", "worst", "click")]
-    rows = [[text, *(f.text(f"{at}/{key}", 4, True) for key in predictions.MEASURES)] for text, at in names]
-    return "E2. RAD-DPO − SFT-continued, one dial at a time", ["dial", "nDCG@10", "best MRR", "click MRR"], rows
+    rows = [
+        [text, *(f.text(f"{at}/{key}", 4, True) for key in predictions.MEASURES)]
+        for text, at in names
+    ]
+    return (
+        "E2. RAD-DPO − SFT-continued, one dial at a time",
+        ["dial", "nDCG@10", "best MRR", "click MRR"],
+        rows,
+    )
 
 
 TABLES = {
@@ -152,7 +212,9 @@ def number(match: re.Match[str], figures: Figures) -> str:
 
 
 def fill(page: str, figures: Figures) -> str:
-    """``page`` with each block ``<!-- table X -->…<!-- end -->`` and each ``number<!-- name -->`` of its prose anew."""
+    """``page`` with each block ``<!-- table X -->…<!-- end -->`` and each ``number<!-- name -->``
+    of its prose anew.
+    """
 
     def block(match: re.Match[str]) -> str:
         return f"<!-- table {match[1]} -->\n{markdown(TABLES[match[1]](figures))}\n<!-- end -->"

@@ -1,7 +1,7 @@
 """Sidar: from a product catalogue and an interaction log to aligned generative retrieval.
 
-Marks in docstrings such as [seed], [known], [source: N1], [reconstruction] and [ours] say where a formula or a
-constant comes from; docs/sources.md explains them and names every source.
+Marks in docstrings such as [seed], [known], [source: N1], [reconstruction] and [ours] say where a
+formula or a constant comes from; docs/sources.md explains them and names every source.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Artefact folders: written whole or not at all, and able to say what they are.
 
-A stage writes into a temporary sibling; the manifest (kind, shapes, config, hashes of inputs and files, code
-version) is written last, everything is fsynced, and one rename makes the folder appear.
+A stage writes into a temporary sibling; the manifest (kind, shapes, config, hashes of inputs and
+files, code version) is written last, everything is fsynced, and one rename makes the folder appear.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def sha256_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact folder says of itself. ``hash`` names its content: kind, config, inputs and files.
+    """What an artefact folder says of itself. ``hash`` names its content: kind, config, inputs and
+    files.
 
-    ``apart`` lists files that are kept and verified like the others but do not count in ``hash``: whatever reads the
-    folder for its content stays fresh when only they change.
+    ``apart`` lists files that are kept and verified like the others but do not count in ``hash``:
+    whatever reads the folder for its content stays fresh when only they change.
     """
 
     kind: str
@@ -67,15 +68,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return Manifest(**json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not a manifest ({error}); delete {folder} and run its stage again") from error
+        raise ValueError(
+            f"{path} is not a manifest ({error}); delete {folder} and run its stage again"
+        ) from error
 
 
 def continues(previous: Path) -> list[str]:
-    """Hashes of the artefact in ``previous`` and of those that it continued: what a successor says it goes on from.
+    """Hashes of the artefact in ``previous`` and of those that it continued: what a successor says
+    it goes on from.
 
-    A successor keeps the meaning of what it continues: rows of a catalogue, codes of an SID table. What was made from
-    a predecessor and holds only that meaning (a language model knows codes, no rows) still fits. Empty where
-    ``previous`` has no manifest.
+    A successor keeps the meaning of what it continues: rows of a catalogue, codes of an SID table.
+    What was made from a predecessor and holds only that meaning (a language model knows codes, no
+    rows) still fits. Empty where ``previous`` has no manifest.
     """
     manifest = read_manifest(previous)
     return [] if manifest is None else [*manifest.shapes.get("continues", []), manifest.hash]
@@ -88,14 +92,19 @@ def open_artifact(folder: Path, kind: str, *, verify: bool = False) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ValueError(f"{folder} holds no finished {kind!r} artefact; make it with `sidar {kind.split('-')[0]}`")
+        raise ValueError(
+            f"{folder} holds no finished {kind!r} artefact; make it with `sidar "
+            f"{kind.split('-')[0]}`"
+        )
     if manifest.kind != kind:
         raise ValueError(f"{folder} holds a {manifest.kind!r} artefact, not {kind!r}")
     if verify:
         for name, want in (manifest.files | manifest.apart).items():
             path = Path(folder) / name
             if not path.is_file() or sha256_file(path) != want:
-                raise ValueError(f"{path} is missing or differs from its manifest; run the stage {kind!r} again")
+                raise ValueError(
+                    f"{path} is missing or differs from its manifest; run the stage {kind!r} again"
+                )
     return manifest
 
 
@@ -111,7 +120,9 @@ def fsync_tree(folder: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a kill leaves the old file or the new one, never a part."""
+    """Write ``text`` to ``path`` so that a kill leaves the old file or the new one,
+    never a part.
+    """
     tmp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with tmp.open("w", encoding="utf-8") as file:
@@ -157,12 +168,14 @@ def write_artifact(
 ) -> Iterator[Draft]:
     """Write an artefact atomically::
 
-    with write_artifact(run / "sid", "sid", config=cfg.sid.model_dump(), inputs={"embed": h}) as draft:
+    with write_artifact(run / "sid", "sid", config=cfg.sid.model_dump(), inputs={"embed": h}) as
+    draft:
         sids.save(draft.path / "sids.parquet")
         draft.shapes["items"] = len(sids)
 
-    Files in the subfolders named in ``apart`` do not count in the manifest's hash; the files ``live`` (relative paths)
-    are not in the manifest at all, as they go on changing and check themselves.
+    Files in the subfolders named in ``apart`` do not count in the manifest's hash; the files
+    ``live`` (relative paths) are not in the manifest at all, as they go on changing and check
+    themselves.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +203,9 @@ def write_artifact(
             seconds=round(time.monotonic() - started, 3),
             apart={str(path): value for path, value in hashes.items() if path.parts[0] in apart},
         )
-        (tmp / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=1, sort_keys=True, default=str) + "\n")
+        (tmp / MANIFEST).write_text(
+            json.dumps(manifest.__dict__, indent=1, sort_keys=True, default=str) + "\n"
+        )
         fsync_tree(tmp)
         replace_folder(tmp, folder)
     finally:

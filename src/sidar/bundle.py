@@ -4,17 +4,19 @@
       manifest.json     kind "bundle"; hashes of the stages that it was made from
       bundle.json       label, decode settings, example queries, hash of each part
       catalogue/        catalogue.arrow: what a product card shows, memory-mapped, with its lineage
-      embed/            embedder.json: which encoder made the vectors. Only a model that reads sentence vectors, and
-                        reranking, need it to search: then encoder/ is a copy of it, unless it is a packaged one or a
-                        hub's (a reference); with `decode.rerank: dense` items.npy
+      embed/            embedder.json: which encoder made the vectors. Only a model that reads
+                        sentence vectors, and reranking, need it to search: then encoder/ is a
+                        copy of it, unless it is a packaged one or a hub's (a reference); with
+                        `decode.rerank: dense` items.npy
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
-      answer/           where the answer is fused: answer.json, BM25, above 100,000 items the index of the dense channel
-                        (dual_view.*), and memory.parquet, which a day's log updates
+      answer/           where the answer is fused: answer.json, BM25, above 100,000 items the index
+                        of the dense channel (dual_view.*), and memory.parquet, which a day's log
+                        updates
       model/            language model, vocabulary, prompt template, text tokenizer
 
-Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts fit, also after
-someone has exchanged one by hand.
+Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts
+fit, also after someone has exchanged one by hand.
 """
 
 from __future__ import annotations
@@ -32,7 +34,15 @@ import pyarrow.parquet as pq
 
 from sidar.answer.memory import FILE as MEMORY
 from sidar.answer.serving import read_facts
-from sidar.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, sha256_file, sha256_json, write_artifact
+from sidar.artifacts import (
+    MANIFEST,
+    Manifest,
+    open_artifact,
+    read_manifest,
+    sha256_file,
+    sha256_json,
+    write_artifact,
+)
 from sidar.bundle_checks import check_index, check_lineage, check_meaning, short
 from sidar.bundle_encoder import write_encoder
 from sidar.data.catalogue import open_catalogue, save_catalogue
@@ -43,13 +53,14 @@ from sidar.sid.table import load_sids
 from sidar.types import Catalogue, PathLike, SemanticIds
 
 FACTS = "bundle.json"
-#: Folder of what the fused answer reads; it changes with the memory and so is no part of the bundle's hash.
+#: Folder of what the fused answer reads; it changes with the memory and so is no part of the
+#: bundle's hash.
 ANSWER = "answer"
 FORMAT = 1
 #: What a bundle says where its config asks for reranking and there is nothing to rerank by.
 NO_WEIGHT = (
-    "decode.rerank is dense, but no request of the log has a query text and a choice to weigh the cosine on: searches "
-    "are not reranked"
+    "decode.rerank is dense, but no request of the log has a query text and a choice to weigh the "
+    "cosine on: searches are not reranked"
 )
 #: An example query was typed by at least so many users.
 EXAMPLE_USERS = 5
@@ -59,7 +70,9 @@ NOT_ON_CARDS = ("text", "attributes")
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle whose parts fit; the model stays on disk until someone loads ``folder / "model"``."""
+    """An opened bundle whose parts fit; the model stays on disk until someone loads ``folder /
+    "model"``.
+    """
 
     folder: Path
     hash: str
@@ -69,7 +82,8 @@ class Bundle:
     catalogue: Catalogue
     sids: SemanticIds
     index: PrefixIndex
-    rerank: dict[str, Any] | None = None  # weight of the dense score and how it was chosen; None = beams decide alone
+    # weight of the dense score and how it was chosen; None = beams decide alone
+    rerank: dict[str, Any] | None = None
     fuse: str = "none"  # "memory": counts of the query smoothed with all channels (sidar.answer)
 
 
@@ -92,7 +106,9 @@ def build_bundle(
     out = Path(out)
     stages = {"data": data, "embed": embed, "sid": sid, "index": index, "model": model}
     hashes = {name: stage_manifest(Path(folder)).hash for name, folder in stages.items()}
-    with write_artifact(out, "bundle", config=config, inputs=hashes, live=(f"{ANSWER}/{MEMORY}",)) as draft:
+    with write_artifact(
+        out, "bundle", config=config, inputs=hashes, live=(f"{ANSWER}/{MEMORY}",)
+    ) as draft:
         report = write_bundle(
             draft.path,
             data=data,
@@ -126,16 +142,19 @@ def write_bundle(
     encoder: PathLike | None = None,
     answer: PathLike | None = None,
 ) -> dict[str, Any]:
-    """Write the files of a bundle into an existing, empty ``folder`` and check them; returns summary and shapes.
+    """Write the files of a bundle into an existing, empty ``folder`` and check them; returns
+    summary and shapes.
 
-    ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder above. Large files
-    are hard-linked where the file system allows it: finished artefacts are never written again, only replaced.
-    ``examples``: queries to offer on an empty page, default those of the log. ``rerank`` {"weight": w, …}: searches
-    order what the beams reach by log π + w · cosine unless told otherwise; the item vectors then come along.  Where
-    ``config`` asks for reranking and there is no weight, the bundle notes it (in ``bundle.json`` and its manifest).
-    ``encoder``: where to copy the encoder from, default the folder that ``embed`` names; used only where it is needed.
-    ``answer``: folder of the stage ``answer``; None, or one that fuses nothing = the model answers alone.
-    Raises ``ValueError`` when two parts were not made from one another, or the encoder did not make the vectors.
+    ``model`` is a :class:`~sidar.lm.SidLM` folder (``align-raddpo/model``); its stage is the folder
+    above. Large files are hard-linked where the file system allows it: finished artefacts are never
+    written again, only replaced. ``examples``: queries to offer on an empty page, default those of
+    the log. ``rerank`` {"weight": w, …}: searches order what the beams reach by log π + w · cosine
+    unless told otherwise; the item vectors then come along.  Where ``config`` asks for reranking
+    and there is no weight, the bundle notes it (in ``bundle.json`` and its manifest). ``encoder``:
+    where to copy the encoder from, default the folder that ``embed`` names; used only where it is
+    needed. ``answer``: folder of the stage ``answer``; None, or one that fuses nothing = the model
+    answers alone. Raises ``ValueError`` when two parts were not made from one another, or the
+    encoder did not make the vectors.
     """
     folder = Path(folder)
     sources = {
@@ -173,9 +192,13 @@ def write_bundle(
             if file.name != MANIFEST and file.suffix != ".png":
                 _link(file, folder / part / file.relative_to(sources[part]))
     for part, manifest in manifests.items():
-        (folder / part / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=1, sort_keys=True) + "\n")
+        (folder / part / MANIFEST).write_text(
+            json.dumps(manifest.__dict__, indent=1, sort_keys=True) + "\n"
+        )
     asked = json.loads(json.dumps(dict(config), default=str))
-    notes = [NO_WEIGHT] if rerank is None and asked.get("decode", {}).get("rerank") == "dense" else []
+    notes = (
+        [NO_WEIGHT] if rerank is None and asked.get("decode", {}).get("rerank") == "dense" else []
+    )
     facts = {
         "format": FORMAT,
         "label": label,
@@ -185,7 +208,9 @@ def write_bundle(
         "rerank": None if rerank is None else dict(rerank),
         "fuse": fuse,
         "notes": notes,
-        "examples": example_queries(sources["catalogue"], catalogue) if examples is None else list(examples),
+        "examples": example_queries(sources["catalogue"], catalogue)
+        if examples is None
+        else list(examples),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     made = open_bundle(folder)
@@ -206,31 +231,36 @@ def write_bundle(
 def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
     """Open a bundle and check that its parts fit one another; ``verify`` also re-hashes every file.
 
-    Checked: each part is the one that the bundle was made with; each was made from the others (a model: from these or
-    from what they continue); one lineage; the same codebooks in table, index and model; and the index files each item
-    (a sample of 4,096) under its SID.
-    Raises ``ValueError`` that names both sides and the next command.
+    Checked: each part is the one that the bundle was made with; each was made from the others (a
+    model: from these or from what they continue); one lineage; the same codebooks in table, index
+    and model; and the index files each item (a sample of 4,096) under its SID. Raises
+    ``ValueError`` that names both sides and the next command.
     """
     folder = Path(folder)
     if not (folder / FACTS).is_file():
         raise ValueError(f"{folder} is no bundle (it has no {FACTS}); make one with `sidar bundle`")
     facts = json.loads((folder / FACTS).read_text())
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{folder} has bundle format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar bundle`")
-    whole = open_artifact(folder, "bundle", verify=verify) if (folder / MANIFEST).is_file() else None
+        raise ValueError(
+            f"{folder} has bundle format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar "
+            "bundle`"
+        )
+    whole = (
+        open_artifact(folder, "bundle", verify=verify) if (folder / MANIFEST).is_file() else None
+    )
     manifests = {part: stage_manifest(folder / part) for part in facts["parts"]}
     for part, manifest in manifests.items():
         if manifest.hash != facts["parts"][part]:
             raise ValueError(
-                f"the {part} part of {folder} is {short(manifest.hash)}, but the bundle was made with "
-                f"{short(facts['parts'][part])}; make it again with `sidar bundle`"
+                f"the {part} part of {folder} is {short(manifest.hash)}, but the bundle was made "
+                f"with {short(facts['parts'][part])}; make it again with `sidar bundle`"
             )
     check_lineage(manifests, where=f"{folder}: ")
     catalogue = open_catalogue(folder / "catalogue" / "catalogue.arrow")
     if catalogue.lineage != facts["lineage"]:
         raise ValueError(
-            f"{folder}: the catalogue is of lineage {catalogue.lineage}, the bundle of {facts['lineage']}; "
-            "make it again with `sidar bundle`"
+            f"{folder}: the catalogue is of lineage {catalogue.lineage}, the bundle of "
+            f"{facts['lineage']}; make it again with `sidar bundle`"
         )
     sids = load_sids(folder / "sid" / "sids.parquet", catalogue.item_ids)
     index = PrefixIndex.load(folder / "index")
@@ -254,7 +284,8 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
 
 
 def stage_manifest(folder: Path) -> Manifest:
-    """The manifest of the stage that made ``folder``, its own or of the folder above (``align-…/model``).
+    """The manifest of the stage that made ``folder``, its own or of the folder above
+    (``align-…/model``).
 
     A model folder that no stage made (saved by hand) is described by its files alone.
     """
@@ -263,14 +294,20 @@ def stage_manifest(folder: Path) -> Manifest:
         return manifest
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no finished artefact; make it with `sidar run`")
-    files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {
+        str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
     return Manifest(kind="model", config={}, inputs={}, files=files)
 
 
-def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int = EXAMPLE_USERS) -> list[str]:
-    """Queries to offer on an empty page: the training log's most common, else names of the largest categories.
+def example_queries(
+    data: Path, catalogue: Catalogue, n: int = 8, min_users: int = EXAMPLE_USERS
+) -> list[str]:
+    """Queries to offer on an empty page: the training log's most common, else names of the largest
+    categories.
 
-    Only queries that at least ``min_users`` different users typed: a bundle must not repeat what one person wrote.
+    Only queries that at least ``min_users`` different users typed: a bundle must not repeat what
+    one person wrote.
     """
     requests = data / "requests.parquet"
     found: list[str] = []
@@ -279,8 +316,9 @@ def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int
 
         with duckdb.connect() as db:
             rows = db.execute(
-                "select query, count(distinct user_id) as users from read_parquet(?) where split = 'train' and "
-                "query <> '' group by query having users >= ? order by users desc, query limit ?",
+                "select query, count(distinct user_id) as users from read_parquet(?) where split = "
+                "'train' and query <> '' group by query having users >= ? order by users desc, "
+                "query limit ?",
                 [str(requests), min_users, n],
             ).fetchall()
         found = [query for query, _ in rows]
@@ -289,7 +327,9 @@ def example_queries(data: Path, catalogue: Catalogue, n: int = 8, min_users: int
         for path in catalogue.table.column("category").slice(0, 100_000).to_pylist():
             if path:
                 leaves[path[-1]] = leaves.get(path[-1], 0) + 1
-        found = [name.lower() for name in sorted(leaves, key=lambda leaf: (-leaves[leaf], leaf))[:n]]
+        found = [
+            name.lower() for name in sorted(leaves, key=lambda leaf: (-leaves[leaf], leaf))[:n]
+        ]
     return found
 
 
@@ -297,7 +337,9 @@ def _cards(catalogue: Catalogue) -> Catalogue:
     table = catalogue.table
     for name in NOT_ON_CARDS:
         place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type))
+        table = table.set_column(
+            place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type)
+        )
     return Catalogue(table, catalogue.lineage)
 
 

@@ -1,4 +1,6 @@
-"""Whether the parts of a bundle belong together: a mixture is refused, with both hashes and the next command."""
+"""Whether the parts of a bundle belong together: a mixture is refused, with both hashes and the
+next command.
+"""
 
 from __future__ import annotations
 
@@ -22,36 +24,52 @@ MADE_FROM = {
     "index": ("catalogue", "sid"),
     "model": ("catalogue", "sid"),
 }
-COMMAND = {"catalogue": "sidar validate", "embed": "sidar embed", "sid": "sidar sid", "index": "sidar index"}
+COMMAND = {
+    "catalogue": "sidar validate",
+    "embed": "sidar embed",
+    "sid": "sidar sid",
+    "index": "sidar index",
+}
 _STAGE = {"catalogue": "data"}  # a part's name in the manifests of later stages, where it differs
 
 
 def check_lineage(manifests: Mapping[str, Manifest], where: str = "") -> None:
-    """Each part was made from the others that are here, as far as its manifest names them; else ``ValueError``."""
+    """Each part was made from the others that are here, as far as its manifest names them; else
+    ``ValueError``.
+    """
     for part, parents in MADE_FROM.items():
         for parent in parents:
             wanted = manifests[part].inputs.get(_STAGE.get(parent, parent))
             have = manifests[parent].hash
-            # A model holds codes and no rows: it also fits what goes on from the catalogue and table of its training.
+            # A model holds codes and no rows: it also fits what goes on from the catalogue and
+            # table of its training.
             past = manifests[parent].shapes.get("continues", []) if part == "model" else []
             if wanted is not None and wanted != have and wanted not in past:
                 command = COMMAND.get(part, f"sidar {manifests[part].kind.split('-')[0]}")
                 raise ValueError(
-                    f"{where}{part} {short(manifests[part].hash)} was made from {parent} {short(wanted)}, but the "
-                    f"{parent} here is {short(have)}; run `{command}` on this {parent}, then `sidar bundle`"
+                    f"{where}{part} {short(manifests[part].hash)} was made from {parent} "
+                    f"{short(wanted)}, but the {parent} here is {short(have)}; run `{command}` on "
+                    f"this {parent}, then `sidar bundle`"
                 )
 
 
-def check_index(index: PrefixIndex, sids: SemanticIds, folder: Path, manifests: Mapping[str, Manifest]) -> None:
-    """The index has the table's codebooks and files each item (a sample of 4,096) under the table's SID."""
+def check_index(
+    index: PrefixIndex, sids: SemanticIds, folder: Path, manifests: Mapping[str, Manifest]
+) -> None:
+    """The index has the table's codebooks and files each item (a sample of 4,096) under the table's
+    SID.
+    """
     hashes = f"index {short(manifests['index'].hash)} and sid {short(manifests['sid'].hash)}"
     if tuple(index.codebook_sizes) != tuple(sids.codebook_sizes):
         raise ValueError(
-            f"{folder}: {hashes} do not fit: the index holds codebooks {tuple(index.codebook_sizes)}, the SID table "
+            f"{folder}: {hashes} do not fit: the index holds codebooks "
+            f"{tuple(index.codebook_sizes)}, the SID table "
             f"{tuple(sids.codebook_sizes)}; run `sidar index`, then `sidar bundle`"
         )
     places = (
-        np.unique(np.linspace(0, len(index.rows) - 1, 4096).astype(np.int64)) if len(index.rows) else np.empty(0, int)
+        np.unique(np.linspace(0, len(index.rows) - 1, 4096).astype(np.int64))
+        if len(index.rows)
+        else np.empty(0, int)
     )
     rows = index.rows[places]
     filed = np.searchsorted(index.rows_start, places, side="right") - 1
@@ -60,15 +78,19 @@ def check_index(index: PrefixIndex, sids: SemanticIds, folder: Path, manifests: 
     wrong[inside] = index.lookup(sids.codes[rows[inside]]) != filed[inside]
     if wrong.any():
         raise ValueError(
-            f"{folder}: {hashes} do not fit: the index files row {int(rows[wrong.argmax()])} under another SID than "
-            "the table; run `sidar index`, then `sidar bundle`"
+            f"{folder}: {hashes} do not fit: the index files row {int(rows[wrong.argmax()])} under "
+            "another SID than the table; run `sidar index`, then `sidar bundle`"
         )
 
 
-def check_meaning(folder: Path, manifests: Mapping[str, Manifest], model: Mapping[str, Any], sids: SemanticIds) -> None:
-    """The model's codes must mean what the table's do: one codebook file, whatever the hashes of the folders say.
+def check_meaning(
+    folder: Path, manifests: Mapping[str, Manifest], model: Mapping[str, Any], sids: SemanticIds
+) -> None:
+    """The model's codes must mean what the table's do: one codebook file, whatever the hashes of
+    the folders say.
 
-    Without stored centroids, a model that no stage made is held against the version of the table that it names.
+    Without stored centroids, a model that no stage made is held against the version of the table
+    that it names.
     """
     hashes = f"model {short(manifests['model'].hash)} and sid {short(manifests['sid'].hash)}"
     weights = folder / "model" / "model.safetensors"
@@ -78,12 +100,14 @@ def check_meaning(folder: Path, manifests: Mapping[str, Manifest], model: Mappin
         books = np.concatenate(stored_codebooks(folder / "sid"))
         if learnt.shape != books.shape or not np.allclose(learnt, books, rtol=1e-4, atol=1e-5):
             raise ValueError(
-                f"{folder}: {hashes} do not fit: the model was trained on other codebooks of the same sizes, so its "
-                "codes mean other clusters; train it on this table with `sidar sft`, or see `sidar sids plan`"
+                f"{folder}: {hashes} do not fit: the model was trained on other codebooks of the "
+                "same sizes, so its codes mean other clusters; train it on this table with `sidar "
+                "sft`, or see `sidar sids plan`"
             )
     elif not manifests["model"].inputs and model.get("sid_version") not in ("", None, sids.version):
         raise ValueError(
-            f"{folder}: {hashes} do not fit: the model was trained on SID table {model['sid_version']!r}, this one is "
+            f"{folder}: {hashes} do not fit: the model was trained on SID table "
+            f"{model['sid_version']!r}, this one is "
             f"{sids.version!r}; see `sidar sids plan`"
         )
 

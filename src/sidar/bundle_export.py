@@ -1,4 +1,6 @@
-"""A bundle that leaves the machine: a copy that stands alone, with rare pairs of query and item left out."""
+"""A bundle that leaves the machine: a copy that stands alone, with rare pairs of query and item
+left out.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sidar.types import PathLike
 
 @dataclass(frozen=True)
 class Export:
-    """What left: ``pairs`` of query and item in the copy, ``left_out`` not; both None where there is no memory."""
+    """What left: ``pairs`` of query and item in the copy, ``left_out`` not; both None where there
+    is no memory.
+    """
 
     folder: Path
     min_users: int
@@ -31,18 +35,25 @@ class Export:
             return [*lines, "it holds no memory of queries"]
         return [
             *lines,
-            f"memory: {self.pairs:,} pairs of query and item; {self.left_out:,} of fewer than {self.min_users} users "
-            "were left out",
-            "the key of the memory is not in it: give memory.key apart, and set SIDAR_MEMORY_KEY where it serves",
+            f"memory: {self.pairs:,} pairs of query and item; {self.left_out:,} of fewer than "
+            f"{self.min_users} users were left out",
+            (
+                "the key of the memory is not in it: give memory.key apart, and set "
+                "SIDAR_MEMORY_KEY where it serves"
+            ),
         ]
 
 
-def export_bundle(bundle: PathLike, out: PathLike, min_users: int, examples: Sequence[str] | None = None) -> Export:
-    """Copy ``bundle`` to ``out`` without links, its memory without the pairs that fewer than ``min_users`` users chose.
+def export_bundle(
+    bundle: PathLike, out: PathLike, min_users: int, examples: Sequence[str] | None = None
+) -> Export:
+    """Copy ``bundle`` to ``out`` without links, its memory without the pairs that fewer than
+    ``min_users`` users chose.
 
-    Only files that the bundle's manifest names are copied, so nothing that lies there by accident leaves.
-    ``examples``: example queries in the place of the bundle's.  An earlier bundle in ``out`` is replaced.
-    Raises ``ValueError`` where ``out`` is anything else that exists, or ``min_users`` is below 1.
+    Only files that the bundle's manifest names are copied, so nothing that lies there by accident
+    leaves. ``examples``: example queries in the place of the bundle's.  An earlier bundle in
+    ``out`` is replaced. Raises ``ValueError`` where ``out`` is anything else that exists, or
+    ``min_users`` is below 1.
     """
     bundle, out = Path(bundle).resolve(), Path(out).resolve()
     if min_users < 1:
@@ -56,7 +67,9 @@ def export_bundle(bundle: PathLike, out: PathLike, min_users: int, examples: Seq
     parts = [path.relative_to(bundle) for path in bundle.glob(f"*/{MANIFEST}")]
     kept = left_out = None
     memory = f"{ANSWER}/{MEMORY}"
-    with write_artifact(out, "bundle", config=manifest.config, inputs=manifest.inputs, live=(memory,)) as draft:
+    with write_artifact(
+        out, "bundle", config=manifest.config, inputs=manifest.inputs, live=(memory,)
+    ) as draft:
         for name in [*map(Path, manifest.files | manifest.apart), *parts]:
             (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, draft.path / name)

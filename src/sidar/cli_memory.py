@@ -7,19 +7,30 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Count a day's log into a bundle that serves, and look queries up in it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Count a day's log into a bundle that serves, and look queries up in it.",
+    no_args_is_help=True,
+)
 
-Bundle = Annotated[Path | None, typer.Option("--bundle", help="A bundle folder; default: the config's run's.")]
-Config = Annotated[Path, typer.Option("-c", "--config", help="Says where the day's events are and how to read them.")]
+Bundle = Annotated[
+    Path | None, typer.Option("--bundle", help="A bundle folder; default: the config's run's.")
+]
+Config = Annotated[
+    Path,
+    typer.Option("-c", "--config", help="Says where the day's events are and how to read them."),
+]
 
 
 @app.command()
 def update(
     bundle: Bundle = None,
     config: Config = Path("sidar.yaml"),
-    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. events.path=today.parquet")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, e.g. events.path=today.parquet")
+    ] = None,
 ) -> None:
-    """Count a log (events.path) into a bundle: its days replace the same days there. Nothing is trained.
+    """Count a log (events.path) into a bundle: its days replace the same days there. Nothing is
+    trained.
 
     Items are those of the bundle's catalogue. A service that runs answers from it after a restart.
     """
@@ -36,9 +47,13 @@ def update(
 @app.command()
 def show(
     query: Annotated[str, typer.Argument(help="A query; case and punctuation do not matter.")],
-    bundle: Annotated[Path, typer.Option("--bundle", help="A bundle folder.")] = Path("runs/run/bundle"),
+    bundle: Annotated[Path, typer.Option("--bundle", help="A bundle folder.")] = Path(
+        "runs/run/bundle"
+    ),
 ) -> None:
-    """Print what was chosen for a query: counts as they decay, as they were made, and on how many days."""
+    """Print what was chosen for a query: counts as they decay, as they were made, and on how many
+    days.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -51,6 +66,10 @@ def show(
     table = Table("decayed count", "count", "days", "item", "title", box=None)
     for item in items:
         title = item.title[:80] if item.alive else f"(retired) {item.title[:80]}"
-        table.add_row(f"{item.count:.2f}", f"{item.weight:.2f}", str(item.days), item.item_id, title)
-    table.caption = f"{sum(item.count for item in items if item.alive):.2f} in all, of items that are there"
+        table.add_row(
+            f"{item.count:.2f}", f"{item.weight:.2f}", str(item.days), item.item_id, title
+        )
+    table.caption = (
+        f"{sum(item.count for item in items if item.alive):.2f} in all, of items that are there"
+    )
     Console().print(table)

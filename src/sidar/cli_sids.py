@@ -1,4 +1,7 @@
-"""``sidar sids …``: the life of Semantic IDs after the first fit. Heavy imports are inside the commands."""
+"""``sidar sids …``: the life of Semantic IDs after the first fit.
+
+Heavy imports are inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Compare, bring, take away, refresh and watch Semantic IDs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compare, bring, take away, refresh and watch Semantic IDs.", no_args_is_help=True
+)
 
 Config = Annotated[Path, typer.Option("-c", "--config", help="The run's sidar.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
@@ -26,54 +31,92 @@ def diff(
     from sidar.sid.versions import compare_versions, lines, open_version
 
     found = compare_versions(open_version(before), open_version(after), examples=examples)
-    typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    typer.echo(
+        json.dumps(found.as_dict(), indent=1, ensure_ascii=False)
+        if as_json
+        else "\n".join(lines(found))
+    )
 
 
 @app.command(name="import")
 def import_(
-    table: Annotated[Path, typer.Argument(help="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12>.")],
+    table: Annotated[
+        Path,
+        typer.Argument(help="JSON, JSON lines, CSV or Parquet: item -> tokens such as <a_12>."),
+    ],
     out: Annotated[Path, typer.Argument(help="A sids.parquet to write.")],
-    sizes: Annotated[str | None, typer.Option(help="Codes per level, e.g. 256,256,256; default: largest seen.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="The table's column of item ids; default: item_id.")] = None,
-    sid_column: Annotated[str | None, typer.Option(help="Its column of SIDs, or one per level: c0,c1,c2.")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Codes per level, e.g. 256,256,256; default: largest seen.")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="The table's column of item ids; default: item_id.")
+    ] = None,
+    sid_column: Annotated[
+        str | None, typer.Option(help="Its column of SIDs, or one per level: c0,c1,c2.")
+    ] = None,
 ) -> None:
-    """Read SIDs that others made and write them as sids.parquet (`sid.method: table` takes either)."""
+    """Read SIDs that others made and write them as sids.parquet (`sid.method:
+    table` takes either).
+    """
     from sidar.sid.published import read_published, write_published
 
     if out.suffix != ".parquet":
         raise ValueError(f"{out}: want a .parquet file")
     named = {"item_id": item_column, "sid": sid_column}
-    found = read_published(table, _numbers(sizes), {column: own for column, own in named.items() if own})
+    found = read_published(
+        table, _numbers(sizes), {column: own for column, own in named.items() if own}
+    )
     sids = found.sids()
     write_published(out, found.item_ids, sids, form="codes")
-    lengths = "" if sids.fixed_length else f", {int(sids.lengths.min())} to {int(sids.lengths.max())} codes long"
-    typer.echo(f"{len(found):,} items, codebooks {'/'.join(map(str, found.codebook_sizes))}{lengths} -> {out}")
+    lengths = (
+        ""
+        if sids.fixed_length
+        else f", {int(sids.lengths.min())} to {int(sids.lengths.max())} codes long"
+    )
+    typer.echo(
+        f"{len(found):,} items, codebooks {'/'.join(map(str, found.codebook_sizes))}{lengths} -> "
+        f"{out}"
+    )
 
 
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help=VERSION)],
     out: Annotated[Path, typer.Argument(help="A .json, .jsonl, .csv or .parquet file to write.")],
-    form: Annotated[str, typer.Option(help="tokens (a list), text (one string) or codes (numbers).")] = "tokens",
-    names: Annotated[str | None, typer.Option(help="Names of the levels, e.g. s_a,s_b,s_c; default a,b,c.")] = None,
+    form: Annotated[
+        str, typer.Option(help="tokens (a list), text (one string) or codes (numbers).")
+    ] = "tokens",
+    names: Annotated[
+        str | None, typer.Option(help="Names of the levels, e.g. s_a,s_b,s_c; default a,b,c.")
+    ] = None,
 ) -> None:
     """Write SIDs as others read them: {item: ["<a_1>", "<b_12>", ...]}."""
     from sidar.sid.published import write_published
     from sidar.sid.versions import open_version
 
     version = open_version(source)
-    n = write_published(out, version.item_ids, version.sids, names=names.split(",") if names else None, form=form)
+    n = write_published(
+        out, version.item_ids, version.sids, names=names.split(",") if names else None, form=form
+    )
     typer.echo(f"{n:,} items -> {out}")
 
 
 @app.command()
 def encode(
-    bundle: Annotated[Path, typer.Option("--from", help="The bundle in service: row numbers, codebooks, model.")],
+    bundle: Annotated[
+        Path, typer.Option("--from", help="The bundle in service: row numbers, codebooks, model.")
+    ],
     config: Config = Path("sidar.yaml"),
-    out: Annotated[Path | None, typer.Option(help="Bundle to write; default: bundle-encoded in the run.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. catalogue.path=today.parquet")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle to write; default: bundle-encoded in the run.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, e.g. catalogue.path=today.parquet")
+    ] = None,
 ) -> None:
-    """Give today's new items SIDs under frozen codebooks and serve them with yesterday's model; no training."""
+    """Give today's new items SIDs under frozen codebooks and serve them with yesterday's model; no
+    training.
+    """
     from rich.console import Console
 
     from sidar.config import load_config
@@ -89,7 +132,9 @@ def encode(
 
 @app.command()
 def alarms(
-    where: Annotated[Path | None, typer.Argument(help="A run or a bundle; default: the config's run.")] = None,
+    where: Annotated[
+        Path | None, typer.Argument(help="A run or a bundle; default: the config's run.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="Whose `alarms` section sets the limits.")
     ] = None,
@@ -109,7 +154,9 @@ def alarms(
             value = "–" if alarm.value is None else f"{alarm.value:.3g}"
             chance = "" if alarm.p is None else f", p {alarm.p:.2g}"
             state = "RINGS" if alarm.rings else "quiet"
-            typer.echo(f"{alarm.name:<11} {state}  {value} (limit {alarm.limit:g}{chance})  {alarm.says}")
+            typer.echo(
+                f"{alarm.name:<11} {state}  {value} (limit {alarm.limit:g}{chance})  {alarm.says}"
+            )
     if fail and any(alarm.rings for alarm in found):
         raise typer.Exit(2)
 
@@ -124,8 +171,9 @@ def compact(
 
     rows = run(bundle, out)
     typer.echo(
-        f"{len(rows.new):,} rows -> {len(rows.old):,}; lineage {rows.before} -> {rows.after}. What holds rows of the "
-        f"old lineage (data, vectors, index, evaluation of its runs) is rebuilt by `sidar run --from {out}`"
+        f"{len(rows.new):,} rows -> {len(rows.old):,}; lineage {rows.before} -> {rows.after}. What "
+        "holds rows of the old lineage (data, vectors, index, evaluation of its runs) is rebuilt "
+        f"by `sidar run --from {out}`"
     )
     if (out / "answer").is_dir() and out.resolve().parent != bundle.resolve().parent:
         _say_where_the_key_is(bundle.parent)
@@ -137,15 +185,24 @@ def plan(
     target: Annotated[Path, typer.Argument(help=VERSION)],
     as_json: Json = False,
 ) -> None:
-    """What it takes to serve other IDs: which parts stay, which are rebuilt, which are trained again."""
+    """What it takes to serve other IDs: which parts stay, which are rebuilt, which are trained
+    again.
+    """
     from sidar.pipeline.migrate import lines, plan_migration
 
     found = plan_migration(bundle, target)
-    typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    typer.echo(
+        json.dumps(found.as_dict(), indent=1, ensure_ascii=False)
+        if as_json
+        else "\n".join(lines(found))
+    )
 
 
 def _say_where_the_key_is(folder: Path) -> None:
-    typer.echo(f"the key of its memory is in {folder}: copy memory.key beside the bundle, or set SIDAR_MEMORY_KEY")
+    typer.echo(
+        f"the key of its memory is in {folder}: copy memory.key beside the bundle, or set "
+        "SIDAR_MEMORY_KEY"
+    )
 
 
 def _numbers(text: str | None) -> list[int] | None:

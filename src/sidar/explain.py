@@ -1,7 +1,8 @@
 """Why these items: the prefixes that a search followed, level by level, and what lies below each.
 
-Nothing here takes part in scoring. A :class:`Watch` stands between a search and its scorer, notes what is asked
-and answered, and hands the answer on unchanged; so what is shown is what was searched.
+Nothing here takes part in scoring. A :class:`Watch` stands between a search and its scorer, notes
+what is asked and answered, and hands the answer on unchanged; so what is shown is what was
+searched.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def sid_text(codes: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class PrefixView:
-    """One prefix that the search followed. ``probability`` is the model's, before any constraint."""
+    """One prefix that the search followed.
+
+    ``probability`` is the model's, before any constraint.
+    """
 
     codes: Codes
     text: str
@@ -42,18 +46,21 @@ class PrefixView:
     probability: float
     items: int  # alive below it
     sids: int
-    label: str  # the deepest category that holds at least half of its items ("" where categories say nothing)
+    # the deepest category that holds at least half of its items ("" where categories say nothing)
+    label: str
     share: float  # of the items looked at that are in that category
     example: str  # title of the most popular item looked at
     ranks: tuple[int, ...]  # of the returned results below it
-    end: float | None = None  # probability of the SID that ends here; None where this prefix is no SID
+    # probability of the SID that ends here; None where this prefix is no SID
+    end: float | None = None
 
 
 @dataclass(frozen=True)
 class Level:
     """The beam at one depth. ``mass`` is the probability of all followed prefixes together.
 
-    1 − mass was given up, or had ended above: ``ended`` is the probability of the SIDs that end here.
+    1 − mass was given up, or had ended above: ``ended`` is the probability of the SIDs that end
+    here.
     """
 
     depth: int
@@ -68,9 +75,9 @@ class Level:
 class Watch:
     """A scorer that remembers which prefixes were followed, and how long reading and writing took.
 
-    ``paths`` maps each followed prefix of the *first* query to its log-probability, ``ends`` to that of ending there
-    (where lengths differ). Times are wall-clock seconds of this process: on an accelerator, work that is still queued
-    counts towards the phase that waits for it.
+    ``paths`` maps each followed prefix of the *first* query to its log-probability, ``ends`` to
+    that of ending there (where lengths differ). Times are wall-clock seconds of this process: on an
+    accelerator, work that is still queued counts towards the phase that waits for it.
     """
 
     def __init__(self, scorer: Scorer, remember: bool) -> None:
@@ -80,8 +87,10 @@ class Watch:
         self.paths: dict[Codes, float] = {}
         self.ends: dict[Codes, float] = {}
         self.prefill_seconds = 0.0
-        self._rows: dict[int, list[Codes]] = {}  # depth -> prefix of each row, as the scorer's state numbers them
-        self._next: dict[int, Tensor] = {}  # depth -> (W, n) log-probabilities of what follows each row
+        # depth -> prefix of each row, as the scorer's state numbers them
+        self._rows: dict[int, list[Codes]] = {}
+        # depth -> (W, n) log-probabilities of what follows each row
+        self._next: dict[int, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -119,13 +128,16 @@ class Watch:
 class Signposts:
     """What lies below a prefix: how many items, of which category, for instance which one.
 
-    Categories are read from at most ``sample`` items, evenly spaced over the prefix's range, so the cost of a signpost
-    does not grow with the catalogue; the most recently used 8,192 are kept.
+    Categories are read from at most ``sample`` items, evenly spaced over the prefix's range, so the
+    cost of a signpost does not grow with the catalogue; the most recently used 8,192 are kept.
     """
 
     def __init__(self, index: PrefixIndex, catalogue: Catalogue, sample: int = 48) -> None:
         self._index, self._sample = index, sample
-        self._category, self._title = catalogue.table.column("category"), catalogue.table.column("title")
+        self._category, self._title = (
+            catalogue.table.column("category"),
+            catalogue.table.column("title"),
+        )
         self.below = lru_cache(maxsize=8192)(self._below)
 
     def locate(self, prefixes: Sequence[Codes]) -> np.ndarray:
@@ -137,7 +149,9 @@ class Signposts:
         return ids
 
     def sid_range(self, codes: Codes) -> tuple[int, int]:
-        """[first, end) of the SID numbers below a live prefix: numbers follow the prefixes' order."""
+        """[first, end) of the SID numbers below a live prefix: numbers follow the
+        prefixes' order.
+        """
         depth, prefix = len(codes), int(self.locate([codes])[0])
         if prefix < 0:
             return 0, 0
@@ -151,7 +165,10 @@ class Signposts:
 
     def _last_sid(self, depth: int, prefix: int) -> int:
         """Not the one before the next prefix's first: a shorter SID may stand between the two."""
-        while depth < self._index.n_levels and (start := self._index.child_start[depth])[prefix] < start[prefix + 1]:
+        while (
+            depth < self._index.n_levels
+            and (start := self._index.child_start[depth])[prefix] < start[prefix + 1]
+        ):
             prefix = int(start[prefix + 1]) - 1
             depth += 1
         return int(self._index.sid_of[depth][prefix])
@@ -170,7 +187,9 @@ class Signposts:
 
 
 def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:
-    """The deepest category that at least half of ``paths`` pass through, and their share; ("", 0) if there is none."""
+    """The deepest category that at least half of ``paths`` pass through, and their share; ("", 0)
+    if there is none.
+    """
     label, share, inside = "", 0.0, list(paths)
     for depth in range(max(map(len, paths), default=0)):
         names = Counter(path[depth] for path in inside if len(path) > depth)
@@ -192,31 +211,55 @@ def levels(
 ) -> list[Level]:
     """The followed prefixes by depth, at most ``show`` of each: those on the way to results first.
 
-    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank order, ``ends`` the
-    log-probabilities of ending at prefixes shorter than L (those that are no SID are passed over).
+    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank
+    order, ``ends`` the log-probabilities of ending at prefixes shorter than L (those that are no
+    SID are passed over).
     """
     views = []
     for depth in range(1, index.n_levels + 1):
         here = {codes: logp for codes, logp in paths.items() if len(codes) == depth}
         if not here:
             break
-        ids = signposts.locate(list(here))  # −1: a search may fill up its rows with prefixes that are none
-        is_sid = {codes: bool(index.terminal[depth][at]) for codes, at in zip(here, ids, strict=True) if at >= 0}
+        # −1: a search may fill up its rows with prefixes that are none
+        ids = signposts.locate(list(here))
+        is_sid = {
+            codes: bool(index.terminal[depth][at])
+            for codes, at in zip(here, ids, strict=True)
+            if at >= 0
+        }
         here = {codes: here[codes] for codes in is_sid}
         over = here if depth == index.n_levels else ends or {}
-        end = {codes: float(np.exp(over[codes])) for codes in here if is_sid[codes] and codes in over}
+        end = {
+            codes: float(np.exp(over[codes])) for codes in here if is_sid[codes] and codes in over
+        }
         ranks: dict[Codes, list[int]] = {}
         for rank, codes in enumerate(found, start=1):
             ranks.setdefault(codes[:depth], []).append(rank)
         chosen = sorted(here, key=lambda codes: (codes not in ranks, -here[codes], codes))[:show]
         prefixes = [
             PrefixView(
-                codes, sid_text(codes), logp, float(np.exp(logp)), *signposts.below(codes), tuple(on), end.get(codes)
+                codes,
+                sid_text(codes),
+                logp,
+                float(np.exp(logp)),
+                *signposts.below(codes),
+                tuple(on),
+                end.get(codes),
             )
             for codes in sorted(chosen, key=lambda codes: (-here[codes], codes))
             for logp, on in [(here[codes], ranks.get(codes, []))]
         ]
         mass = float(np.exp(np.fromiter(here.values(), float)).sum())
         size, reachable = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
-        views.append(Level(depth, size, reachable, len(here), min(1.0, mass), prefixes, min(1.0, sum(end.values()))))
+        views.append(
+            Level(
+                depth,
+                size,
+                reachable,
+                len(here),
+                min(1.0, mass),
+                prefixes,
+                min(1.0, sum(end.values())),
+            )
+        )
     return views

@@ -33,7 +33,9 @@ _PREFIX = "sidar_plugin_"
 
 @dataclass(frozen=True)
 class Registered(Generic[T]):
-    """A part, the module that brings it, and the pydantic model of its options (None = it has none)."""
+    """A part, the module that brings it, and the pydantic model of its options (None = it has
+    none).
+    """
 
     part: T
     module: str
@@ -61,13 +63,14 @@ class Registry(Generic[T]):
     def add(self, name: str, part: T, module: str, options: type[BaseModel] | None = None) -> None:
         """Register ``part``, which ``module`` brings, as ``name``.
 
-        Raises ``ValueError`` where another module has the name: the config would not say which part it means.
+        Raises ``ValueError`` where another module has the name: the config would not say which part
+        it means.
         """
         taken = self._parts[name].module if name in self._parts else self.builtin.get(name, module)
         if taken != module:
             raise ValueError(
-                f"{self.key}: {name!r} of {_place(module)} has the name of a part of {_place(taken)}; "
-                "rename one of them"
+                f"{self.key}: {name!r} of {_place(module)} has the name of a part of "
+                f"{_place(taken)}; rename one of them"
             )
         self._parts[name] = Registered(part, module, options)
 
@@ -95,8 +98,8 @@ class Registry(Generic[T]):
     def unknown(self, name: str) -> str:
         """Return what to tell where ``name`` is no part."""
         return (
-            f"{name!r} is not one of {', '.join(self.names())}; a part of your own needs its module under `plugins:` "
-            "or its package installed"
+            f"{name!r} is not one of {', '.join(self.names())}; a part of your own needs its "
+            "module under `plugins:` or its package installed"
         )
 
     def modules(self) -> set[str]:
@@ -143,7 +146,8 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
 
 _PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
 
-#: Objectives of the alignment stage, named by ``align.objective``; ``+sft`` adds eq. 1 of RAD-DPO to a baseline.
+#: Objectives of the alignment stage, named by ``align.objective``; ``+sft`` adds eq. 1 of RAD-DPO
+#: to a baseline.
 OBJECTIVES: Registry[Objective] = Registry(
     "align.objective",
     "sidar.objectives",
@@ -178,8 +182,8 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
             ) from error
         if parts is not None and not parts:
             raise ValueError(
-                f"plugins: {plugin!r} registers nothing; put @register_tokenizer or @register_objective before its "
-                "class or function"
+                f"plugins: {plugin!r} registers nothing; put @register_tokenizer or "
+                "@register_objective before its class or function"
             )
 
 
@@ -190,7 +194,8 @@ def _line(error: Exception) -> str | None:
     lines = [
         f"{frame.filename}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<frozen")
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<frozen")
     ]
     outside = [line for line in lines if not line.startswith(str(Path(__file__).parent))]
     return outside[-1] if outside else None
@@ -203,7 +208,9 @@ def _place(module: str) -> str:
 
 
 def _load_file(plugin: str, base: Path | None) -> str:
-    """Import a file under a module name made of its path, so that equal names do not meet; return that name."""
+    """Import a file under a module name made of its path, so that equal names do not meet; return
+    that name.
+    """
     path = ((base or Path.cwd()) / plugin).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")

@@ -15,18 +15,24 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @cache
 def _cpu_has_bf16() -> bool:
-    """AVX512-BF16, AMX or Arm BF16: without such units bf16 on a CPU is emulated and slower than fp32."""
+    """AVX512-BF16, AMX or Arm BF16: without such units bf16 on a CPU is emulated and slower than
+    fp32.
+    """
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return False
     flags = {
-        f for line in info.read_text().splitlines() if line.startswith(("flags", "Features")) for f in line.split()
+        f
+        for line in info.read_text().splitlines()
+        if line.startswith(("flags", "Features"))
+        for f in line.split()
     }
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` → cuda where torch finds one, else cpu; anything else is the user's word, and must be there.
+    """``auto`` → cuda where torch finds one, else cpu; anything else is the user's word, and must
+    be there.
 
     Raises ``ValueError`` for a name that torch does not know, and for a GPU that it does not find.
     """
@@ -39,12 +45,17 @@ def resolve_device(device: str) -> str:
     except RuntimeError:
         raise ValueError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1") from None
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} GPUs here; see `sidar doctor`")
+        raise ValueError(
+            f"device {device!r}: torch finds {torch.cuda.device_count()} GPUs here; see `sidar "
+            "doctor`"
+        )
     return device
 
 
 def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:
-    """True when matrix products on ``device`` should run in bf16; ``auto`` asks whether the device has units for it."""
+    """True when matrix products on ``device`` should run in bf16; ``auto`` asks whether the device
+    has units for it.
+    """
     if precision != "auto":
         return precision == "bf16"
     import torch
@@ -55,13 +66,21 @@ def use_bf16(device: str | torch.device, precision: Precision = "auto") -> bool:
     return kind == "cpu" and _cpu_has_bf16()
 
 
-def used_precision(device: str | torch.device, precision: Precision = "auto") -> Literal["fp32", "bf16"]:
+def used_precision(
+    device: str | torch.device, precision: Precision = "auto"
+) -> Literal["fp32", "bf16"]:
     """Return what :func:`use_bf16` chooses, as a word for the record."""
     return "bf16" if use_bf16(device, precision) else "fp32"
 
 
-def autocast(device: str | torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
-    """bf16 autocast on ``device`` where :func:`use_bf16` says so, else a context that does nothing."""
+def autocast(
+    device: str | torch.device, precision: Precision = "auto"
+) -> AbstractContextManager[None]:
+    """bf16 autocast on ``device`` where :func:`use_bf16` says so, else a context
+    that does nothing.
+    """
     import torch
 
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=use_bf16(device, precision))
+    return torch.autocast(
+        torch.device(device).type, torch.bfloat16, enabled=use_bf16(device, precision)
+    )

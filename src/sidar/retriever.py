@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from sidar.lm import SidLM
     from sidar.lm.prompts import Encoded
 
-#: Longest query, in characters, that is read at all; the model then reads its first ``max_prompt_tokens`` tokens.
+#: Longest query, in characters, that is read at all; the model then reads its first
+#: ``max_prompt_tokens`` tokens.
 MAX_QUERY = 4096
 
 
@@ -42,11 +43,12 @@ MAX_QUERY = 4096
 class Result:
     """One item.
 
-    Answered by the model alone, ``score`` = log π(SID | prompt) + log of the item's share inside its SID, plus weight ·
-    ``cosine`` of query and item where reranked.  Fused with the memory, ``score`` = log P(item | query, user).
-    ``probability`` is π of the SID either way, = exp Σ ``level_logp``; None, and no ``level_logp``, where only other
-    channels found the item.
-    ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end of a shorter one.
+    Answered by the model alone, ``score`` = log π(SID | prompt) + log of the item's share inside
+    its SID, plus weight · ``cosine`` of query and item where reranked.  Fused with the memory,
+    ``score`` = log P(item | query, user). ``probability`` is π of the SID either way, = exp Σ
+    ``level_logp``; None, and no ``level_logp``, where only other channels found the item.
+    ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end
+    of a shorter one.
     """
 
     rank: int  # from 1
@@ -63,21 +65,25 @@ class Result:
     sid_text: str
     cosine: float | None = None  # only where reranked
     count: float | None = None  # only where fused: decayed count of this item for this query
-    channels: tuple[str, ...] = ()  # only where fused: which channels found it (memory, bm25, dense, generative)
+    # only where fused: which channels found it (memory, bm25, dense, generative)
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """An answer and how it came about. ``notes`` say in words where the request was not taken as it stood.
+    """An answer and how it came about. ``notes`` say in words where the request was not taken as it
+    stood.
 
-    ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the cosine, None = not
-    reranked. ``fuse``: ``none`` or ``memory``; ``seen``: decayed count of all that was chosen for the query before.
+    ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the
+    cosine, None = not reranked. ``fuse``: ``none`` or ``memory``; ``seen``: decayed count of all
+    that was chosen for the query before.
     """
 
     query: str
     results: list[Result]
     beam: int
-    timing_ms: dict[str, float]  # prompt, prefill, decode, cards, total; of all queries answered together
+    # prompt, prefill, decode, cards, total; of all queries answered together
+    timing_ms: dict[str, float]
     notes: tuple[str, ...] = ()
     ignored_history: tuple[str, ...] = ()
     levels: list[Level] = field(default_factory=list)
@@ -89,7 +95,8 @@ class Explanation:
 
 
 class Retriever:
-    """A model, an index and a catalogue that fit; make one with :meth:`load`, or from parts in memory.
+    """A model, an index and a catalogue that fit; make one with :meth:`load`, or from parts in
+    memory.
 
     Not safe for concurrent calls: the caller holds a lock (``serve`` does).
     """
@@ -111,10 +118,11 @@ class Retriever:
         decode: DecodeConfig | None = None,
         fused: FusedAnswer | None = None,
     ) -> None:
-        """``vectors``: the encoder, for a model that reads sentence vectors and for reranking; ``rerank``: weight of
-        the dense score in every search that does not say otherwise, None = the beams decide alone.  ``decode`` says how
-        items share the probability of their SID, and whether searches are exact that do not say so; ``fused``: the
-        channels and the memory that the answer is fused from.
+        """``vectors``: the encoder, for a model that reads sentence vectors and for reranking;
+        ``rerank``: weight of the dense score in every search that does not say otherwise, None =
+        the beams decide alone.  ``decode`` says how items share the probability of their SID, and
+        whether searches are exact that do not say so; ``fused``: the channels and the memory that
+        the answer is fused from.
         """
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
@@ -129,7 +137,8 @@ class Retriever:
         self._scorer = LmScorer(model, precision=precision)
         self.trie = Trie(index, self._scorer.device)
         self._signposts = Signposts(index, catalogue)
-        self.allowed = None if catalogue.alive.all() else catalogue.alive  # the index may be older than a retirement
+        # the index may be older than a retirement
+        self.allowed = None if catalogue.alive.all() else catalogue.alive
         decode = decode or DecodeConfig()
         self.exact = decode.exact
         self.shares = item_shares(index, self.allowed, decode)
@@ -144,13 +153,15 @@ class Retriever:
         verify: bool = False,
         memory_key: bytes | None = None,
     ) -> Retriever:
-        """Open a bundle folder; a part that does not fit the others is a ``ValueError`` naming both hashes.
+        """Open a bundle folder; a part that does not fit the others is a ``ValueError`` naming both
+        hashes.
 
-        ``memory_key``: the secret of the bundle's memory, default ``SIDAR_MEMORY_KEY`` or ``memory.key`` beside the
-        bundle; ``ValueError`` where the bundle answers from its memory and there is none.
+        ``memory_key``: the secret of the bundle's memory, default ``SIDAR_MEMORY_KEY`` or
+        ``memory.key`` beside the bundle; ``ValueError`` where the bundle answers from its memory
+        and there is none.
 
-        ``device`` auto: a GPU where torch sees one, else the CPU. ``precision`` auto: bf16 where the device computes in
-        it, else fp32. ``verify`` re-hashes every file first.
+        ``device`` auto: a GPU where torch sees one, else the CPU. ``precision`` auto: bf16 where
+        the device computes in it, else fp32. ``verify`` re-hashes every file first.
         """
         from sidar.lm import SidLM
 
@@ -158,7 +169,9 @@ class Retriever:
         stored = opened.config.get("decode", {})
         # a bundle of an older version goes on answering with the width that it was made for
         beam = int(stored.get("search_beam", stored.get("beam", DecodeConfig().beam)))
-        decode = DecodeConfig(**{name: stored[name] for name in DecodeConfig.model_fields if name in stored})
+        decode = DecodeConfig(
+            **{name: stored[name] for name in DecodeConfig.model_fields if name in stored}
+        )
         if "search_beam" in stored:  # as it answered: SIDs listed whole, never exactly
             decode.item_share, decode.exact = "none", False
         model = SidLM.from_pretrained(Path(bundle) / "model", device=resolve_device(device))
@@ -228,23 +241,29 @@ class Retriever:
         rerank: bool | None = None,
         fuse: str | None = None,
     ) -> list[Result] | list[list[Result]]:
-        """The ``k`` best items for ``query``, or for each of several queries (of one user) decoded together.
+        """The ``k`` best items for ``query``, or for each of several queries (of one user) decoded
+        together.
 
-        ``history``: ids of the items that the user touched before, oldest first; unknown ones are left out with a
-        warning. Fewer than ``k`` results come back when the catalogue, or the beam, holds fewer. An empty query is
-        allowed: then history and profile, or nothing, decide.
-        ``beam`` defaults to the bundle's and is raised to ``k``.  ``exact``: find the true top by best-first search,
-        or not; None = as the bundle was made (``decode.exact``).
-        ``rerank``: order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or not; None =
-        as the bundle was made. ``ValueError`` where the bundle has no weight.
-        ``fuse``: ``memory`` = what was chosen for this query before, smoothed with every channel (docs/answer.md);
-        ``none`` = the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
+        ``history``: ids of the items that the user touched before, oldest first; unknown ones are
+        left out with a warning. Fewer than ``k`` results come back when the catalogue, or the beam,
+        holds fewer. An empty query is allowed: then history and profile, or nothing, decide.
+        ``beam`` defaults to the bundle's and is raised to ``k``.  ``exact``: find the true top by
+        best-first search, or not; None = as the bundle was made (``decode.exact``). ``rerank``:
+        order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or
+        not; None = as the bundle was made. ``ValueError`` where the bundle has no weight. ``fuse``:
+        ``memory`` = what was chosen for this query before, smoothed with every channel
+        (docs/answer.md); ``none`` = the model alone; None = as the bundle was made, or ``none``
+        where ``rerank`` is given.
         """
         queries = [query] if isinstance(query, str) else query
-        answers = self._answer(queries, k, history, profile, beam, exact, explain=False, rerank=rerank, fuse=fuse)
+        answers = self._answer(
+            queries, k, history, profile, beam, exact, explain=False, rerank=rerank, fuse=fuse
+        )
         if answers and answers[0].ignored_history:
             warnings.warn(answers[0].notes[0], stacklevel=2)
-        return answers[0].results if isinstance(query, str) else [answer.results for answer in answers]
+        return (
+            answers[0].results if isinstance(query, str) else [answer.results for answer in answers]
+        )
 
     def explain(
         self,
@@ -259,24 +278,40 @@ class Retriever:
         rerank: bool | None = None,
         fuse: str | None = None,
     ) -> Explanation:
-        """As :meth:`search`, with the beams level by level (unless ``levels`` is False), the time of each phase, and
-        notes in words instead of warnings."""
-        return self._answer([query], k, history, profile, beam, exact, explain=levels, rerank=rerank, fuse=fuse)[0]
+        """As :meth:`search`, with the beams level by level (unless ``levels`` is False), the time
+        of each phase, and notes in words instead of warnings."""
+        return self._answer(
+            [query], k, history, profile, beam, exact, explain=levels, rerank=rerank, fuse=fuse
+        )[0]
 
-    # ------------------------------------------------------------------ for evaluation: rows, no ids
+    # ------------------------------------------------------------------ for evaluation: rows, no
+    # ids
 
-    def hits(self, prompts: Sequence[Prompt], k: int, beam: int | None = None, *, exact: bool | None = None) -> Hits:
+    def hits(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        beam: int | None = None,
+        *,
+        exact: bool | None = None,
+    ) -> Hits:
         """Ranked catalogue rows (Q, k) of many prompts, −1 = none; searched together in batches."""
         return self._items(self.beams(prompts, self._width(k, beam), exact=exact), k)
 
-    def sid_ranking(self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None) -> np.ndarray:
+    def sid_ranking(
+        self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None
+    ) -> np.ndarray:
         """(Q, W) int64 SID numbers of the index, best first, −1 = none; W ≤ beam."""
         return self.beams(prompts, beam, exact=exact).sids
 
     def beams(self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None) -> Beams:
-        """Both of the above from one search: cut ``sids``, or expand with :func:`sidar.decode.to_hits`."""
+        """Both of the above from one search: cut ``sids``, or expand with
+        :func:`sidar.decode.to_hits`.
+        """
         exact = self.exact if exact is None else exact
-        return self._decode(self._scorer, self.model.prompts.encode_batch(prompts, self.sids), beam, exact)
+        return self._decode(
+            self._scorer, self.model.prompts.encode_batch(prompts, self.sids), beam, exact
+        )
 
     # ------------------------------------------------------------------ how
 
@@ -340,9 +375,20 @@ class Retriever:
             seen = answer.seen
         shown: list[Level] = []
         if explain:
-            found = zip(beams.codes[0], beams.lengths[0], beams.level_logp[0].astype(float).cumsum(-1), strict=True)
+            found = zip(
+                beams.codes[0],
+                beams.lengths[0],
+                beams.level_logp[0].astype(float).cumsum(-1),
+                strict=True,
+            )
             ends = {tuple(c[:n].tolist()): float(logp[n - 1]) for c, n, logp in found if n}
-            shown = levels(watch.paths | ends, [r.sid for r in results[0]], self.index, self._signposts, watch.ends)
+            shown = levels(
+                watch.paths | ends,
+                [r.sid for r in results[0]],
+                self.index,
+                self._signposts,
+                watch.ends,
+            )
         clock.append(time.perf_counter())
         prompt, decode, cards = (1000 * (after - before) for before, after in pairwise(clock))
         prefill = 1000 * watch.prefill_seconds
@@ -351,15 +397,32 @@ class Retriever:
         answers = []
         masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
         how = "none" if fused is None else "memory"
-        for query, result, mass, before in zip(queries, results, masses.tolist(), seen.tolist(), strict=True):
+        for query, result, mass, before in zip(
+            queries, results, masses.tolist(), seen.tolist(), strict=True
+        ):
             said = list(notes)
             if len(query) > MAX_QUERY:
-                said.append(f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read")
+                said.append(
+                    f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read"
+                )
             if len(result) < k:
-                where = f"the {width} SIDs of the beam hold" if fused is None else "the catalogue holds"
+                where = (
+                    f"the {width} SIDs of the beam hold" if fused is None else "the catalogue holds"
+                )
                 said.append(f"{len(result)} of {k} items: {where} no more")
             explained = Explanation(
-                query, result, width, timing, tuple(said), ignored, shown, mass, weight, how, before, exact
+                query,
+                result,
+                width,
+                timing,
+                tuple(said),
+                ignored,
+                shown,
+                mass,
+                weight,
+                how,
+                before,
+                exact,
             )
             answers.append(explained)
         return answers
@@ -371,11 +434,18 @@ class Retriever:
         if fuse == "none":
             return None
         if fuse != "memory":
-            raise ValueError(f"fuse: {fuse!r} is not served; this version answers with 'memory' or 'none'")
+            raise ValueError(
+                f"fuse: {fuse!r} is not served; this version answers with 'memory' or 'none'"
+            )
         if self.fused is None:
-            raise ValueError("fuse: this bundle holds no memory; make it from a log with clicks and decode.fuse=memory")
+            raise ValueError(
+                "fuse: this bundle holds no memory; make it from a log with clicks and "
+                "decode.fuse=memory"
+            )
         if rerank is not None:
-            raise ValueError("rerank: an answer fused with the memory reranks as it was fitted; leave rerank out")
+            raise ValueError(
+                "rerank: an answer fused with the memory reranks as it was fitted; leave rerank out"
+            )
         return self.fused
 
     def _weight(self, rerank: bool | None) -> float | None:
@@ -384,7 +454,8 @@ class Retriever:
             return None
         if self.rerank is None or self.vectors is None or self.vectors.items is None:
             raise ValueError(
-                "this bundle has no weight to rerank by; make it with decode.rerank=dense from a log with query texts"
+                "this bundle has no weight to rerank by; make it with decode.rerank=dense from a "
+                "log with query texts"
             )
         return self.rerank
 
@@ -392,27 +463,39 @@ class Retriever:
         """(Q, D) vectors of the queries, as they are held against item vectors."""
         assert self.vectors is not None
         read = [token.vector for token in tokens if token.vector is not None]
-        if self.vectors.same and len(read) == len(tokens) and read:  # the model's own reading will do
+        # the model's own reading will do
+        if self.vectors.same and len(read) == len(tokens) and read:
             return np.stack(read)
         return self.vectors.search([prompt.query for prompt in prompts])
 
-    def _reranked(self, beams: Beams, queries: np.ndarray, k: int, weight: float) -> tuple[Hits, np.ndarray]:
-        """The k best of all items that the beams reach, and the cosine of each; ``queries`` (Q, D)."""
+    def _reranked(
+        self, beams: Beams, queries: np.ndarray, k: int, weight: float
+    ) -> tuple[Hits, np.ndarray]:
+        """The k best of all items that the beams reach, and the cosine of each;
+        ``queries`` (Q, D).
+        """
         from sidar.decode.rerank import Pool
 
         assert self.vectors is not None
         assert self.vectors.items is not None
-        pool = Pool.of(beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed)
+        pool = Pool.of(
+            beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed
+        )
         order, _ = pool.order(weight)
         return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
 
-    def _history(self, item_ids: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
+    def _history(
+        self, item_ids: Sequence[str]
+    ) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
         """Rows of the known ids; the unknown ids; and a note about them."""
         if not item_ids:
             return (), (), []
         rows = self.catalogue.rows(item_ids)
         ignored = tuple(item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0)
-        note = f"{len(ignored)} history ids are not in the catalogue and were left out: {', '.join(ignored[:5])}"
+        note = (
+            f"{len(ignored)} history ids are not in the catalogue and were left out: "
+            f"{', '.join(ignored[:5])}"
+        )
         return tuple(int(row) for row in rows if row >= 0), ignored, [note] if ignored else []
 
     def _results(self, hits: Hits, query: int, cosine: np.ndarray | None = None) -> list[Result]:
@@ -422,11 +505,17 @@ class Retriever:
         for place, row in enumerate(hits.rows[query]):
             if row < 0:
                 break
-            found = self._result(place + 1, int(row), float(hits.scores[query, place]), hits.level_logp[query, place])
-            results.append(found if cosine is None else replace(found, cosine=float(cosine[query, place])))
+            found = self._result(
+                place + 1, int(row), float(hits.scores[query, place]), hits.level_logp[query, place]
+            )
+            results.append(
+                found if cosine is None else replace(found, cosine=float(cosine[query, place]))
+            )
         return results
 
-    def _fused_results(self, answer: Answer, channels: Mapping[str, Hits], written: Hits, query: int) -> list[Result]:
+    def _fused_results(
+        self, answer: Answer, channels: Mapping[str, Hits], written: Hits, query: int
+    ) -> list[Result]:
         """The results of one query of a fused answer; ``written``: what the beams reached."""
         assert written.level_logp is not None
         place_of = {int(row): place for place, row in enumerate(written.rows[query]) if row >= 0}
@@ -439,7 +528,10 @@ class Retriever:
             at = place_of.get(row)
             steps = None if at is None else written.level_logp[query, at]
             count = float(answer.counts[query, place])
-            names = [*(["memory"] if count > 0 else []), *(name for name, rows in reached.items() if row in rows)]
+            names = [
+                *(["memory"] if count > 0 else []),
+                *(name for name, rows in reached.items() if row in rows),
+            ]
             found = self._result(place + 1, row, score, steps)
             results.append(replace(found, count=count, channels=tuple(names)))
         return results
@@ -465,7 +557,9 @@ class Retriever:
         )
 
 
-def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: bytes | None) -> FusedAnswer:
+def _open_fused(
+    folder: Path, opened: Bundle, vectors: Vectors, memory_key: bytes | None
+) -> FusedAnswer:
     """The fused answer of an opened bundle; ``ValueError`` without the key of its memory."""
     from sidar.answer.key import bundle_key
     from sidar.answer.serving import open_answer
@@ -475,11 +569,15 @@ def _open_fused(folder: Path, opened: Bundle, vectors: Vectors, memory_key: byte
     counts = index.counts
     if counts is None:
         counts = np.zeros(len(catalogue)) if index.prior is None else np.expm1(index.prior)
-    return open_answer(folder / ANSWER, catalogue, counts, _open_dense(folder, vectors, catalogue), secret)
+    return open_answer(
+        folder / ANSWER, catalogue, counts, _open_dense(folder, vectors, catalogue), secret
+    )
 
 
 def _open_dense(folder: Path, vectors: Vectors, catalogue: Catalogue) -> VectorChannel:
-    """The dense channel as the answer was fitted with it: through the index in the bundle, or exact."""
+    """The dense channel as the answer was fitted with it: through the index in the bundle, or
+    exact.
+    """
     from sidar.answer.serving import dense_probes, read_facts
     from sidar.baselines import Dense
     from sidar.index.dual_view import DualViewIndex, Probed
@@ -501,7 +599,9 @@ class _Encoder:
         return self.read(texts)
 
 
-def item_shares(index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConfig) -> ItemShares | None:
+def item_shares(
+    index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConfig
+) -> ItemShares | None:
     """The shares that ``decode`` asks for, over the live items; None = SIDs are listed whole."""
     from sidar.index.shares import ItemShares
 
@@ -517,5 +617,7 @@ def item_shares(index: PrefixIndex, alive: np.ndarray | None, decode: DecodeConf
 
 
 def readable(text: str) -> str:
-    """User text, folded as the log's: at most :data:`MAX_QUERY` characters, lone surrogates replaced."""
+    """User text, folded as the log's: at most :data:`MAX_QUERY` characters, lone surrogates
+    replaced.
+    """
     return fold_text(text[:MAX_QUERY].encode("utf-8", "replace").decode("utf-8"))

@@ -1,9 +1,9 @@
 """The values that travel between Sidar's stages, on one page.
 
-Letters: N items, L SID levels, K codes per level, D embedding dims, B batch, T tokens, C candidates of one
-prompt, S scored steps of a candidate, W beams, k results, Q queries.
-Rows inside, ids at the edge: every number names an item by its catalogue *row*; ``item_id`` strings appear
-only where data enters or leaves.  Importing this module loads no torch.
+Letters: N items, L SID levels, K codes per level, D embedding dims, B batch, T tokens, C candidates
+of one prompt, S scored steps of a candidate, W beams, k results, Q queries. Rows inside, ids at the
+edge: every number names an item by its catalogue *row*; ``item_id`` strings appear only where data
+enters or leaves.  Importing this module loads no torch.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ INTERACTIONS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A columnar table of items. Rows are append-only within a lineage; a retired item leaves a tombstone.
+    """A columnar table of items. Rows are append-only within a lineage; a retired item leaves a
+    tombstone.
 
-    ``table`` has :data:`CATALOGUE_SCHEMA`; ``lineage`` names the row numbering that artefacts were made for.
+    ``table`` has :data:`CATALOGUE_SCHEMA`; ``lineage`` names the row numbering that artefacts were
+    made for.
     """
 
     table: pa.Table
@@ -85,7 +87,9 @@ class Catalogue:
         try:
             return self._row_of[item_id]
         except KeyError:
-            raise KeyError(f"item_id {item_id!r} is not in the catalogue of {len(self)} items") from None
+            raise KeyError(
+                f"item_id {item_id!r} is not in the catalogue of {len(self)} items"
+            ) from None
 
     def rows(self, item_ids: Iterable[str]) -> np.ndarray:
         """(n,) int32 rows of ``item_ids``; −1 for an id that the catalogue lacks."""
@@ -107,10 +111,11 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a request says before any answer: the parts, not the text (``lm/prompts.py`` writes the text).
+    """What a request says before any answer: the parts, not the text (``lm/prompts.py`` writes the
+    text).
 
-    ``task`` is ``search`` (query, user → SIDs) or ``item`` (an item's own text in ``query`` → its SID).
-    ``history`` holds catalogue rows, oldest first, all before the request's moment.
+    ``task`` is ``search`` (query, user → SIDs) or ``item`` (an item's own text in ``query`` → its
+    SID). ``history`` holds catalogue rows, oldest first, all before the request's moment.
     """
 
     query: str
@@ -138,8 +143,8 @@ class Request:
 class SemanticIds:
     """The SID table. An SID is a *cluster*: several items may share one.
 
-    ``codes`` (N, L) int32 padded with −1 past the end, ``lengths`` (N,) int32 (0 = the item has no SID),
-    ``codebook_sizes`` (L,) codes per level.
+    ``codes`` (N, L) int32 padded with −1 past the end, ``lengths`` (N,) int32 (0 = the item has no
+    SID), ``codebook_sizes`` (L,) codes per level.
     """
 
     codes: np.ndarray
@@ -152,14 +157,17 @@ class SemanticIds:
         codes, lengths, sizes = self.codes, self.lengths, self.codebook_sizes
         if codes.ndim != 2 or codes.shape[1] != len(sizes) or lengths.shape != codes.shape[:1]:
             raise ValueError(
-                f"codes {codes.shape}, lengths {lengths.shape} and {len(sizes)} codebooks do not fit: "
-                "want (N, L), (N,) and L sizes"
+                f"codes {codes.shape}, lengths {lengths.shape} and {len(sizes)} codebooks do not "
+                "fit: want (N, L), (N,) and L sizes"
             )
         inside = np.arange(codes.shape[1]) < lengths[:, None]
         bad = np.where(inside, (codes < 0) | (codes >= np.asarray(sizes)), codes != -1).any(axis=1)
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(f"row {row}: codes {codes[row].tolist()} (length {lengths[row]}) leave codebooks {sizes}")
+            raise ValueError(
+                f"row {row}: codes {codes[row].tolist()} (length {lengths[row]}) leave codebooks "
+                f"{sizes}"
+            )
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -170,7 +178,9 @@ class SemanticIds:
 
     @cached_property
     def fixed_length(self) -> bool:
-        """True when every item that has an SID uses all L levels (then EOS is certain and costs no step)."""
+        """True when every item that has an SID uses all L levels (then EOS is certain and costs no
+        step).
+        """
         return bool(((self.lengths == self.n_levels) | (self.lengths == 0)).all())
 
     def tuple_of(self, row: int) -> tuple[int, ...]:
@@ -179,17 +189,20 @@ class SemanticIds:
 
 @dataclass
 class CandidateScores:
-    """What one packed forward says of B prompts × C candidates; every objective is a function of this alone.
+    """What one packed forward says of B prompts × C candidates; every objective is a function of
+    this alone.
 
-    Steps: S = L + 1 columns, one per code and one for EOS at column ``length``.  ``mask`` marks the steps that
-    count in log π(y|x) and |y|: the codes, and EOS only where lengths vary (with one fixed length its
-    probability is 1 by construction). ``eos_logp`` is the training-only EOS term of fixed-length IDs: without it
-    no loss would reach the state that RDRW compares (docs/methods/raddpo.md).
+    Steps: S = L + 1 columns, one per code and one for EOS at column ``length``.  ``mask`` marks the
+    steps that count in log π(y|x) and |y|: the codes, and EOS only where lengths vary (with one
+    fixed length its probability is 1 by construction). ``eos_logp`` is the training-only EOS term
+    of fixed-length IDs: without it no loss would reach the state that RDRW compares
+    (docs/methods/raddpo.md).
     """
 
     logp: Tensor  # (B, C, S) log-prob of each step, 0 where absent
     mask: Tensor  # (B, C, S) bool, steps that count
-    tokens: Tensor  # (B, C, S) int64 global SID token ids of each step (EOS included), −1 where absent
+    # (B, C, S) int64 global SID token ids of each step (EOS included), −1 where absent
+    tokens: Tensor
     is_positive: Tensor  # (B, C) bool
     is_negative: Tensor  # (B, C) bool; neither = padding
     tier: Tensor  # (B, C) int64: 3 order, 2 cart, 1 click, 0 negative or padding
@@ -199,15 +212,19 @@ class CandidateScores:
     ref_logp: Tensor | None = None  # (B, C, S) same steps under the frozen reference
     old_logp: Tensor | None = None  # (B, C, S) under the policy that sampled
     reward: Tensor | None = None  # (B, C)
-    weight: Tensor | None = None  # (B, C) float > 0: v_i of positives, given w_j of negatives; None = all 1
-    first_logp: Tensor | None = None  # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
+    # (B, C) float > 0: v_i of positives, given w_j of negatives; None = all 1
+    weight: Tensor | None = None
+    # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
+    first_logp: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Ranked items per query, best first. ``rows`` (Q, k) int32, −1 = none; ``scores`` (Q, k) float32.
+    """Ranked items per query, best first. ``rows`` (Q, k) int32, −1 = none; ``scores`` (Q, k)
+    float32.
 
-    ``sids`` (Q, k, L) int32 and ``level_logp`` (Q, k, L) say where an item came from; None for systems without SIDs.
+    ``sids`` (Q, k, L) int32 and ``level_logp`` (Q, k, L) say where an item came from; None for
+    systems without SIDs.
     """
 
     rows: np.ndarray
@@ -226,7 +243,10 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Queries with graded truth. ``origin`` ∈ real, simulated, log is printed beside every number made from it."""
+    """Queries with graded truth.
+
+    ``origin`` ∈ real, simulated, log is printed beside every number made from it.
+    """
 
     name: str
     query_ids: tuple[str, ...]
@@ -241,7 +261,10 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class SidInputs:
-    """What a tokenizer may look at. ``categories`` are paths, ``counts`` training-day popularity."""
+    """What a tokenizer may look at.
+
+    ``categories`` are paths, ``counts`` training-day popularity.
+    """
 
     vectors: np.ndarray  # (N, D) float32
     categories: Sequence[Sequence[str]] | None = None

@@ -17,7 +17,8 @@ def test_statistics_equal_a_loop():
     for item in as_dicts(scores):
         star = item["star"]
         pairs += [
-            (item["tokens"][star], item["tokens"][j], item["logp"][star], item["logp"][j]) for j in item["negatives"]
+            (item["tokens"][star], item["tokens"][j], item["logp"][star], item["logp"][j])
+            for j in item["negatives"]
         ]
         others += [sum(item["logp"][p]) for p in item["positives"] if p != star]
     stats = list_statistics(scores)
@@ -25,7 +26,9 @@ def test_statistics_equal_a_loop():
     assert stats["pairs/count"] == len(pairs)
     assert stats["pairs/shared1"].item() == pytest.approx(mean([k >= 1 for k in prefixes]))
     assert stats["pairs/shared2"].item() == pytest.approx(mean([k >= 2 for k in prefixes]))
-    assert stats["pairs/accuracy"].item() == pytest.approx(mean([mean(a) > mean(b) for _, _, a, b in pairs]))
+    assert stats["pairs/accuracy"].item() == pytest.approx(
+        mean([mean(a) > mean(b) for _, _, a, b in pairs])
+    )
     assert stats["logp/other_positives"].item() == pytest.approx(mean(others))
 
 
@@ -43,11 +46,17 @@ def test_quantities_that_a_batch_does_not_define_are_left_out():
 
 
 def test_gradient_ratio_is_the_quotient_of_the_norms():
-    """Three equal scores of one token: |∂L_PL| is β·¼ on y_w and β·¼/3 on each negative under print, SFT's is 1."""
+    """Three equal scores of one token: |∂L_PL| is β·¼ on y_w and β·¼/3 on each negative under
+    print, SFT's is 1.
+    """
     scores = one_list((-1.0, -1.0, -1.0), -1.0)
-    parts = objective("raddpo-paper").parts(scores, AlignConfig(beta=1.0, rdrw=False, tlgd=False), None)
+    parts = objective("raddpo-paper").parts(
+        scores, AlignConfig(beta=1.0, rdrw=False, tlgd=False), None
+    )
     want = 0.25 * math.sqrt(1 + 3 / 9)
-    assert gradient_ratio(parts.contrast, parts.sft, scores.logp).item() == pytest.approx(want, abs=1e-6)
+    assert gradient_ratio(parts.contrast, parts.sft, scores.logp).item() == pytest.approx(
+        want, abs=1e-6
+    )
 
 
 def test_print_on_long_lists_is_called_inactive():
@@ -69,7 +78,9 @@ def test_the_similarity_is_compared_with_the_shared_prefix():
         for j in item["negatives"]:
             sim = cosine(item["state"][item["star"]], item["state"][j])
             pairs.append((sim, common_prefix(item["tokens"][item["star"]], item["tokens"][j])))
-    assert logs["rdrw/prefix_correlation"].item() == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-6)
+    assert logs["rdrw/prefix_correlation"].item() == pytest.approx(
+        np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-6
+    )
     assert "rdrw/length_correlation" not in logs  # one length: there is nothing to tell apart
 
 

@@ -1,4 +1,6 @@
-"""Every objective equals a loop written straight from its paper, to 1e-6 (on fp64 inputs, and fp32 to 1e-5)."""
+"""Every objective equals a loop written straight from its paper, to 1e-6 (on fp64 inputs, and fp32
+to 1e-5).
+"""
 
 import pytest
 import reference_align as ref
@@ -27,7 +29,9 @@ def test_sft_is_equation_1(seed, variable):
     for positives in ("mean", "flat"):
         for which in ("all", "top"):
             got = multi_label_sft(scores, positives, which)
-            assert got.item() == pytest.approx(ref.eq1(as_dicts(scores), positives, which), abs=1e-6)
+            assert got.item() == pytest.approx(
+                ref.eq1(as_dicts(scores), positives, which), abs=1e-6
+            )
 
 
 def test_sft_adds_the_training_only_eos_term():
@@ -47,7 +51,12 @@ def test_raddpo_is_equations_2_to_7(seed, variable, form, inside, contrast, warm
     scores = random_lists(seed, variable=variable)
     window = warm_window() if warm else SimilarityWindow(size=64)
     want = ref.raddpo(
-        as_dicts(scores), form=form, inside=inside, contrast=contrast, quartiles=window.quartiles, beta=2.0
+        as_dicts(scores),
+        form=form,
+        inside=inside,
+        contrast=contrast,
+        quartiles=window.quartiles,
+        beta=2.0,
     )
     cfg = AlignConfig(beta=2.0, beta_inside=inside, contrast=contrast)
     parts = objective("raddpo" if form == "softmax" else "raddpo-paper").parts(scores, cfg, window)
@@ -56,7 +65,13 @@ def test_raddpo_is_equations_2_to_7(seed, variable, form, inside, contrast, warm
     assert parts.total.item() == pytest.approx(want + ref.eq1(as_dicts(scores)), abs=1e-6)
 
 
-BASELINES = {"dpo": ref.dpo, "sdpo": ref.sdpo, "dmpo": ref.dmpo, "simpo": ref.simpo, "orpo": ref.orpo}
+BASELINES = {
+    "dpo": ref.dpo,
+    "sdpo": ref.sdpo,
+    "dmpo": ref.dmpo,
+    "simpo": ref.simpo,
+    "orpo": ref.orpo,
+}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -76,16 +91,28 @@ def test_constants_of_the_config_reach_the_baselines():
     scores = random_lists(3)
     lists = as_dicts(scores)
     cfg = AlignConfig(beta=0.7, gamma=0.5, lam=0.4)
-    assert objective("dpo").loss(scores, cfg)[0].item() == pytest.approx(ref.dpo(lists, 0.7), abs=1e-6)
-    assert objective("sdpo").loss(scores, cfg)[0].item() == pytest.approx(ref.sdpo(lists, 0.7), abs=1e-6)
-    assert objective("dmpo").loss(scores, cfg)[0].item() == pytest.approx(ref.dmpo(lists, 0.7), abs=1e-6)
-    assert objective("simpo").loss(scores, cfg)[0].item() == pytest.approx(ref.simpo(lists, 0.7, 0.5), abs=1e-6)
-    assert objective("orpo").loss(scores, cfg)[0].item() == pytest.approx(ref.orpo(lists, 0.4), abs=1e-6)
+    assert objective("dpo").loss(scores, cfg)[0].item() == pytest.approx(
+        ref.dpo(lists, 0.7), abs=1e-6
+    )
+    assert objective("sdpo").loss(scores, cfg)[0].item() == pytest.approx(
+        ref.sdpo(lists, 0.7), abs=1e-6
+    )
+    assert objective("dmpo").loss(scores, cfg)[0].item() == pytest.approx(
+        ref.dmpo(lists, 0.7), abs=1e-6
+    )
+    assert objective("simpo").loss(scores, cfg)[0].item() == pytest.approx(
+        ref.simpo(lists, 0.7, 0.5), abs=1e-6
+    )
+    assert objective("orpo").loss(scores, cfg)[0].item() == pytest.approx(
+        ref.orpo(lists, 0.4), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", names())
 def test_resolved_options_are_those_that_the_objective_uses(name):
-    """Close the gap between what is recorded and what is trained with: every entry of the table is read."""
+    """Close the gap between what is recorded and what is trained with: every entry of the table is
+    read.
+    """
     scores = random_lists(3)
     cfg = AlignConfig(objective=name, rdrw=False)
     resolved = cfg.resolved(SftConfig())
@@ -138,11 +165,22 @@ def test_the_order_of_candidates_does_not_matter(seed):
     scores = random_lists(seed, variable=True)
     order = torch.randperm(scores.mask.shape[1], generator=torch.Generator().manual_seed(seed))
     shuffled = random_lists(seed, variable=True)
-    for name in ("logp", "mask", "tokens", "is_positive", "is_negative", "tier", "hidden", "ref_logp"):
+    for name in (
+        "logp",
+        "mask",
+        "tokens",
+        "is_positive",
+        "is_negative",
+        "tier",
+        "hidden",
+        "ref_logp",
+    ):
         setattr(shuffled, name, getattr(scores, name)[:, order])
     shuffled.star = torch.argsort(order)[scores.star]
     for name in ("raddpo", "raddpo-paper", "sdpo", "simpo+sft", "orpo"):
-        a, b = (objective(name).loss(s, AlignConfig(), warm_window())[0] for s in (scores, shuffled))
+        a, b = (
+            objective(name).loss(s, AlignConfig(), warm_window())[0] for s in (scores, shuffled)
+        )
         assert a.item() == pytest.approx(b.item(), abs=1e-9)
 
 

@@ -18,12 +18,16 @@ def shares(form, reward_star, rewards, weights=None, beta=1.0):
     r_w = torch.tensor([reward_star], dtype=torch.float64, requires_grad=True)
     r = torch.tensor([rewards], dtype=torch.float64, requires_grad=True)
     w = None if weights is None else torch.tensor([weights], dtype=torch.float64)
-    loss = plackett_luce(r_w[:, None] - r, torch.ones_like(r, dtype=torch.bool), w, beta=beta, form=form)
+    loss = plackett_luce(
+        r_w[:, None] - r, torch.ones_like(r, dtype=torch.bool), w, beta=beta, form=form
+    )
     g_w, g = torch.autograd.grad(loss.sum(), (r_w, r))
     return loss.item(), -g_w.item(), g[0].tolist()
 
 
-@pytest.mark.parametrize(("form", "loss", "push"), [("printed", 0.288, 0.25), ("softmax", 1.386, 0.75)])
+@pytest.mark.parametrize(
+    ("form", "loss", "push"), [("printed", 0.288, 0.25), ("softmax", 1.386, 0.75)]
+)
 def test_equal_scores_with_three_negatives(form, loss, push):
     got, up, down = shares(form, 0.0, (0.0, 0.0, 0.0))
     assert got == pytest.approx(loss, abs=5e-4)
@@ -70,7 +74,11 @@ def test_the_half_weight_of_print_is_a_simpo_margin_of_log_two():
     scores = one_list((-1.5,), -1.0)
     simpo, _ = objective("simpo").loss(scores, AlignConfig(beta=2.0, gamma=math.log(2)))
     got = plackett_luce(
-        torch.tensor([[0.5]]), torch.ones(1, 1, dtype=torch.bool), torch.tensor([[0.5]]), beta=2.0, form="printed"
+        torch.tensor([[0.5]]),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[0.5]]),
+        beta=2.0,
+        form="printed",
     )
     assert got.item() == pytest.approx(simpo.item(), abs=1e-6)
 
@@ -114,7 +122,9 @@ def test_beta_inside_differs_from_outside_with_several_negatives():
     assert abs(outside.item() - inside.item()) > 0.05
 
 
-@pytest.mark.parametrize(("form", "n", "push"), [("printed", 3, 0.20), ("printed", 10, 0.02), ("softmax", 3, 1.80)])
+@pytest.mark.parametrize(
+    ("form", "n", "push"), [("printed", 3, 0.20), ("printed", 10, 0.02), ("softmax", 3, 1.80)]
+)
 def test_print_at_beta_two_is_nearly_dead_on_long_lists(form, n, push):
     assert shares(form, 0.0, (0.0,) * n, beta=2.0)[1] == pytest.approx(push, abs=6e-3)
 
@@ -123,6 +133,7 @@ def test_print_at_beta_two_is_nearly_dead_on_long_lists(form, n, push):
 def test_each_reading_has_its_own_beta_unless_one_is_given(name, beta):
     scores = one_list(EXAMPLE[1], EXAMPLE[0])
     own, said, other = (
-        objective(name).parts(scores, AlignConfig(rdrw=False, beta=b), None).contrast.item() for b in (None, beta, 1.0)
+        objective(name).parts(scores, AlignConfig(rdrw=False, beta=b), None).contrast.item()
+        for b in (None, beta, 1.0)
     )
     assert own == said != other

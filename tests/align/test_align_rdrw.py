@@ -16,19 +16,27 @@ from sidar.align.rdrw import gather_ragged, similarity_weight, star_similarity
 from sidar.config import AlignConfig
 
 
-@pytest.mark.parametrize(("half", "lower", "upper"), [(0.05, 0.82, 0.68), (0.1, 0.88, 0.62), (0.2, 0.96, 0.54)])
+@pytest.mark.parametrize(
+    ("half", "lower", "upper"), [(0.05, 0.82, 0.68), (0.1, 0.88, 0.62), (0.2, 0.96, 0.54)]
+)
 def test_the_jumps_of_equation_6(half, lower, upper):
     q = (0.5 - half, 0.5, 0.5 + half)
     eps = 1e-7
     sims = torch.tensor([q[0] - eps, q[0] + eps, 0.5, q[2] - eps, q[2] + eps], dtype=torch.float64)
-    assert similarity_weight(sims, q).tolist() == pytest.approx([1.0, lower, 0.75, upper, 0.5], abs=6e-3)
+    assert similarity_weight(sims, q).tolist() == pytest.approx(
+        [1.0, lower, 0.75, upper, 0.5], abs=6e-3
+    )
 
 
 @given(st.lists(st.floats(-1, 1), min_size=8, max_size=64), st.integers(0, 100))
 @settings(deadline=None)
 def test_weights_equal_the_paper_fall_with_similarity_and_stay_in_range(values, seed):
     q = tuple(np.quantile(values, (0.25, 0.5, 0.75)))
-    sims = (torch.rand(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1).sort().values
+    sims = (
+        (torch.rand(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1)
+        .sort()
+        .values
+    )
     weights = similarity_weight(sims, q)
     assert weights.tolist() == pytest.approx([eq6(float(s), *q) for s in sims], abs=1e-9)
     assert (weights.diff() <= 1e-12).all()
@@ -41,7 +49,9 @@ def test_coinciding_quartiles_still_tell_lower_from_higher():
     window.add(torch.tensor([0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.95]))
     assert window.quartiles == pytest.approx((0.9, 0.9, 0.9))
     sims = torch.tensor([-1.0, 0.1, 0.89999, 0.9 - 2e-7, 0.9, 0.9 + 2e-7, 0.90001, 0.95, 1.0])
-    assert window.weigh(sims)[0].tolist() == pytest.approx([1, 1, 1, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5], abs=1e-5)
+    assert window.weigh(sims)[0].tolist() == pytest.approx(
+        [1, 1, 1, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5], abs=1e-5
+    )
 
 
 def test_quartiles_within_rounding_of_one_another_coincide():
@@ -53,7 +63,9 @@ def test_quartiles_within_rounding_of_one_another_coincide():
 
 
 def test_only_all_three_quartiles_together_coincide():
-    weights = similarity_weight(torch.tensor([0.4, 0.5, 0.6, 0.7], dtype=torch.float64), (0.5, 0.5, 0.6))
+    weights = similarity_weight(
+        torch.tensor([0.4, 0.5, 0.6, 0.7], dtype=torch.float64), (0.5, 0.5, 0.6)
+    )
     # by hand: 0.5 + 0.5 / (1 + exp(12 * 0.1)) = 0.5 + 0.5 / 4.3201 = 0.6157
     assert weights.tolist() == pytest.approx([1, 0.75, 0.6157, 0.5], abs=1e-4)
 
@@ -101,7 +113,8 @@ def test_warm_up_weight_then_anchors_from_before_the_batch():
     scores = random_lists(1)
     anchors = window.quartiles
     _, logs = objective("raddpo").loss(scores, AlignConfig(), window)
-    assert (logs["rdrw/q25"].item(), logs["rdrw/q50"].item()) == pytest.approx(anchors[:2])  # not the new ones
+    # not the new ones
+    assert (logs["rdrw/q25"].item(), logs["rdrw/q50"].item()) == pytest.approx(anchors[:2])
     assert window.quartiles != anchors
 
 
@@ -117,7 +130,8 @@ def test_updates_follow_their_rule(update):
         want = np.quantile(stream[-100:], (0.25, 0.5, 0.75))
     else:
         want = np.quantile(stream[:100], (0.25, 0.5, 0.75))
-        if update == "ema":  # the batch that fills the first 100 (the fourth) anchors, the later ones move
+        # the batch that fills the first 100 (the fourth) anchors, the later ones move
+        if update == "ema":
             for batch in batches[4:]:
                 want = 0.9 * want + 0.1 * np.quantile(batch.astype(np.float64), (0.25, 0.5, 0.75))
     assert window.quartiles == pytest.approx(tuple(want))

@@ -21,14 +21,18 @@ def test_shared_prefix_is_the_longest_common_prefix(seed, variable):
     for b, item in enumerate(as_dicts(scores)):
         for c, tokens in enumerate(item["tokens"]):
             assert got[b, c] == common_prefix(item["tokens"][item["star"]], tokens)
-            assert anyp[b, c] == max(common_prefix(item["tokens"][p], tokens) for p in item["positives"])
+            assert anyp[b, c] == max(
+                common_prefix(item["tokens"][p], tokens) for p in item["positives"]
+            )
 
 
 @pytest.mark.parametrize("name", ["raddpo", "raddpo-paper"])
 @pytest.mark.parametrize("variable", [False, True])
 @pytest.mark.parametrize("lcp", ["star", "any_pos"])
 @pytest.mark.parametrize("seed", range(8))
-def test_value_unchanged_and_exactly_the_shared_prefix_gradients_are_zero(name, variable, lcp, seed):
+def test_value_unchanged_and_exactly_the_shared_prefix_gradients_are_zero(
+    name, variable, lcp, seed
+):
     scores = random_lists(seed, prompts=10, variable=variable, codes=2)
     grads = {}
     for tlgd in (False, True):
@@ -37,20 +41,26 @@ def test_value_unchanged_and_exactly_the_shared_prefix_gradients_are_zero(name, 
         grads[tlgd] = (loss, torch.autograd.grad(loss, scores.logp)[0])
     assert grads[True][0].item() == grads[False][0].item()
     shared = shared_prefix(scores, lcp)
-    inside = (torch.arange(scores.logp.shape[-1]) < shared[..., None]) & scores.is_negative[..., None]
+    inside = (torch.arange(scores.logp.shape[-1]) < shared[..., None]) & scores.is_negative[
+        ..., None
+    ]
     assert inside.any()
     assert (grads[True][1][inside] == 0).all()
     assert (grads[False][1][inside] != 0).all()
-    assert torch.equal(grads[True][1][~inside], grads[False][1][~inside])  # suffixes and y_w* untouched
+    # suffixes and y_w* untouched
+    assert torch.equal(grads[True][1][~inside], grads[False][1][~inside])
 
 
 @pytest.mark.parametrize("form", ["softmax", "printed"])
 @pytest.mark.parametrize("tlgd", [False, True])
 def test_net_coefficient_on_a_shared_prefix_token(form, tlgd):
-    """Vanilla lists cancel to (1/L)(1 − Σ_{j∈S} q_j); TLGD leaves (1/L) · 1 (times the outer push)."""
+    """Vanilla lists cancel to (1/L)(1 − Σ_{j∈S} q_j); TLGD leaves (1/L) · 1 (times
+    the outer push).
+    """
     length = 3
     g = torch.Generator().manual_seed(0)
-    first = torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)  # one token: y_w* and negatives 0, 1 share it
+    # one token: y_w* and negatives 0, 1 share it
+    first = torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)
     logp = -torch.rand(1, 4, length, generator=g, dtype=torch.float64) * 2
     logp[0, :3, 0] = 0
     shared = torch.tensor([[3, 1, 1, 0]])  # y_w*, two sharers, a stranger
@@ -73,7 +83,9 @@ def test_one_pair_of_equal_length_cancels_exactly_without_tlgd():
     first = torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)
     rest = torch.tensor([[[-0.3, -0.2], [-1.0, -0.4]]], dtype=torch.float64)
     rewards = torch.cat([first.expand(1, 2, 1), rest], -1).mean(-1)
-    loss = plackett_luce((rewards[:, :1] - rewards)[:, 1:], torch.ones(1, 1, dtype=torch.bool), beta=2.0)
+    loss = plackett_luce(
+        (rewards[:, :1] - rewards)[:, 1:], torch.ones(1, 1, dtype=torch.bool), beta=2.0
+    )
     assert torch.autograd.grad(loss.sum(), first)[0].abs() < 1e-12
 
 
@@ -83,7 +95,9 @@ def test_variable_lengths_leave_a_residue_of_the_cancellation():
     r_w, r_l = (first - 0.2) / 2, (first - 0.9 - 0.4) / 3
     loss = plackett_luce((r_w - r_l).view(1, 1), torch.ones(1, 1, dtype=torch.bool), beta=1.0)
     push = 1 - torch.sigmoid(r_w - r_l)
-    assert -torch.autograd.grad(loss.sum(), first)[0].item() == pytest.approx((push * (1 / 2 - 1 / 3)).item())
+    assert -torch.autograd.grad(loss.sum(), first)[0].item() == pytest.approx(
+        (push * (1 / 2 - 1 / 3)).item()
+    )
 
 
 def test_an_identical_sid_has_no_gradient_at_all():

@@ -51,12 +51,21 @@ def test_raddpo_with_weights_equals_the_loop(seed, name, inside, contrast, rdrw)
         rdrw_constant=fixed or 0.75,
     )
     lists = as_dicts(scores)
-    want = ref.raddpo(lists, form=FORMS[name], inside=inside, contrast=contrast, quartiles=quartiles, fixed=fixed)
+    want = ref.raddpo(
+        lists, form=FORMS[name], inside=inside, contrast=contrast, quartiles=quartiles, fixed=fixed
+    )
     parts = objective(name).parts(scores, cfg, window)
     assert parts.contrast.item() == pytest.approx(want, abs=1e-6)
     assert parts.sft.item() == pytest.approx(ref.eq1(lists), abs=1e-6)
     without = [{k: v for k, v in item.items() if k != "weight"} for item in lists]
-    plain = ref.raddpo(without, form=FORMS[name], inside=inside, contrast=contrast, quartiles=quartiles, fixed=fixed)
+    plain = ref.raddpo(
+        without,
+        form=FORMS[name],
+        inside=inside,
+        contrast=contrast,
+        quartiles=quartiles,
+        fixed=fixed,
+    )
     assert abs(plain - want) > 1e-5  # the weights matter in these lists
 
 
@@ -85,9 +94,14 @@ def test_negative_weights_are_used_or_refused(name):
         losses = [objective(name).loss(s, cfg, warm_window())[0].item() for s in (scores, plain)]
         assert abs(losses[0] - losses[1]) > 1e-3
     elif name == "sft":  # it looks at no negative
-        assert objective(name).loss(scores, cfg)[0].item() == objective(name).loss(plain, cfg)[0].item()
+        assert (
+            objective(name).loss(scores, cfg)[0].item()
+            == objective(name).loss(plain, cfg)[0].item()
+        )
     else:
-        with pytest.raises(ValueError, match=rf"'{name.replace('+', '.')}' has no place .* negative_weights"):
+        with pytest.raises(
+            ValueError, match=rf"'{name.replace('+', '.')}' has no place .* negative_weights"
+        ):
             objective(name).loss(scores, cfg)
 
 
@@ -101,14 +115,17 @@ def test_weights_of_one_change_no_bit(name):
 
 
 def test_one_negative_of_half_weight_by_hand():
-    """One negative at d = 0, β = 1: pull σ(log w) = w/(1+w) in the softmax reading, 1/(1+w) in print."""
+    """One negative at d = 0, β = 1: pull σ(log w) = w/(1+w) in the softmax reading, 1/(1+w) in
+    print.
+    """
     for name, pull in (("raddpo", 1 / 3), ("raddpo-paper", 2 / 3)):
         scores = one_list([-1.0], -1.0)
         scores.weight = torch.tensor([[2.0, 0.5]])
         cfg = AlignConfig(objective=name, rdrw=False, tlgd=False, beta=1.0)
         parts = objective(name).parts(scores, cfg, None)
         (grad,) = torch.autograd.grad(parts.contrast, scores.logp)
-        assert grad[0, 1, 0].item() == pytest.approx(2.0 * pull, abs=1e-6)  # times the weight of y_w*
+        # times the weight of y_w*
+        assert grad[0, 1, 0].item() == pytest.approx(2.0 * pull, abs=1e-6)
         assert parts.sft.item() == pytest.approx(2.0, abs=1e-9)
 
 
@@ -121,7 +138,9 @@ def test_constant_weights_need_neither_window_nor_states():
     assert contrast.item() == pytest.approx(ref.raddpo(as_dicts(scores), fixed=0.75), abs=1e-6)
     assert logs["rdrw/weight_mean"].item() == 0.75
     off = AlignConfig(beta=2.0, rdrw_weights="constant", rdrw=False)  # rdrw: false stays w = 1
-    assert raddpo_contrast(scores, off, None, form="softmax")[0].item() == pytest.approx(ref.raddpo(as_dicts(scores)))
+    assert raddpo_contrast(scores, off, None, form="softmax")[0].item() == pytest.approx(
+        ref.raddpo(as_dicts(scores))
+    )
 
 
 def test_shuffled_weights_are_this_batchs_own_elsewhere():

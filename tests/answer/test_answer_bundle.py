@@ -1,4 +1,6 @@
-"""A fused bundle of the toy shop: what it answers, how a day updates it, and what a copy that leaves holds."""
+"""A fused bundle of the toy shop: what it answers, how a day updates it, and what a copy that
+leaves holds.
+"""
 
 import json
 import math
@@ -73,19 +75,27 @@ def test_a_fused_answer_says_where_it_comes_from(served):
     everything = served.search(QUERY, k=64)
     assert len(everything) == 64
     assert sum(math.exp(hit.score) for hit in everything) == pytest.approx(1.0, abs=1e-6)
-    assert [hit.score for hit in everything] == sorted((hit.score for hit in everything), reverse=True)
+    assert [hit.score for hit in everything] == sorted(
+        (hit.score for hit in everything), reverse=True
+    )
     memory = served.fused.model
-    rows, counts = memory.memory.counts(QUERY, memory.secret, memory.params.half_life, served.catalogue.alive)
+    rows, counts = memory.memory.counts(
+        QUERY, memory.secret, memory.params.half_life, served.catalogue.alive
+    )
     want = dict(zip(served.catalogue.item_ids[rows].tolist(), counts.tolist(), strict=True))
     assert {hit.item_id: hit.count for hit in everything if hit.count} == pytest.approx(want)
     assert all(("memory" in hit.channels) == (hit.count > 0) for hit in everything)
 
     narrow = served.explain(QUERY, k=8, beam=1)  # as wide as k
     assert (narrow.fuse, narrow.seen) == ("memory", pytest.approx(sum(want.values())))
-    reached = {hit.item_id for hit in served.search(QUERY, k=64, beam=8, fuse="none") if hit.probability}
+    reached = {
+        hit.item_id for hit in served.search(QUERY, k=64, beam=8, fuse="none") if hit.probability
+    }
     assert any(hit.probability is None for hit in narrow.results)
     for hit in narrow.results:
-        assert (hit.probability is None) == (not hit.level_logp) == ("generative" not in hit.channels)
+        assert (
+            (hit.probability is None) == (not hit.level_logp) == ("generative" not in hit.channels)
+        )
         if hit.probability is not None:
             assert hit.item_id in reached
             assert hit.probability == pytest.approx(math.exp(sum(hit.level_logp)))
@@ -117,7 +127,9 @@ def test_what_cannot_be_fused_is_refused(served, tmp_path):
 def test_a_bundle_without_its_key_is_a_clear_error(bundle, shop, monkeypatch):
     (bundle.parent / "memory.key").unlink()
     for ask in (Retriever.load, lambda folder: remembered(folder, QUERY)):
-        with pytest.raises(ValueError, match=r"whose key is kept apart: set SIDAR_MEMORY_KEY, or put memory\.key"):
+        with pytest.raises(
+            ValueError, match=r"whose key is kept apart: set SIDAR_MEMORY_KEY, or put memory\.key"
+        ):
             ask(bundle)
     assert Retriever.load(bundle, memory_key=key_of(shop)).search(QUERY)[0].count is not None
     monkeypatch.setenv(VARIABLE, "wrong")
@@ -134,7 +146,8 @@ def test_an_item_that_retired_after_the_index_was_made_is_not_answered(served, b
     alive = catalogue.alive & (catalogue.item_ids != first.item_id)
     place = catalogue.table.schema.get_field_index("alive")
     table = catalogue.table.set_column(place, "alive", pa.array(alive))
-    newer = bundle.parent / "catalogue.arrow"  # the old file is mapped: it is replaced, not written over
+    # the old file is mapped: it is replaced, not written over
+    newer = bundle.parent / "catalogue.arrow"
     save_catalogue(Catalogue(table, catalogue.lineage), newer)
     newer.replace(file)
     now = Retriever.load(bundle)
@@ -144,19 +157,29 @@ def test_an_item_that_retired_after_the_index_was_made_is_not_answered(served, b
 
 @pytest.fixture
 def indexed(shop, tmp_path, monkeypatch):
-    """The run again, with a catalogue that is too large for exact search: only answer and bundle are made anew."""
+    """The run again, with a catalogue that is too large for exact search: only answer and bundle
+    are made anew.
+    """
     runs = shutil.copytree(shop / "runs", tmp_path / "runs")
     cfg = load_config(shop / "sidar.yaml", [f"runs={runs}", "dense.lists=8", "dense.nprobe=2"])
     monkeypatch.setattr(dense_rows, "EXACT_LIMIT", 63)
-    assert [step.stage.name for step in pipeline.plan(cfg, only="bundle") if step.reason] == ["answer", "bundle"]
+    assert [step.stage.name for step in pipeline.plan(cfg, only="bundle") if step.reason] == [
+        "answer",
+        "bundle",
+    ]
     pipeline.run(cfg, only="bundle")
     return cfg
 
 
-def test_a_large_bundle_searches_its_dense_channel_through_the_index_that_the_answer_was_fitted_with(indexed, served):
+def test_a_large_bundle_searches_dense_through_the_index_that_the_answer_was_fitted_with(
+    indexed, served
+):
     run = indexed.run_dir
     bundle = run / "bundle"
-    assert json.loads((bundle / "answer/answer.json").read_text())["dense"] == {"index": "ivf", "nprobe": 2}
+    assert json.loads((bundle / "answer/answer.json").read_text())["dense"] == {
+        "index": "ivf",
+        "nprobe": 2,
+    }
     files = {"answer/dual_view.safetensors", "answer/dual_view.json"}
     assert files <= set(read_manifest(bundle).files)
     large = Retriever.load(bundle, precision="fp32", verify=True)
@@ -168,7 +191,8 @@ def test_a_large_bundle_searches_its_dense_channel_through_the_index_that_the_an
     np.testing.assert_array_equal(found.rows, measured.rows)
     np.testing.assert_allclose(found.scores, measured.scores, atol=1e-6)
     assert (found.rows < 0).any()  # two lists do not hold all items
-    assert ((served.fused.dense.search_vectors(vectors, 500).rows >= 0).sum(1) == 64).all()  # exact search finds all
+    # exact search finds all
+    assert ((served.fused.dense.search_vectors(vectors, 500).rows >= 0).sum(1) == 64).all()
     for q, query in enumerate(queries):
         reached = {hit.item_id for hit in large.search(query, k=64) if "dense" in hit.channels}
         assert reached == set(large.catalogue.item_ids[found.rows[q][found.rows[q] >= 0]])
@@ -192,10 +216,17 @@ def test_an_index_of_other_vectors_is_refused_and_retired_items_are_left_out_of_
 
 def test_a_day_makes_the_memory_that_its_log_counted_whole_would(shop, bundle, tmp_path):
     before = Memory.load(bundle / "answer")
-    assert sorted(set(before.days.tolist())) == [FIRST + day for day in range(6)]  # the test day is not in it
+    # the test day is not in it
+    assert sorted(set(before.days.tolist())) == [FIRST + day for day in range(6)]
     assert_same(before, counted(shop, range(1, 7), tmp_path))
     said = say(
-        "memory", "update", "--bundle", bundle, "-c", shop / "sidar.yaml", f"events.path={shop / 'after.parquet'}"
+        "memory",
+        "update",
+        "--bundle",
+        bundle,
+        "-c",
+        shop / "sidar.yaml",
+        f"events.path={shop / 'after.parquet'}",
     )
     whole = counted(shop, range(1, 9), tmp_path)
     after = Memory.load(bundle / "answer")
@@ -219,22 +250,42 @@ def test_a_day_makes_the_memory_that_its_log_counted_whole_would(shop, bundle, t
 
 def update_with(shop, bundle, records):
     pq.write_table(pa.Table.from_pylist(records), bundle.parent / "day.parquet")
-    return update_memory(load_config(shop / "sidar.yaml", [f"events.path={bundle.parent / 'day.parquet'}"]), bundle)
+    return update_memory(
+        load_config(shop / "sidar.yaml", [f"events.path={bundle.parent / 'day.parquet'}"]), bundle
+    )
 
 
 def test_the_last_delivery_of_a_day_wins_even_where_nothing_was_chosen(shop, bundle):
     sixth = toy.FIRST_DAY + 5 * DAY_US
-    shown = {"ts": sixth, "user_id": "a", "request_id": "r", "query": QUERY, "item_id": "T000", "action": "impression"}
+    shown = {
+        "ts": sixth,
+        "user_id": "a",
+        "request_id": "r",
+        "query": QUERY,
+        "item_id": "T000",
+        "action": "impression",
+    }
     unknown = shown | {"item_id": "nobody's", "request_id": "s"}
     broken = shown | {"ts": None}
     found = update_with(shop, bundle, [*[shown] * 200, unknown, broken])
-    assert (found.days, found.queries, found.unknown_items, found.malformed) == ((FIRST + 5,), 0, 1, 1)
+    assert (found.days, found.queries, found.unknown_items, found.malformed) == (
+        (FIRST + 5,),
+        0,
+        1,
+        1,
+    )
     assert FIRST + 5 not in set(Memory.load(bundle / "answer").days.tolist())
 
 
 def test_a_log_of_the_future_is_refused_since_it_would_fade_every_count(shop, bundle):
     before = (bundle / "answer" / FILE).read_bytes()
-    late = {"ts": 4_000_000_000_000_000, "user_id": "a", "request_id": "r", "query": QUERY, "item_id": "T000"}
+    late = {
+        "ts": 4_000_000_000_000_000,
+        "user_id": "a",
+        "request_id": "r",
+        "query": QUERY,
+        "item_id": "T000",
+    }
     with pytest.raises(ValueError, match="events of 2096-10-02, which is after today"):
         update_with(shop, bundle, [late])
     assert (bundle / "answer" / FILE).read_bytes() == before
@@ -253,7 +304,9 @@ def test_a_query_is_shown_with_its_items(shop, bundle, served):
 
 
 def texts(folder):
-    """All bytes of a folder's files, and the strings inside its Parquet files, which are compressed."""
+    """All bytes of a folder's files, and the strings inside its Parquet files, which are
+    compressed.
+    """
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.append(path.read_bytes())
@@ -267,16 +320,23 @@ def test_a_bundle_that_leaves_has_no_key_no_rare_pair_and_no_query(shop, tmp_pat
     said = say("bundle", "-c", shop / "sidar.yaml", "--to", out)
     whole, thin = Memory.load(bundle / "answer"), Memory.load(out / "answer")
     pairs = {}
-    for key, row, users in zip(whole.keys.tolist(), whole.rows.tolist(), whole.users.tolist(), strict=True):
+    for key, row, users in zip(
+        whole.keys.tolist(), whole.rows.tolist(), whole.users.tolist(), strict=True
+    ):
         pairs[key, row] = users
     kept = {pair for pair, users in pairs.items() if users >= 3}
     assert set(zip(thin.keys.tolist(), thin.rows.tolist(), strict=True)) == kept
     assert 0 < len(kept) < len(pairs)
-    assert f"{len(kept):,} pairs of query and item; {len(pairs) - len(kept):,} of fewer than 3 users" in said
+    assert (
+        f"{len(kept):,} pairs of query and item; {len(pairs) - len(kept):,} of fewer than 3 users"
+        in said
+    )
     assert "give memory.key apart" in said
 
     open_artifact(out, "bundle", verify=True)
-    mine, theirs = ({p.relative_to(f) for f in [folder] for p in f.rglob("*")} for folder in (bundle, out))
+    mine, theirs = (
+        {p.relative_to(f) for f in [folder] for p in f.rglob("*")} for folder in (bundle, out)
+    )
     assert mine == theirs
     assert all(path.stat().st_nlink == 1 for path in out.rglob("*") if path.is_file())
     for folder in (bundle, out):
@@ -296,7 +356,9 @@ def test_a_bundle_that_leaves_has_no_key_no_rare_pair_and_no_query(shop, tmp_pat
     cfg = load_config(shop / "sidar.yaml", [f"events.path={shop / 'after.parquet'}"])
     update_memory(cfg, out)
     assert not remembered(out, PRIVATE)
-    assert "of fewer than 9 users" in say("bundle", "-c", shop / "sidar.yaml", "--to", out, "--min-users", "9")
+    assert "of fewer than 9 users" in say(
+        "bundle", "-c", shop / "sidar.yaml", "--to", out, "--min-users", "9"
+    )
     typed = {}
     for record in pq.read_table(shop / "runs/shop/data/requests.parquet").to_pylist():
         typed.setdefault(record["query"], set()).add(record["user_id"])
@@ -329,7 +391,11 @@ def test_a_manifest_says_whether_the_salt_changed_and_not_what_it_is(shop):
 def test_where_a_copy_may_not_go(shop, tmp_path):
     bundle = shop / "runs/shop/bundle"
     (tmp_path / "mine").mkdir()
-    for out, error in ((tmp_path / "mine", "is no bundle"), (bundle, "overlap"), (bundle / "in", "overlap")):
+    for out, error in (
+        (tmp_path / "mine", "is no bundle"),
+        (bundle, "overlap"),
+        (bundle / "in", "overlap"),
+    ):
         with pytest.raises(ValueError, match=error):
             export_bundle(bundle, out, 3)
     with pytest.raises(ValueError, match="overlap"):

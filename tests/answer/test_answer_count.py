@@ -1,4 +1,6 @@
-"""What is counted: requests.parquet against a slow loop, users, actions, positions, splits, and days."""
+"""What is counted: requests.parquet against a slow loop, users, actions, positions, splits, and
+days.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,8 @@ from sidar.data.normalise import normalise_query
 from sidar.data.propensity import Propensities
 
 SECRET = b"secret"
-QUERIES = ("Red mug", "red  MUG!", "blue mug", "?!")  # the first two are one query, the last has no normal form
+# the first two are one query, the last has no normal form
+QUERIES = ("Red mug", "red  MUG!", "blue mug", "?!")
 SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
@@ -35,7 +38,9 @@ SCHEMA = pa.schema(
 )
 
 
-def request(name, user="", session="", query="red mug", day=0, actions=None, positions=None, split="train"):
+def request(
+    name, user="", session="", query="red mug", day=0, actions=None, positions=None, split="train"
+):
     """``actions``: {row: action}."""
     actions = actions or {}
     rows = list(actions)
@@ -60,7 +65,12 @@ def who(one):
 
 def as_slow(requests):
     return [
-        (who(one), one["query"], one["ts"] // DAY_US, dict(zip(one["rows"], one["actions"], strict=True)))
+        (
+            who(one),
+            one["query"],
+            one["ts"] // DAY_US,
+            dict(zip(one["rows"], one["actions"], strict=True)),
+        )
         for one in requests
         if normalise_query(one["query"])
     ]
@@ -113,7 +123,10 @@ def test_counts_equal_a_slow_loop(duck, asked):
     requests = [request(f"r{n}", *one) for n, one in enumerate(asked)]
     memory, _ = count(duck, requests, last_day=3)
     for half_life in (1.5, 7.0):
-        same(counts_of(memory, half_life), slow.memory_counts(as_slow(requests), normalise_query, half_life, 3))
+        same(
+            counts_of(memory, half_life),
+            slow.memory_counts(as_slow(requests), normalise_query, half_life, 3),
+        )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -132,7 +145,9 @@ def test_counts_equal_a_slow_loop(duck, asked):
     st.integers(0, 10**6),
 )
 def test_a_raw_log_is_counted_as_a_slow_loop_over_its_events_does(tmp_path_factory, events, seed):
-    """From the shop's own columns through the readers of the data stage; users are hashed and count all the same."""
+    """From the shop's own columns through the readers of the data stage; users are hashed and count
+    all the same.
+    """
     folder = tmp_path_factory.mktemp("raw")
     requests = {}
     log = []
@@ -142,9 +157,18 @@ def test_a_raw_log_is_counted_as_a_slow_loop_over_its_events_does(tmp_path_facto
         ts = toy.FIRST_DAY + day * DAY_US + number * 1_000_000
         ids = toy.catalogue().item_ids
         log.append(
-            {"ts": ts, "user_id": user, "request_id": name, "query": query, "item_id": ids[row], "action": action}
+            {
+                "ts": ts,
+                "user_id": user,
+                "request_id": name,
+                "query": query,
+                "item_id": ids[row],
+                "action": action,
+            }
         )
-        chosen = requests.setdefault(name, (f"user {user}" if user else name, query, ts // DAY_US, {}))[3]
+        chosen = requests.setdefault(
+            name, (f"user {user}" if user else name, query, ts // DAY_US, {})
+        )[3]
         code = ("impression", "click", "cart", "order").index(action)
         chosen[row] = max(chosen.get(row, 0), code)
     np.random.default_rng(seed).shuffle(log)
@@ -152,8 +176,20 @@ def test_a_raw_log_is_counted_as_a_slow_loop_over_its_events_does(tmp_path_facto
     cfg = Config.model_validate({"threads": 1, "events": {"path": str(folder / "log.parquet")}})
     with Duck(folder / "work", "256MB", 1) as duck:
         facts, grouped, bad = write_day_requests(duck, cfg, toy.catalogue(), folder / "r.parquet")
-        memory = count_memory(duck, folder / "r.parquet", ("train",), SECRET, "l", last_day=toy.FIRST_DAY // DAY_US + 2)
-    assert (facts.rows, grouped.requests, bad.bad, bad.unknown) == (len(events), len(requests), 0, 0)
+        memory = count_memory(
+            duck,
+            folder / "r.parquet",
+            ("train",),
+            SECRET,
+            "l",
+            last_day=toy.FIRST_DAY // DAY_US + 2,
+        )
+    assert (facts.rows, grouped.requests, bad.bad, bad.unknown) == (
+        len(events),
+        len(requests),
+        0,
+        0,
+    )
     want = slow.memory_counts(requests.values(), normalise_query, 3.0, toy.FIRST_DAY // DAY_US + 2)
     same(counts_of(memory, 3.0), want)
 
@@ -161,7 +197,8 @@ def test_a_raw_log_is_counted_as_a_slow_loop_over_its_events_does(tmp_path_facto
 def test_the_highest_action_counts_once_a_user_query_item_and_day(duck):
     requests = [
         request("a", "ann", "s", "red mug", 0, {1: 1, 2: 3}),
-        request("b", "ann", "t", "Red MUG", 0, {1: 2, 2: 1}),  # the same user, query and day: 1 now counts as a cart
+        # the same user, query and day: 1 now counts as a cart
+        request("b", "ann", "t", "Red MUG", 0, {1: 2, 2: 1}),
         request("c", "ann", "t", "red mug", 1, {1: 1}),  # another day counts again
         request("d", "", "s", "red mug", 0, {1: 1}),  # nobody known: the session
         request("e", "", "s", "red mug", 0, {1: 1}),  # the same session
@@ -178,14 +215,23 @@ def test_the_highest_action_counts_once_a_user_query_item_and_day(duck):
 
 
 def test_choices_weigh_by_their_position_where_asked(duck):
-    """By hand: p is 1 at position 1 and 1/4 at 3; position 2 was never shown and takes that of 1."""
-    propensities = Propensities(np.array([1, 3]), np.array([100, 100]), np.array([40, 10]), np.array([1.0, 0.25]))
+    """By hand: p is 1 at position 1 and 1/4 at 3; position 2 was never shown and
+    takes that of 1.
+    """
+    propensities = Propensities(
+        np.array([1, 3]), np.array([100, 100]), np.array([40, 10]), np.array([1.0, 0.25])
+    )
     requests = [
         request(
-            "a", "ann", query="red mug", actions={0: 1, 1: 1, 2: 3, 3: 1, 4: 2}, positions={0: 1, 1: 2, 2: 3, 3: 0}
+            "a",
+            "ann",
+            query="red mug",
+            actions={0: 1, 1: 1, 2: 3, 3: 1, 4: 2},
+            positions={0: 1, 1: 2, 2: 3, 3: 0},
         ),
         request("b", "bob", query="red mug", actions={0: 1}, positions={0: 900}),  # as the deepest
-        request("c", "ann", query="red mug", actions={0: 2}, positions={0: 1}),  # the larger of 2 and 1
+        # the larger of 2 and 1
+        request("c", "ann", query="red mug", actions={0: 2}, positions={0: 1}),
     ]
     memory, _ = count(duck, requests, propensities=propensities)
     assert counts_of(memory, np.inf) == {"red mug": {0: 2.0 + 4.0, 1: 1.0, 2: 16.0, 3: 1.0, 4: 2.0}}
@@ -204,7 +250,9 @@ def test_pairs_of_few_users_are_left_out_and_only_the_splits_asked_for_count(duc
     ]
     assert counts_of(count(duck, requests)[0], np.inf) == {"red mug": {1: 2.0, 2: 1.0}}
     assert counts_of(count(duck, requests, min_users=2)[0], np.inf) == {"red mug": {1: 2.0}}
-    assert counts_of(count(duck, requests, ("train", "valid"), min_users=2)[0], np.inf) == {"red mug": {1: 2.0, 2: 2.0}}
+    assert counts_of(count(duck, requests, ("train", "valid"), min_users=2)[0], np.inf) == {
+        "red mug": {1: 2.0, 2: 2.0}
+    }
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -232,13 +280,30 @@ def test_what_one_request_adds_is_what_counting_without_it_lacks(duck, asked):
     whole = entries(None)
     for n, name in enumerate(names):
         less = entries(n)
-        want = {key: weight - less.get(key, 0.0) for key, weight in whole.items() if weight > less.get(key, 0.0)}
-        mine = {(one["key"], one["row"], one["day"]): one["weight"] for one in taken if one["request_id"] == name}
-        assert mine == {(query_key(query, SECRET), row, day): weight for (query, row, day), weight in want.items()}
+        want = {
+            key: weight - less.get(key, 0.0)
+            for key, weight in whole.items()
+            if weight > less.get(key, 0.0)
+        }
+        mine = {
+            (one["key"], one["row"], one["day"]): one["weight"]
+            for one in taken
+            if one["request_id"] == name
+        }
+        assert mine == {
+            (query_key(query, SECRET), row, day): weight
+            for (query, row, day), weight in want.items()
+        }
 
 
 ENTRIES = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 4), st.integers(1, 9), st.integers(1, 4)),
+    st.tuples(
+        st.integers(0, 3),
+        st.integers(0, 3),
+        st.integers(0, 4),
+        st.integers(1, 9),
+        st.integers(1, 4),
+    ),
     unique_by=lambda entry: entry[:3],
     max_size=20,
 )
@@ -247,7 +312,9 @@ ENTRIES = st.lists(
 def memory_of(entries, min_users=1, last_day=4, **facts):
     """``entries``: (key, row, day, weight, users)."""
     columns = list(zip(*entries, strict=True)) or [()] * 5
-    table = pa.table(dict(zip(("key", "row", "day", "weight", "users"), map(pa.array, columns), strict=True)))
+    table = pa.table(
+        dict(zip(("key", "row", "day", "weight", "users"), map(pa.array, columns), strict=True))
+    )
     table = table.cast(pa.schema([(name, pa.float64()) for name in table.column_names]))
     return Memory.of(table, MemoryFacts("l", last_day, key_check(SECRET), min_users, **facts))
 
@@ -262,7 +329,9 @@ def listed(memory):
 def test_days_are_replaced_as_a_slow_loop_does_and_twice_changes_nothing(before, day, least, days):
     mine = memory_of(before, least)
     found = mine.with_days(memory_of(day), np.array(sorted(days), int))
-    entries = [e for e in listed(mine) if e[2] not in days] + [e for e in listed(memory_of(day)) if e[2] in days]
+    entries = [e for e in listed(mine) if e[2] not in days] + [
+        e for e in listed(memory_of(day)) if e[2] in days
+    ]
     users = {}
     for key, row, _, _, n in entries:
         users[key, row] = max(users.get((key, row), 0), n)
@@ -303,5 +372,7 @@ def test_an_export_keeps_pairs_of_enough_users_with_all_their_days(entries, leas
 def test_rows_follow_a_new_numbering(entries, kept):
     new = np.where(kept, np.cumsum(kept) - 1, -1)
     found = memory_of(entries).with_rows(new, "m")
-    assert listed(found) == sorted((k, int(new[r]), d, w, u) for k, r, d, w, u in entries if kept[r])
+    assert listed(found) == sorted(
+        (k, int(new[r]), d, w, u) for k, r, d, w, u in entries if kept[r]
+    )
     assert found.facts.lineage == "m"

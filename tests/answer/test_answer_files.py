@@ -1,4 +1,6 @@
-"""The files of the answer: the memory survives kills and tells damage, keys are found and made, BM25 comes back."""
+"""The files of the answer: the memory survives kills and tells damage, keys are found and made,
+BM25 comes back.
+"""
 
 import contextlib
 import os
@@ -49,7 +51,9 @@ def memory(n=4, seed=0, **facts):
             "users": np.ones(n, np.int32),
         }
     )
-    return Memory.of(table, MemoryFacts(**{"lineage": "l", "last_day": 8, "key": key_check(SECRET), **facts}))
+    return Memory.of(
+        table, MemoryFacts(**{"lineage": "l", "last_day": 8, "key": key_check(SECRET), **facts})
+    )
 
 
 def test_a_saved_memory_comes_back_and_equal_entries_are_equal_bytes(tmp_path):
@@ -76,7 +80,14 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
     wanted = {(tmp_path / name / FILE).read_bytes() for name in "ab"}
     rng = random.Random(0)
     for _ in range(10):
-        command = [sys.executable, "-c", LOOP, str(tmp_path / "a"), str(tmp_path / "b"), str(target)]
+        command = [
+            sys.executable,
+            "-c",
+            LOOP,
+            str(tmp_path / "a"),
+            str(tmp_path / "b"),
+            str(target),
+        ]
         saving = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert saving.stdout.readline() == b"ready\n"
         time.sleep(rng.uniform(0, 0.1))
@@ -92,7 +103,12 @@ def test_a_damaged_file_is_refused_in_words(tmp_path):
     mine.save(tmp_path)
     path = tmp_path / FILE
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"PAR1 no parquet at all PAR1", whole[:-9] + b"\0" * 9):
+    for damaged in (
+        whole[: len(whole) // 2],
+        b"",
+        b"PAR1 no parquet at all PAR1",
+        whole[:-9] + b"\0" * 9,
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"memory\.parquet is damaged"):
             Memory.load(tmp_path)
@@ -107,7 +123,10 @@ def test_a_damaged_file_is_refused_in_words(tmp_path):
     weights = table.column("weight").to_numpy().copy()
     weights[7] += 1
     pq.write_table(
-        table.set_column(3, "weight", pa.array(weights)).replace_schema_metadata(table.schema.metadata), path
+        table.set_column(3, "weight", pa.array(weights)).replace_schema_metadata(
+            table.schema.metadata
+        ),
+        path,
     )
     with pytest.raises(ValueError, match="its entries are not those that were written"):
         Memory.load(tmp_path)
@@ -123,7 +142,9 @@ def test_a_memory_of_another_key_catalogue_or_normaliser_is_refused():
     assert memory().check(SECRET, "l", "here")
     with pytest.raises(ValueError, match=r"here was made with another key.*SIDAR_MEMORY_KEY"):
         memory().check(b"other", "l", "here")
-    with pytest.raises(ValueError, match="here counts rows of catalogue lineage l, this catalogue is m"):
+    with pytest.raises(
+        ValueError, match="here counts rows of catalogue lineage l, this catalogue is m"
+    ):
         memory().check(SECRET, "m", "here")
     with pytest.raises(ValueError, match="here was made with version 0 of the query normaliser"):
         memory(normaliser=0).check(SECRET, "l", "here")

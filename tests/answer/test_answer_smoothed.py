@@ -11,7 +11,9 @@ from sidar.answer.smoothed import AnswerParams, SmoothedMemory, popularity
 from sidar.types import Hits
 
 SECRET = b"secret"
-PARAMS = AnswerParams(1.5, 7.0, 0.05, 0.02, {"prior": 0.3, "a": 0.7, "b": 0.4}, {"a": 0.5, "b": 2.0})
+PARAMS = AnswerParams(
+    1.5, 7.0, 0.05, 0.02, {"prior": 0.3, "a": 0.7, "b": 0.4}, {"a": 0.5, "b": 2.0}
+)
 
 
 def memory_of(entries, last_day=10):
@@ -48,7 +50,10 @@ def worlds(draw):
     listed = st.dictionaries(st.sampled_from(live), st.floats(-5, 5, width=32), max_size=4)
     entries = draw(
         st.lists(
-            st.tuples(st.just("red"), st.integers(0, 7), st.integers(0, 10), st.sampled_from([1, 2, 4])), max_size=5
+            st.tuples(
+                st.just("red"), st.integers(0, 7), st.integers(0, 10), st.sampled_from([1, 2, 4])
+            ),
+            max_size=5,
         )
     )
     return {"a": draw(listed), "b": draw(listed)}, entries
@@ -87,11 +92,15 @@ def test_a_filter_restricts_and_renormalises_everything(world, allowed):
 def test_an_empty_log_gives_p0_and_an_unreached_query_counts_and_prior():
     channels = {"a": hits_of([{0: 1.0, 3: 0.5}]), "b": hits_of([{3: 2.0}])}
     without = SmoothedMemory(PARAMS, COUNTS, ALIVE).distribution("red", channels)
-    empty = SmoothedMemory(PARAMS, COUNTS, ALIVE, memory_of([]), SECRET).distribution("red", channels)
+    empty = SmoothedMemory(PARAMS, COUNTS, ALIVE, memory_of([]), SECRET).distribution(
+        "red", channels
+    )
     np.testing.assert_array_equal(without, empty)
 
     silent = {name: hits_of([{}]) for name in "ab"}
-    known = SmoothedMemory(PARAMS, COUNTS, ALIVE, memory_of([("red", 4, 10, 2)]), SECRET).distribution("red", silent)
+    known = SmoothedMemory(
+        PARAMS, COUNTS, ALIVE, memory_of([("red", 4, 10, 2)]), SECRET
+    ).distribution("red", silent)
     prior = popularity(COUNTS, ALIVE)
     want = (np.eye(8)[4] * 2 + PARAMS.kappa * prior) / (2 + PARAMS.kappa)
     np.testing.assert_allclose(known, want)
@@ -115,8 +124,12 @@ def chosen_of(requests, live_memory, ages):
     """Chosen of requests [(query counts by row and age, positives)]."""
     request = [r for r, (_, positives) in enumerate(requests) for _ in positives]
     row = [i for _, positives in requests for i in positives]
-    positive = np.array([[requests[r][0].get((i, a), 0.0) for a in ages] for r, i in zip(request, row, strict=True)])
-    total = np.array([[sum(w for (_, b), w in c.items() if b == a) for a in ages] for c, _ in requests])
+    positive = np.array(
+        [[requests[r][0].get((i, a), 0.0) for a in ages] for r, i in zip(request, row, strict=True)]
+    )
+    total = np.array(
+        [[sum(w for (_, b), w in c.items() if b == a) for a in ages] for c, _ in requests]
+    )
     return Chosen(np.array(request), np.array(row), positive, total, np.array(ages, float))
 
 
@@ -126,11 +139,17 @@ def world_of_requests(n=40, seed=0):
     listed, requests = {"a": [], "b": []}, []
     for _ in range(n):
         right = int(rng.choice(live))
-        a = {int(i): float(rng.normal() + 2.5 * (i == right)) for i in rng.choice(live, 4, replace=False)}
+        a = {
+            int(i): float(rng.normal() + 2.5 * (i == right))
+            for i in rng.choice(live, 4, replace=False)
+        }
         b = {int(i): float(rng.normal()) for i in rng.choice(live, 3, replace=False)}
         listed["a"].append(a)
         listed["b"].append(b)
-        counts = {(int(i), int(age)): 1.0 for i, age in zip(rng.choice(live, 2), rng.integers(0, 3, 2), strict=True)}
+        counts = {
+            (int(i), int(age)): 1.0
+            for i, age in zip(rng.choice(live, 2), rng.integers(0, 3, 2), strict=True)
+        }
         if rng.random() < 0.5:
             counts[right, 0] = 3.0
         requests.append((counts if rng.random() < 0.8 else {}, [right, int(rng.choice(live))]))
@@ -147,7 +166,9 @@ def test_the_likelihood_equals_a_slow_loop():
         memory = {}
         for (row, age), weight in counts.items():
             memory[row] = memory.get(row, 0.0) + weight * 2 ** (-age / PARAMS.half_life)
-        p = slow.answer(PARAMS, {n: listed[n][r] for n in "ab"}, dict(enumerate(COUNTS)), memory, live)
+        p = slow.answer(
+            PARAMS, {n: listed[n][r] for n in "ab"}, dict(enumerate(COUNTS)), memory, live
+        )
         want.append(np.mean([np.log(p[i]) for i in positives]))
     channels = {name: hits_of(one) for name, one in listed.items()}
     found = log_likelihood(PARAMS, channels, chosen, popularity(COUNTS, ALIVE), len(live))
@@ -171,6 +192,8 @@ def test_constants_survive_packing_and_an_empty_fit_is_refused():
     again = unpack(pack(PARAMS), ["a", "b"])
     np.testing.assert_allclose(pack(again), pack(PARAMS))
     assert again.channels == PARAMS.channels
-    none = Chosen(np.empty(0, int), np.empty(0, int), np.zeros((0, 1)), np.zeros((0, 1)), np.zeros(1))
+    none = Chosen(
+        np.empty(0, int), np.empty(0, int), np.zeros((0, 1)), np.zeros((0, 1)), np.zeros(1)
+    )
     with pytest.raises(ValueError, match="no request to fit"):
         fit_answer({"a": hits_of([])}, none, popularity(COUNTS), 8)

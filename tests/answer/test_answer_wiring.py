@@ -1,4 +1,6 @@
-"""Which files, requests and rows reach the answer, the bundle and the report: spies on the stages of a finished run."""
+"""Which files, requests and rows reach the answer, the bundle and the report: spies on the stages
+of a finished run.
+"""
 
 import json
 from types import SimpleNamespace
@@ -40,7 +42,10 @@ def config(shop, *options):
 
 def asked_of(shop, split):
     """{request id: query} of one window of the log."""
-    return {entry.request_id: entry.prompt.query for entry in open_dataset(shop / "runs/shop/data").requests(split)}
+    return {
+        entry.request_id: entry.prompt.query
+        for entry in open_dataset(shop / "runs/shop/data").requests(split)
+    }
 
 
 class Spy:
@@ -55,7 +60,9 @@ class Spy:
 
 
 def report_of(shop, out, monkeypatch, *options, models=MODELS):
-    """What the evaluate stage hands to the suite, and what BM25 and weights were tuned on; nothing is scored."""
+    """What the evaluate stage hands to the suite, and what BM25 and weights were tuned on; nothing
+    is scored.
+    """
     reached = SimpleNamespace(tuned=[], goals=[], suite=None)
     tune, goal = Bm25.tune, metrics.objective
 
@@ -69,7 +76,11 @@ def report_of(shop, out, monkeypatch, *options, models=MODELS):
 
     with monkeypatch.context() as patch:
         patch.setattr(Bm25, "tune", tuned)
-        patch.setattr(metrics, "objective", lambda *args, **kw: reached.goals.append(args[0].name) or goal(*args, **kw))
+        patch.setattr(
+            metrics,
+            "objective",
+            lambda *args, **kw: reached.goals.append(args[0].name) or goal(*args, **kw),
+        )
         patch.setattr(sidar.evaluate.suite, "run_suite", suite)
         cfg = config(shop, *options)
         stages.evaluate(cfg, cfg.run_dir, out, models=models)
@@ -83,7 +94,9 @@ def queries_of(eval_set):
 def scores_of(hits, query):
     """{row: score} of one query's results."""
     some = hits.rows[query] >= 0
-    return dict(zip(hits.rows[query][some].tolist(), hits.scores[query][some].tolist(), strict=True))
+    return dict(
+        zip(hits.rows[query][some].tolist(), hits.scores[query][some].tolist(), strict=True)
+    )
 
 
 def queries_of_file(shop, half):
@@ -96,7 +109,10 @@ def queries_of_file(shop, half):
 
 def test_what_is_tuned_reads_validation_and_what_is_scored_is_the_test(shop, tmp_path, monkeypatch):
     reached = report_of(shop, tmp_path, monkeypatch)
-    tests, valid = ({entry.name: entry for entry in some} for some in (reached.suite.sets, reached.suite.tune_sets))
+    tests, valid = (
+        {entry.name: entry for entry in some}
+        for some in (reached.suite.sets, reached.suite.tune_sets)
+    )
     assert (set(tests), set(valid)) == ({"judged", "day7-clicks"}, {"dev", "day6-clicks"})
     assert set(tests["day7-clicks"].query_ids) <= set(asked_of(shop, "test"))
     assert set(valid["day6-clicks"].query_ids) <= set(asked_of(shop, "valid"))
@@ -111,7 +127,9 @@ def test_what_is_tuned_reads_validation_and_what_is_scored_is_the_test(shop, tmp
 
 
 def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkeypatch):
-    """The final model; with evaluate.best also the best one, where that is another; evaluate.wide_beam is one more."""
+    """The final model; with evaluate.best also the best one, where that is another;
+    evaluate.wide_beam is one more.
+    """
     run = shop / "runs/shop"
     assert stages.checkpoints(run, MODELS, best=True) == stages.checkpoints(run, MODELS, best=False)
     assert stages.checkpoints(run, MODELS, best=False) == [
@@ -122,7 +140,11 @@ def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkey
 
     def other_best(folder):
         reached = real(folder)
-        return SimpleNamespace(shapes={**reached.shapes, "best": {"step": 1}}) if "align" in folder.name else reached
+        return (
+            SimpleNamespace(shapes={**reached.shapes, "best": {"step": 1}})
+            if "align" in folder.name
+            else reached
+        )
 
     def tune(self, sets, catalogue, queries):
         tuned.update({self.name: [set(entry.query_ids) <= valid for entry in sets]})
@@ -141,7 +163,11 @@ def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkey
     tuned, valid = {}, set(asked_of(shop, "valid"))
     options = ("decode.beam=4", "evaluate.wide_beam=9", "evaluate.best=true", "decode.rerank=dense")
     rows = report_of(shop, tmp_path, monkeypatch, *options).suite.systems
-    models = {"sft": "sft/model", "raddpo": "align-raddpo/model", "raddpo-best": "align-raddpo/best"}
+    models = {
+        "sft": "sft/model",
+        "raddpo": "align-raddpo/model",
+        "raddpo-best": "align-raddpo/best",
+    }
     for name, folder in models.items():
         for row, beam in ((name, 4), (f"{name}@9", 9)):
             assert (rows[row]._model, rows[row]._decode.beam) == (run / folder, beam)
@@ -149,17 +175,36 @@ def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkey
         assert tuned[f"{name}+rerank"] == [True]  # one set, of validation requests
     assert offered == [({"dev", "day6-clicks"}, 64)] * len(models)  # for a run without a log
     assert set(rows) == {
-        *("bm25", "dense", "quantised-dense", "popularity", "prior", "answer", "answer-without-lm", "memory"),
+        *(
+            "bm25",
+            "dense",
+            "quantised-dense",
+            "popularity",
+            "prior",
+            "answer",
+            "answer-without-lm",
+            "memory",
+        ),
         *(row for name in models for row in (name, f"{name}@9", f"{name}+rerank")),
     }
 
 
 def test_item_columns_expand_the_beam_of_their_row_by_shares(shop, tmp_path, monkeypatch):
-    """Items of the SIDs of one beam, as wide as the row says, by log π(SID) + log of their share of clicks."""
-    options = ("decode.beam=4", "decode.share_pseudo=0.5", "decode.share_temperature=2", "evaluate.wide_beam=64")
+    """Items of the SIDs of one beam, as wide as the row says, by log π(SID) + log of their share of
+    clicks.
+    """
+    options = (
+        "decode.beam=4",
+        "decode.share_pseudo=0.5",
+        "decode.share_temperature=2",
+        "evaluate.wide_beam=64",
+    )
     rows = report_of(shop, tmp_path, monkeypatch, *options).suite.systems
     data = open_dataset(shop / "runs/shop/data")
-    prompts, clicks = [entry.prompt for entry in list(data.requests("test"))[:6]], data.priors().clicks
+    prompts, clicks = (
+        [entry.prompt for entry in list(data.requests("test"))[:6]],
+        data.priors().clicks,
+    )
     for system, width in ((rows["raddpo"], 4), (rows["raddpo@64"], 64)):
         hits = system.hits(prompts, 64)
         ranked, scores = system.sid_ranking(prompts, 3)  # the same beams, cut
@@ -172,7 +217,11 @@ def test_item_columns_expand_the_beam_of_their_row_by_shares(shop, tmp_path, mon
         for q in range(len(prompts)):
             want = {}
             for sid, logp in zip(beams.sids[q], beams.scores[q], strict=True):
-                inside = index.rows[index.rows_start[sid] : index.rows_start[sid + 1]] if sid >= 0 else []
+                inside = (
+                    index.rows[index.rows_start[sid] : index.rows_start[sid + 1]]
+                    if sid >= 0
+                    else []
+                )
                 weight = {int(row): (clicks[row] + 0.5) ** 0.5 for row in inside}
                 want |= {row: logp + np.log(weight[row] / sum(weight.values())) for row in weight}
             reached = scores_of(hits, q)
@@ -182,7 +231,9 @@ def test_item_columns_expand_the_beam_of_their_row_by_shares(shop, tmp_path, mon
 
 
 def test_the_rows_of_the_answer_read_what_the_run_counted_and_fitted(shop, tmp_path, monkeypatch):
-    """Counts up to the day before the test, the test day's never; each channel under its own name."""
+    """Counts up to the day before the test, the test day's never; each channel
+    under its own name.
+    """
     reached = report_of(shop, tmp_path, monkeypatch)
     rows, run = reached.suite.systems, shop / "runs/shop"
     kept, facts = Memory.load(run / "answer"), read_facts(run / "answer")
@@ -207,7 +258,10 @@ def test_the_rows_of_the_answer_read_what_the_run_counted_and_fitted(shop, tmp_p
         assert entry.weights.tolist() == kept.weights.tolist()
     chosen, answered = facts["memory_row"], rows["answer"]._channels
     assert memory._table.half_life == (chosen["half_life"] or np.inf)
-    assert (memory._fusion.method, list(memory._fusion.weights)) == (chosen["method"], list(chosen["weights"].values()))
+    assert (memory._fusion.method, list(memory._fusion.weights)) == (
+        chosen["method"],
+        list(chosen["weights"].values()),
+    )
     assert [channel.name for channel in memory._channels] == list(chosen["weights"])
     assert memory._channels[0].channel.params == answered["bm25"].channel.params
     assert isinstance(memory._channels[1].channel, Dense)
@@ -217,14 +271,18 @@ def test_the_rows_of_the_answer_read_what_the_run_counted_and_fitted(shop, tmp_p
 
 
 def test_the_answer_is_fitted_to_named_channels_on_the_validation_day(shop, tmp_path, monkeypatch):
-    """Every search, tuning and count behind the constants reads the validation day and the days before it."""
+    """Every search, tuning and count behind the constants reads the validation day and the days
+    before it.
+    """
     cfg, data = config(shop), open_dataset(shop / "runs/shop/data")
     valid, fits, tuned, first_rows = asked_of(shop, "valid"), [], Spy(answering.objective), []
 
     def fit_answer(channels, chosen, prior, n_live):
         fits.append(SimpleNamespace(channels=channels, chosen=chosen, prior=prior, n_live=n_live))
         names = tuple(channels)
-        params = AnswerParams(1.0, 7.0, 0.01, 0.01, dict.fromkeys(("prior", *names), 0.5), dict.fromkeys(names, 1.0))
+        params = AnswerParams(
+            1.0, 7.0, 0.01, 0.01, dict.fromkeys(("prior", *names), 0.5), dict.fromkeys(names, 1.0)
+        )
         return Fit(params, 0.0, float(len(names)), chosen.n_requests)
 
     class FirstRows(memory_row.MemoryFirst):
@@ -251,7 +309,10 @@ def test_the_answer_is_fitted_to_named_channels_on_the_validation_day(shop, tmp_
     for some in chosen_on:
         assert len(some)
         assert (
-            dict(zip(some.query_ids, [prompt.query for prompt in some.prompts], strict=True)).items() <= valid.items()
+            dict(
+                zip(some.query_ids, [prompt.query for prompt in some.prompts], strict=True)
+            ).items()
+            <= valid.items()
         )
     assert first_rows
     for memory in first_rows:  # what the half-life is chosen with: the days before validation
@@ -260,7 +321,10 @@ def test_the_answer_is_fitted_to_named_channels_on_the_validation_day(shop, tmp_
     assert sorted(set(kept.days.tolist())) == [FIRST + day for day in range(6)]
 
     without, fitted = fits
-    assert (list(without.channels), list(fitted.channels)) == (["bm25", "dense"], ["bm25", "dense", "generative"])
+    assert (list(without.channels), list(fitted.channels)) == (
+        ["bm25", "dense"],
+        ["bm25", "dense", "generative"],
+    )
     facts = read_facts(tmp_path)
     assert list(facts["fit"]["params"]["temperatures"]) == ["bm25", "dense", "generative"]
     assert list(facts["without_generative"]["params"]["temperatures"]) == ["bm25", "dense"]
@@ -304,8 +368,12 @@ def test_a_served_answer_hands_each_channel_on_under_its_name(shop, served):
 
 def test_the_bundle_serves_the_final_model_of_the_config(shop, tmp_path, monkeypatch):
     run, asked = shop / "runs/shop", []
-    monkeypatch.setattr(sidar.bundle, "write_bundle", lambda out, **parts: asked.append((out, parts)) or {})
-    cfg = config(shop, "decode.beam=7", "embed.batch_size=9", "align.label=other", "decode.rerank=dense")
+    monkeypatch.setattr(
+        sidar.bundle, "write_bundle", lambda out, **parts: asked.append((out, parts)) or {}
+    )
+    cfg = config(
+        shop, "decode.beam=7", "embed.batch_size=9", "align.label=other", "decode.rerank=dense"
+    )
     rerank = {"weight": 2.0}
     monkeypatch.setattr(stages, "read_facts", lambda folder: {"rerank": rerank, "at": folder})
     stages.bundle(cfg, run, tmp_path)
@@ -320,7 +388,9 @@ def test_the_bundle_serves_the_final_model_of_the_config(shop, tmp_path, monkeyp
     made = json.loads((run / "bundle/bundle.json").read_text())
     assert (made["label"], made["fuse"]) == ("raddpo", "memory")
     for file in ("model.safetensors", "config.json"):
-        assert sha256_file(run / "bundle/model" / file) == sha256_file(run / "align-raddpo/model" / file)
+        assert sha256_file(run / "bundle/model" / file) == sha256_file(
+            run / "align-raddpo/model" / file
+        )
     for file in sorted((run / "answer").iterdir()):
         if file.name != "manifest.json":
             assert sha256_file(run / "bundle/answer" / file.name) == sha256_file(file)
@@ -330,7 +400,11 @@ def test_of_several_aligned_models_the_first_is_answered_with_and_served(shop, m
     cfg, asked = config(shop), {}
     for name in ("answer", "bundle", "evaluate"):
         monkeypatch.setattr(
-            stages, name, lambda stage_cfg, run, out, name=name, **kw: asked.update({name: (stage_cfg, kw)}) or {}
+            stages,
+            name,
+            lambda stage_cfg, run, out, name=name, **kw: (
+                asked.update({name: (stage_cfg, kw)}) or {}
+            ),
         )
     aligns = [AlignConfig(objective=name) for name in ("dpo", "raddpo", "sft")]
     by_name = {stage.name: stage for stage in stages_of(cfg, aligns)}
@@ -341,4 +415,7 @@ def test_of_several_aligned_models_the_first_is_answered_with_and_served(shop, m
         assert stage_cfg.model_copy(update={"align": cfg.align}) == cfg
         assert "align-dpo" in by_name[name].inputs
     assert asked["evaluate"][1] == {"models": ("sft", "align-dpo", "align-raddpo", "align-sft")}
-    assert not {"align-raddpo", "align-sft"} & {*by_name["answer"].inputs, *by_name["bundle"].inputs}
+    assert not {"align-raddpo", "align-sft"} & {
+        *by_name["answer"].inputs,
+        *by_name["bundle"].inputs,
+    }

@@ -22,7 +22,10 @@ class LetterEncoder:
     """Texts as normalised letter counts: a real, tiny embedder."""
 
     def encode(self, texts, batch_size=64):
-        counts = np.array([[text.lower().count(chr(97 + i)) + 0.01 for i in range(26)] for text in texts], np.float32)
+        counts = np.array(
+            [[text.lower().count(chr(97 + i)) + 0.01 for i in range(26)] for text in texts],
+            np.float32,
+        )
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
@@ -65,7 +68,9 @@ def test_bm25_finds_the_plural_and_no_retired_item(catalogue):
     alive = catalogue.alive.copy()
     alive[row] = False
     at = catalogue.table.schema.get_field_index("alive")
-    retired = Catalogue(catalogue.table.set_column(at, "alive", [alive.tolist()]), catalogue.lineage)
+    retired = Catalogue(
+        catalogue.table.set_column(at, "alive", [alive.tolist()]), catalogue.lineage
+    )
     assert row not in Bm25(retired).search(["towels", "towel"]).rows
     assert (Bm25(catalogue).search(["towel"]).rows == first).all()
 
@@ -93,7 +98,14 @@ def test_bm25_rejects_unknown_fields_and_survives_empty_catalogues(catalogue):
 
 
 def test_words_fold_case_plurals_and_unspaced_scripts():
-    assert words("Kitchen TOWELS, Batteries 12V glass bus") == ["kitchen", "towel", "battery", "12v", "glass", "bus"]
+    assert words("Kitchen TOWELS, Batteries 12V glass bus") == [
+        "kitchen",
+        "towel",
+        "battery",
+        "12v",
+        "glass",
+        "bus",
+    ]
     assert words("ｔｏｗｅｌ 毛巾") == ["towel", "毛", "巾"]
 
 
@@ -117,7 +129,9 @@ def test_dense_is_exact_in_any_block_size(catalogue, block):
 
 def test_dense_returns_every_live_item_and_no_more():
     vectors = np.eye(4, dtype=np.float32)
-    hits = Dense(vectors, LetterEncoder(), alive=np.array([True, False, True, True])).search_vectors(vectors[:1], k=6)
+    hits = Dense(
+        vectors, LetterEncoder(), alive=np.array([True, False, True, True])
+    ).search_vectors(vectors[:1], k=6)
     assert hits.rows.tolist() == [[0, 2, 3]] or hits.rows.tolist()[0][:3] == [0, 2, 3]
     assert 1 not in hits.rows
     with pytest.raises(ValueError, match="do not fit"):
@@ -131,7 +145,9 @@ def test_popularity_is_one_list_and_random_is_seeded():
     hits = Popularity(prior, alive=np.array([True, True, True, False])).search(["a", "b"], k=4)
     assert hits.rows.tolist() == [[1, 2, 0, -1]] * 2
     once = RandomOrder(50, alive=np.arange(50) != 4, seed=1).search(["a", "b"], k=50).rows
-    assert (once == RandomOrder(50, alive=np.arange(50) != 4, seed=1).search(["a", "b"], k=50).rows).all()
+    assert (
+        once == RandomOrder(50, alive=np.arange(50) != 4, seed=1).search(["a", "b"], k=50).rows
+    ).all()
     assert sorted(once[0]) == [-1, *[i for i in range(50) if i != 4]]
     assert (once[0] != once[1]).any()
 
@@ -152,6 +168,9 @@ def test_top_k_breaks_ties_by_row_and_cuts_every_channel_at_500():
 
 
 def test_importing_baselines_and_evaluate_loads_no_torch():
-    code = "import sys, sidar.baselines, sidar.evaluate; print('torch' in sys.modules, 'bm25s' in sys.modules)"
+    code = (
+        "import sys, sidar.baselines, sidar.evaluate; print('torch' in sys.modules, 'bm25s' in "
+        "sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

@@ -11,7 +11,9 @@ from sidar.types import Hits
 def hits(*lists):
     """Ranked row lists as Hits with falling scores."""
     width = max(map(len, lists))
-    rows = np.array([[*row, *[-1] * (width - len(row))] for row in lists], dtype=np.int32).reshape(len(lists), width)
+    rows = np.array([[*row, *[-1] * (width - len(row))] for row in lists], dtype=np.int32).reshape(
+        len(lists), width
+    )
     return Hits(rows, np.where(rows >= 0, np.arange(width, 0, -1), 0).astype(np.float32))
 
 
@@ -29,13 +31,17 @@ def test_rrf_equals_a_loop(queries):
         for weight, rows in zip(weights, lists, strict=True):
             for rank, row in enumerate(rows, 1):
                 score[row] = score.get(row, 0.0) + weight / (60 + rank)
-        got = {int(r): float(s) for r, s in zip(fused.rows[q], fused.scores[q], strict=True) if r >= 0}
+        got = {
+            int(r): float(s) for r, s in zip(fused.rows[q], fused.scores[q], strict=True) if r >= 0
+        }
         assert got == pytest.approx(score, rel=1e-6)
         assert (np.diff(fused.scores[q][: len(got)]) <= 0).all()
 
 
 def test_weighted_contributions_by_hand():
-    channel = Hits(np.array([[4, 5, 6], [1, -1, -1]], np.int32), np.array([[9, 5, 1], [7, 0, 0]], np.float32))
+    channel = Hits(
+        np.array([[4, 5, 6], [1, -1, -1]], np.int32), np.array([[9, 5, 1], [7, 0, 0]], np.float32)
+    )
     step = 1 / 3
     want = [[1, (0.5 + step) / (1 + step), step / (1 + step)], [1, 0, 0]]
     np.testing.assert_allclose(contributions(channel, "weighted"), want, atol=3e-6)

@@ -1,4 +1,6 @@
-"""Quantised dense: reconstructions by hand, SIDs in order of their cosine, expanded by the prior."""
+"""Quantised dense: reconstructions by hand, SIDs in order of their cosine, expanded
+by the prior.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ from sidar.index import PrefixIndex
 from sidar.sid import RqKmeans
 from sidar.types import Prompt, SemanticIds, SidInputs
 
-BOOKS = [np.array([[1, 0], [0, 1]], np.float32), np.array([[0.5, 0], [0, 0.5], [-2, 0]], np.float32)]
+BOOKS = [
+    np.array([[1, 0], [0, 1]], np.float32),
+    np.array([[0.5, 0], [0, 0.5], [-2, 0]], np.float32),
+]
 
 
 VECTORS = {"east": (1, 0), "north": (0, 1), "west": (-1, 0), "between": (0.6, 0.8)}
@@ -22,7 +27,10 @@ class Table:
 
 
 def world():
-    """SIDs (0,0) with rows 0, 3; (0,1) row 1; (1,1) row 2; (1,2) row 4; row 5 has none. Prior: row 3 before row 0."""
+    """SIDs (0,0) with rows 0, 3; (0,1) row 1; (1,1) row 2; (1,2) row 4; row 5 has none.
+
+    Prior: row 3 before row 0.
+    """
     codes = np.array([[0, 0], [0, 1], [1, 1], [0, 0], [1, 2], [-1, -1]], np.int32)
     sids = SemanticIds(codes, np.array([2, 2, 2, 2, 2, 0], np.int32), (2, 3))
     index = PrefixIndex.build(sids, np.array([1, 5, 1, 2, 1, 9], np.float32))
@@ -53,7 +61,8 @@ def test_reconstruction_is_what_the_tokenizer_quantised():
 
 def test_sids_come_by_cosine_and_items_by_the_prior():
     index, system = world()
-    assert index.table.tolist() == [[0, 0], [0, 1], [1, 1], [1, 2]]  # (1.5, 0), (1, .5), (0, 1.5), (-2, 1)
+    # (1.5, 0), (1, .5), (0, 1.5), (-2, 1)
+    assert index.table.tolist() == [[0, 0], [0, 1], [1, 1], [1, 2]]
     sids, scores = system.sid_ranking([Prompt("east"), Prompt("west"), Prompt("between")], 3)
     assert sids.tolist() == [[0, 1, 2], [3, 2, 1], [1, 2, 0]]
     root = 5**0.5  # the length of (1, .5) is √5 / 2, that of (−2, 1) √5
@@ -76,7 +85,9 @@ def test_it_is_dense_where_every_item_has_an_sid_of_its_own():
     index = PrefixIndex.build(SemanticIds(codes, np.ones(30, np.int32), (30,)))
     system = QuantisedDense(reconstruct([vectors], index.table), index.expand_with_source, Table())
     queries = list(VECTORS)
-    assert (system.search(queries, 12).rows == Dense(vectors, Table()).search(queries, 12).rows).all()
+    assert (
+        system.search(queries, 12).rows == Dense(vectors, Table()).search(queries, 12).rows
+    ).all()
 
 
 def test_a_slow_twin_ranks_the_same():

@@ -62,7 +62,10 @@ def cqsid():
 
 
 def test_one_leader_everywhere_is_the_best_and_says_what_goes_along():
-    figures = {"x": {"quantised": 0.5, "collision_rate": 0.1}, "y": {"quantised": 0.7, "collision_rate": 0.3}}
+    figures = {
+        "x": {"quantised": 0.5, "collision_rate": 0.1},
+        "y": {"quantised": 0.7, "collision_rate": 0.3},
+    }
     found, said = answer(per_query({"x": 0.3, "y": 0.5}, sets=("a", "b")), ["x", "y"], figures)
     assert found.kind == "best"
     assert said.startswith("**y is best for this catalogue**")
@@ -104,7 +107,12 @@ def test_pairs_across_measures_and_pairs_without_values():
     values = per_query({"x": 0.3}, "beam/semantic/hit@5")
     ids = [f"q{i}" for i in range(N)]
     values.add("a", "y", "beam/semantic", {"hit@10": np.full(N, 0.2)}, ids)
-    families = [[Pair("x", "y", "beam/semantic/hit@5", "beam/semantic/hit@10"), Pair("x", "none", "item/mrr")]]
+    families = [
+        [
+            Pair("x", "y", "beam/semantic/hit@5", "beam/semantic/hit@10"),
+            Pair("x", "none", "item/mrr"),
+        ]
+    ]
     rows = compare_pairs(values, CLUSTERS, "?", families, SAMPLING)
     assert len(rows) == 1
     assert rows[0].effect == pytest.approx(0.1, abs=0.02)
@@ -112,7 +120,10 @@ def test_pairs_across_measures_and_pairs_without_values():
 
 def test_holm_runs_over_the_family_of_one_set():
     values = per_query({"x": 0.50, "y": 0.507, "z": 0.507}, seed=3)
-    asked = [[Pair("y", "x", "item/ndcg@10")], [Pair(name, "x", "item/ndcg@10") for name in ("y", "z")]]
+    asked = [
+        [Pair("y", "x", "item/ndcg@10")],
+        [Pair(name, "x", "item/ndcg@10") for name in ("y", "z")],
+    ]
     alone, *family = compare_pairs(values, CLUSTERS, "?", asked, SAMPLING)
     assert family[0].p == alone.p
     assert family[0].p_holm >= alone.p_holm
@@ -152,22 +163,35 @@ def told(control, **by_measure):
     """Verdicts of a control on the sets a and b, by measure."""
     names = {"ndcg": "ndcg@10", "recall": "recall@100"}
     return {
-        (control, each, names[m]): word for m, both in by_measure.items() for each, word in zip("ab", both, strict=True)
+        (control, each, names[m]): word
+        for m, both in by_measure.items()
+        for each, word in zip("ab", both, strict=True)
     }
 
 
 def test_controls_that_lose_leave_no_caveat(kept):
     lost = ["holds", "holds"]
-    verdicts = told("random", ndcg=lost, recall=lost) | told("sarq-shuffled", ndcg=lost, recall=lost)
+    verdicts = told("random", ndcg=lost, recall=lost) | told(
+        "sarq-shuffled", ndcg=lost, recall=lost
+    )
     found = compared(kept, verdicts)
     assert caveats(found) == []
-    assert control_sentence(found, "random") == "**random** loses against rqkmeans: behind in 4 of 4 tests."
+    assert (
+        control_sentence(found, "random")
+        == "**random** loses against rqkmeans: behind in 4 of 4 tests."
+    )
 
 
 def test_a_control_that_does_not_lose_is_a_caveat(kept):
-    found = compared(kept, told("random", ndcg=["cannot tell here"] * 2, recall=["cannot tell here", "does not hold"]))
+    found = compared(
+        kept,
+        told("random", ndcg=["cannot tell here"] * 2, recall=["cannot tell here", "does not hold"]),
+    )
     assert caveats(found) == [
-        "**random** does not lose to rqkmeans by nDCG@10 and R@100 on a and b: this comparison has no power."
+        (
+            "**random** does not lose to rqkmeans by nDCG@10 and R@100 on a and b: this comparison "
+            "has no power."
+        )
     ]
     words = "**random** does **not** lose against rqkmeans: behind in 0 of 4 tests, ahead in 1."
     assert control_sentence(found, "random") == words
@@ -177,21 +201,27 @@ def test_a_control_that_loses_some_tests_is_described_accurately(kept):
     verdicts = told("sarq-shuffled", ndcg=["cannot tell here"] * 2, recall=["holds"] * 2)
     found = compared(kept, verdicts)
     assert caveats(found) == [
-        "**sarq-shuffled** does not lose to sarq by nDCG@10 on a and b (it loses the other 2 of 4 tests): there this "
-        "comparison of sarq with its control has no power."
+        "**sarq-shuffled** does not lose to sarq by nDCG@10 on a and b (it loses the other 2 of 4 "
+        "tests): there this comparison of sarq with its control has no power."
     ]
     words = "**sarq-shuffled** loses **in part** against sarq: behind in 2 of 4 tests."
     assert control_sentence(found, "sarq-shuffled") == words
     found = compared(kept, told("random", ndcg=["holds", "cannot tell here"]))
-    assert caveats(found)[0].startswith("**random** does not lose to rqkmeans by nDCG@10 on b (it loses the other 1 of")
+    assert caveats(found)[0].startswith(
+        "**random** does not lose to rqkmeans by nDCG@10 on b (it loses the other 1 of"
+    )
 
 
 def test_failed_methods_are_caveats_and_their_controls_are_untested(kept):
     broken = {"failed": "sid", "failed_seed": 0, "error": "out of\nmemory", "equal": False}
     found = compared(kept, {}, sarq=broken, random={"equal": False})
-    assert caveats(found) == ["**sarq failed** at `sid` (seed 0) and is in no table and no test: out of memory"]
+    assert caveats(found) == [
+        "**sarq failed** at `sid` (seed 0) and is in no table and no test: out of memory"
+    ]
     for control, method in (("sarq-shuffled", "sarq"), ("random", "rqkmeans")):
-        words = f"**{control}** is not tested: it or {method} has no figures or missed the code budget."
+        words = (
+            f"**{control}** is not tested: it or {method} has no figures or missed the code budget."
+        )
         assert control_sentence(found, control) == words
 
 
@@ -205,7 +235,9 @@ def test_widths_are_expanded_as_by_hand(sids, cqsid):
     retriever = Retriever(SidLM.build(TINY, sids, seed=1), index, sids, catalogue)
     prompts = [Prompt("steel water bottle"), Prompt("linen towel", history=(3,))]
     wanted = [{5, 9, 40}, {63}]
-    qrels = {f"q{i}": {catalogue.item_ids[row]: 1.0 for row in rows} for i, rows in enumerate(wanted)}
+    qrels = {
+        f"q{i}": {catalogue.item_ids[row]: 1.0 for row in rows} for i, rows in enumerate(wanted)
+    }
     truth = Truth.of_catalogue(qrels, ["q0", "q1"], catalogue, 0.0)
     hits = cqsid.hit_rates(retriever, index, truth, prompts)
     for width in (1, 5, 10):
@@ -241,7 +273,12 @@ def test_the_replication_of_cqsid_is_the_page_of_its_results(cqsid):
 def test_results_are_the_same_after_json(kept):
     again = Results.from_json(json.loads(json.dumps(kept.to_json())))
     assert again == kept
-    assert again.to_json()["leaders"]["sets"]["judged_test"]["with"] == ["rqkmeans", "rqvae", "cqsid", "sarq"]
+    assert again.to_json()["leaders"]["sets"]["judged_test"]["with"] == [
+        "rqkmeans",
+        "rqvae",
+        "cqsid",
+        "sarq",
+    ]
     unknown = replace(kept, latency=None, tests=[replace(kept.tests[0], detectable=float("nan"))])
     assert unknown.to_json()["tests"][0]["detectable"] is None
     assert Results.from_json(unknown.to_json()).latency is None
@@ -264,13 +301,19 @@ def test_figures_of_the_page_are_those_of_the_results(kept):
     assert f"| {estimate(random)} |" in text
     assert estimate(Estimate(None, None, None, 0)) == ""
     assert "| rqvae | .381 ▼ *.346–.411* |" in text  # significantly worse than the reference
-    assert "| cqsid | .351 ▼ *.319–.382* | .259 *.239–.280* | **.877** *.853–.900* | **.951** ▲ *.924–.974* |" in text
-    assert "| grounded_test | rqkmeans | 0.416 | rqkmeans | – |" in text  # nothing that the tests could have missed
+    assert (
+        "| cqsid | .351 ▼ *.319–.382* | .259 *.239–.280* | **.877** *.853–.900* | **.951** ▲ "
+        "*.924–.974* |"
+    ) in text
+    # nothing that the tests could have missed
+    assert "| grounded_test | rqkmeans | 0.416 | rqkmeans | – |" in text
     assert "| 3.12 | 79 | 189 | 293 | 39.2 |" in text
 
 
 def test_what_was_not_measured_is_left_out_of_the_page(kept):
-    text = make_page(replace(kept, latency=None, methods={"rqkmeans": kept.methods["rqkmeans"]}, tests=[])).markdown
+    text = make_page(
+        replace(kept, latency=None, methods={"rqkmeans": kept.methods["rqkmeans"]}, tests=[])
+    ).markdown
     assert "ms per query*:" not in text
     assert "No control took part." in text
     assert "Randomisation tests" not in text

@@ -1,4 +1,6 @@
-"""The comparison on the toy shop: the whole path, what is equal, what is skipped, and what a failure leaves."""
+"""The comparison on the toy shop: the whole path, what is equal, what is skipped, and what a
+failure leaves.
+"""
 
 import importlib.util
 import json
@@ -38,16 +40,47 @@ SETTINGS = {
     "catalogue": {"path": "catalogue.parquet"},
     "events": {"path": "events.parquet"},
     "embed": {"model": "hashing:64"},
-    "sid": {"codebook_sizes": [8, 4, 4], "reference": 0, "rqvae": FIT, "cqsid": FIT, "acrq": FIT | {"tail_steps": 5}},
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
-    "sft": {"steps": 4, "batch_size": 8, "validate_every": 4, "checkpoint_every": 4, "valid_requests": 4},
-    "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2, "valid_requests": 4},
+    "sid": {
+        "codebook_sizes": [8, 4, 4],
+        "reference": 0,
+        "rqvae": FIT,
+        "cqsid": FIT,
+        "acrq": FIT | {"tail_steps": 5},
+    },
+    "lm": {
+        "layers": 1,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    },
+    "sft": {
+        "steps": 4,
+        "batch_size": 8,
+        "validate_every": 4,
+        "checkpoint_every": 4,
+        "valid_requests": 4,
+    },
+    "align": {
+        "steps": 2,
+        "batch_size": 4,
+        "validate_every": 2,
+        "checkpoint_every": 2,
+        "valid_requests": 4,
+    },
     "decode": {"beam": 16},
     "evaluate": {
         "invalid_queries": 2,
         "bootstrap": 40,
         "max_queries": 8,
-        "sets": [{"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"}],
+        "sets": [
+            {
+                "name": "judged",
+                "queries": "judged_test.queries.tsv",
+                "qrels": "judged_test.qrels.tsv",
+            }
+        ],
     },
 }
 ROOT = Path(__file__).parents[2]
@@ -72,8 +105,12 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     toy.write_inputs(folder)
     ids = toy.catalogue().item_ids
-    (folder / "ours.json").write_text(json.dumps({item: tokens(row) for row, item in enumerate(ids)}))
-    (folder / "torn.json").write_text(json.dumps({item: tokens(row) for row, item in enumerate(ids[:60])}))
+    (folder / "ours.json").write_text(
+        json.dumps({item: tokens(row) for row, item in enumerate(ids)})
+    )
+    (folder / "torn.json").write_text(
+        json.dumps({item: tokens(row) for row, item in enumerate(ids[:60])})
+    )
     (folder / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
     return folder
 
@@ -81,7 +118,8 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(shop):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "draw", lambda *given: None)  # pictures take most of the time of a toy's fit
+        # pictures take most of the time of a toy's fit
+        patch.setattr(stage, "draw", lambda *given: None)
         methods = [*GOOD, f"ours={shop / 'ours.json'}", f"torn={shop / 'torn.json'}"]
         return compare_tokenizers(load_config(shop / "sidar.yaml"), methods)
 
@@ -216,7 +254,9 @@ def test_what_is_up_to_date_is_skipped(shop, results, monkeypatch):
     gone.rmdir()
     compare_tokenizers(cfg, methods)
     changed = {
-        path.parent.relative_to(folder_of(shop)).as_posix() for path, at in times(shop).items() if before[path] != at
+        path.parent.relative_to(folder_of(shop)).as_posix()
+        for path, at in times(shop).items()
+        if before[path] != at
     }
     assert changed == {"sarq/seed-0/measure"}
 
@@ -224,8 +264,12 @@ def test_what_is_up_to_date_is_skipped(shop, results, monkeypatch):
 def test_a_second_seed_adds_to_the_first(shop, results, monkeypatch):
     monkeypatch.setattr(stage, "draw", lambda *given: None)
     before = times(shop)
-    found = compare_tokenizers(load_config(shop / "sidar.yaml"), ["rqkmeans", "random"], seeds=[0, 1])
-    assert all(times(shop)[path] == at for path, at in before.items() if "latency" not in path.parts)
+    found = compare_tokenizers(
+        load_config(shop / "sidar.yaml"), ["rqkmeans", "random"], seeds=[0, 1]
+    )
+    assert all(
+        times(shop)[path] == at for path, at in before.items() if "latency" not in path.parts
+    )
     cell = found.sets["judged"].systems["random"]["item/ndcg@10"]
     values = PerQuery.read(folder_of(shop))
     parts = [values.get("judged", f"random#{seed}", "item/ndcg@10")[1] for seed in (0, 1)]
@@ -243,7 +287,9 @@ def test_the_aligned_models_are_measured_where_asked(shop, results, monkeypatch)
     found = compare_tokenizers(load_config(shop / "sidar.yaml"), ["rqkmeans"], align=True)
     mine = folder_of(shop) / "rqkmeans/seed-0"
     assert {
-        path.parent.name for path, at in times(shop).items() if mine in path.parents and before.get(path) != at
+        path.parent.name
+        for path, at in times(shop).items()
+        if mine in path.parents and before.get(path) != at
     } == {
         "align-raddpo",
         "measure",
@@ -254,7 +300,9 @@ def test_the_aligned_models_are_measured_where_asked(shop, results, monkeypatch)
 
 
 def test_two_workers_find_what_one_finds(shop, results):
-    found = compare_tokenizers(load_config(shop / "sidar.yaml", ["name=shared"]), ["random"], workers=2)
+    found = compare_tokenizers(
+        load_config(shop / "sidar.yaml", ["name=shared"]), ["random"], workers=2
+    )
     for each, evaluated in found.sets.items():
         for name in ("rqkmeans", "random"):
             assert evaluated.systems[name] == results.sets[each].systems[name]
@@ -264,7 +312,9 @@ def test_two_workers_find_what_one_finds(shop, results):
 
 def test_models_that_read_sentence_vectors_are_compared_too(shop, monkeypatch):
     monkeypatch.setattr(stage, "draw", lambda *given: None)
-    cfg = load_config(shop / "sidar.yaml", ["name=vectors", "lm.geometry=true", "evaluate.bootstrap=20"])
+    cfg = load_config(
+        shop / "sidar.yaml", ["name=vectors", "lm.geometry=true", "evaluate.bootstrap=20"]
+    )
     found = compare_tokenizers(cfg, ["random"])
     assert found.complete() == ["rqkmeans", "random"]
     assert set(found.latency.ms) == {"rqkmeans", "random"}
@@ -282,7 +332,9 @@ def test_the_logs_queries_are_embedded_before_the_pool_starts(shop, monkeypatch)
         data = open_dataset(cfg.run_dir / "data")
         queries, pairs = logged_queries(data.sft(), np.flatnonzero(data.catalogue.alive), 10**6)
         (folder,) = (cfg.run_dir / ".embed.cache").iterdir()
-        known = ~VectorCache(folder, 64).missing(text_keys([queries[q] for q in np.unique(pairs[:, 0])]))
+        known = ~VectorCache(folder, 64).missing(
+            text_keys([queries[q] for q in np.unique(pairs[:, 0])])
+        )
         assert known.all() if wanted else not known.any()
 
 
@@ -294,19 +346,27 @@ def test_a_reference_that_fails_ends_it(shop):
 
 def test_the_command_line(shop):
     def sidar(*words):
-        return subprocess.run([sys.executable, "-m", "sidar", *map(str, words)], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "sidar", *map(str, words)], capture_output=True, text=True
+        )
 
-    done = sidar("compare-sids", "-c", shop / "sidar.yaml", "--methods", "rqkmeans,sarc", "--seeds", "0")
+    done = sidar(
+        "compare-sids", "-c", shop / "sidar.yaml", "--methods", "rqkmeans,sarc", "--seeds", "0"
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "unknown methods sarc" in done.stderr
     table = folder_of(shop) / "rqkmeans/seed-0/sid/sids.parquet"
-    done = sidar("compare-sids", "-c", shop / "sidar.yaml", "--table", f"a={table}", "--table", f"b={table}")
+    done = sidar(
+        "compare-sids", "-c", shop / "sidar.yaml", "--table", f"a={table}", "--table", f"b={table}"
+    )
     assert done.returncode == 0, done.stderr
     assert "collision_rate" in done.stdout
 
 
 def test_bad_names_and_numbers(shop):
-    with pytest.raises(ValueError, match=r"unknown methods rqkmean; there are rqkmeans, .*NAME=PATH"):
+    with pytest.raises(
+        ValueError, match=r"unknown methods rqkmean; there are rqkmeans, .*NAME=PATH"
+    ):
         chosen_methods(["rqkmean"])
     with pytest.raises(ValueError, match=r"none\.json is no file"):
         chosen_methods(["ours=none.json"])
@@ -370,8 +430,11 @@ def test_a_method_that_adds_codes_is_fitted_again_until_it_keeps_the_budget(tmp_
 def test_minutes_become_steps_once(tmp_path, monkeypatch):
     cfg = load_config(None)
     asked = []
-    monkeypatch.setattr("sidar.compare.budget.seconds_per_step", lambda *given: asked.append(1) or 0.5)
-    assert sft_steps(cfg, tmp_path, 30, 8, tmp_path) == 300  # two thirds of 1,800 s, 8 models, .5 s a step
+    monkeypatch.setattr(
+        "sidar.compare.budget.seconds_per_step", lambda *given: asked.append(1) or 0.5
+    )
+    # two thirds of 1,800 s, 8 models, .5 s a step
+    assert sft_steps(cfg, tmp_path, 30, 8, tmp_path) == 300
     assert sft_steps(cfg, tmp_path, 30, 8, tmp_path) == 300
     assert asked == [1]
     assert sft_steps(cfg, tmp_path, 0.1, 8, tmp_path) == LEAST

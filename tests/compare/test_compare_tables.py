@@ -20,7 +20,9 @@ def test_tables_stand_side_by_side(tmp_path):
     build(cfg, cfg.run_dir / "data")
     ids = toy.catalogue().item_ids
     whole = np.arange(64)
-    unique = SemanticIds(np.stack([whole // 8, whole % 8], 1).astype(np.int32), np.full(64, 2, np.int32), (8, 8))
+    unique = SemanticIds(
+        np.stack([whole // 8, whole % 8], 1).astype(np.int32), np.full(64, 2, np.int32), (8, 8)
+    )
     one = SemanticIds(np.zeros((64, 1), np.int32), np.ones(64, np.int32), (2,))
     for name, sids in (("unique", unique), ("one", one)):
         save_sids(tmp_path / f"{name}.parquet", ids, sids)
@@ -28,7 +30,9 @@ def test_tables_stand_side_by_side(tmp_path):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     lines = {
-        line.split("│")[1].strip(): line.split("│")[2:4] for line in console.export_text().splitlines() if "│" in line
+        line.split("│")[1].strip(): line.split("│")[2:4]
+        for line in console.export_text().splitlines()
+        if "│" in line
     }
     assert [float(x) for x in lines["collision_rate"]] == [0, 1]
     assert [float(x) for x in lines["sids"]] == [64, 1]

@@ -23,7 +23,10 @@ def config(path: Path, **catalogue: object) -> Config:
 
 
 def of_ids(ids: list[str], title: str = "thing") -> pa.Table:
-    rows = [{"item_id": i, "title": f"{title} {i}", "text": "", "category": ["a", i], "alive": True} for i in ids]
+    rows = [
+        {"item_id": i, "title": f"{title} {i}", "text": "", "category": ["a", i], "alive": True}
+        for i in ids
+    ]
     return pa.Table.from_pylist(rows, schema=CATALOGUE_SCHEMA)
 
 
@@ -42,7 +45,9 @@ def test_the_file_does_not_depend_on_what_lies_under_nulls(tmp_path: Path) -> No
     valid = pa.py_buffer(b"\x02")  # of two prices the first is null
     hashes = set()
     for garbage in (1.0, 2.0):
-        prices = pa.Array.from_buffers(pa.float64(), 2, [valid, pa.py_buffer(np.array([garbage, 5.0]))])
+        prices = pa.Array.from_buffers(
+            pa.float64(), 2, [valid, pa.py_buffer(np.array([garbage, 5.0]))]
+        )
         table = of_ids(["a", "b"]).set_column(5, "price", prices)
         save_catalogue(found(table), tmp_path / "c.arrow")
         assert open_catalogue(tmp_path / "c.arrow").column("price") == [None, 5.0]
@@ -63,9 +68,18 @@ def test_ugly_text_is_folded_and_missing_words_are_missing(tmp_path: Path) -> No
     catalogue, quarantine = read_catalogue(config(tmp_path / "c.csv", columns=mapping))
     assert quarantine.bad == 0
     assert quarantine.unread == [
-        "1 of 3 values of 'cost' are no number of 0 or more and count as missing, e.g. '-5' (c.csv, record 5)",
-        "1 of 3 values of 'stock' are no yes or no and count as missing, e.g. 'maybe' (c.csv, record 5)",
-        "1 of 3 values of 'made' are no date from 1990 to 2100 and count as missing, e.g. 'never' (c.csv, record 4)",
+        (
+            "1 of 3 values of 'cost' are no number of 0 or more and count as missing, e.g. '-5' "
+            "(c.csv, record 5)"
+        ),
+        (
+            "1 of 3 values of 'stock' are no yes or no and count as missing, e.g. 'maybe' (c.csv, "
+            "record 5)"
+        ),
+        (
+            "1 of 3 values of 'made' are no date from 1990 to 2100 and count as missing, e.g. "
+            "'never' (c.csv, record 4)"
+        ),
     ]
     assert catalogue.column("title") == ["A title with noise", "Plain", "Naan bread", "Null device"]
     assert catalogue.column("category") == [["A", "B"], ["x", "y"], [], []]
@@ -87,7 +101,8 @@ def test_bad_items_are_quarantined_with_place_and_reason(tmp_path: Path) -> None
     catalogue, quarantine = read_catalogue(config(tmp_path / "c.csv", bad_rows=0.02))
     assert len(catalogue) == 502
     assert catalogue.item_ids[:2].tolist() == ["a", "q"]
-    assert catalogue.item(1)["title"] == "late but titled"  # a row without a title does not take the id
+    # a row without a title does not take the id
+    assert catalogue.item(1)["title"] == "late but titled"
     assert quarantine.total == 508
     found_at = {(r["place"], r["reason"]) for r in quarantine.rows.to_pylist()}
     assert found_at == {
@@ -102,9 +117,12 @@ def test_bad_items_are_quarantined_with_place_and_reason(tmp_path: Path) -> None
 
 
 def test_too_many_bad_items_stop_with_counts_reasons_file_and_next_step(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_text("item_id,title\n" + "\n".join(f"i{n % 50},t" for n in range(100)) + "\n")
+    (tmp_path / "c.csv").write_text(
+        "item_id,title\n" + "\n".join(f"i{n % 50},t" for n in range(100)) + "\n"
+    )
     with pytest.raises(
-        ValueError, match=r"50 of 100 rows.*50\.0%.*duplicate item_id \(50\).*c\.csv.*catalogue\.bad_rows"
+        ValueError,
+        match=r"50 of 100 rows.*50\.0%.*duplicate item_id \(50\).*c\.csv.*catalogue\.bad_rows",
     ):
         read_catalogue(config(tmp_path / "c.csv"))
 
@@ -123,7 +141,10 @@ def test_empty_and_one_item_catalogues(tmp_path: Path) -> None:
 
 
 def test_lineage_hash_depends_on_order_and_boundaries() -> None:
-    names = {lineage_hash(pa.chunked_array([ids])) for ids in (["a", "bc"], ["ab", "c"], ["bc", "a"], ["a", "bc", ""])}
+    names = {
+        lineage_hash(pa.chunked_array([ids]))
+        for ids in (["a", "bc"], ["ab", "c"], ["bc", "a"], ["a", "bc", ""])
+    }
     assert len(names) == 4
     split = pa.chunked_array([["a"], ["bc"]])
     assert lineage_hash(split) == lineage_hash(pa.chunked_array([["a", "bc"]]))
@@ -144,20 +165,25 @@ def test_rows_are_append_only_within_a_lineage(days: list[list[str]]) -> None:
         for row, item in enumerate(catalogue.table.to_pylist()):
             kept = item["item_id"] in listed
             fields = (
-                of_ids([item["item_id"]], f"day {day}").to_pylist()[0] if kept else before.item(row) | {"alive": False}
+                of_ids([item["item_id"]], f"day {day}").to_pylist()[0]
+                if kept
+                else before.item(row) | {"alive": False}
             )
             assert item == fields  # news for items that stay, last words of those that left
 
 
 def test_reading_with_a_previous_catalogue_continues_its_lineage(tmp_path: Path) -> None:
     pq.write_table(of_ids(["a", "b", "c"]).drop_columns(["alive"]), tmp_path / "monday.parquet")
-    pq.write_table(of_ids(["c", "d", "a"], "new").drop_columns(["alive"]), tmp_path / "tuesday.parquet")
+    pq.write_table(
+        of_ids(["c", "d", "a"], "new").drop_columns(["alive"]), tmp_path / "tuesday.parquet"
+    )
     monday, _ = read_catalogue(config(tmp_path / "monday.parquet"))
     tuesday, _ = read_catalogue(config(tmp_path / "tuesday.parquet"), previous=monday)
     assert tuesday.item_ids.tolist() == ["a", "b", "c", "d"]
     assert tuesday.alive.tolist() == [True, False, True, True]
     assert tuesday.column("title") == ["new a", "thing b", "new c", "new d"]
-    save_catalogue(tuesday, tmp_path / "c.arrow")  # the file still proves the lineage of its founders
+    # the file still proves the lineage of its founders
+    save_catalogue(tuesday, tmp_path / "c.arrow")
     assert open_catalogue(tmp_path / "c.arrow").lineage == monday.lineage
 
 
@@ -169,7 +195,10 @@ def test_a_file_that_is_not_its_lineage_is_refused(tmp_path: Path) -> None:
         open_catalogue(tmp_path / "c.arrow")
     with pytest.raises(ValueError, match="does not exist"):
         open_catalogue(tmp_path / "no.arrow")
-    with pa.OSFile(str(tmp_path / "bare.arrow"), "wb") as sink, pa.ipc.new_file(sink, CATALOGUE_SCHEMA) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "bare.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, CATALOGUE_SCHEMA) as writer,
+    ):
         writer.write_table(of_ids(["a"]))
     with pytest.raises(ValueError, match="no lineage"):
         open_catalogue(tmp_path / "bare.arrow")

@@ -20,10 +20,14 @@ from sidar.data.judged import read_file_set
 ITEMS = toy.catalogue()
 
 
-def read(folder: Path, queries: str, qrels: str, *, limit: int | None = None, origin: str = "real") -> StoredSet:
+def read(
+    folder: Path, queries: str, qrels: str, *, limit: int | None = None, origin: str = "real"
+) -> StoredSet:
     (folder / "q.tsv").write_text(queries, encoding="utf-8")
     (folder / "r.tsv").write_text(qrels)
-    config = EvalSetConfig(name="s", queries=str(folder / "q.tsv"), qrels=str(folder / "r.tsv"), origin=origin)
+    config = EvalSetConfig(
+        name="s", queries=str(folder / "q.tsv"), qrels=str(folder / "r.tsv"), origin=origin
+    )
     return read_file_set(config, ITEMS, limit)
 
 
@@ -45,19 +49,26 @@ def test_tsv_with_history_and_profile_drops_what_nothing_is_known_of(tmp_path: P
         "queries_without_judgments": 2,
         "history_items_unknown": 1,
     }
-    assert stored.held_out == ['pan\'s "best"', "nothing judged", "only strangers"]  # none of them may be trained on
+    # none of them may be trained on
+    assert stored.held_out == ['pan\'s "best"', "nothing judged", "only strangers"]
 
 
 def test_trec_parquet_and_jsonl_say_the_same(tmp_path: Path) -> None:
     want = read(
-        tmp_path, "query_id\tquery\nq1\ta pan\n", "query_id\titem_id\tgrade\nq1\tT000\t1\nq1\tT001\t0\n"
+        tmp_path,
+        "query_id\tquery\nq1\ta pan\n",
+        "query_id\titem_id\tgrade\nq1\tT000\t1\nq1\tT001\t0\n",
     ).evalset
     (tmp_path / "r.trec").write_text("q1 0 T000 1\nq1 0 T001 0\n")
-    pq.write_table(pa.table({"query_id": ["q1"], "query": ["a pan"], "history": [[]]}), tmp_path / "q.parquet")
+    pq.write_table(
+        pa.table({"query_id": ["q1"], "query": ["a pan"], "history": [[]]}), tmp_path / "q.parquet"
+    )
     (tmp_path / "q.jsonl").write_text('{"query_id": "q1", "query": "a pan"}\n')
     (tmp_path / "q.csv").write_text("query_id,query\nq1,a pan\n")
     for name in ("q.parquet", "q.jsonl", "q.csv"):
-        config = EvalSetConfig(name="s", queries=str(tmp_path / name), qrels=str(tmp_path / "r.trec"))
+        config = EvalSetConfig(
+            name="s", queries=str(tmp_path / name), qrels=str(tmp_path / "r.trec")
+        )
         assert read_file_set(config, ITEMS, None).evalset == want
 
 
@@ -82,10 +93,22 @@ def test_only_simulated_sets_are_capped_and_always_alike(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("queries", "qrels", "said"),
     [
-        ("query_id\tquery\nq\ta\nq\tb\n", "query_id\titem_id\tgrade\nq\tT000\t1\n", "'q' occurs twice"),
+        (
+            "query_id\tquery\nq\ta\nq\tb\n",
+            "query_id\titem_id\tgrade\nq\tT000\t1\n",
+            "'q' occurs twice",
+        ),
         ("n\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\t1\n", "no column 'query_id'"),
-        ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\thigh\n", "grade 'high' of query 'q'"),
-        ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tT000\n", "r.tsv, record 2 cannot be read"),
+        (
+            "query_id\tquery\nq\ta\n",
+            "query_id\titem_id\tgrade\nq\tT000\thigh\n",
+            "grade 'high' of query 'q'",
+        ),
+        (
+            "query_id\tquery\nq\ta\n",
+            "query_id\titem_id\tgrade\nq\tT000\n",
+            "r.tsv, record 2 cannot be read",
+        ),
         ("query_id\tquery\nq\ta\n", "query_id\titem_id\tgrade\nq\tgone\t1\n", "no query of"),
         ("", "query_id\titem_id\tgrade\nq\tgone\t1\n", "q.tsv is empty"),
     ],
@@ -105,10 +128,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     folder = tmp_path_factory.mktemp("shop")
     paths = toy.write_inputs(folder)
-    cfg = Config.model_validate({"threads": 1, "evaluate": {"targets": ["click", "order", "random_click"]}})
-    cfg.catalogue.path, cfg.events.path, cfg.users.path = (str(paths[n]) for n in ("catalogue", "events", "users"))
+    cfg = Config.model_validate(
+        {"threads": 1, "evaluate": {"targets": ["click", "order", "random_click"]}}
+    )
+    cfg.catalogue.path, cfg.events.path, cfg.users.path = (
+        str(paths[n]) for n in ("catalogue", "events", "users")
+    )
     cfg.evaluate.sets = [
-        EvalSetConfig(name=f"toy-{r}", queries=str(paths[f"{r}.queries"]), qrels=str(paths[f"{r}.qrels"]), role=r)
+        EvalSetConfig(
+            name=f"toy-{r}",
+            queries=str(paths[f"{r}.queries"]),
+            qrels=str(paths[f"{r}.qrels"]),
+            role=r,
+        )
         for r in ("valid", "test")
     ]
     return folder, cfg
@@ -127,16 +159,26 @@ def test_log_sets_hold_the_days_targets_with_history_and_profile(shop: tuple[Pat
     sets = {s.name: s for s in data.eval_sets()}
     requests = {r.request_id: r for r in data.requests("test")}
     ids = data.catalogue.item_ids
-    for name, least, random_only in (("clicks", 1, False), ("orders", 3, False), ("random-clicks", 1, True)):
+    for name, least, random_only in (
+        ("clicks", 1, False),
+        ("orders", 3, False),
+        ("random-clicks", 1, True),
+    ):
         made = sets[f"day8-{name}"]
         want = {
-            i: {ids[row]: 1.0 for row, action in zip(r.rows, r.actions, strict=True) if action >= least}
+            i: {
+                ids[row]: 1.0
+                for row, action in zip(r.rows, r.actions, strict=True)
+                if action >= least
+            }
             for i, r in requests.items()
             if (r.bucket == "random" or not random_only) and max(r.actions) >= least
         }
         assert made.qrels == want
         assert made.origin == "log"
-        assert all(p == requests[i].prompt for i, p in zip(made.query_ids, made.prompts, strict=True))
+        assert all(
+            p == requests[i].prompt for i, p in zip(made.query_ids, made.prompts, strict=True)
+        )
     judged = sets["toy-test"]
     assert judged.qrels == toy.judged("test").qrels
     assert judged.prompts == toy.judged("test").prompts
@@ -150,7 +192,9 @@ def test_slices_follow_training_days(shop: tuple[Path, Config]) -> None:
     for evalset in data.eval_sets():
         for n, i in enumerate(evalset.query_ids):
             best = max(evalset.qrels[i].values())
-            rows = data.catalogue.rows(item for item, grade in evalset.qrels[i].items() if grade == best)
+            rows = data.catalogue.rows(
+                item for item, grade in evalset.qrels[i].items() if grade == best
+            )
             clicks = data.priors().clicks[rows]
             assert evalset.slices["popularity"][n] in set(labels[rows[clicks == clicks.max()]])
     assert set(sets_of(data, "toy-test").slices["query"]) == {"unseen"}
@@ -161,7 +205,8 @@ def test_slices_follow_training_days(shop: tuple[Path, Config]) -> None:
     ("options", "test_from", "valid_from"),
     [
         ({}, 8, 7),
-        ({"valid_day": 4, "test_day": 7}, 7, 4),  # days 5 and 6 belong to no split and still come before the test
+        # days 5 and 6 belong to no split and still come before the test
+        ({"valid_day": 4, "test_day": 7}, 7, 4),
         ({"test_days": 2, "valid_days": 0}, 7, None),
         ({"unit": "leave_one_out"}, None, None),
     ],
@@ -172,21 +217,32 @@ def test_seen_is_a_positive_for_the_query_before_the_window(
     paths = toy.write_inputs(tmp_path)
     events = pq.read_table(paths["events"]).to_pylist()
     typed = sorted({e["query"] for e in events})
-    for number, event in enumerate(events):  # other spellings, requests without a text, and requests without a click
+    # other spellings, requests without a text, and requests without a click
+    for number, event in enumerate(events):
         kind = int(event["request_id"][-3:]) % 5
-        event["query"] = {0: event["query"].upper(), 1: f" {event['query']}\u00ad!", 2: ""}.get(kind, event["query"])
+        event["query"] = {0: event["query"].upper(), 1: f" {event['query']}\u00ad!", 2: ""}.get(
+            kind, event["query"]
+        )
         if number % 3 and event["action"] != "impression":
             event["action"] = "look"
-    pq.write_table(pa.Table.from_pylist(events, schema=pq.read_schema(paths["events"])), paths["events"])
-    (tmp_path / "q.tsv").write_text("query_id\tquery\n" + "".join(f"q{n}\t{q}?\n" for n, q in enumerate(typed)))
+    pq.write_table(
+        pa.Table.from_pylist(events, schema=pq.read_schema(paths["events"])), paths["events"]
+    )
+    (tmp_path / "q.tsv").write_text(
+        "query_id\tquery\n" + "".join(f"q{n}\t{q}?\n" for n, q in enumerate(typed))
+    )
     (tmp_path / "r.tsv").write_text(
         "query_id\titem_id\tgrade\n" + "".join(f"q{n}\tT000\t1\n" for n in range(len(typed)))
     )
     files = {"queries": str(tmp_path / "q.tsv"), "qrels": str(tmp_path / "r.tsv")}
-    cfg = Config.model_validate({"threads": 1, "split": options, "evaluate": {"sets": [{"name": "typed", **files}]}})
+    cfg = Config.model_validate(
+        {"threads": 1, "split": options, "evaluate": {"sets": [{"name": "typed", **files}]}}
+    )
     cfg.catalogue.path, cfg.events.path = str(paths["catalogue"]), str(paths["events"])
     cfg.data.held_out = (
-        [HeldOutConfig(queries=str(tmp_path / "q.tsv"), match="exact")] if "test_days" in options else []
+        [HeldOutConfig(queries=str(tmp_path / "q.tsv"), match="exact")]
+        if "test_days" in options
+        else []
     )
     cfg.evaluate.max_queries = None
     build(cfg, tmp_path / "data")
@@ -220,13 +276,17 @@ def test_sets_follow_the_config_and_not_the_folder(shop: tuple[Path, Config]) ->
         }
     changed = cfg.model_copy(deep=True)
     changed.evaluate.sets, changed.evaluate.targets, changed.evaluate.max_queries = [], ["order"], 3
-    assert [(each.evalset.name, len(each.evalset)) for each in build_sets(changed, folder / "data")] == [
+    assert [
+        (each.evalset.name, len(each.evalset)) for each in build_sets(changed, folder / "data")
+    ] == [
         ("day7-orders", 3),
         ("day8-orders", 3),
     ]
 
 
-def test_a_set_that_training_has_seen_is_told_with_the_line_that_holds_it_out(tmp_path: Path) -> None:
+def test_a_set_that_training_has_seen_is_told_with_the_line_that_holds_it_out(
+    tmp_path: Path,
+) -> None:
     paths = toy.write_inputs(tmp_path)
     sets = [EvalSetConfig(**each) for each in write_typed_sets(tmp_path)]
     cfg = Config.model_validate({"threads": 1, "data": {"held_out": []}})
@@ -237,11 +297,15 @@ def test_a_set_that_training_has_seen_is_told_with_the_line_that_holds_it_out(tm
     trained = [words(r.prompt.query) for r in open_dataset(tmp_path / "data").requests("train")]
     for each in made[:2]:
         assert each.trained_on == sum(words(p.query) in trained for p in each.evalset.prompts) > 8
-    assert not any(each.trained_on for each in made[2:])  # what shoppers ask again belongs to the day's set
+    # what shoppers ask again belongs to the day's set
+    assert not any(each.trained_on for each in made[2:])
     advice = held_out_advice(cfg, made)
     real, simulated = (each.queries for each in sets)
     assert f"typed_real: {made[0].trained_on} of {len(made[0].evalset)}" in advice
-    line = f"data: {{held_out: [{{queries: {real}, match: near}}, {{queries: {simulated}, match: exact}}]}}"
+    line = (
+        f"data: {{held_out: [{{queries: {real}, match: near}}, {{queries: {simulated}, match: "
+        f"exact}}]}}"
+    )
     assert line in advice
     cfg.data = DataConfig.model_validate(yaml.safe_load(line)["data"])
     report = build(cfg, tmp_path / "data")

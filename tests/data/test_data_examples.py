@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from sidar.config import Config
 from sidar.data import toy
 from sidar.data.duck import Duck
-from sidar.data.examples import MAX_STORED_NEGATIVES, sample_negatives, why_cut, write_lists, write_sft
+from sidar.data.examples import (
+    MAX_STORED_NEGATIVES,
+    sample_negatives,
+    why_cut,
+    write_lists,
+    write_sft,
+)
 from sidar.data.log import LogFacts
 from sidar.data.priors import Priors, count_priors
 from sidar.lm.candidates import to_candidates
@@ -34,8 +40,16 @@ REQUEST = {
     "query": "q",
 }
 SCHEMA = pa.schema(
-    [(c, pa.string()) for c in ("request_id", "user_id", "session_id", "query", "bucket", "profile", "split")]
-    + [("ts", pa.int64()), ("day", pa.int32()), ("history", pa.list_(pa.int32())), ("rows", pa.list_(pa.int32()))]
+    [
+        (c, pa.string())
+        for c in ("request_id", "user_id", "session_id", "query", "bucket", "profile", "split")
+    ]
+    + [
+        ("ts", pa.int64()),
+        ("day", pa.int32()),
+        ("history", pa.list_(pa.int32())),
+        ("rows", pa.list_(pa.int32())),
+    ]
     + [("positions", pa.list_(pa.int32())), ("actions", pa.list_(pa.int8()))]
 )
 
@@ -67,7 +81,8 @@ def derive(
 def test_positives_go_by_tier_then_position_and_negatives_by_position(tmp_path: Path) -> None:
     sft, lists, _ = derive(tmp_path, [request("a", [0, 1, 3, 0, 2, 1, 3, 0])])
     assert sft == [
-        {"source": "query", "request_id": "a", "ts": 1, "query": "q", "history": [9], "profile": "p",
+        {"source": "query", "request_id": "a", "ts": 1, "query": "q", "history": [9],
+        "profile": "p",
          "positives": [2, 6, 4, 1, 5], "tiers": [3, 3, 2, 1, 1]}
     ]  # fmt: skip
     assert lists[0]["positives"] == sft[0]["positives"]
@@ -79,31 +94,43 @@ def test_positives_go_by_tier_then_position_and_negatives_by_position(tmp_path: 
 
 def test_positives_are_stored_uncut(tmp_path: Path) -> None:
     busy = request("a", [1] * 10 + [3] + [0] * 50)
-    sft, lists, _ = derive(tmp_path, [busy], preference={"max_positives": 2}, sft={"max_positives": 4})
+    sft, lists, _ = derive(
+        tmp_path, [busy], preference={"max_positives": 2}, sft={"max_positives": 4}
+    )
     assert sft[0]["positives"] == lists[0]["positives"] == [10, *range(10)]
     assert sft[0]["tiers"] == lists[0]["tiers"] == [3] + [1] * 10
     assert lists[0]["negatives"] == list(range(11, 11 + MAX_STORED_NEGATIVES))
 
 
 @pytest.mark.parametrize("negatives", ["shown", "skip_above", "sampled"])
-def test_no_negative_is_an_item_that_the_request_touched_or_shares_its_sid(tmp_path: Path, negatives: str) -> None:
-    """The wire: what the data stage writes, packed as alignment packs it, under a cap of 8 with 20 clicks."""
+def test_no_negative_is_an_item_that_the_request_touched_or_shares_its_sid(
+    tmp_path: Path, negatives: str
+) -> None:
+    """The wire: what the data stage writes, packed as alignment packs it, under a cap of 8 with 20
+    clicks.
+    """
     clicked, shown = [1, 0] * 20, [0] * 10
     requests = [request(f"r{n}", clicked + shown) for n in range(150)]
-    _, lists, _ = derive(tmp_path, requests, preference={"negatives": negatives, "max_positives": 8})
-    codes = np.stack([np.arange(64) // 4, np.zeros(64, int)], axis=1).astype(np.int32)  # rows 0 to 3 are one SID, …
+    _, lists, _ = derive(
+        tmp_path, requests, preference={"negatives": negatives, "max_positives": 8}
+    )
+    # rows 0 to 3 are one SID, …
+    codes = np.stack([np.arange(64) // 4, np.zeros(64, int)], axis=1).astype(np.int32)
     sids = SemanticIds(codes, np.full(64, 2, np.int32), (16, 1))
     touched = set(range(0, 40, 2))
     formed = 0
     for made in lists:
         assert set(made["positives"]) == touched
         assert not touched & set(made["negatives"])
-        packed = to_candidates(made["positives"], made["tiers"], made["negatives"], sids, max_positives=8)
+        packed = to_candidates(
+            made["positives"], made["tiers"], made["negatives"], sids, max_positives=8
+        )
         wrong = {c.codes for c in packed.listed if not c.is_positive}
         assert not wrong & {sids.tuple_of(row) for row in touched}
         assert sum(c.is_positive for c in packed.listed) == 8
         formed += len(wrong)
-    assert bool(formed) == (negatives != "skip_above")  # above the lowest click all share the SID of a click
+    # above the lowest click all share the SID of a click
+    assert bool(formed) == (negatives != "skip_above")
 
 
 def test_a_folder_of_cut_lists_is_told_from_one_where_nothing_was_cut(tmp_path: Path) -> None:
@@ -114,8 +141,8 @@ def test_a_folder_of_cut_lists_is_told_from_one_where_nothing_was_cut(tmp_path: 
     assert why_cut(tmp_path, older | {"preference.max_positives": 6}) is None
     assert why_cut(tmp_path, {}) is None  # written by today's version
     assert why_cut(tmp_path, older | {"preference.max_positives": 5}) == (
-        "an older version cut the positives in lists.parquet at preference.max_positives, so clicked items may be "
-        "negatives"
+        "an older version cut the positives in lists.parquet at preference.max_positives, so "
+        "clicked items may be negatives"
     )
     assert "sft.parquet" in str(why_cut(tmp_path, older | {"sft.max_positives": 4}))
 
@@ -134,15 +161,20 @@ def test_which_requests_teach_what(tmp_path: Path) -> None:
     sft, lists, priors = derive(tmp_path, requests)
     taught = {"train", "history only", "query only"}
     assert {r["request_id"] for r in sft} == taught
-    assert {r["request_id"]: r["split"] for r in lists} == dict.fromkeys(taught, "train") | {"valid": "valid"}
+    assert {r["request_id"]: r["split"] for r in lists} == dict.fromkeys(taught, "train") | {
+        "valid": "valid"
+    }
     assert next(r for r in lists if r["request_id"] == "query only")["negatives"] == []
-    assert (priors.impressions[0], priors.clicks[0]) == (5, 4)  # training requests only, whether they teach or not
+    # training requests only, whether they teach or not
+    assert (priors.impressions[0], priors.clicks[0]) == (5, 4)
 
 
 def test_shown_needs_impressions_and_names_the_other_two(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no impressions.*'sampled'.*'beam'"):
         derive(tmp_path, [request("a", [1])], impressions=0)
-    _, lists, _ = derive(tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "beam"})
+    _, lists, _ = derive(
+        tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "beam"}
+    )
     assert lists[0]["negatives"] == []
 
 
@@ -153,9 +185,12 @@ def test_skip_above_keeps_what_stood_above_the_lowest_click(tmp_path: Path) -> N
         request("unknown among them", [0, 0, 1, 0], positions=[0, 1, 2, 3]),
         request("click without position", [1, 0, 0], positions=[0, 1, 2]),
         request("one of two known", [0, 0, 2, 1], positions=[1, 5, 3, 0]),
-        request("capped", [1, 0, 0, 1], "valid"),  # the second click is cut at packing and still the lowest
+        # the second click is cut at packing and still the lowest
+        request("capped", [1, 0, 0, 1], "valid"),
     ]
-    _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 2})
+    _, lists, _ = derive(
+        tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 2}
+    )
     found = {r["request_id"]: (r["negatives"], r["negative_positions"]) for r in lists}
     assert found == {
         "middle": ([0, 2], [1, 3]),
@@ -165,13 +200,20 @@ def test_skip_above_keeps_what_stood_above_the_lowest_click(tmp_path: Path) -> N
         "one of two known": ([0], [1]),
         "capped": ([1, 2], [2, 3]),
     }
-    _, lists, _ = derive(tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 1})
+    _, lists, _ = derive(
+        tmp_path, requests, preference={"negatives": "skip_above", "max_positives": 1}
+    )
     assert lists[-1]["positives"] == [0, 3]
     assert lists[-1]["negatives"] == [1, 2]
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=9), min_size=1))
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=9),
+        min_size=1,
+    )
+)
 def test_skip_above_equals_a_loop(shown: list[list[tuple[int, int]]]) -> None:
     requests = [request("always", [1, 0])]
     for number, one in enumerate(shown):
@@ -188,8 +230,14 @@ def test_skip_above_equals_a_loop(shown: list[list[tuple[int, int]]]) -> None:
 def test_skip_above_needs_impressions_and_positions(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'skip_above' but the log has no impressions"):
         derive(tmp_path, [request("a", [1])], impressions=0, preference={"negatives": "skip_above"})
-    with pytest.raises(ValueError, match=r"'skip_above' but the log has no positions.*events\.columns\.position"):
-        derive(tmp_path, [request("a", [1, 0], positions=[0, 0])], preference={"negatives": "skip_above"})
+    with pytest.raises(
+        ValueError, match=r"'skip_above' but the log has no positions.*events\.columns\.position"
+    ):
+        derive(
+            tmp_path,
+            [request("a", [1, 0], positions=[0, 0])],
+            preference={"negatives": "skip_above"},
+        )
 
 
 def test_sampled_lists_are_seeded_and_avoid_positives(tmp_path: Path) -> None:
@@ -198,7 +246,9 @@ def test_sampled_lists_are_seeded_and_avoid_positives(tmp_path: Path) -> None:
     for number, seed in enumerate((5, 5, 6)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        _, lists, _ = derive(folder, requests, impressions=0, seed=seed, preference={"negatives": "sampled"})
+        _, lists, _ = derive(
+            folder, requests, impressions=0, seed=seed, preference={"negatives": "sampled"}
+        )
         drawn.append({r["request_id"]: r["negatives"] for r in lists})
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({tuple(n) for n in drawn[0].values()}) == 200
@@ -217,10 +267,14 @@ positives = st.lists(st.lists(st.integers(0, 19), unique=True, max_size=6), min_
 
 @settings(deadline=None)
 @given(positives, st.integers(1, 8), st.integers(0, 3))
-def test_sampled_negatives_are_distinct_known_and_no_positives(taken: list[list[int]], count: int, seed: int) -> None:
+def test_sampled_negatives_are_distinct_known_and_no_positives(
+    taken: list[list[int]], count: int, seed: int
+) -> None:
     weights = np.arange(20.0)  # row 0 has no weight
     keys = np.arange(len(taken), dtype=np.uint64)
-    drawn = sample_negatives(keys, pa.array(taken, pa.list_(pa.int32())), weights, count, seed).to_pylist()
+    drawn = sample_negatives(
+        keys, pa.array(taken, pa.list_(pa.int32())), weights, count, seed
+    ).to_pylist()
     assert len(drawn) == len(taken)
     for negatives, positive in zip(drawn, taken, strict=True):
         assert len(set(negatives)) == len(negatives) <= count
@@ -229,7 +283,9 @@ def test_sampled_negatives_are_distinct_known_and_no_positives(taken: list[list[
 
 
 def test_sampling_beside_one_very_long_list_costs_no_padding() -> None:
-    positives = pa.array([[row] for row in range(2_000)] + [list(range(20_000))], pa.list_(pa.int32()))
+    positives = pa.array(
+        [[row] for row in range(2_000)] + [list(range(20_000))], pa.list_(pa.int32())
+    )
     keys = np.arange(len(positives), dtype=np.uint64)
     tracemalloc.start()
     drawn = sample_negatives(keys, positives, np.ones(40_000), 8, 0)
@@ -242,13 +298,21 @@ def test_sampling_beside_one_very_long_list_costs_no_padding() -> None:
 def test_sampled_negatives_follow_the_weights() -> None:
     weights = np.array([1.0, 0.0, 2.0, 5.0])
     nobody = pa.array([[]] * 20_000, pa.list_(pa.int32()))
-    first = sample_negatives(np.arange(20_000, dtype=np.uint64), nobody, weights, 1, 0).flatten().to_numpy()
+    first = (
+        sample_negatives(np.arange(20_000, dtype=np.uint64), nobody, weights, 1, 0)
+        .flatten()
+        .to_numpy()
+    )
     share = np.bincount(first, minlength=4) / len(first)
     np.testing.assert_allclose(share, weights / 8, atol=0.011)  # three standard errors
 
 
 def test_priors_count_once_per_request_with_the_highest_action(tmp_path: Path) -> None:
-    requests = [request("a", [0, 1, 2, 3]), request("b", [3, 1, 0]), request("c", [3] * 5, "valid", day=7)]
+    requests = [
+        request("a", [0, 1, 2, 3]),
+        request("b", [3, 1, 0]),
+        request("c", [3] * 5, "valid", day=7),
+    ]
     _, _, priors = derive(tmp_path, requests)
     assert priors.impressions[:5].tolist() == [2, 2, 2, 1, 0]
     assert priors.clicks[:5].tolist() == [1, 2, 1, 1, 0]
@@ -284,5 +348,7 @@ def test_the_toy_log_teaches_what_the_slow_twin_says(tmp_path: Path) -> None:
         items = twin[name]["items"]
         assert made["positives"] == slow.best_first(items)
         assert made["history"] == twin[name]["history"]
-        negatives = sorted((position, row) for row, (position, action) in items.items() if action == 0)
+        negatives = sorted(
+            (position, row) for row, (position, action) in items.items() if action == 0
+        )
         assert list(zip(made["negative_positions"], made["negatives"], strict=True)) == negatives

@@ -24,7 +24,11 @@ SHAPES: dict[str, Any] = {
     "paths": [PATH[:2], PATH, ["Gifts"]],
     "equally long paths": [["Home", "Clocks", "Wall"], PATH],
     "texts of paths": ["Clothing", "Clothing > Men > Watches"],
-    "objects": [{"id": 1, "name": "Clothing"}, {"id": 2, "name": "Men"}, {"id": 3, "name": "Watches"}],
+    "objects": [
+        {"id": 1, "name": "Clothing"},
+        {"id": 2, "name": "Men"},
+        {"id": 3, "name": "Watches"},
+    ],
     "lists of objects": [[{"name": name} for name in PATH]],
     "object with a path": {"id": 7, "title": "Clothing > Men > Watches"},
     "levels": {"level1": "Clothing", "level2": "Men", "level3": "Watches"},
@@ -39,11 +43,15 @@ def read(path: Path, **section: Any) -> tuple[list[dict], list[str]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_path_of_plain_names_comes_out_of_every_shape_and_format(tmp_path: Path, shape: str) -> None:
+def test_one_path_of_plain_names_comes_out_of_every_shape_and_format(
+    tmp_path: Path, shape: str
+) -> None:
     value = SHAPES[shape]
     record = {"item_id": "P1", "title": "t", "category": value}
     (tmp_path / "c.jsonl").write_text(json.dumps(record))
-    pq.write_table(pa.table({key: [inner] for key, inner in record.items()}), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.table({key: [inner] for key, inner in record.items()}), tmp_path / "c.parquet"
+    )
     for suffix in ("jsonl", "parquet"):
         assert read(tmp_path / f"c.{suffix}") == (catalogue(tmp_path / f"c.{suffix}"), [])
         assert catalogue(tmp_path / f"c.{suffix}")[0]["category"] == PATH
@@ -67,7 +75,9 @@ def test_one_path_of_plain_names_comes_out_of_every_shape_and_format(tmp_path: P
         ("2024", ["2024"]),
     ],
 )
-def test_lists_as_text_and_texts_that_only_look_like_lists(tmp_path: Path, text: str, path: list[str]) -> None:
+def test_lists_as_text_and_texts_that_only_look_like_lists(
+    tmp_path: Path, text: str, path: list[str]
+) -> None:
     quoted = text.replace('"', '""')
     (tmp_path / "c.csv").write_text(f'item_id,title,category\nP1,t,"{quoted}"\n')
     items, unread = read(tmp_path / "c.csv")
@@ -94,7 +104,9 @@ def test_a_category_without_names_is_missing_and_told(tmp_path: Path, text: str)
 
 
 @pytest.mark.parametrize("other", ["/", " / ", "|", ">", " >> ", ";"])
-def test_a_separator_that_never_occurs_is_told_with_the_one_that_does(tmp_path: Path, other: str) -> None:
+def test_a_separator_that_never_occurs_is_told_with_the_one_that_does(
+    tmp_path: Path, other: str
+) -> None:
     rows = "".join(f"P{i}\tt\tHome{other}Room {i}\n" for i in range(5))
     (tmp_path / "c.tsv").write_text("item_id\ttitle\tcategory\n" + rows)
     _, (said,) = read(tmp_path / "c.tsv")
@@ -104,7 +116,9 @@ def test_a_separator_that_never_occurs_is_told_with_the_one_that_does(tmp_path: 
 
 
 def test_one_joined_text_in_a_list_is_cut_at_the_separator(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_text('item_id,title,category\nP1,t,"[""Clothing >> Men >> Watches""]"\n')
+    (tmp_path / "c.csv").write_text(
+        'item_id,title,category\nP1,t,"[""Clothing >> Men >> Watches""]"\n'
+    )
     assert read(tmp_path / "c.csv", category_separator=" >> ")[0][0]["category"] == PATH
 
 
@@ -118,7 +132,10 @@ def test_flat_categories_are_no_fault(tmp_path: Path) -> None:
     [
         ('{"size": 5.0, "in": {"a": [1]}}', {"size": 5.0, "in": {"a": [1]}}),
         ("{'color': 'red', 'sizes': ('S', 'M'), 'new': True, 'x': None}", None),
-        ('[{"name": "color", "value": "red"}, {"name": "color", "value": "blue"}]', {"color": ["red", "blue"]}),
+        (
+            '[{"name": "color", "value": "red"}, {"name": "color", "value": "blue"}]',
+            {"color": ["red", "blue"]},
+        ),
         ("[{'color': 'red'}, {'size': 5}]", {"color": "red", "size": 5}),
     ],
 )
@@ -140,7 +157,8 @@ def test_attributes_that_are_no_object_are_missing_and_told(tmp_path: Path, text
 
 
 @pytest.mark.parametrize(
-    "value", [[None, "Home", "Clocks"], [float("nan"), "Home", "Clocks"], [None, ["Home", "Clocks"]]]
+    "value",
+    [[None, "Home", "Clocks"], [float("nan"), "Home", "Clocks"], [None, ["Home", "Clocks"]]],
 )
 def test_a_list_that_begins_with_no_value_is_still_a_path(tmp_path: Path, value: list) -> None:
     record = {"item_id": "P1", "title": "a", "category": value}

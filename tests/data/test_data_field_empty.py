@@ -1,4 +1,6 @@
-"""What became empty or tiny, and what a stop leaves: said by `sidar validate`, in words, before training."""
+"""What became empty or tiny, and what a stop leaves: said by `sidar validate`, in words, before
+training.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def test_an_ordinary_log_has_no_warning(tmp_path: Path) -> None:
 def test_one_event_years_later_is_told_even_where_the_split_stops(tmp_path: Path) -> None:
     late = {**log()[0], "ts": START + 2600 * DAY, "request_id": "late", "action": "click"}
     message = (
-        r"(?s)no request falls into validation.*WARNING: the last 1 of 65 events, from 2030-12-28 on, come 2,597 days"
+        r"(?s)no request falls into validation.*WARNING: the last 1 of 65 events, from "
+        r"2030-12-28 on, come 2,597 days"
     )
     with pytest.raises(ValueError, match=message):
         run(tmp_path, [*log(), late])
@@ -31,11 +34,17 @@ def test_one_event_years_later_is_told_even_where_the_split_stops(tmp_path: Path
 
 def test_one_event_years_before_is_told(tmp_path: Path) -> None:
     early = {**log()[0], "ts": START - 900 * DAY, "request_id": "early", "action": "click"}
-    assert "WARNING: the first 1 of 65 events, up to 2021-05-29, come 900 days before" in run(tmp_path, [early, *log()])
+    assert "WARNING: the first 1 of 65 events, up to 2021-05-29, come 900 days before" in run(
+        tmp_path, [early, *log()]
+    )
 
 
 def test_a_window_of_few_requests_is_told(tmp_path: Path) -> None:
-    rows = [row for row in log(requests=40) if not (row["ts"] >= START + 3 * DAY and row["request_id"] != "r3-0")]
+    rows = [
+        row
+        for row in log(requests=40)
+        if not (row["ts"] >= START + 3 * DAY and row["request_id"] != "r3-0")
+    ]
     assert "WARNING: the test has 1 of 121 requests with a click" in run(tmp_path, rows)
     unclicked = [row for row in log() if row["ts"] < START + 2 * DAY or row["action"] != "click"]
     said = run(tmp_path, unclicked)
@@ -46,7 +55,10 @@ def test_a_window_of_few_requests_is_told(tmp_path: Path) -> None:
 def test_queries_that_are_all_empty_are_told(tmp_path: Path) -> None:
     rows = [{**row, "query": ""} for row in log()]
     assert "WARNING: none of the 64 events has a query (column 'query')" in run(tmp_path, rows)
-    renamed = [{("search" if key == "query" else key): value for key, value in row.items()} for row in log()]
+    renamed = [
+        {("search" if key == "query" else key): value for key, value in row.items()}
+        for row in log()
+    ]
     assert "has a query" in run(tmp_path, renamed)  # the column of another name was never read
     assert "has a query" not in run(tmp_path, renamed, events={"columns": {"query": "search"}})
 
@@ -62,7 +74,8 @@ def test_lists_without_negatives_are_told(tmp_path: Path) -> None:
     clicked = [{**row, "action": "click"} for row in log() if row["action"] == "impression"]
     some = [{**row, "action": "impression"} for row in clicked[:2]]
     assert "WARNING: 11 of 12 lists have no negative" in run(tmp_path, [*some, *clicked[2:]])
-    again = [row for row in log() if row["position"] == 2]  # only what was clicked was logged as shown
+    # only what was clicked was logged as shown
+    again = [row for row in log() if row["position"] == 2]
     assert "WARNING: none of 12 lists has a negative" in run(tmp_path, again)
 
 
@@ -81,17 +94,26 @@ def test_users_that_vanish_are_told(tmp_path: Path, users: str, message: str) ->
 
 def test_ids_of_users_are_shown_only_where_they_are_not_hashed(tmp_path: Path) -> None:
     users = "user_id,home\n0017,flat\n"
-    assert "(an id of the log looks like 'a9', of the file '9999')" in run(tmp_path, log(), people=users)
+    assert "(an id of the log looks like 'a9', of the file '9999')" in run(
+        tmp_path, log(), people=users
+    )
     plain = run(tmp_path, log(), people=users, privacy={"hash_users": False})
     assert "(an id of the log is 'u0', of the file '0017')" in plain
 
 
 def test_the_users_file_has_a_mapping_and_a_limit_of_bad_rows(tmp_path: Path) -> None:
     users = {"columns": {"user_id": "customer"}, "profile": ["home"]}
-    assert "WARNING" not in run(tmp_path, log(), people="customer;home\nu0;flat\nu1;house\n", users=users)
-    with pytest.raises(ValueError, match=r"users.csv: 1 of 3 rows are malformed.*e.g. users.csv, record 3, .*'u1;b;c'"):
+    assert "WARNING" not in run(
+        tmp_path, log(), people="customer;home\nu0;flat\nu1;house\n", users=users
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"users.csv: 1 of 3 rows are malformed.*e.g. users.csv, record 3, .*'u1;b;c'",
+    ):
         run(tmp_path, log(), people="customer;home\nu0;flat\nu1;b;c\nu2;flat\n", users=users)
-    said = run(tmp_path, log(), people="customer;home\nu0;flat\nu1;b;c\n", users={**users, "bad_rows": 0.5})
+    said = run(
+        tmp_path, log(), people="customer;home\nu0;flat\nu1;b;c\n", users={**users, "bad_rows": 0.5}
+    )
     assert "WARNING: 1 rows of" in said
 
 
@@ -106,11 +128,15 @@ def test_the_users_file_has_a_mapping_and_a_limit_of_bad_rows(tmp_path: Path) ->
         ("ts", "05/11/2023 10:30", "ts '05/11/2023 10:30'"),
     ],
 )
-def test_a_stop_shows_a_row_and_leaves_them_all(tmp_path: Path, column: str, value: str, shown: str) -> None:
+def test_a_stop_shows_a_row_and_leaves_them_all(
+    tmp_path: Path, column: str, value: str, shown: str
+) -> None:
     rows = log()
     for row in rows[1:4]:
         row[column] = value
-    with pytest.raises(ValueError, match=rf"events.csv, record 3, {shown}(?s:.*)run/data/quarantine.parquet"):
+    with pytest.raises(
+        ValueError, match=rf"events.csv, record 3, {shown}(?s:.*)run/data/quarantine.parquet"
+    ):
         run(tmp_path, rows)
     kept = pq.read_table(tmp_path / "run" / "data" / "quarantine.parquet").to_pylist()
     assert [row["place"] for row in kept] == [3, 4, 5]
@@ -129,7 +155,9 @@ def test_a_stop_leaves_an_older_data_folder_as_it_is(tmp_path: Path) -> None:
         "code_version": "",
         "created": "",
     }
-    (tmp_path / "run" / "data" / "manifest.json").write_text(json.dumps({**manifest, "seconds": 0.0}))
+    (tmp_path / "run" / "data" / "manifest.json").write_text(
+        json.dumps({**manifest, "seconds": 0.0})
+    )
     with pytest.raises(ValueError, match=r"1 refused row: .*run/quarantine.parquet"):
         run(tmp_path, rows)
     assert not (tmp_path / "run" / "data" / "quarantine.parquet").exists()
@@ -137,7 +165,9 @@ def test_a_stop_leaves_an_older_data_folder_as_it_is(tmp_path: Path) -> None:
 
 def test_items_without_a_match_show_an_id_of_either_side(tmp_path: Path) -> None:
     rows = [{**row, "item_id": f"sku-{row['item_id']}"} for row in log()]
-    with pytest.raises(ValueError, match=r"none of 64 rows is usable.*e.g. 'sku-P\d+' .*of the catalogue is 'P0'"):
+    with pytest.raises(
+        ValueError, match=r"none of 64 rows is usable.*e.g. 'sku-P\d+' .*of the catalogue is 'P0'"
+    ):
         run(tmp_path, rows)
 
 
@@ -155,8 +185,13 @@ def test_profiles_reach_requests_whatever_type_the_ids_of_either_side_had(
     rows = [{**row, "user_id": ids.format(str(row["user_id"])[1:])} for row in log()]
     path = tmp_path / ("people.jsonl" if people.startswith("{") else "people.csv")
     path.write_text(people)
-    assert "WARNING" not in run(tmp_path, rows, users={"path": str(path)})  # all columns are the profile
-    made = pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"]).column(0).to_pylist()
+    # all columns are the profile
+    assert "WARNING" not in run(tmp_path, rows, users={"path": str(path)})
+    made = (
+        pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"])
+        .column(0)
+        .to_pylist()
+    )
     assert set(made) == {"", "home: flat", "home: house"}
 
 
@@ -165,7 +200,10 @@ def test_profiles_reach_requests_whatever_type_the_ids_of_either_side_had(
     [
         ("users.csv", "\ufeffuser_id;home\nu0;flat\nu1;house\n"),
         ("users.tsv.gz", "user_id\thome\nu0\tflat\nu1\thouse\n"),
-        ("users.jsonl", '{"user_id": "u0", "home": "fl\u2028at"}\n{"user_id": "u1", "home": "house"}\n'),
+        (
+            "users.jsonl",
+            '{"user_id": "u0", "home": "fl\u2028at"}\n{"user_id": "u1", "home": "house"}\n',
+        ),
         ("users/part-0.csv", 'user_id,home\nu0,"fl\nat"\nu1,house\n'),
     ],
 )
@@ -175,8 +213,16 @@ def test_users_come_in_any_format_of_a_log(tmp_path: Path, name: str, content: s
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     users = {"path": str(path if path.parent == tmp_path else path.parent), "profile": ["home"]}
     assert "WARNING" not in run(tmp_path, log(), users=users)
-    made = pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"]).column(0).to_pylist()
-    assert {profile.replace("fl at", "flat") for profile in made} == {"", "home: flat", "home: house"}
+    made = (
+        pq.read_table(tmp_path / "out" / "requests.parquet", columns=["profile"])
+        .column(0)
+        .to_pylist()
+    )
+    assert {profile.replace("fl at", "flat") for profile in made} == {
+        "",
+        "home: flat",
+        "home: house",
+    }
 
 
 @pytest.mark.parametrize(
@@ -187,7 +233,12 @@ def test_users_come_in_any_format_of_a_log(tmp_path: Path, name: str, content: s
         ("shown", 10, 6, "6 of 10 lists have no negative (all that was shown was chosen)"),
         ("shown", 10, 10, "none of 10 lists has a negative (all that was shown was chosen)"),
         ("sampled", 10, 10, "none of 10 lists has a negative (the catalogue has no other items)"),
-        ("skip_above", 10, 9, "9 of 10 lists have no negative (nothing stands above the lowest click)"),
+        (
+            "skip_above",
+            10,
+            9,
+            "9 of 10 lists have no negative (nothing stands above the lowest click)",
+        ),
         ("beam", 10, 10, None),
     ],
 )

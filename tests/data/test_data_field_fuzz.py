@@ -1,4 +1,6 @@
-"""Random tables of random physical types in every format and dialect: read as written, or refused in words."""
+"""Random tables of random physical types in every format and dialect: read as written, or refused
+in words.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ ROLES = {
 #: Names that a source may give its columns.
 ODD_NAMES = (
     "file", "place", "sidar", "filename", "file_row_number", "line", "v", "select", "a b", "it's",
-    'x"y', "a,b;c|d", "Größe", "a.b", "ITEM_ID", "Query", "1", "column 3", "\u2028x", "_id", "rowid",
+    'x"y', "a,b;c|d", "Größe", "a.b", "ITEM_ID", "Query", "1", "column 3", "\u2028x", "_id",
+    "rowid",
 )  # fmt: skip
 examples = settings(
     max_examples=25,
@@ -42,7 +45,8 @@ examples = settings(
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],  # shrinking a table takes minutes; a failure prints it whole
+    # shrinking a table takes minutes; a failure prints it whole
+    phases=[Phase.explicit, Phase.generate],
 )
 
 
@@ -53,16 +57,22 @@ def kinds(format: str, role: str) -> st.SearchStrategy[str]:
     else:
         every = list(twin.JSON_KINDS if "j" in format else twin.CSV_KINDS)
     rare = {*twin.NESTED_KINDS, "bad binary"}
-    usual = [kind for kind in every if kind not in rare or (role == NESTED and kind != "bad binary")]
+    usual = [
+        kind for kind in every if kind not in rare or (role == NESTED and kind != "bad binary")
+    ]
     return st.sampled_from(usual * 8 + every)
 
 
 @st.composite
-def columns_of(draw: st.DrawFn, format: str, names: list[str], roles: dict[str, str], rows: int) -> dict[str, Column]:
+def columns_of(
+    draw: st.DrawFn, format: str, names: list[str], roles: dict[str, str], rows: int
+) -> dict[str, Column]:
     made = {}
     for column in names:
         kind = draw(kinds(format, roles[column]))
-        values = draw(st.lists(st.one_of(twin.KINDS[kind].values, st.none()), min_size=rows, max_size=rows))
+        values = draw(
+            st.lists(st.one_of(twin.KINDS[kind].values, st.none()), min_size=rows, max_size=rows)
+        )
         if format != "parquet":  # JSON has no NaN or infinity
             values = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
         made[column] = Column(kind, values)
@@ -70,11 +80,15 @@ def columns_of(draw: st.DrawFn, format: str, names: list[str], roles: dict[str, 
 
 
 @st.composite
-def parts(draw: st.DrawFn, required: list[str], optional: list[str], roles: dict[str, str]) -> list[Part]:
+def parts(
+    draw: st.DrawFn, required: list[str], optional: list[str], roles: dict[str, str]
+) -> list[Part]:
     made = []
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         format = draw(st.sampled_from(twin.FORMATS))
-        some = draw(st.lists(st.sampled_from(optional), unique=True, max_size=5)) if optional else []
+        some = (
+            draw(st.lists(st.sampled_from(optional), unique=True, max_size=5)) if optional else []
+        )
         names = draw(st.permutations([*required, *some]))
         columns = draw(columns_of(format, names, roles, draw(st.integers(1, 5))))
         made.append(Part(format, columns, draw(dialects(format, columns))))
@@ -90,7 +104,10 @@ def dialects(draw: st.DrawFn, format: str, columns: dict[str, Column]) -> Dialec
             dialect.sparse = draw(st.booleans())
         return dialect
     dialect.delimiter = draw(st.sampled_from(",;\t|"))
-    dialect.quote_all, dialect.stated = draw(st.booleans()), draw(st.sampled_from([False, False, True]))
+    dialect.quote_all, dialect.stated = (
+        draw(st.booleans()),
+        draw(st.sampled_from([False, False, True])),
+    )
     if len(columns) > 1:  # a header of one name says nothing of the delimiter
         dialect.trailing = draw(st.sampled_from(["", "", "rows", "all"]))
     dialect.nameless = draw(st.sampled_from([False, False, True]))
@@ -101,7 +118,9 @@ def dialects(draw: st.DrawFn, format: str, columns: dict[str, Column]) -> Dialec
 
 
 @st.composite
-def tables(draw: st.DrawFn, wanted: tuple[str, ...], required: list[str]) -> tuple[list[Part], dict[str, str]]:
+def tables(
+    draw: st.DrawFn, wanted: tuple[str, ...], required: list[str]
+) -> tuple[list[Part], dict[str, str]]:
     """Draw the parts of a source and the mapping of its columns."""
     odd = draw(st.lists(st.sampled_from(ODD_NAMES), unique=True, max_size=3))
     mapped = draw(st.permutations(wanted))[: len(odd)]
@@ -137,7 +156,10 @@ def refusal(made: list[Part], paths: list[Path], roles: dict[str, str]) -> list[
 
 def check_error(error: ValueError, refusals: list[tuple[str, str]], made: list[Part]) -> None:
     message = str(error)
-    assert any(file in message and (column in message or repr(column)[1:-1] in message) for file, column in refusals), (
+    assert any(
+        file in message and (column in message or repr(column)[1:-1] in message)
+        for file, column in refusals
+    ), (
         message,
         refusals,
         made,
@@ -185,7 +207,11 @@ def same(want: Any, got: Any) -> bool:
 
 def alike(got: Any, want: Any) -> bool:
     if isinstance(want, dict):
-        return isinstance(got, dict) and got.keys() == want.keys() and all(alike(got[k], want[k]) for k in want)
+        return (
+            isinstance(got, dict)
+            and got.keys() == want.keys()
+            and all(alike(got[k], want[k]) for k in want)
+        )
     if isinstance(want, list):
         return isinstance(got, list) and len(got) == len(want) and all(map(alike, got, want))
     return got == (want.decode() if isinstance(want, bytes) else want)
@@ -215,10 +241,19 @@ def check_table(option: str, wanted: tuple[str, ...], required: list[str], drawn
         read = rows[start : start + len(part)]
         start += len(part)
         first = part.first_place()
-        assert [(row["file"], row["place"]) for row in read] == [(str(path), first + n) for n in range(len(part))]
+        assert [(row["file"], row["place"]) for row in read] == [
+            (str(path), first + n) for n in range(len(part))
+        ]
         for column in wanted:
             for want, row in zip(expected(part, own[column], ROLES[column]), read, strict=True):
-                assert same(want, row[column]), (path.name, column, own[column], want, row[column], part)
+                assert same(want, row[column]), (
+                    path.name,
+                    column,
+                    own[column],
+                    want,
+                    row[column],
+                    part,
+                )
 
 
 @examples
@@ -250,14 +285,18 @@ def test_every_row_of_a_catalogue_is_an_item_or_counted(drawn: tuple) -> None:
         paths = write(made, folder)
         refusals = refusal(made, paths, roles)
         for part in made:
-            ids, titles = (shown(part, own[column], ROLES[column]) for column in ("item_id", "title"))
+            ids, titles = (
+                shown(part, own[column], ROLES[column]) for column in ("item_id", "title")
+            )
             for item, title in zip(map(twin.present, ids), titles, strict=True):
                 if item is not None and twin.present(title) is not None:
                     want.setdefault(item, twin.prose(title) or str(twin.present(title)))
         path = paths[0] if len(paths) == 1 else folder / "part-*"
         section = {"path": str(path), "columns": mapping, "bad_rows": 1.0}
         try:
-            catalogue, quarantine = read_catalogue(Config.model_validate({"threads": 1, "catalogue": section}))
+            catalogue, quarantine = read_catalogue(
+                Config.model_validate({"threads": 1, "catalogue": section})
+            )
         except ValueError as error:
             if not want and "holds no usable item" in str(error):
                 return
@@ -276,13 +315,20 @@ def test_profiles_of_users_are_what_the_file_has(data: st.DataObject) -> None:
     names = ["age", *data.draw(st.lists(st.sampled_from(ODD_NAMES), unique=True, max_size=3))]
     roles = dict.fromkeys(["user_id", *names], LABEL)
     made = data.draw(parts(["user_id"], names, roles))
-    chosen = [n for n in names if any(n in part.columns for part in made)] if data.draw(st.booleans()) else []
+    chosen = (
+        [n for n in names if any(n in part.columns for part in made)]
+        if data.draw(st.booleans())
+        else []
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paths = write(made, folder)
         refusals = refusal(made, paths, roles)
         path = paths[0] if len(paths) == 1 else folder / "part-*"
-        sections = {"users": {"path": str(path), "profile": chosen}, "privacy": {"hash_users": False}}
+        sections = {
+            "users": {"path": str(path), "profile": chosen},
+            "privacy": {"hash_users": False},
+        }
         cfg = Config.model_validate({"threads": 1, **sections})
         with Duck(folder / "work", "256MB", 1) as duck:
             try:
@@ -292,7 +338,9 @@ def test_profiles_of_users_are_what_the_file_has(data: st.DataObject) -> None:
                 check_error(error, refusals, made)
                 return
     assert not refusals, (refusals, made)
-    order = chosen or list(dict.fromkeys(n for part in made for n in _stored(part) if n != "user_id"))
+    order = chosen or list(
+        dict.fromkeys(n for part in made for n in _stored(part) if n != "user_id")
+    )
     want: dict[str, str] = {}
     nameless = 0
     for part in made:
@@ -315,8 +363,10 @@ def _stored(part: Part) -> list[str]:
 @given(st.data())
 def test_judgments_are_what_the_file_has(data: st.DataObject) -> None:
     wanted = ("query_id", "query", "item_id", "grade")
-    names = {"query_id": data.draw(st.sampled_from(["query_id", "qid", "Query ID", "query-id"])), "query": "query",
-             "item_id": data.draw(st.sampled_from(["item_id", "docid", "corpus-id"])), "grade": "rating"}  # fmt: skip
+    names = {"query_id": data.draw(st.sampled_from(["query_id", "qid", "Query ID", "query-id"])),
+    "query": "query",
+             "item_id": data.draw(st.sampled_from(["item_id", "docid", "corpus-id"])),
+             "grade": "rating"}  # fmt: skip
     roles = {names[column]: PROSE if column == "query" else LABEL for column in wanted}
     made = data.draw(parts([names[column] for column in wanted], ["unused", "meta data"],
                            {**roles, "unused": NESTED, "meta data": NESTED}))  # fmt: skip
@@ -333,7 +383,9 @@ def test_judgments_are_what_the_file_has(data: st.DataObject) -> None:
     assert not refusals, (refusals, made)
     assert len(table) == sum(map(len, made))
     for column in wanted:
-        values = [value for part in made for value in shown(part, names[column], roles[names[column]])]
+        values = [
+            value for part in made for value in shown(part, names[column], roles[names[column]])
+        ]
         if column.endswith("_id"):
             assert [v and lines(v) for v in map(twin.present, values)] == [
                 v and lines(v) for v in table.columns[column]
@@ -343,7 +395,9 @@ def test_judgments_are_what_the_file_has(data: st.DataObject) -> None:
                 lines(v or "").split() for v in table.columns[column]
             ], made
         else:
-            assert [lines(v or "") for v in values] == [lines(v or "") for v in table.columns[column]], made
+            assert [lines(v or "") for v in values] == [
+                lines(v or "") for v in table.columns[column]
+            ], made
 
 
 @examples
@@ -352,12 +406,19 @@ def test_sid_tables_have_the_ids_of_the_catalogue(data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(twin.FORMATS))
     rows = data.draw(st.integers(1, 5))
     columns = data.draw(columns_of(format, ["item_id"], {"item_id": LABEL}, rows))
-    codes = data.draw(st.lists(st.lists(st.integers(0, 300), min_size=2, max_size=2), min_size=rows, max_size=rows))
+    codes = data.draw(
+        st.lists(
+            st.lists(st.integers(0, 300), min_size=2, max_size=2), min_size=rows, max_size=rows
+        )
+    )
     listed = format == "parquet" or "j" in format
     values = (
         codes
         if listed
-        else [data.draw(st.sampled_from(["{}-{}", "[{}, {}]", "<a_{}><b_{}>"])).format(*c) for c in codes]
+        else [
+            data.draw(st.sampled_from(["{}-{}", "[{}, {}]", "<a_{}><b_{}>"])).format(*c)
+            for c in codes
+        ]
     )
     columns["sid"] = Column("list of codes" if listed else "text", values)
     made = [Part(format, columns, data.draw(dialects(format, columns)))]
@@ -379,5 +440,8 @@ def test_sid_tables_have_the_ids_of_the_catalogue(data: st.DataObject) -> None:
             check_error(error, refusals, made)
             return
     assert not refusals, (refusals, made)
-    assert list(map(lines, read.item_ids)) == [lines(str(item)) for item in items], (read.item_ids, made)
+    assert list(map(lines, read.item_ids)) == [lines(str(item)) for item in items], (
+        read.item_ids,
+        made,
+    )
     assert read.codes.tolist() == codes

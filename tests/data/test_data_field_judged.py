@@ -1,4 +1,6 @@
-"""Judged queries, qrels and held-out queries as others write them: right, or an error with file and record."""
+"""Judged queries, qrels and held-out queries as others write them: right, or an error with file and
+record.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ QUERIES = "query_id,query\nq1,pan\nq2,pot\n"
 QRELS = "query_id,item_id,grade\nq1,T000,1\nq2,T001,2\n"
 
 
-def read(folder: Path, queries: str | bytes, qrels: str | bytes, names=("q.csv", "r.csv"), **options) -> StoredSet:
+def read(
+    folder: Path, queries: str | bytes, qrels: str | bytes, names=("q.csv", "r.csv"), **options
+) -> StoredSet:
     paths = []
     for name, content in zip(names, (queries, qrels), strict=True):
         path = folder / name
@@ -28,12 +32,16 @@ def read(folder: Path, queries: str | bytes, qrels: str | bytes, names=("q.csv",
         data = content.encode() if isinstance(content, str) else content
         path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
         paths.append(str(path))
-    return read_file_set(EvalSetConfig(name="s", queries=paths[0], qrels=paths[1], **options), ITEMS, None)
+    return read_file_set(
+        EvalSetConfig(name="s", queries=paths[0], qrels=paths[1], **options), ITEMS, None
+    )
 
 
 def said(stored: StoredSet) -> tuple[dict, dict]:
     evalset = stored.evalset
-    queries = {i: prompt.query for i, prompt in zip(evalset.query_ids, evalset.prompts, strict=True)}
+    queries = {
+        i: prompt.query for i, prompt in zip(evalset.query_ids, evalset.prompts, strict=True)
+    }
     return queries, dict(evalset.qrels)
 
 
@@ -44,10 +52,13 @@ WANT = ({"q1": "pan", "q2": "pot"}, {"q1": {"T000": 1.0}, "q2": {"T001": 2.0}})
     ("queries", "qrels", "names"),
     [
         pytest.param(QUERIES, QRELS, ("q.csv.gz", "r.csv.gz"), id="gzip"),
-        pytest.param("\ufeff" + QUERIES, "\ufeff" + QRELS, ("q.csv", "r.csv"), id="byte order mark"),
-        pytest.param(QUERIES.replace(",", "|"), QRELS.replace(",", ";"), ("q.csv", "r.txt"), id="delimiters"),
+        pytest.param("\ufeff" + QUERIES, "\ufeff" + QRELS, ("q.csv", "r.csv"), id=("byte order "
+                                                                                   "mark")),
+        pytest.param(QUERIES.replace(",", "|"), QRELS.replace(",", ";"), ("q.csv", "r.txt"),
+        id="delimiters"),
         pytest.param(
-            '{"_id": "q1", "text": "pan", "metadata": {}}\n{"_id": "q2", "text": "pot", "metadata": {}}\n',
+            ('{"_id": "q1", "text": "pan", "metadata": {}}\n{"_id": "q2", "text": "pot", '
+             '"metadata": {}}\n'),
             "query-id\tcorpus-id\tscore\nq1\tT000\t1\nq2\tT001\t2\n",
             ("queries.jsonl", "test.tsv"),
             id="BEIR",
@@ -58,19 +69,31 @@ WANT = ({"q1": "pan", "q2": "pot"}, {"q1": {"T000": 1.0}, "q2": {"T001": 2.0}})
             ("query.csv", "label.csv"),
             id="WANDS",
         ),
-        pytest.param(QUERIES, "q1 0 T000 1\nq2 Q0 T001 2.0\n", ("q.csv", "qrels"), id="TREC with spaces"),
-        pytest.param(QUERIES, "\ufeffq1\t0\tT000\t1\r\n\nq2\t0\tT001\t2\r\n", ("q.csv", "r.tsv"), id="TREC, Windows"),
-        pytest.param(QUERIES, "q1 0 T000 1\nq2 0 T001 2\n", ("q.csv", "r.qrels.gz"), id="TREC, gzip"),
-        pytest.param("QID,Query\nq1,pan\nq2,pot\n", "Query ID,DocId,Rating\nq1,T000,1\nq2,T001,2\n", ("q.csv", "r.csv"),
+        pytest.param(QUERIES, ("q1 0 T000 1\nq2 Q0 T001 "
+                               "2.0\n"), ("q.csv", "qrels"), id="TREC with spaces"),
+        pytest.param(QUERIES, "\ufeffq1\t0\tT000\t1\r\n\nq2\t0\tT001\t2\r\n", ("q.csv", "r.tsv"),
+        id=("TREC, "
+                                                                                                      "Windows")),
+        pytest.param(QUERIES, "q1 0 T000 1\nq2 0 T001 2\n", ("q.csv", "r.qrels.gz"),
+        id="TREC, gzip"),
+        pytest.param("QID,Query\nq1,pan\nq2,pot\n", ("Query "
+                                                     "ID,DocId,Rating\nq1,T000,1\nq2,T001,2\n"),
+                                                     ("q.csv", "r.csv"),
                      id="upper case"),
     ],
 )  # fmt: skip
-def test_what_others_write_reads_alike(tmp_path: Path, queries: str, qrels: str, names: tuple[str, str]) -> None:
+def test_what_others_write_reads_alike(
+    tmp_path: Path, queries: str, qrels: str, names: tuple[str, str]
+) -> None:
     assert said(read(tmp_path, queries, qrels, names)) == WANT
 
 
-def test_doubled_quotes_and_commas_of_a_tab_separated_file_stay_in_the_query(tmp_path: Path) -> None:
-    queries = 'query_id\tquery\tquery_class\nq1\t"red 36"" lamp"\tLamps\nq2\tblue, kettle\tKettles\n'
+def test_doubled_quotes_and_commas_of_a_tab_separated_file_stay_in_the_query(
+    tmp_path: Path,
+) -> None:
+    queries = (
+        'query_id\tquery\tquery_class\nq1\t"red 36"" lamp"\tLamps\nq2\tblue, kettle\tKettles\n'
+    )
     texts = {"q1": 'red 36" lamp', "q2": "blue, kettle"}
     assert said(read(tmp_path, queries, QRELS, ("query.csv", "r.csv"))) == (texts, WANT[1])
 
@@ -87,28 +110,40 @@ def test_quepid_joins_by_the_text_of_the_query_also_from_one_file(tmp_path: Path
 def test_folders_and_globs_hold_one_set(tmp_path: Path) -> None:
     for part, lines in enumerate((["q1,pan"], ["q2,pot"])):
         (tmp_path / "queries").mkdir(exist_ok=True)
-        (tmp_path / "queries" / f"part-{part}.csv").write_text("\n".join(["query_id,query", *lines, ""]))
+        (tmp_path / "queries" / f"part-{part}.csv").write_text(
+            "\n".join(["query_id,query", *lines, ""])
+        )
     rows = (("q1", "T000", 1), ("q2", "T001", 2))
     for part, (query_id, item_id, grade) in enumerate(rows):
         table = pa.table({"query_id": [query_id], "item_id": [item_id], "grade": [grade]})
         pq.write_table(table, tmp_path / f"qrels-{part}.parquet")
-    config = EvalSetConfig(name="s", queries=str(tmp_path / "queries"), qrels=str(tmp_path / "qrels-*.parquet"))
+    config = EvalSetConfig(
+        name="s", queries=str(tmp_path / "queries"), qrels=str(tmp_path / "qrels-*.parquet")
+    )
     assert said(read_file_set(config, ITEMS, None)) == WANT
 
 
 def test_line_separators_of_unicode_end_no_record(tmp_path: Path) -> None:
     tsv = "query_id\tquery\nq1\tpan\x0bdeep\nq2\tpot\x85round\x1c\n"
-    assert said(read(tmp_path, tsv, QRELS, ("q.tsv", "r.csv")))[0] == {"q1": "pan deep", "q2": "pot round"}
+    assert said(read(tmp_path, tsv, QRELS, ("q.tsv", "r.csv")))[0] == {
+        "q1": "pan deep",
+        "q2": "pot round",
+    }
     jsonl = '{"query_id": "q1", "query": "pan\u2028deep"}\n{"query_id": "q2", "query": "pot\x85"}\n'
     queries, _ = said(read(tmp_path, jsonl, QRELS, ("q.jsonl", "r.csv")))
     assert queries == {"q1": "pan deep", "q2": "pot"}
 
 
 def test_a_mapping_names_any_column_and_a_wrong_one_is_told(tmp_path: Path) -> None:
-    queries, qrels = "key,words\nq1,pan\nq2,pot\n", "key,thing,stars,score\nq1,T000,1,9\nq2,T001,2,9\n"
+    queries, qrels = (
+        "key,words\nq1,pan\nq2,pot\n",
+        "key,thing,stars,score\nq1,T000,1,9\nq2,T001,2,9\n",
+    )
     columns = {"query_id": "key", "query": "words", "item_id": "thing", "grade": "stars"}
     assert said(read(tmp_path, queries, qrels, columns=columns)) == WANT
-    with pytest.raises(ValueError, match=r"columns.grade: .*r.csv has no column 'star'; it has key, thing"):
+    with pytest.raises(
+        ValueError, match=r"columns.grade: .*r.csv has no column 'star'; it has key, thing"
+    ):
         read(tmp_path, queries, qrels, columns={**columns, "grade": "star"})
     with pytest.raises(ValueError, match="'rating' and 'label' could both be grade"):
         read(tmp_path, QUERIES, "query_id,item_id,label,rating\nq1,T000,1,2\n")
@@ -129,7 +164,9 @@ def test_a_mapping_names_any_column_and_a_wrong_one_is_told(tmp_path: Path) -> N
         ("q1,t000,1\n", r"1 of 1 judgments name items .*'t000' \(an id there is 'T000'\)"),
     ],
 )  # fmt: skip
-def test_wrong_judgments_are_refused_with_their_place(tmp_path: Path, qrels: str, message: str) -> None:
+def test_wrong_judgments_are_refused_with_their_place(
+    tmp_path: Path, qrels: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, QUERIES, "query_id,item_id,grade\n" + qrels)
 
@@ -142,16 +179,24 @@ def test_negative_grades_are_kept_and_unknown_queries_counted(tmp_path: Path) ->
 
 
 def test_a_set_that_decides_nothing_is_told(tmp_path: Path) -> None:
-    stored = read(tmp_path, "query_id,query,history\nq1,,X1 X2\n", "query_id,item_id,grade\nq1,T000,0\n")
+    stored = read(
+        tmp_path, "query_id,query,history\nq1,,X1 X2\n", "query_id,item_id,grade\nq1,T000,0\n"
+    )
     texts, grades, history = stored.warnings
     assert "1 of 1 queries have no text" in texts
     assert "no judgment has a grade above 0" in grades
-    assert "no item of the column history is in the catalogue, e.g. 'X1' (an id there is 'T000')" in history
+    assert (
+        "no item of the column history is in the catalogue, e.g. 'X1' (an id there is 'T000')"
+        in history
+    )
 
 
 def test_held_out_queries_may_be_one_column_with_commas_or_another_name(tmp_path: Path) -> None:
     (tmp_path / "plain.csv").write_text('query\nblue, kettle\n"red, lamp"\n')
-    assert read_held_out(HeldOutConfig(queries=str(tmp_path / "plain.csv"))) == ["blue, kettle", "red, lamp"]
+    assert read_held_out(HeldOutConfig(queries=str(tmp_path / "plain.csv"))) == [
+        "blue, kettle",
+        "red, lamp",
+    ]
     (tmp_path / "other.tsv").write_text("n\tsuche\n1\tblue kettle\n")
     held = HeldOutConfig(queries=str(tmp_path / "other.tsv"), columns={"query": "suche"})
     assert read_held_out(held) == ["blue kettle"]
@@ -159,7 +204,8 @@ def test_held_out_queries_may_be_one_column_with_commas_or_another_name(tmp_path
 
 def test_queries_without_a_header_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"q.tsv has no column 'query' \(it has q1, pan\).* a first line with the names"
+        ValueError,
+        match=r"q.tsv has no column 'query' \(it has q1, pan\).* a first line with the names",
     ):
         read(tmp_path, "q1\tpan\nq2\tpot\n", QRELS, ("q.tsv", "r.csv"))
     with pytest.raises(ValueError, match=r"r.xlsx has none of the known endings"):
@@ -177,15 +223,25 @@ def test_columns_that_no_set_wants_may_hold_anything(tmp_path: Path, suffix: str
     if suffix == "csv":
         (tmp_path / "q.csv").write_text("_id,text,hash\nq1,pan,1.23457E+12\nq2,12.0,\n")
     else:
-        pq.write_table(pa.table({**queries, "metadata": [{"a": [1]}, None]}), tmp_path / "q.parquet")
+        pq.write_table(
+            pa.table({**queries, "metadata": [{"a": [1]}, None]}), tmp_path / "q.parquet"
+        )
     (tmp_path / "r.csv").write_text(QRELS)
-    config = EvalSetConfig(name="s", queries=str(tmp_path / f"q.{suffix}"), qrels=str(tmp_path / "r.csv"))
-    assert said(read_file_set(config, ITEMS, None))[0] == {"q1": "pan", "q2": "12.0"}  # a text, no number
+    config = EvalSetConfig(
+        name="s", queries=str(tmp_path / f"q.{suffix}"), qrels=str(tmp_path / "r.csv")
+    )
+    # a text, no number
+    assert said(read_file_set(config, ITEMS, None))[0] == {"q1": "pan", "q2": "12.0"}
 
 
 def test_json_lists_of_records_are_sets_too(tmp_path: Path) -> None:
-    queries = json.dumps([{"query_id": "q1", "query": "pan"}, {"query_id": "q2", "query": "pot"}], indent=1)
-    qrels = [{"query_id": "q1", "item_id": "T000", "grade": 1}, {"query_id": "q2", "item_id": "T001", "grade": 2.0}]
+    queries = json.dumps(
+        [{"query_id": "q1", "query": "pan"}, {"query_id": "q2", "query": "pot"}], indent=1
+    )
+    qrels = [
+        {"query_id": "q1", "item_id": "T000", "grade": 1},
+        {"query_id": "q2", "item_id": "T001", "grade": 2.0},
+    ]
     for names in (("q.json", "r.json"), ("q.json.gz", "r.json.gz")):
         assert said(read(tmp_path, queries, json.dumps(qrels), names)) == WANT
     assert said(read(tmp_path, queries, QRELS.replace(",", "\t"), ("q.json", "r.txt"))) == WANT
@@ -194,8 +250,10 @@ def test_json_lists_of_records_are_sets_too(tmp_path: Path) -> None:
         read(tmp_path, QUERIES, other, ("q.csv", "r.json"))
 
 
-@pytest.mark.parametrize("history", ["['T003', 'T004']", '["T003", "T004"]', "('T003', 'T004')", "T003 T004",
-                                     "['T003' 'T004']", "array(['T003', 'T004'], dtype=object)"])  # fmt: skip
+@pytest.mark.parametrize("history", ["['T003', 'T004']", ('["T003", "T004"]'), ("('T003', "
+                                                                       "'T004')"), "T003 T004",
+                                     "['T003' 'T004']", ("array(['T003', 'T004'], "
+                                                         "dtype=object)")])  # fmt: skip
 def test_histories_are_read_as_any_list_that_is_written(tmp_path: Path, history: str) -> None:
     quoted = history.replace('"', '""')
     stored = read(tmp_path, f'query_id,query,history\nq1,pan,"{quoted}"\n', QRELS)

@@ -20,19 +20,27 @@ from sidar.data.log import validate_log
 
 POINT = {
     "9.50": 9.5,
-    "$1,299.00": 1299.0, "1,299": 1299.0, "US$ 5": 5.0, "EUR 9.5": 9.5, "9.5 EUR": 9.5, "12.50 euros": 12.5,
+    "$1,299.00": 1299.0, "1,299": 1299.0, "US$ 5": 5.0, "EUR 9.5": 9.5, "9.5 EUR": 9.5,
+    "12.50 euros": 12.5,
     "Rs. 1,29,999.00": 129999.0,
     "₹499": 499.0, "1 299 kr": 1299.0, "1\u00a0299.5\u00a0zł": 1299.5, "CHF 1'299.50": 1299.5,
-    "R$5": 5.0, ".5": 0.5, "9.-": 9.0, "5 руб.": 5.0, "¥1200": 1200.0, "1e3": 1000.0, "-3.5": -3.5, "7 元": 7.0,
-    "9,50": None, "1.299,00": None, "5 pieces": None, "from 5": None, "1,29": None, "nan": None, "12 34": None,
+    "R$5": 5.0, ".5": 0.5, "9.-": 9.0, "5 руб.": 5.0, "¥1200": 1200.0, "1e3": 1000.0, "-3.5": -3.5,
+    "7 元": 7.0,
+    "9,50": None, "1.299,00": None, "5 pieces": None, "from 5": None, "1,29": None, "nan": None,
+    "12 34": None,
 }  # fmt: skip
 COMMA = {
-    "9,50": 9.5, "1.299,00 €": 1299.0, "1.299": 1299.0, "EUR 9,5": 9.5, "1 299,50 kr": 1299.5, "9,–": 9.0, "9": 9.0,
-    "1\u202f299,5": 1299.5, "-3,5": -3.5, "1.5e0": 1.5, "R$ 1.234.567,89": 1234567.89, "9.50": None, "1,299.00": None,
+    "9,50": 9.5, "1.299,00 €": 1299.0, "1.299": 1299.0, "EUR 9,5": 9.5, "1 299,50 kr": 1299.5,
+    "9,–": 9.0, "9": 9.0,
+    "1\u202f299,5": 1299.5, "-3,5": -3.5, "1.5e0": 1.5, ("R$ "
+                                                         "1.234.567,89"): 1234567.89, "9.50": None,
+                                                         "1,299.00": None,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("decimal", "text"), [(".", text) for text in POINT] + [(",", text) for text in COMMA])
+@pytest.mark.parametrize(
+    ("decimal", "text"), [(".", text) for text in POINT] + [(",", text) for text in COMMA]
+)
 def test_a_number_is_read_by_its_decimal_mark(decimal: str, text: str) -> None:
     sql = clean.number("t", "VARCHAR", decimal)
     row = duckdb.execute(f"SELECT {sql} FROM (SELECT $1 AS t)", [text]).fetchone()
@@ -40,12 +48,17 @@ def test_a_number_is_read_by_its_decimal_mark(decimal: str, text: str) -> None:
 
 
 def test_what_a_program_wrote_as_a_number_keeps_its_point(tmp_path: Path) -> None:
-    records = [{"item_id": "P1", "title": "a", "price": 1.299}, {"item_id": "P2", "title": "b", "price": "1.299,5"}]
+    records = [
+        {"item_id": "P1", "title": "a", "price": 1.299},
+        {"item_id": "P2", "title": "b", "price": "1.299,5"},
+    ]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert [item["price"] for item in read(tmp_path / "c.jsonl", decimal=",")[0]] == [1.299, 1299.5]
     folder = tmp_path / "parts"
     folder.mkdir()
-    pq.write_table(pa.table({"item_id": ["P1"], "title": ["a"], "price": [1.299]}), folder / "a.parquet")
+    pq.write_table(
+        pa.table({"item_id": ["P1"], "title": ["a"], "price": [1.299]}), folder / "a.parquet"
+    )
     (folder / "b.csv").write_text("item_id;title;price\nP2;b;1.299,5\n")
     assert [item["price"] for item in read(folder, decimal=",")[0]] == [1.299, 1299.5]
 
@@ -61,8 +74,18 @@ def test_a_comma_before_the_cents_is_told_with_the_option(tmp_path: Path, price:
 
 
 EVENT_VALUES = {  # column, value, decimal: what is said of it, or the number that is read
-    "cents after a comma": ("value", "9,50", ".", "are no number and count as missing, e.g. '9,50' (events.csv"),
-    "a unit": ("dwell_s", "3 min", ".", "are no number of seconds and count as missing, e.g. '3 min' (events.csv"),
+    "cents after a comma": (
+        "value",
+        "9,50",
+        ".",
+        "are no number and count as missing, e.g. '9,50' (events.csv",
+    ),
+    "a unit": (
+        "dwell_s",
+        "3 min",
+        ".",
+        "are no number of seconds and count as missing, e.g. '3 min' (events.csv",
+    ),
     "a clock": ("dwell_s", "00:03:00", ".", "are no number of seconds"),
     "infinite": ("value", "inf", ".", "are no number"),
     "a point where commas are": ("value", "9.50", ",", "are no number"),
@@ -85,7 +108,11 @@ def read_log(folder: Path, path: Path, **section: object) -> tuple[list[str], pa
 @pytest.mark.parametrize("case", EVENT_VALUES)
 def test_quantities_of_events_that_cannot_be_read_are_told(tmp_path: Path, case: str) -> None:
     column, value, decimal, expected = EVENT_VALUES[case]
-    lines = [f"ts;item_id;action;{column}", *(f"{n};P{n};click;{value}" for n in (1, 2)), "3;P3;cart;"]
+    lines = [
+        f"ts;item_id;action;{column}",
+        *(f"{n};P{n};click;{value}" for n in (1, 2)),
+        "3;P3;cart;",
+    ]
     (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
     said, table = read_log(tmp_path, tmp_path / "events.csv", decimal=decimal, ts_unit="s")
     values = table.column(column).to_pylist()
@@ -100,11 +127,15 @@ def test_quantities_of_events_that_cannot_be_read_are_told(tmp_path: Path, case:
 
 def test_validate_prints_what_is_unread_of_events(tmp_path: Path) -> None:
     rows = [{**row, "value": '"9,50"' if row["action"] == "click" else ""} for row in log()]
-    assert "WARNING: 16 of 16 values of 'value' are no number and count as missing" in run(tmp_path, rows)
+    assert "WARNING: 16 of 16 values of 'value' are no number and count as missing" in run(
+        tmp_path, rows
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_unread_quantities_are_told_under_the_names_of_the_source(tmp_path: Path, suffix: str) -> None:
+def test_unread_quantities_are_told_under_the_names_of_the_source(
+    tmp_path: Path, suffix: str
+) -> None:
     rows = [{**row, "basket": "1.299,50" if n == 7 else "12.5"} for n, row in enumerate(log())]
     path = tmp_path / f"e.{suffix}"
     if suffix == "parquet":
@@ -112,8 +143,12 @@ def test_unread_quantities_are_told_under_the_names_of_the_source(tmp_path: Path
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
     (said,), _ = read_log(tmp_path, path, columns={"value": "basket"})
-    assert said.startswith("1 of 64 values of 'basket' are no number and count as missing, e.g. '1.299,50' ")
-    assert said.endswith(f"(e.{suffix}, record 8); where a comma stands before the cents, set events.decimal: ','")
+    assert said.startswith(
+        "1 of 64 values of 'basket' are no number and count as missing, e.g. '1.299,50' "
+    )
+    assert said.endswith(
+        f"(e.{suffix}, record 8); where a comma stands before the cents, set events.decimal: ','"
+    )
 
 
 def test_the_record_of_an_unread_value_counts_refused_records_before_it(tmp_path: Path) -> None:

@@ -20,12 +20,18 @@ def positions(folder: Path) -> list[int]:
 
 
 def shifted(rows: list, by: int, actions: tuple[str, ...] = ("impression", "click")) -> list:
-    return [{**row, "position": row["position"] + by} if row["action"] in actions else row for row in rows]
+    return [
+        {**row, "position": row["position"] + by} if row["action"] in actions else row
+        for row in rows
+    ]
 
 
 def test_lists_from_zero_are_told_and_corrected(tmp_path: Path) -> None:
     rows = shifted(log(), -1)
-    assert "WARNING: position 0 in 16 rows means unknown, but 16 of 16 lists have exactly one" in run(tmp_path, rows)
+    assert (
+        "WARNING: position 0 in 16 rows means unknown, but 16 of 16 lists have exactly one"
+        in run(tmp_path, rows)
+    )
     assert "WARNING" not in run(tmp_path, rows, events={"first_position": 0})
     assert positions(tmp_path) == [1, 2, 3]
     assert "WARNING" not in run(tmp_path, rows, events={"first_position": 1})
@@ -60,8 +66,12 @@ def test_clicks_alone_from_zero_are_told(tmp_path: Path) -> None:
     assert positions(tmp_path) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("first", "option", "told"), [(0, None, False), (1, None, True), (1, 1, False)])
-def test_ordinals_of_ubi_start_at_zero_by_its_standard(tmp_path: Path, first: int, option: object, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("first", "option", "told"), [(0, None, False), (1, None, True), (1, 1, False)]
+)
+def test_ordinals_of_ubi_start_at_zero_by_its_standard(
+    tmp_path: Path, first: int, option: object, told: bool
+) -> None:
     lines = []
     for row in log():
         attributes = {
@@ -79,7 +89,9 @@ def test_ordinals_of_ubi_start_at_zero_by_its_standard(tmp_path: Path, first: in
             }
         )
     (tmp_path / "ubi.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    cfg = Config.model_validate({"threads": 1, "events": {"format": "ubi", "first_position": option}})
+    cfg = Config.model_validate(
+        {"threads": 1, "events": {"format": "ubi", "first_position": option}}
+    )
     cfg.catalogue.path, cfg.events.path = str(catalogue(tmp_path)), str(tmp_path / "ubi.ndjson")
     (tmp_path / "out").mkdir()
     summary = str(data_stage(cfg, tmp_path / "run", tmp_path / "out")["summary"])
@@ -90,12 +102,18 @@ def test_ordinals_of_ubi_start_at_zero_by_its_standard(tmp_path: Path, first: in
 def test_answers_of_ubi_give_lists_with_negatives(tmp_path: Path) -> None:
     lines: list[dict] = []
     for row in log():
-        shared = {"query_id": row["request_id"], "client_id": row["user_id"], "timestamp": row["ts"]}
+        shared = {
+            "query_id": row["request_id"],
+            "client_id": row["user_id"],
+            "timestamp": row["ts"],
+        }
         if row["action"] == "click":
             place = {"object": {"object_id": row["item_id"]}, "position": {"ordinal": 1}}
             lines.append({**shared, "action_name": "click", "event_attributes": place})
         elif row["position"] == 1:
-            lines.append({**shared, "user_query": row["query"], "query_response_hit_ids": [row["item_id"]]})
+            lines.append(
+                {**shared, "user_query": row["query"], "query_response_hit_ids": [row["item_id"]]}
+            )
         else:
             lines[-1]["query_response_hit_ids"].append(row["item_id"])
     (tmp_path / "ubi.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -110,17 +128,29 @@ def test_answers_of_ubi_give_lists_with_negatives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fraction", ["1.5", "2.25", "0.5"])
 def test_a_position_that_is_no_whole_number_is_refused(tmp_path: Path, fraction: str) -> None:
-    rows = [{**row, "position": fraction if n == 4 else f"{row['position']}.0"} for n, row in enumerate(log())]
+    rows = [
+        {**row, "position": fraction if n == 4 else f"{row['position']}.0"}
+        for n, row in enumerate(log())
+    ]
     with pytest.raises(ValueError, match=rf"bad position \(1\).*record 6, position '{fraction}'"):
         run(tmp_path, rows)
 
 
 @pytest.mark.parametrize("ordinal", [1.5, "2.5"])
-def test_an_ordinal_of_ubi_that_is_no_whole_number_is_refused(tmp_path: Path, ordinal: object) -> None:
-    event = {"action_name": "click", "timestamp": "2026-11-01T00:00:00Z", "query_id": "q", "client_id": "c"}
+def test_an_ordinal_of_ubi_that_is_no_whole_number_is_refused(
+    tmp_path: Path, ordinal: object
+) -> None:
+    event = {
+        "action_name": "click",
+        "timestamp": "2026-11-01T00:00:00Z",
+        "query_id": "q",
+        "client_id": "c",
+    }
     attributes = {"object": {"object_id": "P1"}, "position": {"ordinal": ordinal}}
     (tmp_path / "e.ndjson").write_text(json.dumps({**event, "event_attributes": attributes}) + "\n")
     cfg = Config.model_validate({"events": {"path": str(tmp_path / "e.ndjson"), "format": "ubi"}})
     cfg.catalogue.path = str(catalogue(tmp_path))
-    with pytest.raises(ValueError, match=rf"bad position \(1\).*e\.ndjson, record 1, position '{ordinal}'"):
+    with pytest.raises(
+        ValueError, match=rf"bad position \(1\).*e\.ndjson, record 1, position '{ordinal}'"
+    ):
         data_stage(cfg, tmp_path / "run", tmp_path / "out")

@@ -1,4 +1,6 @@
-"""Request ids that name more than one request: split where that is safe, and told with the count."""
+"""Request ids that name more than one request: split where that is safe, and told
+with the count.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,32 @@ def requests(folder: Path) -> list[dict]:
 
 
 def test_a_counter_that_starts_again_each_day_is_split(tmp_path: Path) -> None:
-    rows = [{**row, "request_id": str(row["request_id"]).split("-")[1], "query": "mug"} for row in log()]
+    rows = [
+        {**row, "request_id": str(row["request_id"]).split("-")[1], "query": "mug"} for row in log()
+    ]
     said = run(tmp_path, rows)
     assert "WARNING: 4 request ids stand for several requests of one user" in said
     assert "were split into 16 requests" in said
     made = requests(tmp_path)
     assert len(made) == 16
-    assert {(len(each["rows"]), sum(each["actions"])) for each in made} == {(3, 1)}  # each click with its own list
+    # each click with its own list
+    assert {(len(each["rows"]), sum(each["actions"])) for each in made} == {(3, 1)}
     assert len({each["request_id"] for each in made}) == 16
 
 
 def test_one_id_for_all_queries_of_a_user_is_split_by_query_in_any_case(tmp_path: Path) -> None:
-    rows = [{**row, "request_id": "1", "query": f"mug {(row['ts'] - START) // 600 // 6}"} for row in log(requests=1)]
-    rows += [{**row, "ts": row["ts"] + 900, "request_id": "1", "query": "LAMP"} for row in log(requests=1)]
-    rows += [{**row, "ts": row["ts"] + 901, "request_id": "1", "query": "lamp"} for row in log(requests=1)]
+    rows = [
+        {**row, "request_id": "1", "query": f"mug {(row['ts'] - START) // 600 // 6}"}
+        for row in log(requests=1)
+    ]
+    rows += [
+        {**row, "ts": row["ts"] + 900, "request_id": "1", "query": "LAMP"}
+        for row in log(requests=1)
+    ]
+    rows += [
+        {**row, "ts": row["ts"] + 901, "request_id": "1", "query": "lamp"}
+        for row in log(requests=1)
+    ]
     run(tmp_path, rows)
     assert len(requests(tmp_path)) == 8  # four days, mug and lamp on each
 

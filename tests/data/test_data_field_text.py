@@ -29,17 +29,27 @@ INVISIBLE = {
     "icon\ue000here": "icon here",
     "ක්\u200dෂ chair": "ක්ෂ chair",
     "\u2060joined\u2060": "joined",
-    "family \U0001f468\u200d\U0001f469\u200d\U0001f467 mug": "family \U0001f468\U0001f469\U0001f467 mug",
+    "family \U0001f468\u200d\U0001f469\u200d\U0001f467 mug": (
+        "family \U0001f468\U0001f469\U0001f467 mug"
+    ),
 }
 
 
 @pytest.mark.parametrize("text", INVISIBLE)
 def test_catalogue_log_and_search_fold_alike(tmp_path: Path, text: str) -> None:
     want = INVISIBLE[text]
-    (tmp_path / "c.csv").write_text(f'item_id,title,brand,category\nP1,"{text}","{text}","{text} > x"\n', newline="")
-    (tmp_path / "e.csv").write_text(f'ts,item_id,query,action\n1700000000,P1,"{text}",click\n', newline="")
+    (tmp_path / "c.csv").write_text(
+        f'item_id,title,brand,category\nP1,"{text}","{text}","{text} > x"\n', newline=""
+    )
+    (tmp_path / "e.csv").write_text(
+        f'ts,item_id,query,action\n1700000000,P1,"{text}",click\n', newline=""
+    )
     cfg = Config.model_validate(
-        {"catalogue": {"path": str(tmp_path / "c.csv")}, "events": {"path": str(tmp_path / "e.csv")}, "threads": 1}
+        {
+            "catalogue": {"path": str(tmp_path / "c.csv")},
+            "events": {"path": str(tmp_path / "e.csv")},
+            "threads": 1,
+        }
     )
     with Duck(tmp_path / "work", "256MB", 1) as duck:
         catalogue, _ = load_catalogue(duck, cfg)
@@ -51,13 +61,17 @@ def test_catalogue_log_and_search_fold_alike(tmp_path: Path, text: str) -> None:
     assert words(text) == words(want)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\0"), max_size=20))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\0"), max_size=20)
+)
 def test_the_sql_and_the_python_fold_are_one(text: str) -> None:
     row = duckdb.execute(f"SELECT {clean.folded('t')} FROM (SELECT $1 AS t)", [text]).fetchone()
     assert row == (fold_text(text),)
 
 
-@pytest.mark.parametrize("pasted", ["P1\u200b", "\ufeffP1", "P1\u00a0", "\tP1 ", "P\u00ad1", "\u2003P1"])
+@pytest.mark.parametrize(
+    "pasted", ["P1\u200b", "\ufeffP1", "P1\u00a0", "\tP1 ", "P\u00ad1", "\u2003P1"]
+)
 def test_ids_match_whatever_was_pasted_beside_them(tmp_path: Path, pasted: str) -> None:
     (tmp_path / "c.csv").write_text(f'item_id,title\n"{pasted}",lamp\n')
     assert read(tmp_path / "c.csv")[0][0]["item_id"] == "P1"

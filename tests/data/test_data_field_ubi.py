@@ -11,7 +11,8 @@ import pytest
 from test_data_field_types import events
 
 QUERY = {
-    "query_id": "q1", "client_id": "c1", "user_query": "red lamp", "timestamp": "2026-11-01T10:00:00Z",
+    "query_id": "q1", "client_id": "c1", "user_query": "red lamp",
+    "timestamp": "2026-11-01T10:00:00Z",
     "query_response_id": "x", "query_response_hit_ids": ["P2", "P1", "P3"],
 }  # fmt: skip
 
@@ -21,22 +22,32 @@ def event(position: Any = None, **more: Any) -> dict:
     if position is not None:
         attributes["position"] = position
     return {
-        "action_name": "click", "query_id": "q1", "client_id": "c1", "timestamp": "2026-11-01T10:00:05Z",
+        "action_name": "click", "query_id": "q1", "client_id": "c1",
+        "timestamp": "2026-11-01T10:00:05Z",
         "event_attributes": attributes, **more,
     }  # fmt: skip
 
 
 def rows(
-    tmp_path: Path, records: list[dict], name: str = "ubi.ndjson", text: str | None = None, **section: Any
+    tmp_path: Path,
+    records: list[dict],
+    name: str = "ubi.ndjson",
+    text: str | None = None,
+    **section: Any,
 ) -> list:
     plain = "\n".join(map(json.dumps, records)) if text is None else text
     path = tmp_path / name
     path.write_bytes(gzip.compress(plain.encode()) if name.endswith(".gz") else plain.encode())
     found = events(path, format="ubi", **section)
-    return sorted((r["action"], r["request_id"], r["item_id"], r["position"], r["query"]) for r in found)
+    return sorted(
+        (r["action"], r["request_id"], r["item_id"], r["position"], r["query"]) for r in found
+    )
 
 
-SHOWN = [("impression", "q1", item, str(i), "red lamp") for i, item in enumerate(["P2", "P1", "P3"], start=1)]
+SHOWN = [
+    ("impression", "q1", item, str(i), "red lamp")
+    for i, item in enumerate(["P2", "P1", "P3"], start=1)
+]
 WANT = sorted([("click", "q1", "P1", "2", "red lamp"), *SHOWN])
 
 
@@ -47,7 +58,9 @@ def test_the_ids_of_an_answer_are_what_was_shown(tmp_path: Path) -> None:
     assert rows(tmp_path, [event({"ordinal": 1}), other]) == WANT
     numbers = rows(tmp_path, [{**QUERY, "query_response_hit_ids": [7, 8]}])
     assert [row[2] for row in numbers] == ["7", "8"]
-    assert rows(tmp_path, [{**QUERY, "query_response_hit_ids": []}, event({"ordinal": 1})]) == WANT[:1]
+    assert (
+        rows(tmp_path, [{**QUERY, "query_response_hit_ids": []}, event({"ordinal": 1})]) == WANT[:1]
+    )
 
 
 @pytest.mark.parametrize("name", ["impression", "seen"])
@@ -60,7 +73,15 @@ def test_impression_events_count_before_the_answer(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    "position", [{"ordinal": 1}, 1, "1", {"ordinal": 1.0}, {"ordinal": {"$numberInt": "1"}}, {"ordinal": "1", "x": 5}]
+    "position",
+    [
+        {"ordinal": 1},
+        1,
+        "1",
+        {"ordinal": 1.0},
+        {"ordinal": {"$numberInt": "1"}},
+        {"ordinal": "1", "x": 5},
+    ],
 )
 def test_a_position_is_a_number_or_an_object(tmp_path: Path, position: object) -> None:
     assert rows(tmp_path, [QUERY, event(position)])[0][3] == "2"
@@ -70,20 +91,32 @@ def test_a_position_is_a_number_or_an_object(tmp_path: Path, position: object) -
     assert rows(tmp_path, [QUERY, flat]) == WANT
 
 
-WRAPPED = [{"_index": "ubi", "_id": str(i), "_source": r} for i, r in enumerate([QUERY, event({"ordinal": 1})])]
+WRAPPED = [
+    {"_index": "ubi", "_id": str(i), "_source": r}
+    for i, r in enumerate([QUERY, event({"ordinal": 1})])
+]
 LAYOUTS = {
     "dump": ("ubi.ndjson", "\n".join(map(json.dumps, WRAPPED))),
     "packed dump": ("ubi.jsonl.gz", "\n".join(map(json.dumps, WRAPPED))),
     "list": ("ubi.json", json.dumps([QUERY, event({"ordinal": 1})])),
     "list over lines": ("ubi.json", json.dumps([QUERY, event({"ordinal": 1})], indent=2)),
     "list of wrapped": ("ubi.json.gz", json.dumps(WRAPPED, indent=2)),
-    "list in ndjson": ("ubi.ndjson", "[\n" + ",\n".join(map(json.dumps, [QUERY, event({"ordinal": 1})])) + "\n]\n"),
+    "list in ndjson": (
+        "ubi.ndjson",
+        "[\n" + ",\n".join(map(json.dumps, [QUERY, event({"ordinal": 1})])) + "\n]\n",
+    ),
     "objects over lines": (
         "ubi.json",
         json.dumps(QUERY, indent=2) + "\n" + json.dumps(event({"ordinal": 1}), indent=2),
     ),
-    "search response": ("ubi.json", json.dumps({"took": 3, "hits": {"total": 2, "hits": WRAPPED}}, indent=2)),
-    "search response in a line": ("ubi.json", json.dumps({"took": 3, "hits": {"total": 2, "hits": WRAPPED}})),
+    "search response": (
+        "ubi.json",
+        json.dumps({"took": 3, "hits": {"total": 2, "hits": WRAPPED}}, indent=2),
+    ),
+    "search response in a line": (
+        "ubi.json",
+        json.dumps({"took": 3, "hits": {"total": 2, "hits": WRAPPED}}),
+    ),
 }
 
 

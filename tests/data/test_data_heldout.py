@@ -27,13 +27,21 @@ def held(duck: Duck, logged: list[str], real: list[str], exact: list[str] = ()) 
     return found
 
 
-queries = st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=12)
+queries = st.lists(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=12
+)
 
 
 @settings(deadline=None, max_examples=60)
 @given(queries, queries)
-def test_prefix_filtering_finds_what_brute_force_finds(duck: Duck, logged: list[str], real: list[str]) -> None:
-    want = {query for query in logged if any(slow.jaccard(query, judged) >= 0.8 - 1e-9 for judged in real)}
+def test_prefix_filtering_finds_what_brute_force_finds(
+    duck: Duck, logged: list[str], real: list[str]
+) -> None:
+    want = {
+        query
+        for query in logged
+        if any(slow.jaccard(query, judged) >= 0.8 - 1e-9 for judged in real)
+    }
     assert held(duck, logged, real) == want
 
 
@@ -64,7 +72,10 @@ def test_a_large_log_against_many_judged_queries_stays_fast(tmp_path: Path) -> N
     with Duck(tmp_path, "512MB", 1) as big:
         words = "('w' || (hash(i, {0}) % 3000))"
         three = " || ' ' || ".join(words.format(n) for n in range(3))
-        big.run(f"CREATE TABLE log AS SELECT 'for the ' || {three} AS query FROM range(100000) t(i)")  # common words
+        # common words
+        big.run(
+            f"CREATE TABLE log AS SELECT 'for the ' || {three} AS query FROM range(100000) t(i)"
+        )
         judged = [q for (q,) in big.rows("SELECT query FROM log ORDER BY hash(query) LIMIT 500")]
         assert hold_out(big, "log", judged, []) >= len(set(judged))
 

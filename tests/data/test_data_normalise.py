@@ -35,7 +35,9 @@ def test_a_normal_form_is_its_own_normal_form(text):
 
 @given(st.text())
 def test_case_and_composition_do_not_matter(text):
-    assert normalise_query(unicodedata.normalize("NFD", text)) == normalise_query(unicodedata.normalize("NFC", text))
+    assert normalise_query(unicodedata.normalize("NFD", text)) == normalise_query(
+        unicodedata.normalize("NFC", text)
+    )
 
 
 @given(st.text(st.characters(max_codepoint=127)))

@@ -1,4 +1,6 @@
-"""Propensities from the randomised bucket, and the weights that they give the positives of lists."""
+"""Propensities from the randomised bucket, and the weights that they give the
+positives of lists.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from sidar.data.propensity import CLIP, DEEPEST, Propensities, measure_propensit
 
 
 def slow_non_increasing(values: list[float], weights: list[float]) -> list[float]:
-    """min over a ≤ i of max over b ≥ i of the mean of a … b: the textbook formula, for non-increasing sequences."""
+    """min over a ≤ i of max over b ≥ i of the mean of a … b: the textbook formula, for
+    non-increasing sequences.
+    """
     mean = lambda a, b: np.average(values[a : b + 1], weights=weights[a : b + 1])  # noqa: E731
     n = len(values)
     return [min(max(mean(a, b) for b in range(i, n)) for a in range(i + 1)) for i in range(n)]
@@ -37,7 +41,9 @@ numbers = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 100)), min_size=
 def test_pooling_equals_the_min_max_formula(pairs: list[tuple[int, int]]) -> None:
     values, weights = np.array(pairs, float).T
     got = non_increasing(values, weights)
-    assert got.tolist() == pytest.approx(slow_non_increasing(values.tolist(), weights.tolist()), abs=1e-9)
+    assert got.tolist() == pytest.approx(
+        slow_non_increasing(values.tolist(), weights.tolist()), abs=1e-9
+    )
     assert (np.diff(got) <= 1e-9).all()
 
 
@@ -50,12 +56,16 @@ def measured(
     facts = LogFacts(1, 0, 0, {"impression": impressions}, 0)
     with Duck(folder / "w", "256MB", 1) as duck:
         found = measure_propensities(duck, path, facts)
-        write_lists(duck, config, path, facts, count_priors(duck, path, 64), folder / "lists.parquet", found)
+        write_lists(
+            duck, config, path, facts, count_priors(duck, path, 64), folder / "lists.parquet", found
+        )
     return found, pq.read_table(folder / "lists.parquet").to_pylist()
 
 
 def randomised() -> list[dict]:
-    """Ten requests of three positions in random order: 8, 4 and 0 clicks; and what must not count."""
+    """Ten requests of three positions in random order: 8, 4 and 0 clicks; and what
+    must not count.
+    """
     shuffled = [request(f"r{n}", [int(n < 8), int(n < 4), 0], bucket="random") for n in range(10)]
     others = [
         request("main", [0, 0, 1], positions=[1, 2, 3]),
@@ -72,13 +82,16 @@ def test_propensities_are_click_rates_of_the_randomised_bucket(tmp_path: Path) -
     assert found.clicks.tolist() == [8, 4, 0]
     assert found.p.tolist() == pytest.approx([1.0, 0.5, 0.0])
     weights = found.weights()
-    assert weights[:5].tolist() == pytest.approx([0.0, 1.0, 2.0, CLIP, CLIP])  # clipped; deeper counts as the last seen
+    # clipped; deeper counts as the last seen
+    assert weights[:5].tolist() == pytest.approx([0.0, 1.0, 2.0, CLIP, CLIP])
     assert len(weights) == DEEPEST + 1
 
 
 def test_rates_that_rise_are_pooled(tmp_path: Path) -> None:
     clicks = [[1, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]  # rates 1, 1/4, 1/2, 1/4
-    found, _ = measured(tmp_path, [request(str(n), c, bucket="random") for n, c in enumerate(clicks)])
+    found, _ = measured(
+        tmp_path, [request(str(n), c, bucket="random") for n, c in enumerate(clicks)]
+    )
     assert found.p.tolist() == pytest.approx([1, 3 / 8, 3 / 8, 1 / 4])
 
 
@@ -92,15 +105,20 @@ def test_positives_weigh_by_position_with_mean_one_over_training_lists(tmp_path:
     _, lists = measured(tmp_path, requests)
     raw = {1: 1.0, 2: 2.0, 3: CLIP, 10**6: CLIP}
     shown = {r["request_id"]: dict(zip(r["rows"], r["positions"], strict=True)) for r in requests}
-    train = [(r["request_id"], row) for r in lists if r["split"] == "train" for row in r["positives"]]
+    train = [
+        (r["request_id"], row) for r in lists if r["split"] == "train" for row in r["positives"]
+    ]
     known = [raw[shown[name][row]] for name, row in train if shown[name][row]]
     for made in lists:
         positions = [shown[made["request_id"]][row] for row in made["positives"]]
-        want = [raw[p] / np.mean(known) if p and made["split"] == "train" else 1.0 for p in positions]
+        want = [
+            raw[p] / np.mean(known) if p and made["split"] == "train" else 1.0 for p in positions
+        ]
         assert made["positive_weights"] == pytest.approx(want, rel=1e-6), made["request_id"]
     every = [w for r in lists if r["split"] == "train" for w in r["positive_weights"]]
     assert np.mean(every) == pytest.approx(1.0, rel=1e-6)
-    assert next(r for r in lists if r["request_id"] == "deeper")["positive_weights"][0] < 1  # the order, at position 1
+    # the order, at position 1
+    assert next(r for r in lists if r["request_id"] == "deeper")["positive_weights"][0] < 1
 
 
 def test_sampled_negatives_keep_the_weights(tmp_path: Path) -> None:
@@ -112,10 +130,15 @@ def test_sampled_negatives_keep_the_weights(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_names_the_option(tmp_path: Path) -> None:
     for requests, says in (
         ([request("a", [1, 0])], "does not exist"),
-        ([request("a", [1, 0], bucket="random", positions=[0, 0])], "does not exist or has no positions"),
+        (
+            [request("a", [1, 0], bucket="random", positions=[0, 0])],
+            "does not exist or has no positions",
+        ),
         ([request("a", [0, 0], bucket="random")], "has no clicks"),
     ):
-        with pytest.raises(ValueError, match=rf"preference\.debias.*'random'.*{says}.*events\.columns"):
+        with pytest.raises(
+            ValueError, match=rf"preference\.debias.*'random'.*{says}.*events\.columns"
+        ):
             measured(tmp_path, requests)
     with pytest.raises(ValueError, match=r"preference\.debias.*no impressions"):
         measured(tmp_path, randomised(), impressions=0)
@@ -131,7 +154,9 @@ def test_the_data_stage_writes_weights_and_reports_propensities(tmp_path: Path) 
     assert "propensities" not in reports["none"]
     assert "positive_weights" not in pq.read_schema(tmp_path / "none" / "lists.parquet").names
     said = reports["ips"].pop("propensities")
-    assert json.loads((tmp_path / "ips" / "report.json").read_text())["lists"]["propensities"] == said
+    assert (
+        json.loads((tmp_path / "ips" / "report.json").read_text())["lists"]["propensities"] == said
+    )
     assert reports["ips"] == reports["none"]
     assert said["p"][0] == 1.0
     assert said["p"] == sorted(said["p"], reverse=True)
@@ -144,5 +169,11 @@ def test_the_data_stage_writes_weights_and_reports_propensities(tmp_path: Path) 
     weights = train.column("positive_weights").combine_chunks().flatten().to_numpy()
     assert weights.mean() == pytest.approx(1.0, rel=1e-5)
     assert weights.min() < 1 < weights.max()
-    valid = open_dataset(tmp_path / "ips").lists("valid").column("positive_weights").combine_chunks().flatten()
+    valid = (
+        open_dataset(tmp_path / "ips")
+        .lists("valid")
+        .column("positive_weights")
+        .combine_chunks()
+        .flatten()
+    )
     assert set(valid.to_pylist()) == {1.0}

@@ -18,19 +18,30 @@ WANTED = ("item_id", "title", "category")
 ROWS = b"".join(b"i%d,title %d\n" % (n, n) for n in range(300))
 
 
-def read(work: Path, path: Path | str, columns: dict[str, str] | None = None) -> tuple[list[tuple], list]:
+def read(
+    work: Path, path: Path | str, columns: dict[str, str] | None = None
+) -> tuple[list[tuple], list]:
     with Duck(work, "256MB", 1) as duck:
-        source = open_table(duck, str(path), columns or {}, WANTED, ("item_id", "title"), "catalogue")
-        rows = duck.rows(f"SELECT item_id, title, category, place FROM ({source.sql}) ORDER BY file, place")
+        source = open_table(
+            duck, str(path), columns or {}, WANTED, ("item_id", "title"), "catalogue"
+        )
+        rows = duck.rows(
+            f"SELECT item_id, title, category, place FROM ({source.sql}) ORDER BY file, place"
+        )
         return rows, source.rejects
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_delimiters_quotes_and_line_breaks_inside_quotes(tmp_path: Path, delimiter: str) -> None:
     body = 'item_id,title\n1,"a ""quoted"", title"\n2,"two\nlines"\n3,x\n'.replace(",", delimiter)
-    (tmp_path / "c.csv").write_text("\ufeff" + body)  # with the byte-order mark that spreadsheets write
+    # with the byte-order mark that spreadsheets write
+    (tmp_path / "c.csv").write_text("\ufeff" + body)
     rows, rejects = read(tmp_path / "w", tmp_path / "c.csv")
-    assert [r[:2] for r in rows] == [("1", f'a "quoted"{delimiter} title'), ("2", "two\nlines"), ("3", "x")]
+    assert [r[:2] for r in rows] == [
+        ("1", f'a "quoted"{delimiter} title'),
+        ("2", "two\nlines"),
+        ("3", "x"),
+    ]
     assert [r[3] for r in rows] == [2, 3, 4]
     assert rejects == []
 
@@ -48,7 +59,11 @@ def test_jsonl_with_dotted_paths_lists_and_rejects(tmp_path: Path) -> None:
     mapping = {"item_id": "p.id", "title": "t", "category": "c"}
     rows, rejects = read(tmp_path / "w", tmp_path / "c.jsonl", mapping)
     assert [r[:3] for r in rows] == [("7", "seven", '["x","y"]'), ("10", None, "x > y")]
-    assert [(r.place, r.reason) for r in rejects] == [(3, "not UTF-8"), (4, "not JSON"), (5, "not a JSON object")]
+    assert [(r.place, r.reason) for r in rejects] == [
+        (3, "not UTF-8"),
+        (4, "not JSON"),
+        (5, "not a JSON object"),
+    ]
     assert json.loads(lines[4]) == json.loads(rejects[2].raw)
 
 
@@ -65,7 +80,10 @@ def test_lines_that_one_part_lost_do_not_move_the_places_of_another(tmp_path: Pa
 def test_folders_and_globs_join_formats_in_name_order(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
-    pq.write_table(pa.table({"item_id": [2], "title": ["two"], "place": ["a column of theirs"]}), folder / "b.parquet")
+    pq.write_table(
+        pa.table({"item_id": [2], "title": ["two"], "place": ["a column of theirs"]}),
+        folder / "b.parquet",
+    )
     (folder / "a.csv").write_text("item_id,title,file\n1,one,theirs\n")
     with gzip.open(folder / "deep" / "c.jsonl.gz", "wt") as f:
         f.write('{"item_id": "3", "title": "three"}\n')
@@ -81,7 +99,8 @@ def test_folders_and_globs_join_formats_in_name_order(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("sku,title\n1,one\n")
     with pytest.raises(
-        ValueError, match=r"catalogue\.columns\.item_id: no column 'item_id'.*sku, title.*Map it as item_id"
+        ValueError,
+        match=r"catalogue\.columns\.item_id: no column 'item_id'.*sku, title.*Map it as item_id",
     ):
         read(tmp_path / "w", tmp_path / "c.csv")
     with pytest.raises(ValueError, match=r"no column 'gtin'"):
@@ -105,7 +124,9 @@ def test_what_is_missing_is_named_with_the_next_step(tmp_path: Path) -> None:
 
 def test_find_files_takes_a_single_file_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "export.2026").write_text("x")
-    assert find_files(str(tmp_path / "export.2026"), (".csv",), "log", "events.path") == [tmp_path / "export.2026"]
+    assert find_files(str(tmp_path / "export.2026"), (".csv",), "log", "events.path") == [
+        tmp_path / "export.2026"
+    ]
 
 
 NASTY = {
@@ -117,9 +138,17 @@ NASTY = {
     "no last line end.csv": (b"item_id,title\n" + ROWS + b"z,last", 301, {}),
     "blank lines.csv": (b"item_id,title\n" + ROWS + b"\n\n", 300, {}),
     "nul.csv": (b"item_id,title\n" + ROWS + b"z\x00,t\n", 301, {}),
-    "open quote.csv": (b"item_id,title\n" + ROWS + b'z,"never ends\n' + ROWS, 300, {"open quote": 301}),
+    "open quote.csv": (
+        b"item_id,title\n" + ROWS + b'z,"never ends\n' + ROWS,
+        300,
+        {"open quote": 301},
+    ),
     "text after quote.csv": (b"item_id,title\n" + ROWS + b'z,"a"b\n', 300, {"open quote": 1}),
-    "endless.csv": (b"item_id,title\n" + ROWS + b"z," + b"x" * 5_000_000, 300, {"line size over maximum": 1}),
+    "endless.csv": (
+        b"item_id,title\n" + ROWS + b"z," + b"x" * 5_000_000,
+        300,
+        {"line size over maximum": 1},
+    ),
     "empty.jsonl": (b"", 0, {}),
 }
 
@@ -129,7 +158,9 @@ def test_nasty_files_cost_what_is_broken_in_them(tmp_path: Path, name: str) -> N
     content, good, refused = NASTY[name]
     (tmp_path / name).write_bytes(content)
     with Duck(tmp_path / "w", "512MB", 1) as duck:
-        source = open_table(duck, str(tmp_path / name), {}, WANTED, ("item_id", "title"), "catalogue")
+        source = open_table(
+            duck, str(tmp_path / name), {}, WANTED, ("item_id", "title"), "catalogue"
+        )
         assert duck.row(f"SELECT count(item_id) FROM ({source.sql})")[0] == good
     assert {reason: count for (_, reason), count in source.rejected.items()} == refused
 

@@ -46,9 +46,18 @@ def group(
 
 
 def log_of(events: list[dict]) -> pa.Table:
-    base = {"ts": toy.FIRST_DAY, "user_id": "u", "session_id": "s", "request_id": None, "query": "q", "row": 0}
+    base = {
+        "ts": toy.FIRST_DAY,
+        "user_id": "u",
+        "session_id": "s",
+        "request_id": None,
+        "query": "q",
+        "row": 0,
+    }
     base |= {"position": 0, "action": 1, "bucket": ""}
-    return pa.Table.from_pylist([base | e for e in events], schema=INTERACTIONS_SCHEMA).sort_by("ts")
+    return pa.Table.from_pylist([base | e for e in events], schema=INTERACTIONS_SCHEMA).sort_by(
+        "ts"
+    )
 
 
 def compare(requests: list[dict], log: pa.Table, max_history: int) -> None:
@@ -59,7 +68,10 @@ def compare(requests: list[dict], log: pa.Table, max_history: int) -> None:
         assert r["ts"] == want["ts"]
         assert r["query"] == want["query"]
         assert r["history"] == want["history"]
-        assert dict(zip(r["rows"], zip(r["positions"], r["actions"], strict=True), strict=True)) == want["items"]
+        assert (
+            dict(zip(r["rows"], zip(r["positions"], r["actions"], strict=True), strict=True))
+            == want["items"]
+        )
         known = [p for p in r["positions"] if p]
         assert r["positions"] == sorted(known) + [0] * (len(r["positions"]) - len(known))
 
@@ -110,13 +122,17 @@ def test_any_log_groups_as_the_slow_twin_does(
     tmp_path_factory: pytest.TempPathFactory, log: list[dict], n: int
 ) -> None:
     table = log_of(log)
-    requests, facts = group(tmp_path_factory.mktemp("log"), table, config={"split": {"max_history": n}})
+    requests, facts = group(
+        tmp_path_factory.mktemp("log"), table, config={"split": {"max_history": n}}
+    )
     compare(requests, table, n)
     distinct = {(e["user_id"], e["request_id"], e["row"], e["action"]) for e in log}
     assert facts.repeated_events == len(log) - len(distinct)
 
 
-steps = st.tuples(st.sampled_from("uv"), st.sampled_from("st"), st.sampled_from("pq"), st.integers(0, 200))
+steps = st.tuples(
+    st.sampled_from("uv"), st.sampled_from("st"), st.sampled_from("pq"), st.integers(0, 200)
+)
 
 
 @settings(deadline=None, max_examples=15)
@@ -126,16 +142,22 @@ def test_without_request_ids_a_silence_of_thirty_minutes_ends_a_request(
 ) -> None:
     moments = [(u, s, q, toy.FIRST_DAY + m * MINUTE) for u, s, q, m in said]
     log = log_of(
-        [{"user_id": u, "session_id": s, "query": q, "ts": t, "row": n} for n, (u, s, q, t) in enumerate(moments)]
+        [
+            {"user_id": u, "session_id": s, "query": q, "ts": t, "row": n}
+            for n, (u, s, q, t) in enumerate(moments)
+        ]
     )
     requests, _ = group(tmp_path_factory.mktemp("log"), log)
-    assert {frozenset(r["rows"]) for r in requests} == {frozenset(g) for g in slow.sessions(moments)}
+    assert {frozenset(r["rows"]) for r in requests} == {
+        frozenset(g) for g in slow.sessions(moments)
+    }
     assert len({r["request_id"] for r in requests}) == len(requests)
 
 
 def test_anonymous_events_without_ids_stand_alone(tmp_path: Path) -> None:
     log = log_of(
-        [{"user_id": "", "session_id": "", "row": n} for n in range(3)] + [{"row": 7}, {"row": 8, "request_id": "own"}]
+        [{"user_id": "", "session_id": "", "row": n} for n in range(3)]
+        + [{"row": 7}, {"row": 8, "request_id": "own"}]
     )
     requests, _ = group(tmp_path, log)
     assert sorted(r["rows"] for r in requests) == [[0], [1], [2], [7], [8]]
@@ -147,8 +169,10 @@ def test_history_is_strictly_before_and_never_of_the_request_itself(tmp_path: Pa
         [
             {"request_id": "a", "ts": toy.FIRST_DAY + 10, "row": 1, "action": 0},
             {"request_id": "a", "ts": toy.FIRST_DAY + 20, "row": 1, "action": 1},
-            {"request_id": "a", "ts": toy.FIRST_DAY + 90, "row": 1, "action": 3},  # ordered later: still one entry
-            {"request_id": "b", "ts": toy.FIRST_DAY + 20, "row": 2},  # begins in the very moment of a's click
+            # ordered later: still one entry
+            {"request_id": "a", "ts": toy.FIRST_DAY + 90, "row": 1, "action": 3},
+            # begins in the very moment of a's click
+            {"request_id": "b", "ts": toy.FIRST_DAY + 20, "row": 2},
             {"request_id": "c", "ts": toy.FIRST_DAY + 21, "row": 3},
             {"request_id": "d", "ts": toy.FIRST_DAY + 100, "row": 1},
         ]
@@ -160,7 +184,9 @@ def test_history_is_strictly_before_and_never_of_the_request_itself(tmp_path: Pa
 
 
 def test_unknown_positions_come_last_in_seeded_order(tmp_path: Path) -> None:
-    log = log_of([{"request_id": "a", "row": n, "position": 2 if n == 30 else 0} for n in range(40)])
+    log = log_of(
+        [{"request_id": "a", "row": n, "position": 2 if n == 30 else 0} for n in range(40)]
+    )
     orders = []
     for seed in (0, 0, 1):
         orders.append(group(tmp_path / str(len(orders)), log, config={"seed": seed})[0][0]["rows"])
@@ -188,7 +214,12 @@ def test_leave_one_out_takes_the_last_two_engaged_requests(tmp_path: Path) -> No
 
 
 def test_held_out_queries_leave_training_only(tmp_path: Path) -> None:
-    log = log_of([{"request_id": f"r{d}", "ts": toy.FIRST_DAY + d * DAY_US, "query": "held"} for d in range(8)])
+    log = log_of(
+        [
+            {"request_id": f"r{d}", "ts": toy.FIRST_DAY + d * DAY_US, "query": "held"}
+            for d in range(8)
+        ]
+    )
     requests, _ = group(tmp_path, log, held_out=("held",))
     assert [r["split"] for r in requests] == ["none"] * 6 + ["valid", "test"]
 
@@ -205,11 +236,15 @@ def test_held_out_queries_leave_training_only(tmp_path: Path) -> None:
         (8, 1, 2, None),
     ],
 )
-def test_days_resolve_or_say_what_they_want(days: int, valid: int, test: int, resolved: tuple[int, int] | None) -> None:
+def test_days_resolve_or_say_what_they_want(
+    days: int, valid: int, test: int, resolved: tuple[int, int] | None
+) -> None:
     config = Config.model_validate({"split": {"valid_day": valid, "test_day": test}}).split
     facts = LogFacts(1, toy.FIRST_DAY, toy.FIRST_DAY + days * DAY_US - 1, {}, 0)
     if resolved is None:
-        with pytest.raises(ValueError, match=rf"covers {days} day.*want 1 < valid < test <= {days}"):
+        with pytest.raises(
+            ValueError, match=rf"covers {days} day.*want 1 < valid < test <= {days}"
+        ):
             resolve_split(config, facts)
     else:
         split = resolve_split(config, facts)

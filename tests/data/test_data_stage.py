@@ -25,7 +25,9 @@ from sidar.types import INTERACTIONS_SCHEMA
 def config(folder: Path, **sections: object) -> Config:
     paths = toy.write_inputs(folder)
     cfg = Config.model_validate({"threads": 1, **sections})
-    cfg.catalogue.path, cfg.events.path, cfg.users.path = (str(paths[n]) for n in ("catalogue", "events", "users"))
+    cfg.catalogue.path, cfg.events.path, cfg.users.path = (
+        str(paths[n]) for n in ("catalogue", "events", "users")
+    )
     return cfg
 
 
@@ -33,11 +35,14 @@ def test_the_folder_holds_the_contract(tmp_path: Path) -> None:
     report = build(config(tmp_path), tmp_path / "data")
     names = {p.name for p in (tmp_path / "data").iterdir()}
     assert names == {
-        "catalogue.arrow", "interactions.parquet", "users.parquet", "requests.parquet", "sft.parquet", "lists.parquet",
+        "catalogue.arrow", "interactions.parquet", "users.parquet", "requests.parquet",
+        "sft.parquet", "lists.parquet",
         "priors.parquet", "quarantine.parquet", "report.json", "eval",
     }  # fmt: skip
     data = open_dataset(tmp_path / "data")
-    assert data.report == {name: part for name, part in report.items() if name not in ("eval", "held_out")}
+    assert data.report == {
+        name: part for name, part in report.items() if name not in ("eval", "held_out")
+    }
     for name, file in (("eval", "sets"), ("held_out", "held_out")):
         assert json.loads((tmp_path / "data" / "eval" / f"{file}.json").read_text()) == report[name]
     assert pq.read_schema(data.interactions_path).equals(INTERACTIONS_SCHEMA)
@@ -52,16 +57,36 @@ def test_the_folder_holds_the_contract(tmp_path: Path) -> None:
             "positions": ints,
             "actions": bytes_,
         },
-        "sft": {"source": pa.string(), "positives": ints, "tiers": bytes_, "history": ints, "profile": pa.string()},
-        "lists": {"split": pa.string(), "negatives": ints, "negative_positions": ints, "tiers": bytes_},
-        "priors": {"row": pa.int32(), "clicks": pa.int64(), "prior": pa.float32(), "first_day": pa.int32()},
+        "sft": {
+            "source": pa.string(),
+            "positives": ints,
+            "tiers": bytes_,
+            "history": ints,
+            "profile": pa.string(),
+        },
+        "lists": {
+            "split": pa.string(),
+            "negatives": ints,
+            "negative_positions": ints,
+            "tiers": bytes_,
+        },
+        "priors": {
+            "row": pa.int32(),
+            "clicks": pa.int64(),
+            "prior": pa.float32(),
+            "first_day": pa.int32(),
+        },
     }
     for name, columns in want.items():
         schema = pq.read_schema(tmp_path / "data" / f"{name}.parquet")
         for column, kind in columns.items():
             found = schema.field(column).type
-            assert (found.value_type == kind.value_type) if pa.types.is_list(kind) else (found == kind), (name, column)
-    assert data.item_text(["title", "category", "brand"])[8].endswith("Home & Kitchen > Bath > Towels. Softdale")
+            assert (
+                (found.value_type == kind.value_type) if pa.types.is_list(kind) else (found == kind)
+            ), (name, column)
+    assert data.item_text(["title", "category", "brand"])[8].endswith(
+        "Home & Kitchen > Bath > Towels. Softdale"
+    )
     with pytest.raises(ValueError, match="no field 'colour'"):
         data.item_text(["colour"])
     with pytest.raises(ValueError, match="holds no dataset"):
@@ -73,7 +98,9 @@ def test_nothing_of_validation_or_test_reaches_training(tmp_path: Path) -> None:
     data = open_dataset(tmp_path / "data")
     split = {r.request_id: (s, r.day) for s in ("train", "valid", "test") for r in data.requests(s)}
     assert {split[i][0] for i in data.sft().column("request_id").to_pylist()} == {"train"}
-    assert {split[i] for i in data.lists("valid").column("request_id").to_pylist()} == {("valid", 7)}
+    assert {split[i] for i in data.lists("valid").column("request_id").to_pylist()} == {
+        ("valid", 7)
+    }
     assert data.lists("test").num_rows == 0
     until = toy.FIRST_DAY + 6 * toy.DAY_US
     clicked = [r for r in toy.interactions().to_pylist() if r["action"] >= 1 and r["ts"] < until]
@@ -122,7 +149,9 @@ def test_csv_and_jsonl_inputs_give_the_same_dataset(tmp_path: Path) -> None:
         cfg.events.path = str(tmp_path / f"events.{ending}")
         build(cfg, tmp_path / ending)
         for name in ("interactions", "requests", "lists", "sft", "priors"):
-            left, right = (pq.read_table(tmp_path / kind / f"{name}.parquet") for kind in ("parquet", ending))
+            left, right = (
+                pq.read_table(tmp_path / kind / f"{name}.parquet") for kind in ("parquet", ending)
+            )
             assert left.equals(right), (ending, name)
 
 
@@ -131,7 +160,9 @@ def test_a_daily_rebuild_keeps_rows_and_lineage(tmp_path: Path) -> None:
     build(cfg, tmp_path / "monday")
     table = pq.read_table(cfg.catalogue.path)
     newcomer = table.slice(0, 1).set_column(0, "item_id", pa.array(["T999"]))
-    changed = pa.concat_tables([newcomer, table.filter(pc.not_equal(table.column("item_id"), "T003"))])
+    changed = pa.concat_tables(
+        [newcomer, table.filter(pc.not_equal(table.column("item_id"), "T003"))]
+    )
     pq.write_table(changed, cfg.catalogue.path)
     report = build(cfg, tmp_path / "tuesday", previous=tmp_path / "monday")
     monday, tuesday = (open_dataset(tmp_path / day) for day in ("monday", "tuesday"))
@@ -151,7 +182,11 @@ def test_only_recently_clicked_items_stay(tmp_path: Path) -> None:
     report = build(cfg, tmp_path / "data")
     data = open_dataset(tmp_path / "data")
     log = toy.interactions().to_pylist()
-    days = {r["row"] for r in log if r["action"] > 0 and (r["ts"] - toy.FIRST_DAY) // toy.DAY_US + 1 == 6}
+    days = {
+        r["row"]
+        for r in log
+        if r["action"] > 0 and (r["ts"] - toy.FIRST_DAY) // toy.DAY_US + 1 == 6
+    }
     assert {row for row, alive in enumerate(data.catalogue.alive) if alive} == days
     assert 0 < len(days) < 64
     assert report["requests"]["events_of_filtered_items"] == sum(r["row"] not in days for r in log)
@@ -188,7 +223,9 @@ def test_a_log_of_other_words_is_told_how_to_map_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no impressions") as raised:
         build(cfg, tmp_path / "data")
     assert f"maps: {rows}" in str(raised.value)
-    assert "events.actions: {view: impression, buy: order}. Or set preference.negatives" in str(raised.value)
+    assert "events.actions: {view: impression, buy: order}. Or set preference.negatives" in str(
+        raised.value
+    )
     cfg.events.actions = {"view": "impression", "buy": "order"}
     assert build(cfg, tmp_path / "data")["events"]["unmapped_actions"] == ""
 
@@ -208,7 +245,9 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path) -> None:
     _, warning, unused = console.file.getvalue().splitlines()
     assert warning.startswith("WARNING: ")
     assert "(20%) name items that the catalogue does not have, e.g. '[T" in warning
-    assert unused.startswith(f"not used: actions that nothing maps: buy ({actions.count('buy')} rows)")
+    assert unused.startswith(
+        f"not used: actions that nothing maps: buy ({actions.count('buy')} rows)"
+    )
 
 
 def test_profiles_come_from_the_columns_that_the_config_allows(tmp_path: Path) -> None:
@@ -218,7 +257,8 @@ def test_profiles_come_from_the_columns_that_the_config_allows(tmp_path: Path) -
         users = pq.read_table(tmp_path / "data" / "users.parquet")
         assert users.num_rows == 22
         assert want in users.column("profile").to_pylist()
-        assert not any("user" in u for u in users.column("user_id").to_pylist())  # hashed as in the log
+        # hashed as in the log
+        assert not any("user" in u for u in users.column("user_id").to_pylist())
         data = open_dataset(tmp_path / "data")
         assert want in {r.prompt.profile for r in data.requests()}
     (tmp_path / "users.csv").write_text("user_id,city\nuser00,  Old   Town \nuser01,nan\n")
@@ -230,7 +270,9 @@ def test_profiles_come_from_the_columns_that_the_config_allows(tmp_path: Path) -
         {"user_id": "user01", "profile": ""},
     ]
     cfg.users.profile = ["age"]
-    with pytest.raises(ValueError, match=r"users\.profile: .* no column 'age'; it has user_id, city"):
+    with pytest.raises(
+        ValueError, match=r"users\.profile: .* no column 'age'; it has user_id, city"
+    ):
         build(cfg, tmp_path / "data")
 
 

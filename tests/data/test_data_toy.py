@@ -43,7 +43,9 @@ def test_it_is_the_same_every_time(tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):
         paths = toy.write_inputs(tmp_path / name)
-        digests.append({key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in paths.items()})
+        digests.append(
+            {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in paths.items()}
+        )
     assert digests[0] == digests[1]
 
 

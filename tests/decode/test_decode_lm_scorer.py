@@ -1,4 +1,6 @@
-"""LmScorer: the lean forward against the whole module, packing, tables and transformers' own constrained generate."""
+"""LmScorer: the lean forward against the whole module, packing, tables and transformers' own
+constrained generate.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,7 +30,10 @@ PROMPTS = [[3, 9, 27], [5, 1, 1, 8, TEXT + 2, TEXT + 9, 30], [11], [5, 1, 1, 8, 
 def some_index(*, variable, n=60, seed=0, sizes=SIZES):
     rng = np.random.default_rng(seed)
     tuples = [
-        tuple(int(rng.integers(k)) for k in sizes[: rng.integers(1, len(sizes) + 1) if variable else len(sizes)])
+        tuple(
+            int(rng.integers(k))
+            for k in sizes[: rng.integers(1, len(sizes) + 1) if variable else len(sizes)]
+        )
         for _ in range(n)
     ]
     return PrefixIndex.build(slow.sid_table(tuples, sizes))
@@ -51,7 +56,9 @@ def walk(scorer, rows=9, seed=0):
 @pytest.mark.parametrize("head", ["level", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cached_decoding_equals_the_full_forward(family, head):
-    model = small(family, head=head, variable=head == "level", sizes=(7, 5, 4, 3), tied=family != "llama")
+    model = small(
+        family, head=head, variable=head == "level", sizes=(7, 5, 4, 3), tied=family != "llama"
+    )
     fast, twin = LmScorer(model), LmScorer(model, engine="tree")
     assert type(fast.engine).__name__ == ("TreeDecoder" if family == "mistral" else "LeanDecoder")
     for ours, theirs in zip(walk(fast), walk(twin), strict=True):
@@ -76,9 +83,14 @@ def test_the_columns_are_proper_distributions():
 def test_beams_score_as_packing_does(head, variable):
     model, index = small(head=head, variable=variable), some_index(variable=variable)
     beams = beam_search(LmScorer(model), PROMPTS, index, 12)
-    listed = [[Candidate(tuple(c for c in sid if c >= 0)) for sid in query] for query in beams.codes.tolist()]
+    listed = [
+        [Candidate(tuple(c for c in sid if c >= 0)) for sid in query]
+        for query in beams.codes.tolist()
+    ]
     scores = score(model, pack(PROMPTS, listed, model.vocab))
-    torch.testing.assert_close(scores.logp, torch.from_numpy(beams.level_logp), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scores.logp, torch.from_numpy(beams.level_logp), atol=1e-5, rtol=1e-5
+    )
     total = (scores.logp * scores.mask).sum(-1).double()
     torch.testing.assert_close(total, torch.from_numpy(beams.scores), atol=1e-5, rtol=1e-5)
 
@@ -103,7 +115,9 @@ def test_a_table_of_the_models_log_probs_gives_the_same_search(variable):
     torch.testing.assert_close(
         score_all(scorer, PROMPTS, index, rows=5), score_all(table, at, index), atol=1e-5, rtol=2e-6
     )
-    np.testing.assert_allclose(invalid_mass(scorer, PROMPTS, index), invalid_mass(table, at, index), atol=1e-6)
+    np.testing.assert_allclose(
+        invalid_mass(scorer, PROMPTS, index), invalid_mass(table, at, index), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("head", ["level", "full"])
@@ -124,14 +138,20 @@ def test_one_scorer_serves_many_threads():
     scorer, index = LmScorer(small()), some_index(variable=False)
     want = [beam_search(scorer, [prompt], index, 8).sids.tolist() for prompt in PROMPTS]
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda prompt: beam_search(scorer, [prompt], index, 8).sids.tolist(), PROMPTS * 8))
+        got = list(
+            pool.map(
+                lambda prompt: beam_search(scorer, [prompt], index, 8).sids.tolist(), PROMPTS * 8
+            )
+        )
     assert got == want * 8
 
 
 def test_lora_is_merged():
     model = small("qwen2", lora=True)
     assert any("lora" in name for name, _ in model.named_parameters())
-    for ours, theirs in zip(walk(LmScorer(model, engine="lean")), walk(LmScorer(model, engine="tree")), strict=True):
+    for ours, theirs in zip(
+        walk(LmScorer(model, engine="lean")), walk(LmScorer(model, engine="tree")), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
@@ -139,7 +159,9 @@ def test_bf16_is_close_and_does_not_tie():
     model, index = small(), some_index(variable=False)
     for engine in ("lean", "tree"):
         for exact, rounded in zip(
-            walk(LmScorer(model)), walk(LmScorer(model, precision="bf16", engine=engine)), strict=True
+            walk(LmScorer(model)),
+            walk(LmScorer(model, precision="bf16", engine=engine)),
+            strict=True,
         ):
             assert rounded.dtype == torch.float32
             assert (exact - rounded).abs().mean() < 0.1
@@ -163,7 +185,9 @@ def test_constrained_search_equals_transformers_generate(tied):
         out = twin.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            prefix_allowed_tokens_fn=lambda _, ids, p=len(prompt): sorted(children[tuple(ids[p:].tolist())]),
+            prefix_allowed_tokens_fn=lambda _, ids, p=len(prompt): sorted(
+                children[tuple(ids[p:].tolist())]
+            ),
             num_beams=width,
             num_return_sequences=width,
             max_new_tokens=3,
@@ -187,9 +211,13 @@ def test_free_beams_of_a_full_head_tell_both_kinds_of_invalid(variable):
     index = PrefixIndex.build(slow.sid_table(sids, sizes))
     scorer, prompts = LmScorer(model), [PROMPTS[0], PROMPTS[2]]
     vocabulary = TEXT + model.vocab.size
-    free = free_beam_search(scorer, prompts, index, vocabulary**2)  # everything that two tokens can be
+    # everything that two tokens can be
+    free = free_beam_search(scorer, prompts, index, vocabulary**2)
     some = free.kind >= 0  # an EOS ends the answer: fewer answers than pairs of tokens
-    assert some.sum(1).tolist() == [(vocabulary - 1) * vocabulary + 1 if variable else vocabulary**2] * 2
+    assert (
+        some.sum(1).tolist()
+        == [(vocabulary - 1) * vocabulary + 1 if variable else vocabulary**2] * 2
+    )
     np.testing.assert_allclose(np.exp(free.scores).sum(1), 1.0, atol=1e-4)
     np.testing.assert_allclose(
         (np.exp(free.scores) * ~free.valid).sum(1), invalid_mass(scorer, prompts, index), atol=1e-4
@@ -200,7 +228,9 @@ def test_free_beams_of_a_full_head_tell_both_kinds_of_invalid(variable):
     for place in np.flatnonzero(free.kind[0] == 1)[:50]:
         assert -1 in free.codes[0, place] or free.lengths[0, place] == 0
     np.testing.assert_allclose(
-        np.sort(free.scores[free.valid]), np.sort(score_all(scorer, prompts, index).flatten()), atol=1e-5
+        np.sort(free.scores[free.valid]),
+        np.sort(score_all(scorer, prompts, index).flatten()),
+        atol=1e-5,
     )
     narrow = free_beam_search(scorer, prompts, index, 10)
     assert kind_shares(narrow, 10)["not a code of this level"] > 0

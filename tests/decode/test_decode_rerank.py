@@ -11,7 +11,8 @@ from sidar.evaluate.runs import run_from_hits
 from sidar.index import PrefixIndex
 from sidar.types import SemanticIds
 
-# SIDs (0,0) with rows 0, 3; (0,1) row 1; (1,0) row 2; (1,1) rows 4, 5. Row 3 has the higher prior of its SID.
+# SIDs (0,0) with rows 0, 3; (0,1) row 1; (1,0) row 2; (1,1) rows 4, 5. Row 3 has the higher prior
+# of its SID.
 CODES = np.array([[0, 0], [0, 1], [1, 0], [0, 0], [1, 1], [1, 1]], np.int32)
 PRIOR = np.array([1, 1, 1, 2, 2, 1], np.float32)
 ITEMS = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6], [0, 1], [1, 0]], np.float32)
@@ -40,7 +41,8 @@ def test_by_hand():
     assert found.rows.tolist() == [[0, 3, 5, 1]]
     np.testing.assert_allclose(found.scores, [[want[row] for row in (0, 3, 5, 1)]], atol=1e-5)
     assert found.sids.tolist() == [[[0, 0], [0, 0], [1, 1], [0, 1]]]
-    np.testing.assert_allclose(found.level_logp[0, 2], [b, d], atol=1e-6)  # the SID's own, untouched
+    # the SID's own, untouched
+    np.testing.assert_allclose(found.level_logp[0, 2], [b, d], atol=1e-6)
 
 
 def test_weight_zero_is_the_beam_and_a_large_one_the_vectors():
@@ -50,7 +52,9 @@ def test_weight_zero_is_the_beam_and_a_large_one_the_vectors():
     plain = to_hits(beams, index, 6)
     assert (pool.ranked(0.0, 6).rows == plain.rows).all()
     np.testing.assert_allclose(pool.ranked(0.0, 6).scores, plain.scores)
-    assert pool.ranked(1e6, 3).rows.tolist() == [np.argsort(-(ITEMS @ queries[0]), kind="stable")[:3].tolist()]
+    assert pool.ranked(1e6, 3).rows.tolist() == [
+        np.argsort(-(ITEMS @ queries[0]), kind="stable")[:3].tolist()
+    ]
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="number ≥ 0"):
             pool.order(weight)
@@ -61,7 +65,9 @@ def test_against_a_loop_and_as_a_run():
 
     rng = np.random.default_rng(0)
     codes = rng.integers(0, [5, 4, 3], size=(64, 3)).astype(np.int32)
-    index = PrefixIndex.build(SemanticIds(codes, np.full(64, 3, np.int32), (5, 4, 3)), rng.random(64, np.float32))
+    index = PrefixIndex.build(
+        SemanticIds(codes, np.full(64, 3, np.int32), (5, 4, 3)), rng.random(64, np.float32)
+    )
     items, queries = (rng.normal(size=(n, 8)).astype(np.float32) for n in (64, 5))
     items[7] = items[9]  # equal vectors
     beams = beam_search(TableScorer.random((5, 4, 3), 5), [[i] for i in range(5)], index, 12)
@@ -88,7 +94,8 @@ def test_the_weight_is_the_one_that_validation_likes_best():
     def first_is(row):
         return lambda hits: float(hits.rows[0, 0] == row)
 
-    assert choose_weight([(pool, first_is(1))]) == (0.0, 1.0)  # the model's own order, and the lowest weight of equals
+    # the model's own order, and the lowest weight of equals
+    assert choose_weight([(pool, first_is(1))]) == (0.0, 1.0)
     weight, value = choose_weight([(pool, first_is(0))])
     assert value == 1.0
     assert weight in WEIGHTS

@@ -1,4 +1,6 @@
-"""Beam, exact and exhaustive search over tables: what comes out, with which scores, in which order."""
+"""Beam, exact and exhaustive search over tables: what comes out, with which scores,
+in which order.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def worlds(draw):
     variable = draw(st.booleans())
     sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     scale = draw(st.sampled_from([0.0, 1.0, 5.0]))  # 0: every choice ties
-    scorer = TableScorer.random(sizes, 3, variable_length=variable, scale=scale, seed=draw(st.integers(0, 10**6)))
+    scorer = TableScorer.random(
+        sizes, 3, variable_length=variable, scale=scale, seed=draw(st.integers(0, 10**6))
+    )
     sids = draw(st.lists(st.sampled_from(slow.all_sids(scorer)), min_size=1, max_size=40))
     return scorer, PrefixIndex.build(slow.sid_table(sids, sizes))
 
@@ -32,7 +36,9 @@ def assert_ranked(beams, scorer, prompts, index, n):
         for place, (_, number, steps) in enumerate(want):
             assert beams.codes[query, place].tolist() == index.table[number].tolist()
             assert beams.lengths[query, place] == (index.table[number] >= 0).sum()
-            np.testing.assert_array_equal(beams.level_logp[query, place, : len(steps)], np.float32(steps))
+            np.testing.assert_array_equal(
+                beams.level_logp[query, place, : len(steps)], np.float32(steps)
+            )
             assert not beams.level_logp[query, place, len(steps) :].any()
 
 
@@ -76,7 +82,9 @@ def test_a_narrow_beam_returns_that_many_sids_with_exact_scores(world, width):
         assert order == sorted(order)
         want = slow.beam(scorer, query, index, width)  # where nothing ties, the very same beams
         if len({score for score, _, _ in want}) == len(want) and scorer.tables[0].std() > 0.1:
-            np.testing.assert_allclose(beams.scores[query], [score for score, _, _ in want], atol=1e-6)
+            np.testing.assert_allclose(
+                beams.scores[query], [score for score, _, _ in want], atol=1e-6
+            )
 
 
 @settings(deadline=None, max_examples=50)
@@ -109,7 +117,9 @@ def test_a_short_sid_competes_with_longer_ones_by_its_whole_probability():
     beams = beam_search(scorer, [[0]], index, 2)
     assert beams.codes[0, 0].tolist() == [1, -1, -1]
     assert beams.level_logp[0, 0, 1] == pytest.approx(float(scorer.tables[1][0, 1, -1]))
-    assert beams.scores[0, 0] == pytest.approx(float(scorer.tables[0][0, 0, 1] + scorer.tables[1][0, 1, -1]))
+    assert beams.scores[0, 0] == pytest.approx(
+        float(scorer.tables[0][0, 0, 1] + scorer.tables[1][0, 1, -1])
+    )
 
 
 def test_one_item_and_one_sid_for_all_items():

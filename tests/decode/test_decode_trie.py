@@ -8,7 +8,14 @@ import torch
 from sidar.decode import Trie
 from sidar.index import PrefixIndex
 
-WIDE = [(69_999, 40_000, 1), (69_999, 49_999, 0), (69_999, 49_999, 2), (3, 32_768, 2), (3, 0, 0), (68_000, 7, 1)]
+WIDE = [
+    (69_999, 40_000, 1),
+    (69_999, 49_999, 0),
+    (69_999, 49_999, 2),
+    (3, 32_768, 2),
+    (3, 0, 0),
+    (68_000, 7, 1),
+]
 SHORT = [(2,), (2, 1), (2, 1, 0), (2, 1, 2), (0, 3, 1), (4, 4)]
 
 
@@ -36,14 +43,17 @@ def test_children_codes_and_sids(tuples, sizes):
         numbers = {tuple(c for c in row if c >= 0): n for n, row in enumerate(index.table.tolist())}
         assert found.tolist() == [-1] + [numbers.get(path, -1) for path in paths[-1]]
         lowest = trie.first_sid(depth + 1, torch.arange(len(live)))
-        assert lowest.tolist() == [min(n for t, n in numbers.items() if t[: depth + 1] == path) for path in paths[-1]]
+        assert lowest.tolist() == [
+            min(n for t, n in numbers.items() if t[: depth + 1] == path) for path in paths[-1]
+        ]
 
 
 def test_the_view_shares_the_indexs_memory():
     index = PrefixIndex.build(slow.sid_table(SHORT, (5, 5, 3)))
     trie = Trie(index)
     assert all(
-        np.shares_memory(start.numpy(), theirs) for start, theirs in zip(trie._start, index.child_start, strict=True)
+        np.shares_memory(start.numpy(), theirs)
+        for start, theirs in zip(trie._start, index.child_start, strict=True)
     )
 
 

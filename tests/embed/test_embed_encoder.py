@@ -15,7 +15,13 @@ from sidar.embed import HashingEmbedder, SentenceEmbedder, load_embedder
 from sidar.embed.encoder import unit_rows
 from sidar.embed.minilm import SHA256, verify_weights
 
-TEXTS = ["stainless steel water bottle", "insulated bottle for drinking water", "bath towel set", "", "x " * 600]
+TEXTS = [
+    "stainless steel water bottle",
+    "insulated bottle for drinking water",
+    "bath towel set",
+    "",
+    "x " * 600,
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,8 @@ def test_bf16_keeps_the_vectors(minilm: SentenceEmbedder) -> None:
     assert low.bf16
     cosines = (low.encode(TEXTS) * minilm.encode(TEXTS)).sum(axis=1)
     assert cosines.min() > 0.999
-    assert low.fingerprint == minilm.fingerprint  # the same encoder: a bundle may move to a machine without bf16
+    # the same encoder: a bundle may move to a machine without bf16
+    assert low.fingerprint == minilm.fingerprint
 
 
 def test_any_local_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,13 +64,17 @@ def test_any_local_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     again = load_embedder(EmbedConfig(model=str(folder), dtype="fp32", max_tokens=8), "cpu")
     assert again.fingerprint == first.fingerprint
     longer = load_embedder(EmbedConfig(model=str(folder), dtype="fp32", max_tokens=9), "cpu")
-    other = load_embedder(EmbedConfig(model=str(save_tiny_encoder(tmp_path / "b", seed=1)), max_tokens=8), "cpu")
+    other = load_embedder(
+        EmbedConfig(model=str(save_tiny_encoder(tmp_path / "b", seed=1)), max_tokens=8), "cpu"
+    )
     assert len({first.fingerprint, longer.fingerprint, other.fingerprint}) == 3
 
 
 def test_text_is_cut_at_max_tokens() -> None:
     short = load_embedder(EmbedConfig(dtype="fp32", max_tokens=6), "cpu")  # [CLS] + 4 words + [SEP]
-    np.testing.assert_allclose(*short.encode(["red green blue pink", "red green blue pink and more"]), atol=1e-6)
+    np.testing.assert_allclose(
+        *short.encode(["red green blue pink", "red green blue pink and more"]), atol=1e-6
+    )
 
 
 def test_errors_name_the_model(tmp_path: Path) -> None:
@@ -86,7 +97,9 @@ def test_hashing_is_deterministic_and_unit(texts: list[str], dim: int) -> None:
 
 def test_hashing_tells_words() -> None:
     embedder = load_embedder(EmbedConfig(model="hashing:256"))
-    towel, towels, kettle = embedder.encode(["red bath towel", "red bath towels", "electric kettle"])
+    towel, towels, kettle = embedder.encode(
+        ["red bath towel", "red bath towels", "electric kettle"]
+    )
     assert towel @ towels > 0.6 > 0.3 > towel @ kettle
 
 

@@ -23,7 +23,10 @@ FIELDS = ["title", "category"]
 
 
 def catalogue(titles: Sequence[str | None]) -> Catalogue:
-    rows = [{"item_id": str(i), "title": t, "category": ["Home", f"Aisle {i % 3}"]} for i, t in enumerate(titles)]
+    rows = [
+        {"item_id": str(i), "title": t, "category": ["Home", f"Aisle {i % 3}"]}
+        for i, t in enumerate(titles)
+    ]
     return Catalogue(pa.Table.from_pylist(rows, schema=CATALOGUE_SCHEMA), "test")
 
 
@@ -55,7 +58,10 @@ def test_a_long_stage_says_every_half_minute_how_far_it_is(tmp_path: Path) -> No
     items, embedder = catalogue([f"item {n}" for n in range(40)]), HashingEmbedder(32)
     cache = VectorCache(tmp_path / "cache", embedder.dim)
     embed_items(items, FIELDS, embedder, tmp_path / "a.npy", cache, chunk=10, progress=countdown)
-    assert said == ["items embedded 20 of 40, 0:00:31 left", "items embedded 40 of 40, 0:00:00 left"]
+    assert said == [
+        "items embedded 20 of 40, 0:00:31 left",
+        "items embedded 40 of 40, 0:00:00 left",
+    ]
     # nothing is left to embed
     embed_items(items, FIELDS, embedder, tmp_path / "b.npy", cache, chunk=10, progress=countdown)
 
@@ -76,7 +82,9 @@ def test_vectors_are_those_of_the_texts(n: int, tmp_path: Path) -> None:
     items = catalogue([f"thing {i % 20}" for i in range(n)])
     vectors, _ = run(items, tmp_path, HashingEmbedder(32))
     assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors, HashingEmbedder(32).encode(item_texts(items, FIELDS)).reshape(n, 32))
+    np.testing.assert_array_equal(
+        vectors, HashingEmbedder(32).encode(item_texts(items, FIELDS)).reshape(n, 32)
+    )
 
 
 def test_only_new_texts_are_embedded(tmp_path: Path) -> None:
@@ -115,13 +123,17 @@ def test_a_stopped_run_continues(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_whole_shards(tmp_path: Path) -> None:
     """SIGKILL while shards are written: what is found later verifies, and the result is right."""
     program = (
-        "import sys; from pathlib import Path; from test_embed_items import catalogue, run, HashingEmbedder\n"
+        "import sys; from pathlib import Path; from test_embed_items import catalogue, run, "
+        "HashingEmbedder\n"
         "class Loud(HashingEmbedder):\n"
         "    def encode(self, texts, batch_size=32):\n"
         "        print('chunk', flush=True); return super().encode(texts, batch_size)\n"
         "run(catalogue([f'thing {i}' for i in range(5000)]), Path(sys.argv[1]), Loud(32))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -137,7 +149,9 @@ def test_a_killed_process_leaves_whole_shards(tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, HashingEmbedder(32).encode(item_texts(items, FIELDS)))
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""]
+)
 def test_a_damaged_shard_is_embedded_again(damage: object, tmp_path: Path) -> None:
     items = catalogue([f"thing {i}" for i in range(37)])
     want, _ = run(items, tmp_path, HashingEmbedder(32))

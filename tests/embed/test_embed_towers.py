@@ -1,4 +1,6 @@
-"""Two towers as an embedder: four views, a folder that opens by itself, and the embed stage with both item views."""
+"""Two towers as an embedder: four views, a folder that opens by itself, and the embed stage with
+both item views.
+"""
 
 import json
 
@@ -10,7 +12,15 @@ from toy_stages import config
 from sidar.config import EmbedConfig
 from sidar.data import build as build_data
 from sidar.data import open_dataset, toy
-from sidar.embed import HashingEmbedder, TowerEmbedder, build, item_texts, load_embedder, load_items, query_side
+from sidar.embed import (
+    HashingEmbedder,
+    TowerEmbedder,
+    build,
+    item_texts,
+    load_embedder,
+    load_items,
+    query_side,
+)
 from sidar.embed.encoder import load_sentence_transformer
 from sidar.embed.towers import FILE, TowerView
 
@@ -46,7 +56,9 @@ def test_a_folder_of_towers_opens_as_an_embedder_with_four_views(folder, encoder
         (towers.items_as_queries, f_q, "[I] "),
         (towers.queries_as_items, f_i, "[Q] "),
     ):
-        np.testing.assert_allclose(view.encode(TEXTS), encoder.encode([prefix + text for text in TEXTS]), atol=1e-6)
+        np.testing.assert_allclose(
+            view.encode(TEXTS), encoder.encode([prefix + text for text in TEXTS]), atol=1e-6
+        )
     np.testing.assert_array_equal(towers.encode(TEXTS), towers.items.encode(TEXTS))
     assert towers.encode([]).shape == (0, 16)
 
@@ -77,13 +89,17 @@ def test_queries_are_encoded_by_the_query_tower_whatever_view_the_items_have(fol
     doubled = query_side(towers, "both").encode(TEXTS)
     both = np.concatenate([seen, items], axis=1) / np.sqrt(2)
     np.testing.assert_allclose(np.linalg.norm(doubled, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(doubled @ both.T, (queries @ seen.T + queries @ items.T) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        doubled @ both.T, (queries @ seen.T + queries @ items.T) / 2, atol=1e-6
+    )
     single = HashingEmbedder(8)
     assert query_side(single) is single
 
 
 def test_what_needs_two_towers_says_how_to_get_them(folder, encoders):
-    with pytest.raises(ValueError, match=r"sid.view 'query' needs an encoder with two towers.*dense.towers=two"):
+    with pytest.raises(
+        ValueError, match=r"sid.view 'query' needs an encoder with two towers.*dense.towers=two"
+    ):
         query_side(HashingEmbedder(8), "query")
     with pytest.raises(ValueError, match="view 'items' is not one of"):
         query_side(opened(folder), "items")
@@ -94,7 +110,11 @@ def test_what_needs_two_towers_says_how_to_get_them(folder, encoders):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "does not describe two towers"), ('{"format": 9}', "format 9"), ('{"format": 1}', "query_prefix")],
+    [
+        ("{", "does not describe two towers"),
+        ('{"format": 9}', "format 9"),
+        ('{"format": 1}', "query_prefix"),
+    ],
 )
 def test_a_damaged_folder_is_named(tmp_path, text, says):
     (tmp_path / FILE).write_text(text)
@@ -121,16 +141,26 @@ def run(folder, tmp_path_factory):
 
 def test_the_embed_stage_leaves_the_items_in_both_views(run, folder):
     cfg, out, report = run
-    towers, texts = opened(folder), item_texts(open_dataset(out / "data").catalogue, cfg.embed.fields)
+    towers, texts = (
+        opened(folder),
+        item_texts(open_dataset(out / "data").catalogue, cfg.embed.fields),
+    )
     np.testing.assert_allclose(load_items(out / "embed"), towers.items.encode(texts), atol=1e-6)
-    np.testing.assert_allclose(load_items(out / "embed", "query"), towers.items_as_queries.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(
+        load_items(out / "embed", "query"), towers.items_as_queries.encode(texts), atol=1e-6
+    )
     both = load_items(out / "embed", "both")
     np.testing.assert_allclose(both[:, 16:] * np.sqrt(2), load_items(out / "embed"), atol=1e-6)
     assert report["newly_embedded"] == 2 * len({*texts})
-    assert json.loads((out / "embed" / "embedder.json").read_text())["fingerprint"] == towers.fingerprint
+    assert (
+        json.loads((out / "embed" / "embedder.json").read_text())["fingerprint"]
+        == towers.fingerprint
+    )
     (out / "again").mkdir()
     assert build(cfg, out / "data", out / "again")["newly_embedded"] == 0
-    np.testing.assert_array_equal(load_items(out / "again", "query"), load_items(out / "embed", "query"))
+    np.testing.assert_array_equal(
+        load_items(out / "again", "query"), load_items(out / "embed", "query")
+    )
 
 
 def test_one_encoder_leaves_one_view(run, tmp_path):

@@ -1,4 +1,6 @@
-"""The tests and intervals of the report against Holm, sign flips and bootstrap written by hand, by query clusters."""
+"""The tests and intervals of the report against Holm, sign flips and bootstrap written by hand, by
+query clusters.
+"""
 
 from dataclasses import asdict
 
@@ -13,7 +15,8 @@ from sidar.evaluate.perquery import PerQuery, summarise
 SAMPLES, SEED = 40, 3
 SETS, MEASURES = ("log", "judged"), ("item/ndcg@10", "item/mrr")
 GENERATIVE = ["sft", "raddpo", "dpo"]
-#: Requests by query: the clusters differ in size, so that a mean over requests is none over queries.
+#: Requests by query: the clusters differ in size, so that a mean over requests is none over
+#: queries.
 CLUSTERS = {"log": "aaaabbcccdeeefg", "judged": "abcdefghhh"}
 #: Gain over zero-shot dense: one query of seven loses, so p is 4 / 128 before Holm.
 GAIN = {"a": 0.2, "b": 0.25, "c": 0.15, "d": 0.3, "e": 0.1, "f": 0.2, "g": -0.01, "h": 0.15}
@@ -58,7 +61,9 @@ def check_family(family, values, pairs):
     set_name, measure = family[0]["set"], family[0]["measure"]
     labels = list(CLUSTERS[set_name])
     assert [(row["a"], row["b"]) for row in family] == pairs
-    differences = [values.get(set_name, a, measure)[1] - values.get(set_name, b, measure)[1] for a, b in pairs]
+    differences = [
+        values.get(set_name, a, measure)[1] - values.get(set_name, b, measure)[1] for a, b in pairs
+    ]
     raw = [slow.sign_flip_p(one.tolist(), labels) for one in differences]
     draws = draws_of(len({*labels}))
     for row, difference, p, adjusted in zip(family, differences, raw, slow.holm(raw), strict=True):
@@ -68,7 +73,9 @@ def check_family(family, values, pairs):
         interval = slow.cluster_interval(difference.tolist(), labels, draws)
         assert (row["low"], row["high"]) == pytest.approx(interval)
         assert (row["n"], row["clusters"]) == (len(labels), len({*labels}))
-        assert row["detectable"] == pytest.approx((1.959964 + 0.841621) * slow.cluster_error(difference, labels))
+        assert row["detectable"] == pytest.approx(
+            (1.959964 + 0.841621) * slow.cluster_error(difference, labels)
+        )
         word = "cannot tell here"
         if adjusted < 0.05:
             word = "holds" if row["effect"] > 0 else "does not hold"
@@ -79,7 +86,9 @@ def test_every_claim_is_a_clustered_test_under_holm_worked_by_hand(values):
     rows = paired_claims(values, clusters(), GENERATIVE, {}, samples=SAMPLES, seed=SEED)
     asked = {
         "Does alignment improve on SFT?": [("raddpo", "sft"), ("dpo", "sft")],
-        "Is the generative channel better than zero-shot dense retrieval?": [(name, "dense") for name in GENERATIVE],
+        "Is the generative channel better than zero-shot dense retrieval?": [
+            (name, "dense") for name in GENERATIVE
+        ],
     }
     families = {}
     for row in rows:
@@ -98,7 +107,10 @@ def test_a_comparison_of_tokenizers_asks_in_the_same_way(values):
     pairs = [("sft", "dense"), ("raddpo", "dense"), ("dpo", "dense")]
     families = [[Pair(a, b, measure) for a, b in pairs] for measure in MEASURES]
     sampling = Sampling(seed=SEED, samples=SAMPLES)
-    rows = [asdict(row) for row in compare_pairs(values, clusters(), "Is it better?", families, sampling)]
+    rows = [
+        asdict(row)
+        for row in compare_pairs(values, clusters(), "Is it better?", families, sampling)
+    ]
     by_family = {}
     for row in rows:
         by_family.setdefault((row["set"], row["measure"]), []).append(row)

@@ -7,14 +7,31 @@ from hypothesis import strategies as st
 from sidar.evaluate import GroupRanking, Truth, expected_scores
 from sidar.evaluate.metrics import parse_measure
 
-NAMES = ["ndcg@3", "ndcg", "mrr", "mrr@2", "rprec", "recall@1", "recall@4", "hit@2", "hit@4", "precision@3"]
+NAMES = [
+    "ndcg@3",
+    "ndcg",
+    "mrr",
+    "mrr@2",
+    "rprec",
+    "recall@1",
+    "recall@4",
+    "hit@2",
+    "hit@4",
+    "precision@3",
+]
 
 
 def world(groups, missed):
-    """Groups of grades, ranked, and judged grades that no group holds → truth, sid_of_row, ranked numbers."""
+    """Groups of grades, ranked, and judged grades that no group holds → truth, sid_of_row, ranked
+    numbers.
+    """
     rows = [grade for group in groups for grade in group] + missed
-    sid_of_row = np.array([s for s, group in enumerate(groups) for _ in group] + [len(groups)] * len(missed))
-    truth = Truth.build({"q": {str(r): g for r, g in enumerate(rows)}}, ["q"], int, len(rows), relevant=1.0)
+    sid_of_row = np.array(
+        [s for s, group in enumerate(groups) for _ in group] + [len(groups)] * len(missed)
+    )
+    truth = Truth.build(
+        {"q": {str(r): g for r, g in enumerate(rows)}}, ["q"], int, len(rows), relevant=1.0
+    )
     return truth, sid_of_row, np.arange(len(groups))[None]
 
 
@@ -22,7 +39,11 @@ group = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=3)
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(group, min_size=1, max_size=3), st.lists(st.sampled_from([0.5, 1.0]), max_size=2), st.integers(3, 9))
+@given(
+    st.lists(group, min_size=1, max_size=3),
+    st.lists(st.sampled_from([0.5, 1.0]), max_size=2),
+    st.integers(3, 9),
+)
 def test_equals_the_mean_over_every_order(groups, missed, depth):
     truth, sid_of_row, ranked = world(groups, missed)
     ours = expected_scores(truth, GroupRanking.of_sids(truth, ranked, sid_of_row), NAMES, depth)
@@ -35,7 +56,9 @@ def test_equals_the_mean_over_every_order(groups, missed, depth):
 
 def test_topic_oracle_by_hand():
     truth = Truth.build({"q": {"0": 1, "1": 1, "2": 0, "3": 0}}, ["q"], int, 10)
-    scores = expected_scores(truth, GroupRanking.of_pool(truth), ["recall@2", "rprec", "mrr", "hit@2", "recall@100"])
+    scores = expected_scores(
+        truth, GroupRanking.of_pool(truth), ["recall@2", "rprec", "mrr", "hit@2", "recall@100"]
+    )
     assert scores["recall@2"][0] == pytest.approx(0.5)
     assert scores["rprec"][0] == pytest.approx(0.5)
     assert scores["hit@2"][0] == pytest.approx(1 - 1 / 6)

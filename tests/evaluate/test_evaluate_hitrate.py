@@ -1,4 +1,6 @@
-"""Hit rates at equal beam and under truncation, by hand and by loop; semantic and personalised prompts."""
+"""Hit rates at equal beam and under truncation, by hand and by loop; semantic and personalised
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def test_both_protocols_by_hand() -> None:
     assert found["recall@2"].tolist() == [1, 0]
     assert found["items@2"].tolist() == [4, 1]
     assert found["items@9"].tolist() == [5, 1]
-    cut = truncated(wanted, index, ranked, most=3)  # items 1, 0 (by the prior), then 4: item 5 is cut
+    # items 1, 0 (by the prior), then 4: item 5 is cut
+    cut = truncated(wanted, index, ranked, most=3)
     assert {key: values.tolist() for key, values in cut.items()} == {
         "hit": [1, 0],
         "recall": [0.5, 0],
@@ -52,7 +55,9 @@ def test_equal_to_a_loop_over_items(seed: int, beam: int, most: int) -> None:
     prior = rng.random(n)
     index = PrefixIndex.build(semantic_ids([tuple(c) for c in codes.tolist()], (3, 3)), prior)
     ranked = np.stack([rng.permutation(len(index)) for _ in range(queries)])
-    relevant = [set(rng.choice(n, rng.integers(1, 6), replace=False).tolist()) for _ in range(queries)]
+    relevant = [
+        set(rng.choice(n, rng.integers(1, 6), replace=False).tolist()) for _ in range(queries)
+    ]
     wide, cut = (
         equal_beam(truth(relevant, n), index, ranked, [beam]),
         truncated(truth(relevant, n), index, ranked, most),
@@ -61,14 +66,20 @@ def test_equal_to_a_loop_over_items(seed: int, beam: int, most: int) -> None:
         listed = [
             (row, place)
             for place, sid in enumerate(ranked[q])
-            for row in sorted(np.flatnonzero((codes == index.table[sid]).all(1)), key=lambda row: -prior[row])
+            for row in sorted(
+                np.flatnonzero((codes == index.table[sid]).all(1)), key=lambda row: -prior[row]
+            )
         ]
         inside = [row for row, place in listed if place < beam]
         assert wide[f"hit@{beam}"][q] == bool(relevant[q] & set(inside))
-        assert wide[f"recall@{beam}"][q] == pytest.approx(len(relevant[q] & set(inside)) / len(relevant[q]))
+        assert wide[f"recall@{beam}"][q] == pytest.approx(
+            len(relevant[q] & set(inside)) / len(relevant[q])
+        )
         assert wide[f"items@{beam}"][q] == len(inside)
         first = listed[:most]
-        assert cut["recall"][q] == pytest.approx(len(relevant[q] & {row for row, _ in first}) / len(relevant[q]))
+        assert cut["recall"][q] == pytest.approx(
+            len(relevant[q] & {row for row, _ in first}) / len(relevant[q])
+        )
         assert cut["sids"][q] == len({place for _, place in first})
 
 

@@ -34,7 +34,9 @@ def theirs(qrels, run, measures):
     return {m: np.array([table[m][q] for q in qrels]) for m in measures}
 
 
-grades = st.dictionaries(st.sampled_from([f"d{i}" for i in range(14)]), st.sampled_from([0, 1, 10, 100]), min_size=1)
+grades = st.dictionaries(
+    st.sampled_from([f"d{i}" for i in range(14)]), st.sampled_from([0, 1, 10, 100]), min_size=1
+)
 lists = st.lists(st.sampled_from([f"d{i}" for i in range(18)]), unique=True, max_size=18)
 
 
@@ -42,7 +44,11 @@ lists = st.lists(st.sampled_from([f"d{i}" for i in range(18)]), unique=True, max
 @given(st.lists(st.tuples(grades, lists), min_size=1, max_size=4))
 def test_equals_ir_measures_on_runs_without_ties(queries):
     qrels = {f"q{i}": judged for i, (judged, _) in enumerate(queries)}
-    run = {f"q{i}": [(d, 50.0 - r) for r, d in enumerate(found)] for i, (_, found) in enumerate(queries) if found}
+    run = {
+        f"q{i}": [(d, 50.0 - r) for r, d in enumerate(found)]
+        for i, (_, found) in enumerate(queries)
+        if found
+    }
     ours = evaluate(qrels, run, list(OURS_TO_THEIRS))
     for name, values in theirs(qrels, run, list(OURS_TO_THEIRS)).items():
         np.testing.assert_allclose(ours[name], values, atol=1e-6, err_msg=name)
@@ -53,7 +59,9 @@ def test_a_run_worked_by_hand():
     run = {"a": [("z", 3.0), ("y", 2.0), ("x", 1.0)], "none": [("x", 1.0)]}
     scores = evaluate(qrels, run, ["ndcg@10", "mrr", "rprec", "recall@1", "recall@3", "hit@3"])
     ideal = 1 + 0.1 / np.log2(3)
-    np.testing.assert_allclose(scores["ndcg@10"], [(0.1 / np.log2(3) + 0.5) / ideal, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        scores["ndcg@10"], [(0.1 / np.log2(3) + 0.5) / ideal, 0, 1], rtol=1e-6
+    )
     assert scores["mrr"].tolist() == [pytest.approx(1 / 3), 0, 0]  # "none" has nothing of grade 1
     assert scores["rprec"].tolist() == [0, 0, 0]
     assert scores["recall@1"].tolist() == [0, 0, 0]
@@ -89,7 +97,10 @@ def test_faulty_runs_and_judgments_name_the_query():
 
 def random_truth(rng, queries, size, relevant):
     judged = [rng.choice(size, rng.integers(0, 6), replace=False) for _ in range(queries)]
-    qrels = {f"q{q}": {str(t): float(rng.choice([0, 0.01, 0.1, 1])) for t in row} for q, row in enumerate(judged)}
+    qrels = {
+        f"q{q}": {str(t): float(rng.choice([0, 0.01, 0.1, 1])) for t in row}
+        for q, row in enumerate(judged)
+    }
     return qrels, Truth.build(qrels, list(qrels), int, size, relevant)
 
 
@@ -107,7 +118,9 @@ def test_arrays_equal_the_slow_twin(relevant):
         threshold = float(np.float32(relevant))
         for name in names:
             kind, k = parse_measure(name)
-            assert ours[name][q] == pytest.approx(reference.measure(kind, k, found, pool, threshold), abs=1e-9)
+            assert ours[name][q] == pytest.approx(
+                reference.measure(kind, k, found, pool, threshold), abs=1e-9
+            )
 
 
 def test_truth_counts_items_that_the_catalogue_lacks_and_refuses_unknown_rows():
@@ -122,7 +135,9 @@ def test_truth_counts_items_that_the_catalogue_lacks_and_refuses_unknown_rows():
 
 def test_projection_takes_the_highest_grade_and_keeps_the_unreachable():
     number_of = np.array([0, 0, 1, -1])
-    truth = Truth.build({"q": {"0": 0.1, "1": 1.0, "3": 1.0, "2": 0.0}, "r": {"2": 1.0}}, ["q", "r"], int, 4)
+    truth = Truth.build(
+        {"q": {"0": 0.1, "1": 1.0, "3": 1.0, "2": 0.0}, "r": {"2": 1.0}}, ["q", "r"], int, 4
+    )
     sids = truth.project(number_of)
     assert sids.n_relevant.tolist() == [2, 1]  # SID 0 and the item without an SID
     scores = score_ranking(sids, np.array([[1, 0], [0, 1]]), ["recall@2", "mrr", "ndcg@2"])
@@ -151,7 +166,10 @@ def test_a_hundred_thousand_queries_take_half_a_second():
     queries, k, size = 100_000, 100, 1_000_000
     ranked = rng.integers(0, size, (queries, k), dtype=np.int32)
     things = np.sort(rng.integers(0, size, (queries, 10)), axis=1)
-    truth = Truth(np.arange(queries + 1) * 10, things.ravel(), np.ones(queries * 10, np.float32), size)
+    truth = Truth(
+        np.arange(queries + 1) * 10, things.ravel(), np.ones(queries * 10, np.float32), size
+    )
     start = time.process_time()
     score_ranking(truth, ranked, ["ndcg@10", "recall@100", "mrr", "rprec"])
-    assert time.process_time() - start < 1.5  # 0.5 s on a quiet core; the bound leaves room for a shared one
+    # 0.5 s on a quiet core; the bound leaves room for a shared one
+    assert time.process_time() - start < 1.5

@@ -28,7 +28,9 @@ PRIOR = np.array([1, 2, 5, 4, 3, 9, 9, 0], np.float32)
 def eval_set(catalogue, *judged):
     ids = tuple(f"q{q}" for q in range(len(judged)))
     qrels = {
-        query: {("gone" if row < 0 else catalogue.item_ids[row]): grade for row, grade in grades.items()}
+        query: {
+            ("gone" if row < 0 else catalogue.item_ids[row]): grade for row, grade in grades.items()
+        }
         for query, grades in zip(ids, judged, strict=True)
     }
     return EvalSet("s", ids, tuple(Prompt(query) for query in ids), qrels)
@@ -37,7 +39,8 @@ def eval_set(catalogue, *judged):
 def test_by_hand(catalogue):
     each = eval_set(
         catalogue,
-        {0: 1.0, 2: 1.0, 3: 0.1, 4: 1.0, 5: 0.5, 7: 0.0},  # SID 1 sums to 1.1; SIDs 2 and 0 tie: prior 3 before 2
+        # SID 1 sums to 1.1; SIDs 2 and 0 tie: prior 3 before 2
+        {0: 1.0, 2: 1.0, 3: 0.1, 4: 1.0, 5: 0.5, 7: 0.0},
         {6: 1.0, -1: 1.0},  # no SID, not in the catalogue: nothing to reach
         {7: -1.0, 1: 0.01},
         {},
@@ -63,7 +66,8 @@ def test_the_reachable_oracle_moves_good_sids_to_the_front_and_leaves_the_rest(c
     each = eval_set(catalogue, {0: 1.0, 4: 0.5, 5: 1.0}, {})
     beam = np.array([[4, 2, 1, 0, -1], [3, 1, -1, -1, -1]])
     found = reachable_oracle(beam, each, catalogue, SID, PRIOR)
-    assert found.tolist() == [[0, 2, 4, 1, -1], [3, 1, -1, -1, -1]]  # SID 3 was not reached and is not added
+    # SID 3 was not reached and is not added
+    assert found.tolist() == [[0, 2, 4, 1, -1], [3, 1, -1, -1, -1]]
     with pytest.raises(ValueError, match="3 queries for the 2"):
         reachable_oracle(np.zeros((3, 1), int), each, catalogue, SID, PRIOR)
     with pytest.raises(ValueError, match="7 priors for 8 rows"):
@@ -91,7 +95,9 @@ def test_no_order_of_sids_has_a_higher_mrr_or_sid_ndcg(grades):
     catalogue = Catalogue(whole.table.slice(0, 8), whole.lineage)
     each = eval_set(catalogue, dict(enumerate(grades)))
     truth = Truth.of_catalogue(each.qrels, each.query_ids, catalogue, 1.0).project(SID)
-    mine = score_ranking(truth, oracle_sids(each, catalogue, SID, PRIOR, 5), ["ndcg@3", "mrr", "recall@2"])
+    mine = score_ranking(
+        truth, oracle_sids(each, catalogue, SID, PRIOR, 5), ["ndcg@3", "mrr", "recall@2"]
+    )
     orders = np.array(list(permutations(range(5))))
     for order in orders:
         other = score_ranking(truth, order[None], ["ndcg@3", "mrr", "recall@2"])

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.data import toy
-from sidar.evaluate import evaluate, hits_from_run, read_qrels, read_trec, run_from_hits, write_qrels, write_trec
+from sidar.evaluate import (
+    evaluate,
+    hits_from_run,
+    read_qrels,
+    read_trec,
+    run_from_hits,
+    write_qrels,
+    write_trec,
+)
 from sidar.evaluate.runs import id_of_trec, strict_scores, trec_id, write_trec_hits
 from sidar.types import Hits
 
@@ -33,7 +41,11 @@ def test_rows_become_ids_and_scores_stay(catalogue):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.floats(-1024, 1024, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.floats(-1024, 1024, width=32), min_size=4, max_size=4), min_size=1, max_size=5
+    )
+)
 def test_scores_are_strictly_decreasing_whatever_comes_in(scores):
     ranked = -np.sort(-np.array(scores), axis=1)
     out = strict_scores(ranked, np.ones(ranked.shape, dtype=bool))
@@ -56,7 +68,9 @@ def test_equal_scores_become_ranks_so_that_no_tool_reorders_them(catalogue, tmp_
     assert [score for _, score in run["q"]] == [6, 5, 4, 3, 2, 1]
     write_trec(tmp_path / "x.trec", run)
     qrels = {"q": {run["q"][1][0]: 1}}
-    [row] = ir_measures.iter_calc([ir_measures.RR], qrels, ir_measures.read_trec_run(str(tmp_path / "x.trec")))
+    [row] = ir_measures.iter_calc(
+        [ir_measures.RR], qrels, ir_measures.read_trec_run(str(tmp_path / "x.trec"))
+    )
     assert row.value == evaluate(qrels, run, ["mrr"])["mrr"][0] == 0.5
 
 
@@ -72,8 +86,12 @@ def test_trec_round_trip_both_writers_and_ir_measures_agree(catalogue, tmp_path)
         q: [item for item, _ in results] for q, results in run.items()
     }
     for query_id in ids:  # nine digits carry a float32 exactly
-        assert [np.float32(s) for _, s in read[query_id]] == [np.float32(s) for _, s in run[query_id]]
-    theirs = {(d.query_id, d.doc_id): d.score for d in ir_measures.read_trec_run(str(tmp_path / "a.trec"))}
+        assert [np.float32(s) for _, s in read[query_id]] == [
+            np.float32(s) for _, s in run[query_id]
+        ]
+    theirs = {
+        (d.query_id, d.doc_id): d.score for d in ir_measures.read_trec_run(str(tmp_path / "a.trec"))
+    }
     assert theirs == {(q, item): score for q, results in read.items() for item, score in results}
 
 
@@ -87,8 +105,14 @@ def test_hits_from_run_drops_strangers(catalogue):
     ("text", "message"),
     [
         ("q Q0 d 1 2.0\n", r"bad\.trec:1: 5 columns"),
-        ("q Q0 d 1 2.0 t\n\nq Q0 e 2 high t\n", r"bad\.trec:3: score 'high' is not a finite number"),
-        ("q Q0 d 1 2.0 t\nq Q0 d 2 1.0 t\n", r"bad\.trec:2: item 'd' is listed twice for query 'q'"),
+        (
+            "q Q0 d 1 2.0 t\n\nq Q0 e 2 high t\n",
+            r"bad\.trec:3: score 'high' is not a finite number",
+        ),
+        (
+            "q Q0 d 1 2.0 t\nq Q0 d 2 1.0 t\n",
+            r"bad\.trec:2: item 'd' is listed twice for query 'q'",
+        ),
         ("q Q0 d 1 nan t\n", r"bad\.trec:1: score 'nan'"),
     ],
 )
@@ -135,7 +159,10 @@ def test_graded_judgments_in_trec_need_a_scale_and_read_in_ir_measures(tmp_path)
     with pytest.raises(ValueError, match="scale=100"):
         write_qrels(tmp_path / "j.qrels", qrels)
     write_qrels(tmp_path / "j.qrels", qrels, scale=100)
-    theirs = {(j.query_id, j.doc_id): j.relevance for j in ir_measures.read_trec_qrels(str(tmp_path / "j.qrels"))}
+    theirs = {
+        (j.query_id, j.doc_id): j.relevance
+        for j in ir_measures.read_trec_qrels(str(tmp_path / "j.qrels"))
+    }
     assert theirs == {("q", "e"): 100, ("q", "s"): 10, ("q", "c"): 1}
 
 
@@ -176,4 +203,6 @@ def test_bad_parquet_judgments_and_suffixes_are_named(tmp_path):
 )
 def test_faulty_hits_are_refused(catalogue, rows, scores, message):
     with pytest.raises(ValueError, match=message):
-        run_from_hits(Hits(np.array(rows, np.int32), np.array(scores, np.float32)), ["q"], catalogue)
+        run_from_hits(
+            Hits(np.array(rows, np.int32), np.array(scores, np.float32)), ["q"], catalogue
+        )

@@ -6,7 +6,10 @@ from sidar.evaluate.slices import first_occurrences, query_cluster, subset_by_ha
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.integers(-1, 6), min_size=9, max_size=9), min_size=1, max_size=4), st.integers(1, 12))
+@given(
+    st.lists(st.lists(st.integers(-1, 6), min_size=9, max_size=9), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
 def test_first_occurrences_equal_a_loop(rows, width):
     out = first_occurrences(np.array(rows), width)
     for row, got in zip(rows, out.tolist(), strict=True):

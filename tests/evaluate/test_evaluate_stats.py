@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.evaluate import PairedTest, bootstrap_interval, holm, paired_test, smallest_detectable, verdict
+from sidar.evaluate import (
+    PairedTest,
+    bootstrap_interval,
+    holm,
+    paired_test,
+    smallest_detectable,
+    verdict,
+)
 from sidar.evaluate.stats import standard_error
 
 
@@ -48,7 +55,9 @@ def test_covers_the_truth_about_as_often_as_it_says():
 def test_exact_p_value_equals_enumeration(differences):
     d = np.array(differences, dtype=float)
     sums = [abs(np.dot(signs, d)) for signs in itertools.product([1, -1], repeat=len(d))]
-    assert paired_test(d, np.zeros(len(d))).p == pytest.approx(np.mean(np.array(sums) >= abs(d.sum()) - 1e-9))
+    assert paired_test(d, np.zeros(len(d))).p == pytest.approx(
+        np.mean(np.array(sums) >= abs(d.sum()) - 1e-9)
+    )
 
 
 def test_known_p_values():
@@ -67,7 +76,10 @@ def test_flips_whole_clusters():
 
 def test_p_values_are_uniform_under_the_null():
     rng = np.random.default_rng(7)
-    p = [paired_test(rng.normal(size=25), rng.normal(size=25), permutations=400, samples=10).p for _ in range(300)]
+    p = [
+        paired_test(rng.normal(size=25), rng.normal(size=25), permutations=400, samples=10).p
+        for _ in range(300)
+    ]
     assert np.mean(np.array(p) < 0.1) == pytest.approx(0.1, abs=0.05)
 
 
@@ -81,7 +93,9 @@ def test_detectable_effect_is_the_protocols():
 
 def test_standard_error_of_clusters_worked_by_hand():
     # Cluster sums 2 and 0 of 2 values each: mean .5, residuals 1 and -1, √(2 · 2) / 4.
-    assert standard_error(np.array([1.0, 1.0, 0.0, 0.0]), np.array(["a", "a", "b", "b"])) == pytest.approx(0.5)
+    assert standard_error(
+        np.array([1.0, 1.0, 0.0, 0.0]), np.array(["a", "a", "b", "b"])
+    ) == pytest.approx(0.5)
 
 
 def test_holm_worked_by_hand():

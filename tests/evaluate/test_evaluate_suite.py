@@ -21,24 +21,44 @@ from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.scorer import TOPIC_ORACLE, Scorer, relevance_threshold
 from sidar.evaluate.slices import order_by_hash
 from sidar.evaluate.suite import run_suite
-from sidar.evaluate.systems import TextSystem, default_fusions, fusion_parts, is_generative, ranks_sids
-from sidar.evaluate.table import MANY, check_table, print_table, print_verdicts, read_scores, to_markdown
+from sidar.evaluate.systems import (
+    TextSystem,
+    default_fusions,
+    fusion_parts,
+    is_generative,
+    ranks_sids,
+)
+from sidar.evaluate.table import (
+    MANY,
+    check_table,
+    print_table,
+    print_verdicts,
+    read_scores,
+    to_markdown,
+)
 from sidar.index import PrefixIndex
 from sidar.types import EvalSet, Hits, Prompt, SemanticIds
 
 
 class ShelfModel:
-    """A generative system without a language model: ranks SIDs by the words that their items share with the query."""
+    """A generative system without a language model: ranks SIDs by the words that their items share
+    with the query.
+    """
 
     def __init__(self, name, catalogue, index, noise):
         self.name, self.index = name, index
         titles = [set(title.lower().split()) for title in catalogue.column("title")]
-        members = [index.rows[index.rows_start[s] : index.rows_start[s + 1]] for s in range(index.n_sids)]
+        members = [
+            index.rows[index.rows_start[s] : index.rows_start[s + 1]] for s in range(index.n_sids)
+        ]
         self.words = [set().union(*(titles[row] for row in rows)) for rows in members]
         self.noise = np.random.default_rng(5).random(index.n_sids) * noise
 
     def sid_ranking(self, prompts, beam):
-        scores = np.array([[len(w & set(p.query.lower().split())) for w in self.words] for p in prompts]) + self.noise
+        scores = (
+            np.array([[len(w & set(p.query.lower().split())) for w in self.words] for p in prompts])
+            + self.noise
+        )
         order = np.argsort(-scores, axis=1, kind="stable")[:, :beam]
         return order, np.take_along_axis(scores, order, axis=1)
 
@@ -50,7 +70,11 @@ class ShelfModel:
 
     def invalid(self, prompts, seconds=float("inf")):
         ones = np.ones(len(prompts))
-        return {"invalid_mass": 0.1 * ones, "free_invalid@10": 0.2 * ones, "free_not_code@10": 0 * ones}
+        return {
+            "invalid_mass": 0.1 * ones,
+            "free_invalid@10": 0.2 * ones,
+            "free_not_code@10": 0 * ones,
+        }
 
 
 def toy_priors():
@@ -69,7 +93,10 @@ def world(tmp_path_factory):
         "grounded",
         judged.query_ids,
         judged.prompts,
-        {q: {item: 0.5 * (grade > 0) for item, grade in each.items()} for q, each in judged.qrels.items()},
+        {
+            q: {item: 0.5 * (grade > 0) for item, grade in each.items()}
+            for q, each in judged.qrels.items()
+        },
         "simulated",
         {"query": np.array(["seen", "unseen"] * (len(judged) // 2))},
     )
@@ -83,19 +110,34 @@ def world(tmp_path_factory):
     cfg.evaluate.bootstrap, cfg.evaluate.invalid_queries, cfg.evaluate.depth = 200, 3, 50
     cfg.decode.beam = 16
     (folder / "toy" / "sft").mkdir(parents=True)
-    log = [{"kind": kind, "step": s, "loss": 1 / s, "weight": 1.0} for s in range(1, 5) for kind in ("train", "valid")]
-    (folder / "toy" / "sft" / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"kind": "tr')
-    with write_artifact(folder / "toy" / "sid", "sid", config={}, inputs={"embed": "ab" * 32}) as draft:
+    log = [
+        {"kind": kind, "step": s, "loss": 1 / s, "weight": 1.0}
+        for s in range(1, 5)
+        for kind in ("train", "valid")
+    ]
+    (folder / "toy" / "sft" / "log.jsonl").write_text(
+        "\n".join(map(json.dumps, log)) + '\n{"kind": "tr'
+    )
+    with write_artifact(
+        folder / "toy" / "sid", "sid", config={}, inputs={"embed": "ab" * 32}
+    ) as draft:
         (draft.path / "quality.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         draft.shapes["items"] = 64
     out = folder / "toy" / "evaluate"
     out.mkdir()
     scores = run_suite(
-        systems, [judged, made], catalogue, priors, index, out=out, cfg=cfg, tune_sets=[toy.judged("valid")],
+        systems, [judged, made], catalogue, priors, index, out=out, cfg=cfg,
+        tune_sets=[toy.judged("valid")],
         topic_oracle=[judged.name],
     )  # fmt: skip
     return {
-        **{"out": out, "scores": scores, "systems": systems, "catalogue": catalogue, "index": index},
+        **{
+            "out": out,
+            "scores": scores,
+            "systems": systems,
+            "catalogue": catalogue,
+            "index": index,
+        },
         **{"judged": judged, "grounded": made},
     }
 
@@ -106,7 +148,8 @@ def test_every_file_is_there_and_scores_are_what_was_returned(world):
         "runs", "per_query.parquet", "queries.parquet", "scores.json", "table.md", "report.html",
     }  # fmt: skip
     assert read_scores(out) == json.loads(json.dumps(world["scores"]))
-    assert len(list((out / "runs").iterdir())) == 2 * 7  # four systems and three fusions on two sets
+    # four systems and three fusions on two sets
+    assert len(list((out / "runs").iterdir())) == 2 * 7
 
 
 def test_the_table_equals_the_public_verb_on_the_run_files(world):
@@ -116,7 +159,11 @@ def test_the_table_equals_the_public_verb_on_the_run_files(world):
             run = read_trec(world["out"] / "runs" / f"{eval_set.name}.{system}.trec")
             measures = ["ndcg@10", "rprec", "recall@10", "mrr", "hit@10"]
             again = evaluate(
-                eval_set.qrels, run, measures, query_ids=eval_set.query_ids, relevant=relevance_threshold(eval_set)
+                eval_set.qrels,
+                run,
+                measures,
+                query_ids=eval_set.query_ids,
+                relevant=relevance_threshold(eval_set),
             )
             for measure in measures:
                 cell = facts["systems"][system][f"item/{measure}"]
@@ -174,7 +221,9 @@ def test_sid_level_of_a_baseline_is_its_items_sids_in_order(world):
         for row in index.rows[index.rows_start[sid] : index.rows_start[sid + 1]]:
             numbers[world["catalogue"].item_ids[row]] = f"s{sid}"
     sid_run = {
-        q: [(s, -float(i)) for i, s in enumerate(dict.fromkeys(numbers[item] for item, _ in found))][:16]
+        q: [
+            (s, -float(i)) for i, s in enumerate(dict.fromkeys(numbers[item] for item, _ in found))
+        ][:16]
         for q, found in run.items()
     }
     sid_qrels = {}
@@ -192,9 +241,15 @@ def test_claims_compare_what_must_be_compared(world):
     tests = world["scores"]["tests"]
     asked = {(t["question"], t["a"], t["b"]) for t in tests}
     assert ("Does alignment improve on SFT?", "raddpo", "sft") in asked
-    assert ("Does the generative channel improve the fusion?", "bm25+dense+raddpo", "bm25+dense") in asked
+    assert (
+        "Does the generative channel improve the fusion?",
+        "bm25+dense+raddpo",
+        "bm25+dense",
+    ) in asked
     assert {t["verdict"] for t in tests} <= {"holds", "does not hold", "cannot tell here"}
-    one = next(t for t in tests if (t["a"], t["b"], t["measure"]) == ("raddpo", "sft", "item/ndcg@10"))
+    one = next(
+        t for t in tests if (t["a"], t["b"], t["measure"]) == ("raddpo", "sft", "item/ndcg@10")
+    )
     cells = world["scores"]["sets"][one["set"]]["systems"]
     assert one["effect"] == pytest.approx(
         cells["raddpo"]["item/ndcg@10"]["mean"] - cells["sft"]["item/ndcg@10"]["mean"]
@@ -204,7 +259,9 @@ def test_claims_compare_what_must_be_compared(world):
     assert [("raddpo", "sft-continued")] in ladder.values()
     assert pairs(["other"], {}) == {
         "Is the generative channel better than zero-shot dense retrieval?": [("other", "dense")],
-        "Is the generative channel better than dense retrieval tuned on the same rows?": [("other", "dense-tuned")],
+        "Is the generative channel better than dense retrieval tuned on the same rows?": [
+            ("other", "dense-tuned")
+        ],
     }
 
 
@@ -219,21 +276,33 @@ def test_slices_and_coverage(world):
     assert set(facts["slices"]) == {"items", "query"}
     assert facts["slices"]["query"]["seen"]["n"] == len(world["grounded"]) // 2
     values = PerQuery.read(world["out"]).get("grounded", "sft", "item/ndcg@10")[1]
-    assert facts["slices"]["query"]["seen"]["systems"]["sft"]["item/ndcg@10"] == pytest.approx(values[::2].mean())
+    assert facts["slices"]["query"]["seen"]["systems"]["sft"]["item/ndcg@10"] == pytest.approx(
+        values[::2].mean()
+    )
     assert "cold" in facts["slices"]["items"]
-    kinds = {label: each["systems"]["sft"]["items/returned"] for label, each in facts["slices"]["items"].items()}
+    kinds = {
+        label: each["systems"]["sft"]["items/returned"]
+        for label, each in facts["slices"]["items"].items()
+    }
     assert sum(kinds.values()) == pytest.approx(facts["systems"]["sft"]["items/returned"]["mean"])
     assert 0 < facts["coverage"]["sft"]["@10"] <= 1
 
 
 def tuned_by_hand(systems, parts, eval_set, catalogue):
-    """Method, weights and value that a fusion of ``parts`` gets on the first 64 queries of one set, by hash."""
+    """Method, weights and value that a fusion of ``parts`` gets on the first 64 queries of one set,
+    by hash.
+    """
     at = np.sort(order_by_hash(eval_set.query_ids)[:64])
     ids, prompts = ([part[q] for q in at] for part in (eval_set.query_ids, eval_set.prompts))
     small = EvalSet("some", tuple(ids), tuple(prompts), eval_set.qrels, eval_set.origin)
     channels = [systems[part].hits(prompts, 50) for part in parts]
     found = tune_fusion([(channels, objective(small, catalogue, "ndcg@10"))], k=10)
-    return {"method": found.method, "weights": list(found.weights), "value": found.value, "tuned": True}
+    return {
+        "method": found.method,
+        "weights": list(found.weights),
+        "value": found.value,
+        "tuned": True,
+    }
 
 
 def test_fusions_are_tuned_on_the_valid_sets(world):
@@ -246,13 +315,17 @@ def test_fusions_are_tuned_on_the_valid_sets(world):
         assert set(fact["sets"]) == {"judged", "grounded"}
         for test_set, got in fact["sets"].items():
             assert got == {**want, "value": pytest.approx(want["value"])}
-            there = tuned_by_hand(world["systems"], fact["parts"], world[test_set], world["catalogue"])
+            there = tuned_by_hand(
+                world["systems"], fact["parts"], world[test_set], world["catalogue"]
+            )
             on_tests += there["weights"] != got["weights"]
     assert on_tests  # the test sets would have chosen others
 
 
 class Checker(html.parser.HTMLParser):
-    void = frozenset({"meta", "img", "br", "wbr", "line", "circle", "rect", "polyline", "link", "input"})
+    void = frozenset(
+        {"meta", "img", "br", "wbr", "line", "circle", "rect", "polyline", "link", "input"}
+    )
 
     def __init__(self):
         super().__init__()
@@ -299,7 +372,11 @@ def test_markdown_and_console_show_every_system(world):
 
 def test_every_markdown_table_has_a_separator_as_wide_as_its_header(world):
     lines = to_markdown(world["scores"]).splitlines()
-    heads = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1].startswith("|")]
+    heads = [
+        at
+        for at, line in enumerate(lines)
+        if line.startswith("|") and not lines[at - 1].startswith("|")
+    ]
     assert len(heads) > 4
     for at in heads:
         assert set(lines[at + 1]) == {"|", "-"}
@@ -307,25 +384,46 @@ def test_every_markdown_table_has_a_separator_as_wide_as_its_header(world):
 
 
 def test_of_many_rows_only_the_count_and_those_that_are_worse_are_printed():
-    test = {"set": "log", "question": MANY[0], "measure": "item/ndcg@10", "a": "answer", "effect": 0.1}
+    test = {
+        "set": "log",
+        "question": MANY[0],
+        "measure": "item/ndcg@10",
+        "a": "answer",
+        "effect": 0.1,
+    }
     test |= {"low": 0.0, "high": 0.2, "p_holm": 0.01, "detectable": 0.1}
-    rows = {"bm25": "holds", "dense-tuned": "does not hold", "memory": "cannot tell here", "sft": "holds"}
+    rows = {
+        "bm25": "holds",
+        "dense-tuned": "does not hold",
+        "memory": "cannot tell here",
+        "sft": "holds",
+    }
     tests = [{**test, "b": name, "verdict": verdict} for name, verdict in rows.items()]
     tests += [{**tests[0], "measure": "sid/mrr", "b": "raddpo"}]
     console = Console(width=200)
     with console.capture() as captured:
         print_verdicts({"tests": tests}, console)
     _, counts, *worse = captured.get().splitlines()
-    assert "each of 4 other rows, item/ndcg@10: better than 2, worse than 1, cannot tell 1" in counts
+    assert (
+        "each of 4 other rows, item/ndcg@10: better than 2, worse than 1, cannot tell 1" in counts
+    )
     assert [line.split("  ")[1] for line in worse] == ["answer − dense-tuned"]
 
 
 def test_relevant_items_that_no_sid_reaches_are_counted():
     catalogue = toy.catalogue()
     codes = np.array([[row // 8, row % 3] for row in range(64)], dtype=np.int32)
-    lengths = np.where(np.arange(64) == 1, 0, 2).astype(np.int32)  # item 1 has no SID, item 0 has the first one
-    index = PrefixIndex.build(SemanticIds(np.where(lengths[:, None] > 0, codes, -1), lengths, (8, 4)))
-    judged = {catalogue.item_ids[0]: 1.0, catalogue.item_ids[1]: 1.0, catalogue.item_ids[2]: 0.0, "gone": 1.0}
+    # item 1 has no SID, item 0 has the first one
+    lengths = np.where(np.arange(64) == 1, 0, 2).astype(np.int32)
+    index = PrefixIndex.build(
+        SemanticIds(np.where(lengths[:, None] > 0, codes, -1), lengths, (8, 4))
+    )
+    judged = {
+        catalogue.item_ids[0]: 1.0,
+        catalogue.item_ids[1]: 1.0,
+        catalogue.item_ids[2]: 0.0,
+        "gone": 1.0,
+    }
     small = EvalSet("s", ("q",), (Prompt("q"),), {"q": judged})
     facts = Scorer(catalogue, toy_priors(), index, Config()).open(small).facts
     assert facts["items_without_sid"] == 2
@@ -348,7 +446,9 @@ def test_fusion_names_are_read_longest_first():
 
 
 def test_a_baseline_may_rank_sids_without_being_a_model(world):
-    """Its SID columns come from its own order, which goes deeper than the SIDs of the items that fit a list."""
+    """Its SID columns come from its own order, which goes deeper than the SIDs of the items that
+    fit a list.
+    """
     cfg = Config.model_validate({"evaluate": {"bootstrap": 20, "depth": 4}})
     index, model = world["index"], ShelfModel("sft", world["catalogue"], world["index"], 0.3)
     twin = ShelfModel("quantised-dense", world["catalogue"], world["index"], 0.3)
@@ -369,16 +469,24 @@ def test_a_baseline_may_rank_sids_without_being_a_model(world):
     assert scores["fusions"] == {}
     [facts] = scores["sets"].values()
     cells = facts["systems"]
-    assert cells["sft"]["sid/recall@64"]["mean"] == cells["quantised-dense"]["sid/recall@64"]["mean"] > 0
+    assert (
+        cells["sft"]["sid/recall@64"]["mean"]
+        == cells["quantised-dense"]["sid/recall@64"]["mean"]
+        > 0
+    )
     assert "expected/ndcg@10" in cells["quantised-dense"]
     assert all("quantised-dense" not in (test["a"], test["b"]) for test in scores["tests"])
 
 
 def test_configured_systems_and_missing_pieces_are_named(world, tmp_path):
-    cfg = Config.model_validate(yaml.safe_load("evaluate: {systems: [bm25, bm25+nothing], bootstrap: 20}"))
+    cfg = Config.model_validate(
+        yaml.safe_load("evaluate: {systems: [bm25, bm25+nothing], bootstrap: 20}")
+    )
     systems = {"bm25": TextSystem("bm25", Bm25(world["catalogue"]))}
     with pytest.raises(ValueError, match=r"names bm25\+nothing"):
-        run_suite(systems, [world["judged"]], world["catalogue"], toy_priors(), out=tmp_path, cfg=cfg)
+        run_suite(
+            systems, [world["judged"]], world["catalogue"], toy_priors(), out=tmp_path, cfg=cfg
+        )
     with pytest.raises(ValueError, match="nothing to score"):
         run_suite(systems, [], world["catalogue"], toy_priors(), out=tmp_path, cfg=Config())
     with pytest.raises(ValueError, match="sidar evaluate"):
@@ -390,7 +498,9 @@ def test_runs_without_sids_models_or_valid_sets(world, tmp_path):
     cfg.evaluate.bootstrap = 20
     channel = TextSystem("bm25", Bm25(world["catalogue"]))
     systems = {"bm25": channel, "dense": TextSystem("dense", Popularity(np.arange(64.0)))}
-    scores = run_suite(systems, [world["judged"]], world["catalogue"], toy_priors(), out=tmp_path, cfg=cfg)
+    scores = run_suite(
+        systems, [world["judged"]], world["catalogue"], toy_priors(), out=tmp_path, cfg=cfg
+    )
     [facts] = scores["sets"].values()
     assert not any(m.startswith("sid/") for m in facts["systems"]["bm25"])
     assert scores["fusions"]["bm25+dense"]["sets"][world["judged"].name]["tuned"] is False

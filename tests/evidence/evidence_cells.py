@@ -39,13 +39,26 @@ RULES = {
     },
     "expected": {
         "sft": {"click": "-", "order": "-", "random": "-", "utility": "-", "why": "fewer rows"},
-        "raddpo": {"click": "+", "order": "+", "random": "+", "utility": "0", "why": "negatives say something"},
+        "raddpo": {
+            "click": "+",
+            "order": "+",
+            "random": "+",
+            "utility": "0",
+            "why": "negatives say something",
+        },
         "dpo": {"click": "-", "order": "-", "random": "-", "utility": "-", "why": "no SFT term"},
         "simpo": {"click": "0", "order": "0", "random": "0", "utility": "0", "why": "small"},
         "orpo": {"click": "+", "order": "0", "random": "0", "utility": "0", "why": "a wrong guess"},
     },
     "claims": [
-        {"id": "beats-sft", "text": "RAD-DPO beats SFT", "a": "raddpo", "b": "sft", "sign": "+", "paper": 0.0088},
+        {
+            "id": "beats-sft",
+            "text": "RAD-DPO beats SFT",
+            "a": "raddpo",
+            "b": "sft",
+            "sign": "+",
+            "paper": 0.0088,
+        },
         {
             "id": "beats-sft-continued",
             "text": "RAD-DPO beats SFT-continued",
@@ -54,15 +67,50 @@ RULES = {
             "sign": "+",
             "paper": None,
         },
-        {"id": "beats-dpo", "text": "RAD-DPO beats DPO", "a": "raddpo", "b": "dpo", "sign": "+", "paper": 0.02},
-        {"id": "reverse", "text": "SimPO beats RAD-DPO", "a": "simpo", "b": "raddpo", "sign": "+", "paper": None},
-        {"id": "tlgd", "text": "TLGD helps", "a": "raddpo", "b": "raddpo-no-tlgd", "sign": "+", "paper": 0.0008},
+        {
+            "id": "beats-dpo",
+            "text": "RAD-DPO beats DPO",
+            "a": "raddpo",
+            "b": "dpo",
+            "sign": "+",
+            "paper": 0.02,
+        },
+        {
+            "id": "reverse",
+            "text": "SimPO beats RAD-DPO",
+            "a": "simpo",
+            "b": "raddpo",
+            "sign": "+",
+            "paper": None,
+        },
+        {
+            "id": "tlgd",
+            "text": "TLGD helps",
+            "a": "raddpo",
+            "b": "raddpo-no-tlgd",
+            "sign": "+",
+            "paper": 0.0008,
+        },
     ],
     "hallucination_order": ["sft", "raddpo", "orpo", "simpo", "dpo"],
 }
 #: Planted differences to SFT-continued on every day-8 measure.
-EFFECTS = {"sft": -0.01, "sft-continued": 0.0, "raddpo": 0.02, "dpo": -0.03, "simpo": 0.0, "orpo": 0.0}
-MASS = {"sft": 0.10, "sft-continued": 0.10, "raddpo": 0.14, "orpo": 0.18, "simpo": 0.22, "dpo": 0.30}
+EFFECTS = {
+    "sft": -0.01,
+    "sft-continued": 0.0,
+    "raddpo": 0.02,
+    "dpo": -0.03,
+    "simpo": 0.0,
+    "orpo": 0.0,
+}
+MASS = {
+    "sft": 0.10,
+    "sft-continued": 0.10,
+    "raddpo": 0.14,
+    "orpo": 0.18,
+    "simpo": 0.22,
+    "dpo": 0.30,
+}
 QUERIES, CLUSTERS = 240, 120
 
 
@@ -77,7 +125,10 @@ class Planned:
 
 def day8_metrics():
     """Every measure of day 8 as cells name it."""
-    sid, item = ("mrr", "recall@8", "recall@64", "recall@128"), ("ndcg@10", "recall@10", "recall@100", "mrr")
+    sid, item = (
+        ("mrr", "recall@8", "recall@64", "recall@128"),
+        ("ndcg@10", "recall@10", "recall@100", "mrr"),
+    )
     found = []
     for target in ("click", "order", "random"):
         found += [f"{target}.sid.{m}" for m in sid] + [f"{target}.item.{m}" for m in item]
@@ -86,10 +137,16 @@ def day8_metrics():
 
 
 class Folder:
-    """``root/registration.yaml``, ``root/results/evidence/`` with queries, and cells as they are added."""
+    """``root/registration.yaml``, ``root/results/evidence/`` with queries, and cells as they are
+    added.
+    """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.results, self.rules = root, root / "results" / "evidence", root / "registration.yaml"
+        self.root, self.results, self.rules = (
+            root,
+            root / "results" / "evidence",
+            root / "registration.yaml",
+        )
         self.results.mkdir(parents=True)
         self.rules.write_text(yaml.safe_dump(RULES, sort_keys=False))
         self.planned = []
@@ -129,25 +186,46 @@ class Folder:
         tables = []
         sets = ["day8", *(["judged_test", "grounded_test"] if held_out else [])]
         item = ("ndcg@10", "rprec", "recall@10", "recall@100", "mrr")
-        other = [*(f"item.{m}" for m in item), *(f"sid.{m}" for m in ("mrr", "recall@8", "recall@64", "recall@128"))]
+        other = [
+            *(f"item.{m}" for m in item),
+            *(f"sid.{m}" for m in ("mrr", "recall@8", "recall@64", "recall@128")),
+        ]
         fused = ["fused.item.ndcg@10", "fused.item.recall@100"] if kind in ("sft", "align") else []
-        invalid = [f"invalid.{m}" for m in ("mass", "free@10", "free@128", "not_code@10")] if fused else []
+        invalid = (
+            [f"invalid.{m}" for m in ("mass", "free@10", "free@128", "not_code@10")]
+            if fused
+            else []
+        )
         names = [*day8_metrics(), *other, *fused, *invalid]
         for set_name in sets:
             n = len(self.ids[set_name])
             columns = {m: np.full(n, np.nan, np.float32) for m in names}
             here = day8_metrics() if set_name == "day8" else [*other, *fused]
             for m in here:
-                part = slice(None) if m.startswith(("click", "utility")) or set_name != "day8" else slice(0, 60)
+                part = (
+                    slice(None)
+                    if m.startswith(("click", "utility")) or set_name != "day8"
+                    else slice(0, 60)
+                )
                 value = self.difficulty[set_name] + effect + rng.normal(0, noise_sd, n)
                 columns[m][part] = value[part]
             if set_name == "day8":
                 for i, m in enumerate(invalid):
                     base = MASS.get(system, 0.15) if mass is None else mass
                     columns[m][:24] = base * (1 - i / 4) + rng.normal(0, 0.01, 24)
-            tables.append(pa.table({"set": [set_name] * n, "query_id": self.ids[set_name], **columns}))
+            tables.append(
+                pa.table({"set": [set_name] * n, "query_id": self.ids[set_name], **columns})
+            )
         pq.write_table(pa.concat_tables(tables), self.results / f"{name}.parquet")
-        axes = {"n": 3, "noise": 0.0, "sids": "16/8", "size": "3x384", "head": "level", "lists": 2400, "beta": 2.0}
+        axes = {
+            "n": 3,
+            "noise": 0.0,
+            "sids": "16/8",
+            "size": "3x384",
+            "head": "level",
+            "lists": 2400,
+            "beta": 2.0,
+        }
         if axis:
             key, _, value = axis.partition("=")
             axes[key] = value.replace("-", "/") if key == "sids" else value
@@ -187,7 +265,10 @@ def hash_of(text):
 def mechanism(rng):
     found = {}
     for state in ("eos_out", "last_code", "item_vector"):
-        found |= {f"rdrw/{state}/{k}": v for k, v in zip(("q25", "q50", "q75"), (0.2, 0.4, 0.6), strict=True)}
+        found |= {
+            f"rdrw/{state}/{k}": v
+            for k, v in zip(("q25", "q50", "q75"), (0.2, 0.4, 0.6), strict=True)
+        }
         mean = 0.62 + rng.normal(0, 0.01)
         found |= {
             f"rdrw/{state}/auc": mean,
@@ -195,7 +276,12 @@ def mechanism(rng):
             f"rdrw/{state}/auc_high": mean + 0.03,
         }
         found |= {f"rdrw/{state}/weight_pseudo": 0.68, f"rdrw/{state}/weight_true": 0.77}
-    found |= {"auc/prefix": 0.55, "auc/prefix_low": 0.49, "auc/prefix_high": 0.61, "contrast/push": 0.4}
+    found |= {
+        "auc/prefix": 0.55,
+        "auc/prefix_low": 0.49,
+        "auc/prefix_high": 0.61,
+        "contrast/push": 0.4,
+    }
     for k in ("star", "others", "negatives", "pseudo", "unrelated", "top", "entropy"):
         change = rng.normal(-0.3, 0.05)
         found |= {
@@ -246,5 +332,9 @@ def read(folder):
 
 def write(folder):
     """The page as Markdown and HTML, written into ``folder.root/docs``."""
-    write_report(folder.results, folder.root / "docs", registration=folder.rules, planned=folder.planned)
-    return (folder.root / "docs" / "evidence.md").read_text(), (folder.root / "docs" / "evidence.html").read_text()
+    write_report(
+        folder.results, folder.root / "docs", registration=folder.rules, planned=folder.planned
+    )
+    return (folder.root / "docs" / "evidence.md").read_text(), (
+        folder.root / "docs" / "evidence.html"
+    ).read_text()

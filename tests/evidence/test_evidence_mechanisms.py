@@ -55,11 +55,15 @@ def truth_of(table, seed=0):
 
 @pytest.fixture(scope="module")
 def lists(model):
-    """Some negatives are moved to another shelf, so that all, some or none of a list's share y_w*'s first code."""
+    """Some negatives are moved to another shelf, so that all, some or none of a list's share y_w*'s
+    first code.
+    """
     records = toy_lists(24).to_pylist()
     for number, record in enumerate(records):
         moved = [number % 4 == 0 or (number % 4 != 1 and place % 2 == 0) for place in range(6)]
-        record["negatives"] = [(r + 24) % 64 if m else r for r, m in zip(record["negatives"], moved, strict=False)]
+        record["negatives"] = [
+            (r + 24) % 64 if m else r for r, m in zip(record["negatives"], moved, strict=False)
+        ]
     table = pa.Table.from_pylist(records, schema=toy_lists(1).schema)
     return label(table, truth_of(table), toy_sids(), model.prompts)
 
@@ -72,7 +76,9 @@ def count_pairs(scores, positive):
     wrong = [s for s, p in zip(scores, positive, strict=True) if not p]
     if not right or not wrong:
         return math.nan
-    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(right, wrong)])
+    return mean(
+        [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(right, wrong)]
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,7 +87,10 @@ def test_auc_counts_pairs_with_ties_and_weights(seed):
     scores, positive = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.3
     times = rng.integers(0, 4, (7, 40)).astype(float)
     assert auc.auc(scores, positive)[0] == pytest.approx(count_pairs(scores, positive))
-    want = [count_pairs(np.repeat(scores, t.astype(int)), np.repeat(positive, t.astype(int))) for t in times]
+    want = [
+        count_pairs(np.repeat(scores, t.astype(int)), np.repeat(positive, t.astype(int)))
+        for t in times
+    ]
     assert auc.auc(scores, positive, times) == pytest.approx(want, nan_ok=True)
 
 
@@ -94,7 +103,8 @@ def test_separation_resamples_whole_queries():
     """Slow twin: every resample is written out as a longer data set and counted."""
     rng = np.random.default_rng(4)
     owner = np.repeat(np.arange(9), 5)
-    cluster = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5])  # of the lists: some queries were asked several times
+    # of the lists: some queries were asked several times
+    cluster = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5])
     positive = rng.random(45) < 0.4
     scores = rng.normal(size=45) + positive
     scores[7] = np.nan
@@ -105,7 +115,10 @@ def test_separation_resamples_whole_queries():
     pooled, inside = [], []
     for drawn in times:
         rows = np.concatenate(
-            [np.tile(np.flatnonzero(kept & (cluster[owner] == c)), int(n)) for c, n in enumerate(drawn)]
+            [
+                np.tile(np.flatnonzero(kept & (cluster[owner] == c)), int(n))
+                for c, n in enumerate(drawn)
+            ]
         )
         pooled.append(count_pairs(scores[rows], positive[rows]))
         won = compared = 0.0
@@ -116,7 +129,9 @@ def test_separation_resamples_whole_queries():
             compared += drawn[cluster[one]] * len(pairs)
         inside.append(won / compared)
     assert found["auc"] == pytest.approx(count_pairs(scores[kept], positive[kept]))
-    assert (found["auc_low"], found["auc_high"]) == pytest.approx(tuple(np.quantile(pooled, [0.025, 0.975])))
+    assert (found["auc_low"], found["auc_high"]) == pytest.approx(
+        tuple(np.quantile(pooled, [0.025, 0.975]))
+    )
     assert found["auc_within_low"] == pytest.approx(np.quantile(inside, 0.025))
     assert found["auc_within_high"] == pytest.approx(np.quantile(inside, 0.975))
 
@@ -135,7 +150,10 @@ def test_within_ignores_what_lists_differ_in():
 
 def test_labels_follow_the_surviving_candidates(model):
     """Rows 3 and 4 share an SID, as do 5 and 6, and 7 has the positive's."""
-    codes = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [2, 0, 0], [2, 0, 0], [3, 0, 1], [3, 0, 1], [0, 0, 0]], np.int32)
+    codes = np.array(
+        [[0, 0, 0], [1, 0, 0], [1, 1, 0], [2, 0, 0], [2, 0, 0], [3, 0, 1], [3, 0, 1], [0, 0, 0]],
+        np.int32,
+    )
     sids = SemanticIds(codes, np.full(8, 3, np.int32), (8, 4, 2))
     table = pa.Table.from_pylist(
         [
@@ -193,7 +211,9 @@ def test_measure_equals_a_list_at_a_time(model, lists):
         listed = [*one.example.candidates, *one.unrelated]
         for state in STATES:
             with torch.no_grad():
-                scores = score(model, pack([one.example.tokens], [listed], model.vocab), rdrw_state=state)
+                scores = score(
+                    model, pack([one.example.tokens], [listed], model.vocab), rdrw_state=state
+                )
             star = int(scores.star[0])
             want = [cosine(scores.hidden[0, star].tolist(), h.tolist()) for h in scores.hidden[0]]
             assert said.similarity[state][b, : len(listed)] == pytest.approx(want, abs=2e-5)
@@ -201,7 +221,9 @@ def test_measure_equals_a_list_at_a_time(model, lists):
         assert said.logp[b, : len(listed)] == pytest.approx(total, abs=1e-4)
         assert said.reward[b, : len(listed)] == pytest.approx(total / 3, abs=1e-4)
         assert np.isnan(said.logp[b, len(listed) :]).all()
-        assert said.prefix[b, : len(listed)].tolist() == [common_prefix(listed[star].codes, c.codes) for c in listed]
+        assert said.prefix[b, : len(listed)].tolist() == [
+            common_prefix(listed[star].codes, c.codes) for c in listed
+        ]
         p = scores.first_logp[0].exp()
         assert said.top[b] == pytest.approx(float(p.max()), abs=1e-5)
         assert said.entropy[b] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
@@ -234,7 +256,9 @@ def test_probe_equals_loops(model, lists):
         star = tiers.index(max(tiers))
         others += [said.logp[b, c] for c, x in enumerate(listed) if x.is_positive and c != star]
         other_change += [
-            said.logp[b, c] - before.logp[b, c] for c, x in enumerate(listed) if x.is_positive and c != star
+            said.logp[b, c] - before.logp[b, c]
+            for c, x in enumerate(listed)
+            if x.is_positive and c != star
         ]
         unrelated += [said.logp[b, len(listed) + u] for u in range(len(one.unrelated))]
         for c, x in enumerate(listed):
@@ -260,8 +284,12 @@ def test_probe_equals_loops(model, lists):
     assert found["pairs/separable"] == pytest.approx(mean([r["better"] != 0 for r in rows]))
     assert found["pairs/inverted"] == pytest.approx(mean([r["better"] > 0 for r in rows]))
     for end, chosen in (("", rows), ("_true", true), ("_pseudo", pseudo)):
-        assert found[f"pairs/accuracy{end}"] == pytest.approx(mean([r["margin"] > 0 for r in chosen]))
-        assert found[f"pairs/margin{end}"] == pytest.approx(mean([r["margin"] for r in chosen]), abs=1e-6)
+        assert found[f"pairs/accuracy{end}"] == pytest.approx(
+            mean([r["margin"] > 0 for r in chosen])
+        )
+        assert found[f"pairs/margin{end}"] == pytest.approx(
+            mean([r["margin"] for r in chosen]), abs=1e-6
+        )
     assert found["rdrw/eos_out/auc"] == pytest.approx(
         count_pairs([r["sim"] for r in rows], [r["pseudo"] for r in rows])
     )
@@ -274,11 +302,17 @@ def test_probe_equals_loops(model, lists):
     )
     assert found["squeeze/others"] == pytest.approx(mean(others), abs=1e-5)
     assert found["squeeze/others_change"] == pytest.approx(mean(other_change), abs=1e-5)
-    assert found["squeeze/others_change_low"] <= found["squeeze/others_change"] <= found["squeeze/others_change_high"]
+    assert (
+        found["squeeze/others_change_low"]
+        <= found["squeeze/others_change"]
+        <= found["squeeze/others_change_high"]
+    )
     assert found["squeeze/unrelated"] == pytest.approx(mean(unrelated), abs=1e-5)
     assert found["squeeze/negatives"] == pytest.approx(mean([r["logp"] for r in true]), abs=1e-5)
     assert found["squeeze/pseudo"] == pytest.approx(mean([r["logp"] for r in pseudo]), abs=1e-5)
-    known = probe(model, lists, cfg, before=measure(reference, lists, states=False), said=said, samples=20)
+    known = probe(
+        model, lists, cfg, before=measure(reference, lists, states=False), said=said, samples=20
+    )
     assert known == pytest.approx(found, nan_ok=True)
     assert distributions(model, lists, cfg, said=said) == distributions(model, lists, cfg)
 
@@ -295,11 +329,15 @@ def tiny_like(model, scale=0.05):
 
 
 def hand_built(model, *, similar, dissimilar):
-    """Two lists over hand-picked codes: y_w* = (0, 0, 0), pseudo-negatives ``similar``, true ones ``dissimilar``."""
+    """Two lists over hand-picked codes: y_w* = (0, 0, 0), pseudo-negatives ``similar``, true ones
+    ``dissimilar``.
+    """
     made = []
     for number, query in enumerate(("hat", "bag")):
         tokens = model.prompts.encode_batch(list_stream(model).prompts([number]), toy_sids())[0]
-        candidates = [Candidate((0, 0, 0), True, 1)] + [Candidate(c) for c in (*similar, *dissimilar)]
+        candidates = [Candidate((0, 0, 0), True, 1)] + [
+            Candidate(c) for c in (*similar, *dissimilar)
+        ]
         pseudo = (False, *(True for _ in similar), *(False for _ in dissimilar))
         grade = (1.0, *(1.0 if p else 0.0 for p in pseudo[1:]))
         made.append(LabelledList(Example(tokens, candidates, True), pseudo, grade, query))
@@ -316,18 +354,27 @@ def test_two_lists_whose_pseudo_negatives_share_two_codes(model):
     assert found["prefix/lists"] == 1.0
     assert "auc/position" not in found
     assert "squeeze/star_change" not in found
-    bad = probe(model, hand_built(model, similar=[(3, 1, 0)], dissimilar=[(0, 0, 1)]), AlignConfig(), samples=10)
+    bad = probe(
+        model,
+        hand_built(model, similar=[(3, 1, 0)], dissimilar=[(0, 0, 1)]),
+        AlignConfig(),
+        samples=10,
+    )
     assert bad["auc/prefix"] == bad["rdrw/last_code/auc"] == 0.0
 
 
 def test_a_shared_first_code_is_undone_without_tlgd_and_kept_with_it(model):
-    """One negative per list: the pulls on the first head are opposite, so the cosine is −1 (docs/methods/raddpo.md)."""
+    """One negative per list: the pulls on the first head are opposite, so the cosine is −1
+    (docs/methods/raddpo.md).
+    """
     lists = hand_built(model, similar=[(0, 0, 1)], dissimilar=[])
     found = gradient_figures(model, lists, AlignConfig(rdrw=False), None)
     assert found["prefix/cancelled"] == pytest.approx(1.0, abs=1e-5)
     assert found["prefix/cos_head"] == pytest.approx(-1.0, abs=1e-5)
     assert math.isnan(found["prefix/cos_head_tlgd"])
-    none = gradient_figures(model, hand_built(model, similar=[], dissimilar=[(3, 1, 0)]), AlignConfig(rdrw=False), None)
+    none = gradient_figures(
+        model, hand_built(model, similar=[], dissimilar=[(3, 1, 0)]), AlignConfig(rdrw=False), None
+    )
     assert none["prefix/lists"] == 0.0
     assert "prefix/cancelled" not in none
 
@@ -365,15 +412,21 @@ def test_gradient_figures_equal_backward(model, lists, name):
     common = by_backward(model, contrast("raddpo", yardstick(cfg, tlgd=True)).contrast)
     found = gradient_figures(model, lists, cfg, None, reference=reference, count=100)
     assert found["gradient/ratio"] == pytest.approx(float(ours.norm() / sft.norm()), rel=1e-4)
-    assert found["gradient/cosine"] == pytest.approx(float(ours @ sft / ours.norm() / sft.norm()), abs=1e-4)
-    assert found["gradient/raddpo_ratio"] == pytest.approx(float(common.norm() / sft.norm()), rel=1e-4)
+    assert found["gradient/cosine"] == pytest.approx(
+        float(ours @ sft / ours.norm() / sft.norm()), abs=1e-4
+    )
+    assert found["gradient/raddpo_ratio"] == pytest.approx(
+        float(common.norm() / sft.norm()), rel=1e-4
+    )
     assert all(p.grad is None for p in model.parameters())
     if name == "dpo":
         assert "gradient/ratio" not in gradient_figures(model, lists, cfg, None)
 
 
 def test_prefix_cosines_equal_backward(model, lists):
-    """Batch figures: the parts of y_w* and of the negatives, on the lists that share a first code, by backward."""
+    """Batch figures: the parts of y_w* and of the negatives, on the lists that share a first code,
+    by backward.
+    """
     cfg = AlignConfig(rdrw=False)
     kept, packed = batch_of(model, lists)
     found = gradient_figures(model, lists, cfg, None, count=100)
@@ -383,7 +436,8 @@ def test_prefix_cosines_equal_backward(model, lists):
         star = int(scores.star[b])
         r = scores.logp[b].sum(-1) / 3
         wrong = [c for c, x in enumerate(cut(one, 3)) if not x.is_positive]
-        q = torch.softmax(torch.stack([r[c] for c in wrong]), 0).tolist()  # softmax reading: hard negatives first
+        # softmax reading: hard negatives first
+        q = torch.softmax(torch.stack([r[c] for c in wrong]), 0).tolist()
         same = [int(scores.tokens[b, c, 0] == scores.tokens[b, star, 0]) for c in wrong]
         if any(same):
             sharing.append(b)
@@ -399,15 +453,21 @@ def test_prefix_cosines_equal_backward(model, lists):
         pull = torch.autograd.grad(loss, scores.logp, retain_graph=True)[0]
         mask = torch.zeros_like(scores.is_negative)
         for b in sharing:
-            mask[b] = (torch.arange(mask.shape[1]) == scores.star[b]) if star else scores.is_negative[b]
+            mask[b] = (
+                (torch.arange(mask.shape[1]) == scores.star[b]) if star else scores.is_negative[b]
+            )
         return by_backward(model, (pull * mask[..., None] * scores.logp).sum())
 
     for end, tlgd in (("", False), ("_tlgd", True)):
         a, b = part(False, True), part(tlgd, False)
-        assert found[f"prefix/cos_all{end}"] == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-4)
+        assert found[f"prefix/cos_all{end}"] == pytest.approx(
+            float(a @ b / a.norm() / b.norm()), abs=1e-4
+        )
         level1 = torch.cat([_first_level(model, p).flatten() for p in model.parameters()]).bool()
         a, b = a[level1], b[level1]
-        assert found[f"prefix/cos_level1{end}"] == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-4)
+        assert found[f"prefix/cos_level1{end}"] == pytest.approx(
+            float(a @ b / a.norm() / b.norm()), abs=1e-4
+        )
 
 
 def _first_level(model, parameter):
@@ -427,7 +487,9 @@ def test_head_cosines_equal_backward_list_by_list(model, lists, tlgd):
         loss = objective("raddpo").parts(scores, yardstick(AlignConfig(), tlgd=tlgd), None).contrast
         positive, negatives = pulls(scores, loss)
         a, b = (
-            torch.autograd.grad((pull * scores.logp).sum(), model.heads[0], retain_graph=True)[0].flatten()
+            torch.autograd.grad((pull * scores.logp).sum(), model.heads[0], retain_graph=True)[
+                0
+            ].flatten()
             for pull in (positive, negatives)
         )
         found = float(first_step_cosines(scores, positive, negatives)[0])
@@ -446,7 +508,9 @@ def test_a_frozen_model_is_refused(model, lists):
 
 
 def test_push_at_equal_scores(model):
-    """n = 3, β = 2: σ(−βz) is 1/10 under print and 9/10 under softmax (docs/errata.md: pushes of .2 and 1.8)."""
+    """n = 3, β = 2: σ(−βz) is 1/10 under print and 9/10 under softmax (docs/errata.md: pushes of .2
+    and 1.8).
+    """
     lists = hand_built(model, similar=[(0, 0, 1)], dissimilar=[(3, 1, 0), (4, 2, 1), (5, 0, 0)])
     truth = Truth.of(lists)
     flat = np.where(truth.positive | truth.negative, -1.0, np.nan)
@@ -456,24 +520,37 @@ def test_push_at_equal_scores(model):
     assert found["contrast/push_printed"] == found["contrast/push"] == pytest.approx(0.1)
     assert found["contrast/push_softmax"] == pytest.approx(0.9)
     assert found["contrast/push_printed_saturated"] == 0.0
-    strong = push_figures(truth, said, AlignConfig(objective="raddpo-paper", rdrw=False, beta=4.0), 3)
+    strong = push_figures(
+        truth, said, AlignConfig(objective="raddpo-paper", rdrw=False, beta=4.0), 3
+    )
     assert strong["contrast/push"] == pytest.approx(1 / 82)
     assert strong["contrast/push_saturated"] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["similarity", "constant", "shuffled"])
 def test_push_is_weighed_as_the_config_says(model, lists, kind):
-    """Softmax, β = 2: 1 − exp(−L_PL) from weights written out, list by list; shuffling keeps the weights' sum."""
+    """Softmax, β = 2: 1 − exp(−L_PL) from weights written out, list by list; shuffling keeps the
+    weights' sum.
+    """
     cfg = AlignConfig(beta=2.0, rdrw_weights=kind, rdrw_constant=0.6)
     truth, said = Truth.of(lists), measure(model, lists)
-    pairs = [(b, c) for b, x in enumerate(lists) for c in range(len(x.pseudo)) if truth.negative[b, c]]
+    pairs = [
+        (b, c) for b, x in enumerate(lists) for c in range(len(x.pseudo)) if truth.negative[b, c]
+    ]
     pairs = [(b, c) for b, c in pairs if truth.negative[b, : c + 1].sum() <= 2]
     sims = {pair: said.similarity["eos_out"][pair] for pair in pairs}
     anchors = tuple(np.quantile(list(sims.values()), [0.25, 0.5, 0.75]).tolist())
-    eq6 = [float(similarity_weight(torch.tensor(s, dtype=torch.float64), anchors)) for s in sims.values()]
+    eq6 = [
+        float(similarity_weight(torch.tensor(s, dtype=torch.float64), anchors))
+        for s in sims.values()
+    ]
     drawn = np.random.default_rng(0).permutation(eq6)
     weights = dict(
-        zip(pairs, {"similarity": eq6, "constant": [0.6] * len(pairs), "shuffled": drawn}[kind], strict=True)
+        zip(
+            pairs,
+            {"similarity": eq6, "constant": [0.6] * len(pairs), "shuffled": drawn}[kind],
+            strict=True,
+        )
     )
     pushes = []
     for b in sorted({b for b, _ in pairs}):
@@ -489,7 +566,9 @@ def test_gradients_of_shuffled_weights_repeat_and_leave_the_random_state_alone(m
     said, truth = measure(model, lists), Truth.of(lists)
     before = torch.random.get_rng_state()
     runs = [
-        gradient_figures(model, lists, cfg, window_at(said.similarity["eos_out"][taken(truth, 3)], cfg))
+        gradient_figures(
+            model, lists, cfg, window_at(said.similarity["eos_out"][taken(truth, 3)], cfg)
+        )
         for _ in range(2)
     ]
     assert runs[0] == pytest.approx(runs[1], nan_ok=True)
@@ -504,10 +583,13 @@ def test_distributions_count_every_pair(model, lists):
     figures = probe(model, lists, AlignConfig(), samples=5)
     for name in ("similarity", "weight"):
         assert len(found[f"{name}/edges"]) == 21
-        assert sum(found[f"{name}/pseudo"]) == round(figures["pairs/count"] * figures["pairs/pseudo"])
+        assert sum(found[f"{name}/pseudo"]) == round(
+            figures["pairs/count"] * figures["pairs/pseudo"]
+        )
         assert sum(found[f"{name}/pseudo"]) + sum(found[f"{name}/true"]) == figures["pairs/count"]
     assert found["similarity/quartiles"][1] == pytest.approx(figures["rdrw/eos_out/q50"])
-    assert found["weight/pseudo"][0] + found["weight/true"][0] >= figures["pairs/count"] // 4 - 1  # w = .5 above Q75
+    # w = .5 above Q75
+    assert found["weight/pseudo"][0] + found["weight/true"][0] >= figures["pairs/count"] // 4 - 1
 
 
 def rows_of(values):
@@ -518,7 +600,10 @@ def test_oscillation_is_the_variance_around_a_running_mean():
     values = np.random.default_rng(1).normal(size=30).tolist()
     residual = [values[i] - mean(values[max(i - 4, 0) : i + 5]) for i in range(30)]
     want = mean([(r - mean(residual)) ** 2 for r in residual])
-    extra = [{"kind": "valid", "step": 3, "logp/star_first": 99.0}, {"kind": "train", "step": 4, "loss": 1.0}]
+    extra = [
+        {"kind": "valid", "step": 3, "logp/star_first": 99.0},
+        {"kind": "train", "step": 4, "loss": 1.0},
+    ]
     assert oscillation(extra + rows_of(values)) == pytest.approx(want)
     assert oscillation(rows_of([2.0] * 30)) == 0.0
     assert math.isnan(oscillation(rows_of([1.0, 2.0])))

@@ -24,7 +24,9 @@ def test_the_cells_of_the_plan_fit_together():
     seeds = registration.registration()["bed"]["seeds"]
     core = cells("core")
     for system in ("sft", "sft-continued", "raddpo"):
-        assert len({c.seed for c in core if c.system == system and "table1" in c.groups}) >= max(seeds["headline"], 5)
+        assert len({c.seed for c in core if c.system == system and "table1" in c.groups}) >= max(
+            seeds["headline"], 5
+        )
     for system in {c.system for c in core if c.kind == "align" and c.axes["head"] == "level"}:
         assert len({c.seed for c in core if c.system == system}) >= 3
 
@@ -57,7 +59,11 @@ def test_the_shipped_cells_are_the_defaults_of_alignment():
 
 
 def test_a_denoiser_of_the_lists_takes_the_place_of_rdrw():
-    for system, variant in (("raddpo-truth", "truth"), ("raddpo-skip-above", "skip-above"), ("raddpo-ips", "ips")):
+    for system, variant in (
+        ("raddpo-truth", "truth"),
+        ("raddpo-skip-above", "skip-above"),
+        ("raddpo-ips", "ips"),
+    ):
         cell = align_cell(system, 0, ())
         assert cell.data == variant
         assert cell.config["align"]["rdrw"] is False
@@ -65,9 +71,13 @@ def test_a_denoiser_of_the_lists_takes_the_place_of_rdrw():
 
 
 def test_the_simulator_is_the_registered_one(tmp_path):
-    """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence, and stops every run."""
+    """Frozen: a change of simulator.yaml or lexicon.yaml voids every number of the evidence, and
+    stops every run.
+    """
     before, registered = registration.registration_file(), registration.registration()
-    assert registration.simulator_hashes() == {name: registered["simulator"][name] for name in ("hash", "lexicon")}
+    assert registration.simulator_hashes() == {
+        name: registered["simulator"][name] for name in ("hash", "lexicon")
+    }
     registration.check_frozen()
     try:
         for name, changed in (("hash", "hash"), ("lexicon", "lexicon"), ("preset", "hash")):
@@ -75,7 +85,9 @@ def test_the_simulator_is_the_registered_one(tmp_path):
             wrong = {**registered, "simulator": {**registered["simulator"], name: other}}
             (tmp_path / "registration.yaml").write_text(yaml.safe_dump(wrong))
             registration.use(tmp_path / "registration.yaml")
-            with pytest.raises(ValueError, match=rf"^the simulator's {changed} differ from registration\.yaml"):
+            with pytest.raises(
+                ValueError, match=rf"^the simulator's {changed} differ from registration\.yaml"
+            ):
                 registration.check_frozen()
     finally:
         registration.use(before)
@@ -85,4 +97,6 @@ def test_all_committed_cells_belong_to_the_registration():
     for path in sorted(Path(registration.RESULTS).glob("*.json")):
         found = json.loads(path.read_text())
         assert found["registration"] == registration.registration_hash(), path.name
-        assert found["bed"]["simulator"] == registration.registration()["simulator"]["hash"], path.name
+        assert found["bed"]["simulator"] == registration.registration()["simulator"]["hash"], (
+            path.name
+        )

@@ -1,4 +1,6 @@
-"""The evidence page says what the cells say: planted effects come back with the right words, and nothing else does."""
+"""The evidence page says what the cells say: planted effects come back with the right words, and
+nothing else does.
+"""
 
 import itertools
 import json
@@ -62,17 +64,26 @@ def slow_difference(folder, a, b, metric, seeds):
 
 
 @pytest.mark.parametrize("metric", [MRR, "order.sid.mrr", "utility.item.ndcg@10"])
-def test_an_effect_is_the_mean_over_queries_and_seeds_of_what_the_files_hold(folder, evidence, metric):
+def test_an_effect_is_the_mean_over_queries_and_seeds_of_what_the_files_hold(
+    folder, evidence, metric
+):
     (result,) = compare(evidence, [difference("raddpo", "sft-continued", metric)])
     values, labels = slow_difference(folder, "raddpo", "sft-continued", metric, (0, 1, 2))
     expected = paired_test(values, np.zeros_like(values), np.array(labels))
     assert result.test.effect == pytest.approx(values.mean(), abs=1e-7)
-    assert result.test.detectable == pytest.approx(smallest_detectable(values, np.array(labels)), rel=1e-5)
+    assert result.test.detectable == pytest.approx(
+        smallest_detectable(values, np.array(labels)), rel=1e-5
+    )
     assert result.test.n == len(values) == 3 * (60 if metric.startswith("order") else QUERIES)
     assert result.test.clusters == len(set(labels)) <= CLUSTERS
-    # The same clusters in another order draw other resamples: equal up to the bootstrap's own error.
-    assert (result.test.low, result.test.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
-    per_seed = [slow_difference(folder, "raddpo", "sft-continued", metric, [s])[0].mean() for s in (0, 1, 2)]
+    # The same clusters in another order draw other resamples: equal up to the bootstrap's own
+    # error.
+    assert (result.test.low, result.test.high) == pytest.approx(
+        (expected.low, expected.high), abs=1e-3
+    )
+    per_seed = [
+        slow_difference(folder, "raddpo", "sft-continued", metric, [s])[0].mean() for s in (0, 1, 2)
+    ]
     assert list(result.seeds.values()) == pytest.approx(per_seed, abs=1e-7)
     assert result.seed_sd == pytest.approx(np.std(per_seed, ddof=1), abs=1e-7)
     assert result.agreeing == sum(np.sign(s) == np.sign(values.mean()) for s in per_seed)
@@ -83,13 +94,21 @@ def test_planted_effects_get_their_words(evidence):
     assert found["raddpo"].word == "holds"
     assert found["raddpo"].test.effect == pytest.approx(EFFECTS["raddpo"], abs=0.008)
     assert found["raddpo"].test.low < EFFECTS["raddpo"] < found["raddpo"].test.high
-    assert (found["dpo"].contrast.sign, found["dpo"].word, found["dpo"].met) == ("-", "holds", "yes")
+    assert (found["dpo"].contrast.sign, found["dpo"].word, found["dpo"].met) == (
+        "-",
+        "holds",
+        "yes",
+    )
     assert (found["simpo"].contrast.sign, found["simpo"].word, found["simpo"].met) == (
         "0",
         "nothing seen",
         "not contradicted",
     )
-    assert (found["orpo"].contrast.sign, found["orpo"].word, found["orpo"].met) == ("+", "cannot tell here", "open")
+    assert (found["orpo"].contrast.sign, found["orpo"].word, found["orpo"].met) == (
+        "+",
+        "cannot tell here",
+        "open",
+    )
     # An effect where none was expected is a miss, whichever way it goes.
     utility = against(evidence, "sft-continued", "utility.sid.ndcg@10")["raddpo"]
     assert (utility.contrast.sign, utility.word, utility.met) == ("0", "does not hold", "no")
@@ -108,7 +127,9 @@ def test_holm_runs_over_the_methods_of_one_control_and_measure(evidence):
 
 
 def test_the_interval_covers_and_the_detectable_effect_is_detected(tmp_path):
-    """Many planted effects of the size that the test says it could see: about four in five are seen."""
+    """Many planted effects of the size that the test says it could see: about four in five are
+    seen.
+    """
     folder = Folder(tmp_path)
     folder.add("sft-continued", 0, effect=0.0, held_out=False)
     folder.add("probe", 0, effect=0.0, held_out=False)
@@ -121,7 +142,9 @@ def test_the_interval_covers_and_the_detectable_effect_is_detected(tmp_path):
         folder.add(f"control{run}", 0, effect=0.0, held_out=False)
     folder_read = read(folder)
     for run in range(runs):
-        (result,) = compare(folder_read, [difference(f"probe{run}", f"control{run}", MRR)], permutations=500)
+        (result,) = compare(
+            folder_read, [difference(f"probe{run}", f"control{run}", MRR)], permutations=500
+        )
         seen += result.test.p < 0.05
         covered += result.test.low <= size <= result.test.high
     assert 0.6 <= seen / runs <= 0.97  # 80 % expected; ±3 standard errors of 40 runs
@@ -170,7 +193,10 @@ def test_an_interaction_is_a_difference_of_differences(tmp_path):
     found = read(folder)
     result = slopes(found, MRR)["RAD-DPO (softmax) − w/o RDRW"]
     assert result.test.effect == pytest.approx(0.05, abs=0.01)
-    parts = [per_query(found, difference("raddpo", "raddpo-no-rdrw", MRR, variant=v))[0] for v in ("noise=0.5", "")]
+    parts = [
+        per_query(found, difference("raddpo", "raddpo-no-rdrw", MRR, variant=v))[0]
+        for v in ("noise=0.5", "")
+    ]
     assert result.test.effect == pytest.approx((parts[0] - parts[1]).mean())
     assert result.word == "holds"
 
@@ -214,7 +240,9 @@ def test_the_order_of_harm(evidence):
 def test_the_order_of_harm_is_refused_when_one_step_is_turned(tmp_path):
     folder = Folder(tmp_path)
     for seed, (system, mass) in itertools.product((0, 1, 2), (MASS | {"simpo": 0.12}).items()):
-        folder.add(system, seed, kind="sft" if system == "sft" else "align", mass=mass, held_out=False)
+        folder.add(
+            system, seed, kind="sft" if system == "sft" else "align", mass=mass, held_out=False
+        )
     line = next(x for x in lines(read(folder)) if x.text.startswith("Invalid mass"))
     assert line.words[0] == "does not hold"
 
@@ -229,14 +257,18 @@ def test_sizes_hold_only_if_every_size_was_run_and_holds(tmp_path):
     def word():
         return next(x for x in lines(read(folder)) if "every size" in x.text).words[0]
 
-    assert [value for value, _ in at_each(read(folder), "size", "raddpo", "sft", MRR)] == ["2x192", "3x384"]
+    assert [value for value, _ in at_each(read(folder), "size", "raddpo", "sft", MRR)] == [
+        "2x192",
+        "3x384",
+    ]
     assert word() == "holds"
     folder.plan("raddpo@size=8x512.s0", "raddpo", 0)
     assert word() == "cannot tell here"
 
 
 @pytest.mark.parametrize(
-    ("speed", "memory", "word"), [(8.3, 4.0, "holds"), (8.3, 1.5, "does not hold"), (2.0, 4.0, "does not hold")]
+    ("speed", "memory", "word"),
+    [(8.3, 4.0, "holds"), (8.3, 1.5, "does not hold"), (2.0, 4.0, "does not hold")],
 )
 def test_the_packed_steps_claim_needs_both_speed_and_memory(tmp_path, speed, memory, word):
     folder = Folder(tmp_path)

@@ -1,4 +1,6 @@
-"""Hallucination on free beams beside exact mass, squeezing and oscillation: words only where seeds allow them."""
+"""Hallucination on free beams beside exact mass, squeezing and oscillation: words only where seeds
+allow them.
+"""
 
 import json
 
@@ -41,9 +43,12 @@ def test_one_seed_never_says_that_positives_fell(folder):
 def test_oscillation_is_compared_seed_by_seed(folder):
     for seed, value in enumerate((0.01, 0.02, 0.03)):
         folder.add("raddpo", seed, train={"oscillation": value, "gradient_ratio": 0.3})
-        folder.add("raddpo-no-tlgd", seed, train={"oscillation": value + 0.005, "gradient_ratio": 0.3})
+        folder.add(
+            "raddpo-no-tlgd", seed, train={"oscillation": value + 0.005, "gradient_ratio": 0.3}
+        )
     folder.add("raddpo", 3, train={"oscillation": 0.9, "gradient_ratio": 0.3})
     page, _ = write(folder)
     assert "seed by seed: −.0050, −.0050, −.0050 (lower in every seed)" in page
     mechanisms = page[page.index("## 7. Mechanisms") :]
-    assert ".020 (.010 … .030)" in line_of(mechanisms, "RAD-DPO (softmax)")  # the fourth seed has no fellow
+    # the fourth seed has no fellow
+    assert ".020 (.010 … .030)" in line_of(mechanisms, "RAD-DPO (softmax)")

@@ -74,7 +74,10 @@ def test_changing_the_registration_voids_every_cell(tmp_path):
 def test_the_registration_hash_is_the_one_that_cells_are_stamped_with():
     from benchmarks.evidence import registration
 
-    assert registration_hash(ROOT / "benchmarks/evidence/registration.yaml") == registration.registration_hash()
+    assert (
+        registration_hash(ROOT / "benchmarks/evidence/registration.yaml")
+        == registration.registration_hash()
+    )
 
 
 def test_a_planned_cell_without_a_file_is_not_run(tmp_path):
@@ -104,7 +107,9 @@ def test_tuning_runs_stand_in_their_section_only(tmp_path):
     folder = main_cells(Folder(tmp_path), seeds=1)
     for value, rate in ((0.41, 0.1), (0.43, 0.3)):
         facts = {"figures": {"day7.click.sid.mrr": value}, "axes": {"lr_new": rate, "beta": 1.0}}
-        folder.add("raddpo", None, axis=f"lr_new={rate}.tune", groups=("tune",), effect=0.9, **facts)
+        folder.add(
+            "raddpo", None, axis=f"lr_new={rate}.tune", groups=("tune",), effect=0.9, **facts
+        )
     found = read(folder)
     assert not found.variants("lr_new")
     assert list(found.runs("raddpo")) == [0]
@@ -149,7 +154,8 @@ def test_pictures_of_the_markdown_exist_and_are_svg(folder):
 
 def test_marks_become_html_and_the_star_of_the_star_stays():
     assert (
-        inline("*so* and **bold**, y_w* only, log π of y_w*") == "<i>so</i> and <b>bold</b>, y_w* only, log π of y_w*"
+        inline("*so* and **bold**, y_w* only, log π of y_w*")
+        == "<i>so</i> and <b>bold</b>, y_w* only, log π of y_w*"
     )
     assert plain("*so*, **bold** and `code`, y_w* and y_w*") == "so, bold and code, y_w* and y_w*"
 
@@ -180,7 +186,11 @@ def test_the_committed_page_is_what_the_committed_cells_generate(tmp_path):
         assert not (docs / "evidence.md").exists(), "docs/evidence.md has no cells behind it"
         return
     write_report(results, tmp_path)
-    for name in ("evidence.md", "evidence.html", *(f"images/{p.name}" for p in (tmp_path / "images").iterdir())):
+    for name in (
+        "evidence.md",
+        "evidence.html",
+        *(f"images/{p.name}" for p in (tmp_path / "images").iterdir()),
+    ):
         assert (docs / name).read_text() == (tmp_path / name).read_text(), (
             f"run `python -m benchmarks.evidence report` ({name})"
         )

@@ -1,4 +1,6 @@
-"""The rules of the page: families as planned, seeds that agree, room above SFT, equal seeds in every row of a table."""
+"""The rules of the page: families as planned, seeds that agree, room above SFT, equal seeds in
+every row of a table.
+"""
 
 import json
 import re
@@ -30,7 +32,9 @@ def line_of(page, start):
 # ---------------------------------------------------------------------- families
 
 
-def test_a_planned_method_that_is_not_run_counts_with_p_1_in_holm_and_in_what_could_be_seen(tmp_path):
+def test_a_planned_method_that_is_not_run_counts_with_p_1_in_holm_and_in_what_could_be_seen(
+    tmp_path,
+):
     folder = main_cells(Folder(tmp_path))
     whole = against(read(folder), "sft-continued", MRR)
     for name in ("simpo", "orpo"):
@@ -59,7 +63,9 @@ def test_what_could_be_seen_is_corrected_for_the_family(tmp_path):
 
 def test_a_comparison_that_nobody_planned_is_not_in_the_family(tmp_path):
     evidence = read(main_cells(Folder(tmp_path)))
-    found = compare(evidence, [difference("raddpo", "sft", MRR), difference("raddpo", "nobody", MRR)])
+    found = compare(
+        evidence, [difference("raddpo", "sft", MRR), difference("raddpo", "nobody", MRR)]
+    )
     (alone,) = compare(evidence, [difference("raddpo", "sft", MRR)])
     assert found[0].p == alone.p
 
@@ -74,11 +80,15 @@ def test_a_significant_effect_that_one_seed_turns_has_no_verdict(tmp_path):
         folder.add("raddpo", seed, effect=effect, held_out=False)
         folder.add("dpo", seed, effect=abs(effect), held_out=False)
     evidence = read(folder)
-    turned, agreed = compare(evidence, [difference(s, "sft-continued", MRR) for s in ("raddpo", "dpo")])
+    turned, agreed = compare(
+        evidence, [difference(s, "sft-continued", MRR) for s in ("raddpo", "dpo")]
+    )
     assert turned.significant
     assert turned.word == "cannot tell here"
     assert agreed.word == "holds"
-    assert compare(evidence, [difference("raddpo", "sft-continued", MRR, sign="0")])[0].met == "open"
+    assert (
+        compare(evidence, [difference("raddpo", "sft-continued", MRR, sign="0")])[0].met == "open"
+    )
 
 
 def test_rows_without_any_difference_are_identical_and_have_no_detectable_effect(tmp_path):
@@ -94,9 +104,14 @@ def test_rows_without_any_difference_are_identical_and_have_no_detectable_effect
     page, _ = write(folder)
     judged, grounded = page[page.index("### judged") :].split("### grounded", 1)
     line = line_of(judged, "RAD-DPO (softmax) fused − SFT fused")
-    assert line == "| RAD-DPO (softmax) fused − SFT fused | 0 | – | – | – | – | – | weight 0 chosen on dev |"
-    assert "identical" in line_of(grounded, "RAD-DPO (softmax) fused − SFT fused")  # no weights are told there
-    assert "| RAD-DPO (softmax) | 2 | BM25 / dense, fine-tuned / model | .60 / .40 / .00 |" in judged
+    assert line == (
+        "| RAD-DPO (softmax) fused − SFT fused | 0 | – | – | – | – | – | weight 0 chosen on dev |"
+    )
+    # no weights are told there
+    assert "identical" in line_of(grounded, "RAD-DPO (softmax) fused − SFT fused")
+    assert (
+        "| RAD-DPO (softmax) | 2 | BM25 / dense, fine-tuned / model | .60 / .40 / .00 |" in judged
+    )
 
 
 # ---------------------------------------------------------------------- room
@@ -123,7 +138,9 @@ def test_without_room_above_sft_there_is_no_verdict(tmp_path, gain, word):
     # Item level has the utility oracle alone, and room.
     assert against(evidence, "sft-continued", "click.item.ndcg@10")["raddpo"].word == "holds"
     page, _ = write(folder)
-    assert ("**No verdict, for want of room**: clicks under the logger: SID MRR" in page) == (gain < 0.1)
+    assert ("**No verdict, for want of room**: clicks under the logger: SID MRR" in page) == (
+        gain < 0.1
+    )
     assert "SFT's beam by true utility (reachable)" in page
     assert page.index("## 0. Headroom") < page.index("## 1. What holds")
 
@@ -179,12 +196,21 @@ def test_the_ladder_has_a_rung_at_the_methods_own_rate_where_it_is_planned(tmp_p
     rung = "SFT continued (lr_new 3e-05) − SFT continued"
     assert rung not in write(folder)[0]
     for seed in range(3):
-        folder.add("sft-continued", seed, axis="lr_new=3e-05", effect=0.05, groups=("ladder",), held_out=False)
+        folder.add(
+            "sft-continued",
+            seed,
+            axis="lr_new=3e-05",
+            effect=0.05,
+            groups=("ladder",),
+            held_out=False,
+        )
     page, _ = write(folder)
     assert "**holds**" in line_of(page, rung)
     assert "SFT + contrast only − SFT continued (lr_new 3e-05): + contrast" in page
     why = page[page.index("Why") :]
-    assert "−.0" in line_of(why, "RAD-DPO (softmax) less SFT continued at RAD-DPO's own learning rate")
+    assert "−.0" in line_of(
+        why, "RAD-DPO (softmax) less SFT continued at RAD-DPO's own learning rate"
+    )
 
 
 def test_noise_is_tested_on_recall_and_told_as_it_was_trained_on(tmp_path):
@@ -206,8 +232,22 @@ def test_the_denoisers_are_asked_again_where_alignment_is_longer(tmp_path):
     for seed in range(3):
         for system, effect in (("raddpo", 0.1), ("raddpo-no-rdrw", 0.0), ("raddpo-truth", 0.1)):
             folder.add(system, seed, axis=setting, effect=effect, held_out=False, groups=("dose",))
-        folder.add("raddpo", seed, axis=f"noise=0.5,{setting}", effect=0.0, held_out=False, groups=("dose",))
-        folder.add("raddpo-no-rdrw", seed, axis=f"noise=0.5,{setting}", effect=0.1, held_out=False, groups=("dose",))
+        folder.add(
+            "raddpo",
+            seed,
+            axis=f"noise=0.5,{setting}",
+            effect=0.0,
+            held_out=False,
+            groups=("dose",),
+        )
+        folder.add(
+            "raddpo-no-rdrw",
+            seed,
+            axis=f"noise=0.5,{setting}",
+            effect=0.1,
+            held_out=False,
+            groups=("dose",),
+        )
     page, _ = write(folder)
     part = page[page.index("Where alignment is longer") :]
     table = part[part.index("| SID nDCG@10 (utility) |") :]
@@ -231,7 +271,8 @@ def test_the_full_head_is_compared_and_marked_as_one_seed(tmp_path):
         folder.add(system, 0, axis="head=full", kind=kind, mass=mass, held_out=False, index=index)
     page, _ = write(folder)
     part = page[page.index("One head over all codes") : page.index("Mechanisms")]
-    assert "cannot tell here" in line_of(part, "DPO − RAD-DPO (softmax)")  # however large: one seed decides nothing
+    # however large: one seed decides nothing
+    assert "cannot tell here" in line_of(part, "DPO − RAD-DPO (softmax)")
     assert "**One seed**" in part
     assert "another regime" in page
 
@@ -251,7 +292,9 @@ class WithSpec:
 def test_a_cell_of_another_specification_is_void(tmp_path):
     folder = Folder(tmp_path)
     spec = {"config": {"align": {"beta": 2.0}}, "sizes": (1, 2), "groups": ["a"], "needs": []}
-    folder.add("raddpo", 0, spec=json.loads(json.dumps({**spec, "groups": ["b"], "needs": ["sft.s0"]})))
+    folder.add(
+        "raddpo", 0, spec=json.loads(json.dumps({**spec, "groups": ["b"], "needs": ["sft.s0"]}))
+    )
     folder.add("raddpo", 1, spec={**spec, "config": {"align": {"beta": 1.0}}})
     folder.add("raddpo", 2)
     folder.planned = [WithSpec(f"raddpo.s{seed}", "raddpo", seed, spec=spec) for seed in range(3)]
@@ -271,7 +314,9 @@ def test_tuning_says_where_the_choice_lies_and_how_far_the_runs_are_apart(tmp_pa
     folder = Folder(tmp_path)
     rules = folder.rules.read_text()
     assert "- 0.1" in rules
-    folder.rules.write_text(re.sub(r"lr_new:\n( +)- 0\.1", r"lr_new:\n\1- 0.1\n\1- 0.2\n\1- 0.3", rules, count=1))
+    folder.rules.write_text(
+        re.sub(r"lr_new:\n( +)- 0\.1", r"lr_new:\n\1- 0.1\n\1- 0.2\n\1- 0.3", rules, count=1)
+    )
     for value, rate in ((0.41, 0.1), (0.43, 0.3), (0.42, 0.2)):
         facts = {"figures": {"day7.click.sid.mrr": value}, "axes": {"lr_new": rate, "beta": 1.0}}
         folder.add("raddpo", None, axis=f"lr_new={rate}.tune", groups=("tune",), **facts)
@@ -283,15 +328,27 @@ def test_tuning_says_where_the_choice_lies_and_how_far_the_runs_are_apart(tmp_pa
 
 @pytest.mark.parametrize(
     ("auc", "within", "word"),
-    [(0.52, 0.55, "weak here"), (0.55, 0.66, "at the edge here"), (0.64, 0.68, "enough to gain a little")],
+    [
+        (0.52, 0.55, "weak here"),
+        (0.55, 0.66, "at the edge here"),
+        (0.64, 0.68, "enough to gain a little"),
+    ],
 )
 def test_rdrws_auc_is_held_against_the_labs_own_threshold(tmp_path, auc, within, word):
     folder = main_cells(Folder(tmp_path))
     figures = {"D/noise=0.1/threshold/constant": 0.9, "D/noise=0.1/proved/constant": 2.0}
     figures |= {"D/noise=0.25/threshold/constant": 0.6, "D/noise=0.25/proved/constant": 0.7}
     for noise, gain in (("0", 0.0126), ("0.5", -0.0087)):
-        names = (f"E/map/mean/noise={noise}/ndcg@10", f"E/map/mean/noise={noise}/click.mrr", f"E/noise={noise}/ndcg@10")
-        figures |= {name + end: gain + d for name in names for end, d in (("", 0.0), (".lo", -0.001), (".hi", 0.001))}
+        names = (
+            f"E/map/mean/noise={noise}/ndcg@10",
+            f"E/map/mean/noise={noise}/click.mrr",
+            f"E/noise={noise}/ndcg@10",
+        )
+        figures |= {
+            name + end: gain + d
+            for name in names
+            for end, d in (("", 0.0), (".lo", -0.001), (".hi", 0.001))
+        }
     (folder.results.parent / "prefix_lab.json").write_text(json.dumps({"figures": figures}))
     for seed in range(3):
         shares = {"rdrw/eos_out/auc": auc, "rdrw/eos_out/auc_within": within, "pairs/pseudo": 0.3}
@@ -300,7 +357,8 @@ def test_rdrws_auc_is_held_against_the_labs_own_threshold(tmp_path, auc, within,
     line = next(x for x in page.splitlines() if x.startswith("**RDRW's similarity"))
     assert word in line
     assert f"pooled {signed(auc, 3)[1:]}, inside a list {signed(within, 3)[1:]}" in line
-    assert "at 25% relevant negatives" in line  # the lab's noise that is nearest to this bed's share
+    # the lab's noise that is nearest to this bed's share
+    assert "at 25% relevant negatives" in line
     assert "from an AUC of .60 on" in line
     assert "| lab, 50% of the negatives relevant | −.0087 (−.0097 … −.0077) |" in page
     assert "30% of the first 3 negatives of the training lists" in page

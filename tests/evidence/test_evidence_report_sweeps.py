@@ -1,4 +1,6 @@
-"""One dial at a time: families, changes between values, gains where levels cannot be compared, what is marked."""
+"""One dial at a time: families, changes between values, gains where levels cannot be compared, what
+is marked.
+"""
 
 import re
 
@@ -47,7 +49,9 @@ def test_values_are_compared_with_each_other_over_shared_seeds(folder):
 def test_a_contrast_without_a_gradient_is_marked(folder):
     for seed in range(3):
         folder.add("raddpo-paper", seed, held_out=False)
-        folder.add("raddpo-paper", seed, axis="n=16", train={"gradient_ratio": 0.002}, held_out=False)
+        folder.add(
+            "raddpo-paper", seed, axis="n=16", train={"gradient_ratio": 0.002}, held_out=False
+        )
     text = part(folder, "Negatives per list")
     assert ".002, inactive" in line_of(text, "RAD-DPO (printed), 16")
     assert "inactive" not in line_of(text, "RAD-DPO (printed), 3")
@@ -55,10 +59,17 @@ def test_a_contrast_without_a_gradient_is_marked(folder):
 
 def sized(folder, size, gain, seeds=3):
     for seed in range(seeds):
-        for system, effect in (("sft", 0.0), ("sft-continued", 0.0), ("raddpo", gain), ("dpo", 0.0)):
+        for system, effect in (
+            ("sft", 0.0),
+            ("sft-continued", 0.0),
+            ("raddpo", gain),
+            ("dpo", 0.0),
+        ):
             kind = "sft" if system == "sft" else "align"
             own = {} if system == "sft" else {"parent": f"sft@size={size}.s{seed}"}
-            folder.add(system, seed, axis=f"size={size}", kind=kind, effect=effect, held_out=False, **own)
+            folder.add(
+                system, seed, axis=f"size={size}", kind=kind, effect=effect, held_out=False, **own
+            )
 
 
 def test_models_of_other_sizes_are_compared_by_their_gains(folder):
@@ -108,7 +119,9 @@ def test_growth_with_rows_is_asked_again_at_equal_rates(folder):
 
 
 def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
-    """Its cells have other SIDs: each is set beside SFT and SFT continued of the same bed, in a line of its own."""
+    """Its cells have other SIDs: each is set beside SFT and SFT continued of the same bed, in a
+    line of its own.
+    """
     bed = {"simulator": SIMULATOR, "lexicon": LEXICON, "lists": "1", "sids": "3"}
     own = {"bed": bed, "held_out": True, "groups": ("shipped",)}
     settings = {"beta": 0.5, "steps": 480, "batch_size": 16, "rdrw_window": 4096, "lr_new": 3e-5}
@@ -117,17 +130,35 @@ def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
         folder.add("sft", seed, axis="bed=shipped", kind="sft", effect=-0.1, **own)
         folder.add("sft-continued", seed, axis="bed=shipped,lists=7680", effect=0.0, **own)
         facts = {"config": {"align": settings}, "index": {"n_sids": 6143}}
-        folder.add("raddpo", seed, axis="bed=shipped,beta=0.5,lists=7680,window=4096", effect=0.1, **own, **facts)
+        folder.add(
+            "raddpo",
+            seed,
+            axis="bed=shipped,beta=0.5,lists=7680,window=4096",
+            effect=0.1,
+            **own,
+            **facts,
+        )
     page, _ = write(folder)
     text = page[page.index("### The shipped RAD-DPO") :].split("\n## ")[0]
     assert "β 0.5, 480 steps of 16, a window of 4096 and lr_new 3e-05" in text
     assert "6,143 SIDs" in text
     assert "**higher**" in line_of(text, "RAD-DPO (softmax) as shipped − SFT continued")
     assert text.count("2 higher, 0 lower, 0 cannot tell") == 4
-    assert "| Does it, as shipped, beat SFT continued at the same rate on next-day clicks? | **holds** |" in page
+    assert (
+        "| Does it, as shipped, beat SFT continued at the same rate on next-day clicks? | "
+        "**holds** |"
+    ) in page
     (across,) = compare(
         read(folder),
-        [difference("raddpo", "sft", MRR, variant="bed=shipped,beta=0.5,lists=7680,window=4096", b_variant="")],
+        [
+            difference(
+                "raddpo",
+                "sft",
+                MRR,
+                variant="bed=shipped,beta=0.5,lists=7680,window=4096",
+                b_variant="",
+            )
+        ],
     )
     assert across.test is None  # SFT of the other bed
 
@@ -141,6 +172,8 @@ def test_one_question_has_one_verdict(folder):
     evidence = read(folder)
     line = next(each for each in lines(evidence) if "grows with the rows" in each.text)
     found = changes(evidence, "lists", MRR)
-    assert [what for what in found if what.startswith("RAD-DPO")] == ["RAD-DPO (softmax): 9600 − 960"]
+    assert [what for what in found if what.startswith("RAD-DPO")] == [
+        "RAD-DPO (softmax): 9600 − 960"
+    ]
     assert line.words[0] == found["RAD-DPO (softmax): 9600 − 960"].word == "holds"
     assert line.seen[0] == plain_number(found["RAD-DPO (softmax): 9600 − 960"].detectable, 4)

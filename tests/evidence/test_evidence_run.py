@@ -1,4 +1,6 @@
-"""The evidence's cells on a toy bed: run on workers, resumed, run again, and every figure recomputed."""
+"""The evidence's cells on a toy bed: run on workers, resumed, run again, and every figure
+recomputed.
+"""
 
 import fcntl
 import json
@@ -75,7 +77,9 @@ def test_the_queries_of_every_cell_are_listed_with_their_clusters(toy):
     listed = pq.read_table(toy.results / "queries.parquet").to_pydict()
     known = set(zip(listed["set"], listed["query_id"], strict=True))
     for name in NAMES:
-        found = pq.read_table(toy.results / f"{name}.parquet", columns=["set", "query_id"]).to_pydict()
+        found = pq.read_table(
+            toy.results / f"{name}.parquet", columns=["set", "query_id"]
+        ).to_pydict()
         assert set(zip(found["set"], found["query_id"], strict=True)) <= known
     assert all(listed["cluster"])
 
@@ -96,7 +100,9 @@ def test_a_finished_run_has_nothing_left_to_do(toy):
     assert said[-1].startswith(f"{len(NAMES)} of {len(NAMES)} cells stand; 0 jobs")
 
 
-def test_a_rerun_from_the_json_gives_the_same_figures_even_when_the_sft_model_is_gone(toy, tmp_path):
+def test_a_rerun_from_the_json_gives_the_same_figures_even_when_the_sft_model_is_gone(
+    toy, tmp_path
+):
     again = Settings(toy.work, tmp_path, workers=1)
     for model in (toy.work / "models").iterdir():
         for file in model.rglob("*"):
@@ -142,11 +148,16 @@ def test_noise_puts_unclicked_exact_items_in_the_place_of_negatives(toy):
     assert clean_share + 0.1 < noisy_share < 1.0
     bed.build_data("clean", lambda text: None)  # after the base's share was kept beside its lists
     assert bed.relevant_share("clean", 3) == 0 < clean_share
-    day = {r["request_id"]: r["day"] for r in pq.read_table(bed.data() / "requests.parquet").to_pylist()}
+    day = {
+        r["request_id"]: r["day"]
+        for r in pq.read_table(bed.data() / "requests.parquet").to_pylist()
+    }
     shown = pq.read_table(bed.truth, columns=["request_id", "item_id"]).to_pylist()
     from sidar.data import open_dataset
 
-    row_of = {item: number for number, item in enumerate(open_dataset(bed.data()).catalogue.item_ids)}
+    row_of = {
+        item: number for number, item in enumerate(open_dataset(bed.data()).catalogue.item_ids)
+    }
     trained = {row_of[r["item_id"]] for r in shown if day[r["request_id"]] <= 6}
     assert set().union(*exact.values()) <= trained  # nothing of days 7 and 8 is injected
 
@@ -160,7 +171,9 @@ def test_a_second_run_in_the_same_folder_is_refused(toy):
 
 def test_channels_are_run_again_where_a_fusion_misses_their_answers():
     cell = next(each for each in cells("core") if each.name == "raddpo.s0")
-    jobs, done = jobs_of([cell], lambda each: False, lambda name: name not in ("bm25", "dense-tuned"))
+    jobs, done = jobs_of(
+        [cell], lambda each: False, lambda name: name not in ("bm25", "dense-tuned")
+    )
     assert [job.key for job in jobs] == ["model of sft.s0", "bm25", "dense-tuned", "raddpo.s0"]
     assert jobs[-1].needs == {"bm25", "dense-tuned", "model of sft.s0"}
     assert done == 0
@@ -170,7 +183,9 @@ def test_clean_lists_lose_their_relevant_negatives_and_nothing_else(toy):
     bed = Bed(toy.work)
     bed.build_data("clean", lambda text: None)
     good = bed.relevant_rows(0.1)
-    before = {row["request_id"]: row for row in pq.read_table(bed.data() / "lists.parquet").to_pylist()}
+    before = {
+        row["request_id"]: row for row in pq.read_table(bed.data() / "lists.parquet").to_pylist()
+    }
     dropped = 0
     for row in pq.read_table(bed.data("clean") / "lists.parquet").to_pylist():
         old = before[row["request_id"]]

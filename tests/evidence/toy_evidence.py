@@ -17,8 +17,21 @@ def toy_registration(folder: Path) -> Path:
     said: dict[str, Any] = yaml.safe_load((registration.HERE / "registration.yaml").read_text())
     hash = simulate.load_config("demo", **CHANGES).hash
     said["simulator"] |= {"preset": "demo", "changes": CHANGES, "hash": hash}
-    tiny = {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "text_embeddings": "random"}
-    steps = {"batch_size": 8, "validate_every": 2, "checkpoint_every": 2, "log_every": 1, "valid_requests": 8}
+    tiny = {
+        "layers": 2,
+        "hidden": 64,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 128,
+        "text_embeddings": "random",
+    }
+    steps = {
+        "batch_size": 8,
+        "validate_every": 2,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "valid_requests": 8,
+    }
     said["bed"] |= {
         "codebooks": [32, 16, 8],
         "requests": {"click": 12, "order": 4, "random": 4},

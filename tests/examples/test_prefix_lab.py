@@ -1,4 +1,6 @@
-"""The tabular lab: the facts that must hold exactly, and a page whose numbers are those of the results file."""
+"""The tabular lab: the facts that must hold exactly, and a page whose numbers are those of the
+results file.
+"""
 
 import importlib
 import json
@@ -38,11 +40,15 @@ def test_the_policy_is_a_distribution_and_agrees_with_its_slow_twin(lab):
     leaves = world.leaves[:, 0]
     steps = lab.policy.step_logp(world.base, leaves)
     assert torch.allclose(steps.sum(-1), logp.gather(1, leaves), atol=1e-5)
-    twin = [[leaf_by_leaf(lab, world.base[w], int(y)) for y in leaves[w]] for w in range(len(leaves))]
+    twin = [
+        [leaf_by_leaf(lab, world.base[w], int(y)) for y in leaves[w]] for w in range(len(leaves))
+    ]
     assert torch.allclose(steps, torch.stack([torch.stack(row) for row in twin]), atol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "noise", "auc"), [(0.1, 0.0, 0.5), (0.35, 0.25, 0.7), (0.8, 0.5, 0.9)])
+@pytest.mark.parametrize(
+    ("share", "noise", "auc"), [(0.1, 0.0, 0.5), (0.35, 0.25, 0.7), (0.8, 0.5, 0.9)]
+)
 def test_the_dials_turn_what_they_name(lab, share, noise, auc):
     world = lab.world.make_world(lab.world.Dials(share=share, noise=noise, auc=auc), 200)
     first = world.pool // (lab.world.LEAVES // lab.world.LEVELS[0])
@@ -50,7 +56,10 @@ def test_the_dials_turn_what_they_name(lab, share, noise, auc):
     negative = world.tier == 0
     assert (world.pseudo.sum() / negative.sum()).item() == pytest.approx(noise, abs=0.01)
     if noise:
-        pseudo, true = world.cosine[world.pseudo][:3000], world.cosine[negative & ~world.pseudo][:3000]
+        pseudo, true = (
+            world.cosine[world.pseudo][:3000],
+            world.cosine[negative & ~world.pseudo][:3000],
+        )
         assert (pseudo[:, None] > true).float().mean().item() == pytest.approx(auc, abs=0.03)
     ordered = world.leaves.sort(-1).values
     assert (ordered.diff(dim=-1) > 0).all(), "a list holds an SID twice"
@@ -69,7 +78,9 @@ def test_rdrw_sees_the_similarity_that_the_dial_sets(lab):
     world = lab.world.make_world(lab.world.Dials(), 2)
     rows = [world.leaves[:, 0], world.tier[:, 0], world.star[:, 0], world.cosine[:, 0]]
     scores = lab.policy.as_scores(lab.policy.step_logp(world.base, rows[0]), *rows)
-    assert torch.allclose(star_similarity(scores.hidden, scores.star), world.cosine[:, 0], atol=1e-5)
+    assert torch.allclose(
+        star_similarity(scores.hidden, scores.star), world.cosine[:, 0], atol=1e-5
+    )
 
 
 def test_coefficients_are_those_of_the_formula(lab):
@@ -87,10 +98,14 @@ def test_coefficients_are_those_of_the_formula(lab):
 
 def test_both_readings_are_one_at_a_single_negative(lab):
     world, sft = lab.policy.prepared(lab.world.Dials(n=1), 4)
-    ends = [lab.policy.train(world, sft, name, rdrw=False, steps=20) for name in lab.mechanisms.FORMS]
+    ends = [
+        lab.policy.train(world, sft, name, rdrw=False, steps=20) for name in lab.mechanisms.FORMS
+    ]
     assert torch.allclose(*ends, atol=1e-4)
     world, sft = lab.policy.prepared(lab.world.Dials(n=3), 4)
-    ends = [lab.policy.train(world, sft, name, rdrw=False, steps=20) for name in lab.mechanisms.FORMS]
+    ends = [
+        lab.policy.train(world, sft, name, rdrw=False, steps=20) for name in lab.mechanisms.FORMS
+    ]
     assert not torch.allclose(*ends, atol=1e-2)
 
 
@@ -106,7 +121,10 @@ def test_the_weights_point_the_right_way_and_follow_the_auc(lab):
     figures = lab.figures.Figures()
     for auc in (0.5, 0.7, 1.0):
         lab.predictions.mean_weights(figures, lab.world.Dials(auc=auc), 20)
-    gaps = [figures[f"D/auc={auc}/weight/true"] - figures[f"D/auc={auc}/weight/pseudo"] for auc in ("0.5", "0.7", "1")]
+    gaps = [
+        figures[f"D/auc={auc}/weight/true"] - figures[f"D/auc={auc}/weight/pseudo"]
+        for auc in ("0.5", "0.7", "1")
+    ]
     assert gaps[0] == pytest.approx(0, abs=0.02)
     assert gaps[0] < gaps[1] < gaps[2]
     assert figures["D/auc=1/weight/pseudo"] == pytest.approx(0.5, abs=0.01)
@@ -126,7 +144,9 @@ def test_constant_control_is_three_quarters_and_shuffling_keeps_the_values(lab):
 
 
 def test_methods_see_the_same_lists_whatever_draws_they_make_of_their_own(lab):
-    """Pairing: with no contrast gradient to differ by, shuffled and plain similarities give the same table."""
+    """Pairing: with no contrast gradient to differ by, shuffled and plain similarities give the
+    same table.
+    """
     world, sft = lab.policy.prepared(lab.world.Dials(), 2)
     ends = [
         lab.policy.train(world, sft, "raddpo", steps=5, weights=weights, rdrw_window=10**6)
@@ -139,7 +159,11 @@ def test_the_experiments_of_noise_and_effect_run_and_agree_where_they_overlap(la
     figures, given = lab.figures.Figures(), lab.predictions
     monkeypatch.setattr(given, "NOISES", (0.0, 0.25))
     monkeypatch.setattr(given, "AUCS", (0.5, 0.7))
-    monkeypatch.setattr(given, "MAP", {"share": (0.35,), "noise": (0.25,), "informative": (0.5,), "sft_steps": (40,)})
+    monkeypatch.setattr(
+        given,
+        "MAP",
+        {"share": (0.35,), "noise": (0.25,), "informative": (0.5,), "sft_steps": (40,)},
+    )
     lines = {dial: values[:1] for dial, values in given.WORLD_LINES.items()}
     monkeypatch.setattr(given, "WORLD_LINES", lines)
     monkeypatch.setattr(given, "TRAINING_LINES", {"beta": (2.0,), "steps": (5,), "rate": (1.0,)})
@@ -156,7 +180,9 @@ def test_the_experiments_of_noise_and_effect_run_and_agree_where_they_overlap(la
     assert "E/chosen/best/ndcg@10.lo" in figures
 
 
-@pytest.mark.parametrize(("y", "level", "expected"), [((0, 1, 2), 0.5, 0.55), ((1, 1, 1), 0, 0.5), ((1, 1, 0), 0, 2)])
+@pytest.mark.parametrize(
+    ("y", "level", "expected"), [((0, 1, 2), 0.5, 0.55), ((1, 1, 1), 0, 0.5), ((1, 1, 0), 0, 2)]
+)
 def test_crossing_reads_the_threshold_off_a_broken_line(lab, y, level, expected):
     assert lab.predictions.crossing((0.5, 0.6, 0.7), y, level) == pytest.approx(expected)
 
@@ -188,7 +214,13 @@ def test_the_pages_numbers_are_those_of_the_results(lab):
     page = (ROOT / "docs/prefix-lab.md").read_text()
     assert lab.report.fill(page, results(lab)) == page
     assert len(lab.report.NUMBER.findall(page)) > 20
-    clicks = {k: v for k, v in results(lab).items() if k.startswith("E/map/share") and k.endswith("/click.mrr")}
+    clicks = {
+        k: v
+        for k, v in results(lab).items()
+        if k.startswith("E/map/share") and k.endswith("/click.mrr")
+    }
     assert max(clicks, key=clicks.get) in page, "the page names the largest effect on clicks"
-    untied = re.sub(r"<!-- table.*?<!-- end -->", "", lab.report.NUMBER.sub("", page), flags=re.DOTALL)
+    untied = re.sub(
+        r"<!-- table.*?<!-- end -->", "", lab.report.NUMBER.sub("", page), flags=re.DOTALL
+    )
     assert re.findall(r"[+−]\.\d+", untied) == [], "a signed figure in the prose names no result"

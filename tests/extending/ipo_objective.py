@@ -19,7 +19,9 @@ class IpoOptions(BaseModel):
 
 @register_objective("ipo", options=IpoOptions, needs_reference=True)
 def ipo(scores: CandidateScores, options: IpoOptions) -> Tensor:
-    """Return the mean over pairs (y_w*, y_j) of (h_w - h_j - 1 / (2 tau))^2, h = log pi - log ref."""
+    """Return the mean over pairs (y_w*, y_j) of (h_w - h_j - 1 / (2 tau))^2, h =
+    log pi - log ref.
+    """
     ratio = log_ratio(scores)
     margins = of_star(ratio, scores.star)[:, None] - ratio
     return pair_mean((margins - 1 / (2 * options.tau)).square(), scores)

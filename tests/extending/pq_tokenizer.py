@@ -21,7 +21,9 @@ class PqOptions(BaseModel):
 
 @register_tokenizer("pq", options=PqOptions)
 class ProductQuantiser(Tokenizer):
-    """Slices of equal width, one k-means each; the sum of an item's centroids is near its vector."""
+    """Slices of equal width, one k-means each; the sum of an item's centroids is
+    near its vector.
+    """
 
     options: PqOptions
 

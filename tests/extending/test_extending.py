@@ -148,10 +148,14 @@ def test_two_parts_of_one_name_are_refused(tmp_path):
     load_plugins([str(FILES["pq"])])
     copy = tmp_path / "copy.py"
     copy.write_text(FILES["pq"].read_text())
-    with pytest.raises(ValueError, match=r"'pq' of .*copy\.py has the name of a part of .*pq_tokenizer\.py"):
+    with pytest.raises(
+        ValueError, match=r"'pq' of .*copy\.py has the name of a part of .*pq_tokenizer\.py"
+    ):
         load_plugins([str(copy)])
     copy.write_text(FILES["pq"].read_text().replace('"pq"', '"rqkmeans"'))
-    with pytest.raises(ValueError, match=r"'rqkmeans' of .* has the name of a part of sidar\.sid\.rqkmeans"):
+    with pytest.raises(
+        ValueError, match=r"'rqkmeans' of .* has the name of a part of sidar\.sid\.rqkmeans"
+    ):
         load_plugins([str(copy)])
 
 
@@ -163,12 +167,18 @@ def test_installed_packages_are_found_by_entry_points(tmp_path):
         (site / f"shop_{name}.py").write_text(file.read_text())
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-parts\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
-        "[sidar.tokenizers]\npq = shop_pq:ProductQuantiser\n[sidar.objectives]\nipo = shop_ipo:ipo\n"
+        "[sidar.tokenizers]\npq = shop_pq:ProductQuantiser\n[sidar.objectives]\nipo = "
+        "shop_ipo:ipo\n"
     )
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     schema = json.loads(sidar("init", "--schema", PYTHONPATH=path).stdout)
-    assert schema["$defs"]["SidConfig"]["properties"]["pq"]["properties"]["iterations"]["default"] == 20
-    assert schema["$defs"]["AlignConfig"]["properties"]["ipo"]["properties"]["tau"]["default"] == 0.1
+    assert (
+        schema["$defs"]["SidConfig"]["properties"]["pq"]["properties"]["iterations"]["default"]
+        == 20
+    )
+    assert (
+        schema["$defs"]["AlignConfig"]["properties"]["ipo"]["properties"]["tau"]["default"] == 0.1
+    )
     assert sidar("init", tmp_path, "--full", PYTHONPATH=path).returncode == 0
     written = yaml.safe_load((tmp_path / "sidar.yaml").read_text())
     assert (written["sid"]["pq"], written["align"]["ipo"]) == ({"iterations": 20}, {"tau": 0.1})
@@ -190,14 +200,20 @@ def test_init_writes_the_path_of_a_plugin_as_seen_from_the_new_file(tmp_path, mo
     cfg = load_config(tmp_path / "shop" / "sidar.yaml")
     assert TOKENIZERS.file("pq") == tmp_path / "mine.py"
     assert cfg.sid.section("pq").iterations == 20
-    assert (yaml.safe_load((tmp_path / "shop" / "sidar.yaml").read_text()))["plugins"] == ["../mine.py"]
+    assert (yaml.safe_load((tmp_path / "shop" / "sidar.yaml").read_text()))["plugins"] == [
+        "../mine.py"
+    ]
 
 
 def test_a_bundle_answers_and_versions_compare_without_the_plugin(shop):
     run = shop / "runs" / "mine"
     done = sidar("search", "red shirt", "--bundle", run / "bundle", "--k", "3")
     assert done.returncode == 0, done.stderr
-    for arguments in (["diff", run, run], ["plan", run / "bundle", run], ["export", run, shop / "ids.json"]):
+    for arguments in (
+        ["diff", run, run],
+        ["plan", run / "bundle", run],
+        ["export", run, shop / "ids.json"],
+    ):
         done = sidar("sids", *arguments)
         assert done.returncode == 0, done.stderr
 
@@ -208,7 +224,10 @@ def test_a_bundle_answers_and_versions_compare_without_the_plugin(shop):
         ("x = (1\n", r"SyntaxError.*; see .*mine\.py, line 1"),
         ("\nraise RuntimeError('my fault')\n", r"RuntimeError: my fault.*; see .*mine\.py, line 2"),
         ("\nimport no_such_module\n", r"ModuleNotFoundError.*; see .*mine\.py, line 2"),
-        (FILES["pq"].read_text().replace("def encode(", "def encod("), "ProductQuantiser lacks encode"),
+        (
+            FILES["pq"].read_text().replace("def encode(", "def encod("),
+            "ProductQuantiser lacks encode",
+        ),
     ],
 )
 def test_a_faulty_plugin_is_refused_with_its_file_and_line(tmp_path, text, says):
@@ -226,11 +245,27 @@ def test_a_plugin_that_registers_nothing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("distances.argmin(1)", "distances.argmin(1) + 4", r"'pq-faulty': row 0: codes .* leave codebooks \(4, 4\)"),
-        ("full_table(codes)", "full_table(codes + 0.5)", "codes must be whole numbers .* got float64"),
-        ("full_table(codes)", "full_table(codes[1:])", r"mine\.py\): encode returned 39 SIDs for 40 items"),
+        (
+            "distances.argmin(1)",
+            "distances.argmin(1) + 4",
+            r"'pq-faulty': row 0: codes .* leave codebooks \(4, 4\)",
+        ),
+        (
+            "full_table(codes)",
+            "full_table(codes + 0.5)",
+            "codes must be whole numbers .* got float64",
+        ),
+        (
+            "full_table(codes)",
+            "full_table(codes[1:])",
+            r"mine\.py\): encode returned 39 SIDs for 40 items",
+        ),
         ("full_table(codes)", "full_table(codes[:, :1])", "codes .* 2 codebooks do not fit"),
-        ("return self.full_table(codes)", "return codes", r"mine\.py\): encode must return self\.full_table"),
+        (
+            "return self.full_table(codes)",
+            "return codes",
+            r"mine\.py\): encode must return self\.full_table",
+        ),
         (
             "return self.full_table",
             SHORTEN + "return self.full_table",
@@ -246,7 +281,9 @@ def test_a_plugin_that_registers_nothing_is_refused(tmp_path):
 def test_what_a_tokenizer_returns_is_checked(tmp_path, old, new, says):
     text = FILES["pq"].read_text().replace('"pq"', '"pq-faulty"')
     assert old in text
-    text = text.replace(old, new).replace("        return self\n", "        self.extra_ = 0\n        return self\n", 1)
+    text = text.replace(old, new).replace(
+        "        return self\n", "        self.extra_ = 0\n        return self\n", 1
+    )
     (tmp_path / "mine.py").write_text(text)
     load_plugins(["mine.py"], tmp_path)
     with pytest.raises(ValueError, match=says):
@@ -269,28 +306,42 @@ def test_a_tokenizer_that_forgets_what_it_learnt_is_refused(tmp_path):
     tokenizer.save(tmp_path)
     check_reload(tokenizer, tmp_path, inputs)
     tokenizer.codebooks_ = [book[::-1].copy() for book in tokenizer.codebooks_]
-    with pytest.raises(ValueError, match="encodes otherwise than before; save keeps options and codebooks_ alone"):
+    with pytest.raises(
+        ValueError, match="encodes otherwise than before; save keeps options and codebooks_ alone"
+    ):
         check_reload(tokenizer, tmp_path, inputs)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("return pair_mean", "return margins.mean(-1) + pair_mean", r"the mean loss, a tensor .*, got a tensor \(1,\)"),
+        (
+            "return pair_mean",
+            "return margins.mean(-1) + pair_mean",
+            r"the mean loss, a tensor .*, got a tensor \(1,\)",
+        ),
         ("return pair_mean", "return 0 * pair_mean", None),
         (".square(), scores)", ".square(), scores).detach()", "the loss has no gradient"),
-        (".square(), scores)", ".square(), scores).item()", "the mean loss, a tensor .*, got float"),
+        (
+            ".square(), scores)",
+            ".square(), scores).item()",
+            "the mean loss, a tensor .*, got float",
+        ),
         ("return pair_mean", "pair_mean", "the mean loss, a tensor .*, got NoneType"),
     ],
 )
 def test_what_an_objective_returns_is_checked(tmp_path, old, new, says):
-    (tmp_path / "mine.py").write_text(FILES["ipo"].read_text().replace('"ipo"', '"ipo-faulty"').replace(old, new))
+    (tmp_path / "mine.py").write_text(
+        FILES["ipo"].read_text().replace('"ipo"', '"ipo-faulty"').replace(old, new)
+    )
     load_plugins(["mine.py"], tmp_path)
     cfg = AlignConfig(objective="ipo-faulty")
     if says is None:
         assert objective("ipo-faulty").loss(one_list(), cfg)[0] == 0
         return
-    with pytest.raises(ValueError, match=r"'ipo-faulty' \(.*mine\.py\): " + "(must return )?" + says):
+    with pytest.raises(
+        ValueError, match=r"'ipo-faulty' \(.*mine\.py\): " + "(must return )?" + says
+    ):
         objective("ipo-faulty").loss(one_list(), cfg)
 
 

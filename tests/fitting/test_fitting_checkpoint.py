@@ -43,7 +43,9 @@ def test_weights_and_moments_come_back_exactly_and_training_goes_on_alike(tmp_pa
         torch.manual_seed(7)
         m(torch.randn(3, 4)).square().sum().backward()
         o.step()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_named_buffers_are_kept_and_others_are_not(tmp_path):
@@ -93,7 +95,9 @@ def test_an_unfinished_save_is_invisible_and_overwritten(tmp_path):
     assert checkpoint.newest(tmp_path).step == 2
 
 
-@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE, checkpoint.MANIFEST])
+@pytest.mark.parametrize(
+    "name", [checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE, checkpoint.MANIFEST]
+)
 @pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
 def test_a_damaged_newest_falls_back_loudly(tmp_path, name, harm):
     model, optimizer = trained()
@@ -135,7 +139,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
     save(tmp_path, 1, model, optimizer)
     wider = nn.Sequential(nn.Linear(4, 6))
     with pytest.raises(ValueError, match="another model"):
-        checkpoint.restore(checkpoint.newest(tmp_path), wider, torch.optim.AdamW(wider.parameters()))
+        checkpoint.restore(
+            checkpoint.newest(tmp_path), wider, torch.optim.AdamW(wider.parameters())
+        )
 
 
 def test_tied_weights_are_stored_once(tmp_path):

@@ -1,4 +1,6 @@
-"""The dual-view index: equal to a slow loop and to exact search, its coarse views, and the bound on its routing."""
+"""The dual-view index: equal to a slow loop and to exact search, its coarse views, and the bound on
+its routing.
+"""
 
 import json
 
@@ -33,7 +35,10 @@ def test_it_equals_a_slow_loop(case, coarse_view, nprobe):
     assert index.route(queries, nprobe).tolist() == slow.route(queries, index.centroids, nprobe)
     found = index.search(queries, 30, nprobe)
     for rows, scores, want in zip(
-        found.rows, found.scores, slow.search(items, index.lists, index.centroids, queries, 30, nprobe), strict=True
+        found.rows,
+        found.scores,
+        slow.search(items, index.lists, index.centroids, queries, 30, nprobe),
+        strict=True,
     ):
         assert rows[rows >= 0].tolist() == [row for row, _ in want]
         np.testing.assert_allclose(scores[rows >= 0], [score for _, score in want], atol=1e-6)
@@ -56,15 +61,21 @@ def test_all_lists_are_exact_search(case, coarse_view):
 def test_equal_items_come_in_the_order_of_their_rows():
     items = np.repeat(unit(4, 6, 0), 3, axis=0)[[0, 5, 3, 1, 8, 9, 2, 4, 6, 7, 10, 11]]
     index = DualViewIndex.build(items, lists=3)
-    found, exact = (each.rows for each in (index.search(items, 12, 3), Dense(items, None).search_vectors(items, 12)))
+    found, exact = (
+        each.rows
+        for each in (index.search(items, 12, 3), Dense(items, None).search_vectors(items, 12))
+    )
     np.testing.assert_array_equal(found, exact)
 
 
 def test_cells_of_items_misroute_where_cells_of_items_seen_as_queries_do_not():
-    """Exact search is perfect, but items vary most in what no query asks for, so their own cells follow that.
+    """Exact search is perfect, but items vary most in what no query asks for, so their own cells
+    follow that.
 
-    f_i(I) = .4 topic + .92 style, f_q(Q) = f_q(I) = topic: every item of the query's topic scores .4, every other
-    0. k-means of f_i(I) finds the styles, and a topic lies in all of them; k-means of f_q(I) finds the topics.
+    f_i(I) = .4 topic + .92 style, f_q(Q) = f_q(I) = topic: every item of the query's topic scores
+    .4, every other
+    0. k-means of f_i(I) finds the styles, and a topic lies in all of them; k-means of f_q(I) finds
+       the topics.
     """
     topics, styles, each = 6, 6, 5
     rng = np.random.default_rng(0)
@@ -85,7 +96,9 @@ def test_cells_of_items_misroute_where_cells_of_items_seen_as_queries_do_not():
         found = index.search(queries, styles * each, nprobe=1).rows
         recall[view] = np.mean((topic[found] == right) & (found >= 0))
         pairs = [(q, row) for q in range(topics) for row in np.flatnonzero(topic == q)]
-        agreement[view] = routed(index, queries[[q for q, _ in pairs]], [row for _, row in pairs], 1).mean()
+        agreement[view] = routed(
+            index, queries[[q for q, _ in pairs]], [row for _, row in pairs], 1
+        ).mean()
     assert recall == {"item": pytest.approx(1 / styles), "query": 1}
     assert agreement == {"item": pytest.approx(1 / styles), "query": 1}
 
@@ -97,7 +110,9 @@ def test_where_one_encoder_sees_both_sides_the_views_agree(case):
         same = DualViewIndex.build(items, items.copy(), coarse_view=view, lists=12)
         np.testing.assert_allclose(same.centroids, plain.centroids, atol=1e-6)
         np.testing.assert_array_equal(same.lists, plain.lists)
-        np.testing.assert_array_equal(DualViewIndex.build(items, coarse_view=view, lists=12).lists, plain.lists)
+        np.testing.assert_array_equal(
+            DualViewIndex.build(items, coarse_view=view, lists=12).lists, plain.lists
+        )
 
 
 def test_a_saved_index_is_the_same_over_the_same_vectors_only(case, tmp_path):
@@ -127,7 +142,9 @@ def test_a_saved_index_is_the_same_over_the_same_vectors_only(case, tmp_path):
 def test_the_same_seed_gives_the_same_cells_and_threads_stay_as_they_are(case):
     items, seen, queries = case
     before = torch.get_num_threads()
-    first, again, other = (DualViewIndex.build(items, seen, lists=12, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        DualViewIndex.build(items, seen, lists=12, seed=seed) for seed in (0, 0, 1)
+    )
     first.search(queries, 5, 2)
     assert torch.get_num_threads() == before
     np.testing.assert_array_equal(first.lists, again.lists)
@@ -143,7 +160,8 @@ def test_edge_cases(case):
     same = DualViewIndex.build(np.repeat(items[:1], 9, axis=0), lists=3)
     assert same.search(queries[:1], 9, 3).rows.tolist() == [list(range(9))]
     assert few.search(queries[:0], 3, 1).rows.shape == (0, 3)
-    assert few.search(queries, 3, nprobe=0).rows.shape == (40, 3)  # at least one list is looked into
+    # at least one list is looked into
+    assert few.search(queries, 3, nprobe=0).rows.shape == (40, 3)
     assert [default_lists(n) for n in (1, 7, 64, 6764, 10**6)] == [1, 1, 8, 329, 4000]
     assert checksum(items) != checksum(items[::-1])
 
@@ -176,18 +194,32 @@ def test_a_vector_that_is_not_finite_is_named_by_its_row(case):
         DualViewIndex.build(case[0]).search(queries[:, :3], 5, 1)
 
 
-# --- the proposition of docs/methods/sci.md ---------------------------------------------------------------------------
+# --- the proposition of docs/methods/sci.md
+# ---------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), noise=st.floats(0, 1.5), nprobe=st.integers(1, 6), cells=st.integers(1, 9))
-def test_routing_fails_only_where_query_and_item_are_further_apart_than_half_the_gap(seed, noise, nprobe, cells):
-    """Proposition 2: with ε = ‖f_q(Q) − f_q(I)‖, the list of I is probed if d_(p+1) − d_1 > 2ε at f_q(I)."""
+@given(
+    seed=st.integers(0, 2**31),
+    noise=st.floats(0, 1.5),
+    nprobe=st.integers(1, 6),
+    cells=st.integers(1, 9),
+)
+def test_routing_fails_only_where_query_and_item_are_further_apart_than_half_the_gap(
+    seed, noise, nprobe, cells
+):
+    """Proposition 2: with ε = ‖f_q(Q) − f_q(I)‖, the list of I is probed if d_(p+1) − d_1 > 2ε at
+    f_q(I).
+    """
     rng = np.random.default_rng(seed)
     items = unit(60, 5, seed)
-    queries = items + noise * rng.standard_normal(items.shape).astype(np.float32) * rng.random((60, 1))
+    queries = items + noise * rng.standard_normal(items.shape).astype(np.float32) * rng.random(
+        (60, 1)
+    )
     index = DualViewIndex.build(items, lists=cells)
-    distance = np.sort(np.linalg.norm(items[:, None].astype(float) - index.centroids[None], axis=2), axis=1)
+    distance = np.sort(
+        np.linalg.norm(items[:, None].astype(float) - index.centroids[None], axis=2), axis=1
+    )
     beyond = np.concatenate([distance, np.full((60, nprobe), np.inf)], axis=1)[:, nprobe]
     apart = np.linalg.norm(queries.astype(float) - items, axis=1)
     sure = beyond - distance[:, 0] > 2 * apart + 1e-5
@@ -203,4 +235,5 @@ def test_the_bound_is_tight():
     half = (1.2 - 0.8) / 2
     for share, agrees in ((0.99, 1), (1.01, 0)):
         assert routed(index, items - [[share * half, 0]], [0], nprobe=1).mean() == agrees
-    assert routed(index, items - [[9, 0]], [0], nprobe=2).mean() == 1  # d_3 is infinite: all lists are probed
+    # d_3 is infinite: all lists are probed
+    assert routed(index, items - [[9, 0]], [0], nprobe=2).mean() == 1

@@ -18,7 +18,9 @@ WIDE = (2**16,) * 5  # 85 bits: no packed key
 
 def tables(sizes: tuple[int, ...], shortest: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
     code = st.tuples(*(st.sampled_from(sorted({0, 1, 2, size - 1})) for size in sizes))
-    return st.lists(st.tuples(code, st.integers(shortest, len(sizes))).map(lambda t: t[0][: t[1]]), max_size=40)
+    return st.lists(
+        st.tuples(code, st.integers(shortest, len(sizes))).map(lambda t: t[0][: t[1]]), max_size=40
+    )
 
 
 def check_equal(index: PrefixIndex, twin: TupleIndex) -> None:
@@ -38,7 +40,10 @@ def check_equal(index: PrefixIndex, twin: TupleIndex) -> None:
                 assert codes[start[i] : start[i + 1]].tolist() == twin.children(prefix)
         above = prefixes
     for number, sid in enumerate(twin.sids):
-        assert index.rows[index.rows_start[number] : index.rows_start[number + 1]].tolist() == twin.items[sid]
+        assert (
+            index.rows[index.rows_start[number] : index.rows_start[number + 1]].tolist()
+            == twin.items[sid]
+        )
         assert tuple(c for c in index.table[number].tolist() if c >= 0) == sid
     assert index.fixed_length == all(len(sid) == index.n_levels for sid in twin.sids)
 
@@ -49,7 +54,11 @@ def check_equal(index: PrefixIndex, twin: TupleIndex) -> None:
 def test_equals_a_set_of_tuples(sizes: tuple[int, ...], data: st.DataObject) -> None:
     shortest = data.draw(st.sampled_from([0, 1, len(sizes)]))
     tuples = data.draw(tables(sizes, shortest))
-    prior = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=len(tuples), max_size=len(tuples))))
+    prior = np.array(
+        data.draw(
+            st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=len(tuples), max_size=len(tuples))
+        )
+    )
     sids = semantic_ids(tuples, sizes)
     index, twin = PrefixIndex.build(sids, prior), TupleIndex(sids, prior)
     check_equal(index, twin)
@@ -59,7 +68,9 @@ def test_equals_a_set_of_tuples(sizes: tuple[int, ...], data: st.DataObject) -> 
     assert index.lookup(semantic_ids(asked, sizes).codes).tolist() == want
 
     k = data.draw(st.integers(1, 9))
-    beams = np.array([want[i:] + [-1] * i for i in range(len(want))], np.int64).reshape(len(want), len(want))
+    beams = np.array([want[i:] + [-1] * i for i in range(len(want))], np.int64).reshape(
+        len(want), len(want)
+    )
     rows, source = index.expand_with_source(beams, k)
     for beam, got, origin in zip(beams, rows, source, strict=True):
         assert got.tolist() == twin.expand([twin.sids[s] for s in beam if s >= 0], k)
@@ -72,7 +83,10 @@ def test_equals_a_set_of_tuples(sizes: tuple[int, ...], data: st.DataObject) -> 
 @settings(max_examples=40, deadline=None)
 def test_keys_give_the_same_prefixes_as_codes(tuples: list[tuple[int, ...]]) -> None:
     sids = semantic_ids(tuples, (300, 20, 4))
-    built, keyed = PrefixIndex.build(sids), PrefixIndex.from_keys(pack_keys(sids.codes, (300, 20, 4)), (300, 20, 4))
+    built, keyed = (
+        PrefixIndex.build(sids),
+        PrefixIndex.from_keys(pack_keys(sids.codes, (300, 20, 4)), (300, 20, 4)),
+    )
     for d in range(3):
         np.testing.assert_array_equal(built.codes[d], keyed.codes[d])
         np.testing.assert_array_equal(built.child_start[d], keyed.child_start[d])

@@ -9,7 +9,9 @@ from sidar.types import SemanticIds
 
 # rows 0, 1, 2 share one SID; row 3 has its own; row 4 has none
 TABLE = SemanticIds(
-    np.array([[0, 0], [0, 0], [0, 0], [1, 0], [-1, -1]], np.int32), np.array([2, 2, 2, 2, 0], np.int32), (2, 1)
+    np.array([[0, 0], [0, 0], [0, 0], [1, 0], [-1, -1]], np.int32),
+    np.array([2, 2, 2, 2, 0], np.int32),
+    (2, 1),
 )
 COUNTS = np.array([1, 6, 0, 4, 9], np.float32)
 
@@ -46,7 +48,9 @@ def test_an_index_of_an_older_version_shares_by_its_prior():
     assert old.counts is None
     assert by_row(old, ItemShares.of(old)) == pytest.approx({0: 0.2, 1: 0.7, 2: 0.1, 3: 1.0})
     bare = PrefixIndex.build(TABLE)
-    assert by_row(bare, ItemShares.of(bare)) == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3, 3: 1.0})
+    assert by_row(bare, ItemShares.of(bare)) == pytest.approx(
+        {0: 1 / 3, 1: 1 / 3, 2: 1 / 3, 3: 1.0}
+    )
 
 
 def test_counts_survive_the_file(tmp_path):
@@ -64,7 +68,10 @@ def test_what_makes_no_share_is_refused(wrong):
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 50), st.booleans()), min_size=1),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 50), st.booleans()),
+        min_size=1,
+    ),
     st.floats(0.01, 10),
     st.floats(0.2, 5),
 )
@@ -72,7 +79,9 @@ def test_live_shares_of_an_sid_sum_to_one_and_fall_inside_it(items, pseudo, temp
     codes = np.array([item[:2] for item in items], np.int32)
     counts = np.array([item[2] for item in items], np.float32)
     alive = np.array([item[3] for item in items])
-    index = PrefixIndex.build(SemanticIds(codes, np.full(len(codes), 2, np.int32), (3, 3)), counts=counts)
+    index = PrefixIndex.build(
+        SemanticIds(codes, np.full(len(codes), 2, np.int32), (3, 3)), counts=counts
+    )
     shares = ItemShares.of(index, alive, pseudo=pseudo, temperature=temperature)
     for start, end in zip(index.rows_start[:-1], index.rows_start[1:], strict=True):
         inside = np.exp(shares.log_share[start:end].astype(np.float64))

@@ -5,13 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from sidar.config import LmConfig
 from sidar.lm import SidLM
 
 SIZES = (16, 8, 8)
-TEXTS = ["red kitchen towels", "usb charging cable", "history user search product =", "woman 34 likes blue mugs"] * 4
+TEXTS = [
+    "red kitchen towels",
+    "usb charging cable",
+    "history user search product =",
+    "woman 34 likes blue mugs",
+] * 4
 
 
 def bpe_tokenizer() -> PreTrainedTokenizerFast:
@@ -26,12 +37,16 @@ def bpe_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>"
+    )
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two-layer random checkpoints of two families with grouped queries: Qwen3 (tied) and Llama (untied head)."""
+    """Two-layer random checkpoints of two families with grouped queries: Qwen3 (tied) and Llama
+    (untied head).
+    """
     tokenizer = bpe_tokenizer()
     shape = {
         "vocab_size": len(tokenizer) + 13,  # models often embed more rows than there are words
@@ -59,9 +74,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny(checkpoints: dict[str, Path]):
-    """``tiny("qwen3", variable_length=True, head="full", …)`` builds a SidLM on a tiny checkpoint."""
+    """``tiny("qwen3", variable_length=True, head="full", …)`` builds a SidLM on a
+    tiny checkpoint.
+    """
 
-    def build(family: str = "qwen3", variable_length: bool = False, seed: int = 0, **lm: object) -> SidLM:
+    def build(
+        family: str = "qwen3", variable_length: bool = False, seed: int = 0, **lm: object
+    ) -> SidLM:
         cfg = LmConfig(backbone=str(checkpoints[family]), **lm)
         return SidLM.build(cfg, SIZES, variable_length=variable_length, seed=seed)
 

@@ -35,7 +35,12 @@ def test_positives_without_tiers_are_clicks() -> None:
 
 def test_weights_follow_their_rows_and_the_first_of_one_sid_counts() -> None:
     made = to_candidates(
-        [0, 1, 6, 4], [1, 3, 1, 1], [2, 1, 3, 5], SIDS, positive_weights=[2, 3, 4, 5], negative_weights=[0.5, 9, 0.7, 1]
+        [0, 1, 6, 4],
+        [1, 3, 1, 1],
+        [2, 1, 3, 5],
+        SIDS,
+        positive_weights=[2, 3, 4, 5],
+        negative_weights=[0.5, 9, 0.7, 1],
     )
     assert made.listed == [
         Candidate((1, 1), True, 3, 2),  # of row 0, though the tier is row 1's

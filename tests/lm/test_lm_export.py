@@ -27,8 +27,12 @@ def scores_elsewhere(folder: Path, prompt: list[int], codes: tuple[int, ...]) ->
     for level, (start, end) in enumerate(about["levels"][: len(row) - len(prompt)]):
         step = logits[len(prompt) - 1 + level]
         if about["head"] == "level":
-            allowed = list(range(start, end)) + ([about["eos"]] if about["variable_length"] and level else [])
-            step = torch.full_like(step, -torch.inf).index_copy(0, torch.tensor(allowed), step[allowed])
+            allowed = list(range(start, end)) + (
+                [about["eos"]] if about["variable_length"] and level else []
+            )
+            step = torch.full_like(step, -torch.inf).index_copy(
+                0, torch.tensor(allowed), step[allowed]
+            )
         out.append(float(step.log_softmax(-1)[row[len(prompt) + level]]))
     return out
 
@@ -38,7 +42,12 @@ def scores_elsewhere(folder: Path, prompt: list[int], codes: tuple[int, ...]) ->
 @pytest.mark.parametrize("head", ["level", "full"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_exported_checkpoints_score_alike(
-    tiny: Build, tmp_path: Path, family: str, head: str, variable_length: bool, lora: LoraConfig | None
+    tiny: Build,
+    tmp_path: Path,
+    family: str,
+    head: str,
+    variable_length: bool,
+    lora: LoraConfig | None,
 ) -> None:
     model = tiny(family, variable_length, head=head, lora=lora)
     if lora:
@@ -48,12 +57,18 @@ def test_exported_checkpoints_score_alike(
                     parameter.normal_(std=0.3)
     before = model.word_embeddings.detach().clone()
     export_hf(model, tmp_path)
-    ours = score(model, pack([PROMPT], [[Candidate(SID, True, 1)]], model.vocab)).logp[0, 0, :3].tolist()
+    ours = (
+        score(model, pack([PROMPT], [[Candidate(SID, True, 1)]], model.vocab))
+        .logp[0, 0, :3]
+        .tolist()
+    )
     assert scores_elsewhere(tmp_path, PROMPT, SID) == pytest.approx(ours, abs=1e-5)
     if variable_length:
         short = score(model, pack([PROMPT], [[Candidate(SID[:2], True, 1)]], model.vocab))
         assert short.mask[0, 0].tolist() == [True, True, True, False]
-        assert scores_elsewhere(tmp_path, PROMPT, SID[:2]) == pytest.approx(short.logp[0, 0, :3].tolist(), abs=1e-5)
+        assert scores_elsewhere(tmp_path, PROMPT, SID[:2]) == pytest.approx(
+            short.logp[0, 0, :3].tolist(), abs=1e-5
+        )
     assert torch.equal(model.word_embeddings, before)  # exporting changes nothing here
 
 
@@ -71,8 +86,14 @@ def test_exported_tokenizer_keeps_sids_out_of_user_text(tiny: Build, tmp_path: P
 
 
 def test_embedded_default_exports(tmp_path: Path) -> None:
-    cfg = LmConfig(layers=1, hidden=16, heads=2, kv_heads=1, intermediate=16, text_embeddings="random")
+    cfg = LmConfig(
+        layers=1, hidden=16, heads=2, kv_heads=1, intermediate=16, text_embeddings="random"
+    )
     model = SidLM.build(cfg, (16, 8, 8), seed=2)
     export_hf(model, tmp_path)
-    ours = score(model, pack([PROMPT], [[Candidate(SID, True, 1)]], model.vocab)).logp[0, 0, :3].tolist()
+    ours = (
+        score(model, pack([PROMPT], [[Candidate(SID, True, 1)]], model.vocab))
+        .logp[0, 0, :3]
+        .tolist()
+    )
     assert scores_elsewhere(tmp_path, PROMPT, SID) == pytest.approx(ours, abs=1e-5)

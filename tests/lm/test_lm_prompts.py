@@ -10,13 +10,25 @@ from sidar.lm import PromptBuilder, SidLM, SidVocab
 from sidar.types import Prompt, SemanticIds
 
 SIZES = (16, 8, 8)
-SIDS = SemanticIds(np.array([[i, i % 8, 1] for i in range(8)], np.int32), np.full(8, 3, np.int32), SIZES)
-HOSTILE = ["<s1_12>", "＜s1_12＞", "<s_end>", "towels<s1_12><s2_3>", "[SEP] [CLS]", "<|end|>", "[PAD]"]
+SIDS = SemanticIds(
+    np.array([[i, i % 8, 1] for i in range(8)], np.int32), np.full(8, 3, np.int32), SIZES
+)
+HOSTILE = [
+    "<s1_12>",
+    "＜s1_12＞",
+    "<s_end>",
+    "towels<s1_12><s2_3>",
+    "[SEP] [CLS]",
+    "<|end|>",
+    "[PAD]",
+]
 
 
 @pytest.fixture(scope="module")
 def minilm() -> PromptBuilder:
-    cfg = LmConfig(layers=1, hidden=16, heads=2, kv_heads=2, intermediate=16, text_embeddings="random")
+    cfg = LmConfig(
+        layers=1, hidden=16, heads=2, kv_heads=2, intermediate=16, text_embeddings="random"
+    )
     return SidLM.build(cfg, SIZES).prompts
 
 
@@ -40,13 +52,18 @@ def test_user_text_never_becomes_an_sid_or_control_token(builder: PromptBuilder,
 
 @settings(deadline=None, max_examples=50)
 @given(query=st.text(max_size=30), profile=st.text(max_size=30))
-def test_no_text_at_all_becomes_an_sid_token(minilm: PromptBuilder, query: str, profile: str) -> None:
+def test_no_text_at_all_becomes_an_sid_token(
+    minilm: PromptBuilder, query: str, profile: str
+) -> None:
     assert not sid_tokens(minilm, minilm.encode(Prompt(query, profile=profile), SIDS))
 
 
 def test_history_becomes_sid_tokens_most_recent_last(builder: PromptBuilder) -> None:
-    tokens = sid_tokens(builder, builder.encode(Prompt("red mug", history=(0, 1, 2, 3, 4, 5, 6)), SIDS))
-    expected = [t for row in (2, 3, 4, 5, 6) for t in builder.vocab.tokens(SIDS.tuple_of(row))]  # history_items = 5
+    tokens = sid_tokens(
+        builder, builder.encode(Prompt("red mug", history=(0, 1, 2, 3, 4, 5, 6)), SIDS)
+    )
+    # history_items = 5
+    expected = [t for row in (2, 3, 4, 5, 6) for t in builder.vocab.tokens(SIDS.tuple_of(row))]
     assert tokens == expected
 
 
@@ -66,7 +83,18 @@ def test_a_prompt_reads_as_its_template(minilm: PromptBuilder) -> None:
         else minilm.tokenizer.decode([t])
         for t in tokens
     ]
-    assert words == ["history", "<s1_3>", "<s2_3>", "<s3_1>", "user", "woman", "search", "red", "mug", "="]
+    assert words == [
+        "history",
+        "<s1_3>",
+        "<s2_3>",
+        "<s3_1>",
+        "user",
+        "woman",
+        "search",
+        "red",
+        "mug",
+        "=",
+    ]
     item = minilm.encode(Prompt("red mug", task="item"), SIDS)
     assert minilm.tokenizer.decode(item) == "product red mug ="
 
@@ -91,7 +119,12 @@ def test_profile_gives_way_then_history_and_the_query_last(minilm: PromptBuilder
 
 
 def test_batch_equals_single_and_repeats_are_equal(builder: PromptBuilder) -> None:
-    prompts = [Prompt("red mug", (1, 2), "woman"), Prompt(""), Prompt("usb cable"), Prompt("red mug", (1, 2), "woman")]
+    prompts = [
+        Prompt("red mug", (1, 2), "woman"),
+        Prompt(""),
+        Prompt("usb cable"),
+        Prompt("red mug", (1, 2), "woman"),
+    ]
     batch = builder.encode_batch(prompts, SIDS)
     assert batch == [builder.encode(p, SIDS) for p in prompts]
     assert batch[0] == batch[3]

@@ -1,4 +1,6 @@
-"""The benchmarks of the two starts: cells, differences and the random bed's SIDs, without any training."""
+"""The benchmarks of the two starts: cells, differences and the random bed's SIDs, without any
+training.
+"""
 
 import argparse
 import importlib
@@ -15,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 def benchmarks():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        patch.setattr(importlib.import_module("common"), "single_thread", lambda: None)  # this process goes on
+        # this process goes on
+        patch.setattr(importlib.import_module("common"), "single_thread", lambda: None)
         yield {name: importlib.import_module(name) for name in ("start", "geometry")}
 
 
@@ -27,7 +30,9 @@ def test_random_sids_are_distinct_and_fit_the_codebooks(benchmarks):
     assert len(np.unique(codes[:, :2], axis=0)) < 0.5 * 64 * 64  # later codes depend on the first
 
 
-def test_a_finished_cell_is_not_made_again_and_pairs_are_compared(benchmarks, tmp_path, monkeypatch):
+def test_a_finished_cell_is_not_made_again_and_pairs_are_compared(
+    benchmarks, tmp_path, monkeypatch
+):
     start = benchmarks["start"]
     made = []
 
@@ -36,7 +41,9 @@ def test_a_finished_cell_is_not_made_again_and_pairs_are_compared(benchmarks, tm
         folder = cell.folder(tmp_path)
         folder.mkdir(parents=True)
         values = np.random.default_rng(cell.seed).random((40, 4)).astype(np.float32)
-        np.savez(folder / "values.npz", **{"judged/served": values + 0.1 * (cell.start == "geometry")})
+        np.savez(
+            folder / "values.npz", **{"judged/served": values + 0.1 * (cell.start == "geometry")}
+        )
         (folder / "cell.json").write_text(json.dumps({"steps": 5}))
         made.append(cell)
 
@@ -46,12 +53,21 @@ def test_a_finished_cell_is_not_made_again_and_pairs_are_compared(benchmarks, tm
     for more in (["--only", "demo,geometry,1"], [], []):
         monkeypatch.setattr("sys.argv", [*command, *more])
         start.main()
-    assert [(c.start, c.seed) for c in made] == [("geometry", 1), ("default", 0), ("geometry", 0), ("default", 1)]
-    cells = list(start.cells(argparse.Namespace(only="", beds="demo", seeds="0,1", minutes_scale=1.0)))
+    assert [(c.start, c.seed) for c in made] == [
+        ("geometry", 1),
+        ("default", 0),
+        ("geometry", 0),
+        ("default", 1),
+    ]
+    cells = list(
+        start.cells(argparse.Namespace(only="", beds="demo", seeds="0,1", minutes_scale=1.0))
+    )
     rows, figures, training = start.compared(tmp_path, cells)
     assert rows
     assert len(training) == 4
-    found = [figures[f"demo/judged/served/ndcg@10/{part}"] for part in ("difference", "low", "high")]
+    found = [
+        figures[f"demo/judged/served/ndcg@10/{part}"] for part in ("difference", "low", "high")
+    ]
     assert found == pytest.approx([0.1, 0.1, 0.1], abs=1e-5)
 
 

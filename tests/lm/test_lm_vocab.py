@@ -13,14 +13,24 @@ VOCAB = SidVocab((16, 8, 4), text_vocab=100)
 
 
 def test_levels_have_disjoint_tokens_and_eos_is_last() -> None:
-    tokens = [VOCAB.token(level, code) for level, k in enumerate(VOCAB.codebook_sizes) for code in range(k)]
+    tokens = [
+        VOCAB.token(level, code)
+        for level, k in enumerate(VOCAB.codebook_sizes)
+        for code in range(k)
+    ]
     assert tokens == list(range(28))
     assert (VOCAB.eos, VOCAB.size) == (28, 29)
     assert VOCAB.tokens((1, 2)) == [1, 18]
 
 
 def test_spelling() -> None:
-    assert [VOCAB.spell(t) for t in (0, 15, 16, 27, 28)] == ["<s1_0>", "<s1_15>", "<s2_0>", "<s3_3>", "<s_end>"]
+    assert [VOCAB.spell(t) for t in (0, 15, 16, 27, 28)] == [
+        "<s1_0>",
+        "<s1_15>",
+        "<s2_0>",
+        "<s3_3>",
+        "<s_end>",
+    ]
     assert len({VOCAB.spell(t) for t in range(VOCAB.size)}) == VOCAB.size
 
 

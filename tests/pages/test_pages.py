@@ -1,4 +1,6 @@
-"""Pages: what templates escape, Markdown as one HTML file, pictures that are the same for the same values."""
+"""Pages: what templates escape, Markdown as one HTML file, pictures that are the same for the same
+values.
+"""
 
 import re
 from pathlib import Path
@@ -15,14 +17,19 @@ TABLE = "| | a\\|b |\n|---|---:|\n| row<x> | **holds** |\n| other | 1.0 *0–2* 
 
 
 def chart(alt="Recall by width <of> the beam"):
-    series = [Line("one & two", [1, 10], [0.25, 0.5]), Line("dashed", [1, 10], [0.1, 0.2], colour=12)]
+    series = [
+        Line("one & two", [1, 10], [0.25, 0.5]),
+        Line("dashed", [1, 10], [0.1, 0.2], colour=12),
+    ]
     return lines("beams", alt, series, x_label="beam", y_label="R@100", x_ticks=[1, 10], log_x=True)
 
 
 def test_html_is_escaped_markdown_is_not_and_a_missing_name_is_an_error():
     templates = environment()
     assert templates.from_string("{{ x }}").render(x="<b>") == "<b>"
-    assert "<h1>a &lt;b&gt;</h1>" in render("pages/document.html", title="a <b>", lead="", sections=[], footer="")
+    assert "<h1>a &lt;b&gt;</h1>" in render(
+        "pages/document.html", title="a <b>", lead="", sections=[], footer=""
+    )
     with pytest.raises(UndefinedError, match="missing"):
         templates.from_string("{{ missing }}").render()
     assert templates.filters["cell"]("a|b") == "a\\|b"
@@ -35,7 +42,10 @@ def test_the_templates_are_part_of_the_package():
 
 
 def test_markdown_becomes_one_file_with_sections_and_inline_pictures():
-    text = f"# T<\n\nlead **bold** <i>raw</i>\n\n## 1. S & more\n\n{TABLE}\n![x](images/beams.svg)\n\nend\n"
+    text = (
+        "# T<\n\nlead **bold** <i>raw</i>\n\n## 1. S & "
+        f"more\n\n{TABLE}\n![x](images/beams.svg)\n\nend\n"
+    )
     page = html_page(text, [chart()], footer="Written by me.")
     assert "<h1>T&lt;</h1>" in page
     assert "<strong>bold</strong> &lt;i&gt;raw&lt;/i&gt;" in page
@@ -75,7 +85,8 @@ def test_points_that_are_not_numbers_are_left_out():
 def test_colours_follow_the_page_and_ids_belong_to_the_picture():
     picture = chart()
     assert "stroke: var(--c0)" in picture.svg
-    assert re.search(r"stroke-dasharray: [^\"]*stroke: var\(--c2\)", picture.svg)  # the twelfth is the second, dashed
+    # the twelfth is the second, dashed
+    assert re.search(r"stroke-dasharray: [^\"]*stroke: var\(--c2\)", picture.svg)
     assert not re.search(r"#(?!beams-)[0-9a-f]{6}", picture.svg)
     assert set(re.findall(r' id="(beams-)?', picture.svg)) == {"beams-"}
     assert "<style>" not in picture.svg
@@ -85,7 +96,10 @@ def test_colours_follow_the_page_and_ids_belong_to_the_picture():
 
 def test_means_stand_beside_their_intervals_and_shares_on_both_sides():
     picture = intervals(
-        "means", "Means", [Interval("a", 0.25, 0.2, 0.3), Interval("b", 0.5, 0.4, 0.6, 1)], label="nDCG"
+        "means",
+        "Means",
+        [Interval("a", 0.25, 0.2, 0.3), Interval("b", 0.5, 0.4, 0.6, 1)],
+        label="nDCG",
     )
     for word in (">0.250<", ">0.500<", ">a<", ">b<", ">nDCG<"):
         assert word in picture.svg
@@ -96,7 +110,9 @@ def test_means_stand_beside_their_intervals_and_shares_on_both_sides():
 
 
 def test_no_figure_searches_for_the_place_of_its_legend():
-    """Matplotlib's search warns when it takes a second, which depends on how busy the machine is."""
+    """Matplotlib's search warns when it takes a second, which depends on how busy
+    the machine is.
+    """
     calls = [
         call
         for file in Path(sidar.__file__).parent.rglob("*.py")

@@ -21,7 +21,13 @@ from sidar.pipeline import stages
 from sidar.pipeline.answer_log import read_log
 from sidar.pipeline.answer_rows import AnswerRows, CandidatePrior, MemorySystem
 from sidar.pipeline.answering import answer
-from sidar.pipeline.memory_row import HALF_LIVES, MemoryFirst, MemoryRow, best_half_life, fit_memory_row
+from sidar.pipeline.memory_row import (
+    HALF_LIVES,
+    MemoryFirst,
+    MemoryRow,
+    best_half_life,
+    fit_memory_row,
+)
 from sidar.types import Hits, Prompt
 
 SECRET = b"secret"
@@ -47,7 +53,12 @@ def requests_of(data, *splits):
             chosen = dict(zip(request.rows, request.actions, strict=True))
             yield (
                 request.request_id,
-                (request.user_id or request.request_id, request.prompt.query, request.ts // day, chosen),
+                (
+                    request.user_id or request.request_id,
+                    request.prompt.query,
+                    request.ts // day,
+                    chosen,
+                ),
             )
 
 
@@ -77,7 +88,9 @@ def test_what_is_known_of_each_fitting_request(inputs):
         assert log.chosen.total_counts[r] @ decay == pytest.approx(counts.sum())
         known = dict(zip(rows.tolist(), counts.tolist(), strict=True))
         for p in np.flatnonzero(log.asked.request == r):
-            assert log.chosen.positive_counts[p] @ decay == pytest.approx(known.get(int(log.asked.row[p]), 0.0))
+            assert log.chosen.positive_counts[p] @ decay == pytest.approx(
+                known.get(int(log.asked.row[p]), 0.0)
+            )
 
 
 def test_without_a_validation_window_each_request_is_left_out_of_its_own_counts(inputs):
@@ -126,7 +139,9 @@ def memory_of(entries):
 
 
 def test_the_memory_row_is_counts_first_then_its_back_off():
-    memory = memory_of([("red shoe", 4, 1), ("red shoe", 2, 3), ("red shoe", 7, 1), ("red shoe", 9, 5)])
+    memory = memory_of(
+        [("red shoe", 4, 1), ("red shoe", 2, 3), ("red shoe", 7, 1), ("red shoe", 9, 5)]
+    )
     alive = np.ones(10, bool)
     alive[9] = False
     row = MemoryFirst(memory, SECRET, alive, float("inf"))
@@ -151,7 +166,9 @@ def test_reranking_is_tuned_on_the_log_where_there_is_one():
 
 def test_the_half_life_of_the_memory_row_is_the_best_and_of_equals_the_longest(inputs):
     log, data = log_of(inputs, "days")
-    nothing = Hits(np.full((len(log.asked), 1), -1, np.int32), np.zeros((len(log.asked), 1), np.float32))
+    nothing = Hits(
+        np.full((len(log.asked), 1), -1, np.int32), np.zeros((len(log.asked), 1), np.float32)
+    )
     asked = log.asked.eval_set(data.catalogue)
     worth = objective(asked, data.catalogue, "ndcg@10", relevant=0)
     none = Hits(np.full((len(asked), 1), -1, np.int32), np.zeros((len(asked), 1), np.float32))
@@ -177,11 +194,17 @@ def test_the_memory_row_is_tuned_as_a_whole_on_the_requests_of_the_answer(inputs
     log, data = log_of(inputs, "days")
     asked, catalogue = log.asked.eval_set(data.catalogue), data.catalogue
     rng = np.random.default_rng(0)
-    orders = [np.argsort(rng.random((len(log.asked), 64)), axis=1).astype(np.int32) for _ in range(3)]
-    for request, row in zip(log.asked.request, log.asked.row, strict=True):  # the second has a chosen item first
+    orders = [
+        np.argsort(rng.random((len(log.asked), 64)), axis=1).astype(np.int32) for _ in range(3)
+    ]
+    # the second has a chosen item first
+    for request, row in zip(log.asked.request, log.asked.row, strict=True):
         place = int(np.flatnonzero(orders[1][request] == row)[0])
         orders[1][request, [0, place]] = orders[1][request, [place, 0]]
-    channels = [Hits(rows, np.tile(np.arange(64, 0, -1, dtype=np.float32), (len(rows), 1))) for rows in orders]
+    channels = [
+        Hits(rows, np.tile(np.arange(64, 0, -1, dtype=np.float32), (len(rows), 1)))
+        for rows in orders
+    ]
     chosen = fit_memory_row(log, channels, catalogue)
     worth = objective(asked, catalogue, "ndcg@10", relevant=0)
     named = [q for q, prompt in enumerate(log.asked.prompts) if prompt.query.strip()]
@@ -193,7 +216,11 @@ def test_the_memory_row_is_tuned_as_a_whole_on_the_requests_of_the_answer(inputs
 
     best = value(chosen.half_life, chosen.fusion.method, chosen.fusion.weights)
     assert chosen.fusion.weights[1] == max(chosen.fusion.weights)
-    assert best >= max(value(chosen.half_life, m, w) for m in ("rrf", "weighted") for w in simplex(3, 5)) - 1e-9
+    assert (
+        best
+        >= max(value(chosen.half_life, m, w) for m in ("rrf", "weighted") for w in simplex(3, 5))
+        - 1e-9
+    )
     assert best == max(value(h, chosen.fusion.method, chosen.fusion.weights) for h in HALF_LIVES)
     assert chosen.requests == len(asked)
     again = MemoryRow.read({"memory_row": chosen.to_json()})
@@ -202,21 +229,27 @@ def test_the_memory_row_is_tuned_as_a_whole_on_the_requests_of_the_answer(inputs
         chosen.fusion.method,
         chosen.fusion.weights,
     )
-    parts = [Listed(name, hits) for name, hits in zip(("bm25", "dense", "prior"), channels, strict=True)]
+    parts = [
+        Listed(name, hits) for name, hits in zip(("bm25", "dense", "prior"), channels, strict=True)
+    ]
     table = MemoryFirst(log.before, SECRET, catalogue.alive, chosen.half_life)
     served = MemorySystem(table, parts, chosen.fusion).hits(log.asked.prompts, 10)
     assert worth(Hits(served.rows[named], served.scores[named])) == pytest.approx(best)
 
 
 def test_queries_that_are_held_out_are_neither_counted_nor_fitted_to(inputs):
-    """The data stage leaves them in the validation window; the answer must not learn what was clicked for them."""
+    """The data stage leaves them in the validation window; the answer must not learn what was
+    clicked for them.
+    """
     log, _ = log_of(inputs, "days")
     query = next(prompt.query for prompt in log.asked.prompts if prompt.query)
     (inputs / "held.tsv").write_text(f"query_id\tquery\n1\t{query.upper()}\n")
     cfg = config(inputs / "inputs")
     cfg.data.held_out = [HeldOutConfig(queries=str(inputs / "held.tsv"), match="exact")]
     build(cfg, inputs / "held")
-    assert any(request.prompt.query == query for request in open_dataset(inputs / "held").requests("valid"))
+    assert any(
+        request.prompt.query == query for request in open_dataset(inputs / "held").requests("valid")
+    )
     without = read_log(cfg, inputs / "held", SECRET, inputs / ".work")
     assert query not in {prompt.query for prompt in without.asked.prompts}
     assert len(log.memory.counts(query, SECRET)[0])

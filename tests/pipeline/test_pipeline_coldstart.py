@@ -1,4 +1,6 @@
-"""Items that the simulator launches on days 5 to 8: codebooks and model know none of them, encoding brings them in."""
+"""Items that the simulator launches on days 5 to 8: codebooks and model know none of them, encoding
+brings them in.
+"""
 
 import json
 
@@ -24,15 +26,30 @@ OPTIONS = {
     "events.unknown_items": "drop",
     "embed.model": "hashing:48",
     "sid.codebook_sizes": [128, 64, 32],
-    "lm": {"layers": 1, "hidden": 48, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "lm": {
+        "layers": 1,
+        "hidden": 48,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    },
     "lm.max_prompt_tokens": 32,
-    "sft": {"steps": 90, "batch_size": 32, "lr_new": 0.01, "mixture": {"item": 1.0}, "valid_requests": 4},
+    "sft": {
+        "steps": 90,
+        "batch_size": 32,
+        "lr_new": 0.01,
+        "mixture": {"item": 1.0},
+        "valid_requests": 4,
+    },
 }
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """(before, after): bundles of day 4's catalogue, trained, and of day 8's under the same codebooks and model."""
+    """(before, after): bundles of day 4's catalogue, trained, and of day 8's under the same
+    codebooks and model.
+    """
     folder = tmp_path_factory.mktemp("launch")
     settings = simulate.load_config("demo", users=60, requests=400, queries={"count": 120})
     simulate.run(found(sample.load_catalogue().table.slice(0, 1600)), settings, folder)
@@ -42,17 +59,26 @@ def launched(tmp_path_factory):
 
     def config(name, catalogue):
         sets = [{"name": "grounded", "queries": str(folder / "grounded_train.queries.tsv"),
-                 "qrels": str(folder / "grounded_train.qrels.tsv"), "origin": "simulated"}]  # fmt: skip
-        chosen = {**OPTIONS, "name": name, "runs": str(folder / "runs"), "catalogue.path": str(folder / catalogue),
+                 "qrels": str(folder / "grounded_train.qrels.tsv"),
+                 "origin": "simulated"}]  # fmt: skip
+        chosen = {**OPTIONS, "name": name, "runs": str(folder / "runs"),
+        "catalogue.path": str(folder / catalogue),
                   "events.path": str(folder / "events.parquet"), "evaluate.sets": sets}  # fmt: skip
         return load_config(None, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
 
     first = config("day4", "day4.parquet")
     for stage in ("sft", "index"):
         pipeline.run(first, only=stage)
-    before, parts = first.run_dir / "bundle", {n: first.run_dir / n for n in ("data", "embed", "sid", "index")}
+    before, parts = (
+        first.run_dir / "bundle",
+        {n: first.run_dir / n for n in ("data", "embed", "sid", "index")},
+    )
     build_bundle(before, **parts, model=first.run_dir / "sft" / "model", config={}, label="sft")
-    return before, encode(config("day8", "catalogue.parquet"), before), int(len(whole) - pc.sum(known).as_py())
+    return (
+        before,
+        encode(config("day8", "catalogue.parquet"), before),
+        int(len(whole) - pc.sum(known).as_py()),
+    )
 
 
 def test_launched_items_are_quantised_like_unseen_ones_and_only_their_mix_is_another(launched):
@@ -60,7 +86,8 @@ def test_launched_items_are_quantised_like_unseen_ones_and_only_their_mix_is_ano
     figures = cold_start(before, after, sample=150)
     assert figures["items"]["new"] == n > 80
     loss = figures["quantised"]
-    # fitted items are flattered; launched ones are of well-filled shelves, so they lose no more than any unseen item
+    # fitted items are flattered; launched ones are of well-filled shelves, so they lose no more
+    # than any unseen item
     assert 1.1 * loss["fitted"] < loss["new"] < 1.1 * loss["unseen at the fit"]
     rings = {alarm.name: alarm.rings for alarm in check(after, AlarmsConfig())}
     assert not rings["error"]
@@ -69,7 +96,9 @@ def test_launched_items_are_quantised_like_unseen_ones_and_only_their_mix_is_ano
 
 def test_they_are_in_the_index_and_a_beam_reaches_them_from_their_text(launched):
     before, after, _ = launched
-    figures = cold_start(before, after, open_dataset(after.parent / "data").eval_sets("test"), sample=150)
+    figures = cold_start(
+        before, after, open_dataset(after.parent / "data").eval_sets("test"), sample=150
+    )
     shared = figures["shared"]
     assert shared["1"] > 0.95
     assert shared["1"] >= shared["2"] >= shared["3"] == shared["SID"] > 0
@@ -85,7 +114,9 @@ def test_they_are_in_the_index_and_a_beam_reaches_them_from_their_text(launched)
 
 
 def test_every_new_item_is_reachable_and_was_not(launched):
-    """With a beam as wide as the index nothing is out of reach; in the old index only shared SIDs were."""
+    """With a beam as wide as the index nothing is out of reach; in the old index only shared SIDs
+    were.
+    """
     before, after, _ = launched
     old, new = open_bundle(before), open_bundle(after)
     rows = np.arange(len(old.catalogue), len(new.catalogue))
@@ -94,7 +125,11 @@ def test_every_new_item_is_reachable_and_was_not(launched):
     assert (new.index.lookup(new.sids.codes[rows]) >= 0).all()
     in_old = old.index.lookup(new.sids.codes[rows]) >= 0
     assert shared_prefixes(old.sids, new.sids, rows)["SID"] == pytest.approx(in_old.mean())
-    assert reached(Retriever.load(after), ["bag"] * len(new.catalogue), rows[:3]).keys() == {"10", "64", "512"}
+    assert reached(Retriever.load(after), ["bag"] * len(new.catalogue), rows[:3]).keys() == {
+        "10",
+        "64",
+        "512",
+    }
 
 
 def test_there_must_be_new_items(launched):

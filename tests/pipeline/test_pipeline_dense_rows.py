@@ -1,4 +1,6 @@
-"""The dense rows of a report: which there are, that the indexed one is kept and made again when it must be."""
+"""The dense rows of a report: which there are, that the indexed one is kept and made again when it
+must be.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,12 @@ from sidar.pipeline.dense_rows import channels, dense_rows
 from sidar.pipeline.plan import stages
 from sidar.types import Prompt
 
-TEXTS = [f"{colour} {what} {size}" for colour in ("red", "blue", "green") for what in ("mug", "pan") for size in "sml"]
+TEXTS = [
+    f"{colour} {what} {size}"
+    for colour in ("red", "blue", "green")
+    for what in ("mug", "pan")
+    for size in "sml"
+]
 ALIVE = np.arange(len(TEXTS)) != 3
 PROMPTS = [Prompt("red mug"), Prompt("green pan l")]
 
@@ -63,7 +70,10 @@ def test_both_rows_find_the_same_when_all_lists_are_probed(tmp_path):
 
 
 def test_towers_are_asked_by_f_q_and_scored_against_f_i(tmp_path):
-    query, item = (load_sentence_transformer(str(save_tiny_encoder(tmp_path / str(s), s)), "cpu") for s in (0, 1))
+    query, item = (
+        load_sentence_transformer(str(save_tiny_encoder(tmp_path / str(s), s)), "cpu")
+        for s in (0, 1)
+    )
     towers = embedded(tmp_path, TowerEmbedder(query, item, precision="fp32"))
     rows = rows_of(tmp_path, towers, index="auto")
     scores = towers.queries.encode([p.query for p in PROMPTS]) @ towers.items.encode(TEXTS).T
@@ -73,7 +83,9 @@ def test_towers_are_asked_by_f_q_and_scored_against_f_i(tmp_path):
         np.testing.assert_array_equal(row.hits(PROMPTS, 5).rows, want)
     index = rows["dense-ivf"].channel.index
     assert index.coarse_view == "query"
-    nearest = np.linalg.norm(towers.items_as_queries.encode(TEXTS)[:, None] - index.centroids[None], axis=2).argmin(1)
+    nearest = np.linalg.norm(
+        towers.items_as_queries.encode(TEXTS)[:, None] - index.centroids[None], axis=2
+    ).argmin(1)
     assert index.lists[ALIVE].tolist() == nearest[ALIVE].tolist()
 
 
@@ -82,7 +94,10 @@ def test_an_index_is_kept_until_its_vectors_or_options_change(tmp_path):
 
     def made():
         manifest = read_manifest(tmp_path / ".dense-index" / "embed")
-        return manifest and (manifest.hash, (tmp_path / ".dense-index/embed/dual_view.safetensors").stat().st_mtime_ns)
+        return manifest and (
+            manifest.hash,
+            (tmp_path / ".dense-index/embed/dual_view.safetensors").stat().st_mtime_ns,
+        )
 
     rows_of(tmp_path, embedder)
     assert made() is None  # a row that nobody asks for costs nothing
@@ -125,11 +140,16 @@ def test_the_index_is_no_part_of_the_training_of_the_encoder():
 
 
 def test_towers_that_are_trained_again_make_their_vectors_stale(tmp_path):
-    cfg = Config.model_validate({"embed": {"model": str(tmp_path / "towers")}, "runs": str(tmp_path)})
+    cfg = Config.model_validate(
+        {"embed": {"model": str(tmp_path / "towers")}, "runs": str(tmp_path)}
+    )
     stage = next(stage for stage in stages(cfg) if stage.name == "embed")
     before = stage.input_hashes(cfg, cfg.run_dir)
     assert list(before) == ["data"]
-    query, item = (load_sentence_transformer(str(save_tiny_encoder(tmp_path / str(s), s)), "cpu") for s in (0, 1))
+    query, item = (
+        load_sentence_transformer(str(save_tiny_encoder(tmp_path / str(s), s)), "cpu")
+        for s in (0, 1)
+    )
     TowerEmbedder(query, item).save(tmp_path / "towers")
     first = stage.input_hashes(cfg, cfg.run_dir)
     assert first["file:towers"]

@@ -1,4 +1,6 @@
-"""A model that reads sentence vectors, and reranking, from the config to the bundle and the page's server."""
+"""A model that reads sentence vectors, and reranking, from the config to the bundle and the page's
+server.
+"""
 
 import json
 import shutil
@@ -26,7 +28,8 @@ SETTINGS = {
     "events": {"path": "events.parquet"},
     "users": {"path": "users.parquet"},
     "embed": {"model": "hashing:48"},
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random",
+    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64,
+    "text_embeddings": "random",
            "geometry": True},
     "sft": {"steps": 6, "batch_size": 8, "validate_every": 3, "checkpoint_every": 3},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2},
@@ -36,8 +39,10 @@ SETTINGS = {
         "bootstrap": 50,
         "max_queries": 8,
         "sets": [
-            {"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"},
-            {"name": "dev", "queries": "judged_valid.queries.tsv", "qrels": "judged_valid.qrels.tsv", "role": "valid"},
+            {"name": "judged", "queries": "judged_test.queries.tsv",
+            "qrels": "judged_test.qrels.tsv"},
+            {"name": "dev", "queries": "judged_valid.queries.tsv",
+            "qrels": "judged_valid.qrels.tsv", "role": "valid"},
         ],
     },
 }  # fmt: skip
@@ -72,7 +77,8 @@ def test_the_table_has_a_reranked_row_for_every_model(shop):
 def test_the_bundle_serves_with_the_weight_of_the_table(shop, retriever):
     scores = json.loads((shop / "runs/shop/evaluate/scores.json").read_text())
     bundle = open_bundle(shop / "runs/shop/bundle", verify=True)
-    assert bundle.rerank["sets"] == ["validation requests"]  # of the log: what is scored makes no bundle stale
+    # of the log: what is scored makes no bundle stale
+    assert bundle.rerank["sets"] == ["validation requests"]
     assert f"w = {bundle.rerank['weight']:g}" in scores["about"]["raddpo+rerank"]
     assert retriever.rerank == bundle.rerank["weight"]
 
@@ -92,7 +98,8 @@ def test_searching_reranks_what_the_beam_reaches(shop, retriever):
         assert r.score == pytest.approx(by_id[r.item_id].score + 3.0 * r.cosine, abs=1e-4)
         assert r.probability == pytest.approx(by_id[r.item_id].probability, rel=1e-4)
     assert [r.score for r in found] == sorted((r.score for r in found), reverse=True)
-    assert retriever.search("bath towel", k=5) == retriever.search("bath towel", k=5, rerank=True)  # the default
+    # the default
+    assert retriever.search("bath towel", k=5) == retriever.search("bath towel", k=5, rerank=True)
     many = retriever.search(["bath towel", "tent"], k=5)
     assert [r.item_id for r in many[0]] == [r.item_id for r in retriever.search("bath towel", k=5)]
 
@@ -100,7 +107,9 @@ def test_searching_reranks_what_the_beam_reaches(shop, retriever):
 def test_the_shell_shows_log_p_and_what_else_ordered(shop):
     bundle = str(shop / "runs/shop/bundle")
     both, alone = (
-        CliRunner().invoke(app, ["search", "bath towel", "--bundle", bundle, *more], env={"COLUMNS": "160"}).output
+        CliRunner()
+        .invoke(app, ["search", "bath towel", "--bundle", bundle, *more], env={"COLUMNS": "160"})
+        .output
         for more in ([], ["--no-rerank"])
     )
     assert "cosine" in both
@@ -115,7 +124,9 @@ def test_the_server_takes_rerank_and_says_so(retriever):
         answer = client.post("/v1/search", json={"query": "bath towel", "k": 3}).json()
         assert answer["rerank"] == 3.0
         assert answer["hits"][0]["cosine"] is not None
-        plain = client.post("/v1/search", json={"query": "bath towel", "k": 3, "rerank": False}).json()
+        plain = client.post(
+            "/v1/search", json={"query": "bath towel", "k": 3, "rerank": False}
+        ).json()
         assert plain["rerank"] is None
         assert plain["hits"][0]["cosine"] is None
         retriever.rerank = None
@@ -128,7 +139,13 @@ def test_a_bundle_without_item_vectors_refuses_to_rerank(shop, tmp_path):
     run = shop / "runs/shop"
     parts = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = load_config(shop / "sidar.yaml").model_dump(mode="json", include={"decode", "embed"})
-    build_bundle(tmp_path / "bundle", **parts, model=run / "align-raddpo/model", config=config, label="raddpo")
+    build_bundle(
+        tmp_path / "bundle",
+        **parts,
+        model=run / "align-raddpo/model",
+        config=config,
+        label="raddpo",
+    )
     plain = Retriever.load(tmp_path / "bundle", precision="fp32")
     assert plain.search("bath towel", k=3)[0].cosine is None
     assert not (tmp_path / "bundle/embed/items.npy").exists()

@@ -1,4 +1,6 @@
-"""The whole pipeline over somebody's local causal LM (random Qwen3, BPE tokenizer made on the spot), full and LoRA."""
+"""The whole pipeline over somebody's local causal LM (random Qwen3, BPE tokenizer made on the
+spot), full and LoRA.
+"""
 
 import json
 
@@ -22,7 +24,13 @@ SETTINGS = {
     "sft": QUICK,
     "align": {**QUICK, "objective": "dpo"},  # the one that needs a frozen copy beside the adapters
     "decode": {"beam": 16},
-    "evaluate": {"invalid_queries": 2, "bootstrap": 50, "max_queries": 8, "tune_queries": 4, "best": True},
+    "evaluate": {
+        "invalid_queries": 2,
+        "bootstrap": 50,
+        "max_queries": 8,
+        "tune_queries": 4,
+        "best": True,
+    },
 }
 
 
@@ -34,7 +42,8 @@ def test_a_local_language_model_goes_from_log_to_search(tmp_path, lora):
     pipeline.run(load_config(tmp_path / "sidar.yaml"))
     assert check_table(tmp_path / "runs/shop/evaluate") > 100
     systems = read_scores(tmp_path / "runs/shop/evaluate")["sets"]["day8-clicks"]["systems"]
-    for name, folder in (("sft", "sft"), ("dpo", "align-dpo")):  # a best checkpoint that is not the final one has a row
+    # a best checkpoint that is not the final one has a row
+    for name, folder in (("sft", "sft"), ("dpo", "align-dpo")):
         step = json.loads((tmp_path / "runs/shop" / folder / "best/step.json").read_text())["step"]
         assert name in systems
         assert (f"{name}-best" in systems) == (step != 4)

@@ -1,4 +1,6 @@
-"""SIDs of several lengths from log to search: SARQ through every stage, every objective, and the next day."""
+"""SIDs of several lengths from log to search: SARQ through every stage, every objective, and the
+next day.
+"""
 
 import json
 from itertools import pairwise
@@ -25,7 +27,14 @@ SETTINGS = {
     "events": {"path": "events.parquet"},
     "embed": {"model": "hashing:64"},
     "sid": {"method": "sarq", "codebook_sizes": [8, 4, 4]},
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "lm": {
+        "layers": 1,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    },
     "sft": QUICK,
     "align": {**QUICK, "rdrw_window": 8},
     "decode": {"beam": 16},
@@ -57,8 +66,12 @@ def test_every_stage_takes_ids_of_several_lengths(folder):
     assert not index.fixed_length
     assert sum(int(ends.sum()) for ends in index.terminal[:-1]) > 0
     for name in OBJECTIVES.split(","):
-        records = [json.loads(line) for line in (run / f"align-{name}/log.jsonl").read_text().splitlines()]
-        assert all(np.isfinite(value) for r in records for value in r.values() if isinstance(value, float))
+        records = [
+            json.loads(line) for line in (run / f"align-{name}/log.jsonl").read_text().splitlines()
+        ]
+        assert all(
+            np.isfinite(value) for r in records for value in r.values() if isinstance(value, float)
+        )
         assert {r["step"] for r in records if r["kind"] == "valid"} == {0, 2, 4}
     assert check_table(run / "evaluate") > 100
     rows = read_scores(run / "evaluate")["sets"]["day8-clicks"]["systems"]
@@ -74,19 +87,24 @@ def test_the_bundle_answers_and_its_scores_add_up(folder):
     answer = retriever.explain("steel water bottle", k=64, beam=200, fuse="none")
     assert len({hit.item_id for hit in answer.results}) == 64
     assert len({len(hit.sid) for hit in answer.results}) > 1
-    share = dict(zip(retriever.index.rows.tolist(), retriever.shares.log_share.tolist(), strict=True))
+    share = dict(
+        zip(retriever.index.rows.tolist(), retriever.shares.log_share.tolist(), strict=True)
+    )
     for hit in answer.results:
         row = retriever.catalogue.row(hit.item_id)
         assert sum(hit.level_logp) + share[row] == pytest.approx(hit.score, abs=1e-4)
         assert hit.sid == retriever.sids.tuple_of(retriever.catalogue.row(hit.item_id))
     assert all(above.score >= below.score for above, below in pairwise(answer.results))
-    assert answer.mass == pytest.approx(sum({h.sid: h.probability for h in answer.results}.values()), rel=1e-3)
+    assert answer.mass == pytest.approx(
+        sum({h.sid: h.probability for h in answer.results}.values()), rel=1e-3
+    )
 
 
 def test_tomorrow_keeps_lengths_that_yesterdays_credit_still_pays_for(folder):
     log = pq.read_table(folder / "events.parquet")
     days = np.unique(log.column("ts").to_numpy() // 86_400_000_000)
-    late = log.filter(log.column("ts").to_numpy() // 86_400_000_000 >= days[2])  # two days of clicks are forgotten
+    # two days of clicks are forgotten
+    late = log.filter(log.column("ts").to_numpy() // 86_400_000_000 >= days[2])
     pq.write_table(late, folder / "late.parquet")
     today = folder / "runs/today"
     options = ["name=tomorrow", "events.path=late.parquet", f"warm_start={today / 'bundle'}"]

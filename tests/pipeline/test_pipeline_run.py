@@ -29,7 +29,14 @@ SETTINGS = {
     "catalogue": {"path": "catalogue.parquet"},
     "events": {"path": "events.parquet"},
     "users": {"path": "users.parquet"},
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "lm": {
+        "layers": 1,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    },
     "sft": {"steps": 6, "batch_size": 8, "validate_every": 3, "checkpoint_every": 3},
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 2},
     "decode": {"beam": 16},
@@ -38,15 +45,26 @@ SETTINGS = {
         "bootstrap": 50,
         "max_queries": 8,
         "sets": [
-            {"name": "judged", "queries": "judged_test.queries.tsv", "qrels": "judged_test.qrels.tsv"},
-            {"name": "dev", "queries": "judged_valid.queries.tsv", "qrels": "judged_valid.qrels.tsv", "role": "valid"},
+            {
+                "name": "judged",
+                "queries": "judged_test.queries.tsv",
+                "qrels": "judged_test.qrels.tsv",
+            },
+            {
+                "name": "dev",
+                "queries": "judged_valid.queries.tsv",
+                "qrels": "judged_valid.qrels.tsv",
+                "role": "valid",
+            },
         ],
     },
 }
 
 
 def sidar(*arguments, check=True):
-    done = subprocess.run([sys.executable, "-m", "sidar", *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sidar", *map(str, arguments)], capture_output=True, text=True
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -75,25 +93,41 @@ def test_every_stage_leaves_a_whole_artefact(shop):
 
 
 def test_semantic_prompts_ask_with_the_query_alone(shop, tmp_path):
-    """History and profile reach the model, and nobody else, only where the prompts are personalised."""
-    assert [n for n, why in reasons(shop, "evaluate.prompts=semantic").items() if why] == ["evaluate"]
+    """History and profile reach the model, and nobody else, only where the prompts are
+    personalised.
+    """
+    assert [n for n, why in reasons(shop, "evaluate.prompts=semantic").items() if why] == [
+        "evaluate"
+    ]
     run = shop / "runs/shop"
-    cfg = load_config(shop / "sidar.yaml", ["evaluate.prompts=semantic", "evaluate.systems=[bm25, sft]"])
+    cfg = load_config(
+        shop / "sidar.yaml", ["evaluate.prompts=semantic", "evaluate.systems=[bm25, sft]"]
+    )
     pipeline_stages.evaluate(cfg, run, tmp_path, models=("sft",))
     for system, same in (("bm25", True), ("sft", False)):
-        files = [folder / "runs" / f"day8-clicks.{system}.trec" for folder in (run / "evaluate", tmp_path)]
+        files = [
+            folder / "runs" / f"day8-clicks.{system}.trec"
+            for folder in (run / "evaluate", tmp_path)
+        ]
         assert (files[0].read_bytes() == files[1].read_bytes()) is same
 
 
 def test_what_is_up_to_date_is_skipped_and_what_is_stale_says_why(shop):
     assert set(reasons(shop).values()) == {None}
-    assert set(reasons(shop, "align.beta=0.5", "align.positives=mean").values()) == {None}  # what null meant
-    for section, first in (("sft", "sft"), ("preference", "align-raddpo")):  # cut at packing, not in the data
+    # what null meant
+    assert set(reasons(shop, "align.beta=0.5", "align.positives=mean").values()) == {None}
+    # cut at packing, not in the data
+    for section, first in (("sft", "sft"), ("preference", "align-raddpo")):
         stale = reasons(shop, f"{section}.max_positives=4")
         assert next(name for name, why in stale.items() if why) == first
     stale = reasons(shop, "align.beta=1.5")
     assert stale["align-raddpo"] == "config changed: align.beta"
-    assert [name for name, why in stale.items() if why] == ["align-raddpo", "answer", "bundle", "evaluate"]
+    assert [name for name, why in stale.items() if why] == [
+        "align-raddpo",
+        "answer",
+        "bundle",
+        "evaluate",
+    ]
     stale = reasons(shop, "seed=1")
     assert all(stale[name] for name in ("data", "sid", "sft", "evaluate"))
     assert stale["embed"] is None or "runs first" in stale["embed"]
@@ -104,7 +138,9 @@ def test_what_is_scored_makes_only_the_evaluation_stale(shop):
     shutil.copytree(shop / "runs/shop", shop / "runs/scored")
     log = [f"{request}\t{query}" for request, query in enumerate(list(toy.log_queries())[:9])]
     (shop / "typed.queries.tsv").write_text("\n".join(["query_id\tquery", *log]) + "\n")
-    (shop / "typed.qrels.tsv").write_text("query_id\titem_id\tgrade\n" + "".join(f"{n}\tT000\t1\n" for n in range(9)))
+    (shop / "typed.qrels.tsv").write_text(
+        "query_id\titem_id\tgrade\n" + "".join(f"{n}\tT000\t1\n" for n in range(9))
+    )
     typed = "evaluate.sets=[{name: typed, queries: typed.queries.tsv, qrels: typed.qrels.tsv}]"
     options = ["name=scored", "evaluate.systems=[bm25]"]
     for change, names in (
@@ -118,7 +154,9 @@ def test_what_is_scored_makes_only_the_evaluation_stale(shop):
         assert list(reports) == ["evaluate"]
         scores = json.loads((cfg.run_dir / "evaluate/scores.json").read_text())
         assert set(scores["sets"]) == names
-        assert max(scores["sets"][name]["queries"] for name in names if name.startswith("day8")) <= 5
+        assert (
+            max(scores["sets"][name]["queries"] for name in names if name.startswith("day8")) <= 5
+        )
         assert list(pipeline.run(cfg)) == []
     trained = {words(r.prompt.query) for r in open_dataset(cfg.run_dir / "data").requests("train")}
     seen = sum(words(query) in trained for query in list(toy.log_queries())[:9])
@@ -198,7 +236,9 @@ def test_what_is_served_is_what_was_measured(shop):
     for query_id, prompt in zip(test.query_ids, test.prompts, strict=True):
         history = [data.catalogue.item_ids[row] for row in prompt.history]
         answer = retriever.explain(prompt.query, 12, history=history, profile=prompt.profile)
-        assert [hit.item_id for hit in answer.results] == [item for item, _ in ranked[query_id]][:12]
+        assert [hit.item_id for hit in answer.results] == [item for item, _ in ranked[query_id]][
+            :12
+        ]
         assert answer.fuse == "memory"
         scores = [hit.score for hit in answer.results]
         assert scores == sorted(scores, reverse=True)
@@ -214,13 +254,19 @@ def test_what_is_served_is_what_was_measured(shop):
 def test_the_table_stands_beside_what_a_shop_has(shop):
     scores = json.loads((shop / "runs/shop/evaluate/scores.json").read_text())
     judged = scores["sets"]["judged"]["systems"]
-    assert {"bm25+dense+prior", "memory", "answer", "answer-without-lm", "quantised-dense"} <= set(judged)
+    assert {"bm25+dense+prior", "memory", "answer", "answer-without-lm", "quantised-dense"} <= set(
+        judged
+    )
     assert "prior" not in judged  # a channel of fusions, no row
     questions = {test["question"] for test in scores["tests"]}
     assert "Is the answer better than the memory of what was chosen?" in questions
     (log,) = [name for name in scores["sets"] if name.endswith("-clicks")]
     assert not any(name.startswith("judged/") for name in scores["sets"])
-    parts = [scores["sets"][f"{log}/{part}"] for part in ("seen", "unseen") if f"{log}/{part}" in scores["sets"]]
+    parts = [
+        scores["sets"][f"{log}/{part}"]
+        for part in ("seen", "unseen")
+        if f"{log}/{part}" in scores["sets"]
+    ]
     if parts:  # both, or neither where all queries are of one kind
         whole = scores["sets"][log]
         assert sum(part["queries"] for part in parts) <= whole["queries"]
@@ -236,11 +282,15 @@ def test_a_tuned_encoder_is_a_row_from_the_day_it_was_asked_for(shop):
     sidar("tune-dense", "-c", shop / "sidar.yaml")
     manifest = open_artifact(shop / "runs/shop/dense", "dense", verify=True)
     assert manifest.shapes["pairs"]["query"] > 0
-    assert {stage: why for stage, why in reasons(shop).items() if why} == {"evaluate": "input changed: dense"}
+    assert {stage: why for stage, why in reasons(shop).items() if why} == {
+        "evaluate": "input changed: dense"
+    }
     sidar("evaluate", "-c", shop / "sidar.yaml")
     scores = json.loads((shop / "runs/shop/evaluate/scores.json").read_text())
     assert scores["kinds"]["dense-tuned"] == scores["kinds"]["quantised-dense"] == "baseline"
-    assert {"dense-tuned", "bm25+dense-tuned", "bm25+dense-tuned+raddpo"} <= set(scores["sets"]["judged"]["systems"])
+    assert {"dense-tuned", "bm25+dense-tuned", "bm25+dense-tuned+raddpo"} <= set(
+        scores["sets"]["judged"]["systems"]
+    )
     assert any(test["b"] == "dense-tuned" for test in scores["tests"])
     assert set(reasons(shop).values()) == {None}
 
@@ -264,7 +314,10 @@ def test_user_errors_are_one_line_and_exit_code_2(shop, tmp_path):
 
 def test_experiments_share_one_sft_checkpoint(shop):
     cfg = load_config(shop / "sidar.yaml")
-    steps = {s.stage.name: s for s in pipeline.plan(cfg, variants(cfg.align, "raddpo,dpo,raddpo-no-tlgd"))}
+    steps = {
+        s.stage.name: s
+        for s in pipeline.plan(cfg, variants(cfg.align, "raddpo,dpo,raddpo-no-tlgd"))
+    }
     assert steps["sft"].reason is None
     assert steps["align-dpo"].config.align.objective == "dpo"
     assert steps["align-raddpo-no-tlgd"].config.align.tlgd is False
@@ -279,9 +332,14 @@ def test_init_writes_a_config_that_loads(tmp_path):
 
 
 def test_help_answers_without_torch():
-    code = "import sys; sys.argv=['sidar','--help']\ntry:\n import sidar.cli as c; c.main()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; sys.argv=['sidar','--help']\ntry:\n import sidar.cli as c; "
+        "c.main()\nexcept SystemExit: pass\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
@@ -291,12 +349,23 @@ def test_tomorrow_starts_from_todays_bundle(shop):
     today, tomorrow = shop / "runs/shop", shop / "runs/tomorrow"
     old = pq.read_table(shop / "catalogue.parquet")
     new = pa.Table.from_pylist(
-        [{**old.slice(3, 1).to_pylist()[0], "item_id": "new-1", "title": "Linen bath towel, undyed"}], schema=old.schema
+        [
+            {
+                **old.slice(3, 1).to_pylist()[0],
+                "item_id": "new-1",
+                "title": "Linen bath towel, undyed",
+            }
+        ],
+        schema=old.schema,
     )
-    pq.write_table(pa.concat_tables([new, old.slice(1)]), shop / "tomorrow.parquet")  # one in front, one gone
+    # one in front, one gone
+    pq.write_table(pa.concat_tables([new, old.slice(1)]), shop / "tomorrow.parquet")
     options = ["catalogue.path=tomorrow.parquet", "name=tomorrow", "events.bad_rows=1"]
     sidar("run", "-c", shop / "sidar.yaml", *options, "--from", today / "bundle")
-    before, after = open_dataset(today / "data").catalogue, open_dataset(tomorrow / "data").catalogue
+    before, after = (
+        open_dataset(today / "data").catalogue,
+        open_dataset(tomorrow / "data").catalogue,
+    )
     assert after.item_ids.tolist() == [*before.item_ids, "new-1"]
     assert after.alive.tolist() == [False] + [True] * 64
     assert after.lineage == before.lineage

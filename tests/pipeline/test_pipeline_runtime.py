@@ -31,4 +31,8 @@ def test_the_demos_settings_are_valid_and_marked():
 
 
 def test_merge_goes_section_by_section():
-    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {
+        "a": {"b": 1, "c": 4},
+        "d": 3,
+        "e": 5,
+    }

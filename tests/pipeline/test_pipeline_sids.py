@@ -1,4 +1,6 @@
-"""The life of IDs on the toy shop: refresh without training, alarms, diff, plan, compaction, and no mixtures."""
+"""The life of IDs on the toy shop: refresh without training, alarms, diff, plan, compaction, and no
+mixtures.
+"""
 
 import json
 import shutil
@@ -28,7 +30,14 @@ OPTIONS = {
     "threads": 1,
     "device": "cpu",
     "embed.model": "hashing:64",
-    "lm": {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2, "intermediate": 64, "text_embeddings": "random"},
+    "lm": {
+        "layers": 1,
+        "hidden": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 64,
+        "text_embeddings": "random",
+    },
     "sft": {"steps": 3, "batch_size": 8, "validate_every": 3, "valid_requests": 4},
     "align": {"steps": 2, "batch_size": 4, "validate_every": 2, "valid_requests": 4},
 }
@@ -50,17 +59,21 @@ def say(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Day 1 has 60 of the 64 items, a bundle that reranks and a dense channel through an index; day 2 has four new
-    items, one gone, one reworded."""
+    """Day 1 has 60 of the 64 items, a bundle that reranks and a dense channel through an index; day
+    2 has four new items, one gone, one reworded."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder)
     whole = pq.read_table(folder / "catalogue.parquet")
     items = whole.to_pylist()
-    pq.write_table(pa.Table.from_pylist(items[:60], schema=whole.schema), folder / "catalogue.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(items[:60], schema=whole.schema), folder / "catalogue.parquet"
+    )
     items[5]["title"], items[5]["category"] = items[50]["title"], items[50]["category"]
     pq.write_table(pa.Table.from_pylist(items[1:], schema=whole.schema), folder / "day2.parquet")
     dense = {"index": "ivf", "lists": 5, "nprobe": 2}
-    cfg = config(folder, name="day1", **{"events.bad_rows": 1, "decode.rerank": "dense", "dense": dense})
+    cfg = config(
+        folder, name="day1", **{"events.bad_rows": 1, "decode.rerank": "dense", "dense": dense}
+    )
     pipeline.run(cfg, only="bundle")
     return folder
 
@@ -69,7 +82,9 @@ def shop(tmp_path_factory):
 def day2(shop):
     """Today's catalogue under yesterday's codebooks, through the command line."""
     path = shop / "day2.yaml"
-    cfg = config(shop, name="day2", **{"events.bad_rows": 1, "catalogue.path": str(shop / "day2.parquet")})
+    cfg = config(
+        shop, name="day2", **{"events.bad_rows": 1, "catalogue.path": str(shop / "day2.parquet")}
+    )
     path.write_text(json.dumps(cfg.model_dump(mode="json")))
     say("sids", "encode", "--from", shop / "runs/day1/bundle", "-c", path)
     return shop / "runs/day2/bundle-encoded"
@@ -104,15 +119,21 @@ def test_a_bundle_that_reranks_goes_on_reranking(shop, day2):
     query = HashingEmbedder(64).encode(["bath towel"])[0]
     found = {hit.item_id: hit.cosine for hit in served.search("bath towel", k=64, fuse="none")}
     for row in (5, 60):  # reworded, new
-        assert found[new.catalogue.item_ids[row]] == pytest.approx(float(vectors[row] @ query), abs=1e-5)
+        assert found[new.catalogue.item_ids[row]] == pytest.approx(
+            float(vectors[row] @ query), abs=1e-5
+        )
 
 
 def test_a_fused_answer_is_carried_to_todays_items(shop, day2):
-    """The memory and the constants stay; BM25 reads today's items, new and reworded ones, and no retired one."""
+    """The memory and the constants stay; BM25 reads today's items, new and reworded ones, and no
+    retired one.
+    """
     yesterday = shop / "runs/day1/bundle"
     for file in ("memory.parquet", "answer.json"):
         assert (day2 / "answer" / file).read_bytes() == (yesterday / "answer" / file).read_bytes()
-    assert (shop / "runs/day2/memory.key").read_bytes() == (shop / "runs/day1/memory.key").read_bytes()
+    assert (shop / "runs/day2/memory.key").read_bytes() == (
+        shop / "runs/day1/memory.key"
+    ).read_bytes()
     assert (shop / "runs/day2/memory.key").stat().st_mode & 0o777 == 0o600
     assert not list((shop / "runs/day2").glob(".answer-*"))
     today = open_dataset(shop / "runs/day2/data").catalogue
@@ -121,7 +142,9 @@ def test_a_fused_answer_is_carried_to_todays_items(shop, day2):
     assert carried.params == params
     np.testing.assert_array_equal(carried.rows, np.arange(1, 64))
     title = today.item(61)["title"]
-    np.testing.assert_array_equal(carried.scores([title, "bath towel"]), anew.scores([title, "bath towel"]))
+    np.testing.assert_array_equal(
+        carried.scores([title, "bath towel"]), anew.scores([title, "bath towel"])
+    )
     served = Retriever.load(day2)
     assert "bm25" in served.search(title, k=64)[0].channels
     # the memory knows items of yesterday by the same rows, and never returns the retired one
@@ -136,7 +159,9 @@ def test_a_fused_answer_is_carried_to_todays_items(shop, day2):
 
 
 def test_the_dense_index_is_carried_to_todays_items(shop, day2):
-    """Its cells stay; new and reworded items are in the list of their nearest centroid, and the retired in none."""
+    """Its cells stay; new and reworded items are in the list of their nearest centroid, and the
+    retired in none.
+    """
     before, now = (Retriever.load(each).fused.dense for each in (shop / "runs/day1/bundle", day2))
     assert now.nprobe == before.nprobe == 2
     np.testing.assert_array_equal(now.index.centroids, before.index.centroids)
@@ -148,24 +173,34 @@ def test_the_dense_index_is_carried_to_todays_items(shop, day2):
     assert now.search_vectors(vectors[60:61], 1).rows.tolist() == [[60]]
 
 
-def test_a_run_with_a_key_of_its_own_is_no_place_for_the_bundle_of_another_memory(shop, tmp_path, monkeypatch):
-    """It is refused before anything is made; a bundle elsewhere is not, and where its key is is printed."""
+def test_a_run_with_a_key_of_its_own_is_no_place_for_the_bundle_of_another_memory(
+    shop, tmp_path, monkeypatch
+):
+    """It is refused before anything is made; a bundle elsewhere is not, and where its key is is
+    printed.
+    """
     yesterday = shop / "runs/day1/bundle"
     run = tmp_path / "runs/today"
     run.mkdir(parents=True)
     (run / "memory.key").write_text("another secret")
     settings = [f"runs={tmp_path / 'runs'}", "name=today"]
-    with pytest.raises(ValueError, match=r"today/memory\.key is not the key .*\(name=…\), or set SIDAR_MEMORY_KEY"):
+    with pytest.raises(
+        ValueError, match=r"today/memory\.key is not the key .*\(name=…\), or set SIDAR_MEMORY_KEY"
+    ):
         say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", *settings)
     out = run / "elsewhere" / "bundle"  # the key in the run would be beside a later bundle of it
     with pytest.raises(ValueError, match="is not the key"):
-        say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings)
+        say(
+            "sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings
+        )
     assert [path.name for path in run.iterdir()] == ["memory.key"]
     monkeypatch.setenv("SIDAR_MEMORY_KEY", "a third secret")
     with pytest.raises(ValueError, match="SIDAR_MEMORY_KEY is not the key"):
         say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", *settings)
     monkeypatch.setenv("SIDAR_MEMORY_KEY", (shop / "runs/day1/memory.key").read_text().strip())
-    said = say("sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings)
+    said = say(
+        "sids", "encode", "--from", yesterday, "-c", shop / "day2.yaml", "--out", out, *settings
+    )
     assert "copy memory.key beside the bundle" in said
     assert Retriever.load(out).search(next(iter(toy.log_queries())), k=5)[0].count is not None
     assert (run / "memory.key").read_text() == "another secret"
@@ -188,7 +223,9 @@ def test_the_diff_names_every_move_and_its_cause(shop, day2):
     said = say("sids", "diff", shop / "runs/day1/bundle", day2)
     assert "58 items keep their SID, 1 moved, 4 new, 1 retired" in said
     ids = open_dataset(shop / "runs/day1/data").catalogue.item_ids
-    found = json.loads(say("sids", "diff", shop / "runs/day1", shop / "runs/day2", "--json", "--examples", "9"))
+    found = json.loads(
+        say("sids", "diff", shop / "runs/day1", shop / "runs/day2", "--json", "--examples", "9")
+    )
     assert found["causes"] == {"new": 4, "retired": 1, "text": 1}
     assert found["codebooks"] == "same"
     assert found["examples"]["text"][0][0] == ids[5]
@@ -197,12 +234,17 @@ def test_the_diff_names_every_move_and_its_cause(shop, day2):
 
 def test_the_plan_of_a_refresh_keeps_the_model_and_that_of_other_codebooks_nothing(shop, day2):
     bundle = shop / "runs/day1/bundle"
-    steps = {step["part"]: step for step in json.loads(say("sids", "plan", bundle, day2, "--json"))["steps"]}
+    steps = {
+        step["part"]: step
+        for step in json.loads(say("sids", "plan", bundle, day2, "--json"))["steps"]
+    }
     assert steps["vocabulary"]["action"] == "keep"
     assert steps["model"]["action"] == "train on"
     assert "nothing to do" in say("sids", "plan", bundle, bundle)
     sizes = [len(book) for book in load_tokenizer(bundle / "sid").codebooks_]
-    cfg = config(shop, name="other", **{"events.bad_rows": 1, "seed": 7, "sid.codebook_sizes": sizes})
+    cfg = config(
+        shop, name="other", **{"events.bad_rows": 1, "seed": 7, "sid.codebook_sizes": sizes}
+    )
     pipeline.run(cfg, only="index")  # other codebooks of the same sizes
     found = json.loads(say("sids", "plan", bundle, shop / "runs/other", "--json"))
     assert found["kind"] == "migration"
@@ -216,7 +258,9 @@ def test_the_plan_of_a_refresh_keeps_the_model_and_that_of_other_codebooks_nothi
 
 def test_a_table_without_codebooks_is_a_migration(shop, tmp_path):
     say("sids", "export", shop / "runs/day1/bundle", tmp_path / "ids.json")
-    found = json.loads(say("sids", "plan", shop / "runs/day1/bundle", tmp_path / "ids.json", "--json"))
+    found = json.loads(
+        say("sids", "plan", shop / "runs/day1/bundle", tmp_path / "ids.json", "--json")
+    )
     assert (found["kind"], found["diff"]["codebooks"]) == ("migration", "unknown")
 
 
@@ -279,8 +323,14 @@ def test_compaction_answers_as_before_in_fewer_rows(shop, day2, tmp_path):
         assert said[0] == said[1]
         fused = [served.search(query, k=64) for served in (mine, theirs)]
         assert any(hit.count for hit in fused[1]) == (query in toy.log_queries())
-        assert {name for hit in fused[1] for name in hit.channels} >= {"bm25", "dense", "generative"}
-        said = [[(hit.item_id, hit.score, hit.count, hit.channels) for hit in hits] for hits in fused]
+        assert {name for hit in fused[1] for name in hit.channels} >= {
+            "bm25",
+            "dense",
+            "generative",
+        }
+        said = [
+            [(hit.item_id, hit.score, hit.count, hit.channels) for hit in hits] for hits in fused
+        ]
         assert said[0] == said[1]
     assert len(Ledger.load(small / "sid")) == 63
     with pytest.raises(ValueError, match="nothing to compact"):
@@ -309,7 +359,9 @@ def test_compaction_answers_as_before_in_fewer_rows(shop, day2, tmp_path):
 def test_vectors_of_another_encoder_do_not_meet_frozen_codebooks(shop):
     cfg = config(shop, name="wrong", **{"events.bad_rows": 1, "embed.model": "hashing:32"})
     cfg.warm_start = str(shop / "runs/day1/bundle")
-    with pytest.raises(ValueError, match=r"fitted to vectors of 'hashing:64'.* these are of 'hashing:32'"):
+    with pytest.raises(
+        ValueError, match=r"fitted to vectors of 'hashing:64'.* these are of 'hashing:32'"
+    ):
         pipeline.run(cfg, only="sid")
 
 
@@ -320,11 +372,16 @@ def test_ids_go_out_and_come_back_as_they_were(shop, tmp_path):
     assert "60 items, codebooks 16/8/4" in say(
         "sids", "import", tmp_path / "ids.json", tmp_path / "ids.parquet", "--sizes", "16,8,4"
     )
-    assert "60 items keep their SID, 0 moved" in say("sids", "diff", bundle, tmp_path / "ids.parquet")
+    assert "60 items keep their SID, 0 moved" in say(
+        "sids", "diff", bundle, tmp_path / "ids.parquet"
+    )
     for arguments, error in (
         (("export", bundle, tmp_path / "x.json", "--form", "words"), "'words' is not one of"),
         (("import", tmp_path / "ids.json", tmp_path / "ids.csv"), "want a .parquet"),
-        (("import", tmp_path / "ids.json", tmp_path / "i.parquet", "--sizes", "16;8"), "no list of numbers"),
+        (
+            ("import", tmp_path / "ids.json", tmp_path / "i.parquet", "--sizes", "16;8"),
+            "no list of numbers",
+        ),
     ):
         with pytest.raises(ValueError, match=error):
             say("sids", *arguments)

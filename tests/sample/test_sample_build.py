@@ -1,4 +1,6 @@
-"""The builder on a source made here: what it must leave out cannot be seen in its output, only in its input."""
+"""The builder on a source made here: what it must leave out cannot be seen in its output, only in
+its input.
+"""
 
 import json
 import subprocess
@@ -33,15 +35,24 @@ def built(tmp_path_factory):
         }
         for i in range(4)
     ]
-    lines = [line for p in products for line in (json.dumps({"index": {"_id": p["asin"]}}), json.dumps(p))]
+    lines = [
+        line
+        for p in products
+        for line in (json.dumps({"index": {"_id": p["asin"]}}), json.dumps(p))
+    ]
     with zipfile.ZipFile(source / "esci_us_ecommerce_shrunk.ndjson.zip", "w") as archive:
         archive.writestr("esci.ndjson", "\n".join(lines))
     ratings = [{"docId": "B9", "rating": "100.000"}, {"docId": "B6", "rating": "1.000"}]
-    judged = [{"query": q, "ratings": ratings} for q in ("red dog bowl", "t towels kitchen", "apple earbuds")]
+    judged = [
+        {"query": q, "ratings": ratings}
+        for q in ("red dog bowl", "t towels kitchen", "apple earbuds")
+    ]
     (source / "esci_us_judgments.json").write_text(json.dumps({"judgmentRatings": judged}))
     extra = ["query_string", "Bowls red DOG", "blue dog bowl", "blue dog bowl", "yoga mat"]
     (source / "extra_queries_4.csv").write_text("\n".join(extra))
-    subprocess.run([sys.executable, str(SCRIPT), str(source), str(out)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(source), str(out)], check=True, capture_output=True
+    )
     return out
 
 
@@ -58,9 +69,16 @@ def test_products_lose_query_id_and_markup_and_are_ordered_by_id(built):
 
 
 def test_a_third_of_the_judged_queries_is_dev_and_grades_are_mapped(built):
-    assert pq.read_table(built / "queries.parquet").column("half").to_pylist() == ["dev", "test", "test"]
+    assert pq.read_table(built / "queries.parquet").column("half").to_pylist() == [
+        "dev",
+        "test",
+        "test",
+    ]
     assert set(pq.read_table(built / "qrels.parquet").column("grade").to_pylist()) == {1.0, 0.01}
 
 
 def test_extra_queries_are_distinct_and_unlike_judged_ones(built):
-    assert pq.read_table(built / "extra_queries.parquet").column("query").to_pylist() == ["blue dog bowl", "yoga mat"]
+    assert pq.read_table(built / "extra_queries.parquet").column("query").to_pylist() == [
+        "blue dog bowl",
+        "yoga mat",
+    ]

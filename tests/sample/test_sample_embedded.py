@@ -23,7 +23,9 @@ def test_the_catalogue_holds_the_contract_columns_and_every_product():
 
 
 def test_attributes_carry_colour_and_rating_only():
-    keys = Counter(key for text in sample.load_catalogue().column("attributes") for key in json.loads(text))
+    keys = Counter(
+        key for text in sample.load_catalogue().column("attributes") for key in json.loads(text)
+    )
     assert keys == {"color": 5383, "rating": 6663, "rating_count": 6671}
 
 
@@ -50,7 +52,8 @@ def test_judged_queries_split_into_50_and_100_by_the_hash_of_their_text():
     dev, test = sample.judged("dev"), sample.judged("test")
     assert (len(dev), len(test)) == (50, 100)
     hashes = {
-        half: [sha256(p.query.encode()).hexdigest() for p in sample.judged(half).prompts] for half in sample.HALVES
+        half: [sha256(p.query.encode()).hexdigest() for p in sample.judged(half).prompts]
+        for half in sample.HALVES
     }
     assert max(hashes["dev"]) < min(hashes["test"])
     assert not set(dev.query_ids) & set(test.query_ids)
@@ -83,5 +86,7 @@ def test_inputs_are_written_as_a_users_own_files(tmp_path):
         assert qrels[0] == "query_id\titem_id\tgrade"
         assert len(queries) == size + 1
         assert all(line.count("\t") == 1 for line in queries)
-        assert {line.split("\t")[0] for line in qrels[1:]} == {line.split("\t")[0] for line in queries[1:]}
+        assert {line.split("\t")[0] for line in qrels[1:]} == {
+            line.split("\t")[0] for line in queries[1:]
+        }
     assert "\t0.01" in (tmp_path / "inputs" / "judged_test.qrels.tsv").read_text()

@@ -8,7 +8,15 @@ texts = st.lists(words, max_size=5).map(" ".join)
 
 
 def test_tokens_are_folded_for_case_accents_punctuation_and_plural():
-    assert normal_tokens("Café BOWLS, (red) women's glass 1/2") == {"cafe", "bowl", "red", "women", "glass", "1", "2"}
+    assert normal_tokens("Café BOWLS, (red) women's glass 1/2") == {
+        "cafe",
+        "bowl",
+        "red",
+        "women",
+        "glass",
+        "1",
+        "2",
+    }
 
 
 def test_the_threshold_itself_is_too_similar():

@@ -1,4 +1,6 @@
-"""The HTTP interface over real retrievers: answers, words for errors, readiness, and a free event loop."""
+"""The HTTP interface over real retrievers: answers, words for errors, readiness, and a free event
+loop.
+"""
 
 import threading
 import time
@@ -19,8 +21,14 @@ from sidar.serve.web import CONTENT_POLICY
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folders = [write_stages(tmp_path_factory.mktemp(f"run{seed}"), seed=seed) for seed in (0, 1)]
-    bundles = [write_bundle(folder, label) for folder, label in zip(folders, ("sft", "raddpo"), strict=True)]
-    return {retriever.label: retriever for retriever in (Retriever.load(b, precision="fp32") for b in bundles)}
+    bundles = [
+        write_bundle(folder, label)
+        for folder, label in zip(folders, ("sft", "raddpo"), strict=True)
+    ]
+    return {
+        retriever.label: retriever
+        for retriever in (Retriever.load(b, precision="fp32") for b in bundles)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +61,33 @@ def test_page_and_shell_search_exactly_where_the_bundle_was_measured_so(tmp_path
             answer = client.post("/v1/search", json={"query": "tent", "k": 1, **asked}).json()
             assert (answer["exact"], answer["hits"][0]["sid"]) == (exact, list(want[exact].sid))
     for flags, exact in (([], True), (["--exact"], True), (["--no-exact"], False)):
-        done = CliRunner().invoke(app, ["search", "tent", "--bundle", str(bundle), "--k", "1", *flags])
+        done = CliRunner().invoke(
+            app, ["search", "tent", "--bundle", str(bundle), "--k", "1", *flags]
+        )
         assert want[exact].item_id in done.stdout, done.output
 
 
 def test_every_field_of_a_request_counts(client, models):
-    request = {"query": "tent", "k": 4, "history": ["T203", "nope"], "profile": "home house", "beam": 40}
+    request = {
+        "query": "tent",
+        "k": 4,
+        "history": ["T203", "nope"],
+        "profile": "home house",
+        "beam": 40,
+    }
     request |= {"exact": True, "explain": True, "model": "raddpo", "user_id": "u"}
     answer = client.post("/v1/search", json=request).json()
-    want = models["raddpo"].explain("tent", 4, history=["T203", "nope"], profile="home house", beam=40, exact=True)
+    want = models["raddpo"].explain(
+        "tent", 4, history=["T203", "nope"], profile="home house", beam=40, exact=True
+    )
     assert [hit["item_id"] for hit in answer["hits"]] == [r.item_id for r in want.results]
     assert (answer["model"], answer["beam"], answer["ignored_history"]) == ("raddpo", 40, ["nope"])
     assert "nope" in answer["notes"][0]
     assert [level["depth"] for level in answer["levels"]] == [1, 2, 3]
     prefix = answer["levels"][1]["prefixes"][0]
-    assert {"codes", "text", "probability", "items", "sids", "label", "example", "ranks"} <= set(prefix)
+    assert {"codes", "text", "probability", "items", "sids", "label", "example", "ranks"} <= set(
+        prefix
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +111,9 @@ def test_a_wrong_request_is_422_in_words(client, body, words):
 
 def test_broken_bodies_are_refused_in_words_and_odd_text_is_searched(client):
     for content, status in ((b"{", 422), (b'{"query": "\\ud800"}', 422), (b"\xff", 400)):
-        reply = client.post("/v1/search", content=content, headers={"Content-Type": "application/json"})
+        reply = client.post(
+            "/v1/search", content=content, headers={"Content-Type": "application/json"}
+        )
         assert reply.status_code == status
         assert reply.json()["error"]
     assert client.get("/nowhere").json() == {"error": "Not Found"}
@@ -213,7 +235,11 @@ def test_the_page_is_served_whole_and_may_run_only_its_own_scripts(client):
     assert page.headers["content-security-policy"] == CONTENT_POLICY
     assert "script-src 'self'" in CONTENT_POLICY
     assert "unsafe" not in CONTENT_POLICY
-    for name, kind in (("app.js", "text/javascript"), ("style.css", "text/css"), ("icon.svg", "image/svg+xml")):
+    for name, kind in (
+        ("app.js", "text/javascript"),
+        ("style.css", "text/css"),
+        ("icon.svg", "image/svg+xml"),
+    ):
         assert client.get(f"/page/{name}").headers["content-type"].startswith(kind)
     for name in ("index.html", "app.js", "cards.js", "beams.js", "dom.js", "style.css"):
         text = client.get(f"/page/{name}").text

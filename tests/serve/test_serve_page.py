@@ -1,4 +1,6 @@
-"""The page in a real browser: search, follow a path, compare two models, and products that try to be scripts."""
+"""The page in a real browser: search, follow a path, compare two models, and products that try to
+be scripts.
+"""
 
 import shutil
 import threading
@@ -16,11 +18,18 @@ from sidar.data.catalogue import found
 from sidar.serve import create_app
 
 CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
 )
 EVIL = '<img src=x onerror="window.owned=1"><script>window.owned=2</script>'
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to drive the page with")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine to drive the page with"
+)
 
 
 def evil_shop():
@@ -36,7 +45,12 @@ def evil_shop():
 @contextmanager
 def served(runs):
     """The address at which the bundles of ``{label: run}`` answer."""
-    app = create_app({label: Retriever.load(write_bundle(run, label), precision="fp32") for label, run in runs.items()})
+    app = create_app(
+        {
+            label: Retriever.load(write_bundle(run, label), precision="fp32")
+            for label, run in runs.items()
+        }
+    )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -51,7 +65,12 @@ def served(runs):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     labels = ("sft", "raddpo")
-    with served({n: write_stages(tmp_path_factory.mktemp(n), evil_shop(), seed=i) for i, n in enumerate(labels)}) as at:
+    with served(
+        {
+            n: write_stages(tmp_path_factory.mktemp(n), evil_shop(), seed=i)
+            for i, n in enumerate(labels)
+        }
+    ) as at:
         yield at
 
 
@@ -63,8 +82,15 @@ def test_a_visit(address):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         complaints, foreign = [], []
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith(address) else None)
+        page.on(
+            "console", lambda line: complaints.append(line.text) if line.type == "error" else None
+        )
+        page.on(
+            "request",
+            lambda request: (
+                foreign.append(request.url) if not request.url.startswith(address) else None
+            ),
+        )
 
         page.goto(address)
         expect(page.locator("#facts")).to_contain_text("64 products")
@@ -93,11 +119,14 @@ def test_a_visit(address):
 
         page.evaluate("document.getElementById('beam').value = '5000'")
         page.locator("#examples button").first.click()
-        expect(page.locator("#banner")).to_contain_text("beam: Input should be less than or equal to 2048")
+        expect(page.locator("#banner")).to_contain_text(
+            "beam: Input should be less than or equal to 2048"
+        )
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("window.owned") is None
-        assert [line for line in complaints if "status of 422" not in line] == []  # the one that was asked for
+        # the one that was asked for
+        assert [line for line in complaints if "status of 422" not in line] == []
         assert foreign == []
         browser.close()
 
@@ -105,7 +134,10 @@ def test_a_visit(address):
 def test_ids_of_several_lengths_show_where_they_end(tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
-    with served({"sft": write_stages(tmp_path, sids=mixed_table())}) as address, sync_playwright() as playwright:
+    with (
+        served({"sft": write_stages(tmp_path, sids=mixed_table())}) as address,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         complaints = []
@@ -120,7 +152,8 @@ def test_ids_of_several_lengths_show_where_they_end(tmp_path):
         card.hover()
         lit = page.locator(".node.on").evaluate_all("nodes => nodes.map(node => node.dataset.sid)")
         assert cards[short] in lit
-        assert all(cards[short] == each or cards[short].startswith(f"{each}-") for each in lit)  # nothing below it
+        # nothing below it
+        assert all(cards[short] == each or cards[short].startswith(f"{each}-") for each in lit)
         assert complaints == []
         page.screenshot(path=str(tmp_path / "page.png"))
         browser.close()

@@ -1,4 +1,6 @@
-"""The page below a path prefix: mounted in another application, or behind a proxy that takes the prefix off."""
+"""The page below a path prefix: mounted in another application, or behind a proxy that takes the
+prefix off.
+"""
 
 import re
 from importlib.resources import files
@@ -58,7 +60,8 @@ def test_a_server_that_knows_its_prefix_answers_and_describes_itself_there():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(file.name for file in PAGE.iterdir() if file.name.endswith((".js", ".css", ".html")))
+    "name",
+    sorted(file.name for file in PAGE.iterdir() if file.name.endswith((".js", ".css", ".html"))),
 )
 def test_no_file_of_the_page_names_the_root_of_the_server(name):
     text = (PAGE / name).read_text()
@@ -74,6 +77,8 @@ def test_scripts_reach_the_api_beside_their_own_folder():
         assert urljoin("http://host/shop/page/app.js", f"../{path}") == f"http://host/shop/{path}"
 
 
-@pytest.mark.parametrize(("written", "path"), [("shop/", "/shop"), ("/a/b/", "/a/b"), ("/", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("written", "path"), [("shop/", "/shop"), ("/a/b/", "/a/b"), ("/", ""), ("", "")]
+)
 def test_the_prefix_is_written_with_or_without_slashes(written, path):
     assert Config.model_validate({"serve": {"root_path": written}}).serve.root_path == path

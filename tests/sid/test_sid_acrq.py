@@ -1,4 +1,6 @@
-"""ACRQ: the claims of docs/methods/acrq.md on simulated items, where they fail as well, and inputs that do not fit."""
+"""ACRQ: the claims of docs/methods/acrq.md on simulated items, where they fail as well, and inputs
+that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,17 @@ from sidar.config import AcrqConfig, Config, RqVaeConfig
 from sidar.sid import Acrq, RqVae, Sarq, load_tokenizer
 from sidar.sid.acrq import head_threshold
 from sidar.sid.autoencoder import Autoencoder
-from sidar.sid.curriculum import COLD, HEAD, WARM, TailFit, anchor, anchor_weight, buckets, soft_anchor, usage
+from sidar.sid.curriculum import (
+    COLD,
+    HEAD,
+    WARM,
+    TailFit,
+    anchor,
+    anchor_weight,
+    buckets,
+    soft_anchor,
+    usage,
+)
 from sidar.sid.extension import ExtendedQuantiser
 from sidar.sid.quality import report
 from sidar.sid.quantiser import ResidualQuantiser
@@ -28,8 +40,9 @@ QUICK = {"hidden": [32], "latent": 12, "batch_size": 128, "steps": 80, "tail_ste
 
 @cache
 def shop(seller: float, n: int = 2400, seed: int = 0) -> tuple[SidInputs, list[tuple[str, ...]]]:
-    """Zipf items of 120 leaf categories. All but the most popular fifth also speak of their seller (``seller`` long),
-    in dimensions that say nothing of the category: boilerplate that popular items do not have.
+    """Zipf items of 120 leaf categories. All but the most popular fifth also speak of their seller
+    (``seller`` long), in dimensions that say nothing of the category: boilerplate that popular
+    items do not have.
     """
     rng = np.random.default_rng(seed)
     axes = np.linalg.qr(rng.normal(size=(24, 24)))[0]
@@ -39,10 +52,14 @@ def shop(seller: float, n: int = 2400, seed: int = 0) -> tuple[SidInputs, list[t
     share = 1 / (rank + 1.0)
     counts = rng.poisson(n * 3 * share / share.sum())
     said = rng.normal(0, seller, (30, 12))[rng.integers(0, 30, n)] * (rank >= n / 5)[:, None]
-    vectors = (top[leaf // 20] + middle[leaf // 4] + leaf_[leaf]) @ axes[:, :12].T + said @ axes[:, 12:].T
+    vectors = (top[leaf // 20] + middle[leaf // 4] + leaf_[leaf]) @ axes[:, :12].T + said @ axes[
+        :, 12:
+    ].T
     vectors += rng.normal(0, 0.3, vectors.shape)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return SidInputs(vectors.astype(np.float32), counts=counts), [(str(i // 20), str(i // 4), str(i)) for i in leaf]
+    return SidInputs(vectors.astype(np.float32), counts=counts), [
+        (str(i // 20), str(i // 4), str(i)) for i in leaf
+    ]
 
 
 @cache
@@ -54,7 +71,9 @@ def purity(tokenizer: Acrq | RqVae, seller: float, head_from: int) -> dict[str, 
     """P(same leaf category | same two codes) of head, tail and cold items."""
     inputs, categories = shop(seller)
     assert inputs.counts is not None
-    classes = np.where(inputs.counts >= head_from, "head", np.where(inputs.counts > 0, "tail", "cold"))
+    classes = np.where(
+        inputs.counts >= head_from, "head", np.where(inputs.counts > 0, "tail", "cold")
+    )
     sids = tokenizer.encode_catalogue(inputs)
     found = report(sids, categories=categories, classes=classes)["classes"]
     return {name: each["purity"] for name, each in found.items()}
@@ -77,10 +96,15 @@ def test_the_heads_manifold_is_bit_identical_after_the_tail() -> None:
     inputs, _ = shop(1.0)
     assert inputs.counts is not None
     head = inputs.counts >= after.head_from_
-    np.testing.assert_array_equal(before.encode(inputs).codes[head], after.encode(inputs).codes[head])
-    assert (before.encode(inputs).codes[~head] != after.encode(inputs).codes[~head]).any()  # the tail did learn
+    np.testing.assert_array_equal(
+        before.encode(inputs).codes[head], after.encode(inputs).codes[head]
+    )
+    # the tail did learn
+    assert (before.encode(inputs).codes[~head] != after.encode(inputs).codes[~head]).any()
     assert after.anchored is not None
-    for mine, theirs in zip(after.anchored.encoder.parameters(), after.model.encoder.parameters(), strict=True):
+    for mine, theirs in zip(
+        after.anchored.encoder.parameters(), after.model.encoder.parameters(), strict=True
+    ):
         assert not torch.equal(mine, theirs)
 
 
@@ -88,32 +112,45 @@ def test_where_the_tail_says_more_than_its_category_the_heads_codes_keep_it_pure
     inputs, _ = shop(1.0)
     mine = fitted()
     assert mine.head_from_ is not None
-    joint = RqVae(SIZES, 0, options={k: v for k, v in QUICK.items() if k != "tail_steps"} | {"steps": 120}).fit(inputs)
+    joint = RqVae(
+        SIZES, 0, options={k: v for k, v in QUICK.items() if k != "tail_steps"} | {"steps": 120}
+    ).fit(inputs)
     ours, theirs = purity(mine, 1.0, mine.head_from_), purity(joint, 1.0, mine.head_from_)
     assert ours["tail"] > theirs["tail"] + 0.2
     assert ours["cold"] > theirs["cold"] + 0.2
 
 
 def test_where_the_tail_is_like_the_head_training_on_all_is_better() -> None:
-    """The claim is no law: a fifth of the items teaches less than all of them (docs/methods/acrq.md)."""
+    """The claim is no law: a fifth of the items teaches less than all of them
+    (docs/methods/acrq.md).
+    """
     inputs, _ = shop(0.0)
     mine = fitted(0.0)
     assert mine.head_from_ is not None
-    joint = RqVae(SIZES, 0, options={k: v for k, v in QUICK.items() if k != "tail_steps"} | {"steps": 120}).fit(inputs)
+    joint = RqVae(
+        SIZES, 0, options={k: v for k, v in QUICK.items() if k != "tail_steps"} | {"steps": 120}
+    ).fit(inputs)
     ours, theirs = purity(mine, 0.0, mine.head_from_), purity(joint, 0.0, mine.head_from_)
     assert ours["tail"] < theirs["tail"]
     assert ours["cold"] < theirs["cold"]
 
 
 def test_the_tail_reaches_an_error_in_fewer_steps_than_from_scratch() -> None:
-    """With TIGER's random start. From PCA and k-means (the default) there is next to nothing left to accelerate."""
+    """With TIGER's random start.
+
+    From PCA and k-means (the default) there is next to nothing left to accelerate.
+    """
     inputs, _ = shop(0.0)
     assert inputs.counts is not None
     options = {"start": "random", "steps": 300}
     short = fitted(0.0, **options, tail_steps=20)
     tail = np.flatnonzero((inputs.counts > 0) & (inputs.counts < (short.head_from_ or 0)))
     alone = SidInputs(inputs.vectors[tail])
-    scratch = RqVae(SIZES, 0, options={**{k: v for k, v in QUICK.items() if k != "tail_steps"}, "start": "random"})
+    scratch = RqVae(
+        SIZES,
+        0,
+        options={**{k: v for k, v in QUICK.items() if k != "tail_steps"}, "start": "random"},
+    )
     scratch.fit(alone)  # 80 steps
     assert error(short, inputs, tail) < error(scratch, alone, np.arange(len(tail)))
 
@@ -137,7 +174,10 @@ def test_cold_items_are_written_in_the_heads_codes_alone() -> None:
 def test_the_switches_do_what_they_say() -> None:
     inputs, _ = shop(1.0)
     assert inputs.counts is not None
-    warm, few = (inputs.counts > 0) & (inputs.counts < (fitted().head_from_ or 0)), {"steps": 20, "tail_steps": 12}
+    warm, few = (
+        (inputs.counts > 0) & (inputs.counts < (fitted().head_from_ or 0)),
+        {"steps": 20, "tail_steps": 12},
+    )
 
     def extended(**options: object) -> float:
         tokenizer = fitted(**few, **options)
@@ -147,8 +187,11 @@ def test_the_switches_do_what_they_say() -> None:
     frozen = fitted(**few, extension=0.0, encoder_lr=0.0)
     assert frozen.n_frozen == SIZES
     assert frozen.model is not None
-    direct = frozen.model.quantiser.assign(frozen.model.encode(torch.from_numpy(inputs.vectors)))[0].numpy()
-    np.testing.assert_array_equal(frozen.encode(inputs).codes, direct)  # an RQ-VAE of the head, applied to all
+    direct = frozen.model.quantiser.assign(frozen.model.encode(torch.from_numpy(inputs.vectors)))[
+        0
+    ].numpy()
+    # an RQ-VAE of the head, applied to all
+    np.testing.assert_array_equal(frozen.encode(inputs).codes, direct)
     given = fitted(**few, transfer=True)
     head = inputs.counts >= (given.head_from_ or 0)
     prefixes = {tuple(c) for c in given.encode(inputs).codes[head, :2].tolist()}
@@ -171,7 +214,10 @@ def test_assignment_equals_a_loop() -> None:
             module.part("book", level).copy_(torch.randn(size, 3, generator=generator))
     z, warm = torch.randn(200, 3, generator=generator), torch.rand(200, generator=generator) < 0.6
     codes, parts, near = both.assign(z, warm)
-    frozen, extra = ([b.numpy() for b in books] for books in (head.books, [both.part("book", i) for i in range(2)]))
+    frozen, extra = (
+        [b.numpy() for b in books]
+        for books in (head.books, [both.part("book", i) for i in range(2)])
+    )
     want = reference_sid.extended_codes(z.numpy(), warm.numpy(), frozen, extra, 0.3)
     np.testing.assert_array_equal(codes.numpy(), want)
     assert (codes[warm, 0] >= 5).any()
@@ -192,7 +238,8 @@ def test_only_the_extension_follows_and_restarts_from_warm_rows() -> None:
     z = torch.tensor([[5.0, 6.0], [0.1, 0.0], [40.0, 40.0]])
     warm = torch.tensor([True, True, False])
     codes, parts, _ = both.assign(z, warm)
-    assert codes[:, 0].tolist() == [4, 0, 3]  # the last row is far from everything and may not take an extension code
+    # the last row is far from everything and may not take an extension code
+    assert codes[:, 0].tolist() == [4, 0, 3]
     before = head.book_0.clone()
     both.follow(z, codes, parts)
     assert torch.equal(head.book_0, before)
@@ -231,7 +278,9 @@ def test_the_curriculum_goes_from_torso_over_tail_to_cold() -> None:
     counts = np.array([9, 0, 3, 1, 2, 0, 8, 4, 1])
     kinds = np.where(counts >= 8, HEAD, np.where(counts > 0, WARM, COLD))
     assert [rows.tolist() for rows in buckets(counts, kinds)] == [[7, 2, 4], [3, 8], [1, 5]]
-    assert [rows.tolist() for rows in buckets(counts, np.where(kinds == WARM, HEAD, kinds))] == [[1, 5]]
+    assert [rows.tolist() for rows in buckets(counts, np.where(kinds == WARM, HEAD, kinds))] == [
+        [1, 5]
+    ]
     base = Autoencoder(4, (2, 2), RqVaeConfig(hidden=[4], latent=2), 0)
     mine = Acrq((3, 3), options={"hidden": [4], "latent": 2})
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -251,7 +300,8 @@ def test_who_is_head() -> None:
     assert head_threshold(counts, 0.3) == 8
     assert head_threshold(counts, 1.0) == 1  # never an item that nobody touched
     assert head_threshold(counts, 0.2, traffic=0.29) == 10  # 10 of 34
-    assert head_threshold(counts, 0.2, traffic=0.5) == 8  # 10 + 8 would do, but the other 8 comes along
+    # 10 + 8 would do, but the other 8 comes along
+    assert head_threshold(counts, 0.2, traffic=0.5) == 8
     assert head_threshold(counts, 0.2, traffic=1.0) == 1
     assert head_threshold(np.array([4, 4, 4, 0]), 0.25) == 4  # ties at the top: all of them
 
@@ -269,7 +319,9 @@ def test_a_saved_tokenizer_encodes_and_restores_the_same(tmp_path) -> None:
         assert isinstance(again, Acrq)
         sids = tokenizer.encode(inputs)
         np.testing.assert_array_equal(again.encode(inputs).codes, sids.codes)
-        np.testing.assert_array_equal(again.reconstruct(sids.codes[:9]), tokenizer.reconstruct(sids.codes[:9]))
+        np.testing.assert_array_equal(
+            again.reconstruct(sids.codes[:9]), tokenizer.reconstruct(sids.codes[:9])
+        )
         assert again.params() == tokenizer.params()
         assert again.history_ == tokenizer.history_
         assert [book.shape for book in again.codebooks_] == [(size, 24) for size in SIZES]
@@ -293,7 +345,9 @@ def test_a_killed_fit_goes_on_in_its_second_stage_and_ends_the_same(tmp_path, mo
         cut.fit(inputs)
     monkeypatch.setattr(TailFit, "_step", step)
     steps = []
-    monkeypatch.setattr(TailFit, "_step", lambda self, number: steps.append(number) or step(self, number))
+    monkeypatch.setattr(
+        TailFit, "_step", lambda self, number: steps.append(number) or step(self, number)
+    )
     again = Acrq(SIZES, 0, options=options)
     again.work = tmp_path / "work"
     again.fit(inputs)
@@ -329,7 +383,9 @@ def test_interrupted_work_of_other_popularities_is_discarded(tmp_path, monkeypat
     again = Acrq(SIZES, 0, options=options)
     again.work = tmp_path / "work"
     steps: list[int] = []
-    monkeypatch.setattr(TailFit, "_step", lambda self, number: steps.append(number) or step(self, number))
+    monkeypatch.setattr(
+        TailFit, "_step", lambda self, number: steps.append(number) or step(self, number)
+    )
     again.fit(replace(inputs, counts=counts))
     assert steps == list(range(40))
 
@@ -350,7 +406,8 @@ def test_sa2crq_is_one_line_and_goes_through_a_refresh() -> None:
     head = inputs.counts >= (tokenizer.base.head_from_ or 0)
     assert sids.lengths[head].mean() > sids.lengths[inputs.counts == 0].mean() + 1
     assert tokenizer.reconstruct(sids.codes[:5]).shape == (5, 24)
-    # a cold item is sold for the first time: the base would write it with the extension, but its SID stays
+    # a cold item is sold for the first time: the base would write it with the extension, but its
+    # SID stays
     sold = replace(inputs, counts=np.where(inputs.counts == 0, 1, inputs.counts))
     after = tokenizer.refresh(sold, sids, np.ones(len(sids), bool))
     np.testing.assert_array_equal(after.codes, np.where(sids.codes >= 0, sids.codes, after.codes))
@@ -375,9 +432,12 @@ def test_inputs_that_do_not_fit_are_told_in_words() -> None:
     with pytest.raises(ValueError, match="call fit first"):
         make().encode(SidInputs(vectors))
     with pytest.raises(ValueError, match="row 7 is not finite"):
-        make().fit(SidInputs(np.where(np.arange(40)[:, None] == 7, np.nan, vectors), counts=np.ones(40)))
+        make().fit(
+            SidInputs(np.where(np.arange(40)[:, None] == 7, np.nan, vectors), counts=np.ones(40))
+        )
     assert not fitted(0.0).notes_
-    far = np.concatenate([vectors, np.roll(vectors, 12, axis=1)])  # the untouched half lives in other dimensions
+    # the untouched half lives in other dimensions
+    far = np.concatenate([vectors, np.roll(vectors, 12, axis=1)])
     odd = Acrq((8, 4), options={**QUICK, "latent": 4, "steps": 20, "tail_steps": 3})
     odd.fit(SidInputs(far, counts=np.arange(80) < 40))
     assert any("of what cold items differ in" in note for note in odd.notes_)

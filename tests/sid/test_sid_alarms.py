@@ -1,4 +1,6 @@
-"""The alarms: silent for more of the same, whatever the delivery's size; loud for another shelf, a pile, a grave."""
+"""The alarms: silent for more of the same, whatever the delivery's size; loud for another shelf, a
+pile, a grave.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ SHELVES = 24
 
 @pytest.fixture(scope="module")
 def fitted():
-    """2,000 items of 16 of 24 shelves: tokenizer, table, reference, and a source of further items."""
+    """2,000 items of 16 of 24 shelves: tokenizer, table, reference, and a source of
+    further items.
+    """
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(SHELVES, 24)) * 1.2
 
@@ -36,7 +40,9 @@ def ring(fitted, new, **limits):
     ids = [f"p{i}" for i in range(len(x))]
     sids = tokenizer.encode(SidInputs(x))
     cause = np.where(np.arange(len(x)) < len(old), "fit", "new").astype(object)
-    ledger = write_up(SidInputs(x, item_ids=ids), tokenizer, sids, np.arange(len(x)) < len(old), cause)
+    ledger = write_up(
+        SidInputs(x, item_ids=ids), tokenizer, sids, np.arange(len(x)) < len(old), cause
+    )
     found = alarms(sids, ids, ledger, reference, AlarmsConfig(**limits))
     return {alarm.name: alarm for alarm in found}
 
@@ -78,7 +84,9 @@ def error_of(fitted, tokenizer, new, counts):
 
 
 def test_short_sids_of_cold_items_are_no_drift(fitted):
-    """SARQ gives an item without clicks few codes; what those keep is less, whatever the codebooks are worth."""
+    """SARQ gives an item without clicks few codes; what those keep is less, whatever the codebooks
+    are worth.
+    """
     counts = np.random.default_rng(5).zipf(1.6, 2000).clip(0, 1000)
     sarq = Sarq(RqKmeans((64, 32, 16), seed=0), 2, min_levels=1)
     found, both, table = error_of(fitted, sarq, fitted[3](300, range(16), 21), counts)
@@ -93,9 +101,13 @@ def test_short_sids_of_cold_items_are_no_drift(fitted):
 
 
 def test_where_the_reference_is_of_fitted_items_the_error_never_rings(fitted):
-    """A training is not done twice for a yardstick, and codebooks flatter the items that they were fitted to."""
+    """A training is not done twice for a yardstick, and codebooks flatter the items that they were
+    fitted to.
+    """
     small = {"hidden": [32], "latent": 16, "steps": 60, "batch_size": 256, "precision": "fp32"}
-    found, _, _ = error_of(fitted, RqVae((64, 32), options=small), fitted[3](200, range(16, 24), 23), np.ones(2000))
+    found, _, _ = error_of(
+        fitted, RqVae((64, 32), options=small), fitted[3](200, range(16, 24), 23), np.ones(2000)
+    )
     assert found.value > 0.2
     assert found.p < 1e-6
     assert not found.rings
@@ -133,8 +145,16 @@ def test_tombstones_count_and_an_sid_without_a_ledger_line_is_an_error(fitted):
     codes[:4] = 0
     sids = SemanticIds(codes, np.repeat([2, 0], [4, 6]).astype(np.int32), (64, 32))
     ids = np.array([f"p{i}" for i in range(10)], object)
-    line = Ledger(ids[:4], np.zeros(4, np.uint64), np.zeros(4, np.float32), np.ones(4, bool), np.full(4, "fit", object))
-    graves = {alarm.name: alarm for alarm in alarms(sids, ids, line, reference, AlarmsConfig())}["tombstones"]
+    line = Ledger(
+        ids[:4],
+        np.zeros(4, np.uint64),
+        np.zeros(4, np.float32),
+        np.ones(4, bool),
+        np.full(4, "fit", object),
+    )
+    graves = {alarm.name: alarm for alarm in alarms(sids, ids, line, reference, AlarmsConfig())}[
+        "tombstones"
+    ]
     assert graves.rings
     assert graves.value == pytest.approx(0.6)
     assert "6 of 10 rows" in graves.says

@@ -26,14 +26,20 @@ PATHS = [["a", "x", "1"], ["a", "x", "2"], ["a", "y"], ["b", "z"], ["b"], [], ["
 
 
 def test_the_deepest_depth_that_fits() -> None:
-    assert CategoryCodes.fit(PATHS, 2).paths == [("a",)]  # .85 · 2 = 1: the larger of two departments
+    # .85 · 2 = 1: the larger of two departments
+    assert CategoryCodes.fit(PATHS, 2).paths == [("a",)]
     assert CategoryCodes.fit(PATHS, 3).depth == 1
-    four = CategoryCodes.fit(PATHS, 5)  # a/x, a/y, b, b/z: a path that ends early is a category of its own
+    # a/x, a/y, b, b/z: a path that ends early is a category of its own
+    four = CategoryCodes.fit(PATHS, 5)
     assert (four.depth, len(four), four.spare) == (2, 4, 1)
     deepest = CategoryCodes.fit(PATHS, 60)
     assert (deepest.depth, len(deepest)) == (3, 5)
     assert deepest.codes_of(PATHS, 7).tolist() == [0, 1, 2, 4, 3, -1, 0]
-    assert deepest.codes_of([["a", "x"], ["c"], ["a", "x", "1", "deeper"]], 3).tolist() == [-1, -1, 0]
+    assert deepest.codes_of([["a", "x"], ["c"], ["a", "x", "1", "deeper"]], 3).tolist() == [
+        -1,
+        -1,
+        0,
+    ]
     assert deepest.codes_of(None, 2).tolist() == [-1, -1]
 
 
@@ -54,7 +60,9 @@ def test_codes_fit_the_level_and_say_the_category(paths: list[list[str]], size: 
     counts = Counter(tuple(p[: codes.depth]) for p in paths if p)
     if len(counts) > len(codes):  # too many even at the top: the largest have the codes
         assert codes.depth == 1
-        assert min(counts[p] for p in codes.paths) >= max(n for p, n in counts.items() if p not in codes.paths)
+        assert min(counts[p] for p in codes.paths) >= max(
+            n for p, n in counts.items() if p not in codes.paths
+        )
 
 
 def test_notes_say_what_is_missing() -> None:
@@ -68,7 +76,9 @@ def test_notes_say_what_is_missing() -> None:
 
 def test_categories_that_are_not_there(tmp_path: Path) -> None:
     for missing in (None, [], [[], [], None]):
-        with pytest.raises(ValueError, match="no item has one; fill the catalogue's column `category`"):
+        with pytest.raises(
+            ValueError, match="no item has one; fill the catalogue's column `category`"
+        ):
             CategoryCodes.fit(missing, 8)
     with pytest.raises(ValueError, match="one code cannot tell"):
         CategoryCodes.fit([["a"]], 1)
@@ -132,7 +142,9 @@ def test_a_category_with_more_items_than_codes_and_one_for_all() -> None:
 
 
 def test_a_daily_refresh_follows_a_change_of_category() -> None:
-    """The text, and so the vector, is what it was: without its category the item would keep its SID."""
+    """The text, and so the vector, is what it was: without its category the item would keep its
+    SID.
+    """
     made = shop(200, unknown=0.0)
     ids = [f"p{i}" for i in range(200)]
     inputs = replace(made.inputs, item_ids=ids)
@@ -144,11 +156,19 @@ def test_a_daily_refresh_follows_a_change_of_category() -> None:
     other = next(path for path in paths if path != paths[7])
     paths[7] = other
     today = refresh(tokenizer, sids, ledger, replace(inputs, categories=paths), margin=1e9)
-    assert today.sids.codes[7, 0] == tokenizer.categories_.paths.index(tuple(other)) != sids.codes[7, 0]
+    assert (
+        today.sids.codes[7, 0]
+        == tokenizer.categories_.paths.index(tuple(other))
+        != sids.codes[7, 0]
+    )
     assert today.cause[7] == "category"
     assert today.counts == {"category": 1, "kept": 199}
-    after = write_up(replace(inputs, categories=paths), tokenizer, today.sids, today.fitted, today.cause)
-    diff = compare_versions(Version("A", ids, sids, ledger, "k"), Version("B", ids, today.sids, after, "k"))
+    after = write_up(
+        replace(inputs, categories=paths), tokenizer, today.sids, today.fitted, today.cause
+    )
+    diff = compare_versions(
+        Version("A", ids, sids, ledger, "k"), Version("B", ids, today.sids, after, "k")
+    )
     assert diff.causes == {"category": 1}
     cut = Sarq(RqKmeans((16, 8, 4), category_first=True), 2, lengths="fixed").fit(inputs)
     moved = refresh(cut, cut.encode(inputs), ledger, replace(inputs, categories=paths), margin=1e9)

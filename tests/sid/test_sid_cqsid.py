@@ -1,4 +1,6 @@
-"""CQ-SID: the claims of docs/methods/cqsid.md, its ablations, and what it does with a log or catalogue with gaps."""
+"""CQ-SID: the claims of docs/methods/cqsid.md, its ablations, and what it does with a log or
+catalogue with gaps.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,20 @@ from sidar.sid.stage import fit_catalogue
 from sidar.sid.tokenizer import wants_queries
 from sidar.types import SemanticIds, SidInputs
 
-SMALL = {"hidden": [32], "latent": 12, "steps": 60, "batch_size": 128, "log_every": 20, "precision": "fp32"}
+SMALL = {
+    "hidden": [32],
+    "latent": 12,
+    "steps": 60,
+    "batch_size": 128,
+    "log_every": 20,
+    "precision": "fp32",
+}
 SIZES = (16, 8, 4)
 
 
-def fitted(inputs: SidInputs, sizes: tuple[int, ...] = SIZES, seed: int = 0, **options: object) -> CqSid:
+def fitted(
+    inputs: SidInputs, sizes: tuple[int, ...] = SIZES, seed: int = 0, **options: object
+) -> CqSid:
     return CqSid(sizes, seed, options={**SMALL, **options}).fit(inputs)
 
 
@@ -69,17 +80,23 @@ def test_no_sid_is_larger_than_t_max(made: Shop) -> None:
     assert [len(book) for book in tokenizer.codebooks_] == list(sids.codebook_sizes)
     np.testing.assert_array_equal(sids.codes[:, :2], whole.codes[:, :2])
     np.testing.assert_array_equal(tokenizer.split_.base(sids.codes), whole.codes)
-    np.testing.assert_allclose(tokenizer.reconstruct(sids.codes[:9]), tokenizer.reconstruct(whole.codes[:9]))
+    np.testing.assert_allclose(
+        tokenizer.reconstruct(sids.codes[:9]), tokenizer.reconstruct(whole.codes[:9])
+    )
     newcomers = shop(80, seed=7).inputs
     found = tokenizer.encode(newcomers)
     assert found.codes[:, 2].max() < sids.codebook_sizes[2]
-    again = tokenizer.encode(replace(newcomers, vectors=newcomers.vectors[:5], categories=newcomers.categories[:5]))
+    again = tokenizer.encode(
+        replace(newcomers, vectors=newcomers.vectors[:5], categories=newcomers.categories[:5])
+    )
     np.testing.assert_array_equal(again.codes, found.codes[:5])  # its group is the item's own
     np.testing.assert_array_equal(tokenizer.encode(made.inputs).codes, sids.codes)
 
 
 def shared_prefix(sids: SemanticIds, theme: np.ndarray) -> float:
-    """Share of pairs of one theme (what queries ask for) that have the same first code, beyond pairs of two themes."""
+    """Share of pairs of one theme (what queries ask for) that have the same first code, beyond
+    pairs of two themes.
+    """
     same = sids.codes[:, None, 0] == sids.codes[None, :, 0]
     one = theme[:, None] == theme[None]
     apart = ~np.eye(len(theme), dtype=bool)
@@ -87,9 +104,11 @@ def shared_prefix(sids: SemanticIds, theme: np.ndarray) -> float:
 
 
 def test_without_the_query_contrast_items_of_one_query_share_prefixes_less(made: Shop) -> None:
-    """Themes cut across categories, so the first level is left to the vectors here. The effect must be every seed's.
+    """Themes cut across categories, so the first level is left to the vectors here. The effect must
+    be every seed's.
 
-    γ is larger than the paper's and few steps are longer: errors are means over D = 24 dimensions instead of hundreds.
+    γ is larger than the paper's and few steps are longer: errors are means over D = 24 dimensions
+    instead of hundreds.
     """
     options = {"category": False, "gamma": 0.2, "steps": 200, "lr": 3e-3}
     gains = []
@@ -145,12 +164,17 @@ def test_saved_and_loaded(made: Shop, tmp_path: Path) -> None:
 def test_a_log_without_queries_is_a_note_and_not_an_end(made: Shop) -> None:
     for silent in (
         replace(made.inputs, query_vectors=None, query_item_pairs=None),
-        replace(made.inputs, query_vectors=np.zeros((0, 0), np.float32), query_item_pairs=np.zeros((0, 2), np.int64)),
+        replace(
+            made.inputs,
+            query_vectors=np.zeros((0, 0), np.float32),
+            query_item_pairs=np.zeros((0, 2), np.int64),
+        ),
     ):
         tokenizer = fitted(silent)
         assert any("without the query contrast" in note for note in tokenizer.notes_)
         np.testing.assert_array_equal(
-            tokenizer.encode(made.inputs).codes, fitted(made.inputs, contrast=False).encode(made.inputs).codes
+            tokenizer.encode(made.inputs).codes,
+            fitted(made.inputs, contrast=False).encode(made.inputs).codes,
         )
     with pytest.raises(ValueError, match="query vectors have 5 dimensions, item vectors 24"):
         fitted(replace(made.inputs, query_vectors=made.inputs.query_vectors[:, :5]))
@@ -160,7 +184,12 @@ def test_a_catalogue_without_categories_is_an_error_that_names_the_switch(made: 
     for missing in (None, [[]] * 600):
         with pytest.raises(ValueError, match=r"sid\.cqsid\.category: false"):
             fitted(replace(made.inputs, categories=missing))
-        assert fitted(replace(made.inputs, categories=missing), category=False).encode(made.inputs).codes.shape[1] == 3
+        assert (
+            fitted(replace(made.inputs, categories=missing), category=False)
+            .encode(made.inputs)
+            .codes.shape[1]
+            == 3
+        )
 
 
 def test_one_category_for_all_and_few_items() -> None:
@@ -171,20 +200,30 @@ def test_one_category_for_all_and_few_items() -> None:
     assert any("the same one (only)" in note for note in tokenizer.notes_)
     same = SidInputs(np.ones((9, 6), np.float32), [["a"]] * 5 + [["b"]] * 4)
     sids = fitted(same, max_bucket=3).encode_catalogue(same)
-    assert len(np.unique(sids.codes[:5], axis=0)) == 2  # identical items of one category: split all the same
+    # identical items of one category: split all the same
+    assert len(np.unique(sids.codes[:5], axis=0)) == 2
     assert set(sids.codes[:, 0]) == {0, 1}
     lone = SidInputs(np.eye(1, 6, dtype=np.float32), [["a"]])
     assert fitted(lone).encode(lone).codes.shape == (1, 3)
 
 
 def test_the_config_chooses_it_and_asks_for_queries(made: Shop) -> None:
-    config = SidConfig.model_validate({"method": "cqsid", "codebook_sizes": list(SIZES), "cqsid": SMALL})
+    config = SidConfig.model_validate(
+        {"method": "cqsid", "codebook_sizes": list(SIZES), "cqsid": SMALL}
+    )
     assert (config.cqsid.beta, config.cqsid.gamma, config.cqsid.temperature) == (1.0, 0.001, 0.1)
     assert (config.cqsid.decay, config.cqsid.max_bucket, config.cqsid.max_groups) == (0.99, 50, 100)
     assert wants_queries(config) == CqSidConfig().max_queries
-    for other in ({"cqsid": {"contrast": False}}, {"cqsid": {"gamma": 0}}, {"method": "rqvae"}, {"method": "rqkmeans"}):
+    for other in (
+        {"cqsid": {"contrast": False}},
+        {"cqsid": {"gamma": 0}},
+        {"method": "rqvae"},
+        {"method": "rqkmeans"},
+    ):
         assert wants_queries(SidConfig.model_validate({"method": "cqsid", **other})) == 0
-    assert wants_queries(SidConfig.model_validate({"method": "sarq", "sarq": {"base": "cqsid"}})) > 0
+    assert (
+        wants_queries(SidConfig.model_validate({"method": "sarq", "sarq": {"base": "cqsid"}})) > 0
+    )
     tokenizer, sids, _ = fit_catalogue(config, made.inputs, 0)
     assert isinstance(tokenizer, CqSid)
     assert sids.method == "cqsid"

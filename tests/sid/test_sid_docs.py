@@ -1,4 +1,6 @@
-"""Figures in docs/lifecycle.md and docs/methods/table.md are those of the results files that they name."""
+"""Figures in docs/lifecycle.md and docs/methods/table.md are those of the results files that they
+name.
+"""
 
 import json
 import re
@@ -15,7 +17,8 @@ def rows(page, heading):
     """Cells of the table whose first column is called ``heading``."""
     table = page.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()
     return [
-        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in [f"{heading} |{table[0]}", *table[2:]]
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in [f"{heading} |{table[0]}", *table[2:]]
     ]
 
 
@@ -42,7 +45,9 @@ def test_the_tables_of_the_life_cycle_are_those_of_the_results():
     assert len(body) == 3
     for edit, *cells in body:
         for margin, cell in zip(margins, cells, strict=True):
-            moved, error = (found[f"edits: {edit}, margin {margin}: {what}"] for what in ("moved", "error"))
+            moved, error = (
+                found[f"edits: {edit}, margin {margin}: {what}"] for what in ("moved", "error")
+            )
             assert cell == f"{moved:.1%} ({error:.3f})", (edit, margin)
     checked = 0
     for heading in ("cold start", "alarm test"):

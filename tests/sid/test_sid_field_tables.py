@@ -1,4 +1,6 @@
-"""SID tables as pandas, numpy and other projects leave them: the same codes, or an error that says what is read."""
+"""SID tables as pandas, numpy and other projects leave them: the same codes, or an error that says
+what is read.
+"""
 
 import gzip
 import json
@@ -43,7 +45,9 @@ def test_text_of_a_list_reads_as_the_list(tmp_path, spelling):
     rows = "".join(f'P{n},"{spelling.format(77 + n)}"\n' for n in range(2))
     (tmp_path / "ids.csv").write_text("item_id,sid\n" + rows)
     assert read_published(tmp_path / "ids.csv").codes.tolist() == WANT
-    (tmp_path / "ids.json").write_text(json.dumps({f"P{n}": spelling.format(77 + n) for n in range(2)}))
+    (tmp_path / "ids.json").write_text(
+        json.dumps({f"P{n}": spelling.format(77 + n) for n in range(2)})
+    )
     assert read_published(tmp_path / "ids.json").codes.tolist() == WANT
 
 
@@ -53,7 +57,10 @@ def test_numbers_of_any_type_and_padding(tmp_path):
         pq.write_table(table, tmp_path / "t.parquet")
         read = read_published(tmp_path / "t.parquet")
         assert (read.item_ids, read.codes.tolist()) == (("1", "2"), WANT)
-    pq.write_table(pa.table({"item_id": ["a", "b"], "sid": [[1.0, float("nan")], [0.0, 2.0]]}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"item_id": ["a", "b"], "sid": [[1.0, float("nan")], [0.0, 2.0]]}),
+        tmp_path / "t.parquet",
+    )
     assert read_published(tmp_path / "t.parquet").codes.tolist() == [[1, -1], [0, 2]]
 
 
@@ -64,9 +71,29 @@ def test_numbers_of_any_type_and_padding(tmp_path):
         ("t.csv.gz", "asin,codes\nP0,12-3-77\nP1,12-3-78\n"),
         ("t.tsv", "parent_asin\ttitle\tsemantic_id\nP0\tx\t12 3 77\nP1\ty\t12 3 78\n"),
         ("t.csv", "sku,level_1,level_2,level_3\nP0,12,3,77\nP1,12,3,78\n"),
-        ("t.jsonl", '{"iid": "P0", "c0": 12, "c1": 3, "c2": 77}\n{"iid": "P1", "c0": 12, "c1": 3, "c2": 78}\n'),
-        ("t.ndjson.gz", '{"asin": "P0", "sid": [12, 3, 77], "t": "a\u2028b"}\n{"asin": "P1", "sid": [12, 3, 78]}\n'),
-        ("t.json", '\ufeff[{"pid": "P0", "sid": [[12], [3], [77]]}, {"pid": "P1", "sid": [[12], [3], [78]]}]'),
+        (
+            "t.jsonl",
+            (
+                '{"iid": "P0", "c0": 12, "c1": 3, "c2": 77}\n{"iid": "P1", "c0": 12, "c1": 3, '
+                '"c2": '
+                "78}\n"
+            ),
+        ),
+        (
+            "t.ndjson.gz",
+            (
+                '{"asin": "P0", "sid": [12, 3, 77], "t": "a\u2028b"}\n{"asin": "P1", "sid": [12, '
+                "3, "
+                "78]}\n"
+            ),
+        ),
+        (
+            "t.json",
+            (
+                '\ufeff[{"pid": "P0", "sid": [[12], [3], [77]]}, {"pid": "P1", "sid": [[12], [3], '
+                "[78]]}]"
+            ),
+        ),
     ],
 )
 def test_files_and_columns_of_others(tmp_path, name, content):
@@ -80,7 +107,9 @@ def test_a_mapping_names_any_columns(tmp_path):
     (tmp_path / "t.csv").write_text("thing,first,second,sid\nP0,12,3,9\nP1,12,4,9\n")
     columns = {"item_id": "thing", "sid": "first, second"}
     assert read_published(tmp_path / "t.csv", columns=columns).codes.tolist() == [[12, 3], [12, 4]]
-    with pytest.raises(ValueError, match=r"has columns thing, first, second, sid; want item_id .*or name yours"):
+    with pytest.raises(
+        ValueError, match=r"has columns thing, first, second, sid; want item_id .*or name yours"
+    ):
         read_published(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=r"sid.table.columns: 'code' is neither"):
         read_published(tmp_path / "t.csv", columns={"code": "sid"})
@@ -89,7 +118,10 @@ def test_a_mapping_names_any_columns(tmp_path):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([[1, 2], [3, 4]], "item 'P0' has several SIDs or nested codes, .*want one SID per item: a list such as"),
+        (
+            [[1, 2], [3, 4]],
+            "item 'P0' has several SIDs or nested codes, .*want one SID per item: a list such as",
+        ),
         ([1.5, 2], "token 1.5 is not parseable"),
         ("12.5-3", "token '12.5' is not parseable"),
         (7, "item 'P0' has the SID 7; want a list such as .*1-12 or 1 12"),
@@ -142,8 +174,12 @@ def test_item_ids_read_as_those_of_the_catalogue(tmp_path, ids, want):
     texts = [value.decode() if isinstance(value, bytes) else value for value in ids.to_pylist()]
     (tmp_path / "t.json").write_text(json.dumps(dict(zip(texts, WANT, strict=True))))
     assert read_published(tmp_path / "t.json").item_ids == want
-    (tmp_path / "t.csv").write_text("item_id,sid\n" + "".join(f"{text},12-3-7{n}\n" for n, text in enumerate(texts)))
+    (tmp_path / "t.csv").write_text(
+        "item_id,sid\n" + "".join(f"{text},12-3-7{n}\n" for n, text in enumerate(texts))
+    )
     assert read_published(tmp_path / "t.csv").item_ids == want
     pq.write_table(pa.table({"item_id": [2.0**53, 1.0], "sid": WANT}), tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"t\.parquet: column 'item_id' holds whole doubles, e.g. 9007199254740992"):
+    with pytest.raises(
+        ValueError, match=r"t\.parquet: column 'item_id' holds whole doubles, e.g. 9007199254740992"
+    ):
         read_published(tmp_path / "t.parquet")

@@ -1,4 +1,6 @@
-"""``sid.method: table``: IDs of others keep their codes, get stand-in codebooks, and take new items in."""
+"""``sid.method: table``: IDs of others keep their codes, get stand-in codebooks, and take new items
+in.
+"""
 
 import json
 
@@ -18,7 +20,9 @@ IDS = [f"p{i}" for i in range(60)]
 @pytest.fixture(scope="module")
 def vectors():
     rng = np.random.default_rng(0)
-    return (rng.normal(size=(12, 8))[rng.integers(12, size=60)] + 0.2 * rng.normal(size=(60, 8))).astype(np.float32)
+    return (
+        rng.normal(size=(12, 8))[rng.integers(12, size=60)] + 0.2 * rng.normal(size=(60, 8))
+    ).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +70,17 @@ def test_an_unused_code_stands_at_the_mean_of_its_level_and_lengths_may_differ()
 def test_new_items_get_the_nearest_codes_that_the_table_uses(tmp_path, vectors, theirs):
     sids = theirs.encode(SidInputs(vectors))
     kept = sids.codes[:, 0] != 2  # code 2 of level 1 is free in the table: nobody may get it
-    config = publish(tmp_path / "ids.json", SemanticIds(sids.codes[kept], sids.lengths[kept], (6, 4)),
+    config = publish(tmp_path / "ids.json", SemanticIds(sids.codes[kept], sids.lengths[kept], (6,
+    4)),
                      [i for i, k in zip(IDS, kept, strict=True) if k])  # fmt: skip
     inputs = SidInputs(vectors, item_ids=IDS)
-    with pytest.raises(ValueError, match=rf"item '{IDS[int((~kept).argmax())]}' of the catalogue is not in the SID"):
+    with pytest.raises(
+        ValueError, match=rf"item '{IDS[int((~kept).argmax())]}' of the catalogue is not in the SID"
+    ):
         fit_catalogue(config, inputs, seed=0)
-    lenient = config.model_copy(update={"table": config.table.model_copy(update={"missing": "encode"})})
+    lenient = config.model_copy(
+        update={"table": config.table.model_copy(update={"missing": "encode"})}
+    )
     tokenizer, found, _ = fit_catalogue(lenient, inputs, seed=0)
     np.testing.assert_array_equal(found.codes[kept], sids.codes[kept])
     assert (found.lengths == 2).all()
@@ -89,7 +98,9 @@ def test_collision_tokens_make_lengths_differ_and_are_not_guessed(tmp_path, vect
     for i in range(12, 50):
         table[IDS[i]].append(f"<c_{i // 12}>")
     (tmp_path / "ids.json").write_text(json.dumps(table))
-    config = SidConfig(method="table", table={"path": str(tmp_path / "ids.json"), "missing": "encode"})
+    config = SidConfig(
+        method="table", table={"path": str(tmp_path / "ids.json"), "missing": "encode"}
+    )
     tokenizer, found, _ = fit_catalogue(config, SidInputs(vectors, item_ids=IDS), seed=0)
     assert not found.fixed_length
     assert (found.lengths[:12] == 2).all()
@@ -118,10 +129,16 @@ def test_it_is_kept_whole_and_items_that_come_later_get_their_own_sid(tmp_path, 
 def test_the_two_sides_must_meet(tmp_path, vectors, theirs):
     sids = theirs.encode(SidInputs(vectors))
     config = publish(tmp_path / "ids.json", sids)
-    with pytest.raises(ValueError, match=r"none of the catalogue's 60 items .it has 'p0', the catalogue 'x0'"):
+    with pytest.raises(
+        ValueError, match=r"none of the catalogue's 60 items .it has 'p0', the catalogue 'x0'"
+    ):
         fit_catalogue(config, SidInputs(vectors, item_ids=[f"x{i}" for i in range(60)]), seed=0)
-    strict = config.model_copy(update={"table": config.table.model_copy(update={"unknown": "error"})})
-    with pytest.raises(ValueError, match=r"item 'p50' of the SID table is not in the catalogue .10 such"):
+    strict = config.model_copy(
+        update={"table": config.table.model_copy(update={"unknown": "error"})}
+    )
+    with pytest.raises(
+        ValueError, match=r"item 'p50' of the SID table is not in the catalogue .10 such"
+    ):
         fit_catalogue(strict, SidInputs(vectors[:50], item_ids=IDS[:50]), seed=0)
     with pytest.raises(ValueError, match="needs item_ids"):
         fit_catalogue(config, SidInputs(vectors), seed=0)
@@ -137,6 +154,8 @@ def test_the_two_sides_must_meet(tmp_path, vectors, theirs):
 
 
 def test_one_line_of_the_config_names_the_table(tmp_path):
-    (tmp_path / "sidar.yaml").write_text("sid: {method: table, table: ids.json, codebook_sizes: [8, 8, 8, 8]}")
+    (tmp_path / "sidar.yaml").write_text(
+        "sid: {method: table, table: ids.json, codebook_sizes: [8, 8, 8, 8]}"
+    )
     cfg = load_config(tmp_path / "sidar.yaml", ["sid.table=other.json"])
     assert cfg.sid.table == TableConfig(path=str(tmp_path / "other.json"))

@@ -1,4 +1,7 @@
-"""What the SID stage gives to tokenizers that ask for queries: those of training days. The others cost nothing more."""
+"""What the SID stage gives to tokenizers that ask for queries: those of training days.
+
+The others cost nothing more.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +40,23 @@ TRAINED = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Folder with the toy shop's data and embed; on days 7 and 8 every query is one that no training day has, and of
-    what is typed on training days a part is in sets of judged and simulated queries."""
+    """Folder with the toy shop's data and embed; on days 7 and 8 every query is one that no
+    training day has, and of what is typed on training days a part is in sets of judged and
+    simulated queries."""
     folder = tmp_path_factory.mktemp("shop")
     toy.write_inputs(folder / "inputs")
     path = folder / "inputs" / "events.parquet"
     events = pq.read_table(path)
     late = np.asarray(events.column("ts")) >= toy.FIRST_DAY + 6 * DAY
     queries = [
-        f"leak {q}" if is_late and q else q for q, is_late in zip(events["query"].to_pylist(), late, strict=True)
+        f"leak {q}" if is_late and q else q
+        for q, is_late in zip(events["query"].to_pylist(), late, strict=True)
     ]
     place = events.column_names.index("query")
-    pq.write_table(events.set_column(place, "query", pa.array(queries, events.schema.field("query").type)), path)
+    pq.write_table(
+        events.set_column(place, "query", pa.array(queries, events.schema.field("query").type)),
+        path,
+    )
     told = [
         f"catalogue.path={folder / 'inputs/catalogue.parquet'}",
         f"events.path={path}",
@@ -63,7 +71,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder / "runs" / "run", told
 
 
-def build(run: tuple[Path, list[str]], out: Path, *overrides: str, work: Path | None = None) -> dict:
+def build(
+    run: tuple[Path, list[str]], out: Path, *overrides: str, work: Path | None = None
+) -> dict:
     cfg = load_config(None, [*run[1], *overrides])
     out.mkdir()
     return sid.build(cfg, run[0] / "data", run[0] / "embed", out, work=work)
@@ -103,7 +113,8 @@ def test_no_query_of_a_later_day_is_seen(run: tuple[Path, list[str]], tmp_path: 
     after = cached(run)
     asked, pairs = logged_queries(dataset.sft(), np.arange(64), 10**6)
     assert set(asked) <= set(keys)
-    assert not after.missing(text_keys([asked[q] for q in np.unique(pairs[:, 0])])).any()  # embedded through the cache
+    # embedded through the cache
+    assert not after.missing(text_keys([asked[q] for q in np.unique(pairs[:, 0])])).any()
     assert after.missing(text_keys([" ".join(q.casefold().split()) for q in late if q])).all()
     assert len(after) == before + len(np.unique(pairs[:, 0]))  # and nothing else was
 
@@ -127,7 +138,9 @@ def test_the_vectors_are_those_of_a_search(run: tuple[Path, list[str]]) -> None:
     dataset = data.open_dataset(run[0] / "data")
     cfg = load_config(None, run[1])
     rows = np.arange(64)
-    vectors, pairs = query_inputs(dataset.sft(), rows, 5, cfg.embed, run[0] / "embed", "item", "cpu")
+    vectors, pairs = query_inputs(
+        dataset.sft(), rows, 5, cfg.embed, run[0] / "embed", "item", "cpu"
+    )
     queries, named = logged_queries(dataset.sft(), rows, 5)
     np.testing.assert_array_equal(vectors, embed.HashingEmbedder(32).encode(queries))
     np.testing.assert_array_equal(pairs, named)
@@ -166,7 +179,9 @@ def test_the_stage_tells_of_the_fit_and_continues_a_killed_one(
     quality = json.loads((tmp_path / "whole" / "quality.json").read_text())
     assert quality["fit"]["steps"] == 30
     assert {"error", "use_1", "perplexity_3", "contrast"} <= quality["fit"].keys()
-    shelves = next(p for p in quality["purity"] if (p["prefix_depth"], p["category_depth"]) == (1, 3))
+    shelves = next(
+        p for p in quality["purity"] if (p["prefix_depth"], p["category_depth"]) == (1, 3)
+    )
     assert shelves["purity"] == 1.0
     assert (tmp_path / "whole" / "fit.png").stat().st_size > 20_000
     step = AutoencoderFit._step
@@ -179,9 +194,12 @@ def test_the_stage_tells_of_the_fit_and_continues_a_killed_one(
     monkeypatch.setattr(AutoencoderFit, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         build(run, tmp_path / "killed", "sid.method=cqsid", work=tmp_path / "work")
-    assert [str(p.relative_to(tmp_path / "work")) for p in (tmp_path / "work").glob("*/*")] == ["cqsid/16-8-4"]
+    assert [str(p.relative_to(tmp_path / "work")) for p in (tmp_path / "work").glob("*/*")] == [
+        "cqsid/16-8-4"
+    ]
     monkeypatch.setattr(AutoencoderFit, "_step", step)
-    others = [f"{line.replace('cqsid', 'rqvae')}" for line in TRAINED]  # another method's work is no obstacle
+    # another method's work is no obstacle
+    others = [f"{line.replace('cqsid', 'rqvae')}" for line in TRAINED]
     build(run, tmp_path / "other", "sid.method=rqvae", *others, work=tmp_path / "work")
     build(run, tmp_path / "again", "sid.method=cqsid", work=tmp_path / "work")
     names = sorted(p.name for p in (tmp_path / "whole").iterdir())
@@ -202,7 +220,9 @@ def test_the_pipeline_keeps_the_work_beside_the_stage(run: tuple[Path, list[str]
 
 
 @pytest.mark.parametrize("method", ["rqvae", "rqkmeans"])
-def test_every_method_leaves_a_table(run: tuple[Path, list[str]], tmp_path: Path, method: str) -> None:
+def test_every_method_leaves_a_table(
+    run: tuple[Path, list[str]], tmp_path: Path, method: str
+) -> None:
     extra = [f"{line.replace('cqsid', 'rqvae')}" for line in TRAINED]
     build(
         run,
@@ -258,13 +278,19 @@ def test_view_share_of_the_reference_and_margin_reach_the_stage(
     shutil.copytree(run[0] / "embed", folder)
     items = np.load(folder / "items.npy")
     np.save(folder / "items_query.npy", np.roll(items, 1, axis=1))
-    cfg = load_config(None, [*run[1], "sid.view=query", "sid.reference=0.25", "sid.codebook_sizes=[8,4,4]"])
-    with write_artifact(tmp_path / "bundle" / "sid", "sid", config={"sid": cfg.sid.model_dump(mode="json")}) as draft:
+    cfg = load_config(
+        None, [*run[1], "sid.view=query", "sid.reference=0.25", "sid.codebook_sizes=[8,4,4]"]
+    )
+    with write_artifact(
+        tmp_path / "bundle" / "sid", "sid", config={"sid": cfg.sid.model_dump(mode="json")}
+    ) as draft:
         draft.shapes |= sid.build(cfg, run[0] / "data", folder, draft.path)["shapes"]
     out = tmp_path / "bundle" / "sid"
     assert json.loads((out / "reference.json").read_text())["items"] == 16  # a quarter of 64
     seen_so = sid.load_tokenizer(out).encode(SidInputs(np.roll(items, 1, axis=1)))
-    table = sid.load_sids(out / "sids.parquet", data.open_dataset(run[0] / "data").catalogue.item_ids)
+    table = sid.load_sids(
+        out / "sids.parquet", data.open_dataset(run[0] / "data").catalogue.item_ids
+    )
     np.testing.assert_array_equal(table.codes, seen_so.codes)
 
     margins: list[float] = []

@@ -35,7 +35,9 @@ def test_nearest_is_exact_in_either_precision(
     n, k, dim = shape
     rng = np.random.default_rng(seed)
     points = ((rng.standard_normal((n, dim)) + offset) * scale).astype(np.float32)
-    centroids = ((rng.standard_normal((k, dim)) + offset) * scale * rng.choice([0.1, 1.0])).astype(np.float32)
+    centroids = ((rng.standard_normal((k, dim)) + offset) * scale * rng.choice([0.1, 1.0])).astype(
+        np.float32
+    )
     labels, distance = nearest(torch.from_numpy(points), torch.from_numpy(centroids), precision)
     all_distances = np.square(points[:, None].astype(np.float64) - centroids).sum(2)
     chosen = all_distances[np.arange(n), labels.numpy()]
@@ -50,19 +52,27 @@ def test_bf16_finds_the_labels_of_fp32_on_many_near_ties() -> None:
     centroids = 0.3 * torch.from_numpy(rng.standard_normal((256, 64), dtype=np.float32))
     low, high = (nearest(points, centroids, p)[0] for p in ("bf16", "fp32"))
     assert (low != high).sum() <= 1  # fp32 itself rounds
-    rough = (points.bfloat16() @ centroids.bfloat16().T - centroids.square().sum(1).bfloat16() / 2).argmax(1)
+    rough = (
+        points.bfloat16() @ centroids.bfloat16().T - centroids.square().sum(1).bfloat16() / 2
+    ).argmax(1)
     assert (rough != high).sum() > 100  # which plain bf16 does not
 
 
 def test_equal_centroids_go_to_the_lower_code() -> None:
     centroids = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     for precision in ("fp32", "bf16"):
-        assert nearest(torch.tensor([[2.0, 0.1], [0.2, 3.0]]), centroids, precision)[0].tolist() == [0, 1]
+        assert nearest(torch.tensor([[2.0, 0.1], [0.2, 3.0]]), centroids, precision)[
+            0
+        ].tolist() == [0, 1]
     assert nearest(torch.zeros(0, 2), centroids)[0].shape == (0,)
 
 
-def test_ties_with_every_code_are_decided_in_blocks_and_copies_at_the_end_cost_nothing(monkeypatch) -> None:
-    """Fewer points than codes leave residuals of 0 and a book of copies: pairs of n × K × D numbers were gigabytes."""
+def test_ties_with_every_code_are_decided_in_blocks_and_copies_at_the_end_cost_nothing(
+    monkeypatch,
+) -> None:
+    """Fewer points than codes leave residuals of 0 and a book of copies: pairs of n × K × D numbers
+    were gigabytes.
+    """
     points = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 8), dtype=np.float32))
     tied = points[:1].expand(40, -1).clone()
     tied[20] += 10  # not at the end, so that copies lie on both sides of it
@@ -74,13 +84,18 @@ def test_ties_with_every_code_are_decided_in_blocks_and_copies_at_the_end_cost_n
     copies = torch.cat([points[:3], points[2:3].expand(4000, -1)])
     searcher = Nearest(copies, "bf16")
     assert len(searcher._moved) == 3
-    assert searcher(points, measure=False)[0].tolist() == nearest(points, points[:3], "fp32")[0].tolist()
+    assert (
+        searcher(points, measure=False)[0].tolist()
+        == nearest(points, points[:3], "fp32")[0].tolist()
+    )
 
 
 def test_separate_clusters_are_found() -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((16, 32)).astype(np.float32) * 3
-    points = (centres[rng.integers(16, size=2000)] + 0.01 * rng.standard_normal((2000, 32))).astype(np.float32)
+    points = (centres[rng.integers(16, size=2000)] + 0.01 * rng.standard_normal((2000, 32))).astype(
+        np.float32
+    )
     assert error(points, fit(points, 16)) < 32 * 0.01**2 * 1.05
 
 
@@ -88,14 +103,20 @@ def test_separate_clusters_are_found() -> None:
 def test_not_worse_than_25_plain_passes(precision: str) -> None:
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((24, 24))
-    points = (centres[rng.integers(24, size=600)] + 0.6 * rng.standard_normal((600, 24))).astype(np.float32)
-    ours = np.mean([error(points, fit(points, 20, seed, precision=precision)) for seed in range(10)])
+    points = (centres[rng.integers(24, size=600)] + 0.6 * rng.standard_normal((600, 24))).astype(
+        np.float32
+    )
+    ours = np.mean(
+        [error(points, fit(points, 20, seed, precision=precision)) for seed in range(10)]
+    )
     plain = np.mean([reference_sid.lloyd(points, 20, 25, seed) for seed in range(10)])
     assert ours <= plain
 
 
 def test_residuals_without_clusters_use_all_codes() -> None:
-    """Points that are nearly orthogonal to each other: seeds at full length would stay alone for ever."""
+    """Points that are nearly orthogonal to each other: seeds at full length would stay alone for
+    ever.
+    """
     rng = np.random.default_rng(0)
     points = rng.standard_normal((4000, 256)).astype(np.float32)
     labels, _ = nearest(torch.from_numpy(points), fit(points, 64))
@@ -122,8 +143,12 @@ def test_more_restarts_and_other_starts() -> None:
 def test_a_sample_is_enough() -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((8, 8)) * 4
-    points = (centres[rng.integers(8, size=8000)] + 0.1 * rng.standard_normal((8000, 8))).astype(np.float32)
-    assert error(points, fit(points, 8, sample=20)) < 1.1 * error(points, fit(points, 8, sample=1000))
+    points = (centres[rng.integers(8, size=8000)] + 0.1 * rng.standard_normal((8000, 8))).astype(
+        np.float32
+    )
+    assert error(points, fit(points, 8, sample=20)) < 1.1 * error(
+        points, fit(points, 8, sample=1000)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Costs of prefixes and the spending of a bit budget: worked by hand, against slow twins, and as properties."""
+"""Costs of prefixes and the spending of a bit budget: worked by hand, against slow twins, and as
+properties.
+"""
 
 import math
 
@@ -8,7 +10,14 @@ import reference_sid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.lengths import PrefixCounts, allowed, code_bits, soft_entropy, soft_temperature, spend
+from sidar.sid.lengths import (
+    PrefixCounts,
+    allowed,
+    code_bits,
+    soft_entropy,
+    soft_temperature,
+    spend,
+)
 from sidar.sid.sizes import extended
 
 CODES = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]])
@@ -20,7 +29,12 @@ def codes_and_counts(draw):
     sizes = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     n = draw(st.integers(1, 40))
-    return rng.integers(0, sizes, (n, len(sizes))), sizes, rng.poisson(draw(st.sampled_from([0.3, 5.0])), n), rng
+    return (
+        rng.integers(0, sizes, (n, len(sizes))),
+        sizes,
+        rng.poisson(draw(st.sampled_from([0.3, 5.0])), n),
+        rng,
+    )
 
 
 def test_by_hand():
@@ -47,8 +61,14 @@ def test_by_hand():
 def test_a_prefix_that_nobody_has_is_the_item_alone():
     counts = PrefixCounts.build(CODES[:3], SIZES)
     assert counts.of(np.array([[1, 1, 0]])).tolist() == [[1, 0, 0]]
-    assert counts.information(np.array([[1, 1, 0]]))[0].tolist() == pytest.approx([math.log2(3)] * 3)
-    assert counts.information(np.array([[1, 1, 0]]), least=0)[0].tolist() == [math.log2(3), math.inf, math.inf]
+    assert counts.information(np.array([[1, 1, 0]]))[0].tolist() == pytest.approx(
+        [math.log2(3)] * 3
+    )
+    assert counts.information(np.array([[1, 1, 0]]), least=0)[0].tolist() == [
+        math.log2(3),
+        math.inf,
+        math.inf,
+    ]
 
 
 @settings(deadline=None, max_examples=60)
@@ -68,7 +88,9 @@ def test_counts_equal_a_counter_of_tuples(made):
 def test_the_budget_is_kept_and_spent_to_within_one_code(made, share, kappa):
     codes, sizes, counts, _ = made
     n, levels = codes.shape
-    margin = PrefixCounts.build(codes, sizes).information(codes) - kappa * np.log2(1.0 + counts)[:, None]
+    margin = (
+        PrefixCounts.build(codes, sizes).information(codes) - kappa * np.log2(1.0 + counts)[:, None]
+    )
     least, most = code_bits(np.full(n, 1), sizes), code_bits(np.full(n, levels), sizes)
     budget = least + share * (most - least)
     lengths, tau, paid = spend(margin, sizes, 1, budget, counts)
@@ -78,13 +100,17 @@ def test_the_budget_is_kept_and_spent_to_within_one_code(made, share, kappa):
     assert bits <= budget + 1e-6
     if (lengths < levels).any():
         assert bits + max(np.log2(sizes)) > budget - 1e-6
-    # the lengths of the rule at τ never exceed those that were dealt, and the next larger margin would overspend
+    # the lengths of the rule at τ never exceed those that were dealt, and the next larger margin
+    # would overspend
     ruled = allowed(margin, 1, tau)
     assert (ruled <= lengths).all()
     assert ruled.tolist() == reference_sid.sarq_lengths(codes, counts, kappa, 1, tau)
     left = margin[:, 1:][np.arange(1, levels) >= ruled[:, None]]
     if len(left) and left.min() > tau:
-        assert code_bits(allowed(margin, 1, float(left.min())), sizes) > budget - 1e-6 or (ruled == lengths).all()
+        assert (
+            code_bits(allowed(margin, 1, float(left.min())), sizes) > budget - 1e-6
+            or (ruled == lengths).all()
+        )
 
 
 def test_sorting_finds_the_tau_of_a_bisection():
@@ -92,7 +118,11 @@ def test_sorting_finds_the_tau_of_a_bisection():
     sizes = (16, 8, 4, 2)
     codes = rng.integers(0, sizes, (500, 4))
     credit = rng.random(500) * 6  # no two margins are equal
-    margin = PrefixCounts.build(codes, sizes).information(codes) + rng.random((500, 1)) * 1e-6 - credit[:, None]
+    margin = (
+        PrefixCounts.build(codes, sizes).information(codes)
+        + rng.random((500, 1)) * 1e-6
+        - credit[:, None]
+    )
     margin[:, 2] += 1e-7
     margin[:, 3] += 2e-7
     budget = 500 * 8.0
@@ -112,7 +142,9 @@ def test_soft_entropy_equals_a_loop():
     residual = vectors - books[0][codes[:, 0]]
     assert temperature[0] == pytest.approx(float((residual**2).sum(1).mean()), rel=1e-5)
     got = soft_entropy(vectors, codes, books, temperature)
-    np.testing.assert_allclose(got, reference_sid.soft_entropy(vectors, codes, books, temperature), atol=1e-4)
+    np.testing.assert_allclose(
+        got, reference_sid.soft_entropy(vectors, codes, books, temperature), atol=1e-4
+    )
     assert (np.diff(got, axis=1) >= 0).all()
     assert got.max() <= math.log2(6) + math.log2(4)
 
@@ -120,7 +152,9 @@ def test_soft_entropy_equals_a_loop():
 @pytest.mark.parametrize("budget", [3.9, 12.1])
 def test_a_budget_that_cannot_be_met_says_what_can(budget):
     margin = PrefixCounts.build(CODES, SIZES).information(CODES)
-    with pytest.raises(ValueError, match=r"SIDs of 1 codes take 1\.00, of 3 codes 3\.00; change sid\.sarq\.budget"):
+    with pytest.raises(
+        ValueError, match=r"SIDs of 1 codes take 1\.00, of 3 codes 3\.00; change sid\.sarq\.budget"
+    ):
         spend(margin, SIZES, 1, budget)
 
 

@@ -1,4 +1,6 @@
-"""Frozen codebooks meet a newer catalogue: who keeps an SID, who gets one, and what the ledger says of it."""
+"""Frozen codebooks meet a newer catalogue: who keeps an SID, who gets one, and what the ledger says
+of it.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ IDS = [f"p{i}" for i in range(80)]
 @pytest.fixture(scope="module")
 def world():
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=(10, 16))[rng.integers(10, size=80)] + 0.3 * rng.normal(size=(80, 16))).astype(np.float32)
+    x = (
+        rng.normal(size=(10, 16))[rng.integers(10, size=80)] + 0.3 * rng.normal(size=(80, 16))
+    ).astype(np.float32)
     tokenizer = RqKmeans((8, 4), seed=0).fit(SidInputs(x[:60]))
     sids = tokenizer.encode(SidInputs(x[:60]))
     inputs = SidInputs(x[:60], item_ids=IDS[:60])
@@ -27,7 +31,9 @@ def world():
 def padded(sids, n):
     codes = np.full((n, sids.n_levels), -1, np.int32)
     codes[: len(sids)] = sids.codes
-    return SemanticIds(codes, np.pad(sids.lengths, (0, n - len(sids))), sids.codebook_sizes, sids.method)
+    return SemanticIds(
+        codes, np.pad(sids.lengths, (0, n - len(sids))), sids.codebook_sizes, sids.method
+    )
 
 
 def test_old_items_keep_their_codes_and_new_ones_get_the_nearest(world):
@@ -40,35 +46,47 @@ def test_old_items_keep_their_codes_and_new_ones_get_the_nearest(world):
 
 
 def test_an_unchanged_item_keeps_even_codes_that_are_not_the_nearest(world):
-    """Balanced and split tables have such items; encoding them again would deal their codes anew."""
+    """Balanced and split tables have such items; encoding them again would deal
+    their codes anew.
+    """
     x, tokenizer, sids, ledger = world
     odd = SemanticIds(sids.codes.copy(), sids.lengths, sids.codebook_sizes)
     odd.codes[:, 1] = (odd.codes[:, 1] + 1) % 4
     found = refresh(tokenizer, odd, ledger, SidInputs(x[:60], item_ids=IDS[:60]), margin=0.0)
     np.testing.assert_array_equal(found.sids.codes, odd.codes)
     blind = refresh(tokenizer, odd, None, SidInputs(x[:60], item_ids=IDS[:60]), margin=0.0)
-    nearer = squared_errors(tokenizer, x[:60], sids.codes) < squared_errors(tokenizer, x[:60], odd.codes)
-    np.testing.assert_array_equal(blind.sids.codes, np.where(nearer[:, None], sids.codes, odd.codes))
+    nearer = squared_errors(tokenizer, x[:60], sids.codes) < squared_errors(
+        tokenizer, x[:60], odd.codes
+    )
+    np.testing.assert_array_equal(
+        blind.sids.codes, np.where(nearer[:, None], sids.codes, odd.codes)
+    )
     assert not blind.fitted.any()
 
 
 def test_a_changed_item_moves_exactly_when_the_new_codes_pay(world):
     x, tokenizer, sids, ledger = world
     now = x[:60].copy()
-    towards = np.linspace(0, 1, 30, dtype=np.float32)[:, None]  # from the item's own text to another item's
+    # from the item's own text to another item's
+    towards = np.linspace(0, 1, 30, dtype=np.float32)[:, None]
     now[:30] = (1 - towards) * x[:30] + towards * x[30:60]
     inputs = SidInputs(now.astype(np.float32), item_ids=IDS[:60])
     new = tokenizer.encode(inputs)
-    ratio = squared_errors(tokenizer, inputs.vectors, sids.codes) / squared_errors(tokenizer, inputs.vectors, new.codes)
+    ratio = squared_errors(tokenizer, inputs.vectors, sids.codes) / squared_errors(
+        tokenizer, inputs.vectors, new.codes
+    )
     moves = []
     for margin in (0.0, 0.1, 1.0):
         found = refresh(tokenizer, sids, ledger, inputs, margin=margin)
         np.testing.assert_array_equal((found.sids.codes != sids.codes).any(1), ratio > 1 + margin)
         np.testing.assert_array_equal(found.cause == "text", ratio > 1 + margin)
-        np.testing.assert_array_equal(found.cause == "held", (new.codes != sids.codes).any(1) & (ratio <= 1 + margin))
+        np.testing.assert_array_equal(
+            found.cause == "held", (new.codes != sids.codes).any(1) & (ratio <= 1 + margin)
+        )
         moves.append(found.counts["text"])
     assert moves[0] > moves[1] > moves[2] > 0
-    assert found.fitted.sum() == 31  # the one whose change was nought is still the vector of the fit
+    # the one whose change was nought is still the vector of the fit
+    assert found.fitted.sum() == 31
 
 
 def test_a_tokenizer_with_a_refresh_of_its_own_is_asked(world):
@@ -134,7 +152,8 @@ def test_the_reference_is_of_unseen_items_where_a_fit_is_cheap(world, tmp_path):
     own = float(squared_errors(tokenizer, x, sids.codes).mean())
     held = make_reference(SidConfig(), tokenizer, sids, inputs, seed=0)
     assert (held["how"], held["items"]) == ("held out", 40)
-    assert held["errors"]["mean"] > 1.05 * own  # codebooks flatter the items that they were fitted to
+    # codebooks flatter the items that they were fitted to
+    assert held["errors"]["mean"] > 1.05 * own
     assert sum(held["first"]) == 400
     flat = make_reference(SidConfig(reference=0), tokenizer, sids, inputs, seed=0)
     assert (flat["how"], flat["items"], flat["shared"]) == ("in sample", 400, None)

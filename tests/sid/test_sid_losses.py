@@ -18,7 +18,8 @@ from sidar.sid.losses import bi_infonce, commitment, reconstruction, residuals, 
 def test_terms_by_hand() -> None:
     x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     restored = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
-    assert float(reconstruction(x, restored)) == pytest.approx((1 + 1) / 2 / 2)  # mean over 2 rows, over 2 dimensions
+    # mean over 2 rows, over 2 dimensions
+    assert float(reconstruction(x, restored)) == pytest.approx((1 + 1) / 2 / 2)
     z = torch.tensor([[3.0, 1.0]])
     parts = torch.tensor([[[2.0, 0.0], [0.5, 0.5]]])
     assert residuals(z, parts).tolist() == [[[3.0, 1.0], [1.0, 1.0]]]
@@ -36,7 +37,8 @@ def test_gradients_pass_the_quantiser_and_leave_the_codes() -> None:
     assert parts.grad is None
     z.grad = None
     commitment(z, parts, 1).backward()
-    assert z.grad.tolist() == [[2 * 1 + 2 * 0.5, 2 * 1 + 2 * 0.5]]  # each level pulls z towards its own code
+    # each level pulls z towards its own code
+    assert z.grad.tolist() == [[2 * 1 + 2 * 0.5, 2 * 1 + 2 * 0.5]]
     assert parts.grad is None
 
 
@@ -63,7 +65,9 @@ def test_infonce_is_its_slow_twin(n: int, dim: int, tau: float, seed: int) -> No
     hidden = rng.random((n, n)) < 0.3
     np.fill_diagonal(hidden, False)
     got = bi_infonce(*(torch.from_numpy(a) for a in (items, queries, hidden)), tau)
-    assert float(got) == pytest.approx(reference_rqvae.bi_infonce(items, queries, hidden, tau), rel=1e-9, abs=1e-9)
+    assert float(got) == pytest.approx(
+        reference_rqvae.bi_infonce(items, queries, hidden, tau), rel=1e-9, abs=1e-9
+    )
 
 
 def test_only_items_with_a_query_are_drawn_and_answers_are_no_negatives() -> None:
@@ -90,7 +94,9 @@ def test_only_items_with_a_query_are_drawn_and_answers_are_no_negatives() -> Non
 
 
 def test_pairs_that_name_nobody_are_errors() -> None:
-    with pytest.raises(ValueError, match="names query 3 and item row 0, but there are 3 query vectors and 6 items"):
+    with pytest.raises(
+        ValueError, match="names query 3 and item row 0, but there are 3 query vectors and 6 items"
+    ):
         QueryPairs(np.eye(3, dtype=np.float32), np.array([[0, 0], [3, 0]]), 6, 0)
     with pytest.raises(ValueError, match="item row 6"):
         QueryPairs(np.eye(3, dtype=np.float32), np.array([[0, 6]]), 6, 0)

@@ -1,4 +1,6 @@
-"""Every option of ``sid`` reaches its object: the tokenizer that the config makes, its fit, and the stage around it."""
+"""Every option of ``sid`` reaches its object: the tokenizer that the config makes, its fit, and the
+stage around it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def items() -> SidInputs:
     """Items with categories, queries and Zipf counts, some of them cold."""
     made = shop(240).inputs
     counts = (300 / (1.0 + np.random.default_rng(0).permutation(240))).astype(int) - 1
-    return SidInputs(made.vectors, made.categories, counts, made.query_vectors, made.query_item_pairs)
+    return SidInputs(
+        made.vectors, made.categories, counts, made.query_vectors, made.query_item_pairs
+    )
 
 
 def sid(method: str, **options: Any) -> SidConfig:
@@ -39,9 +43,17 @@ def make(config: SidConfig, sizes: tuple[int, ...] = SIZES) -> Any:
     return tokenizer_class(config.method).from_config(config, sizes, 5, "cpu")
 
 
-# --- k-means, SARQ, tables of others --------------------------------------------------------------------------------
+# --- k-means, SARQ, tables of others
+# --------------------------------------------------------------------------------
 
-KMEANS = {"iterations": 3, "init": "random", "restarts": 2, "sample": 7, "balance_last": True, "category_first": True}
+KMEANS = {
+    "iterations": 3,
+    "init": "random",
+    "restarts": 2,
+    "sample": 7,
+    "balance_last": True,
+    "category_first": True,
+}
 SARQ = {
     "base": "acrq",
     "extra_levels": 1,
@@ -61,7 +73,9 @@ TABLE = {
 
 
 def assert_all_changed(values: dict[str, Any], section: Any) -> None:
-    """Hold that ``values`` name every option of ``section``, each at another value than its default."""
+    """Hold that ``values`` name every option of ``section``, each at another value than its
+    default.
+    """
     assert set(values) == set(type(section).model_fields)
     assert [name for name, value in values.items() if value == getattr(section, name)] == []
 
@@ -123,7 +137,8 @@ def test_options_of_a_table_reach_it(tmp_path: Path) -> None:
     assert sids.tolist() == [[1, 0], [0, 2]]
 
 
-# --- what is trained ------------------------------------------------------------------------------------------------
+# --- what is trained
+# ------------------------------------------------------------------------------------------------
 
 RQVAE: dict[str, Any] = {
     "hidden": [20],
@@ -178,7 +193,13 @@ SECTIONS = {
     "acrq": (RQVAE | ACRQ, AcrqConfig()),
 }
 #: A fit of a moment, in which every option has something to do.
-QUICK: dict[str, Any] = {"hidden": [16], "latent": 6, "steps": 12, "batch_size": 64, "restart_every": 3}
+QUICK: dict[str, Any] = {
+    "hidden": [16],
+    "latent": 6,
+    "steps": 12,
+    "batch_size": 64,
+    "restart_every": 3,
+}
 QUICK |= {"log_every": 4, "checkpoint_every": 4, "precision": "fp32"}
 OF_METHOD: dict[str, dict[str, Any]] = {
     "rqvae": {},
@@ -191,7 +212,14 @@ OF_METHOD: dict[str, dict[str, Any]] = {
 TOGETHER: dict[str, dict[str, Any]] = {
     "restart_every": {"dead_below": 0.9},
     "usage": {"extension": 0.5},
-    "collapse_below": {"lr": 0.05, "decay": 0.9999, "dead_below": 0.0, "start": "random", "beta": 0.0, "steps": 40},
+    "collapse_below": {
+        "lr": 0.05,
+        "decay": 0.9999,
+        "dead_below": 0.0,
+        "start": "random",
+        "beta": 0.0,
+        "steps": 40,
+    },
 }
 
 
@@ -202,7 +230,9 @@ def fitted(method: str, work: Path, **options: Any) -> Any:
 
 
 def trace(method: str, work: Path, **options: Any) -> dict[str, Any]:
-    """What a fit leaves: its log, its weights, the SIDs of the catalogue, and the steps of its checkpoints."""
+    """What a fit leaves: its log, its weights, the SIDs of the catalogue, and the steps of its
+    checkpoints.
+    """
     tokenizer = fitted(method, work, **options)
     return {
         "log": json.dumps(tokenizer.history_),
@@ -231,7 +261,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     ("method", "name", "value"),
     [
         *(("rqvae", name, value) for name, value in RQVAE.items()),
-        *(("cqsid", name, value) for name, value in CQSID.items() if name != "max_queries"),  # of the stage
+        # of the stage
+        *(("cqsid", name, value) for name, value in CQSID.items() if name != "max_queries"),
         *(("acrq", name, value) for name, value in ACRQ.items()),
     ],
 )
@@ -242,7 +273,11 @@ def test_each_option_changes_the_fit(
     before = trace(method, tmp_path / "before", **beside) if beside else plain[method]
     changed = trace(method, tmp_path / "changed", **beside, **{name: value})
     differs = {part for part in changed if changed[part] != before[part]}
-    watched = {"log_every": {"log", "checkpoints"}, "checkpoint_every": {"checkpoints"}, "collapse_below": {"log"}}
+    watched = {
+        "log_every": {"log", "checkpoints"},
+        "checkpoint_every": {"checkpoints"},
+        "collapse_below": {"log"},
+    }
     if name in watched:
         assert differs == watched[name]  # how a fit is watched changes nothing of what it makes
     elif name in ("max_bucket", "max_groups"):
@@ -253,10 +288,13 @@ def test_each_option_changes_the_fit(
         assert changed["checkpoints"] == ["step-00000012"]
 
 
-# --- what interrupted work belongs to -------------------------------------------------------------------------------
+# --- what interrupted work belongs to
+# -------------------------------------------------------------------------------
 
 
-def identities(method: str, work: Path, inputs: SidInputs, sizes: tuple[int, ...] = SIZES, seed: int = 5) -> list[Any]:
+def identities(
+    method: str, work: Path, inputs: SidInputs, sizes: tuple[int, ...] = SIZES, seed: int = 5
+) -> list[Any]:
     """The identities that checkpoints of a fit of one step carry, stage by stage."""
     steps = {"steps": 1, "tail_steps": 1} if method == "acrq" else {"steps": 1}
     config = sid(method, **{method: QUICK | OF_METHOD[method] | steps})
@@ -285,7 +323,10 @@ def test_interrupted_work_is_bound_to_every_option_and_input(tmp_path: Path, met
         "seed": ((inputs, SIZES, 6), {"seed"}),
     }
     if method == "cqsid":
-        others["category"] = ((replace(inputs, categories=[["x"], *(inputs.categories or ())[1:]]),), {"first"})
+        others["category"] = (
+            (replace(inputs, categories=[["x"], *(inputs.categories or ())[1:]]),),
+            {"first"},
+        )
         others["queries"] = ((replace(inputs, query_vectors=queries[:, ::-1].copy()),), {"pairs"})
         others["pairs"] = ((replace(inputs, query_item_pairs=pairs[1:]),), {"pairs"})
     if method == "acrq":  # among items that are neither head nor cold
@@ -296,11 +337,17 @@ def test_interrupted_work_is_bound_to_every_option_and_input(tmp_path: Path, met
     assert len(first) == (2 if method == "acrq" else 1)
     for name, (arguments, keys) in others.items():
         found = identities(method, tmp_path / name, *arguments)
-        differs = {key for one, other in zip(first, found, strict=True) for key in one if one[key] != other[key]}
+        differs = {
+            key
+            for one, other in zip(first, found, strict=True)
+            for key in one
+            if one[key] != other[key]
+        }
         assert differs == keys
 
 
-# --- the stage ------------------------------------------------------------------------------------------------------
+# --- the stage
+# --------------------------------------------------------------------------------------------------
 
 
 def test_options_of_the_stage_decide_method_and_sizes() -> None:

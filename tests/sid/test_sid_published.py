@@ -1,4 +1,6 @@
-"""SID tables of others: every form reads as the same codes, what is written reads back, errors name item and token."""
+"""SID tables of others: every form reads as the same codes, what is written reads back, errors name
+item and token.
+"""
 
 import json
 
@@ -15,10 +17,16 @@ from sidar.sid.table import load_sids
 
 SIZES = (4, 3, 2)
 SID = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1))
-TUPLES = st.lists(st.tuples(SID, st.integers(1, 3)).map(lambda t: t[0][: t[1]]), min_size=1, max_size=9)
+TUPLES = st.lists(
+    st.tuples(SID, st.integers(1, 3)).map(lambda t: t[0][: t[1]]), min_size=1, max_size=9
+)
 
 
-@given(TUPLES, st.sampled_from(["json", "jsonl", "csv", "parquet"]), st.sampled_from(["tokens", "text", "codes"]))
+@given(
+    TUPLES,
+    st.sampled_from(["json", "jsonl", "csv", "parquet"]),
+    st.sampled_from(["tokens", "text", "codes"]),
+)
 @settings(max_examples=60, deadline=None)
 def test_what_is_written_reads_back(tmp_path_factory, tuples, suffix, form):
     path = tmp_path_factory.mktemp("ids") / f"ids.{suffix}"
@@ -38,7 +46,11 @@ def test_what_is_written_reads_back(tmp_path_factory, tuples, suffix, form):
         (["<a_1>", "<b_12>"], ["<a_3>", "<b_0>", "<c_2>"], ("a", "b", "c")),
         ("<a_1><b_12>", "<a_3> <b_0> <c_2>", ("a", "b", "c")),
         ("<|sid_begin|><s_a_1><s_b_12><|sid_end|>", "<s_a_3><s_b_0><s_c_2>", ("s_a", "s_b", "s_c")),
-        (["<s1_1>", "<s2_12>", "<s_end>"], ["<s1_3>", "<s2_0>", "<s3_2>", "<s_end>"], ("s1", "s2", "s3")),
+        (
+            ["<s1_1>", "<s2_12>", "<s_end>"],
+            ["<s1_3>", "<s2_0>", "<s3_2>", "<s_end>"],
+            ("s1", "s2", "s3"),
+        ),
         (["a_1", "b_12"], ["a_3", "b_0", "c_2"], ("a", "b", "c")),
         ([1, 12], [3, 0, 2], ("", "", "")),
         ([1, 12, -1], [3, 0, 2], ("", "", "")),
@@ -69,9 +81,13 @@ def test_rows_with_named_columns_and_our_own_table(tmp_path):
 
 def test_level_names_are_kept_on_the_way_out(tmp_path):
     sids = semantic_ids([(1, 2), (), (0, 1, 1)], SIZES)
-    assert write_published(tmp_path / "i.json", ["a", "-", "b"], sids, names=["s_a", "s_b", "s_c"]) == 2
+    assert (
+        write_published(tmp_path / "i.json", ["a", "-", "b"], sids, names=["s_a", "s_b", "s_c"])
+        == 2
+    )
     assert json.loads((tmp_path / "i.json").read_text()) == {"a": ["<s_a_1>", "<s_b_2>"],
-                                                             "b": ["<s_a_0>", "<s_b_1>", "<s_c_1>"]}  # fmt: skip
+                                                             "b": ["<s_a_0>", "<s_b_1>",
+                                                             "<s_c_1>"]}  # fmt: skip
     for names in (["a", "b"], ["a", "a", "b"], ["a", "b", "c d"]):
         with pytest.raises(ValueError, match="3 different words"):
             write_published(tmp_path / "i.json", ["a", "-", "b"], sids, names=names)
@@ -88,8 +104,14 @@ def test_level_names_are_kept_on_the_way_out(tmp_path):
         ('{"a": [-2]}', "token -2 is not parseable"),
         ('{"a": [1, -1, 2]}', "token 2 follows the padding"),
         ('{"a": "<a_1> and <b_2>"}', "'and' in"),
-        ('{"a": ["<a_1>", "<b_2>"], "b": ["<b_2>", "<a_1>"]}', "item 'b': token 1 is of level 'b'.*others have 'a'"),
-        ('{"a": ["<a_1>", "<b_2>"], "b": ["<a_2>", "<c_1>"], "c": ["<a_2>", "<b_1>"]}', "item 'b': token 2 .* 'c'"),
+        (
+            '{"a": ["<a_1>", "<b_2>"], "b": ["<b_2>", "<a_1>"]}',
+            "item 'b': token 1 is of level 'b'.*others have 'a'",
+        ),
+        (
+            '{"a": ["<a_1>", "<b_2>"], "b": ["<a_2>", "<c_1>"], "c": ["<a_2>", "<b_1>"]}',
+            "item 'b': token 2 .* 'c'",
+        ),
         ('{"a": ["<a_1>", "<a_2>"]}', "item 'a': two levels are called 'a'"),
         ('{"a": []}', "item 'a' has no SID"),
         ('{"a": null}', "item 'a' has the SID None"),
@@ -109,9 +131,13 @@ def test_errors_name_item_and_token(tmp_path, text, says):
 def test_codes_and_depth_are_held_against_stated_sizes(tmp_path):
     path = tmp_path / "ids.json"
     path.write_text('{"a": ["<a_1>"], "b": ["<a_4>", "<b_0>"]}')
-    with pytest.raises(ValueError, match=r"item 'b' has code 4 at level 1, which has 4 codes \(0 to 3\)"):
+    with pytest.raises(
+        ValueError, match=r"item 'b' has code 4 at level 1, which has 4 codes \(0 to 3\)"
+    ):
         read_published(path, (4, 4))
-    with pytest.raises(ValueError, match=r"item 'b' has 2 tokens, sid.codebook_sizes names 1 levels"):
+    with pytest.raises(
+        ValueError, match=r"item 'b' has 2 tokens, sid.codebook_sizes names 1 levels"
+    ):
         read_published(path, (8,))
     assert read_published(path, (8, 4, 2)).codes.tolist() == [[1, -1, -1], [4, 0, -1]]
 

@@ -40,10 +40,15 @@ def test_counts_by_hand() -> None:
 
 def test_numbers_by_class_by_hand() -> None:
     tuples = [(0, 0, 0), (0, 0, 0), (0, 0), (0, 1), (0, 1), (1, 1, 1), (1, 1, 2), ()]
-    classes = np.array(["head", "head", "head", "tail", "cold", "tail", "tail", "tail"], dtype=object)
+    classes = np.array(
+        ["head", "head", "head", "tail", "cold", "tail", "tail", "tail"], dtype=object
+    )
     counts = np.array([5, 3, 2, 1, 0, 1, 1, 9])
-    got = report(semantic_ids(tuples, (2, 4, 8)), categories=CATEGORIES, classes=classes, counts=counts)
-    assert got["code_bits"] == {"total": 7 * 3 + 4 * 3, "per_item": 33 / 7}  # seven items of two codes, four of three
+    got = report(
+        semantic_ids(tuples, (2, 4, 8)), categories=CATEGORIES, classes=classes, counts=counts
+    )
+    # seven items of two codes, four of three
+    assert got["code_bits"] == {"total": 7 * 3 + 4 * 3, "per_item": 33 / 7}
     assert got["traffic_length"] == (3 * 8 + 2 * 2 + 2 * 1 + 3 * 2) / 13
     assert got["prefixes"] == [2, 3, 3]  # three SIDs have a third code
     head, tail, cold = (got["classes"][name] for name in ("head", "tail", "cold"))
@@ -57,7 +62,12 @@ def test_numbers_by_class_by_hand() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, (), ("a",), ("a", "x"), ("b",)])), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([None, (), ("a",), ("a", "x"), ("b",)])),
+        min_size=1,
+    )
+)
 def test_neighbours_alike_is_the_share_of_equal_others(items: list) -> None:
     group, categories = np.array([g for g, _ in items]), [c for _, c in items]
     want = reference_sid.neighbours_alike(group.tolist(), categories)
@@ -76,7 +86,11 @@ def test_purity_by_hand_and_by_twin() -> None:
     assert rows[1, 1]["purity"] == pytest.approx((3 + 2) / 7)  # under 0: a a a b, under 1: b b a
     assert rows[3, 1]["purity"] == pytest.approx((2 + 2) / 5)
     for (depth, level), row in rows.items():
-        kept = [(t[:depth], tuple(c[:level])) for t, c in zip(TUPLES, CATEGORIES, strict=True) if t and len(c) >= level]
+        kept = [
+            (t[:depth], tuple(c[:level]))
+            for t, c in zip(TUPLES, CATEGORIES, strict=True)
+            if t and len(c) >= level
+        ]
         assert row["purity"] == pytest.approx(reference_sid.purity(*zip(*kept, strict=True)))
 
 
@@ -89,7 +103,9 @@ def test_purity_of_random_codes_is_chance() -> None:
 
 
 def test_shared_prefixes_by_hand() -> None:
-    sids = semantic_ids([(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0), (0,), ()], (2, 2, 2))
+    sids = semantic_ids(
+        [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0), (0,), ()], (2, 2, 2)
+    )
     pairs = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [0, 5], [0, 6]])
     got = shared_prefixes(sids, pairs)
     assert got["pairs"] == 5  # one has no SID
@@ -100,8 +116,15 @@ def test_shared_prefixes_by_hand() -> None:
 
 def test_reconstruction_by_hand() -> None:
     vectors = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], np.float32)
-    books = [np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.0, 0.0], [0.0, 0.5]], np.float32)]
-    got = report(semantic_ids([(0, 0), (1,), (0, 1)], (2, 2)), vectors=vectors, tokenizer=reference_sid.Books(books))
+    books = [
+        np.array([[1.0, 0.0], [0.0, 1.0]], np.float32),
+        np.array([[0.0, 0.0], [0.0, 0.5]], np.float32),
+    ]
+    got = report(
+        semantic_ids([(0, 0), (1,), (0, 1)], (2, 2)),
+        vectors=vectors,
+        tokenizer=reference_sid.Books(books),
+    )
     assert got["reconstruction"]["error"] == pytest.approx([4 / 9, 1 / 3, 0.25 / 3])
     assert got["distinct_vectors"] == 3
 
@@ -132,7 +155,10 @@ def test_pairs_are_all_of_every_list(lists: list[tuple[list[int], list[int]]]) -
 def test_pairs_of_a_long_list_are_of_its_best_positives() -> None:
     lists = {"positives": [list(range(20)), [30]], "negatives": [[40, 41], [42]]}
     table = pa.table({name: pa.array(rows, pa.list_(pa.int32())) for name, rows in lists.items()})
-    assert preference_pairs(table).tolist() == [*([p, n] for p in range(8) for n in (40, 41)), [30, 42]]
+    assert preference_pairs(table).tolist() == [
+        *([p, n] for p in range(8) for n in (40, 41)),
+        [30, 42],
+    ]
 
 
 def test_pairs_of_a_long_log_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,4 +198,5 @@ def test_the_picture_is_drawn(full: bool, tmp_path: Path) -> None:
 
     pixels = imread(tmp_path / "quality.png")
     assert pixels.shape[0] > 600
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 20  # lines, bars and words, not a blank page
+    # lines, bars and words, not a blank page
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 20

@@ -1,4 +1,6 @@
-"""Residual codebooks that follow moving averages: assignment, steps by hand and by twin, starts and restarts."""
+"""Residual codebooks that follow moving averages: assignment, steps by hand and by twin, starts and
+restarts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from sidar.sid.quantiser import ResidualQuantiser
 
 
-def quantiser(books: list[np.ndarray], counts: list[np.ndarray] | None = None, decay: float = 0.9) -> ResidualQuantiser:
+def quantiser(
+    books: list[np.ndarray], counts: list[np.ndarray] | None = None, decay: float = 0.9
+) -> ResidualQuantiser:
     made = ResidualQuantiser([len(book) for book in books], books[0].shape[1], decay, "fp32")
     for level, book in enumerate(books):
         count = np.ones(len(book)) if counts is None else counts[level]
@@ -25,10 +29,18 @@ def quantiser(books: list[np.ndarray], counts: list[np.ndarray] | None = None, d
 def draw(seed: int, n: int, sizes: list[int], dim: int) -> tuple[np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((n, dim)).astype(np.float32)
-    return z, [rng.standard_normal((k, dim)).astype(np.float32) / (level + 1) for level, k in enumerate(sizes)]
+    return z, [
+        rng.standard_normal((k, dim)).astype(np.float32) / (level + 1)
+        for level, k in enumerate(sizes)
+    ]
 
 
-@given(st.integers(1, 12), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 4), st.integers(0, 999))
+@given(
+    st.integers(1, 12),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.integers(0, 999),
+)
 @settings(max_examples=40, deadline=None)
 def test_assignment_is_its_slow_twin(n: int, sizes: list[int], dim: int, seed: int) -> None:
     z, books = draw(seed, n, sizes, dim)
@@ -38,7 +50,9 @@ def test_assignment_is_its_slow_twin(n: int, sizes: list[int], dim: int, seed: i
     made = quantiser(books)
     for given_first, among in ((None, sizes[0]), (first, used)):
         made.used.fill_(among)
-        codes, parts = made.assign(torch.from_numpy(z), None if given_first is None else torch.from_numpy(first))
+        codes, parts = made.assign(
+            torch.from_numpy(z), None if given_first is None else torch.from_numpy(first)
+        )
         want, sums = reference_rqvae.assign(z, books, given_first, among)
         np.testing.assert_array_equal(codes.numpy(), want)
         np.testing.assert_allclose(parts.sum(1).numpy(), sums, atol=1e-5)
@@ -80,7 +94,9 @@ def test_a_code_that_nobody_uses_keeps_its_place() -> None:
 
 def test_each_level_starts_as_k_means_of_what_is_left() -> None:
     rng = np.random.default_rng(0)
-    z = torch.from_numpy((np.repeat(np.eye(4) * 8, 40, axis=0) + rng.choice([-1, 1], (160, 4))).astype(np.float32))
+    z = torch.from_numpy(
+        (np.repeat(np.eye(4) * 8, 40, axis=0) + rng.choice([-1, 1], (160, 4))).astype(np.float32)
+    )
     made = ResidualQuantiser((4, 6), 4, 0.9)
     made.start(z, None, 40, torch.Generator().manual_seed(0))
     codes, parts = made.assign(z)
@@ -88,7 +104,9 @@ def test_each_level_starts_as_k_means_of_what_is_left() -> None:
     assert (z - parts[:, 0]).square().sum(1).mean() < 5  # the four corners
     assert (z - parts.sum(1)).square().sum(1).mean() < (z - parts[:, 0]).square().sum(1).mean()
     assert made.part("count", 0).sum() == pytest.approx(40)
-    np.testing.assert_allclose(made.part("total", 0), made.books[0] * made.part("count", 0)[:, None], rtol=1e-6)
+    np.testing.assert_allclose(
+        made.part("total", 0), made.books[0] * made.part("count", 0)[:, None], rtol=1e-6
+    )
 
 
 def test_a_guided_level_starts_at_the_means_of_its_categories() -> None:
@@ -103,7 +121,8 @@ def test_a_guided_level_starts_at_the_means_of_its_categories() -> None:
     codes, _ = made.assign(z, first)
     assert codes[:4, 0].tolist() == [0, 0, 1, 1]
     assert (codes[4:, 0] >= 2).all()
-    assert made.assign(torch.tensor([[11.0]]))[0][0, 0] == 1  # an unknown category may take a category's code
+    # an unknown category may take a category's code
+    assert made.assign(torch.tensor([[11.0]]))[0][0, 0] == 1
     assert made.assign(torch.tensor([[1e3]]))[0][0, 0] < 4  # code 4 is not in use
 
 
@@ -116,7 +135,8 @@ def test_dead_codes_come_back_where_the_error_is() -> None:
     assert made.dead(0, 0.1).tolist() == [1, 2]
     done = made.restart(z, codes, parts, 0.1, torch.Generator().manual_seed(0), None)
     assert done == 2
-    half = {(0.5, 0.0), (-0.5, 0.0), (0.0, 4.0)}  # half-way between a residual and its code, never at error 0
+    # half-way between a residual and its code, never at error 0
+    half = {(0.5, 0.0), (-0.5, 0.0), (0.0, 4.0)}
     assert {tuple(place) for place in made.books[0][1:].tolist()} <= half
     np.testing.assert_allclose(made.part("count", 0)[1:], 10.2 / 3)
     np.testing.assert_allclose(made.part("total", 0)[1:], made.books[0][1:] * 10.2 / 3, rtol=1e-6)
@@ -125,14 +145,17 @@ def test_dead_codes_come_back_where_the_error_is() -> None:
 
 
 def test_codes_of_categories_are_never_restarted() -> None:
-    made = quantiser([np.array([[0.0], [9.0], [5.0], [7.0]], np.float32)], [np.array([1.0, 0.0, 0.0, 0.0])])
+    made = quantiser(
+        [np.array([[0.0], [9.0], [5.0], [7.0]], np.float32)], [np.array([1.0, 0.0, 0.0, 0.0])]
+    )
     made.reserved = 2
     made.used.fill_(3)
     assert made.dead(0, 0.5).tolist() == [2]
     z, known = torch.tensor([[4.0], [1.0]]), torch.tensor([True, False])
     codes, parts = made.assign(z, torch.tensor([1, -1]))
     assert made.restart(z, codes, parts, 0.5, torch.Generator().manual_seed(0), known) == 1
-    assert made.books[0][2].tolist() == [0.5]  # from the item without a category, although the other's error is larger
+    # from the item without a category, although the other's error is larger
+    assert made.books[0][2].tolist() == [0.5]
     assert made.use(0.5)["use_1"] == 1.0
 
 

@@ -21,7 +21,9 @@ def test_codes_are_uniform_independent_and_the_items_own(tmp_path: Path) -> None
     cells = np.bincount(codes[:, 0] * 8 + codes[:, 1], minlength=128)
     assert stats.chisquare(cells).pvalue > 1e-3
     np.testing.assert_array_equal(tokenizer.encode(SidInputs(x[::-1])).codes, codes[::-1])
-    assert (RandomIds((16, 8), seed=2).fit(SidInputs(x)).encode(SidInputs(x)).codes != codes).any(axis=1).mean() > 0.9
+    assert (RandomIds((16, 8), seed=2).fit(SidInputs(x)).encode(SidInputs(x)).codes != codes).any(
+        axis=1
+    ).mean() > 0.9
     tokenizer.save(tmp_path)
     np.testing.assert_array_equal(load_tokenizer(tmp_path).encode(SidInputs(x)).codes, codes)
 
@@ -31,7 +33,9 @@ def test_they_keep_nothing_of_the_item() -> None:
     lost = []
     for tokenizer in (RandomIds((16, 8, 4)), RqKmeans((16, 8, 4))):
         sids = tokenizer.fit(SidInputs(x)).encode(SidInputs(x))
-        lost.append(report(sids, vectors=x, tokenizer=tokenizer)["reconstruction"]["share_of_variance_lost"])
+        lost.append(
+            report(sids, vectors=x, tokenizer=tokenizer)["reconstruction"]["share_of_variance_lost"]
+        )
     assert lost[0] > 0.95 > 0.6 > lost[1]
 
 

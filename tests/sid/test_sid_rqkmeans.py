@@ -24,7 +24,9 @@ from sidar.types import SidInputs
 def shop(n: int, seed: int = 0, dim: int = 24) -> np.ndarray:
     """(n, dim) unit vectors around a dozen topics."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((12, dim))[rng.integers(12, size=n)] + 0.5 * rng.standard_normal((n, dim))
+    x = rng.standard_normal((12, dim))[rng.integers(12, size=n)] + 0.5 * rng.standard_normal(
+        (n, dim)
+    )
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -80,7 +82,14 @@ def test_saved_and_loaded(balance: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "x", [np.ones((1, 5)), np.ones((9, 5)), np.zeros((3, 5)), np.eye(5), np.repeat(np.eye(5), 3, axis=0)]
+    "x",
+    [
+        np.ones((1, 5)),
+        np.ones((9, 5)),
+        np.zeros((3, 5)),
+        np.eye(5),
+        np.repeat(np.eye(5), 3, axis=0),
+    ],
 )
 @pytest.mark.parametrize("balance", [False, True])
 def test_fewer_distinct_vectors_than_codes(x: np.ndarray, balance: bool) -> None:
@@ -93,7 +102,8 @@ def test_fewer_distinct_vectors_than_codes(x: np.ndarray, balance: bool) -> None
     assert np.isfinite(np.concatenate(fitted.codebooks_)).all()
     together = len(np.unique(fitted.encode_catalogue(inputs).codes, axis=0))
     _, copies = np.unique(x, axis=0, return_counts=True)
-    rooms = -(-copies // 4)  # balancing parts even identical vectors, ⌈m/4⌉ of a parent's m to a code
+    # balancing parts even identical vectors, ⌈m/4⌉ of a parent's m to a code
+    rooms = -(-copies // 4)
     assert together == ((-(-copies // rooms)).sum() if balance else len(copies))
 
 
@@ -106,7 +116,9 @@ def test_errors_name_row_and_next_step() -> None:
         with pytest.raises(ValueError, match="row 7 is not finite"):
             call(SidInputs(bad))
         huge = np.where(np.isnan(bad), np.float32(-1e25), bad)  # finite, but its square is not
-        with pytest.raises(ValueError, match=r"item 'p7', row 7 has a component of 1e\+25, beyond 1e\+12"):
+        with pytest.raises(
+            ValueError, match=r"item 'p7', row 7 has a component of 1e\+25, beyond 1e\+12"
+        ):
             call(SidInputs(huge, item_ids=[f"p{i}" for i in range(20)]))
     with pytest.raises(ValueError, match="have 9 dimensions, the codebooks 24"):
         fitted.encode(SidInputs(x[:, :9]))
@@ -129,11 +141,18 @@ def test_no_tokenizer_in_a_folder(tmp_path: Path) -> None:
 # Balancing the last level
 
 
-@given(n=st.integers(1, 40), k=st.integers(1, 6), groups=st.integers(1, 4), seed=st.integers(0, 999))
+@given(
+    n=st.integers(1, 40), k=st.integers(1, 6), groups=st.integers(1, 4), seed=st.integers(0, 999)
+)
 @settings(max_examples=60, deadline=None)
-def test_balance_is_even_and_no_pair_would_rather_swap(n: int, k: int, groups: int, seed: int) -> None:
+def test_balance_is_even_and_no_pair_would_rather_swap(
+    n: int, k: int, groups: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    points, centroids = rng.standard_normal((n, 3)).astype(np.float32), rng.standard_normal((k, 3)).astype(np.float32)
+    points, centroids = (
+        rng.standard_normal((n, 3)).astype(np.float32),
+        rng.standard_normal((k, 3)).astype(np.float32),
+    )
     parents = rng.integers(0, groups, (n, 2))
     codes = balanced_codes(torch.from_numpy(points), torch.from_numpy(centroids), parents)
     distance = torch.cdist(torch.from_numpy(points), torch.from_numpy(centroids)).numpy()
@@ -143,7 +162,8 @@ def test_balance_is_even_and_no_pair_would_rather_swap(n: int, k: int, groups: i
         count = Counter(codes[members].tolist())
         assert max(count.values()) <= room
         for i in members:
-            for code in np.flatnonzero(distance[i] < distance[i, codes[i]]):  # codes that i would rather have
+            # codes that i would rather have
+            for code in np.flatnonzero(distance[i] < distance[i, codes[i]]):
                 held = [distance[j, code] for j in members if codes[j] == code]
                 assert len(held) == room
                 assert max(held) <= distance[i, code]
@@ -166,7 +186,9 @@ def test_balanced_last_level_spreads_the_items_of_a_parent() -> None:
         codes = tokenizer.encode_catalogue(SidInputs(x)).codes
         parents, inverse = np.unique(codes[:, :2], axis=0, return_inverse=True)
         room = -(-np.bincount(inverse.reshape(-1), minlength=len(parents)) // 16)
-        in_parent = np.array([np.bincount(codes[inverse.reshape(-1) == p, 2]).max() for p in range(len(parents))])
+        in_parent = np.array(
+            [np.bincount(codes[inverse.reshape(-1) == p, 2]).max() for p in range(len(parents))]
+        )
         largest.append((in_parent > room).sum())
     assert largest[0] > 0
     assert largest[1] == 0

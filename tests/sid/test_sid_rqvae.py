@@ -1,4 +1,6 @@
-"""RQ-VAE behind the tokenizer interface: it learns, it resumes bit by bit, it says when it collapses."""
+"""RQ-VAE behind the tokenizer interface: it learns, it resumes bit by bit, it says when it
+collapses.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,27 @@ from sidar.sid.fit_picture import draw_fit
 from sidar.sid.stage import fit_catalogue
 from sidar.types import SidInputs
 
-SMALL = {"hidden": [32], "latent": 12, "steps": 60, "batch_size": 64, "log_every": 10, "checkpoint_every": 20}
+SMALL = {
+    "hidden": [32],
+    "latent": 12,
+    "steps": 60,
+    "batch_size": 64,
+    "log_every": 10,
+    "checkpoint_every": 20,
+}
 SMALL |= {"precision": "fp32", "restart_every": 5}
 
 
-def fitted(x: np.ndarray, sizes: tuple[int, ...] = (16, 8, 4), seed: int = 0, **options: object) -> RqVae:
+def fitted(
+    x: np.ndarray, sizes: tuple[int, ...] = (16, 8, 4), seed: int = 0, **options: object
+) -> RqVae:
     return RqVae(sizes, seed, options={**SMALL, **options}).fit(SidInputs(x))
 
 
 def error(tokenizer: RqVae, x: np.ndarray) -> float:
-    return float(np.square(x - tokenizer.reconstruct(tokenizer.encode(SidInputs(x)).codes)).sum(1).mean())
+    return float(
+        np.square(x - tokenizer.reconstruct(tokenizer.encode(SidInputs(x)).codes)).sum(1).mean()
+    )
 
 
 def test_training_lowers_the_error_below_its_start_and_the_mean() -> None:
@@ -66,7 +79,9 @@ def test_codes_are_the_nearest_in_latent_space() -> None:
     np.testing.assert_array_equal(codes, reference_rqvae.assign(z, books)[0])
     with torch.no_grad():
         sums = sum(torch.from_numpy(book)[codes[:, level]] for level, book in enumerate(books))
-        np.testing.assert_allclose(tokenizer.reconstruct(codes), tokenizer.model.decode(sums).numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            tokenizer.reconstruct(codes), tokenizer.model.decode(sums).numpy(), atol=1e-6
+        )
 
 
 def test_encoding_in_blocks_and_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +93,9 @@ def test_encoding_in_blocks_and_prefixes(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(tokenizer.encode(SidInputs(x)).codes, whole)
     np.testing.assert_allclose(tokenizer.reconstruct(whole), restored, atol=1e-6)
     cut = np.where(np.arange(3) < 2, whole, -1)
-    np.testing.assert_allclose(tokenizer.reconstruct(cut), tokenizer.reconstruct(whole[:, :2]), atol=1e-6)
+    np.testing.assert_allclose(
+        tokenizer.reconstruct(cut), tokenizer.reconstruct(whole[:, :2]), atol=1e-6
+    )
     assert len(tokenizer.encode(SidInputs(x[:0]))) == 0
 
 
@@ -91,7 +108,9 @@ def test_stand_in_codebooks_are_means_in_the_space_of_the_vectors() -> None:
         np.testing.assert_allclose(first[code], x[codes[:, 0] == code].mean(0), atol=1e-5)
     rest = x - first[codes[:, 0]]
     some = codes[0, 1]
-    np.testing.assert_allclose(tokenizer.codebooks_[1][some], rest[codes[:, 1] == some].mean(0), atol=1e-5)
+    np.testing.assert_allclose(
+        tokenizer.codebooks_[1][some], rest[codes[:, 1] == some].mean(0), atol=1e-5
+    )
     assert [book.shape for book in tokenizer.codebooks_] == [(16, 24), (8, 24), (4, 24)]
 
 
@@ -107,14 +126,18 @@ def test_the_same_seed_gives_the_same_tokenizer_and_saving_keeps_it(tmp_path: Pa
     assert loaded.history_ == one.history_
     new = SidInputs(topics(80, seed=5))
     np.testing.assert_array_equal(loaded.encode(new).codes, one.encode(new).codes)
-    np.testing.assert_array_equal(loaded.reconstruct(loaded.encode(new).codes), one.reconstruct(one.encode(new).codes))
+    np.testing.assert_array_equal(
+        loaded.reconstruct(loaded.encode(new).codes), one.reconstruct(one.encode(new).codes)
+    )
     two.save(tmp_path / "..")
     for name in ("autoencoder.safetensors", "codebooks.safetensors", "fit.jsonl", "tokenizer.json"):
         assert (tmp_path / name).read_bytes() == (tmp_path / ".." / name).read_bytes()
 
 
 def test_progressive_masking_makes_prefixes_mean_something() -> None:
-    """PLUM's random prefixes: with one code known, the decoder restores better than without them."""
+    """PLUM's random prefixes: with one code known, the decoder restores better than
+    without them.
+    """
     x = topics(600)
     plain, masked = fitted(x, steps=150), fitted(x, steps=150, progressive=True)
     first = [t.reconstruct(t.encode(SidInputs(x)).codes[:, :1]) for t in (plain, masked)]
@@ -122,7 +145,9 @@ def test_progressive_masking_makes_prefixes_mean_something() -> None:
     assert errors[1] < errors[0]
 
 
-def test_a_fit_without_a_terminal_speaks_five_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_without_a_terminal_speaks_five_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizer = RqVae((16, 8, 4), options=SMALL)
     tokenizer.work, tokenizer.progress = tmp_path, True
     tokenizer.fit(SidInputs(topics(300)))
@@ -173,7 +198,10 @@ def test_a_killed_fit_continues_and_ends_bit_identical(
     for name in ("autoencoder.safetensors", "codebooks.safetensors", "fit.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     logs = [(tmp_path / folder / "log.jsonl").read_text().splitlines() for folder in ("one", "two")]
-    kept = [[{k: v for k, v in json.loads(line).items() if k != "vectors_per_s"} for line in log] for log in logs]
+    kept = [
+        [{k: v for k, v in json.loads(line).items() if k != "vectors_per_s"} for line in log]
+        for log in logs
+    ]
     assert kept[0] == kept[1]
     steps.clear()
     resumed.fit(SidInputs(x))  # finished work is not done again
@@ -201,7 +229,11 @@ def test_kill_9_between_two_checkpoints(tmp_path: Path) -> None:
         "tokenizer.fit(SidInputs(topics(300))).save(sys.argv[2])\n"
     )
     here = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(here.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": str(here.parent),
+    }
     rc = []
     for dies_at in (47, -1):
         command = [sys.executable, "-c", script, str(here), str(tmp_path), str(dies_at)]
@@ -212,7 +244,9 @@ def test_kill_9_between_two_checkpoints(tmp_path: Path) -> None:
         assert torch.equal(tensor, loaded.model.state_dict()[name]), name
 
 
-def test_work_of_another_fit_is_discarded_with_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_work_of_another_fit_is_discarded_with_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     x, other = topics(200), topics(200, seed=1)
     for sizes, options, vectors, said in (
         ((16, 8, 4), {}, x, ""),
@@ -243,14 +277,17 @@ def test_collapse_is_counted_over_the_codes_that_could_be_used() -> None:
     codes = np.stack([np.arange(100) % 3, np.arange(100) % 8, np.zeros(100, int)], axis=1)
     found = collapsed(codes, (16, 8, 4), None, distinct=100)
     assert [(f["level"], f["used"], f["usable"]) for f in found] == [(1, 3, 16), (3, 1, 4)]
-    assert collapsed(codes, (16, 8, 4), [3, 8, 4], distinct=100)[0]["level"] == 3  # a guided level with 3 categories
+    # a guided level with 3 categories
+    assert collapsed(codes, (16, 8, 4), [3, 8, 4], distinct=100)[0]["level"] == 3
     assert collapsed(codes, (16, 8, 4), None, distinct=3) == []  # three vectors cannot use more
     short = np.where(np.arange(100)[:, None] < 4, codes, [-1, -1, -1])
     assert collapsed(short, (16, 8, 4), None, distinct=100) == []  # few items have the level at all
 
 
 def test_a_collapsed_fit_says_so_with_the_remedy(tmp_path: Path) -> None:
-    """The encoder runs away from codebooks that hardly move; with the remedies of the message it does not."""
+    """The encoder runs away from codebooks that hardly move; with the remedies of the message it
+    does not.
+    """
     x = topics(600)
     bad = {"lr": 0.05, "decay": 0.9999, "dead_below": 0.0, "start": "random", "beta": 0.0}
     collapsing = fitted(x, (32, 16), steps=120, **bad)
@@ -269,7 +306,14 @@ def test_a_collapsed_fit_says_so_with_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "x", [np.ones((1, 5)), np.ones((9, 5)), np.zeros((3, 5)), np.eye(5), np.repeat(np.eye(5), 3, axis=0)]
+    "x",
+    [
+        np.ones((1, 5)),
+        np.ones((9, 5)),
+        np.zeros((3, 5)),
+        np.eye(5),
+        np.repeat(np.eye(5), 3, axis=0),
+    ],
 )
 @pytest.mark.parametrize("start", ["pca", "random"])
 def test_few_or_equal_vectors(x: np.ndarray, start: str) -> None:
@@ -304,7 +348,9 @@ def test_errors_name_row_item_and_next_step() -> None:
 
 
 def test_it_is_chosen_in_one_line() -> None:
-    config = SidConfig.model_validate({"method": "rqvae", "codebook_sizes": [8, 4, 2], "rqvae": SMALL})
+    config = SidConfig.model_validate(
+        {"method": "rqvae", "codebook_sizes": [8, 4, 2], "rqvae": SMALL}
+    )
     tokenizer, sids, tried = fit_catalogue(config, SidInputs(topics(200)), 0)
     assert isinstance(tokenizer, RqVae)
     assert tokenizer.options == RqVaeConfig.model_validate(SMALL)

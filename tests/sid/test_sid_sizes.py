@@ -34,7 +34,9 @@ def chosen(tried: list[float], target: float) -> float:
         ([1.05, 2.5], 2.0, 2.5),
     ],
 )
-def test_too_fine_is_halved_but_not_to_far_too_coarse(tried: list[float], target: float, best: float) -> None:
+def test_too_fine_is_halved_but_not_to_far_too_coarse(
+    tried: list[float], target: float, best: float
+) -> None:
     assert chosen(tried, target) == best
 
 

@@ -19,9 +19,11 @@ def test_a_split_by_hand() -> None:
     codes = np.array([[0, 1]] * 5 + [[1, 1]] * 3 + [[1, 0]] * 2)
     projected = np.array([5, 1, 4, 2, 3, 9, 8, 7, 0, 0], np.float32)
     split = BucketSplit.fit(codes, projected, (2, 2), most=2, groups=100)
-    # five items: 3 groups of 2, 2, 1 in the order of the projection; three items: 2 and 1; two items: whole
+    # five items: 3 groups of 2, 2, 1 in the order of the projection; three items: 2 and 1; two
+    # items: whole
     out = split.apply(codes, projected, whole=True)
-    assert split.pairs.tolist() == [[1, 1], [1, 2]]  # code 1 has groups 1 and 2; both buckets use the same new codes
+    # code 1 has groups 1 and 2; both buckets use the same new codes
+    assert split.pairs.tolist() == [[1, 1], [1, 2]]
     assert split.size == 4
     assert out[:, 0].tolist() == codes[:, 0].tolist()
     assert out[:5, 1].tolist() == [3, 1, 2, 1, 2]
@@ -31,7 +33,8 @@ def test_a_split_by_hand() -> None:
     SemanticIds(out, np.full(10, 2, np.int32), (2, split.size))  # a valid table
     later = split.apply(np.array([[0, 1]] * 4), np.array([-9.0, 2.4, 4.4, 99.0], np.float32))
     assert later[:, 1].tolist() == [1, 1, 2, 3]  # newcomers fall between the same cuts
-    assert split.apply(np.array([[1, 0]] * 9), np.zeros(9, np.float32))[:, 1].tolist() == [0] * 9  # was never split
+    # was never split
+    assert split.apply(np.array([[1, 0]] * 9), np.zeros(9, np.float32))[:, 1].tolist() == [0] * 9
 
 
 @given(
@@ -42,11 +45,15 @@ def test_a_split_by_hand() -> None:
     st.integers(0, 999),
 )
 @settings(max_examples=80, deadline=None)
-def test_no_group_is_larger_than_it_may_be(buckets: list[int], most: int, groups: int, ties: bool, seed: int) -> None:
+def test_no_group_is_larger_than_it_may_be(
+    buckets: list[int], most: int, groups: int, ties: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     codes = np.repeat([[i // 2, i % 2] for i in range(len(buckets))], buckets, axis=0)
     codes = codes[rng.permutation(len(codes))]
-    projected = (rng.integers(0, 4, len(codes)) if ties else rng.permutation(len(codes))).astype(np.float32)
+    projected = (rng.integers(0, 4, len(codes)) if ties else rng.permutation(len(codes))).astype(
+        np.float32
+    )
     split = BucketSplit.fit(codes, projected, (3, 2), most, groups)
     out = split.apply(codes, projected, whole=True)
     np.testing.assert_array_equal(split.base(out), codes)
@@ -58,9 +65,12 @@ def test_no_group_is_larger_than_it_may_be(buckets: list[int], most: int, groups
         if size <= most * groups:
             assert own.max() <= most
     if not ties:
-        np.testing.assert_array_equal(split.apply(codes, projected), out)  # one by one as all at once
+        # one by one as all at once
+        np.testing.assert_array_equal(split.apply(codes, projected), out)
         shuffled = rng.permutation(len(codes))
-        np.testing.assert_array_equal(split.apply(codes[shuffled], projected[shuffled], whole=True), out[shuffled])
+        np.testing.assert_array_equal(
+            split.apply(codes[shuffled], projected[shuffled], whole=True), out[shuffled]
+        )
 
 
 def test_identical_items_are_spread_over_groups_in_the_order_of_rows() -> None:
@@ -93,6 +103,8 @@ def test_the_projection_is_the_items_own() -> None:
 def test_most_and_groups_are_those_of_the_paper() -> None:
     codes = np.zeros((120, 1), int)
     projected = np.arange(120, dtype=np.float32)
-    assert counts(BucketSplit.fit(codes, projected, (1,), 50, 100).apply(codes, projected)).tolist() == [40, 40, 40]
+    assert counts(
+        BucketSplit.fit(codes, projected, (1,), 50, 100).apply(codes, projected)
+    ).tolist() == [40, 40, 40]
     with pytest.raises(ValueError, match="leave codebooks"):
         SemanticIds(np.array([[3]], np.int32), np.ones(1, np.int32), (3,))

@@ -93,7 +93,9 @@ def test_stages_are_deterministic(shop: tuple[Config, Path], tmp_path: Path) -> 
         assert (tmp_path / name).read_bytes() == (folder / "sid" / name).read_bytes()
 
 
-def test_retired_items_keep_no_sid(shop: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retired_items_keep_no_sid(
+    shop: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg, folder = shop
     dataset = data.open_dataset(folder / "data")
     table = dataset.catalogue.table
@@ -108,11 +110,15 @@ def test_retired_items_keep_no_sid(shop: tuple[Config, Path], tmp_path: Path, mo
     assert sorted(PrefixIndex.load(tmp_path).rows) == np.flatnonzero(alive).tolist()
 
 
-def test_vectors_of_another_catalogue_and_broken_ones(shop: tuple[Config, Path], tmp_path: Path) -> None:
+def test_vectors_of_another_catalogue_and_broken_ones(
+    shop: tuple[Config, Path], tmp_path: Path
+) -> None:
     cfg, folder = shop
     items = np.array(embed.load_items(folder / "embed"))
     np.save(tmp_path / "items.npy", items[:60])
-    with pytest.raises(ValueError, match="has 60 vectors, the catalogue 64 items; run `sidar embed`"):
+    with pytest.raises(
+        ValueError, match="has 60 vectors, the catalogue 64 items; run `sidar embed`"
+    ):
         sid.build(cfg, folder / "data", tmp_path, tmp_path)
     items[33, 0] = np.nan
     np.save(tmp_path / "items.npy", items)

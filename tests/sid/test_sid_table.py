@@ -19,9 +19,14 @@ SIZES = (4, 3, 2)
 SID = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1))
 
 
-@given(st.lists(st.tuples(SID, st.integers(0, 3)).map(lambda t: t[0][: t[1]]), max_size=12), st.randoms())
+@given(
+    st.lists(st.tuples(SID, st.integers(0, 3)).map(lambda t: t[0][: t[1]]), max_size=12),
+    st.randoms(),
+)
 @settings(max_examples=40, deadline=None)
-def test_any_lengths_in_any_order(tmp_path_factory: pytest.TempPathFactory, tuples: list, random: object) -> None:
+def test_any_lengths_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, tuples: list, random: object
+) -> None:
     path = tmp_path_factory.mktemp("sids") / "sids.parquet"
     ids = [f"p{i}" for i in range(len(tuples))]
     sids = semantic_ids(tuples, SIZES)
@@ -65,6 +70,8 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     pq.write_table(damaged, path)
     with pytest.raises(ValueError, match="leave codebooks"):
         load_sids(path, ["a", "b"])
-    pq.write_table(damaged.set_column(1, "codes", pa.array([[1] * 4, [1]], pa.list_(pa.int32()))), path)
+    pq.write_table(
+        damaged.set_column(1, "codes", pa.array([[1] * 4, [1]], pa.list_(pa.int32()))), path
+    )
     with pytest.raises(ValueError, match="has 4 codes"):
         load_sids(path, ["a", "b"])

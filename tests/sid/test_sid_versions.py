@@ -37,7 +37,9 @@ def version(table, label, *, reworded=0, codebooks="k", ledger=True):
     if ledger:
         text = np.array([100 + reworded if item == "reworded" else 1 for item in ids], np.uint64)
         n = len(ids)
-        cause = np.array(["held" if item == "same" and reworded else "kept" for item in ids], object)
+        cause = np.array(
+            ["held" if item == "same" and reworded else "kept" for item in ids], object
+        )
         line = Ledger(np.array(ids, object), text, np.zeros(n, np.float32), np.ones(n, bool), cause)
     titles = {item: item.upper() for item in ids}
     return Version(label, ids, semantic_ids(list(table.values()), SIZES), line, codebooks, titles)
@@ -75,7 +77,9 @@ def test_other_codebooks_move_everything_that_stays():
 def test_without_ledgers_nobody_remembers_why_and_examples_are_limited():
     many = {f"p{i}": (i % 8, 0, 0) for i in range(20)}
     moved = {item: (codes[0], 1, 1) for item, codes in many.items()}
-    diff = compare_versions(version(many, "A"), version(moved, "B", ledger=False, codebooks=None), examples=2)
+    diff = compare_versions(
+        version(many, "A"), version(moved, "B", ledger=False, codebooks=None), examples=2
+    )
     assert diff.causes == {"unknown": 20}
     assert (diff.codebooks, diff.held) == ("unknown", None)
     assert len(diff.examples["unknown"]) == 2
@@ -87,11 +91,16 @@ def test_versions_are_opened_from_files_and_folders(tmp_path):
     write_published(tmp_path / "ids.json", list(BEFORE), sids)
     (tmp_path / "run" / "sid").mkdir(parents=True)
     save_sids(tmp_path / "run" / "sid" / "sids.parquet", list(BEFORE), sids)
-    versions = [open_version(tmp_path / each) for each in ("ids.json", "run", "run/sid", "run/sid/sids.parquet")]
+    versions = [
+        open_version(tmp_path / each)
+        for each in ("ids.json", "run", "run/sid", "run/sid/sids.parquet")
+    ]
     for other in versions[1:]:
         diff = compare_versions(other, versions[1])
         assert (diff.same, diff.moved, diff.codebooks) == (6, 0, "unknown")
-    assert "codebooks unknown (7/7/7 → 8/8/8)" in "\n".join(lines(compare_versions(versions[0], versions[1])))
+    assert "codebooks unknown (7/7/7 → 8/8/8)" in "\n".join(
+        lines(compare_versions(versions[0], versions[1]))
+    )
     with pytest.raises(ValueError, match="is no version of an SID table"):
         open_version(tmp_path)
     assert set(CAUSES) >= {"new", "retired"}

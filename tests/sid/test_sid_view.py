@@ -1,4 +1,6 @@
-"""``sid.view``: which view of the items a tokenizer quantises, and what meets it on the side of queries."""
+"""``sid.view``: which view of the items a tokenizer quantises, and what meets it on the side of
+queries.
+"""
 
 import numpy as np
 import pytest
@@ -20,18 +22,25 @@ def run(tmp_path_factory):
     (folder / "embed").mkdir()
     for seed, name in enumerate(("items", "items_query")):
         vectors = np.random.default_rng(seed).standard_normal((64, 6)).astype(np.float32)
-        np.save(folder / "embed" / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        np.save(
+            folder / "embed" / f"{name}.npy",
+            vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        )
     return cfg, folder
 
 
 @pytest.mark.parametrize(("view", "dim"), [("item", 6), ("query", 6), ("both", 12)])
 def test_the_stage_quantises_the_view_that_was_asked_for(run, tmp_path, view, dim):
     cfg, folder = run
-    cfg = cfg.model_copy(update={"sid": cfg.sid.model_copy(update={"view": view, "codebook_sizes": [8, 4, 4]})})
+    cfg = cfg.model_copy(
+        update={"sid": cfg.sid.model_copy(update={"view": view, "codebook_sizes": [8, 4, 4]})}
+    )
     build(cfg, folder / "data", folder / "embed", tmp_path)
     books = load_tokenizer(tmp_path).codebooks_
     assert {book.shape[1] for book in books} == {dim}
-    codes = load_sids(tmp_path / "sids.parquet", open_dataset(folder / "data").catalogue.item_ids).codes
+    codes = load_sids(
+        tmp_path / "sids.parquet", open_dataset(folder / "data").catalogue.item_ids
+    ).codes
     kept = reconstruct(books, codes)
     errors = {}
     for other in ("item", "query"):

@@ -47,9 +47,13 @@ NAMES = {
 
 
 def test_the_table_is_the_results_file_and_the_file_is_of_these_settings():
-    results = json.loads((ROOT / "benchmarks" / "results" / "simulator.json").read_text(encoding="utf-8"))
+    results = json.loads(
+        (ROOT / "benchmarks" / "results" / "simulator.json").read_text(encoding="utf-8")
+    )
     table = PAGE.split("| | demo | full |")[1].split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
+    ]
     assert [row[0] for row in rows] == list(NAMES)
     for label, *cells in rows:
         for preset, cell in zip(("demo", "full"), cells, strict=True):

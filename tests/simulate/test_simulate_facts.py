@@ -33,7 +33,10 @@ def test_a_retired_item_answers_nothing():
 
 
 def test_an_unlisted_category_needs_titles_that_bear_it_out():
-    borne_out = [{"title": f"Oak garden bench {i}", "category": ["Patio", "Wooden Benches"]} for i in range(2)]
+    borne_out = [
+        {"title": f"Oak garden bench {i}", "category": ["Patio", "Wooden Benches"]}
+        for i in range(2)
+    ]
     not_borne_out = [{"title": "Thing", "category": ["Patio", "Gazebos"]}]
     assert read(*borne_out, *not_borne_out).nouns == (("bench",), ("bench",), ())
 
@@ -46,7 +49,9 @@ def test_a_category_of_two_kinds_leaves_it_to_the_title():
 
 
 def test_facts_of_a_shoe():
-    title = "Acme Women's Waterproof Faux-Leather Sandal for Travel, X-Large (Pack of 2) 1.50 inch heel"
+    title = (
+        "Acme Women's Waterproof Faux-Leather Sandal for Travel, X-Large (Pack of 2) 1.50 inch heel"
+    )
     facts = read({"title": title, "category": WOMEN, "brand": "Acme®", "colour": "Navy/White"})
     assert values(facts, 0, "audience") == {"women"}
     assert values(facts, 0, "brand") == {"acme"}
@@ -72,7 +77,12 @@ def test_sizes(title, sizes):
 
 
 def test_what_a_title_denies_is_no_fact():
-    facts = read({"title": "Blanket without glass beads, no cotton, silicone-free, wool", "category": ["Home"]})
+    facts = read(
+        {
+            "title": "Blanket without glass beads, no cotton, silicone-free, wool",
+            "category": ["Home"],
+        }
+    )
     assert values(facts, 0, "material") == {"wool"}
 
 
@@ -80,14 +90,21 @@ def test_many_colours_are_one_and_books_have_none():
     facts = read(
         {"title": "Strip", "category": ["Home"], "colour": "Rgb (Red, Green, Blue)"},
         {"title": "Strip", "category": ["Home"], "colour": "red green blue yellow"},
-        {"title": "Novel", "category": ["Books", "Literature & Fiction"], "colour": "Tan", "brand": "Penguin"},
+        {
+            "title": "Novel",
+            "category": ["Books", "Literature & Fiction"],
+            "colour": "Tan",
+            "brand": "Penguin",
+        },
     )
     assert values(facts, 0, "colour") == values(facts, 1, "colour") == {"multicolor"}
     assert not values(facts, 2, "colour") | values(facts, 2, "brand")
 
 
 def test_a_missing_price_is_the_median_of_its_category_and_has_no_level():
-    items = [{"title": "A", "category": ["Home", "Beds"], "price": p} for p in (10.0, 20.0, 90.0, None)]
+    items = [
+        {"title": "A", "category": ["Home", "Beds"], "price": p} for p in (10.0, 20.0, 90.0, None)
+    ]
     facts = read(*items, {"title": "B", "category": ["Toys"], "price": None})
     assert facts.price.tolist() == [10.0, 20.0, 90.0, 20.0, 20.0]
     assert facts.price_level[3] == facts.price_level[4] == facts.price_level[1] == 0
@@ -101,5 +118,7 @@ def test_a_catalogue_without_a_single_price_still_has_prices():
 def test_most_of_the_sample_has_a_noun_and_rows_agree_with_nouns():
     facts = sample_facts()
     assert np.mean([bool(nouns) for nouns in facts.nouns]) > 0.85
-    assert sum(len(rows) for rows in facts.rows_of.values()) == sum(len(nouns) for nouns in facts.nouns)
+    assert sum(len(rows) for rows in facts.rows_of.values()) == sum(
+        len(nouns) for nouns in facts.nouns
+    )
     assert all(noun in facts.nouns[row] for noun, rows in facts.rows_of.items() for row in rows)

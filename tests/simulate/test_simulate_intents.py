@@ -16,7 +16,10 @@ def slippers(who, brand, colour):
 
 def grades(intent, facts):
     truth = judge(intent, facts, relatives(facts), max_related=99)
-    return {row: GRADES[code] for row, code in zip(truth.rows.tolist(), truth.codes.tolist(), strict=True)}
+    return {
+        row: GRADES[code]
+        for row, code in zip(truth.rows.tolist(), truth.codes.tolist(), strict=True)
+    }
 
 
 def test_the_rule_by_hand():
@@ -31,7 +34,8 @@ def test_the_rule_by_hand():
         load_lexicon(),
     )
     wanted = Intent("slipper", (("audience", "women"), ("brand", "ugg"), ("colour", "black")))
-    # 0: all three; 1: another colour; 2: for men, which no woman's query forgives; 3: two facts missing
+    # 0: all three; 1: another colour; 2: for men, which no woman's query forgives; 3: two facts
+    # missing
     assert grades(wanted, facts) == {0: 1.0, 1: 0.1, 2: 0.01, 3: 0.01}
     assert grades(Intent("slipper"), facts) == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
 
@@ -42,9 +46,9 @@ def test_the_rule_equals_its_slow_twin_on_the_sample():
     near = relatives(facts)
     for intent in drawn[::7]:
         truth = judge(intent, facts, near, max_related=10**6)
-        assert {r: GRADES[c] for r, c in zip(truth.rows.tolist(), truth.codes.tolist(), strict=True)} == judge_slowly(
-            intent, facts
-        )
+        assert {
+            r: GRADES[c] for r, c in zip(truth.rows.tolist(), truth.codes.tolist(), strict=True)
+        } == judge_slowly(intent, facts)
 
 
 def test_every_intent_has_exact_items_and_a_bounded_truth():
@@ -59,7 +63,9 @@ def test_every_intent_has_exact_items_and_a_bounded_truth():
 
 
 def test_lengths_and_single_answers_follow_the_config():
-    cfg = small_config(queries={"count": 2000, "single": 0.1, "constraints": [0.0, 0.5, 0.3, 0.2]}).queries
+    cfg = small_config(
+        queries={"count": 2000, "single": 0.1, "constraints": [0.0, 0.5, 0.3, 0.2]}
+    ).queries
     drawn = draw_intents(sample_facts(), cfg, rng())
     lengths = np.bincount([len(intent.constraints) for intent in drawn], minlength=4) / len(drawn)
     assert np.abs(lengths - cfg.constraints).max() < 0.02
@@ -70,7 +76,9 @@ def test_no_intent_says_a_thing_twice():
     for intent in draw_intents(sample_facts(), small_config().queries, rng()):
         facets = [facet for facet, _ in intent.constraints]
         assert len(set(facets)) == len(facets)
-        assert not {w[:4] for w in intent.noun.split()} & {w[:4] for _, v in intent.constraints for w in v.split()}
+        assert not {w[:4] for w in intent.noun.split()} & {
+            w[:4] for _, v in intent.constraints for w in v.split()
+        }
 
 
 def test_the_embedded_sample_grounds_far_more_than_five_thousand():
@@ -80,5 +88,7 @@ def test_the_embedded_sample_grounds_far_more_than_five_thousand():
 
 def test_too_small_a_catalogue_says_what_to_change():
     facts = read_facts(shop(*[slippers("Women", "Ugg", "Black")] * 3), load_lexicon())
-    with pytest.raises(ValueError, match=r"grounds \d+ intents, fewer than queries.count = 300; lower the count"):
+    with pytest.raises(
+        ValueError, match=r"grounds \d+ intents, fewer than queries.count = 300; lower the count"
+    ):
         draw_intents(facts, small_config().queries, rng())

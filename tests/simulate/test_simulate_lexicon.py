@@ -16,7 +16,13 @@ def test_writing_a_noun_and_reading_it_back_gives_the_noun(noun, plural):
 
 @pytest.mark.parametrize(
     ("one", "many"),
-    [("knife", "knives"), ("wine glass", "wine glasses"), ("battery", "batteries"), ("case", "cases"), ("toy", "toys")],
+    [
+        ("knife", "knives"),
+        ("wine glass", "wine glasses"),
+        ("battery", "batteries"),
+        ("case", "cases"),
+        ("toy", "toys"),
+    ],
 )
 def test_plurals_by_ending(one, many):
     assert " ".join([*one.split()[:-1], pluralise(one.split()[-1])]) == many

@@ -43,7 +43,9 @@ def test_wrong_settings_are_named():
 def shoppers(n=4000):
     cfg = small_config(users=n)
     homes = ("Beauty & Personal Care", "Tools & Home Improvement", "Toys & Games")
-    return draw_shoppers(cfg, homes, np.array([0.3, 0.4, 0.3]), n_colours=len(load_lexicon().colours), rng=rng())
+    return draw_shoppers(
+        cfg, homes, np.array([0.3, 0.4, 0.3]), n_colours=len(load_lexicon().colours), rng=rng()
+    )
 
 
 def test_profiles_move_interests_and_tastes():
@@ -51,7 +53,9 @@ def test_profiles_move_interests_and_tastes():
     beauty = who.interest[:, 0]
     female, male = GENDERS.index("female"), GENDERS.index("male")
     assert beauty[who.gender == female].mean() > 1.5 * beauty[who.gender == male].mean()
-    assert who.price[who.age == AGE_BANDS.index("45-54")].mean() > who.price[who.age == 0].mean() + 1
+    assert (
+        who.price[who.age == AGE_BANDS.index("45-54")].mean() > who.price[who.age == 0].mean() + 1
+    )
     groups = who.age * 4 + who.region
     within = np.mean([who.brand[groups == g].var(axis=0).mean() for g in np.unique(groups)])
     assert 0.5 < within / who.brand.var(axis=0).mean() < 0.95  # a profile explains a part, not all
@@ -65,7 +69,9 @@ def test_the_users_table_hides_the_tastes():
 
 
 def test_taste_is_about_standard_and_neutral_about_the_unknown():
-    facts = read_facts(shop({"title": "A"}, *[{"title": "B", "brand": f"b{i}"} for i in range(50)]), load_lexicon())
+    facts = read_facts(
+        shop({"title": "A"}, *[{"title": "B", "brand": f"b{i}"} for i in range(50)]), load_lexicon()
+    )
     who = shoppers()
     cfg = small_config(users=4000, taste={"brand": 1.0})
     taste = Taste.of(who, facts, load_lexicon(), cfg, rng())
@@ -87,7 +93,9 @@ def shelf(queries=("red dog bowl", "zzzqqq"), launch=None, **settings):
     catalogue, facts = sample.load_catalogue(), sample_facts()
     launch = np.zeros(len(catalogue), dtype=np.int64) if launch is None else launch
     homes = ["Pet Supplies"] * len(queries)
-    return Shelf(catalogue, facts, queries, homes, launch, small_config(logger=settings).logger, rng())
+    return Shelf(
+        catalogue, facts, queries, homes, launch, small_config(logger=settings).logger, rng()
+    )
 
 
 def test_pages_hold_distinct_items_and_the_asked_number():
@@ -105,7 +113,11 @@ def test_pages_hold_distinct_items_and_the_asked_number():
 
 
 def test_an_unlaunched_item_is_not_shown_and_a_launched_one_is():
-    first = shelf(noise=0.0, explore=0.0).show(np.array([0]), np.array([1]), np.array([False])).rows[0, 0]
+    first = (
+        shelf(noise=0.0, explore=0.0)
+        .show(np.array([0]), np.array([1]), np.array([False]))
+        .rows[0, 0]
+    )
     launch = np.zeros(len(sample.load_catalogue()), dtype=np.int64)
     launch[first] = 100
     late = shelf(launch=launch, noise=0.0, explore=0.0)

@@ -13,7 +13,9 @@ from sidar.simulate.intents import Intent
 from sidar.simulate.lexicon import load_lexicon
 from sidar.simulate.phrasing import Phraser
 
-WANTED = Intent("slipper", (("audience", "women"), ("brand", "ugg"), ("colour", "gray"), ("use", "travel")))
+WANTED = Intent(
+    "slipper", (("audience", "women"), ("brand", "ugg"), ("colour", "gray"), ("use", "travel"))
+)
 
 
 def phrases(intent=WANTED, n=200, **rates):
@@ -38,7 +40,9 @@ def test_synonyms_replace_whole_words():
 
 def test_reordering_keeps_the_words():
     plain = Intent("slipper", (("brand", "ugg"), ("colour", "gray")))
-    assert {tuple(sorted(q.split())) for q in phrases(plain, reorder=1.0)} == {("gray", "slippers", "ugg")}
+    assert {tuple(sorted(q.split())) for q in phrases(plain, reorder=1.0)} == {
+        ("gray", "slippers", "ugg")
+    }
     assert len(set(phrases(plain, reorder=1.0))) == 6
 
 
@@ -102,13 +106,21 @@ def test_files_hold_what_was_grounded():
     folder, seen = small_log(), set()
     ids = set(sample.load_catalogue().item_ids)
     for split in SPLITS:
-        queries = [line.split("\t") for line in (folder / f"grounded_{split}.queries.tsv").read_text().splitlines()]
-        qrels = [line.split("\t") for line in (folder / f"grounded_{split}.qrels.tsv").read_text().splitlines()]
+        queries = [
+            line.split("\t")
+            for line in (folder / f"grounded_{split}.queries.tsv").read_text().splitlines()
+        ]
+        qrels = [
+            line.split("\t")
+            for line in (folder / f"grounded_{split}.qrels.tsv").read_text().splitlines()
+        ]
         assert queries[0] == ["query_id", "query"]
         assert qrels[0] == ["query_id", "item_id", "grade"]
         assert all(query_id(text) == name for name, text in queries[1:])
         assert {item for _, item, _ in qrels[1:]} <= ids
         assert {grade for _, _, grade in qrels[1:]} <= {"1", "0.1", "0.01"}
-        assert {name for name, _, grade in qrels if grade == "1"} == {name for name, _ in queries[1:]}
+        assert {name for name, _, grade in qrels if grade == "1"} == {
+            name for name, _ in queries[1:]
+        }
         assert not seen & {name for name, _ in queries[1:]}
         seen |= {name for name, _ in queries[1:]}

@@ -88,7 +88,9 @@ def test_an_action_follows_its_impression_on_the_same_day(events):
 
 def test_logged_queries_are_train_queries_and_held_out_ones_never_appear(events):
     asked = set(events["query"].to_pylist())
-    texts = {split: {text for _, text in read_tsv(f"grounded_{split}.queries.tsv")} for split in SPLITS}
+    texts = {
+        split: {text for _, text in read_tsv(f"grounded_{split}.queries.tsv")} for split in SPLITS
+    }
     assert asked <= texts["train"]
     assert not asked & (texts["valid"] | texts["test"])
 
@@ -96,23 +98,34 @@ def test_logged_queries_are_train_queries_and_held_out_ones_never_appear(events)
 def test_new_items_are_launched_from_day_five_and_never_shown_before(events, catalogue):
     assert catalogue.schema.equals(CATALOGUE_SCHEMA)
     created = dict(
-        zip(catalogue["item_id"].to_pylist(), pc.cast(catalogue["created"], "int64").to_pylist(), strict=True)
+        zip(
+            catalogue["item_id"].to_pylist(),
+            pc.cast(catalogue["created"], "int64").to_pylist(),
+            strict=True,
+        )
     )
     launched = {item: ts for item, ts in created.items() if ts >= BEGIN}
     assert len(launched) == round(CONFIG.launch_share * len(created))
     assert min(launched.values()) >= BEGIN + 4 * DAY_US
     assert max(launched.values()) < BEGIN + 8 * DAY_US
     seen = [
-        (t, i) for t, i in zip(events["ts"].to_pylist(), events["item_id"].to_pylist(), strict=True) if i in launched
+        (t, i)
+        for t, i in zip(events["ts"].to_pylist(), events["item_id"].to_pylist(), strict=True)
+        if i in launched
     ]
     assert len(seen) > 50
     assert all(ts >= launched[item] for ts, item in seen)
 
 
 def test_relevance_in_the_log_is_the_grade_of_the_query(events, truth):
-    """The rule that made the qrels (compared with its slow twin elsewhere) also made the log's truth."""
+    """The rule that made the qrels (compared with its slow twin elsewhere) also made the log's
+    truth.
+    """
     names = dict(read_tsv("grounded_train.queries.tsv"))
-    grades = {(names[name], item): float(grade) for name, item, grade in read_tsv("grounded_train.qrels.tsv")}
+    grades = {
+        (names[name], item): float(grade)
+        for name, item, grade in read_tsv("grounded_train.qrels.tsv")
+    }
     query = dict(rows(events, "request_id", "query"))
     for request, item, relevance in rows(truth, "request_id", "item_id", "relevance"):
         assert relevance == grades.get((query[request], item), 0.0)
@@ -134,7 +147,9 @@ def test_taste_decides_among_relevant_items(truth):
 
 
 def test_history_tells_of_taste(events, truth):
-    """Users return to brands: more often than when each click's history is drawn from everybody's clicks."""
+    """Users return to brands: more often than when each click's history is drawn from everybody's
+    clicks.
+    """
     user = dict(rows(events, "request_id", "user_id"))
     brand = dict(zip(sample.load_catalogue().item_ids, sample_facts().brand, strict=True))
     by_user: dict = {}
@@ -151,11 +166,15 @@ def test_history_tells_of_taste(events, truth):
 
 def test_utility_covers_the_last_two_days_and_agrees_with_the_shown_items(truth):
     utility = pq.read_table(small_log() / "utility.parquet")
-    value = {(request, item): u for request, item, u in rows(utility, "request_id", "item_id", "utility")}
+    value = {
+        (request, item): u for request, item, u in rows(utility, "request_id", "item_id", "utility")
+    }
     late = {request for request, _ in value}
     shown = {
         (request, item): u
-        for request, item, relevance, u in rows(truth, "request_id", "item_id", "relevance", "utility")
+        for request, item, relevance, u in rows(
+            truth, "request_id", "item_id", "relevance", "utility"
+        )
         if request in late and relevance >= 0.1
     }
     assert len(shown) > 500
@@ -198,9 +217,14 @@ def test_same_config_same_bytes_whatever_the_hash_seed_and_no_torch(tmp_path):
         f"simulate.run(sample.load_catalogue(), c, r'{tmp_path}');"
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
     for path in sorted(small_log().iterdir()):
-        assert sha256(path.read_bytes()).digest() == sha256((tmp_path / path.name).read_bytes()).digest(), path.name
+        assert (
+            sha256(path.read_bytes()).digest()
+            == sha256((tmp_path / path.name).read_bytes()).digest()
+        ), path.name
 
 
 def test_another_catalogue_of_64_items_works_and_keeps_its_dates(tmp_path):
@@ -211,7 +235,10 @@ def test_another_catalogue_of_64_items_works_and_keeps_its_dates(tmp_path):
     written = pq.read_table(tmp_path / "catalogue.parquet")["created"].to_pylist()
     launched = sum(moment >= datetime(2027, 1, 5, tzinfo=UTC) for moment in written)
     assert launched == round(config.launch_share * 64)
-    assert sum(a == b for a, b in zip(written, catalogue.column("created"), strict=True)) == 64 - launched
+    assert (
+        sum(a == b for a, b in zip(written, catalogue.column("created"), strict=True))
+        == 64 - launched
+    )
 
 
 def test_too_small_a_catalogue_is_refused(tmp_path):

@@ -1,7 +1,9 @@
-"""Alignment steps against losses written out by hand, one candidate at a time, with a reference that stays frozen.
+"""Alignment steps against losses written out by hand, one candidate at a time, with a reference
+that stays frozen.
 
-The loop, the task and the objective run as in a stage. Each case changes one option of ``align`` or several together,
-so that an option which does not reach the loss, or reaches it in another's place, shows in the value or the gradient.
+The loop, the task and the objective run as in a stage. Each case changes one option of ``align`` or
+several together, so that an option which does not reach the loss, or reaches it in another's place,
+shows in the value or the gradient.
 """
 
 import copy
@@ -30,7 +32,9 @@ def backbone(tmp_path_factory):
 
 @dataclass
 class Listed:
-    """One example by hand: per candidate its tokens, counted log-probs, EOS term, reference and compared state."""
+    """One example by hand: per candidate its tokens, counted log-probs, EOS term, reference and
+    compared state.
+    """
 
     codes: list[tuple[int, ...]]
     positives: list[int]
@@ -56,8 +60,13 @@ class ByHand:
         scored = [score_one(model, list(example.tokens), candidate) for candidate in shown]
         with torch.no_grad():
             asked = shown if self.cfg.objective.startswith(("dpo", "sdpo", "dmpo")) else []
-            frozen = [torch.stack(score_one(self.frozen, list(example.tokens), c)[0]) for c in asked]
-            states = [self.state(model, list(example.tokens), c, out[2]) for c, out in zip(shown, scored, strict=True)]
+            frozen = [
+                torch.stack(score_one(self.frozen, list(example.tokens), c)[0]) for c in asked
+            ]
+            states = [
+                self.state(model, list(example.tokens), c, out[2])
+                for c, out in zip(shown, scored, strict=True)
+            ]
         positives = [c for c, candidate in enumerate(shown) if candidate.is_positive]
         return Listed(
             [candidate.codes for candidate in shown],
@@ -74,9 +83,13 @@ class ByHand:
         """What RDRW compares, as `align.rdrw_state` names it."""
         if self.cfg.rdrw_state == "eos_out":
             return out.detach()
-        if self.cfg.rdrw_state == "last_code":  # the state that wrote the last code stands on the code before it
+        # the state that wrote the last code stands on the code before it
+        if self.cfg.rdrw_state == "last_code":
             return score_one(model, prompt, Candidate(candidate.codes[:-1], True))[2]
-        return sum(model.sid_in[model.vocab.offsets[level] + code] for level, code in enumerate(candidate.codes))
+        return sum(
+            model.sid_in[model.vocab.offsets[level] + code]
+            for level, code in enumerate(candidate.codes)
+        )
 
     def loss(self, model, examples, step):
         """(B₁ · objective(lists) + B₂ · SFT(items)) / (B₁ + B₂)."""
@@ -93,7 +106,9 @@ class ByHand:
             return self.eq1(lists) + self.raddpo(lists, step, printed=name == "raddpo-paper")
         if name == "sft":
             return self.eq1(lists)
-        contrast = sum(getattr(self, name)(one) if one.negatives else 0.0 for one in lists) / len(lists)
+        contrast = sum(getattr(self, name)(one) if one.negatives else 0.0 for one in lists) / len(
+            lists
+        )
         if name == "orpo":
             contrast = contrast - sum(one.steps[one.star].mean() for one in lists) / len(lists)
         return contrast + (self.eq1(lists) if plus else 0.0)
@@ -117,7 +132,10 @@ class ByHand:
         return sum(-F.logsigmoid(self.cfg.beta * margin) for margin in margins) / len(margins)
 
     def sdpo(self, one):
-        harder = [(self.cfg.beta * (self.ratio(one, j) - self.ratio(one, one.star))).exp() for j in one.negatives]
+        harder = [
+            (self.cfg.beta * (self.ratio(one, j) - self.ratio(one, one.star))).exp()
+            for j in one.negatives
+        ]
         return -F.logsigmoid(-torch.log(sum(harder)))
 
     def dmpo(self, one):
@@ -125,7 +143,9 @@ class ByHand:
         return -F.logsigmoid(self.cfg.beta * (self.ratio(one, one.star) - negative))
 
     def simpo(self, one):
-        margins = [one.steps[one.star].mean() - one.steps[j].mean() - self.cfg.gamma for j in one.negatives]
+        margins = [
+            one.steps[one.star].mean() - one.steps[j].mean() - self.cfg.gamma for j in one.negatives
+        ]
         return sum(-F.logsigmoid(self.cfg.beta * margin) for margin in margins) / len(margins)
 
     def orpo(self, one):
@@ -154,13 +174,17 @@ class ByHand:
                 margin = one.steps[one.star].mean() - self.truncated(one, j).mean()
                 terms.append(next(weights) * (sign * inner * margin).exp())
             if self.cfg.contrast == "pairwise":
-                total = total + sum(-F.logsigmoid(outer * sign * torch.log(term)) for term in terms) / len(terms)
+                total = total + sum(
+                    -F.logsigmoid(outer * sign * torch.log(term)) for term in terms
+                ) / len(terms)
             else:
                 total = total - F.logsigmoid(outer * sign * torch.log(sum(terms)))
         return total / len(lists)
 
     def truncated(self, one, j):
-        """TLGD: no gradient through the tokens that the negative shares with y_w*, or with any positive."""
+        """TLGD: no gradient through the tokens that the negative shares with y_w*, or with any
+        positive.
+        """
         if not self.cfg.tlgd:
             return one.steps[j]
         others = [one.star] if self.cfg.lcp == "star" else one.positives
@@ -177,9 +201,13 @@ class ByHand:
             return [1.0] * len(sims)
         if cfg.rdrw_weights == "constant":
             return [cfg.rdrw_constant] * len(sims)
-        weights = [cfg.rdrw_warmup_weight if self.anchors is None else self.eq6(sim) for sim in sims]
+        weights = [
+            cfg.rdrw_warmup_weight if self.anchors is None else self.eq6(sim) for sim in sims
+        ]
         if cfg.rdrw_weights == "shuffled":
-            order = torch.randperm(len(sims), generator=torch.Generator().manual_seed(step_seed(SEED, step)))
+            order = torch.randperm(
+                len(sims), generator=torch.Generator().manual_seed(step_seed(SEED, step))
+            )
             weights = [weights[i] for i in order]
         before, self.values = self.anchors, self.values + sims
         if cfg.rdrw_update == "window" and len(self.values) >= cfg.rdrw_window:
@@ -215,7 +243,9 @@ def assert_by_hand(backbone, folder, **align):
     assert len(items) == pytest.approx(cfg.item_share * len(pool), abs=1)
 
     def watched_batch(step):
-        """Lists and items of the pool in one batch: as drawn, a batch has prompts of one length, so one kind."""
+        """Lists and items of the pool in one batch: as drawn, a batch has prompts of one length, so
+        one kind.
+        """
         batch(step)  # dropout off
         drawn.append([*lists[4 * step : 4 * step + 4], *items[2 * step : 2 * step + 2]])
         return drawn[-1]
@@ -226,7 +256,9 @@ def assert_by_hand(backbone, folder, **align):
         pairs.append((outcome.loss.item(), want.item()))
         grads.append(
             [
-                torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+                torch.autograd.grad(
+                    loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
                 for loss in (outcome.loss, want)
             ]
         )
@@ -242,7 +274,8 @@ def assert_by_hand(backbone, folder, **align):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * largest)
 
 
-#: Options that decide the loss of a batch: an objective that reads the option, and values that are not the default.
+#: Options that decide the loss of a batch: an objective that reads the option, and values that are
+#: not the default.
 LOSSES = {
     "objective": [(name, {}) for name in ("sft", "simpo+sft", "orpo+sft", "raddpo-paper")],
     "beta": [("raddpo", {"beta": 1.7}), ("simpo", {"beta": 0.6})],
@@ -266,7 +299,16 @@ LOSSES = {
         ("raddpo-paper", {"rdrw_update": "ema", "rdrw_window": 8, "steps": 4}),
     ],
     "rdrw_alpha": [
-        ("raddpo", {"rdrw_update": "ema", "rdrw_alpha": 0.5, "rdrw_window": 8, "steps": 4, "rdrw_lambda": 5.0})
+        (
+            "raddpo",
+            {
+                "rdrw_update": "ema",
+                "rdrw_alpha": 0.5,
+                "rdrw_window": 8,
+                "steps": 4,
+                "rdrw_lambda": 5.0,
+            },
+        )
     ],
     "rdrw_state": [
         ("raddpo", {"rdrw_state": "last_code", "rdrw_window": 8, "rdrw_lambda": 4.0}),

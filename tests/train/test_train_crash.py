@@ -1,4 +1,6 @@
-"""kill −9 at random moments, one of them inside a save: the small edition of benchmarks/crash_resume.py."""
+"""kill −9 at random moments, one of them inside a save: the small edition of
+benchmarks/crash_resume.py.
+"""
 
 import json
 import os
@@ -10,7 +12,18 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "crash_resume.py"
 
 
 def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
-    options = ["--kills", "3", "--inside", "1", "--steps", "16", "--slow", "0.08", "--out", str(tmp_path / "out.json")]
+    options = [
+        "--kills",
+        "3",
+        "--inside",
+        "1",
+        "--steps",
+        "16",
+        "--slow",
+        "0.08",
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *options],
         capture_output=True,

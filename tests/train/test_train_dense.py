@@ -1,4 +1,6 @@
-"""The encoder fine-tuned on the training rows: its pairs, its loss, and the folder that it leaves."""
+"""The encoder fine-tuned on the training rows: its pairs, its loss, and the folder
+that it leaves.
+"""
 
 import json
 import math
@@ -25,23 +27,34 @@ from sidar.types import EvalSet, Prompt
 
 def sft_table(*rows):
     queries, positives = zip(*rows, strict=True)
-    return pa.table({"query": pa.array(queries, pa.string()), "positives": pa.array(positives, pa.list_(pa.int32()))})
+    return pa.table(
+        {
+            "query": pa.array(queries, pa.string()),
+            "positives": pa.array(positives, pa.list_(pa.int32())),
+        }
+    )
 
 
-# --- the loss -------------------------------------------------------------------------------------------------------
+# --- the loss
+# --------------------------------------------------------------------------------------------------
 
 NOTHING = torch.zeros(2, 2, dtype=torch.bool)
 QUERIES, ITEMS = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])  # cosines [[1, .6], [0, .8]]
 
 
 def test_the_loss_by_hand():
-    one_way = (math.log(1 + math.exp(-0.8)) + math.log(1 + math.exp(-1.6))) / 2  # (1 − .6) / .5 and (.8 − 0) / .5
-    back = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-0.4))) / 2  # (1 − 0) / .5 and (.8 − .6) / .5
+    # (1 − .6) / .5 and (.8 − 0) / .5
+    one_way = (math.log(1 + math.exp(-0.8)) + math.log(1 + math.exp(-1.6))) / 2
+    # (1 − 0) / .5 and (.8 − .6) / .5
+    back = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-0.4))) / 2
     assert in_batch_loss(QUERIES, ITEMS, NOTHING, 0.5).item() == pytest.approx(one_way, abs=1e-6)
     both = in_batch_loss(QUERIES, ITEMS, NOTHING, 0.5, symmetric=True).item()
     assert both == pytest.approx((one_way + back) / 2, abs=1e-6)
-    hide = torch.tensor([[False, True], [False, False]])  # item 1 answers query 0 too: query 0 has no negative left
-    assert in_batch_loss(QUERIES, ITEMS, hide, 0.5).item() == pytest.approx(math.log(1 + math.exp(-1.6)) / 2, abs=1e-6)
+    # item 1 answers query 0 too: query 0 has no negative left
+    hide = torch.tensor([[False, True], [False, False]])
+    assert in_batch_loss(QUERIES, ITEMS, hide, 0.5).item() == pytest.approx(
+        math.log(1 + math.exp(-1.6)) / 2, abs=1e-6
+    )
 
 
 def test_a_hidden_item_gets_no_gradient_from_the_query_that_it_answers():
@@ -68,7 +81,9 @@ def test_the_loss_equals_a_slow_loop(symmetric):
     want = direction(queries, items, hide)
     if symmetric:
         want = (want + direction(items, queries, hide.T)) / 2
-    assert in_batch_loss(queries, items, hide, symmetric=symmetric).item() == pytest.approx(want, rel=1e-4)
+    assert in_batch_loss(queries, items, hide, symmetric=symmetric).item() == pytest.approx(
+        want, rel=1e-4
+    )
 
 
 def test_without_hidden_items_it_is_sentence_transformers_loss():
@@ -80,17 +95,25 @@ def test_without_hidden_items_it_is_sentence_transformers_loss():
     generator = torch.Generator().manual_seed(1)
     queries, items = (F.normalize(torch.randn(6, 5, generator=generator), dim=1) for _ in range(2))
     vectors = iter([queries, items])
-    theirs = MultipleNegativesRankingLoss(lambda features: {"sentence_embedding": next(vectors)}, scale=20.0)
+    theirs = MultipleNegativesRankingLoss(
+        lambda features: {"sentence_embedding": next(vectors)}, scale=20.0
+    )
     ours = in_batch_loss(queries, items, torch.zeros(6, 6, dtype=torch.bool))
     assert ours.item() == pytest.approx(theirs([{}, {}], torch.empty(0)).item(), rel=1e-5)
 
 
-# --- the pairs ------------------------------------------------------------------------------------------------------
+# --- the pairs
+# --------------------------------------------------------------------------------------------------
 
 
 def test_logged_pairs_know_every_answer_to_the_same_text():
     table = sft_table(
-        ("Red Mug", [4, 2]), ("red  mug ", [7]), ("blue mug", [3, 5]), ("", [1]), ("lid", [9]), (None, [1])
+        ("Red Mug", [4, 2]),
+        ("red  mug ", [7]),
+        ("blue mug", [3, 5]),
+        ("", [1]),
+        ("lid", [9]),
+        (None, [1]),
     )
     alive = np.arange(10) != 9
     pairs = LogPairs(table, alive, seed=0)
@@ -113,14 +136,18 @@ def test_logged_pairs_draw_from_the_best_positives_and_know_them_all():
 
 
 def test_pseudo_pairs_know_every_item_with_the_words():
-    words = [item_words(title, None, None) for title in ("red steel mug", "red mug", "", "green tea")]
+    words = [
+        item_words(title, None, None) for title in ("red steel mug", "red mug", "", "green tea")
+    ]
     pairs = PseudoPairs(words, np.array([True, True, True, False]), seed=0)
     assert len(pairs) == 2  # one item has no word, one is retired
     for epoch in range(40):
         pair = pairs.pair(0, epoch)
         asked = set(pair.query.split())
         assert pair.row == 0
-        assert pair.positives.tolist() == [row for row in (0, 1) if row == 0 or asked <= {"red", "mug"}]
+        assert pair.positives.tolist() == [
+            row for row in (0, 1) if row == 0 or asked <= {"red", "mug"}
+        ]
 
 
 def test_what_answers_a_query_too_is_no_negative():
@@ -134,7 +161,8 @@ def test_what_answers_a_query_too_is_no_negative():
     ]
 
 
-# --- tuning ---------------------------------------------------------------------------------------------------------
+# --- tuning
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +172,8 @@ def encoder(tmp_path_factory):
 
 def small(**changes):
     return DenseConfig(
-        **{"steps": 30, "batch_size": 16, "lr": 3e-3, "validate_every": 10, "precision": "fp32"} | changes
+        **{"steps": 30, "batch_size": 16, "lr": 3e-3, "validate_every": 10, "precision": "fp32"}
+        | changes
     )
 
 
@@ -168,8 +197,14 @@ def test_it_learns_and_the_best_step_is_kept(tuned):
     log = [json.loads(line) for line in (tuned.out / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [0, 10, 20, 30]
     assert shapes["untuned"] == log[0]
-    assert shapes["best"]["ndcg@10"] == max(record["ndcg@10"] for record in log) > log[0]["ndcg@10"] + 0.1
-    assert shapes["best"]["ndcg@10"] == pytest.approx(np.mean(list(shapes["best"]["sets"].values())))
+    assert (
+        shapes["best"]["ndcg@10"]
+        == max(record["ndcg@10"] for record in log)
+        > log[0]["ndcg@10"] + 0.1
+    )
+    assert shapes["best"]["ndcg@10"] == pytest.approx(
+        np.mean(list(shapes["best"]["sets"].values()))
+    )
     assert shapes["step"] == shapes["best"]["step"]
 
 
@@ -179,12 +214,16 @@ def test_the_folder_is_an_encoder_and_its_vectors(tuned, shop):
     texts = data.item_text(tuned.cfg.embed.fields)
     vectors = load_items(tuned.out)
     np.testing.assert_allclose(vectors, embedder.encode(texts), atol=1e-6)
-    assert json.loads((tuned.out / "embedder.json").read_text())["fingerprint"] == embedder.fingerprint
+    assert (
+        json.loads((tuned.out / "embedder.json").read_text())["fingerprint"] == embedder.fingerprint
+    )
     validate = validation(data.eval_sets("valid"), data.catalogue, texts, tuned.cfg.dense)
     assert validate(embedder) == pytest.approx(tuned.report["shapes"]["best"]["sets"], abs=1e-9)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tuned, shop, encoder, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    tuned, shop, encoder, tmp_path
+):
     def weights(folder):
         return load_embedder(EmbedConfig(model=str(folder / "model")), "cpu").model.state_dict()
 
@@ -195,7 +234,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tuned, sho
         (tmp_path / str(seed)).mkdir()
         torch.manual_seed(123 + seed)  # what was drawn before does not matter
         train_dense(cfg, shop / "data", tmp_path / str(seed))
-        same = [torch.equal(first[name], tensor) for name, tensor in weights(tmp_path / str(seed)).items()]
+        same = [
+            torch.equal(first[name], tensor)
+            for name, tensor in weights(tmp_path / str(seed)).items()
+        ]
         assert all(same) == (seed == 0)
 
 
@@ -203,7 +245,11 @@ def test_only_training_rows_are_asked(shop):
     data = open_dataset(shop / "data")
     table = data.sft()
     pairs = LogPairs(table, data.catalogue.alive, seed=0)
-    asked = {(pair.query, pair.row) for i in range(len(pairs)) for pair in (pairs.pair(i, e) for e in range(8))}
+    asked = {
+        (pair.query, pair.row)
+        for i in range(len(pairs))
+        for pair in (pairs.pair(i, e) for e in range(8))
+    }
     train = {
         (request.prompt.query.strip(), row)
         for request in data.requests("train")
@@ -211,7 +257,9 @@ def test_only_training_rows_are_asked(shop):
         if action > 0
     }
     assert asked <= train
-    later = {r.prompt.query.strip() for s in ("valid", "test") for r in data.requests(s)} - {q for q, _ in train}
+    later = {r.prompt.query.strip() for s in ("valid", "test") for r in data.requests(s)} - {
+        q for q, _ in train
+    }
     assert later - {query for query, _ in asked} == later
 
 
@@ -224,8 +272,16 @@ def test_the_weights_of_the_best_step_come_back(encoder):
         return {"a": next(values), "b": 0.0}
 
     texts = ["red mug", "blue mug", "steel pan", "tea pot"]
-    pairs = LogPairs(sft_table(*((text, [row]) for row, text in enumerate(texts))), np.ones(4, bool), 0)
-    done = tune(embedder, {"query": pairs}, texts, small(steps=4, batch_size=4, validate_every=2), validate=validate)
+    pairs = LogPairs(
+        sft_table(*((text, [row]) for row, text in enumerate(texts))), np.ones(4, bool), 0
+    )
+    done = tune(
+        embedder,
+        {"query": pairs},
+        texts,
+        small(steps=4, batch_size=4, validate_every=2),
+        validate=validate,
+    )
     assert [record["step"] for record in done.log] == [0, 2, 4]
     assert done.best == {"step": 2, "ndcg@10": 0.25, "sets": {"a": 0.5, "b": 0.0}}
     for name, tensor in embedder.model.state_dict().items():
@@ -238,15 +294,22 @@ def test_validation_ranks_all_judged_items_and_as_many_others_as_are_allowed(sho
     catalogue, embedder = data.catalogue, trainable(EmbedConfig(model=encoder, dtype="fp32"), "cpu")
     texts = [f"word{row}" for row in range(len(catalogue))]
     qrels = {"q": {catalogue.item_ids[5]: 1.0}, "r": {catalogue.item_ids[9]: 1.0}}
-    sets = [EvalSet("s", ("q", "r", "e"), (Prompt("word5 word9"), Prompt("word9 word1"), Prompt(" ")), qrels)]
+    sets = [
+        EvalSet(
+            "s", ("q", "r", "e"), (Prompt("word5 word9"), Prompt("word9 word1"), Prompt(" ")), qrels
+        )
+    ]
     cosines = embedder.encode(["word5 word9", "word9 word1"]) @ embedder.encode(texts).T
 
     def mean_ndcg(rows):
-        places = [1 + sum(cosine[rows] > cosine[own]) for cosine, own in zip(cosines, (5, 9), strict=True)]
+        places = [
+            1 + sum(cosine[rows] > cosine[own]) for cosine, own in zip(cosines, (5, 9), strict=True)
+        ]
         return np.mean([1 / math.log2(place + 1) if place <= 10 else 0 for place in places])
 
     everything = validation(sets, catalogue, texts, small())(embedder)
-    assert everything == {"s": pytest.approx(mean_ndcg(np.arange(64)))}  # the empty query is not asked
+    # the empty query is not asked
+    assert everything == {"s": pytest.approx(mean_ndcg(np.arange(64)))}
     judged = validation(sets, catalogue, texts, small(valid_items=1))(embedder)
     assert judged == {"s": pytest.approx(mean_ndcg([5, 9]))}
     assert judged["s"] > everything["s"]
@@ -254,7 +317,8 @@ def test_validation_ranks_all_judged_items_and_as_many_others_as_are_allowed(sho
     assert validation([EvalSet("none", (), (), {})], catalogue, texts, small()) is None
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def test_no_validation_query_keeps_the_last_step(shop, encoder, tmp_path):
@@ -274,7 +338,12 @@ def test_a_log_without_text_leaves_the_pseudo_queries(encoder):
     done = tune(embedder, {"query": logged, "pseudo": pseudo}, texts, small(steps=2, batch_size=2))
     assert np.isfinite(done.loss)
     with pytest.raises(ValueError, match="nothing to train on"):
-        tune(embedder, {"query": logged, "pseudo": PseudoPairs([], np.ones(0, bool), 0)}, texts, small())
+        tune(
+            embedder,
+            {"query": logged, "pseudo": PseudoPairs([], np.ones(0, bool), 0)},
+            texts,
+            small(),
+        )
 
 
 def test_encoders_that_cannot_be_tuned_say_so(tmp_path):

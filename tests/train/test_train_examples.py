@@ -1,4 +1,6 @@
-"""From rows to examples: what packing keeps, drops and counts; negatives from the model's own beam."""
+"""From rows to examples: what packing keeps, drops and counts; negatives from the
+model's own beam.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +31,18 @@ def model(tmp_path_factory):
 
 
 def table(**columns):
-    one = {"query": "tent", "history": [], "profile": "", "positives": [0], "tiers": [1], "negatives": [], **columns}
-    return pa.Table.from_pylist([one], schema=pa.schema([f for f in toy_lists(1).schema if f.name != "request_id"]))
+    one = {
+        "query": "tent",
+        "history": [],
+        "profile": "",
+        "positives": [0],
+        "tiers": [1],
+        "negatives": [],
+        **columns,
+    }
+    return pa.Table.from_pylist(
+        [one], schema=pa.schema([f for f in toy_lists(1).schema if f.name != "request_id"])
+    )
 
 
 def shared_sids():
@@ -83,29 +95,57 @@ def test_weights_of_a_list_are_read_where_they_are(model):
     columns = {"positives": [0, 1, 9], "tiers": [1, 3, 1], "negatives": [2, 20, 20, 3, 21]}
     both = {"positive_weights": [2.0, 3.0, 4.0], "negative_weights": [0.25, 0.5, 0.75, 2.0, 1.5]}
     made = {}
-    for name, kept in (("both", list(both)), ("positive", list(both)[:1]), ("negative", list(both)[1:]), ("none", [])):
+    for name, kept in (
+        ("both", list(both)),
+        ("positive", list(both)[:1]),
+        ("negative", list(both)[1:]),
+        ("none", []),
+    ):
         lists = weigh(columns, **{n: both[n] for n in kept})
-        stream = LogStream(lists, shared_sids(), model.prompts, max_positives=8, max_negatives=3, is_list=True)
+        stream = LogStream(
+            lists, shared_sids(), model.prompts, max_positives=8, max_negatives=3, is_list=True
+        )
         made[name] = [c.weight for c in stream.rows([0])[0].candidates]
         replaced = stream.rows([0], [[20]])[0].candidates  # of other negatives nothing is known
-        assert [c.weight for c in replaced] == ([2, 4, 1] if "positive_weights" in kept else [1, 1, 1])
-    assert made == {"both": [2, 4, 0.5, 1.5], "positive": [2, 4, 1, 1], "negative": [1, 1, 0.5, 1.5], "none": [1] * 4}
+        assert [c.weight for c in replaced] == (
+            [2, 4, 1] if "positive_weights" in kept else [1, 1, 1]
+        )
+    assert made == {
+        "both": [2, 4, 0.5, 1.5],
+        "positive": [2, 4, 1, 1],
+        "negative": [1, 1, 0.5, 1.5],
+        "none": [1] * 4,
+    }
     stream = LogStream(weigh(columns, **both), shared_sids(), model.prompts, max_positives=8)
-    assert [c.weight for c in stream.rows([0])[0].candidates] == [2, 4]  # as SFT rows, without negatives
+    # as SFT rows, without negatives
+    assert [c.weight for c in stream.rows([0])[0].candidates] == [2, 4]
     unknown = weigh(columns, positive_weights=None)
     stream = LogStream(unknown, shared_sids(), model.prompts, max_positives=8, max_negatives=3)
     assert [c.weight for c in stream.rows([0])[0].candidates] == [1] * 4
 
 
 def test_lists_are_cut_and_may_end_up_without_negatives(model):
-    made = one(model, max_negatives=2, max_positives=1, positives=[8, 9], tiers=[1, 1], negatives=[20, 9, 21, 22])
+    made = one(
+        model,
+        max_negatives=2,
+        max_positives=1,
+        positives=[8, 9],
+        tiers=[1, 1],
+        negatives=[20, 9, 21, 22],
+    )
     assert [c.is_positive for c in made.candidates] == [True, False, False]
-    assert made.counts["negatives_sharing_a_positive_sid"] == 1  # 9 was cut as a positive and is still no negative
+    # 9 was cut as a positive and is still no negative
+    assert made.counts["negatives_sharing_a_positive_sid"] == 1
     assert one(model, positives=[0], negatives=[1, 2, 3]).counts["lists_without_negatives"] == 1
 
 
 def test_requests_whose_positives_have_no_sid_are_left_out_and_counted(model):
-    rows = [{"positives": [3]}, {"positives": [3, 5], "tiers": [1, 1]}, {"positives": []}, {"positives": [6]}]
+    rows = [
+        {"positives": [3]},
+        {"positives": [3, 5], "tiers": [1, 1]},
+        {"positives": []},
+        {"positives": [6]},
+    ]
     joined = pa.concat_tables([table(**{"tiers": [1] * len(r["positives"]), **r}) for r in rows])
     stream = LogStream(joined, shared_sids(), model.prompts, max_positives=8)
     assert (len(stream), stream.dropped) == (2, 2)
@@ -142,7 +182,9 @@ def test_item_and_pseudo_streams_skip_what_cannot_be_learned(model):
 
 def test_item_prompts_differ_from_searches_for_the_same_words(model):
     words = "Cast Iron Skillet"
-    item = ItemStream([words] * 64, toy_sids(), model.prompts, np.ones(64, bool)).examples([(0, 0)])[0]
+    item = ItemStream([words] * 64, toy_sids(), model.prompts, np.ones(64, bool)).examples(
+        [(0, 0)]
+    )[0]
     search = one(model, query=words)
     assert item.tokens != search.tokens
     assert (item.is_list, search.is_list) == (False, True)
@@ -171,7 +213,9 @@ def test_beam_negatives_of_a_long_list_are_none_of_its_clicks(model):
     sids = toy_sids()
     short = {**table().to_pylist()[0], "positives": [5], "tiers": [1]}
     prompts = model.prompts.encode_batch([Prompt("tent")], sids)
-    best = BeamNegatives(model, index, 64, 8)(LogStream(table(), sids, model.prompts, max_positives=8), [0])[0]
+    best = BeamNegatives(model, index, 64, 8)(
+        LogStream(table(), sids, model.prompts, max_positives=8), [0]
+    )[0]
     clicked = best[:20]  # the model's own best answers were all clicked: more than the cap of 8
     long = {**short, "positives": clicked, "tiers": [1] * 20}
     rows = pa.Table.from_pylist([short, long], schema=table().schema)
@@ -187,14 +231,18 @@ def test_beam_negatives_of_a_long_list_are_none_of_its_clicks(model):
     assert not {*wrong} & {sids.tuple_of(row) for row in clicked}
     exact = score_all(LmScorer(model), prompts, index)[0]
     order = [tuple(index.table[s]) for s in np.argsort(-np.asarray(exact), kind="stable")]
-    assert wrong[0] == next(codes for codes in order if codes not in {sids.tuple_of(row) for row in clicked})
+    assert wrong[0] == next(
+        codes for codes in order if codes not in {sids.tuple_of(row) for row in clicked}
+    )
 
 
 def test_a_list_of_two_hundred_clicks_is_packed_like_a_short_one(model):
     clicked = list(range(4, 64)) * 4
     made = one(model, positives=clicked, tiers=[1] * len(clicked), negatives=[0, 5])
     assert [c.is_positive for c in made.candidates] == [True] * 8 + [False]
-    assert [c.codes for c in made.candidates[:8]] == [shared_sids().tuple_of(row) for row in range(4, 12)]
+    assert [c.codes for c in made.candidates[:8]] == [
+        shared_sids().tuple_of(row) for row in range(4, 12)
+    ]
     assert made.length == len(made.tokens) + sum(len(c.codes) for c in made.candidates)
 
 
@@ -245,7 +293,9 @@ def test_pseudo_queries_are_multi_label(model):
     many = PseudoStream(words, sids, model.prompts, alive, 0, max_positives=4)
     draws = [(i, 5) for i in range(len(many))]
     matches = Matches(words, np.arange(64))
-    for (index, epoch), single, example in zip(draws, one.examples(draws), many.examples(draws), strict=True):
+    for (index, epoch), single, example in zip(
+        draws, one.examples(draws), many.examples(draws), strict=True
+    ):
         right = {sids.tuple_of(row) for row in matches(many.query(index, epoch))}
         codes = [c.codes for c in example.candidates]
         assert codes[0] == single.candidates[0].codes == sids.tuple_of(index)

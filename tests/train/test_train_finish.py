@@ -12,12 +12,14 @@ def test_training_gets_a_work_folder_and_leaves_a_model_and_its_log(tmp_path):
     out = tmp_path / "deep" / "sft"
 
     def train(folder):
-        (folder / "log.jsonl").write_text('{"step": 1}\n')  # the folder is there, with all its parents
+        # the folder is there, with all its parents
+        (folder / "log.jsonl").write_text('{"step": 1}\n')
         return Fit(loss=1.5, best={"step": 1}, final={"step": 1})
 
     report = finish(train, model, out, None, {"lists": 3})
     assert (out / "log.jsonl").read_text() == '{"step": 1}\n'
-    assert {path.name for path in out.parent.iterdir()} == {"sft"}  # the work folder is cleared away
+    # the work folder is cleared away
+    assert {path.name for path in out.parent.iterdir()} == {"sft"}
     assert SidLM.from_pretrained(out / "model").vocab.codebook_sizes == model.vocab.codebook_sizes
     assert (report["loss"], report["lists"], report["shapes"]["lists"]) == (1.5, 3, 3)
     assert "nothing validated" in report["summary"]

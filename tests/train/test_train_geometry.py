@@ -34,7 +34,10 @@ def embed_folder(shop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "embed"
     folder.mkdir()
     data = open_dataset(shop / "data")
-    np.save(folder / "items.npy", HashingEmbedder(32).encode(item_texts(data.catalogue, ["title", "category"])))
+    np.save(
+        folder / "items.npy",
+        HashingEmbedder(32).encode(item_texts(data.catalogue, ["title", "category"])),
+    )
     return folder
 
 
@@ -48,13 +51,18 @@ def trained(shop, embed_folder):
 def test_sft_moves_every_part_and_remembers_the_logs_queries(shop, embed_folder, trained):
     out, report = trained
     model = SidLM.from_pretrained(out / "model")
-    start = SidLM.build(configured(shop).lm, load_sids(shop / "sid" / "sids.parquet", _ids(shop)), _books(shop))
+    start = SidLM.build(
+        configured(shop).lm, load_sids(shop / "sid" / "sids.parquet", _ids(shop)), _books(shop)
+    )
     for name, before in start.named_parameters():
         if name.startswith(("geometry", "heads")):
             assert not torch.equal(before, model.get_parameter(name)), name
-    shards = list((embed_folder.parent / ".embed.cache").glob("queries-hashing-1-32-fp32/*.safetensors"))
+    shards = list(
+        (embed_folder.parent / ".embed.cache").glob("queries-hashing-1-32-fp32/*.safetensors")
+    )
     assert len(shards) == 1
-    assert report["final"]["recall@8"] > 0.2  # 64 items: the geometry alone finds some of them at once
+    # 64 items: the geometry alone finds some of them at once
+    assert report["final"]["recall@8"] > 0.2
 
 
 def _ids(shop):
@@ -75,7 +83,9 @@ def test_a_fresh_model_finds_what_quantised_dense_finds(shop):
     model.prompts.reader = HashingEmbedder(32).encode
     said = [Prompt("steel water bottle"), Prompt("bath towel"), Prompt("camping tent")]
     beams = beam_search(LmScorer(model), model.prompts.encode_batch(said, sids), index, len(index))
-    dense = QuantisedDense(reconstruct(_books(shop), index.table), index.expand_with_source, HashingEmbedder(32))
+    dense = QuantisedDense(
+        reconstruct(_books(shop), index.table), index.expand_with_source, HashingEmbedder(32)
+    )
     assert beams.sids[:, :20].tolist() == dense.sid_ranking(said, 20)[0].tolist()
 
 
@@ -84,15 +94,21 @@ def test_alignment_starts_from_it(shop, embed_folder, trained, tmp_path, name):
     cfg = configured(shop, align={"objective": name})
     folders = (shop / "data", shop / "sid", trained[0], tmp_path / cfg.align.folder)
     train_align(cfg, *folders, progress=False, embed_folder=embed_folder)
-    records = [json.loads(line) for line in (tmp_path / f"align-{name}" / "log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (tmp_path / f"align-{name}" / "log.jsonl").read_text().splitlines()
+    ]
     first = next(r for r in records if r["kind"] == "valid")
     assert first["nll"] == pytest.approx(trained[1]["final"]["nll"], abs=1e-4)
     cfg.preference.negatives = "beam"
     if name == "raddpo":
-        train_align(cfg, *folders[:3], tmp_path / "beam", progress=False)  # without an embed folder: texts are read
+        # without an embed folder: texts are read
+        train_align(cfg, *folders[:3], tmp_path / "beam", progress=False)
 
 
-def test_interrupted_training_goes_on_to_the_same_weights(shop, embed_folder, tmp_path, monkeypatch):
+def test_interrupted_training_goes_on_to_the_same_weights(
+    shop, embed_folder, tmp_path, monkeypatch
+):
     from sidar.train import loop
 
     cfg, original = configured(shop), loop._Run.step
@@ -109,7 +125,9 @@ def test_interrupted_training_goes_on_to_the_same_weights(shop, embed_folder, tm
         train_sft(cfg, *where, tmp_path / "cut", work=tmp_path / ".work", progress=False)
     monkeypatch.setattr(loop._Run, "step", original)
     train_sft(cfg, *where, tmp_path / "cut", work=tmp_path / ".work", progress=False)
-    whole, cut = (SidLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
+    whole, cut = (
+        SidLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "cut")
+    )
     assert all(torch.equal(whole[n], cut[n]) for n in whole)
 
 

@@ -1,9 +1,19 @@
-"""A local Hugging Face model end to end: random 2-layer Qwen3, BPE tokenizer made on the spot, full and LoRA."""
+"""A local Hugging Face model end to end: random 2-layer Qwen3, BPE tokenizer made on the spot, full
+and LoRA.
+"""
 
 import numpy as np
 import pytest
 import torch
-from toy_train import item_stream, pseudo_stream, quick, tiny_model, toy_sids, validator, write_backbone
+from toy_train import (
+    item_stream,
+    pseudo_stream,
+    quick,
+    tiny_model,
+    toy_sids,
+    validator,
+    write_backbone,
+)
 
 from sidar.config import LoraConfig, SftConfig
 from sidar.decode import beam_search
@@ -41,7 +51,16 @@ def test_a_hugging_face_model_fits_the_toy_shop(tmp_path, lora, optim):
         seed=0,
     )
     cfg = quick(SftConfig, batch_size=32, validate_every=160, **optim)
-    fit(task, cfg, seed=0, device="cpu", work=tmp_path / "work", identity={}, title="hf", progress=False)
+    fit(
+        task,
+        cfg,
+        seed=0,
+        device="cpu",
+        work=tmp_path / "work",
+        identity={},
+        title="hf",
+        progress=False,
+    )
     examples = items.examples([(i, 0) for i in range(64)])
     assert recall_at_1(model, examples) >= 0.95
     model.save_pretrained(tmp_path / "saved")

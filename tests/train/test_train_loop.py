@@ -1,4 +1,6 @@
-"""The loop: continuing is repeating, accumulation changes nothing, and what is written down is right."""
+"""The loop: continuing is repeating, accumulation changes nothing, and what is written down is
+right.
+"""
 
 import json
 import math
@@ -23,7 +25,15 @@ def backbone(tmp_path_factory):
 
 def run(task, cfg, work, seed=0, **kwargs):
     return fit(
-        task, cfg, seed=seed, device="cpu", work=work, identity={"cfg": 1}, title="toy", progress=False, **kwargs
+        task,
+        cfg,
+        seed=seed,
+        device="cpu",
+        work=work,
+        identity={"cfg": 1},
+        title="toy",
+        progress=False,
+        **kwargs,
     )
 
 
@@ -63,7 +73,8 @@ def test_resuming_repeats_what_would_have_happened(tmp_path, backbone, kind):
         cfg = cfg.model_copy(update={"objective": kind, "rdrw_window": 64})
     whole = task()
     straight = run(whole, cfg, tmp_path / "whole")
-    for at in (10, 6):  # dies after the checkpoint of step 8, then restarts from 8, then from 4 after damage
+    # dies after the checkpoint of step 8, then restarts from 8, then from 4 after damage
+    for at in (10, 6):
         with pytest.raises(Killed):
             run(interrupt(task(), at), cfg, tmp_path / "cut")
         if at == 6:
@@ -81,10 +92,16 @@ def test_resuming_repeats_what_would_have_happened(tmp_path, backbone, kind):
     )
     assert whole.state_dict() == again.state_dict()
     logs = [
-        [json.loads(line) for line in (tmp_path / d / "log.jsonl").read_text().splitlines()] for d in ("whole", "cut")
+        [json.loads(line) for line in (tmp_path / d / "log.jsonl").read_text().splitlines()]
+        for d in ("whole", "cut")
     ]
-    timeless = [[{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_s")} for r in log] for log in logs]
-    assert [(r["kind"], r["step"]) for r in timeless[0]] == [(r["kind"], r["step"]) for r in timeless[1]]
+    timeless = [
+        [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_s")} for r in log]
+        for log in logs
+    ]
+    assert [(r["kind"], r["step"]) for r in timeless[0]] == [
+        (r["kind"], r["step"]) for r in timeless[1]
+    ]
     valid = [[r for r in log if r["kind"] == "valid"] for log in timeless]
     assert valid[0] == valid[1]
 
@@ -97,7 +114,12 @@ def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_in_the_log(t
         run(interrupt(task(), 3), quick(steps=4), tmp_path, validate_first=True)
     run(task(), quick(steps=4), tmp_path, validate_first=True)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [(r["kind"], r["step"]) for r in records] == [("valid", 0), ("train", 3), ("train", 4), ("valid", 4)]
+    assert [(r["kind"], r["step"]) for r in records] == [
+        ("valid", 0),
+        ("train", 3),
+        ("train", 4),
+        ("valid", 4),
+    ]
 
 
 def test_a_finished_run_that_is_called_again_trains_nothing(tmp_path, backbone):
@@ -143,7 +165,9 @@ def test_accumulation_gives_the_same_step(tmp_path, backbone, kind):
     weights = []
     for accumulate in (1, 4):
         model = tiny_model(backbone)
-        cfg = quick(AlignConfig, steps=2, accumulate=accumulate, objective="simpo+sft", item_share=0.0)
+        cfg = quick(
+            AlignConfig, steps=2, accumulate=accumulate, objective="simpo+sft", item_share=0.0
+        )
         task = sft_task(model) if kind == "sft" else align_task(model, cfg)
         run(task, cfg, tmp_path / str(accumulate))
         weights.append(state(model))
@@ -155,14 +179,24 @@ def test_accumulation_gives_the_same_step(tmp_path, backbone, kind):
 def test_every_objective_trains_and_logs(tmp_path, backbone, name):
     model = tiny_model(backbone)
     before = state(model)
-    cfg = quick(AlignConfig, objective=name, steps=6, rdrw_window=32, lr_new=1e-3, lr_pretrained=1e-3)
+    cfg = quick(
+        AlignConfig, objective=name, steps=6, rdrw_window=32, lr_new=1e-3, lr_pretrained=1e-3
+    )
     report = run(align_task(model, cfg), cfg, tmp_path, validate_first=True)
     assert not equal(before, state(model))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["kind"] == "valid"] == [0, 6]
     train = [r for r in records if r["kind"] == "train"]
-    wanted = {"loss", "grad_norm", "lr", "pairs/shared1", "pairs/shared2", "logp/other_positives", "first/entropy"}
+    wanted = {
+        "loss",
+        "grad_norm",
+        "lr",
+        "pairs/shared1",
+        "pairs/shared2",
+        "logp/other_positives",
+        "first/entropy",
+    }
     assert wanted <= set(train[-1])
     assert ("rdrw/weight_mean" in train[-1]) == name.startswith("raddpo")
     both = name.startswith("raddpo") or "+sft" in name or name == "orpo"
@@ -185,7 +219,13 @@ def test_the_best_model_is_the_one_that_validated_best(tmp_path, backbone):
     from sidar.lm import SidLM
 
     task = sft_task(tiny_model(backbone))
-    scores = iter([{"recall@8": 0.5, "nll": 2.0}, {"recall@8": 0.9, "nll": 3.0}, {"recall@8": 0.9, "nll": 3.5}])
+    scores = iter(
+        [
+            {"recall@8": 0.5, "nll": 2.0},
+            {"recall@8": 0.9, "nll": 3.0},
+            {"recall@8": 0.9, "nll": 3.5},
+        ]
+    )
     kept = []
 
     def validate():
@@ -199,7 +239,9 @@ def test_the_best_model_is_the_one_that_validated_best(tmp_path, backbone):
     assert equal(kept[1], state(SidLM.from_pretrained(tmp_path / "best")))
 
 
-def test_without_validation_the_final_model_is_the_best_and_no_figure_is_written(tmp_path, backbone):
+def test_without_validation_the_final_model_is_the_best_and_no_figure_is_written(
+    tmp_path, backbone
+):
     from sidar.lm import SidLM
 
     task = sft_task(tiny_model(backbone))
@@ -221,7 +263,9 @@ def test_lora_trains_adapters_and_sid_rows_only_and_resumes(tmp_path, backbone):
     assert moved
     assert all("lora_" in n or n == "sid_in" or n.startswith(("heads", "eos_head")) for n in moved)
     stored = checkpoint.newest(tmp_path / "a" / "checkpoints")
-    assert (stored.path / checkpoint.WEIGHTS).stat().st_size < sum(p.numel() * 4 for p in model.parameters()) / 2
+    assert (stored.path / checkpoint.WEIGHTS).stat().st_size < sum(
+        p.numel() * 4 for p in model.parameters()
+    ) / 2
     with pytest.raises(Killed):
         run(interrupt(sft_task(tiny_model(backbone, lora=lora)), 6), cfg, tmp_path / "b")
     again = tiny_model(backbone, lora=lora)
@@ -305,7 +349,12 @@ def test_every_option_of_the_loop_is_followed(tmp_path, backbone, monkeypatch, s
     of_stages = {"valid_requests", "valid_beam"}  # test_train_wiring.py
     assert set(settings) | of_stages == set(OptimConfig.model_fields)
     packed, precisions, limits, steps, checks = [], set(), set(), [], []
-    pack, autocast, clip, step = loop.pack, loop.autocast, nn.utils.clip_grad_norm_, torch.optim.AdamW.step
+    pack, autocast, clip, step = (
+        loop.pack,
+        loop.autocast,
+        nn.utils.clip_grad_norm_,
+        torch.optim.AdamW.step,
+    )
     model = tiny_model(backbone)
     matrix = model.backbone.layers[0].mlp.up_proj.weight
 
@@ -346,7 +395,8 @@ def test_every_option_of_the_loop_is_followed(tmp_path, backbone, monkeypatch, s
     assert limits == {cfg.clip or math.inf}
     lrs = [(cfg.lr_new * factor, cfg.lr_pretrained * factor) for factor in factors]
     assert [pair[:2] for pair in steps] == [pytest.approx(pair) for pair in lrs]
-    assert {pair[2:] for pair in steps} == {(0.0, cfg.weight_decay)}  # only matrices inside the blocks decay
+    # only matrices inside the blocks decay
+    assert {pair[2:] for pair in steps} == {(0.0, cfg.weight_decay)}
 
     def every(period):
         return [*range(period, cfg.steps, period), cfg.steps]

@@ -1,4 +1,6 @@
-"""The data order, the learning rate and the pseudo-queries: functions of (seed, step) and nothing else."""
+"""The data order, the learning rate and the pseudo-queries: functions of (seed, step) and nothing
+else.
+"""
 
 from itertools import pairwise
 
@@ -81,7 +83,8 @@ def test_the_learning_rate_rises_then_falls(schedule):
     else:
         assert all(a > b for a, b in pairwise(factors[10:]))
         assert 0 < factors[-1] < 0.02
-    assert lr_factor(55, OptimConfig(steps=100, warmup=0.1)) == pytest.approx(0.5)  # cosine's middle
+    # cosine's middle
+    assert lr_factor(55, OptimConfig(steps=100, warmup=0.1)) == pytest.approx(0.5)
 
 
 def test_no_warm_up_and_one_step_are_fine():
@@ -96,7 +99,9 @@ def test_step_seeds_differ():
 @given(st.integers(0, 2**31))
 @settings(deadline=None)
 def test_pseudo_queries_are_made_of_the_items_own_words(seed):
-    words = item_words("Cast-Iron Skillet, 12 inch", ["Home", "Cookware", "Frying Pans"], "Ironmill")
+    words = item_words(
+        "Cast-Iron Skillet, 12 inch", ["Home", "Cookware", "Frying Pans"], "Ironmill"
+    )
     query = pseudo_query(words, np.random.default_rng(seed))
     allowed = {"cast-iron", "skillet", "12", "inch", "cookware", "frying", "pans", "ironmill"}
     assert set(query.split()) <= allowed

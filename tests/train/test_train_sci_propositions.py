@@ -1,4 +1,7 @@
-"""The propositions of docs/methods/sci.md, checked in numbers. The bound on routing is in tests/index."""
+"""The propositions of docs/methods/sci.md, checked in numbers.
+
+The bound on routing is in tests/index.
+"""
 
 import numpy as np
 import pytest
@@ -16,11 +19,15 @@ N, DIM, MARGIN = 40, 12, 0.2
 
 
 def two(**changes):
-    return DenseConfig(**{"towers": "two", "loss": "hinge", "margin": MARGIN, "precision": "fp32"} | changes)
+    return DenseConfig(
+        **{"towers": "two", "loss": "hinge", "margin": MARGIN, "precision": "fp32"} | changes
+    )
 
 
 def fitted(dense, seed=0, steps=3000):
-    """Free unit vectors for the four views of N pairs, fitted until the loss is zero; and the loss that is left."""
+    """Free unit vectors for the four views of N pairs, fitted until the loss is zero; and the loss
+    that is left.
+    """
     generator = torch.Generator().manual_seed(seed)
     tables = [torch.randn(N, DIM, generator=generator).requires_grad_() for _ in range(4)]
     hide = torch.zeros(N, N, dtype=torch.bool)
@@ -55,18 +62,23 @@ def test_at_zero_hinge_both_views_put_every_positive_a_margin_above_its_negative
     assert torch.equal(straight > 0, swapped > 0)
     alone, rest = fitted(two(swap=0))
     assert rest == 0
-    assert ((scores(alone)[1].diagonal()[:, None] - scores(alone)[1])[off] < 0).float().mean() > 0.3  # L alone: chance
+    # L alone: chance
+    assert ((scores(alone)[1].diagonal()[:, None] - scores(alone)[1])[off] < 0).float().mean() > 0.3
 
 
 def test_the_swap_alone_does_not_bind_the_space_that_routing_uses(aligned):
-    """Turn f_i(Q) and f_q(I) together: L and L_sym cannot tell, and f_q(Q) no longer finds the cell of f_q(I)."""
+    """Turn f_i(Q) and f_q(I) together: L and L_sym cannot tell, and f_q(Q) no longer finds the cell
+    of f_q(I).
+    """
     views, _ = aligned
     turn = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1)))[0]
     hide = torch.zeros(N, N, dtype=torch.bool)
     agreements = []
     for cross in (0.0, 1.0):
         near, _ = fitted(two(cross=1.0)) if cross else (views, 0)
-        turned = Views(near.queries, near.items, near.queries_as_items @ turn, near.items_as_queries @ turn)
+        turned = Views(
+            near.queries, near.items, near.queries_as_items @ turn, near.items_as_queries @ turn
+        )
         before, after = (tower_loss(each, hide, two(cross=cross)).item() for each in (near, turned))
         assert (after == pytest.approx(before, abs=1e-6)) == (cross == 0)
         index = DualViewIndex.build(near.items.numpy(), near.items_as_queries.numpy(), lists=8)
@@ -76,9 +88,15 @@ def test_the_swap_alone_does_not_bind_the_space_that_routing_uses(aligned):
 
 
 def test_from_one_start_the_full_swap_moves_both_towers_alike(tmp_path):
-    """λ = 1 and equal towers: equal gradients, so without dropout training never parts them (the siamese limit)."""
+    """λ = 1 and equal towers: equal gradients, so without dropout training never parts them (the
+    siamese limit).
+    """
     encoder = str(save_tiny_encoder(tmp_path / "tiny", seed=0))
-    pairs = [Pair("red mug", 0, np.array([0])), Pair("blue pan", 1, np.array([1])), Pair("lid", 2, np.array([2]))]
+    pairs = [
+        Pair("red mug", 0, np.array([0])),
+        Pair("blue pan", 1, np.array([1])),
+        Pair("lid", 2, np.array([2])),
+    ]
     texts = ["red steel mug", "pan, blue", "a lid for the pan"]
     towers = trainable(EmbedConfig(model=encoder, dtype="fp32"), "cpu", two())
     towers.model.eval()  # no dropout

@@ -57,7 +57,8 @@ def test_alignment_starts_from_sft_and_logs_it_as_step_zero(shop, trained, tmp_p
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     first = next(r for r in records if r["kind"] == "valid")
     assert first["step"] == 0
-    assert first["nll"] == pytest.approx(trained[1]["final"]["nll"], abs=1e-4)  # the same lists, the same model
+    # the same lists, the same model
+    assert first["nll"] == pytest.approx(trained[1]["final"]["nll"], abs=1e-4)
     assert "pairs/accuracy" in first
     assert report["counts"]["lists"] > 0
     assert report["valid_lists"] == 16
@@ -70,7 +71,9 @@ def test_negatives_from_the_beam_need_no_impressions(shop, trained, tmp_path):
     assert report["counts"]["negatives_sharing_a_positive_sid"] > 0
 
 
-def test_interrupted_stages_are_continued_and_other_settings_refused(shop, trained, tmp_path, monkeypatch):
+def test_interrupted_stages_are_continued_and_other_settings_refused(
+    shop, trained, tmp_path, monkeypatch
+):
     from sidar.train import loop
 
     cfg, work = config(shop / "inputs"), tmp_path / ".align.work"
@@ -89,7 +92,8 @@ def test_interrupted_stages_are_continued_and_other_settings_refused(shop, train
     other = config(shop / "inputs", align={"beta": 5.0})
     with pytest.raises(ValueError, match=r"align\.beta: 0\.5 -> 5\.0"):
         align(shop, trained[0], tmp_path / "cut", other, work=work)
-    stated = config(shop / "inputs", align={"beta": 0.5, "positives": "mean"})  # what null means: the same run
+    # what null means: the same run
+    stated = config(shop / "inputs", align={"beta": 0.5, "positives": "mean"})
     report = align(shop, trained[0], tmp_path / "cut", stated, work=work)
     assert (report["resumed_from"], whole["resumed_from"]) == (8, 0)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
@@ -99,7 +103,9 @@ def test_interrupted_stages_are_continued_and_other_settings_refused(shop, train
 def test_settings_that_only_change_what_is_written_may_change(shop, trained, tmp_path):
     work = tmp_path / ".work"
     align(shop, trained[0], tmp_path / "a", config(shop / "inputs"), work=work)
-    relaxed = config(shop / "inputs", align={"log_every": 1, "keep_checkpoints": 5, "checkpoint_every": 100})
+    relaxed = config(
+        shop / "inputs", align={"log_every": 1, "keep_checkpoints": 5, "checkpoint_every": 100}
+    )
     assert align(shop, trained[0], tmp_path / "b", relaxed, work=work)["resumed_from"] == 12
 
 
@@ -113,7 +119,9 @@ def test_a_warm_start_takes_the_bundles_model(shop, trained, tmp_path):
 
 def test_what_is_missing_is_said(shop, trained, tmp_path):
     with pytest.raises(ValueError, match=r"raddpo, raddpo-paper"):
-        align(shop, trained[0], tmp_path / "x", config(shop / "inputs", align={"objective": "radpo"}))
+        align(
+            shop, trained[0], tmp_path / "x", config(shop / "inputs", align={"objective": "radpo"})
+        )
     with pytest.raises(ValueError, match="no Sidar model"):
         align(shop, tmp_path / "nothing", tmp_path / "x", config(shop / "inputs"))
     with pytest.raises(ValueError, match="no dataset"):
@@ -127,11 +135,14 @@ def test_a_shop_without_a_log_trains_on_its_words(shop, tmp_path):
 
     shutil.copytree(shop / "data", tmp_path / "data")
     for name in ("sft.parquet", "lists.parquet"):
-        pq.write_table(pq.read_table(tmp_path / "data" / name).slice(0, 0), tmp_path / "data" / name)
+        pq.write_table(
+            pq.read_table(tmp_path / "data" / name).slice(0, 0), tmp_path / "data" / name
+        )
     cfg = config(shop / "inputs")
     report = train_sft(cfg, tmp_path / "data", None, shop / "sid", tmp_path / "sft", progress=False)
     assert report["streams"]["query"] == 0
-    assert report["valid_examples"] == 16  # items spread over the shop, in words that training never draws
+    # items spread over the shop, in words that training never draws
+    assert report["valid_examples"] == 16
     with pytest.raises(ValueError, match="needs logged clicks"):
         train_align(cfg, tmp_path / "data", shop / "sid", tmp_path / "sft", tmp_path / "align")
 
@@ -140,7 +151,9 @@ def test_without_a_validation_window_both_stages_say_that_nothing_was_validated(
     cfg = config(shop / "inputs", split={"valid_days": 0})
     build(cfg, tmp_path / "data")
     one = train_sft(cfg, tmp_path / "data", None, shop / "sid", tmp_path / "sft", progress=False)
-    two = train_align(cfg, tmp_path / "data", shop / "sid", tmp_path / "sft", tmp_path / "align", progress=False)
+    two = train_align(
+        cfg, tmp_path / "data", shop / "sid", tmp_path / "sft", tmp_path / "align", progress=False
+    )
     for name, report in (("sft", one), ("align", two)):
         assert "nothing validated" in report["summary"]
         assert "nll" not in report["summary"]

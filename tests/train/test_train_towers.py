@@ -1,4 +1,6 @@
-"""SCI's towers: the losses by hand and against slow loops, the symmetry of the swap, and what training leaves."""
+"""SCI's towers: the losses by hand and against slow loops, the symmetry of the swap, and what
+training leaves.
+"""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +20,15 @@ from sidar.embed.encoder import load_sentence_transformer
 from sidar.evaluate.views import modality_gap
 from sidar.train import towers as towers_module
 from sidar.train import train_dense
-from sidar.train.contrast import Views, coral, hinge_loss, in_batch_loss, mean_gap, pair_loss, tower_loss
+from sidar.train.contrast import (
+    Views,
+    coral,
+    hinge_loss,
+    in_batch_loss,
+    mean_gap,
+    pair_loss,
+    tower_loss,
+)
 from sidar.train.dense import tune
 from sidar.train.pairs import LogPairs, Pair
 from sidar.train.towers import batch_loss, tower_views, train_last, trainable
@@ -37,23 +47,28 @@ def two(**changes):
     return DenseConfig(**{"towers": "two", "precision": "fp32"} | changes)
 
 
-# --- the losses -----------------------------------------------------------------------------------------------------
+# --- the losses
+# --------------------------------------------------------------------------------------------------
 
 NOTHING = torch.zeros(2, 2, dtype=torch.bool)
 QUERIES, ITEMS = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])  # cosines [[1, .6], [0, .8]]
 
 
 def test_the_hinge_by_hand():
-    assert hinge_loss(QUERIES, ITEMS, NOTHING, 0.2).item() == 0  # .6 and 0 are .4 and .8 below their positives
+    # .6 and 0 are .4 and .8 below their positives
+    assert hinge_loss(QUERIES, ITEMS, NOTHING, 0.2).item() == 0
     one_way = (0.5 - 1 + 0.6 + 0) / 2  # δ − 1 + .6 = .1, and δ − .8 + 0 < 0
     assert hinge_loss(QUERIES, ITEMS, NOTHING, 0.5).item() == pytest.approx(one_way, abs=1e-6)
-    back = (0 + 0.5 - 0.8 + 0.6) / 2  # item 0: δ − 1 + 0 < 0; item 1 against query 0: δ − .8 + .6 = .3
+    # item 0: δ − 1 + 0 < 0; item 1 against query 0: δ − .8 + .6 = .3
+    back = (0 + 0.5 - 0.8 + 0.6) / 2
     both = hinge_loss(QUERIES, ITEMS, NOTHING, 0.5, symmetric=True).item()
     assert both == pytest.approx((one_way + back) / 2, abs=1e-6)
-    hide = torch.tensor([[False, True], [False, False]])  # the only violating negative of query 0 answers it too
+    # the only violating negative of query 0 answers it too
+    hide = torch.tensor([[False, True], [False, False]])
     assert hinge_loss(QUERIES, ITEMS, hide, 0.5).item() == 0
     everything = torch.tensor([[False, True], [True, False]])
-    assert hinge_loss(QUERIES, ITEMS, everything, 0.5, symmetric=True).item() == 0  # no negative at all
+    # no negative at all
+    assert hinge_loss(QUERIES, ITEMS, everything, 0.5, symmetric=True).item() == 0
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -95,14 +110,18 @@ def test_the_terms_of_the_grid_add_up(loss):
     for swap, gamma in ((0, 0), (1, 0), (0.3, 0), (1, 1), (0, 0.5)):
         found = tower_loss(views, hide, two(loss=loss, swap=swap, cross=gamma)).item()
         assert found == pytest.approx(straight + swap * swapped + gamma * cross, rel=1e-5)
-    assert tower_loss(Views(q_q, i_i), hide, two(loss=loss, swap=0)).item() == pytest.approx(straight, rel=1e-6)
+    assert tower_loss(Views(q_q, i_i), hide, two(loss=loss, swap=0)).item() == pytest.approx(
+        straight, rel=1e-6
+    )
 
 
 def test_moments_by_hand():
     queries, items = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert mean_gap(queries, items).item() == pytest.approx(0.5)  # (.5, .5) against (1, 0)
-    assert coral(queries, items).item() == pytest.approx(1.0)  # [[.5, −.5], [−.5, .5]] against zeros
-    assert coral(unit(0), unit(0) @ torch.linalg.qr(unit(1, 5))[0]).item() > 0.01  # a rotation has other covariances
+    # [[.5, −.5], [−.5, .5]] against zeros
+    assert coral(queries, items).item() == pytest.approx(1.0)
+    # a rotation has other covariances
+    assert coral(unit(0), unit(0) @ torch.linalg.qr(unit(1, 5))[0]).item() > 0.01
     views = Views(queries, items)
     straight = tower_loss(views, NOTHING, two(swap=0)).item()
     for match, apart in (("mean", 0.5), ("coral", 1.0)):
@@ -110,7 +129,8 @@ def test_moments_by_hand():
         assert found == pytest.approx(straight + 3 * apart, rel=1e-6)
 
 
-# --- the towers -----------------------------------------------------------------------------------------------------
+# --- the towers
+# --------------------------------------------------------------------------------------------------
 
 PAIRS = [
     Pair("red mug", 0, np.array([0])),
@@ -134,7 +154,9 @@ def model_of(path):
 def pair_of(encoders):
     """Two towers that differ, in one order and in the other."""
     first, second = (model_of(path) for path in encoders)
-    return TowerEmbedder(first, second, precision="fp32"), TowerEmbedder(second, first, precision="fp32")
+    return TowerEmbedder(first, second, precision="fp32"), TowerEmbedder(
+        second, first, precision="fp32"
+    )
 
 
 @pytest.mark.parametrize("loss", ["infonce", "hinge"])
@@ -143,9 +165,14 @@ def test_with_the_swap_the_loss_is_the_same_after_exchanging_the_towers(encoders
     towers, exchanged = pair_of(encoders)
     dense = two(loss=loss, symmetric=symmetric, margin=0.5)
     found = batch_loss(towers, PAIRS, TEXTS, dense)
-    assert batch_loss(exchanged, PAIRS, TEXTS, dense).item() == pytest.approx(found.item(), rel=1e-5)
+    assert batch_loss(exchanged, PAIRS, TEXTS, dense).item() == pytest.approx(
+        found.item(), rel=1e-5
+    )
     uneven = dense.model_copy(update={"swap": 0.5})
-    apart = batch_loss(exchanged, PAIRS, TEXTS, uneven).item() - batch_loss(towers, PAIRS, TEXTS, uneven).item()
+    apart = (
+        batch_loss(exchanged, PAIRS, TEXTS, uneven).item()
+        - batch_loss(towers, PAIRS, TEXTS, uneven).item()
+    )
     assert abs(apart) > 1e-4
 
     def gradients(embedder):
@@ -159,7 +186,9 @@ def test_with_the_swap_the_loss_is_the_same_after_exchanging_the_towers(encoders
 
 
 def test_exchanging_towers_and_roles_keeps_the_loss_of_both_directions():
-    """Queries become items and items queries as well: then the loss must be the mean of both directions."""
+    """Queries become items and items queries as well: then the loss must be the mean of both
+    directions.
+    """
     q_q, i_i, i_q, q_i = (unit(seed) for seed in range(4))
     hide = some_hidden(5)
     straight = tower_loss(Views(q_q, i_i, i_q, q_i), hide, two(symmetric=True))
@@ -176,7 +205,9 @@ def test_a_step_reads_what_the_terms_ask_for_with_the_prefixes(encoders, monkeyp
     towers, _ = pair_of(encoders)
     read = []
     monkeypatch.setattr(
-        towers_module, "encode", lambda model, texts, tokens, dense: read.append((model, texts, tokens)) or unit(0, 1)
+        towers_module,
+        "encode",
+        lambda model, texts, tokens, dense: read.append((model, texts, tokens)) or unit(0, 1),
     )
     f_q, f_i = towers.queries.encoder.model, towers.items.encoder.model
     straight = [(f_q, ["[Q] a"], 24), (f_i, ["[I] b"], 48)]
@@ -193,20 +224,28 @@ def test_two_towers_start_as_one_encoder_and_the_swap_adds_no_parameter(encoders
     single = trainable(cfg, "cpu", DenseConfig())
 
     def count(embedder):
-        return sum(parameter.numel() for parameter in embedder.model.parameters() if parameter.requires_grad)
+        return sum(
+            parameter.numel()
+            for parameter in embedder.model.parameters()
+            if parameter.requires_grad
+        )
 
     for changes in ({"swap": 0}, {}, {"cross": 1}, {"match": "coral"}):
         towers = trainable(cfg, "cpu", two(**changes))
         assert count(towers) == 2 * count(single)
     texts = ["red mug", "a towel"]
-    np.testing.assert_array_equal(towers.queries.encode(texts), towers.queries_as_items.encode(texts))
+    np.testing.assert_array_equal(
+        towers.queries.encode(texts), towers.queries_as_items.encode(texts)
+    )
     with torch.no_grad():
         next(towers.queries.encoder.model.parameters()).add_(1)  # two encoders, not one twice
     assert not np.allclose(towers.queries.encode(texts), towers.queries_as_items.encode(texts))
 
 
 def test_with_equal_towers_the_swap_doubles_the_loss(encoders):
-    """The limit case of docs/methods/sci.md: tied towers are aligned already, so the swap says nothing new."""
+    """The limit case of docs/methods/sci.md: tied towers are aligned already, so the swap says
+    nothing new.
+    """
     towers = trainable(EmbedConfig(model=encoders[0], dtype="fp32"), "cpu", two())
     towers.model.eval()
     alone = batch_loss(towers, PAIRS, TEXTS, two(swap=0)).item()
@@ -226,10 +265,20 @@ def test_only_the_last_layers_are_trained(encoders):
         torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(3)])), head
     )
     train_last(stack, 2)
-    assert [p.requires_grad for p in stack.parameters()] == [False, False, True, True, True, True, True, True]
+    assert [p.requires_grad for p in stack.parameters()] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
-# --- the stage ------------------------------------------------------------------------------------------------------
+# --- the stage
+# --------------------------------------------------------------------------------------------------
 
 
 def run_config(shop, encoder, **dense):
@@ -253,12 +302,18 @@ def test_towers_learn_and_leave_a_folder_that_opens_with_both_views(tuned, shop)
     assert isinstance(towers, TowerEmbedder)
     texts = item_texts(open_dataset(shop / "data").catalogue, tuned.cfg.embed.fields)
     np.testing.assert_allclose(load_items(tuned.out), towers.items.encode(texts), atol=1e-6)
-    np.testing.assert_allclose(load_items(tuned.out, "query"), towers.items_as_queries.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(
+        load_items(tuned.out, "query"), towers.items_as_queries.encode(texts), atol=1e-6
+    )
     assert not np.allclose(load_items(tuned.out), load_items(tuned.out, "query"), atol=1e-3)
-    assert json.loads((tuned.out / "embedder.json").read_text())["fingerprint"] == towers.fingerprint
+    assert (
+        json.loads((tuned.out / "embedder.json").read_text())["fingerprint"] == towers.fingerprint
+    )
     assert shapes["parameters"] == sum(p.numel() for p in towers.model.parameters())
     assert "two towers from" in tuned.report["summary"]
-    assert shapes["views"]["gap"] == pytest.approx(modality_gap(load_items(tuned.out), load_items(tuned.out, "query")))
+    assert shapes["views"]["gap"] == pytest.approx(
+        modality_gap(load_items(tuned.out), load_items(tuned.out, "query"))
+    )
     assert 0 < shapes["views"]["cka"] < 1
     assert 0 < shapes["views"]["find_themselves"] <= 1
 
@@ -266,17 +321,26 @@ def test_towers_learn_and_leave_a_folder_that_opens_with_both_views(tuned, shop)
 def test_the_same_seed_gives_the_same_towers(tuned, shop, tmp_path):
     train_dense(tuned.cfg, shop / "data", tmp_path)
     for name in ("query", "item"):
-        again, first = (load_sentence_transformer(str(f / "model" / name), "cpu") for f in (tmp_path, tuned.out))
-        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), first.parameters(), strict=True))
+        again, first = (
+            load_sentence_transformer(str(f / "model" / name), "cpu") for f in (tmp_path, tuned.out)
+        )
+        assert all(
+            torch.equal(a, b) for a, b in zip(again.parameters(), first.parameters(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("hold_out", [True, False])
 def test_no_tower_reads_an_evaluation_query_in_training(encoders, tmp_path, monkeypatch, hold_out):
-    """Queries of judged and simulated sets that shoppers typed too; with nothing held out, the towers do read some."""
+    """Queries of judged and simulated sets that shoppers typed too; with nothing held out, the
+    towers do read some.
+    """
     toy.write_inputs(tmp_path / "inputs")
     if not hold_out:
         switch_off(monkeypatch)
-    build(config(tmp_path / "inputs", evaluate={"sets": write_typed_sets(tmp_path / "inputs")}), tmp_path / "data")
+    build(
+        config(tmp_path / "inputs", evaluate={"sets": write_typed_sets(tmp_path / "inputs")}),
+        tmp_path / "data",
+    )
     data, read = open_dataset(tmp_path / "data"), set()
     real = towers_module.encode
 
@@ -295,10 +359,17 @@ def test_no_tower_reads_an_evaluation_query_in_training(encoders, tmp_path, monk
 
 
 def test_frozen_layers_stay_as_they_were(shop, encoders, tmp_path):
-    train_dense(run_config(shop, encoders[0], steps=4, train_layers=1), shop / "data", tmp_path, valid_sets=[])
+    train_dense(
+        run_config(shop, encoders[0], steps=4, train_layers=1),
+        shop / "data",
+        tmp_path,
+        valid_sets=[],
+    )
     before = dict(load_sentence_transformer(encoders[0], "cpu").named_parameters())
     for name in ("query", "item"):
-        after = dict(load_sentence_transformer(str(tmp_path / "model" / name), "cpu").named_parameters())
+        after = dict(
+            load_sentence_transformer(str(tmp_path / "model" / name), "cpu").named_parameters()
+        )
         moved = {key for key in after if not torch.equal(after[key], before[key])}
         assert moved
         assert all(".layer.1." in key for key in moved)
@@ -317,10 +388,13 @@ def open_table():
     import pyarrow as pa
 
     positives = pa.array([[0], [1], [2], [3]], pa.list_(pa.int32()))
-    return pa.table({"query": pa.array(["red mug", "blue mug", "lid", "towel"]), "positives": positives})
+    return pa.table(
+        {"query": pa.array(["red mug", "blue mug", "lid", "towel"]), "positives": positives}
+    )
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_two_towers_says_so(tuned):

@@ -1,7 +1,8 @@
-"""What each training stage reads, and what it makes of the config: rows, limits, models, identities.
+"""What each training stage reads, and what it makes of the config: rows, limits, models,
+identities.
 
-The stages run as the pipeline calls them. Each request of the log names its split in its query, and the training loop
-is watched or, where only what it was given matters, replaced by a stop.
+The stages run as the pipeline calls them. Each request of the log names its split in its query, and
+the training loop is watched or, where only what it was given matters, replaced by a stop.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "label"}
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy shop whose queries name their split, with a model that SFT has trained for a moment in ``sft/``."""
+    """A toy shop whose queries name their split, with a model that SFT has trained for a moment in
+    ``sft/``.
+    """
     folder = build_shop(tmp_path_factory.mktemp("marked"), marked=True)
     cfg = config(folder / "inputs", sft={"steps": 1})
     train_sft(cfg, folder / "data", None, folder / "sid", folder / "sft", progress=False)
@@ -63,13 +66,16 @@ def run_sft(shop: Path, cfg: Config, out: Path, **kwargs: Any) -> dict[str, Any]
 
 
 def run_align(shop: Path, cfg: Config, out: Path, **kwargs: Any) -> dict[str, Any]:
-    return train_align(cfg, shop / "data", shop / "sid", shop / "sft", out, progress=False, **kwargs)
+    return train_align(
+        cfg, shop / "data", shop / "sid", shop / "sft", out, progress=False, **kwargs
+    )
 
 
 STAGES = {"sft": (sft_stage, run_sft), "align": (align_stage, run_align)}
 
 
-# --- which split ----------------------------------------------------------------------------------------------------
+# --- which split
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -126,8 +132,12 @@ def test_the_encoder_is_tuned_on_training_requests_and_chosen_on_the_validation_
     monkeypatch.setattr(dense_stage, "batch_loss", watched_loss)
     monkeypatch.setattr(dense_stage, "validation", watched_validation)
     cfg = config(shop / "inputs")
-    cfg.embed = EmbedConfig(model=str(save_tiny_encoder(tmp_path / "encoder", seed=0)), dtype="fp32")
-    cfg.dense = DenseConfig(steps=3, batch_size=32, precision="fp32", validate_every=3, valid_queries=8)
+    cfg.embed = EmbedConfig(
+        model=str(save_tiny_encoder(tmp_path / "encoder", seed=0)), dtype="fp32"
+    )
+    cfg.dense = DenseConfig(
+        steps=3, batch_size=32, precision="fp32", validate_every=3, valid_queries=8
+    )
     (tmp_path / "dense").mkdir()
     train_dense(cfg, shop / "data", tmp_path / "dense")
     first = Counter(query.split()[0] for query in asked)
@@ -136,7 +146,8 @@ def test_the_encoder_is_tuned_on_training_requests_and_chosen_on_the_validation_
     assert {query.split()[0] for query in judged} == {MARKS["valid"]}
 
 
-# --- what the config becomes ----------------------------------------------------------------------------------------
+# --- what the config becomes
+# ----------------------------------------------------------------------------------------
 
 
 class Opened(Exception):
@@ -163,7 +174,9 @@ def opened(name: str, shop: Path, cfg: Config, tmp_path: Path, **kwargs: Any) ->
     """Open a stage up to its training."""
     module, run = STAGES[name]
 
-    def stop(task: Any, optim: OptimConfig, *, identity: dict[str, Any], title: str, **_: Any) -> None:
+    def stop(
+        task: Any, optim: OptimConfig, *, identity: dict[str, Any], title: str, **_: Any
+    ) -> None:
         raise Opened(task, optim, identity, title)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +209,12 @@ OPTIM = {
     "valid_requests": 9,
     "valid_beam": 3,
 }
-SFT = {**OPTIM, "positives": "flat", "mixture": {"item": 0.5, "pseudo": 0.125, "query": 0.375}, "max_positives": 2}
+SFT = {
+    **OPTIM,
+    "positives": "flat",
+    "mixture": {"item": 0.5, "pseudo": 0.125, "query": 0.375},
+    "max_positives": 2,
+}
 ALIGN = {
     **OPTIM,
     "objective": "raddpo-paper",
@@ -225,7 +243,9 @@ PREFERENCE = {"negatives": "beam", "debias": "ips", "max_positives": 3, "max_neg
 
 
 def loop_facts(run: Opened) -> dict[str, Any]:
-    """Every option of the loop as the loop was given it; those that the stage reads too are held beside it."""
+    """Every option of the loop as the loop was given it; those that the stage reads too are held
+    beside it.
+    """
     validator = run.task._validator
     assert validator.precision == run.optim.precision
     assert len(run.task.batch(0)) == run.optim.batch_size
@@ -239,7 +259,11 @@ def test_every_option_of_sft_reaches_its_object(shop: Path, tmp_path: Path) -> N
     run = opened("sft", shop, cfg, tmp_path)
     streams = run.task._streams
     drawn = Counter(name for name, _, _ in run.task.order.pool(0))
-    limits = {most(run.rows(streams["query"]), True), most(run.rows(streams["pseudo"]), True), most(run.valid, True)}
+    limits = {
+        most(run.rows(streams["query"]), True),
+        most(run.rows(streams["pseudo"]), True),
+        most(run.valid, True),
+    }
     assert (
         loop_facts(run)
         | {
@@ -252,13 +276,23 @@ def test_every_option_of_sft_reaches_its_object(shop: Path, tmp_path: Path) -> N
     assert most(run.valid, False) == 5  # preference.max_negatives
     wide = opened("sft", shop, config(shop / "inputs"), tmp_path)
     assert reading(wide) == "mean"
-    assert min(most(wide.rows(stream), True) for stream in (streams["query"], wide.task._streams["pseudo"])) > 1
+    assert (
+        min(
+            most(wide.rows(stream), True)
+            for stream in (streams["query"], wide.task._streams["pseudo"])
+        )
+        > 1
+    )
     assert_bound(run, "sft", SFT)
 
 
 def reading(run: Opened) -> str:
-    """Whether the loss of item texts, pseudo-queries and requests together is the mean over prompts or positives."""
-    examples = [example for stream in run.task._streams.values() for example in run.rows(stream)[:4]]
+    """Whether the loss of item texts, pseudo-queries and requests together is the mean over prompts
+    or positives.
+    """
+    examples = [
+        example for stream in run.task._streams.values() for example in run.rows(stream)[:4]
+    ]
     packed = pack([x.tokens for x in examples], [x.candidates for x in examples], run.model.vocab)
     run.model.eval()
     with torch.no_grad():
@@ -276,15 +310,21 @@ def reading(run: Opened) -> str:
 def assert_changed(
     values: dict[str, Any], section: type[SftConfig] | type[AlignConfig] | type[PreferenceConfig]
 ) -> None:
-    """Every option of the section has another value than its default; a new one must get an entry and a fact."""
+    """Every option of the section has another value than its default; a new one must get an entry
+    and a fact.
+    """
     assert set(values) == set(section.model_fields)
     unchanged = {name for name, value in values.items() if value == getattr(section(), name)}
     assert unchanged <= {"rdrw"}
 
 
 def assert_bound(run: Opened, section: str, values: dict[str, Any]) -> None:
-    """An interrupted run is bound to every option of its section but those that change what is written down."""
-    assert run.identity[section] == {name: value for name, value in values.items() if name not in FREE}
+    """An interrupted run is bound to every option of its section but those that change what is
+    written down.
+    """
+    assert run.identity[section] == {
+        name: value for name, value in values.items() if name not in FREE
+    }
 
 
 def test_every_option_of_align_reaches_its_object(shop: Path, tmp_path: Path) -> None:
@@ -315,7 +355,9 @@ def test_every_option_of_preference_reaches_lists_of_both_days(shop: Path, tmp_p
     assert_changed(PREFERENCE, PreferenceConfig)
     cuts = {name: PREFERENCE[name] for name in ("max_positives", "max_negatives")}
     for name in cuts:  # one changed at a time: they must not be taken for one another
-        run = opened("align", shop, config(shop / "inputs", preference={name: cuts[name]}), tmp_path)
+        run = opened(
+            "align", shop, config(shop / "inputs", preference={name: cuts[name]}), tmp_path
+        )
         limits = {"max_positives": 8, "max_negatives": 3} | {name: cuts[name]}
         logged = run.rows(run.task._lists)
         assert most(logged, False) == most(run.valid, False) == limits["max_negatives"]
@@ -325,13 +367,17 @@ def test_every_option_of_preference_reaches_lists_of_both_days(shop: Path, tmp_p
     assert most(few.rows(few.task._lists), True) == most(few.valid, True) == 1
     run = opened("align", shop, config(shop / "inputs", preference=PREFERENCE), tmp_path)
     examples = [example for step in range(4) for example in run.task.batch(step) if example.is_list]
-    assert {sum(not c.is_positive for c in example.candidates) for example in examples} == {5}  # of the beam, always
+    # of the beam, always
+    assert {sum(not c.is_positive for c in example.candidates) for example in examples} == {5}
     assert run.task._beam._width == 3 + 5
     assert run.identity["preference"] == PREFERENCE
-    # `negatives` and `debias` are also the data stage's: test_data_examples.py, test_data_propensity.py
+    # `negatives` and `debias` are also the data stage's: test_data_examples.py,
+    # test_data_propensity.py
 
 
-def test_pseudo_queries_have_every_item_with_their_words_as_a_positive(shop: Path, tmp_path: Path) -> None:
+def test_pseudo_queries_have_every_item_with_their_words_as_a_positive(
+    shop: Path, tmp_path: Path
+) -> None:
     run = opened("sft", shop, config(shop / "inputs"), tmp_path)
     stream, catalogue = run.task._streams["pseudo"], open_dataset(shop / "data").catalogue
     said = zip(*(catalogue.column(name) for name in ("title", "category", "brand")), strict=True)
@@ -341,7 +387,9 @@ def test_pseudo_queries_have_every_item_with_their_words_as_a_positive(shop: Pat
     draws = [(index, epoch) for epoch in range(4) for index in range(len(stream))]
     for draw, example in zip(draws, stream.examples(draws), strict=True):
         words = stream.query(*draw).split()
-        right = [row for row, bag in enumerate(bags) if all(f" {word} " in f" {bag} " for word in words)]
+        right = [
+            row for row, bag in enumerate(bags) if all(f" {word} " in f" {bag} " for word in words)
+        ]
         if 1 < len(right) <= 8:
             assert {c.codes for c in example.candidates} == {sids.tuple_of(row) for row in right}
             several += len(example.candidates) > 1
@@ -373,13 +421,21 @@ def lm_facts(run: Opened) -> dict[str, Any]:
     """The options of the language model as the model that SFT starts from has them."""
     model, backbone, prompts = run.model, run.model.backbone.config, run.model.prompts
     adapted = {n.split(".")[-4]: p for n, p in model.named_parameters() if "lora_A" in n}
-    layers = [module for module in model.modules() if hasattr(module, "scaling") and hasattr(module, "lora_alpha")]
+    layers = [
+        module
+        for module in model.modules()
+        if hasattr(module, "scaling") and hasattr(module, "lora_alpha")
+    ]
     words = model.word_embeddings.detach()
     apart = (model.sid_in.detach() - words.mean(0)).std() / words.std()
     lora = None
     if adapted:
         rank = {p.shape[0] for p in adapted.values()}
-        lora = {"r": rank.pop(), "alpha": layers[0].lora_alpha["default"], "targets": sorted(adapted)}
+        lora = {
+            "r": rank.pop(),
+            "alpha": layers[0].lora_alpha["default"],
+            "targets": sorted(adapted),
+        }
     return {
         "backbone": model.config.backbone,
         "layers": backbone.num_hidden_layers,
@@ -389,7 +445,8 @@ def lm_facts(run: Opened) -> dict[str, Any]:
         "intermediate": backbone.intermediate_size,
         "text_embeddings": {"text": "minilm", "none": "random"}.get(model.config.pretrained),
         "head": model.config.head,
-        "init": "mean" if float(apart) < 0.2 else "centroid",  # a tenth of the words' spread, or as long as words
+        # a tenth of the words' spread, or as long as words
+        "init": "mean" if float(apart) < 0.2 else "centroid",
         "geometry": model.geometry is not None,
         "geometry_exact": model.config.geometry_exact,
         "geometry_top": model.config.geometry_top,
@@ -397,7 +454,9 @@ def lm_facts(run: Opened) -> dict[str, Any]:
         "max_prompt_tokens": prompts.max_tokens,
         "history_items": prompts.history_items,
         "attention": model.config.attention,
-        "template": next(name for name, template in TEMPLATES.items() if template is prompts.template),
+        "template": next(
+            name for name, template in TEMPLATES.items() if template is prompts.template
+        ),
     }
 
 
@@ -411,7 +470,8 @@ def test_every_option_of_lm_reaches_the_model(
     if "backbone" in values:
         values = {"backbone": str(write_backbone(tmp_path / "backbone", hidden=16, layers=1))}
     cfg = config(shop / "inputs")
-    cfg.embed = EmbedConfig(model="hashing:32")  # of the codebooks: `geometry` reads the query's vector
+    # of the codebooks: `geometry` reads the query's vector
+    cfg.embed = EmbedConfig(model="hashing:32")
     cfg.lm = LmConfig.model_validate(
         {"text_embeddings": "minilm", "layers": 1, "hidden": 32, "heads": 2, "kv_heads": 2} | values
     )
@@ -424,7 +484,8 @@ def test_every_option_of_lm_reaches_the_model(
     assert {name: run.identity["lm"][name] for name in values} == values
 
 
-# --- what interrupted work belongs to -------------------------------------------------------------------------------
+# --- what interrupted work belongs to
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -472,7 +533,10 @@ def test_seed_fields_and_warm_start_are_part_of_the_identity(shop: Path, tmp_pat
         before = opened(name, shop, cfg, tmp_path)
         other = cfg.model_copy(update={"seed": 5, "embed": EmbedConfig(fields=["title"])})
         after = opened(name, shop, other, tmp_path)
-        assert {key for key in before.identity if before.identity[key] != after.identity[key]} == {"seed", "fields"}
+        assert {key for key in before.identity if before.identity[key] != after.identity[key]} == {
+            "seed",
+            "fields",
+        }
         assert (after.identity["seed"], after.identity["fields"]) == (5, ["title"])
         texts = [len(example.tokens) for run in (before, after) for example in run.rows(items(run))]
         assert sum(texts[:64]) > sum(texts[64:])  # the fields are those that item rows are made of
@@ -484,7 +548,9 @@ def items(run: Opened) -> Any:
     return run.task._streams["item"] if hasattr(run.task, "_streams") else run.task._items
 
 
-def test_alignment_starts_from_the_final_model_of_sft_and_keeps_it_as_its_reference(shop: Path, tmp_path: Path) -> None:
+def test_alignment_starts_from_the_final_model_of_sft_and_keeps_it_as_its_reference(
+    shop: Path, tmp_path: Path
+) -> None:
     run = opened("align", shop, config(shop / "inputs", align={"objective": "dpo"}), tmp_path)
     final = SidLM.from_pretrained(shop / "sft" / "model").state_dict()
     for model in (run.model, run.task._reference):

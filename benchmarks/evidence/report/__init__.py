@@ -1,7 +1,9 @@
-"""The page of the evidence: reads the cells, compares them, writes ``docs/evidence.md`` and ``docs/evidence.html``.
+"""The page of the evidence: reads the cells, compares them, writes ``docs/evidence.md`` and
+``docs/evidence.html``.
 
-Nothing on the page is typed in: every figure and every verdict comes from the cells, and prose depends on the verdicts.
-The paper's own figures stand in :mod:`benchmarks.evidence.report.names`, with their table.
+Nothing on the page is typed in: every figure and every verdict comes from the cells, and prose
+depends on the verdicts. The paper's own figures stand in :mod:`benchmarks.evidence.report.names`,
+with their table.
 """
 
 from __future__ import annotations
@@ -20,13 +22,19 @@ REGISTRATION = Path(__file__).parent.parent / "registration.yaml"
 
 
 def write_report(
-    results: Path, docs: Path, *, registration: Path = REGISTRATION, planned: Sequence[Any] | None = None
+    results: Path,
+    docs: Path,
+    *,
+    registration: Path = REGISTRATION,
+    planned: Sequence[Any] | None = None,
 ) -> None:
-    """Write ``evidence.md``, ``evidence.html`` and ``images/evidence-*.svg`` into ``docs`` from ``results``.
+    """Write ``evidence.md``, ``evidence.html`` and ``images/evidence-*.svg`` into ``docs`` from
+    ``results``.
 
-    ``planned`` (default: tuning runs and the full plan) names the cells that should exist; those without a file are
-    shown as not run. The speed of the packed step is read from ``preference_step.json`` in the folder above
-    ``results``. The output depends on the files only: no clock, no path, no host.
+    ``planned`` (default: tuning runs and the full plan) names the cells that should exist; those
+    without a file are shown as not run. The speed of the packed step is read from
+    ``preference_step.json`` in the folder above ``results``. The output depends on the files only:
+    no clock, no path, no host.
     """
     if planned is None:
         from benchmarks.evidence.plan import cells

@@ -1,4 +1,6 @@
-"""The cells as they lie on disk: which are there, which are void, which were planned and not run; their values."""
+"""The cells as they lie on disk: which are there, which are void, which were planned and not run;
+their values.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,18 @@ import yaml
 
 from sidar.artifacts import sha256_json
 
-#: Axes that change the tokens or the model: two cells that differ here are never compared by accident.
+#: Axes that change the tokens or the model: two cells that differ here are never compared by
+#: accident.
 BED_AXES = ("sids", "size", "head")
 _END = re.compile(r"\.(s\d+|tune)$")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained and scored model, or one baseline (``seed`` None). ``variant`` is what its name says after ``@``."""
+    """One trained and scored model, or one baseline (``seed`` None).
+
+    ``variant`` is what its name says after ``@``.
+    """
 
     name: str
     system: str
@@ -56,8 +62,12 @@ class Cell:
         return {key: float(value or 0) for key, value in (self.facts.get("seconds") or {}).items()}
 
     def same_bed(self, other: Cell) -> bool:
-        """Whether both have the same kind of model and the same Semantic IDs, as far as both say."""
-        axes = all(self.axes[k] == other.axes[k] for k in BED_AXES if k in self.axes and k in other.axes)
+        """Whether both have the same kind of model and the same Semantic IDs, as
+        far as both say.
+        """
+        axes = all(
+            self.axes[k] == other.axes[k] for k in BED_AXES if k in self.axes and k in other.axes
+        )
         mine, theirs = self.facts["bed"].get("sids"), other.facts["bed"].get("sids")
         return axes and (not mine or not theirs or mine == theirs)
 
@@ -69,7 +79,9 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def registration_hash(path: Path) -> str:
-    """Names a registration file, as :func:`benchmarks.evidence.registration.registration_hash` does."""
+    """Names a registration file, as :func:`benchmarks.evidence.registration.registration_hash`
+    does.
+    """
     return sha256_json(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
 
 
@@ -83,7 +95,8 @@ class Evidence:
     cells: dict[str, Cell]
     void: dict[str, str]  # name -> why
     planned: Sequence[Any]
-    queries: dict[str, tuple[dict[str, int], np.ndarray]]  # set -> (query_id -> place, (Q,) cluster numbers)
+    # set -> (query_id -> place, (Q,) cluster numbers)
+    queries: dict[str, tuple[dict[str, int], np.ndarray]]
     _values: dict[str, dict[tuple[str, str], np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -104,20 +117,33 @@ class Evidence:
     def device_types(self) -> list[str]:
         """The types of device that cells ran on: cpu, cuda."""
         used = [c.facts.get("device") for c in self.cells.values()]
-        return sorted({str(d.get("used", "cpu")).partition(":")[0] for d in used if isinstance(d, dict)})
+        return sorted(
+            {str(d.get("used", "cpu")).partition(":")[0] for d in used if isinstance(d, dict)}
+        )
 
     def runs(self, system: str, variant: str = "") -> dict[int | None, Cell]:
         """{seed: cell} of one row of a table, tuning runs left out."""
-        found = [c for c in self.cells.values() if c.system == system and c.variant == variant and not _tuning(c)]
+        found = [
+            c
+            for c in self.cells.values()
+            if c.system == system and c.variant == variant and not _tuning(c)
+        ]
         return {c.seed: c for c in sorted(found, key=lambda c: (c.seed is None, c.seed or 0))}
 
-    def systems(self, group: str | None = None, kinds: Sequence[str] = ("sft", "align")) -> list[str]:
-        """Systems with a cell at the base setting (in ``group``), in the order of the plan, then by name."""
+    def systems(
+        self, group: str | None = None, kinds: Sequence[str] = ("sft", "align")
+    ) -> list[str]:
+        """Systems with a cell at the base setting (in ``group``), in the order of the plan, then by
+        name.
+        """
         planned = list(dict.fromkeys(p.system for p in self.planned))
         found = {
             c.system
             for c in self.cells.values()
-            if not c.variant and c.kind in kinds and not _tuning(c) and (group is None or group in c.groups)
+            if not c.variant
+            and c.kind in kinds
+            and not _tuning(c)
+            and (group is None or group in c.groups)
         }
         return sorted(found, key=lambda s: (planned.index(s) if s in planned else len(planned), s))
 
@@ -125,7 +151,11 @@ class Evidence:
         """Variants ``axis=value`` that were run or planned, by value."""
         run = [(c.system, c.variant) for c in self.cells.values() if not _tuning(c)]
         run += [split_name(p.name) for p in self.planned if list(p.groups) != ["tune"]]
-        found = {v for s, v in run if system in (None, s) and v.startswith(f"{axis}=") and v.count("=") == 1}
+        found = {
+            v
+            for s, v in run
+            if system in (None, s) and v.startswith(f"{axis}=") and v.count("=") == 1
+        }
         return sorted(found, key=sort_key)
 
     def base_value(self, axis: str, system: str) -> str | None:
@@ -149,8 +179,8 @@ class Evidence:
             rows = np.flatnonzero(sets == name)
             if unknown := [i for i in ids[rows] if i not in places]:
                 raise ValueError(
-                    f"{cell.name}.parquet has query {unknown[0]!r} of {name}, which queries.parquet does not know; "
-                    "run the cell again on this bed"
+                    f"{cell.name}.parquet has query {unknown[0]!r} of {name}, which "
+                    "queries.parquet does not know; run the cell again on this bed"
                 )
             at = np.asarray([places[i] for i in ids[rows]], dtype=np.int64)
             for metric in set(table.column_names) - {"set", "query_id"}:
@@ -166,7 +196,9 @@ def _tuning(cell: Cell) -> bool:
 
 
 def sort_key(variant: str) -> tuple[float, str]:
-    """Orders ``axis=value`` by number where the value is one (the first number of ``512/256/128``)."""
+    """Orders ``axis=value`` by number where the value is one (the first number of
+    ``512/256/128``).
+    """
     number = re.search(r"\d+(\.\d+)?(e-?\d+)?", variant.partition("=")[2])
     return (float(number.group()) if number else float("inf"), variant)
 
@@ -184,7 +216,9 @@ def read_evidence(results: Path, registration: Path, planned: Sequence[Any]) -> 
         name = str(facts["cell"])
         system, variant = split_name(name)
         if system != facts["system"] or name != path.stem:
-            raise ValueError(f"{path.name} says that it is {name} of {facts['system']}; run this cell again")
+            raise ValueError(
+                f"{path.name} says that it is {name} of {facts['system']}; run this cell again"
+            )
         reason = _why_void(facts, rules, own_hash)
         if not reason and name in specs and _spec(facts.get("spec") or {}) != specs[name]:
             reason = "another specification than the plan's"
@@ -194,17 +228,24 @@ def read_evidence(results: Path, registration: Path, planned: Sequence[Any]) -> 
             void[name] = reason
         else:
             cells[name] = Cell(name, system, variant, facts.get("seed"), facts)
-    return Evidence(results, rules, own_hash, cells, void, planned, _read_queries(results / "queries.parquet"))
+    return Evidence(
+        results, rules, own_hash, cells, void, planned, _read_queries(results / "queries.parquet")
+    )
 
 
 def _spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a cell what it is, as JSON reads it back; why it is wanted and what it waits for are left out."""
+    """What makes a cell what it is, as JSON reads it back; why it is wanted and what it waits for
+    are left out.
+    """
     found: dict[str, Any] = json.loads(json.dumps(dict(spec)))
     return {key: value for key, value in found.items() if key not in ("groups", "needs")}
 
 
 def _why_void(facts: Mapping[str, Any], rules: Mapping[str, Any], own_hash: str) -> str:
-    """Why a cell does not count; empty where it does. A hash may be given by its first twelve digits or more."""
+    """Why a cell does not count; empty where it does.
+
+    A hash may be given by its first twelve digits or more.
+    """
     bed = facts.get("bed") or {}
     for what, said, wanted in (
         ("simulator", bed.get("simulator"), rules["simulator"]["hash"]),
@@ -213,7 +254,10 @@ def _why_void(facts: Mapping[str, Any], rules: Mapping[str, Any], own_hash: str)
     ):
         said = str(said or "")
         if len(said) < 12 or not str(wanted).startswith(said):
-            return f"made under another {what} ({said[:12] or 'none named'}, registered {str(wanted)[:12]})"
+            return (
+                f"made under another {what} ({said[:12] or 'none named'}, registered "
+                f"{str(wanted)[:12]})"
+            )
     return ""
 
 
@@ -224,6 +268,8 @@ def _read_queries(path: Path) -> dict[str, tuple[dict[str, int], np.ndarray]]:
     out = {}
     for name in dict.fromkeys(row["set"] for row in rows):
         some = [row for row in rows if row["set"] == name]
-        _, clusters = np.unique(np.asarray([str(row["cluster"]) for row in some]), return_inverse=True)
+        _, clusters = np.unique(
+            np.asarray([str(row["cluster"]) for row in some]), return_inverse=True
+        )
         out[name] = ({row["query_id"]: i for i, row in enumerate(some)}, clusters)
     return out

@@ -1,7 +1,9 @@
-"""One comparison of cells: paired by seed and query, intervals clustered by query, Holm inside a family, verdict words.
+"""One comparison of cells: paired by seed and query, intervals clustered by query, Holm inside a
+family, verdict words.
 
-The interval and p speak of *queries*, for the seeds at hand: seeds are stacked under the same query label. What another
-seed would change stands beside it: the effect of each seed, how many agree, and the standard deviation between them.
+The interval and p speak of *queries*, for the seeds at hand: seeds are stacked under the same query
+label. What another seed would change stands beside it: the effect of each seed, how many agree, and
+the standard deviation between them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from benchmarks.evidence.report.cells import Cell, Evidence
 from sidar.evaluate.stats import PairedTest, holm, paired_tests, smallest_detectable, verdict
 
 DAY = "day8"
-NOTHING = "nothing seen"  # the word where the registered expectation is "smaller than this bed can see"
+# the word where the registered expectation is "smaller than this bed can see"
+NOTHING = "nothing seen"
 NOT_RUN = "not run"
 LEAST_SEEDS = 3
 UNSURE = "cannot tell here"
@@ -36,11 +39,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Σ plus − Σ minus, per query and seed. One of each is a plain difference; two of each an interaction.
+    """Σ plus − Σ minus, per query and seed. One of each is a plain difference; two of each an
+    interaction.
 
-    ``sign`` is the direction that is claimed: "+" better, "-" worse, "0" too small to be seen. ``across`` allows sides
-    from different beds (more against less data); otherwise plus[i] and minus[i] must have seen the same one.
-    ``seeds`` keeps a table to the seeds of all its rows; None = every seed that the sides share.
+    ``sign`` is the direction that is claimed: "+" better, "-" worse, "0" too small to be seen.
+    ``across`` allows sides from different beds (more against less data); otherwise plus[i] and
+    minus[i] must have seen the same one. ``seeds`` keeps a table to the seeds of all its rows; None
+    = every seed that the sides share.
     """
 
     plus: tuple[Side, ...]
@@ -56,9 +61,10 @@ class Contrast:
 class Result:
     """What is known of a contrast; ``test`` None: not run, or no query defines the measure.
 
-    ``p`` is after Holm, and ``detectable`` the smallest true effect that a test at alpha / (members of the family) sees
-    with the registered power: Bonferroni's level, which is Holm's for its smallest p. It speaks of p for these seeds;
-    that every seed must have the sign besides is not in it.
+    ``p`` is after Holm, and ``detectable`` the smallest true effect that a test at alpha / (members
+    of the family) sees with the registered power: Bonferroni's level, which is Holm's for its
+    smallest p. It speaks of p for these seeds; that every seed must have the sign besides is not in
+    it.
     """
 
     contrast: Contrast
@@ -72,7 +78,9 @@ class Result:
 
     @property
     def word(self) -> str:
-        """The verdict for the claimed direction: only where the seeds agree, and where there was something to see."""
+        """The verdict for the claimed direction: only where the seeds agree, and where there was
+        something to see.
+        """
         if self.test is None:
             return NOT_RUN
         if self.same:
@@ -102,7 +110,9 @@ class Result:
 
     @property
     def met(self) -> str:
-        """Whether the registered sign was met: yes, no, not contradicted (too small to see, and nothing seen), open."""
+        """Whether the registered sign was met: yes, no, not contradicted (too small to see, and
+        nothing seen), open.
+        """
         if self.contrast.sign == "0" and self.word in (NOTHING, IDENTICAL):
             return "not contradicted"
         return {"holds": "yes", "does not hold": "no", NOT_RUN: NOT_RUN}.get(self.word, "open")
@@ -110,11 +120,19 @@ class Result:
     @property
     def agreeing(self) -> int:
         """How many seeds have the sign of the effect."""
-        return sum(np.sign(e) == np.sign(self.test.effect) for e in self.seeds.values()) if self.test else 0
+        return (
+            sum(np.sign(e) == np.sign(self.test.effect) for e in self.seeds.values())
+            if self.test
+            else 0
+        )
 
     @property
     def seed_sd(self) -> float:
-        return float(np.std(list(self.seeds.values()), ddof=1)) if len(self.seeds) > 1 else float("nan")
+        return (
+            float(np.std(list(self.seeds.values()), ddof=1))
+            if len(self.seeds) > 1
+            else float("nan")
+        )
 
 
 def difference(
@@ -134,16 +152,23 @@ def difference(
     other = variant if b_variant is None else b_variant
     only = None if seeds is None else tuple(seeds)
     return Contrast(
-        (Side(a, metric, variant),), (Side(b, b_metric or metric, other),), set_name, sign, across, seeds=only
+        (Side(a, metric, variant),),
+        (Side(b, b_metric or metric, other),),
+        set_name,
+        sign,
+        across,
+        seeds=only,
     )
 
 
 def per_query(
     evidence: Evidence, contrast: Contrast
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int | None, float]]:
-    """(n,) differences of all seeds, their (n,) clusters and (n,) places (seed · Q + query), and each seed's mean.
+    """(n,) differences of all seeds, their (n,) clusters and (n,) places (seed · Q + query), and
+    each seed's mean.
 
-    Seeds are those that all sides share; a side without a seed (a baseline) stands beside each of them.
+    Seeds are those that all sides share; a side without a seed (a baseline) stands beside each of
+    them.
     """
     sides = [*contrast.plus, *contrast.minus]
     runs = [evidence.runs(side.system, side.variant) for side in sides]
@@ -159,9 +184,14 @@ def per_query(
     for seed in seeds:
         cells = [run.get(seed) or run[None] for run in runs]
         half = len(contrast.plus)
-        if not contrast.across and not all(_fair(p, m) for p, m in zip(cells[:half], cells[half:], strict=True)):
+        if not contrast.across and not all(
+            _fair(p, m) for p, m in zip(cells[:half], cells[half:], strict=True)
+        ):
             continue
-        values = [evidence.values(cell, contrast.set, side.metric) for cell, side in zip(cells, sides, strict=True)]
+        values = [
+            evidence.values(cell, contrast.set, side.metric)
+            for cell, side in zip(cells, sides, strict=True)
+        ]
         total = np.sum(values[:half], axis=0) - np.sum(values[half:], axis=0)
         kept = np.flatnonzero(np.isfinite(total))
         if len(kept):
@@ -178,11 +208,14 @@ def _fair(a: Cell, b: Cell) -> bool:
     return "baseline" in (a.kind, b.kind) or "ceiling" in (a.kind, b.kind) or a.same_bed(b)
 
 
-def assess(evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: int = 10_000) -> list[Result]:
-    """Test a family, in the given order. Holm runs over its contrasts; what is planned and not run counts with p = 1.
+def assess(
+    evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: int = 10_000
+) -> list[Result]:
+    """Test a family, in the given order. Holm runs over its contrasts; what is planned and not run
+    counts with p = 1.
 
-    So a family is as large as it was planned, whatever has been run. Contrasts on the same queries and seeds share
-    their permutations and resamples.
+    So a family is as large as it was planned, whatever has been run. Contrasts on the same queries
+    and seeds share their permutations and resamples.
     """
     found = [per_query(evidence, each) for each in contrasts]
     groups: dict[bytes, list[int]] = defaultdict(list)
@@ -192,10 +225,18 @@ def assess(evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: i
     tests: dict[int, PairedTest] = {}
     for members in groups.values():
         columns = np.stack([found[i][0] for i in members], axis=1)  # (n, M)
-        tests |= dict(zip(members, paired_tests(columns, found[members[0]][1], permutations=permutations), strict=True))
+        tests |= dict(
+            zip(
+                members,
+                paired_tests(columns, found[members[0]][1], permutations=permutations),
+                strict=True,
+            )
+        )
     done = sorted(tests)
     waiting = sum(_waiting(evidence, each) for i, each in enumerate(contrasts) if i not in tests)
-    adjusted = dict(zip(done, holm([tests[i].p for i in done] + [1.0] * waiting).tolist(), strict=False))
+    adjusted = dict(
+        zip(done, holm([tests[i].p for i in done] + [1.0] * waiting).tolist(), strict=False)
+    )
     primary = evidence.registration.get("primary", {})
     alpha, power = float(primary.get("alpha", 0.05)), float(primary.get("power", 0.8))
     out = []
@@ -206,17 +247,23 @@ def assess(evidence: Evidence, contrasts: Sequence[Contrast], *, permutations: i
         rows, clusters, _, seeds = found[i]
         same = "" if np.any(rows) else IDENTICAL
         level = alpha / (len(done) + waiting)
-        seen = float("nan") if same else smallest_detectable(rows, clusters, power=power, alpha=level)
+        seen = (
+            float("nan") if same else smallest_detectable(rows, clusters, power=power, alpha=level)
+        )
         out.append(Result(each, tests[i], seeds, adjusted[i], alpha, seen, same))
     return out
 
 
 def _waiting(evidence: Evidence, contrast: Contrast) -> bool:
-    """Whether every side of a contrast without a test was planned to be measured, and some of its cells are missing."""
+    """Whether every side of a contrast without a test was planned to be measured, and some of its
+    cells are missing.
+    """
     missing = False
     for side in (*contrast.plus, *contrast.minus):
         planned = [
-            p for p in evidence.plan.get((side.system, side.variant), ()) if _measured(p, contrast.set, side.metric)
+            p
+            for p in evidence.plan.get((side.system, side.variant), ())
+            if _measured(p, contrast.set, side.metric)
         ]
         if not planned:
             return False
@@ -227,4 +274,6 @@ def _waiting(evidence: Evidence, contrast: Contrast) -> bool:
 def _measured(planned: Any, set_name: str, metric: str) -> bool:
     """Whether a planned cell is to have this measure, as far as the plan says."""
     said = {"invalid": "invalid", "fused": "fused"}.get(metric.partition(".")[0])
-    return set_name in getattr(planned, "pools", (set_name,)) and bool(said is None or getattr(planned, said, True))
+    return set_name in getattr(planned, "pools", (set_name,)) and bool(
+        said is None or getattr(planned, said, True)
+    )

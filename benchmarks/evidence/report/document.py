@@ -1,4 +1,6 @@
-"""A page as blocks, written once and rendered twice: Markdown for the repository, one HTML file for reading."""
+"""A page as blocks, written once and rendered twice: Markdown for the repository, one HTML file for
+reading.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Value:
-    """One entry of a table: ``text``, and ``small`` below it in HTML or ``short`` behind it in Markdown."""
+    """One entry of a table: ``text``, and ``small`` below it in HTML or ``short`` behind it in
+    Markdown.
+    """
 
     text: str
     small: str = ""
@@ -64,7 +68,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG. Without ``file`` it is in the HTML only; with it also ``images/<file>`` for the Markdown."""
+    """An SVG.
+
+    Without ``file`` it is in the HTML only; with it also ``images/<file>`` for the Markdown.
+    """
 
     svg: str
     caption: str
@@ -84,8 +91,9 @@ class Picture:
             x += 44 + 6.6 * len(name)
         total = y + 10 if self.keys else height
         legend = "".join(
-            f'<line x1="{x:.0f}" x2="{x + 22:.0f}" y1="{y - 4:.0f}" y2="{y - 4:.0f}" stroke="var(--c{colour})" '
-            f'stroke-width="2.4"/><text x="{x + 28:.0f}" y="{y:.0f}" class="label">{escape(name)}</text>'
+            f'<line x1="{x:.0f}" x2="{x + 22:.0f}" y1="{y - 4:.0f}" y2="{y - 4:.0f}" '
+            f'stroke="var(--c{colour})" stroke-width="2.4"/><text x="{x + 28:.0f}" y="{y:.0f}" '
+            f'class="label">{escape(name)}</text>'
             for (name, colour), (x, y) in zip(self.keys, places, strict=True)
         )
         body = self.svg[self.svg.index(">") + 1 : self.svg.rindex("</svg>")]
@@ -161,7 +169,11 @@ def plain(text: str) -> str:
 
 # ---------------------------------------------------------------------- Markdown
 
-ORIGIN = {"simulated": "SIMULATED", "real": "REAL judgments", "mixed": "SIMULATED and REAL, as marked"}
+ORIGIN = {
+    "simulated": "SIMULATED",
+    "real": "REAL judgments",
+    "mixed": "SIMULATED and REAL, as marked",
+}
 
 
 def to_markdown(page: Page) -> str:
@@ -194,8 +206,15 @@ def _markdown(blocks: Sequence[Block]) -> list[str]:
         elif isinstance(block, Table):
             right = [i for i in range(len(block.head)) if i and i not in block.words]
             out += ["| " + " | ".join(block.head) + " |"]
-            out += ["|" + "|".join("---:" if i in right else "---" for i in range(len(block.head))) + "|"]
-            out += ["| " + " | ".join(_markdown_cell(entry) for entry in row) + " |" for row in block.rows]
+            out += [
+                "|"
+                + "|".join("---:" if i in right else "---" for i in range(len(block.head)))
+                + "|"
+            ]
+            out += [
+                "| " + " | ".join(_markdown_cell(entry) for entry in row) + " |"
+                for row in block.rows
+            ]
             out += ["", *([block.note, ""] if block.note else [])]
         elif isinstance(block, Picture):
             out += [f"![{plain(block.caption)}](images/{block.file})", ""] if block.file else []
@@ -203,7 +222,14 @@ def _markdown(blocks: Sequence[Block]) -> list[str]:
             out += _markdown(block.pictures)
         else:
             inner = _markdown(block.blocks)
-            out += ["<details>", f"<summary>{plain(block.summary)}</summary>", "", *inner, "</details>", ""]
+            out += [
+                "<details>",
+                f"<summary>{plain(block.summary)}</summary>",
+                "",
+                *inner,
+                "</details>",
+                "",
+            ]
     return out
 
 
@@ -211,7 +237,11 @@ def _markdown_cell(entry: Entry) -> str:
     if isinstance(entry, str):
         return entry.replace("|", "\\|")
     if entry.mark:
-        return f"**{entry.text}**" if entry.text in ("holds", "does not hold", "higher", "lower") else entry.text
+        return (
+            f"**{entry.text}**"
+            if entry.text in ("holds", "does not hold", "higher", "lower")
+            else entry.text
+        )
     return f"{entry.text} {entry.short or entry.small}".strip().replace("|", "\\|")
 
 
@@ -237,18 +267,29 @@ def _svg_style() -> str:
     css = _css()
     palettes = re.findall(r":root \{[^}]*--bg[^}]*\}", css)
     rules = re.findall(r"^svg ([^{]*\{[^}]*\})", css, re.MULTILINE)
-    return f"{palettes[0]}@media(prefers-color-scheme:dark){{{palettes[1]}}}{''.join(rules)}".replace("\n", "")
+    return (
+        f"{palettes[0]}@media(prefers-color-scheme:dark){{{palettes[1]}}}{''.join(rules)}".replace(
+            "\n", ""
+        )
+    )
 
 
 def to_html(page: Page) -> str:
     """One self-contained file."""
-    links = "".join(f'<a href="#{s.at}">{i}. {escape(s.title)}</a>' for i, s in enumerate(page.sections))
-    tiles = "".join(f"<div><span>{escape(k)}</span><b>{inline(v)}</b></div>" for k, v in page.facts.items())
+    links = "".join(
+        f'<a href="#{s.at}">{i}. {escape(s.title)}</a>' for i, s in enumerate(page.sections)
+    )
+    tiles = "".join(
+        f"<div><span>{escape(k)}</span><b>{inline(v)}</b></div>" for k, v in page.facts.items()
+    )
     out = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(page.title)} · Sidar</title><style>{_css()}</style></head><body>",
-        f'<header class="top"><h1>{escape(page.title)}</h1>{_html(page.lead)}<div class="facts">{tiles}</div>',
+        (
+            f'<header class="top"><h1>{escape(page.title)}</h1>{_html(page.lead)}<div '
+            f'class="facts">{tiles}</div>'
+        ),
         f"<nav>{links}</nav></header><main>",
     ]
     for number, section in enumerate(page.sections):
@@ -256,11 +297,13 @@ def to_html(page: Page) -> str:
         if section.origin:
             mark = f'<span class="mark {section.origin}">{escape(ORIGIN[section.origin])}</span>'
         out.append(
-            f'<section id="{section.at}"><div class="title"><h2>{number}. {escape(section.title)}</h2>{mark}</div>'
+            f'<section id="{section.at}"><div class="title"><h2>{number}. '
+            f"{escape(section.title)}</h2>{mark}</div>"
             f"{_html(section.blocks)}</section>"
         )
     out.append(
-        "</main><footer>Written by benchmarks/evidence/report. One file; it loads nothing.</footer></body></html>"
+        "</main><footer>Written by benchmarks/evidence/report. One file; it loads "
+        "nothing.</footer></body></html>"
     )
     return "\n".join(out) + "\n"
 
@@ -275,18 +318,25 @@ def _html_block(block: Block) -> str:
     if isinstance(block, Heading):
         return f"<h3>{inline(block.text)}</h3>"
     if isinstance(block, Picture):
-        return f"<figure><figcaption>{inline(block.caption)}</figcaption>{block.svg}{block.below}</figure>"
+        caption = f"<figcaption>{inline(block.caption)}</figcaption>"
+        return f"<figure>{caption}{block.svg}{block.below}</figure>"
     if isinstance(block, Row):
         return f'<div class="pictures">{_html(block.pictures)}</div>'
     if isinstance(block, Fold):
         return f"<details><summary>{inline(block.summary)}</summary>{_html(block.blocks)}</details>"
     left = {0, *block.words}
-    head = "".join(f"<th{_left(i in left)}>{inline(text)}</th>" for i, text in enumerate(block.head))
+    head = "".join(
+        f"<th{_left(i in left)}>{inline(text)}</th>" for i, text in enumerate(block.head)
+    )
     rows = "".join(
-        "<tr>" + "".join(_html_cell(entry, i, i in left) for i, entry in enumerate(row)) + "</tr>" for row in block.rows
+        "<tr>" + "".join(_html_cell(entry, i, i in left) for i, entry in enumerate(row)) + "</tr>"
+        for row in block.rows
     )
     note = f'<p class="soft">{inline(block.note)}</p>' if block.note else ""
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+    return (
+        "<div "
+        f'class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+    )
 
 
 def _left(yes: bool) -> str:

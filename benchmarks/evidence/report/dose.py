@@ -1,4 +1,6 @@
-"""The denoisers at the lab's setting (four times the steps, three times the rate), where the lists decide the sign."""
+"""The denoisers at the lab's setting (four times the steps, three times the rate), where the lists
+decide the sign.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,27 @@ NOISED = (SYSTEM, BARE, "raddpo-constant", "raddpo-shuffled")
 
 
 def dose(evidence: Evidence) -> list[Block]:
-    """RDRW, its controls and the cheap denoisers where alignment is long and fast enough for lists to matter."""
+    """RDRW, its controls and the cheap denoisers where alignment is long and fast enough for lists
+    to matter.
+    """
     setting = _setting(evidence)
     if setting is None:
         return [Text("Not run.")]
     blocks: list[Block] = [
         Text(
-            f"The same question at the lab's setting (`{setting}`), where the corners of section Why ask what the "
-            "quality of the negatives decides. These cells were planned after the corners had been run and before any "
-            "of them was: a second look, not the registered one. Holm runs inside each table."
+            f"The same question at the lab's setting (`{setting}`), where the corners of section "
+            "Why ask what the quality of the negatives decides. These cells were planned after "
+            "the corners had been run and before any of them was: a second look, not the "
+            "registered one. Holm runs inside each table."
         )
     ]
     noisy = f"{LOSE},{setting}"
     for metric in (*PRIMARY["utility"], *PRIMARY["click"]):
         asked = [
-            (f"{_name(SYSTEM)} − {row(CONTROL)}", difference(SYSTEM, CONTROL, metric, variant=setting)),
+            (
+                f"{_name(SYSTEM)} − {row(CONTROL)}",
+                difference(SYSTEM, CONTROL, metric, variant=setting),
+            ),
             (f"{_name(BARE)} − {row(CONTROL)}", difference(BARE, CONTROL, metric, variant=setting)),
         ]
         for system, state in ROWS[1:]:
@@ -60,7 +68,9 @@ def dose(evidence: Evidence) -> list[Block]:
             )
         results = compare(evidence, [contrast for _, contrast in asked])
         target = metric.partition(".")[0]
-        shown = [(name, r) for (name, _), r in zip(asked, results, strict=True) if r.test is not None]
+        shown = [
+            (name, r) for (name, _), r in zip(asked, results, strict=True) if r.test is not None
+        ]
         blocks.append(comparisons(shown, first=f"{measure(metric)} ({target})"))
     return [*blocks, _levels(evidence, setting, noisy)]
 

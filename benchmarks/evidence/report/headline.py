@@ -12,8 +12,25 @@ from benchmarks.evidence.report.compare import (
     levels,
     methods,
 )
-from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
-from benchmarks.evidence.report.names import PAPER_COLUMNS, PAPER_TABLE_1, PRIMARY, TARGETS, measure, row
+from benchmarks.evidence.report.document import (
+    Block,
+    Entry,
+    Fold,
+    Heading,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Text,
+)
+from benchmarks.evidence.report.names import (
+    PAPER_COLUMNS,
+    PAPER_TABLE_1,
+    PRIMARY,
+    TARGETS,
+    measure,
+    row,
+)
 from benchmarks.evidence.report.pictures import forest
 from benchmarks.evidence.report.show import (
     comparisons,
@@ -27,11 +44,12 @@ from benchmarks.evidence.report.show import (
 SID = ("sid.recall@8", "sid.recall@64", "sid.recall@128", "sid.mrr")
 ITEM = ("item.ndcg@10", "item.recall@10", "item.recall@100", "item.mrr")
 SEEDS_NOTE = (
-    "Effects are means over queries and seeds, intervals are clustered by query. **Could have seen**: the true effect "
-    "that this test finds four times in five *after the correction for its family* (at α / m for m comparisons, "
-    "planned ones that are not run included). **Agree**: seeds with the sign of the effect; **sd**: between seeds. "
-    "**Holds** and **does not hold** need p < α after Holm, three seeds and *every* one with the sign, and room above "
-    "SFT; all else is **cannot tell here**."
+    "Effects are means over queries and seeds, intervals are clustered by query. **Could have "
+    "seen**: the true effect that this test finds four times in five *after the correction for its "
+    "family* (at α / m for m comparisons, planned ones that are not run included). **Agree**: "
+    "seeds with the sign of the effect; **sd**: between seeds. **Holds** and **does not hold** "
+    "need p < α after Holm, three seeds and *every* one with the sign, and room above SFT; all "
+    "else is **cannot tell here**."
 )
 
 
@@ -44,31 +62,47 @@ def main_table(evidence: Evidence) -> Section:
     share = float(evidence.registration["bed"]["settings"]["align"].get("item_share", 0.0))
     if share:
         note += (
-            f"{share:.0%} of every aligned row's batch is item text → SID with an SFT loss, in DPO, SimPO and "
-            "S-DPO too: "
-            "that damps their harm. "
+            f"{share:.0%} of every aligned row's batch is item text → SID with an SFT loss, in "
+            "DPO, SimPO and S-DPO too: that damps their harm. "
         )
     blocks: list[Block] = [
-        Text("Requests of day 8, mean over queries and seeds. Items come from the same beam as SIDs.")
+        Text(
+            "Requests of day 8, mean over queries and seeds. Items come from the same beam as SIDs."
+        )
     ]
     for title, metrics in (
         ("Clicks under the logger", [f"click.{m}" for m in (*SID, *ITEM, "expected.ndcg@10")]),
-        ("Invalid output", ["invalid.mass", "invalid.free@10", "invalid.free@128", "invalid.not_code@10"]),
+        (
+            "Invalid output",
+            ["invalid.mass", "invalid.free@10", "invalid.free@128", "invalid.not_code@10"],
+        ),
     ):
         own = [*systems, *rest] if title.startswith("Clicks") else systems
         if table := level_table(evidence, own, metrics, note=note + _subset(evidence, title)):
             blocks += [Heading(title), table]
     others = []
     for target in ("order", "random", "utility"):
-        metrics = [PRIMARY[target][0], *([f"{target}.sid.recall@8"] if target != "utility" else []), PRIMARY[target][1]]
+        metrics = [
+            PRIMARY[target][0],
+            *([f"{target}.sid.recall@8"] if target != "utility" else []),
+            PRIMARY[target][1],
+        ]
         if target != "utility":
             metrics.append(f"{target}.expected.ndcg@10")
         if table := level_table(evidence, [*systems, *rest], metrics):
             others += [Heading(TARGETS[target].capitalize()), table]
     if others:
-        blocks.append(Fold("The other three targets: orders, clicks in the randomised bucket, true utility", others))
+        blocks.append(
+            Fold(
+                "The other three targets: orders, clicks in the randomised bucket, true utility",
+                others,
+            )
+        )
     return Section(
-        "table", "The main table", [*blocks, Heading("Beside the paper's table 1"), *_beside(evidence)], "simulated"
+        "table",
+        "The main table",
+        [*blocks, Heading("Beside the paper's table 1"), *_beside(evidence)],
+        "simulated",
     )
 
 
@@ -91,7 +125,10 @@ def _beside(evidence: Evidence) -> list[Block]:
     for i, system in enumerate(systems):
         entries: list[Entry] = []
         for metric, column in keys.items():
-            entries += [signed(PAPER_TABLE_1[system][column] - base[column]), effect(ours[metric][i])]
+            entries += [
+                signed(PAPER_TABLE_1[system][column] - base[column]),
+                effect(ours[metric][i]),
+            ]
         rows.append([row(system), *entries])
     head = ["less SFT"]
     for metric in keys:
@@ -99,10 +136,9 @@ def _beside(evidence: Evidence) -> list[Block]:
         head += [f"{name}, paper", "here"]
     whole = [[row(s), *(plain_number(v, 4) for v in said)] for s, said in PAPER_TABLE_1.items()]
     note = (
-        "Here: paired by seed and query, with the 95 % interval. Another catalogue, model and log: only signs "
-        "and sizes "
-        "against SFT can be compared. The paper's "
-        "hallucination rate is of free generation and undefined in the text; ours is exact mass."
+        "Here: paired by seed and query, with the 95 % interval. Another catalogue, model and log: "
+        "only signs and sizes against SFT can be compared. The paper's hallucination rate is of "
+        "free generation and undefined in the text; ours is exact mass."
     )
     return [
         Table(head, rows, note=note),
@@ -119,18 +155,19 @@ def differences(evidence: Evidence) -> Section:
     blocks: list[Block] = [
         Text(
             f"The primary endpoint is {row(primary['system'])} − {row(primary['against'])} on "
-            f"{' and '.join(f'`{m}`' for m in primary['metrics'])}. The sign of each method against SFT-continued was "
-            "registered before the first run. **Met**: yes, no, or open where the test cannot tell; a method "
-            "registered as too small to see is *not contradicted* where nothing is seen, which proves "
-            f"nothing. {SEEDS_NOTE} Holm runs over the "
-            "methods."
+            f"{' and '.join(f'`{m}`' for m in primary['metrics'])}. The sign of each method "
+            "against SFT-continued was registered before the first run. **Met**: yes, no, or open "
+            "where the test cannot tell; a method registered as too small to see is *not "
+            f"contradicted* where nothing is seen, which proves nothing. {SEEDS_NOTE} Holm runs "
+            "over the methods."
         )
     ]
     pictures = []
     for target, (sid, _) in PRIMARY.items():
         found = against(evidence, CONTROL, sid)
         rows = [
-            (row(s), r, {"+": "better", "-": "worse", "0": "nothing seen"}[r.contrast.sign]) for s, r in found.items()
+            (row(s), r, {"+": "better", "-": "worse", "0": "nothing seen"}[r.contrast.sign])
+            for s, r in found.items()
         ]
         caption = f"{TARGETS[target].capitalize()}: {measure(sid)}, method − SFT continued"
         if svg := forest(rows, label=f"difference of {measure(sid)} ({target})"):
@@ -139,8 +176,9 @@ def differences(evidence: Evidence) -> Section:
         blocks += [
             Row(pictures),
             Text(
-                "Bars: 95 % intervals; green and red only after Holm and where every seed agrees. Rings: seeds. Grey "
-                "boxes: effects that this test would miss more often than once in five."
+                "Bars: 95 % intervals; green and red only after Holm and where every seed agrees. "
+                "Rings: seeds. Grey boxes: effects that this test would miss more often than once "
+                "in five."
             ),
         ]
     for control, name in ((CONTROL, "SFT continued"), (START, "SFT")):
@@ -152,7 +190,11 @@ def differences(evidence: Evidence) -> Section:
                 rows = [(row(s), r) for s, r in found.items()]
                 first = f"{measure(metric)}, {TARGETS[target]}"
                 tables.append(comparisons(rows, first=first, registered=control == CONTROL))
-            blocks += tables if target == "click" else [Fold(f"Against {name}: {TARGETS[target]}", tables)]
+            blocks += (
+                tables
+                if target == "click"
+                else [Fold(f"Against {name}: {TARGETS[target]}", tables)]
+            )
     if why := _reasons(evidence):
         blocks.append(why)
     return Section("differences", "Paired differences", blocks, "simulated")
@@ -163,9 +205,25 @@ def _reasons(evidence: Evidence) -> Block | None:
     rows = []
     for system, rule in evidence.registration["expected"].items():
         words = [
-            verdict(against(evidence, CONTROL, PRIMARY[t][0])[system].met) if system != CONTROL else "–"
+            verdict(against(evidence, CONTROL, PRIMARY[t][0])[system].met)
+            if system != CONTROL
+            else "–"
             for t in TARGETS
         ]
-        rows.append([row(system), " ".join(str(rule.get(t, "")) for t in TARGETS), *words, str(rule.get("why", ""))])
-    head = ["method", "signs: " + " ".join(TARGETS), *(f"{t}: met" for t in TARGETS), "the reason, as registered"]
-    return Fold("Every registered sign (SID level) with its reason", [Table(head, rows, (1, 2, 3, 4, 5, 6))])
+        rows.append(
+            [
+                row(system),
+                " ".join(str(rule.get(t, "")) for t in TARGETS),
+                *words,
+                str(rule.get("why", "")),
+            ]
+        )
+    head = [
+        "method",
+        "signs: " + " ".join(TARGETS),
+        *(f"{t}: met" for t in TARGETS),
+        "the reason, as registered",
+    ]
+    return Fold(
+        "Every registered sign (SID level) with its reason", [Table(head, rows, (1, 2, 3, 4, 5, 6))]
+    )

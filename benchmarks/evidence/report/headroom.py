@@ -7,7 +7,16 @@ from benchmarks.evidence.report.compare import CONTROL, START, levels, room
 from benchmarks.evidence.report.document import Block, Entry, Heading, Section, Table, Text
 from benchmarks.evidence.report.headline import ITEM, SID
 from benchmarks.evidence.report.names import PRIMARY, TARGETS, measure, row
-from benchmarks.evidence.report.show import DASH, effect, level, level_table, of_seeds, plain_number, row_seeds, spread
+from benchmarks.evidence.report.show import (
+    DASH,
+    effect,
+    level,
+    level_table,
+    of_seeds,
+    plain_number,
+    row_seeds,
+    spread,
+)
 
 LISTS = (
     ("pairs (y_w*, negative) probed", "pairs/count", 0),
@@ -27,12 +36,10 @@ def headroom(evidence: Evidence) -> Section:
     """Oracles above SFT against what the primary comparison could have seen; then the lists."""
     blocks: list[Block] = [
         Text(
-            "Without room above SFT no method can show anything. The oracle of the clicks knows in hindsight "
-            "which SIDs "
-            "were clicked and orders items inside an SID by the prior; the oracle of the true utility knows "
-            "the shopper; "
-            "*reachable* puts SFT's own beam into that order; quantised dense takes the SIDs nearest to the query's "
-            "vector."
+            "Without room above SFT no method can show anything. The oracle of the clicks knows in "
+            "hindsight which SIDs were clicked and orders items inside an SID by the prior; the "
+            "oracle of the true utility knows the shopper; *reachable* puts SFT's own beam into "
+            "that order; quantised dense takes the SIDs nearest to the query's vector."
         )
     ]
     metrics = [f"click.{m}" for m in (*SID, *ITEM)]
@@ -42,10 +49,15 @@ def headroom(evidence: Evidence) -> Section:
     blocks += _room(evidence)
     runs = evidence.runs(START)
     found: list[list[Entry]] = [
-        [name, spread(of_seeds(runs, key), digits)] for name, key, digits in LISTS if of_seeds(runs, key)
+        [name, spread(of_seeds(runs, key), digits)]
+        for name, key, digits in LISTS
+        if of_seeds(runs, key)
     ]
     if found:
-        blocks += [Heading("The lists"), Table(["validation lists, SFT model", "mean (least … greatest seed)"], found)]
+        blocks += [
+            Heading("The lists"),
+            Table(["validation lists, SFT model", "mean (least … greatest seed)"], found),
+        ]
     return Section("headroom", "Headroom", blocks, "simulated")
 
 
@@ -57,13 +69,21 @@ def _with_reachable(evidence: Evidence, table: Table, metrics: list[str]) -> Tab
         return table
     shown = [m for m in metrics if measure(m) in table.head]
     entries = [level(found.get(f"reachable.{m}")) for m in shown]
-    own = [f"{row(START)}'s beam by true utility (reachable)", str(max(v.seeds for v in found.values())), *entries]
-    at = next((i for i, r in enumerate(table.rows) if r[0] == row("oracle-utility")), len(table.rows))
+    own = [
+        f"{row(START)}'s beam by true utility (reachable)",
+        str(max(v.seeds for v in found.values())),
+        *entries,
+    ]
+    at = next(
+        (i for i, r in enumerate(table.rows) if r[0] == row("oracle-utility")), len(table.rows)
+    )
     return Table(table.head, [*table.rows[:at], own, *table.rows[at:]], table.words, table.note)
 
 
 def _room(evidence: Evidence) -> list[Block]:
-    """What lies between SFT and perfect orders, beside what the primary comparison could have seen."""
+    """What lies between SFT and perfect orders, beside what the primary comparison
+    could have seen.
+    """
     rows: list[list[Entry]] = []
     without, unknown = [], []
     for target, metrics in PRIMARY.items():
@@ -73,13 +93,21 @@ def _room(evidence: Evidence) -> list[Block]:
                 continue
             name = f"{TARGETS[target]}: {measure(metric)}"
             if not found.enough:
-                without.append(f"{name} ({plain_number(found.least, 4)} < {plain_number(found.seen, 4)})")
+                without.append(
+                    f"{name} ({plain_number(found.least, 4)} < {plain_number(found.seen, 4)})"
+                )
             if target != "utility" and found.utility.test is None and found.reachable.test is None:
                 unknown.append(name)
             ratio = found.least / found.seen if found.seen > 0 else float("nan")
             oracles = [effect(r) for r in (found.hindsight, found.utility, found.reachable)]
             rows.append(
-                [name, *oracles, plain_number(found.least, 4), plain_number(found.seen, 4), plain_number(ratio, 1)]
+                [
+                    name,
+                    *oracles,
+                    plain_number(found.least, 4),
+                    plain_number(found.seen, 4),
+                    plain_number(ratio, 1),
+                ]
             )
     if not rows:
         return []
@@ -93,20 +121,23 @@ def _room(evidence: Evidence) -> list[Block]:
         "room / effect",
     ]
     note = (
-        "Room: the smaller of the oracle of the true utility and of SFT's own beam in its order (reachable), "
-        "since nobody has "
-        "hindsight of clicks; the target's own oracle where neither was measured, which is the oracle of the "
-        "true utility on that target. The effect that could have been seen is the primary comparison's, corrected for "
-        f"its family ({DASH}: not run)."
+        "Room: the smaller of the oracle of the true utility and of SFT's own beam in its order "
+        "(reachable), since nobody has hindsight of clicks; the target's own oracle where neither "
+        "was measured, which is the oracle of the true utility on that target. The effect that "
+        f"could have been seen is the primary comparison's, corrected for its family ({DASH}: not "
+        "run)."
     )
     blocks: list[Block] = [Table(head, rows, note=note)]
     if without:
         blocks.append(
             Text(
-                f"**No verdict, for want of room**: {'; '.join(without)}. Perfect knowledge would win less there than "
-                "the test could see; every verdict word of these measures below is *cannot tell here*."
+                f"**No verdict, for want of room**: {'; '.join(without)}. Perfect knowledge would "
+                "win less there than the test could see; every verdict word of these measures "
+                "below is *cannot tell here*."
             )
         )
     if unknown:
-        blocks.append(Text(f"Hindsight alone, so an upper bound that nobody can reach: {'; '.join(unknown)}."))
+        blocks.append(
+            Text(f"Hindsight alone, so an upper bound that nobody can reach: {'; '.join(unknown)}.")
+        )
     return blocks

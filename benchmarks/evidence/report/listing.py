@@ -18,7 +18,11 @@ def tuning(evidence: Evidence) -> Section:
     metric = f"day7.{rule['metric']}"
     runs: dict[str, list[Cell]] = defaultdict(list)
     for cell in evidence.cells.values():
-        if "tune" in cell.groups and cell.system in rule["grid"] and metric in cell.facts.get("figures", {}):
+        if (
+            "tune" in cell.groups
+            and cell.system in rule["grid"]
+            and metric in cell.facts.get("figures", {})
+        ):
             runs[cell.system].append(cell)
     if not runs:
         return Section("tuning", "Tuning on day 7", [Text("Not run.")], "simulated")
@@ -28,7 +32,9 @@ def tuning(evidence: Evidence) -> Section:
         best = max((c.facts["figures"][metric] for c in found), default=0.0)
         for cell in sorted(found, key=lambda c: c.name):
             value = cell.facts["figures"][metric]
-            settings = ", ".join(f"{k} {cell.axes[k]:g}" for k in rule["grid"][system] if k in cell.axes)
+            settings = ", ".join(
+                f"{k} {cell.axes[k]:g}" for k in rule["grid"][system] if k in cell.axes
+            )
             shown = plain_number(value, 4)
             rows.append([row(system), settings, f"**{shown}**" if value == best else shown])
     counts = {len(found) for found in runs.values()}
@@ -38,7 +44,10 @@ def tuning(evidence: Evidence) -> Section:
         else "**not the same number of runs for each method**"
     )
     blocks: list[Block] = [
-        Text(f"`{metric}`, seed 0, {budget}; bold: the highest. Other rows take the choice of the row that they vary."),
+        Text(
+            f"`{metric}`, seed 0, {budget}; bold: the highest. Other rows take the choice of the "
+            "row that they vary."
+        ),
         Table(["method", "settings", "day 7"], rows, (1,)),
         *_edges(evidence, runs, metric),
         *checkpoints(evidence),
@@ -58,13 +67,22 @@ def _edges(evidence: Evidence, runs: Mapping[str, Sequence[Cell]], metric: str) 
         for key, grid in grids[system].items():
             if len(grid) > 1 and key in best.axes:
                 value = float(best.axes[key])
-                side = "lowest" if value <= min(grid) else "highest" if value >= max(grid) else "inside"
+                side = (
+                    "lowest"
+                    if value <= min(grid)
+                    else "highest"
+                    if value >= max(grid)
+                    else "inside"
+                )
                 places.append(f"{key} {value:g}: {side} of {len(grid)}")
         entries = [plain_number(max(values), 4), plain_number(max(values) - min(values), 4)]
         rows.append([row(system), "; ".join(places) or "one value", *entries])
     requests = evidence.registration["bed"].get("tune_requests")
     note = (
-        "With two values of a setting every choice is at an edge of the grid: a better one may lie outside. One seed"
+        (
+            "With two values of a setting every choice is at an edge of the grid: a better one may "
+            "lie outside. One seed"
+        )
         + (f" and {requests} requests" if requests else "")
         + ", so a spread of this size may be chance, and the choice with it."
     )
@@ -83,12 +101,21 @@ def listing(evidence: Evidence) -> Section:
         seconds = [sum(c.seconds.values()) for c in found]
         total += sum(seconds)
         parts = [
-            f"{sum(c.seconds.get(k, 0.0) for c in found) / len(found):,.0f}" for k in ("train", "score", "mechanism")
+            f"{sum(c.seconds.get(k, 0.0) for c in found) / len(found):,.0f}"
+            for k in ("train", "score", "mechanism")
         ]
-        seeds = ", ".join(str(c.seed) for c in sorted(found, key=lambda c: c.seed or 0) if c.seed is not None)
+        seeds = ", ".join(
+            str(c.seed) for c in sorted(found, key=lambda c: c.seed or 0) if c.seed is not None
+        )
         name = f"`{system}@{variant}`" if variant else f"`{system}`"
         rows.append(
-            [name, ", ".join(sorted({g for c in found for g in c.groups})), seeds or "–", *parts, _devices(found)]
+            [
+                name,
+                ", ".join(sorted({g for c in found for g in c.groups})),
+                seeds or "–",
+                *parts,
+                _devices(found),
+            ]
         )
     blocks: list[Block] = [
         Text(f"{len(evidence.cells)} cells count, {total / 3600:.1f} hours of work in them."),
@@ -105,7 +132,9 @@ def listing(evidence: Evidence) -> Section:
         ),
     ]
     if evidence.void:
-        void: list[list[Entry]] = [[f"`{name}`", reason] for name, reason in sorted(evidence.void.items())]
+        void: list[list[Entry]] = [
+            [f"`{name}`", reason] for name, reason in sorted(evidence.void.items())
+        ]
         blocks += [
             Heading("Void"),
             Text("These cells are left out of every figure."),
@@ -122,7 +151,9 @@ def listing(evidence: Evidence) -> Section:
     if missing:
         count = sum(len(s) for s in missing.values())
         rows = [[name, ", ".join(seeds)] for name, seeds in missing.items()]
-        blocks.append(Fold(f"Planned and not run: {count} cells", [Table(["cell", "seeds"], rows, (1,))]))
+        blocks.append(
+            Fold(f"Planned and not run: {count} cells", [Table(["cell", "seeds"], rows, (1,))])
+        )
     else:
         blocks.append(Text("Every planned cell was run."))
     return Section("cells", "The cells", blocks)
@@ -135,7 +166,9 @@ def _devices(cells: list[Cell]) -> str:
         device = cell.facts.get("device", "")
         if isinstance(device, dict):
             used = str(device.get("used", "cpu"))
-            device = device.get("cuda", used) if used.startswith("cuda") else device.get("cpu", used)
+            device = (
+                device.get("cuda", used) if used.startswith("cuda") else device.get("cpu", used)
+            )
         found.add(str(device))
     return ", ".join(sorted(found))
 
@@ -147,10 +180,17 @@ def provenance(evidence: Evidence) -> dict[str, str]:
 
     def of(key: str) -> str:
         found = sorted({str(c.facts.get(key, ""))[:12] for c in cells} - {""})
-        return ", ".join(f"`{v}`" for v in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "–"
+        return (
+            ", ".join(f"`{v}`" for v in found[:3])
+            + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+            or "–"
+        )
 
     versions = {
-        f"{k} {v}" for c in cells for k, v in (c.facts.get("versions") or {}).items() if k in ("python", "torch")
+        f"{k} {v}"
+        for c in cells
+        for k, v in (c.facts.get("versions") or {}).items()
+        if k in ("python", "torch")
     }
     everything = {p.name for p in evidence.planned} | set(evidence.cells) | set(evidence.void)
     return {

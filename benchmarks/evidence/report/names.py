@@ -67,10 +67,26 @@ PAPER_TABLE_1 = {
     "raddpo-no-rdrw": (0.0657, 0.3040, 0.5570, 0.6792, 0.2463, 0.3881, 0.6226, 0.6859, 0.2935),
     "raddpo-no-mlsft": (0.0654, 0.3031, 0.5572, 0.6773, 0.2455, 0.3848, 0.6221, 0.6849, 0.2928),
 }
-PAPER_COLUMNS = ("halluc.", "R@10", "R@100", "R@500", "MRR", "SID R@8", "SID R@64", "SID R@128", "SID MRR")
+PAPER_COLUMNS = (
+    "halluc.",
+    "R@10",
+    "R@100",
+    "R@500",
+    "MRR",
+    "SID R@8",
+    "SID R@64",
+    "SID R@128",
+    "SID MRR",
+)
 #: Table 2: SID MRR of RAD-DPO less that of SFT.
-PAPER_SIZES = {"0.6B": 0.2796 - 0.2672, "1.7B": 0.2947 - 0.2859, "4B": 0.3161 - 0.3080, "8B": 0.3246 - 0.3178}
-#: The team's article on label packing: training throughput × 3, memory − 50 % against a DPO framework.
+PAPER_SIZES = {
+    "0.6B": 0.2796 - 0.2672,
+    "1.7B": 0.2947 - 0.2859,
+    "4B": 0.3161 - 0.3080,
+    "8B": 0.3246 - 0.3178,
+}
+#: The team's article on label packing: training throughput × 3, memory − 50 % against a DPO
+#: framework.
 PAPER_SPEED, PAPER_MEMORY = 3.0, 0.5
 
 
@@ -82,6 +98,9 @@ def row(system: str) -> str:
 def measure(metric: str) -> str:
     """``click.sid.recall@8`` -> ``SID R@8``, ``item.mrr`` -> ``item MRR``."""
     parts = metric.removeprefix("fused.").split(".")
-    level = next((f"{name.replace('sid', 'SID')} " for name in ("sid", "item", "expected") if name in parts), "")
+    level = next(
+        (f"{name.replace('sid', 'SID')} " for name in ("sid", "item", "expected") if name in parts),
+        "",
+    )
     last = parts[-1].replace("recall@", "R@").replace("ndcg@", "nDCG@").replace("rprec", "R-prec")
     return level + last.replace("mrr", "MRR")

@@ -39,7 +39,9 @@ def _told(pair: Pair) -> str:
 
 @cache
 def slopes(evidence: Evidence, metric: str) -> dict[str, Result]:
-    """{pair: its difference at the most noise less the same at 0}; the first is RDRW against none."""
+    """{pair: its difference at the most noise less the same at 0}; the first is
+    RDRW against none.
+    """
     variants = evidence.variants("noise", "raddpo")
     if not variants:
         return {}
@@ -61,13 +63,19 @@ def noise(evidence: Evidence) -> list[Block]:
     if not run:
         return [Text("Not run.")]
     places = [("0", ""), *((v.partition("=")[2], v) for v in run)]
-    asked = [("0", ""), *((v.partition("=")[2], v) for v in variants)]  # what is planned is in the family, run or not
+    # what is planned is in the family, run or not
+    asked = [("0", ""), *((v.partition("=")[2], v) for v in variants)]
     pictures, tables = [], []
     for metric in (PRIMARY["click"][0], "click.sid.recall@8", PRIMARY["click"][1]):
         series = []
         for colour, (system, state) in enumerate(NOISE_ROWS):
-            at = {float(value): ",".join(filter(None, (variant, state))) for value, variant in places}
-            against = [difference(system, CONTROL, metric, variant=variant, b_variant="") for variant in at.values()]
+            at = {
+                float(value): ",".join(filter(None, (variant, state))) for value, variant in places
+            }
+            against = [
+                difference(system, CONTROL, metric, variant=variant, b_variant="")
+                for variant in at.values()
+            ]
             tests = [(x, each.test) for x, each in zip(at, compare(evidence, against), strict=True)]
             points = [(x, t.effect, t.low, t.high) for x, t in tests if t is not None]
             if len(points) > 1:
@@ -83,7 +91,13 @@ def noise(evidence: Evidence) -> list[Block]:
             named, html = keys(series)
             slug = metric.removeprefix("click.").replace(".", "-").replace("@", "")
             pictures.append(
-                Picture(svg, f"{name} less SFT continued, against noise", f"evidence-noise-{slug}.svg", html, named)
+                Picture(
+                    svg,
+                    f"{name} less SFT continued, against noise",
+                    f"evidence-noise-{slug}.svg",
+                    html,
+                    named,
+                )
             )
         names, contrasts = [], []
         for pair in PAIRS:
@@ -96,10 +110,11 @@ def noise(evidence: Evidence) -> list[Block]:
         tables.append(comparisons(list(slopes(evidence, metric).items()), first=told))
     return [
         Text(
-            "A share of the negatives of every training list is replaced by relevant items that were not clicked, on "
-            "top of the pseudo-negatives of the log itself. So the share of relevant negatives is not 0 at 0 and not "
-            "the nominal one elsewhere. The charts show paired differences to SFT continued, which reads no negative, "
-            "with 95 % intervals; each point uses the seeds that it shares with it."
+            "A share of the negatives of every training list is replaced by relevant items that "
+            "were not clicked, on top of the pseudo-negatives of the log itself. So the share of "
+            "relevant negatives is not 0 at 0 and not the nominal one elsewhere. The charts show "
+            "paired differences to SFT continued, which reads no negative, with 95 % intervals; "
+            "each point uses the seeds that it shares with it."
         ),
         *_measured(evidence, places),
         Row(pictures),
@@ -108,7 +123,9 @@ def noise(evidence: Evidence) -> list[Block]:
 
 
 def relevant_share(runs: Mapping[int | None, Cell]) -> list[float]:
-    """Share of relevant items among the negatives that each seed was trained on, of cells that say so."""
+    """Share of relevant items among the negatives that each seed was trained on, of cells that say
+    so.
+    """
     found = [(cell.facts.get("lists") or {}).get("relevant_share") for cell in runs.values()]
     return [float(v) for v in found if v is not None]
 

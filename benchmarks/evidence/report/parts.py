@@ -7,7 +7,17 @@ from itertools import pairwise
 
 from benchmarks.evidence.report.cells import Evidence
 from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result, compare, difference
-from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
+from benchmarks.evidence.report.document import (
+    Block,
+    Entry,
+    Fold,
+    Heading,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Text,
+)
 from benchmarks.evidence.report.names import PAPER_TABLE_1, PRIMARY, measure, row
 from benchmarks.evidence.report.pictures import forest
 from benchmarks.evidence.report.show import (
@@ -26,7 +36,13 @@ ABLATIONS = (
     "raddpo-pairwise",
     "raddpo-paper",
 )
-LADDER = ((START, ""), (CONTROL, ""), ("raddpo-contrast", ""), ("raddpo-no-rdrw", ""), ("raddpo", ""))
+LADDER = (
+    (START, ""),
+    (CONTROL, ""),
+    ("raddpo-contrast", ""),
+    ("raddpo-no-rdrw", ""),
+    ("raddpo", ""),
+)
 STEPS = ("more steps on the lists", "+ contrast", "+ TLGD", "+ RDRW")
 RATE_STEP = "at RAD-DPO's own learning rate"
 CONTROLS = (
@@ -53,9 +69,9 @@ def parts(evidence: Evidence) -> Section:
     """Ablations, the ladder, the controls: each family corrected by itself."""
     blocks: list[Block] = [
         Text(
-            "**Holds** means that the first row is better than the second. Holm runs inside each table and "
-            "measure. The "
-            "cheap denoisers (weights from the truth, skip-above, inverse propensity) run *without* RDRW, in its place."
+            "**Holds** means that the first row is better than the second. Holm runs inside each "
+            "table and measure. The cheap denoisers (weights from the truth, skip-above, inverse "
+            "propensity) run *without* RDRW, in its place."
         )
     ]
     pictures = []
@@ -87,17 +103,23 @@ def parts(evidence: Evidence) -> Section:
     return Section("parts", "Ablations, ladder, controls", blocks, "simulated")
 
 
-Sides = tuple[tuple[str, str], tuple[str, str]]  # (system, variant) of the first row and of the second
+# (system, variant) of the first row and of the second
+Sides = tuple[tuple[str, str], tuple[str, str]]
 FAMILIES = {
     "Ablations": "What the whole is worth without a part.",
-    "The ladder": "One part at a time; the last row is the whole contrast against the same training without it.",
+    "The ladder": (
+        "One part at a time; the last row is the whole contrast against the same "
+        "training without it."
+    ),
     "Controls": "RDRW against what costs less, and against the truth that only a simulator has.",
     "The SFT term": "RAD-DPO keeps L_SFT; the baselines do not, unless they are given it.",
 }
 
 
 def own_rate(evidence: Evidence) -> str:
-    """The variant of SFT continued at RAD-DPO's own learning rate, run or planned; empty where there is none."""
+    """The variant of SFT continued at RAD-DPO's own learning rate, run or planned; empty where
+    there is none.
+    """
     return next(iter(evidence.variants("lr_new", CONTROL)), "")
 
 
@@ -105,12 +127,16 @@ def own_rate(evidence: Evidence) -> str:
 def family(evidence: Evidence, title: str, metric: str) -> dict[str, Result]:
     """{name: result} of one of :data:`FAMILIES`, corrected among each other."""
     sides = _sides(evidence)[title]
-    contrasts = [difference(a, b, metric, variant=v, b_variant=w) for (a, v), (b, w) in sides.values()]
+    contrasts = [
+        difference(a, b, metric, variant=v, b_variant=w) for (a, v), (b, w) in sides.values()
+    ]
     return dict(zip(sides, compare(evidence, contrasts), strict=True))
 
 
 def at_equal_rates(evidence: Evidence, metric: str) -> Result | None:
-    """RAD-DPO less SFT continued at RAD-DPO's own learning rate, as the ladder has it; None where it is not planned."""
+    """RAD-DPO less SFT continued at RAD-DPO's own learning rate, as the ladder has it; None where
+    it is not planned.
+    """
     if not (rate := own_rate(evidence)):
         return None
     return next(
@@ -122,13 +148,22 @@ def at_equal_rates(evidence: Evidence, metric: str) -> Result | None:
 
 @cache
 def rows_at_equal_rates(evidence: Evidence, metric: str) -> dict[str, Result]:
-    """{what: result} of RAD-DPO less SFT continued at RAD-DPO's rate: on the base's rows, on the most, and the change.
+    """{what: result} of RAD-DPO less SFT continued at RAD-DPO's rate: on the base's rows, on the
+    most, and the change.
 
     Empty where SFT continued was not planned at that rate on more rows.
     """
     rate = own_rate(evidence)
-    found = [v for (s, v) in evidence.plan if s == CONTROL and v.startswith("lists=") and v.endswith(f",{rate}")]
-    found += [c.variant for c in evidence.cells.values() if c.system == CONTROL and c.variant.endswith(f",{rate}")]
+    found = [
+        v
+        for (s, v) in evidence.plan
+        if s == CONTROL and v.startswith("lists=") and v.endswith(f",{rate}")
+    ]
+    found += [
+        c.variant
+        for c in evidence.cells.values()
+        if c.system == CONTROL and c.variant.endswith(f",{rate}")
+    ]
     if not rate or not found:
         return {}
     more = found[0]
@@ -149,12 +184,18 @@ def rows_at_equal_rates(evidence: Evidence, metric: str) -> dict[str, Result]:
 def against_twin(evidence: Evidence, twin: str, metric: str) -> Result:
     """RAD-DPO less a baseline with its own SFT term, as the family of the SFT term has it."""
     found = family(evidence, "The SFT term", metric).values()
-    return next(r for r in found if (r.contrast.plus[0].system, r.contrast.minus[0].system) == ("raddpo", twin))
+    return next(
+        r
+        for r in found
+        if (r.contrast.plus[0].system, r.contrast.minus[0].system) == ("raddpo", twin)
+    )
 
 
 def _sides(evidence: Evidence) -> dict[str, dict[str, Sides]]:
     """{title: {name: sides}} of what is compared."""
-    ablations: dict[str, Sides] = {f"RAD-DPO − {row(s)}": (("raddpo", ""), (s, "")) for s in ABLATIONS}
+    ablations: dict[str, Sides] = {
+        f"RAD-DPO − {row(s)}": (("raddpo", ""), (s, "")) for s in ABLATIONS
+    }
     rungs, steps = list(LADDER), list(STEPS)
     if rate := own_rate(evidence):
         rungs.insert(2, (CONTROL, rate))
@@ -164,9 +205,13 @@ def _sides(evidence: Evidence) -> dict[str, dict[str, Sides]]:
         ladder[f"{_rung(*b)} − {_rung(*a)}: {name}"] = (b, a)
     if rate:
         whole, without = ("raddpo", ""), (CONTROL, rate)
-        ladder[f"{_rung(*whole)} − {_rung(*without)}: the contrast at equal learning rates"] = (whole, without)
+        ladder[f"{_rung(*whole)} − {_rung(*without)}: the contrast at equal learning rates"] = (
+            whole,
+            without,
+        )
     controls, twins = (
-        {f"{row(a)} − {row(b)}: {name}": ((a, ""), (b, "")) for a, b, name in each} for each in (CONTROLS, TWINS)
+        {f"{row(a)} − {row(b)}: {name}": ((a, ""), (b, "")) for a, b, name in each}
+        for each in (CONTROLS, TWINS)
     )
     return dict(zip(FAMILIES, (ablations, ladder, controls, twins), strict=True))
 
@@ -186,8 +231,8 @@ def _without_negatives(evidence: Evidence) -> Block | None:
         return None
     mean = sum(shares) / len(shares)
     return Text(
-        f"Skip-above leaves {mean:.0%} of the training lists without any negative: on those rows it is SFT alone, so "
-        "part of any difference is a weaker contrast."
+        f"Skip-above leaves {mean:.0%} of the training lists without any negative: on those rows "
+        "it is SFT alone, so part of any difference is a weaker contrast."
     )
 
 
@@ -203,4 +248,6 @@ def _other_targets(evidence: Evidence) -> Block:
         for results in found:
             entries += [effect(results[i]), verdict(results[i].word)]
         rows.append(entries)
-    return Fold("Ablations on the other targets and on invalid mass", [Table(head, rows, (2, 4, 6, 8))])
+    return Fold(
+        "Ablations on the other targets and on invalid mass", [Table(head, rows, (2, 4, 6, 8))]
+    )

@@ -44,48 +44,52 @@ def _lead(evidence: Evidence, unseen_number: int) -> list[Block]:
     types = evidence.device_types
     mixed = [
         Text(
-            f"**Cells ran on different types of device ({', '.join(types)})**: their arithmetic differs, and a "
-            "comparison "
-            "across them carries that too."
+            f"**Cells ran on different types of device ({', '.join(types)})**: their arithmetic "
+            "differs, and a comparison across them carries that too."
         )
     ]
     return [
         *(mixed if len(types) > 1 else []),
         *short(evidence),
         Text(
-            "Does RAD-DPO (arXiv 2602.23964) do what it says, on data where the truth is known? Every method starts "
-            "from the same SFT checkpoint of its seed and trains for the same number of steps; learning rate "
-            "and β were "
-            "chosen on day 7 with the same number of runs for each. All see the same lists, except rows that are about "
-            "the lists: injected noise, weights from the truth, skip-above, inverse propensity and the lab's corners."
+            "Does RAD-DPO (arXiv 2602.23964) do what it says, on data where the truth is known? "
+            "Every method starts from the same SFT checkpoint of its seed and trains for the same "
+            "number of steps; learning rate and β were chosen on day 7 with the same number of "
+            "runs for each. All see the same lists, except rows that are about the lists: injected "
+            "noise, weights from the truth, skip-above, inverse propensity and the lab's corners."
         ),
         Text(
-            "**Simulated** sections compare methods on traffic of a simulator with known truth, over the real "
-            "products of the embedded sample; they say nothing about real shoppers. **Real** are the judged queries "
-            f"of section {unseen_number} alone. Registered in `benchmarks/evidence/registration.yaml` before the first "
-            "cell of the test day: the endpoint, the claims and expected signs, the tuning grid (changed once, as said "
-            "below), and the settings of the simulator, the model, SFT and alignment; cells of another registration or "
-            "simulator are void and left out. What a row varies, the tuning of dense retrieval, model sizes, the "
-            "lab's corners and what is probed stand in "
-            "`benchmarks/evidence/plan.py`, and as `spec` in each cell's JSON; a cell of another spec than the plan's "
-            "is void too."
+            "**Simulated** sections compare methods on traffic of a simulator with known truth, "
+            "over the real products of the embedded sample; they say nothing about real shoppers. "
+            f"**Real** are the judged queries of section {unseen_number} alone. Registered in "
+            "`benchmarks/evidence/registration.yaml` before the first cell of the test day: the "
+            "endpoint, the claims and expected signs, the tuning grid (changed once, as said "
+            "below), and the settings of the simulator, the model, SFT and alignment; cells of "
+            "another registration or simulator are void and left out. What a row varies, the "
+            "tuning of dense retrieval, model sizes, the lab's corners and what is probed stand "
+            "in `benchmarks/evidence/plan.py`, and as `spec` in each cell's JSON; a cell of "
+            "another spec than the plan's is void too."
         ),
         *(
-            Text(f"**Amended** before {each['before']}: {each['what']}. Why: {each['why'].strip()}.")
+            Text(
+                f"**Amended** before {each['before']}: {each['what']}. Why: {each['why'].strip()}."
+            )
             for each in rules.get("amendments", ())
         ),
         Text(
-            f"The bed: codebooks {'/'.join(str(k) for k in bed['codebooks'])}; {settings['lm']['layers']} layers; SFT "
-            f"of {settings['sft']['steps']} steps, alignment of {settings['align']['steps']} steps of "
-            f"{settings['align']['batch_size']} rows (lists with at most {settings['preference']['max_negatives']} "
-            f"negatives{f', {share:.0%} item text' if share else ''}); day 8: {requests['click']} requests "
-            f"with clicks, {requests['order']} with orders, "
-            f"{requests['random']} with clicks in the randomised bucket. Simulator "
-            f"`{rules['simulator']['hash'][:12]}`, lexicon `{rules['simulator']['lexicon'][:12]}`."
+            f"The bed: codebooks {'/'.join(str(k) for k in bed['codebooks'])}; "
+            f"{settings['lm']['layers']} layers; SFT of {settings['sft']['steps']} steps, "
+            f"alignment of {settings['align']['steps']} steps of {settings['align']['batch_size']} "
+            f"rows (lists with at most {settings['preference']['max_negatives']} "
+            f"negatives{f', {share:.0%} item text' if share else ''}); day 8: {requests['click']} "
+            f"requests with clicks, {requests['order']} with orders, {requests['random']} with "
+            f"clicks in the randomised bucket. Simulator `{rules['simulator']['hash'][:12]}`, "
+            f"lexicon `{rules['simulator']['lexicon'][:12]}`."
         ),
         Text(
-            "Again: `python -m benchmarks.evidence core` (or `full`); it goes on where it was interrupted. Verdicts "
-            "are **holds**, **does not hold** and **cannot tell here**, each with the effect that the test could "
-            "have seen. What is wrong or open in the papers themselves: [errata](errata.md)."
+            "Again: `python -m benchmarks.evidence core` (or `full`); it goes on where it was "
+            "interrupted. Verdicts are **holds**, **does not hold** and **cannot tell here**, each "
+            "with the effect that the test could have seen. What is wrong or open in the papers "
+            "themselves: [errata](errata.md)."
         ),
     ]

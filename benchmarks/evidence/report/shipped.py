@@ -16,9 +16,15 @@ HELD_OUT = {"judged_test": "item.ndcg@10", "grounded_test": "item.ndcg@10"}
 
 
 def variants(evidence: Evidence) -> dict[str, str]:
-    """{system: its variant on the bed of the shipped cells}; empty where none was planned or run."""
+    """{system: its variant on the bed of the shipped cells}; empty where none was
+    planned or run.
+    """
     names = [p.name for p in evidence.planned] + list(evidence.cells)
-    return {system: variant for system, variant in map(split_name, names) if variant.startswith("bed=shipped")}
+    return {
+        system: variant
+        for system, variant in map(split_name, names)
+        if variant.startswith("bed=shipped")
+    }
 
 
 @cache
@@ -29,7 +35,12 @@ def against_controls(evidence: Evidence, metric: str, set_name: str = "day8") ->
         return {}
     asked = {
         f"{row(SYSTEM)} as shipped − {row(system)}": difference(
-            SYSTEM, system, metric, variant=found[SYSTEM], b_variant=found[system], set_name=set_name
+            SYSTEM,
+            system,
+            metric,
+            variant=found[SYSTEM],
+            b_variant=found[system],
+            set_name=set_name,
         )
         for system in (CONTROL, START)
         if system in found
@@ -46,21 +57,31 @@ def shipped(evidence: Evidence) -> list[Block]:
     cell = next(iter(runs.values()))
     settings, device = cell.facts["config"]["align"], cell.facts["device"]
     about = (
-        f"β {settings['beta']:g}, {settings['steps']} steps of {settings['batch_size']}, a window of "
-        f"{settings['rdrw_window']} and lr_new {settings['lr_new']:g}: the defaults of `align`, beside SFT continued "
-        "on as many rows at the same rate. Added after every other cell, when the machine of those was gone: k-means "
-        "in bf16 gives other codes on another kind of CPU, so these have SIDs, SFT models and controls of their own "
-        f"({device.get('cpu', 'another machine')}; {cell.facts['index']['n_sids']:,} SIDs), and levels here say "
-        f"nothing beside those elsewhere. Seeds: {', '.join(str(seed) for seed in runs)}."
+        f"β {settings['beta']:g}, {settings['steps']} steps of {settings['batch_size']}, a window "
+        f"of {settings['rdrw_window']} and lr_new {settings['lr_new']:g}: the defaults of `align`, "
+        "beside SFT continued on as many rows at the same rate. Added after every other cell, "
+        "when the machine of those was gone: k-means in bf16 gives other codes on another kind of "
+        "CPU, so these have SIDs, SFT models and controls of their own "
+        f"({device.get('cpu', 'another machine')}; {cell.facts['index']['n_sids']:,} SIDs), and "
+        "levels here say nothing beside those elsewhere. Seeds: "
+        f"{', '.join(str(seed) for seed in runs)}."
     )
     tables, told = [], []
     for metric in (*PRIMARY["click"], *PRIMARY["utility"]):
         results, target = against_controls(evidence, metric), metric.partition(".")[0]
-        tables.append(comparisons(list(results.items()), first=f"{measure(metric)} ({target})", directions=True))
+        tables.append(
+            comparisons(
+                list(results.items()), first=f"{measure(metric)} ({target})", directions=True
+            )
+        )
         told.append(tally(f"{measure(metric)} ({target})", list(results.values())))
     for set_name, metric in HELD_OUT.items():
         results = against_controls(evidence, metric, set_name)
-        tables.append(comparisons(list(results.items()), first=f"{measure(metric)} ({set_name})", directions=True))
+        tables.append(
+            comparisons(
+                list(results.items()), first=f"{measure(metric)} ({set_name})", directions=True
+            )
+        )
     return [
         Heading("The shipped RAD-DPO"),
         Text(about),

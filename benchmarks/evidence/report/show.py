@@ -37,7 +37,9 @@ def level(found: Level | None) -> Value:
     if found is None:
         return Value(DASH)
     between = f"{plain_number(found.low)}–{plain_number(found.high)}"
-    return Value(plain_number(found.mean), between, f"±{plain_number((found.high - found.low) / 2)}")
+    return Value(
+        plain_number(found.mean), between, f"±{plain_number((found.high - found.low) / 2)}"
+    )
 
 
 def verdict(word: str) -> Value:
@@ -45,7 +47,9 @@ def verdict(word: str) -> Value:
 
 
 def direction(result: Result) -> Value:
-    """*higher* or *lower* where the verdict knows, its word elsewhere: for measures that nobody claims to raise."""
+    """*higher* or *lower* where the verdict knows, its word elsewhere: for measures that nobody
+    claims to raise.
+    """
     return verdict({"holds": "higher", "does not hold": "lower"}.get(result.word, result.word))
 
 
@@ -89,8 +93,8 @@ def comparisons(
     directions: bool = False,
     note: str = "",
 ) -> Table:
-    """A table of results; ``registered``: with the expected sign and whether it was met; ``words`` False: bare;
-    ``directions``: higher and lower where a higher value is no claim."""
+    """A table of results; ``registered``: with the expected sign and whether it was met; ``words``
+    False: bare; ``directions``: higher and lower where a higher value is no claim."""
     head = [first, *HEAD, *(["registered", "met"] if registered else ["verdict"] if words else [])]
     out: list[list[Entry]] = []
     for name, result in rows:
@@ -111,25 +115,40 @@ def level_table(
     variants: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Table | None:
-    """Means of systems × metrics over the seeds that all rows have; rows and columns without any value are left out,
-    None if nothing is left."""
+    """Means of systems × metrics over the seeds that all rows have; rows and columns without any
+    value are left out, None if nothing is left."""
     places = {s: (variants or {}).get(s, "") for s in systems}
     seeds, told = row_seeds(evidence, list(places.items()), metrics, set_name=set_name)
-    found = {s: levels(evidence, s, metrics, set_name=set_name, variant=v, seeds=seeds) for s, v in places.items()}
+    found = {
+        s: levels(evidence, s, metrics, set_name=set_name, variant=v, seeds=seeds)
+        for s, v in places.items()
+    }
     shown = [m for m in metrics if any(m in each for each in found.values())]
     if not shown:
         return None
     counts = {s: max(value.seeds for value in each.values()) for s, each in found.items() if each}
     rows: list[list[Entry]] = [
-        [row(s), str(counts[s] or DASH), *(level(found[s].get(m)) for m in shown)] for s in systems if found[s]
+        [row(s), str(counts[s] or DASH), *(level(found[s].get(m)) for m in shown)]
+        for s in systems
+        if found[s]
     ]
-    return Table(["", "seeds", *(measure(m) for m in shown)], rows, note=" ".join(filter(None, (note.strip(), told))))
+    return Table(
+        ["", "seeds", *(measure(m) for m in shown)],
+        rows,
+        note=" ".join(filter(None, (note.strip(), told))),
+    )
 
 
 def row_seeds(
-    evidence: Evidence, rows: Sequence[tuple[str, str]], metrics: Sequence[str], *, set_name: str = "day8"
+    evidence: Evidence,
+    rows: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    *,
+    set_name: str = "day8",
 ) -> tuple[list[int] | None, str]:
-    """The seeds that a table of levels averages in every (system, variant) row, and what its note says of them."""
+    """The seeds that a table of levels averages in every (system, variant) row, and what its note
+    says of them.
+    """
     seeds, more = shared_seeds(evidence, rows, metrics, set_name=set_name)
     if not more:
         return None, ""
@@ -137,9 +156,9 @@ def row_seeds(
         return None, "**The rows have no seed in common**: each shows its own."
     named = ", ".join(str(s) for s in seeds)
     return seeds, (
-        f"Means over the seeds that every row has ({named}; a row with fewer seeds in its column shows what it has, "
-        "and is not to be set beside the others). A comparison uses all seeds that its sides share, so the primary one "
-        "keeps all of its own."
+        f"Means over the seeds that every row has ({named}; a row with fewer seeds in its column "
+        "shows what it has, and is not to be set beside the others). A comparison uses all seeds "
+        "that its sides share, so the primary one keeps all of its own."
     )
 
 
@@ -148,7 +167,9 @@ INACTIVE = 0.01
 
 
 def inactive(ratios: Sequence[float], system: str) -> bool:
-    """Whether the contrast of these runs does nothing; a run without a contrast has none to be inactive."""
+    """Whether the contrast of these runs does nothing; a run without a contrast has none to be
+    inactive.
+    """
     return bool(ratios) and max(ratios) < INACTIVE and system != CONTROL
 
 
@@ -163,7 +184,10 @@ def tally(name: str, results: Sequence[Result]) -> str:
 
 def of_seeds(runs: Mapping[int | None, Cell], name: str, source: str = "mechanism") -> list[float]:
     """A figure of each seed's cell, those that have it."""
-    found = [(cell.mechanism if source == "mechanism" else cell.train).get(name) for cell in runs.values()]
+    found = [
+        (cell.mechanism if source == "mechanism" else cell.train).get(name)
+        for cell in runs.values()
+    ]
     return [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 

@@ -22,7 +22,14 @@ from benchmarks.evidence.report.compare import (
     difference,
 )
 from benchmarks.evidence.report.document import Block, Entry, Section, Table, Text, Value
-from benchmarks.evidence.report.names import PAPER_MEMORY, PAPER_SIZES, PAPER_SPEED, PRIMARY, measure, row
+from benchmarks.evidence.report.names import (
+    PAPER_MEMORY,
+    PAPER_SIZES,
+    PAPER_SPEED,
+    PRIMARY,
+    measure,
+    row,
+)
 from benchmarks.evidence.report.noise import slopes
 from benchmarks.evidence.report.parts import against_twin, rows_at_equal_rates
 from benchmarks.evidence.report.show import DASH, effect, of_seeds, plain_number, signed, verdict
@@ -34,8 +41,8 @@ TWINS = ("dpo+sft", "simpo+sft", "sdpo+sft")
 
 @cache
 def claims(evidence: Evidence, metric: str) -> dict[str, Result]:
-    """{id: result} of the registered claims: those against SFT or SFT-continued are corrected with the main table's
-    methods, the others among themselves."""
+    """{id: result} of the registered claims: those against SFT or SFT-continued are corrected with
+    the main table's methods, the others among themselves."""
     out: dict[str, Result] = {}
     own = []
     for claim in evidence.registration["claims"]:
@@ -51,13 +58,17 @@ def claims(evidence: Evidence, metric: str) -> dict[str, Result]:
 
 @cache
 def order(evidence: Evidence) -> list[Result]:
-    """Neighbours in the paper's order of harm: each less the one before it, on exact invalid mass."""
+    """Neighbours in the paper's order of harm: each less the one before it, on
+    exact invalid mass.
+    """
     names = evidence.registration["hallucination_order"]
     return compare(evidence, [difference(b, a, "invalid.mass") for a, b in pairwise(names)])
 
 
 def at_each(evidence: Evidence, axis: str, a: str, b: str, metric: str) -> list[tuple[str, Result]]:
-    """[(value, a − b at it)] over the base setting and every planned value of ``axis``; Holm over them."""
+    """[(value, a − b at it)] over the base setting and every planned value of ``axis``; Holm over
+    them.
+    """
     values = {v.partition("=")[2]: v for v in evidence.variants(axis, a)}
     base = evidence.base_value(axis, a)
     if base is not None:
@@ -100,7 +111,9 @@ def _place(paper: float, result: Result) -> str:
     """Whether the paper's effect lies in the interval here."""
     if (t := result.test) is None or result.same:
         return ""
-    return " (inside)" if t.low <= paper <= t.high else f" ({'above' if paper > t.high else 'below'})"
+    return (
+        " (inside)" if t.low <= paper <= t.high else f" ({'above' if paper > t.high else 'below'})"
+    )
 
 
 def lines(evidence: Evidence) -> list[Line]:
@@ -109,18 +122,30 @@ def lines(evidence: Evidence) -> list[Line]:
     out = []
     for claim in evidence.registration["claims"]:
         paper = float(claim["paper"]) if claim.get("paper") is not None else None
-        out.append(_line(claim["text"], [claims(evidence, m)[claim["id"]] for m in (sid, item)], paper))
+        out.append(
+            _line(claim["text"], [claims(evidence, m)[claim["id"]] for m in (sid, item)], paper)
+        )
     for system in TWINS:
-        text = f"RAD-DPO beats {row(system)} (its own SFT term given to the baseline; not registered)"
+        text = (
+            f"RAD-DPO beats {row(system)} (its own SFT term given to the baseline; not registered)"
+        )
         out.append(_line(text, [against_twin(evidence, system, m) for m in (sid, item)], None))
     out.append(_denoises(evidence))
     if noisy := evidence.variants("noise", "raddpo-no-rdrw"):
         results = [next(iter(slopes(evidence, m).values())) for m in (sid, item)]
         share = float(noisy[-1].partition("=")[2])
-        out.append(_line(f"RDRW gains more with {share:.0%} of the negatives made good items", results, None))
+        out.append(
+            _line(
+                f"RDRW gains more with {share:.0%} of the negatives made good items", results, None
+            )
+        )
     steps = order(evidence)
-    names = " < ".join(row(s).partition(" (")[0] for s in evidence.registration["hallucination_order"])
-    harm = _many(f"Invalid mass: {names}", steps, ".0575 < .0652 < .0685 < .0708 < .0838", "least step")
+    names = " < ".join(
+        row(s).partition(" (")[0] for s in evidence.registration["hallucination_order"]
+    )
+    harm = _many(
+        f"Invalid mass: {names}", steps, ".0575 < .0652 < .0685 < .0708 < .0838", "least step"
+    )
     out.append(replace(harm, ranks=False))
     sizes = [r for _, r in at_each(evidence, "size", "raddpo", START, sid)]
     items = [r for _, r in at_each(evidence, "size", "raddpo", START, item)]
@@ -131,14 +156,20 @@ def lines(evidence: Evidence) -> list[Line]:
     if rows_at_equal_rates(evidence, sid):
         results = [rows_at_equal_rates(evidence, m)["the change"] for m in (sid, item)]
         out.append(
-            _line("… the same with SFT continued at RAD-DPO's own learning rate (not registered)", results, None)
+            _line(
+                "… the same with SFT continued at RAD-DPO's own learning rate (not registered)",
+                results,
+                None,
+            )
         )
     out.append(replace(_speed(evidence), ranks=False))
     return out
 
 
 def _shrinks(evidence: Evidence) -> Line:
-    """Table 2's own trend: RAD-DPO's gain over SFT on the largest model, less that on the smallest."""
+    """Table 2's own trend: RAD-DPO's gain over SFT on the largest model, less that
+    on the smallest.
+    """
     runs = {v: evidence.runs("raddpo", v) for v in evidence.variants("size", "raddpo")}
     there = [v for v in runs if runs[v] and evidence.runs(START, v)]
     results = [Result(difference("raddpo", START, m, variant="size=?")) for m in PRIMARY["click"]]
@@ -146,7 +177,9 @@ def _shrinks(evidence: Evidence) -> Line:
     if len(there) > 1:
         results = []
         for m in PRIMARY["click"]:
-            large, small = ([Side("raddpo", m, there[i]), Side(START, m, there[i])] for i in (-1, 0))
+            large, small = (
+                [Side("raddpo", m, there[i]), Side(START, m, there[i])] for i in (-1, 0)
+            )
             grows = Contrast((large[0], small[1]), (large[1], small[0]), sign="-", across=True)
             results += compare(evidence, [grows])
         text += f" ({there[-1].partition('=')[2]} against {there[0].partition('=')[2]})"
@@ -154,7 +187,9 @@ def _shrinks(evidence: Evidence) -> Line:
     return _line(text, results, sizes[-1] - sizes[0])
 
 
-def _many(text: str, results: list[Result], paper: str, which: str, items: list[Result] | None = None) -> Line:
+def _many(
+    text: str, results: list[Result], paper: str, which: str, items: list[Result] | None = None
+) -> Line:
     """A claim that holds only if every one of ``results`` does; says how many there are yet."""
     run = sum(r.test is not None for r in results)
     text += f" ({run} of {len(results)} run)" if 0 < run < len(results) else ""
@@ -179,8 +214,17 @@ def _denoises(evidence: Evidence) -> Line:
     if not mean or len(low) != len(mean) or len(high) != len(mean):
         word, shown = NOT_RUN, DASH
     else:
-        word = "holds" if min(low) > 0.5 else "does not hold" if max(high) < 0.5 else "cannot tell here"
-        shown = f"AUC {plain_number(sum(mean) / len(mean))} ({plain_number(min(low))}–{plain_number(max(high))})"
+        word = (
+            "holds"
+            if min(low) > 0.5
+            else "does not hold"
+            if max(high) < 0.5
+            else "cannot tell here"
+        )
+        shown = (
+            f"AUC {plain_number(sum(mean) / len(mean))} "
+            f"({plain_number(min(low))}–{plain_number(max(high))})"
+        )
         if within := of_seeds(runs, f"{name}_within"):
             shown += f", inside a list {plain_number(sum(within) / len(within))}"
     text = "RDRW's similarity finds passed-over good items (AUC above .5)"
@@ -188,10 +232,18 @@ def _denoises(evidence: Evidence) -> Line:
 
 
 def _data(evidence: Evidence) -> Line:
-    """RAD-DPO's gain over SFT continued on the most rows, less that on the fewest, as the sweep of rows has it."""
+    """RAD-DPO's gain over SFT continued on the most rows, less that on the fewest, as the sweep of
+    rows has it.
+    """
     text = "RAD-DPO's gain over SFT continued grows with the rows of alignment"
-    results = [Result(difference("raddpo", "raddpo", m, variant="lists=?")) for m in PRIMARY["click"]]
-    asked = {what: pair for what, pair in changed(evidence, "lists").items() if pair[0].system == "raddpo"}
+    results = [
+        Result(difference("raddpo", "raddpo", m, variant="lists=?")) for m in PRIMARY["click"]
+    ]
+    asked = {
+        what: pair
+        for what, pair in changed(evidence, "lists").items()
+        if pair[0].system == "raddpo"
+    }
     if asked:
         ((what, (most, fewest)),) = asked.items()
         results = [changes(evidence, "lists", m)[what] for m in PRIMARY["click"]]
@@ -207,9 +259,14 @@ def _speed(evidence: Evidence) -> Line:
     if not path.is_file():
         return Line(text, (NOT_RUN, DASH), (DASH, DASH), (DASH, DASH), paper)
     figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    speed, memory = figures["dpo_pairs_over_packed_n3"], 1 - 1 / figures["pairs_extra_memory_over_packed_n3"]
+    speed, memory = (
+        figures["dpo_pairs_over_packed_n3"],
+        1 - 1 / figures["pairs_extra_memory_over_packed_n3"],
+    )
     word = "holds" if speed >= PAPER_SPEED and memory >= PAPER_MEMORY else "does not hold"
-    return Line(text, (word, DASH), (f"× {speed:.1f}, memory −{memory:.0%}", DASH), (DASH, DASH), paper)
+    return Line(
+        text, (word, DASH), (f"× {speed:.1f}, memory −{memory:.0%}", DASH), (DASH, DASH), paper
+    )
 
 
 def summary(evidence: Evidence) -> Section:
@@ -226,23 +283,25 @@ def summary(evidence: Evidence) -> Section:
     told = ["effect (95 %)", "could have seen"]
     head = ["claim", measure(sid), *told, "seeds agree", measure(item), *told, "the paper"]
     note = (
-        "Day-8 clicks of simulated traffic; the paper's figures are of table 1 (SID MRR, 1.7B), except where the "
-        "line says otherwise: *inside* our interval, *above* or *below* it (another catalogue, log and model: where it "
-        "is outside, an effect of that size is not here, whatever the word). Claims against SFT and SFT-continued are "
-        "corrected (Holm) over the methods of the main table, the other registered ones among each other; the "
-        "lines on twins and noise have their correction from sections 4 and 5, that on rows from section 9, and "
-        "those on sizes and on rows at equal rates stand alone. **Could have seen**: the true effect for which p falls "
-        "below α four times in five, after the "
-        "correction (α / m, planned ones that are not run included) and for these seeds. The words ask for more: "
-        "**holds** and **does not hold** also need every seed to have the sign of the effect, and room above SFT. "
-        "Intervals are over queries and are *not* corrected, so an interval without 0 may still be *cannot tell here*; "
-        "how many seeds agree says what training's luck does."
+        "Day-8 clicks of simulated traffic; the paper's figures are of table 1 (SID MRR, 1.7B), "
+        "except where the line says otherwise: *inside* our interval, *above* or *below* it "
+        "(another catalogue, log and model: where it is outside, an effect of that size is not "
+        "here, whatever the word). Claims against SFT and SFT-continued are corrected (Holm) over "
+        "the methods of the main table, the other registered ones among each other; the lines on "
+        "twins and noise have their correction from sections 4 and 5, that on rows from section 9, "
+        "and those on sizes and on rows at equal rates stand alone. **Could have seen**: the true "
+        "effect for which p falls below α four times in five, after the correction (α / m, planned "
+        "ones that are not run included) and for these seeds. The words ask for more: **holds** "
+        "and **does not hold** also need every seed to have the sign of the effect, and room above "
+        "SFT. Intervals are over queries and are *not* corrected, so an interval without 0 may "
+        "still be *cannot tell here*; how many seeds agree says what training's luck does."
     )
     blocks: list[Block] = [
         Text(_primary(evidence)),
         Text(
-            f"Of the claims on ranking, at SID level: {_counts([e for e in found if e.ranks])}. Of those on RDRW's "
-            f"similarity, invalid mass and speed: {_counts([e for e in found if not e.ranks])}."
+            f"Of the claims on ranking, at SID level: {_counts([e for e in found if e.ranks])}. Of "
+            "those on RDRW's similarity, invalid mass and speed: "
+            f"{_counts([e for e in found if not e.ranks])}."
         ),
         Table(head, rows, (1, 5, 8), note),
     ]
@@ -267,7 +326,10 @@ def _primary(evidence: Evidence) -> str:
             said.append(f"{measure(metric)}: **not run**")
             continue
         t = r.test
-        text = f"{measure(metric)}: {signed(t.effect)} ({signed(t.low)} … {signed(t.high)}), **{r.word}**"
+        text = (
+            f"{measure(metric)}: {signed(t.effect)} ({signed(t.low)} … {signed(t.high)}), "
+            f"**{r.word}**"
+        )
         if r.word == "cannot tell here":
             text += f" (an effect of {plain_number(r.detectable, 4)} would have been seen)"
         if len(r.seeds) > 1:

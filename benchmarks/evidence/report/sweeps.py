@@ -7,8 +7,27 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from benchmarks.evidence.report.cells import Evidence, split_name
-from benchmarks.evidence.report.compare import CONTROL, START, Contrast, Result, Side, compare, difference, levels
-from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Picture, Row, Section, Table, Text
+from benchmarks.evidence.report.compare import (
+    CONTROL,
+    START,
+    Contrast,
+    Result,
+    Side,
+    compare,
+    difference,
+    levels,
+)
+from benchmarks.evidence.report.document import (
+    Block,
+    Entry,
+    Fold,
+    Heading,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Text,
+)
 from benchmarks.evidence.report.names import PRIMARY, measure, row
 from benchmarks.evidence.report.noise import relevant_share
 from benchmarks.evidence.report.parts import rows_at_equal_rates
@@ -33,8 +52,9 @@ from benchmarks.evidence.report.show import (
 class Axis:
     """A dial: its heading, the rows of its table, what it counts, and what else turns with it.
 
-    ``own``: SFT-continued does not know it, so its base cell is the control at every value. ``gains``: levels of
-    different values cannot be set beside each other (another model, other SIDs), only gains over SFT continued.
+    ``own``: SFT-continued does not know it, so its base cell is the control at every value.
+    ``gains``: levels of different values cannot be set beside each other (another model, other
+    SIDs), only gains over SFT continued.
     """
 
     title: str
@@ -50,38 +70,40 @@ AXES = {
         "Negatives per list",
         ("raddpo", "raddpo-paper", "simpo", "sdpo"),
         "at most this many negatives",
-        "What turns with n: which negatives they are (they are cut by position, and the logger shows good items first: "
-        "see the share of relevant ones), and how many steps RDRW's warm-up takes (a window of pairs at weight 1, "
-        "which lists with one negative fill most slowly). β and the learning rate stay as tuned at n = 3.",
+        "What turns with n: which negatives they are (they are cut by position, and the logger "
+        "shows good items first: see the share of relevant ones), and how many steps RDRW's "
+        "warm-up takes (a window of pairs at weight 1, which lists with one negative fill most "
+        "slowly). β and the learning rate stay as tuned at n = 3.",
     ),
     "beta": Axis("β", ("raddpo", "raddpo-paper"), "β of the contrast", own=True),
     "lists": Axis(
         "Rows of alignment",
         ("raddpo", "dpo", CONTROL),
         "rows (steps × batch)",
-        "The rows are of one log: more rows are also more steps and a longer schedule. At the fewest rows a larger "
-        "share of them is RDRW's warm-up.",
+        "The rows are of one log: more rows are also more steps and a longer schedule. At the "
+        "fewest rows a larger share of them is RDRW's warm-up.",
         gains=True,
     ),
     "size": Axis(
         "Size of the model",
         ("raddpo", "dpo", CONTROL),
         "layers × width",
-        "Learning rates and β are those that were tuned at the base size, and every size has the same steps of SFT: "
-        "the larger the model, the further it is from its plateau.",
+        "Learning rates and β are those that were tuned at the base size, and every size has the "
+        "same steps of SFT: the larger the model, the further it is from its plateau.",
         gains=True,
     ),
     "sids": Axis(
         "Prefix sharing",
         ("raddpo", "raddpo-no-tlgd", CONTROL),
         "codebook sizes",
-        "Ordered by how many pairs of y_w* and a negative share the first code. SIDs differ, so levels of different "
-        "codebooks say nothing beside each other.",
+        "Ordered by how many pairs of y_w* and a negative share the first code. SIDs differ, so "
+        "levels of different codebooks say nothing beside each other.",
         gains=True,
     ),
     "state": Axis("The state that RDRW compares", ("raddpo",), "rdrw_state", own=True),
 }
-#: The parts of the sharing question: TLGD masks what pairs share, so it should be worth more where they share more.
+#: The parts of the sharing question: TLGD masks what pairs share, so it should be worth more where
+#: they share more.
 TLGD = ("raddpo", "raddpo-no-tlgd")
 
 
@@ -99,10 +121,11 @@ def sweeps(evidence: Evidence) -> Section:
     metric = PRIMARY["click"][0]
     blocks: list[Block] = [
         Text(
-            f"{measure(metric)} on day-8 clicks. Against SFT: the very checkpoint that the run started from. Against "
-            "SFT continued: at the same setting, where such a cell exists. Everything in a table is of the seeds that "
-            "its rows share. Rows marked *base* are the setting of all other sections, whose verdicts they have; they "
-            "are no members of the families here. Holm runs inside each table."
+            f"{measure(metric)} on day-8 clicks. Against SFT: the very checkpoint that the run "
+            "started from. Against SFT continued: at the same setting, where such a cell exists. "
+            "Everything in a table is of the seeds that its rows share. Rows marked *base* are "
+            "the setting of all other sections, whose verdicts they have; they are no members of "
+            "the families here. Holm runs inside each table."
         )
     ]
     pictures = []
@@ -119,8 +142,8 @@ def sweeps(evidence: Evidence) -> Section:
         if name == "lists" and share:
             blocks.append(
                 Text(
-                    f"Rows are steps × batch; {share:.0%} of them are item text, so {1 - share:.0%} of the number are "
-                    "preference lists."
+                    f"Rows are steps × batch; {share:.0%} of them are item text, so "
+                    f"{1 - share:.0%} of the number are preference lists."
                 )
             )
         if axis.also:
@@ -131,7 +154,11 @@ def sweeps(evidence: Evidence) -> Section:
             blocks += _sharing(evidence)
         label = f"{measure(metric)}, less SFT"
         if len(ticks) > 1 and (svg := bands(lines, x_label=axis.label, y_label=label, ticks=ticks)):
-            pictures.append(Picture(svg, f"{axis.title}: gain over SFT, with 95 % intervals", below=keys(lines)[1]))
+            pictures.append(
+                Picture(
+                    svg, f"{axis.title}: gain over SFT, with 95 % intervals", below=keys(lines)[1]
+                )
+            )
     blocks += shipped(evidence)
     if pictures:
         blocks.append(Row(pictures))
@@ -147,7 +174,11 @@ def _places(evidence: Evidence, name: str, systems: Sequence[str]) -> list[Place
     for system in systems:
         here = [Place(system, v.partition("=")[2], v) for v in evidence.variants(name, system)]
         base = evidence.base_value(name, system) or ("eos_out" if name == "state" else None)
-        if here and base is not None and _number(base) not in {_number(place.value) for place in here}:
+        if (
+            here
+            and base is not None
+            and _number(base) not in {_number(place.value) for place in here}
+        ):
             here.append(Place(system, base.replace("/", "-"), ""))
         out += sorted(here, key=lambda place: order(place.value))
     return out
@@ -161,7 +192,9 @@ def _number(value: str) -> str:
 
 
 def _order(evidence: Evidence, name: str) -> Callable[[str], tuple[float, str]]:
-    """What the values of an axis are sorted by: their number, or the measured sharing of a codebook's pairs."""
+    """What the values of an axis are sorted by: their number, or the measured sharing of a
+    codebook's pairs.
+    """
     shares = _shares(evidence) if name == "sids" else {}
 
     def key(value: str) -> tuple[float, str]:
@@ -219,14 +252,18 @@ def _axis(
     kept = [i for i, place in enumerate(places) if place.system != CONTROL]
     some = _families(evidence, [places[i] for i in kept], [from_control[i] for i in kept])
     others = dict(zip(kept, some, strict=True))
-    with_share = name == "n" and any(relevant_share(evidence.runs(p.system, p.variant)) for p in places)
+    with_share = name == "n" and any(
+        relevant_share(evidence.runs(p.system, p.variant)) for p in places
+    )
     rows: list[list[Entry]] = []
     values = sorted({place.value for place in places}, key=_order(evidence, name))
     lines = {system: Band(row(system), [], i) for i, system in enumerate(axis.systems)}
     for i, place in enumerate(places):
         runs = evidence.runs(place.system, place.variant)
         runs = {seed: cell for seed, cell in runs.items() if seeds is None or seed in seeds}
-        found = levels(evidence, place.system, [metric], variant=place.variant, seeds=seeds).get(metric)
+        found = levels(evidence, place.system, [metric], variant=place.variant, seeds=seeds).get(
+            metric
+        )
         other = others.get(i)
         base = not place.variant
         rows.append(
@@ -245,13 +282,23 @@ def _axis(
             ]
         )
         if (t := gains[i].test) is not None:
-            lines[place.system].points.append((float(values.index(place.value)), t.effect, t.low, t.high))
+            lines[place.system].points.append(
+                (float(values.index(place.value)), t.effect, t.low, t.high)
+            )
     head = ["", "seeds", measure(metric)]
     for control in ("SFT", "SFT continued"):
         head += [f"− {control} (95 %)", "could have seen", "better"]
     head += ["gradient ratio", *(["relevant negatives"] if with_share else [])]
-    seen = [v for v in values if any(e[0] == float(values.index(v)) for b in lines.values() for e in b.points)]
-    return Table(head, rows, (5, 8), told), list(lines.values()), [(float(values.index(v)), v) for v in seen]
+    seen = [
+        v
+        for v in values
+        if any(e[0] == float(values.index(v)) for b in lines.values() for e in b.points)
+    ]
+    return (
+        Table(head, rows, (5, 8), told),
+        list(lines.values()),
+        [(float(values.index(v)), v) for v in seen],
+    )
 
 
 def _ratio(ratios: list[float], system: str) -> Entry:
@@ -260,11 +307,17 @@ def _ratio(ratios: list[float], system: str) -> Entry:
     return replace(shown, text=f"{shown.text}, inactive") if inactive(ratios, system) else shown
 
 
-def _families(evidence: Evidence, places: Sequence[Place], contrasts: Sequence[Contrast]) -> list[Result]:
-    """Results in the given order: what is varied is one family, a base row stands alone (its family is elsewhere)."""
+def _families(
+    evidence: Evidence, places: Sequence[Place], contrasts: Sequence[Contrast]
+) -> list[Result]:
+    """Results in the given order: what is varied is one family, a base row stands alone (its family
+    is elsewhere).
+    """
     varied = [i for i, place in enumerate(places) if place.variant]
     found = dict(zip(varied, compare(evidence, [contrasts[i] for i in varied]), strict=True))
-    return [found[i] if i in found else compare(evidence, [each])[0] for i, each in enumerate(contrasts)]
+    return [
+        found[i] if i in found else compare(evidence, [each])[0] for i, each in enumerate(contrasts)
+    ]
 
 
 def _planned(evidence: Evidence, system: str, variant: str) -> bool:
@@ -275,11 +328,15 @@ def _planned(evidence: Evidence, system: str, variant: str) -> bool:
 
 
 def changed(evidence: Evidence, name: str) -> dict[str, tuple[Place, Place]]:
-    """{what: (a, b)} of the values of axis ``name`` that are set beside each other, system by system."""
+    """{what: (a, b)} of the values of axis ``name`` that are set beside each other, system by
+    system.
+    """
     axis = AXES[name]
     asked: dict[str, tuple[Place, Place]] = {}
     for system in axis.systems:
-        here = [p for p in _places(evidence, name, [system]) if _planned(evidence, p.system, p.variant)]
+        here = [
+            p for p in _places(evidence, name, [system]) if _planned(evidence, p.system, p.variant)
+        ]
         if system == CONTROL or len(here) < 2:
             continue
         base = next((p for p in here if not p.variant), None)
@@ -292,14 +349,18 @@ def changed(evidence: Evidence, name: str) -> dict[str, tuple[Place, Place]]:
 
 @cache
 def changes(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
-    """{what: result} of :func:`changed`, corrected among each other: the one verdict on what turning a dial does."""
+    """{what: result} of :func:`changed`, corrected among each other: the one verdict on what
+    turning a dial does.
+    """
     asked = changed(evidence, name)
     results = compare(evidence, [_change(AXES[name], metric, a, b) for a, b in asked.values()])
     return dict(zip(asked, results, strict=True))
 
 
 def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
-    """What turning the dial does, paired by seed and query: a sentence, a table, and the other measures behind it."""
+    """What turning the dial does, paired by seed and query: a sentence, a table, and the other
+    measures behind it.
+    """
     if not changed(evidence, name):
         return []
     what = "gain over SFT continued" if axis.gains else "level"
@@ -310,7 +371,10 @@ def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
         tables.append(comparisons(list(results.items()), first=first, directions=True))
         told.append(tally(f"{measure(metric)} ({target})", list(results.values())))
     return [
-        Text(f"**From one value to another** ({what}; Holm inside each measure; table below): {' '.join(told)}"),
+        Text(
+            f"**From one value to another** ({what}; Holm inside each measure; table below): "
+            f"{' '.join(told)}"
+        ),
         tables[0],
         Fold(f"{axis.title}: the same changes on other measures", tables[1:]),
     ]
@@ -319,7 +383,9 @@ def _changes(evidence: Evidence, name: str, axis: Axis) -> list[Block]:
 def _change(axis: Axis, metric: str, a: Place, b: Place) -> Contrast:
     """a − b, or of their gains over SFT continued at each."""
     if not axis.gains:
-        return difference(a.system, b.system, metric, variant=a.variant, b_variant=b.variant, across=True)
+        return difference(
+            a.system, b.system, metric, variant=a.variant, b_variant=b.variant, across=True
+        )
     return Contrast(
         (Side(a.system, metric, a.variant), Side(CONTROL, metric, b.variant)),
         (Side(b.system, metric, b.variant), Side(CONTROL, metric, a.variant)),
@@ -332,16 +398,23 @@ def _equal_rates(evidence: Evidence) -> list[Block]:
     tables: list[Block] = []
     for metric in (*PRIMARY["click"], *PRIMARY["utility"]):
         if found := rows_at_equal_rates(evidence, metric):
-            first = f"{row('raddpo')} − {row(CONTROL)} at its rate: {measure(metric)} ({metric.partition('.')[0]})"
+            first = (
+                f"{row('raddpo')} − {row(CONTROL)} at its rate: {measure(metric)} "
+                f"({metric.partition('.')[0]})"
+            )
             tables.append(comparisons(list(found.items()), first=first, directions=True))
     if not tables:
         return []
     told = Text(
-        "Above, each row has the rate that day 7 chose for it, and RAD-DPO's is the higher one: what its gain over SFT "
-        "continued grows by may be the rate's. So here again, SFT continued at RAD-DPO's rate (planned after the rows "
-        "were run):"
+        "Above, each row has the rate that day 7 chose for it, and RAD-DPO's is the higher one: "
+        "what its gain over SFT continued grows by may be the rate's. So here again, SFT continued "
+        "at RAD-DPO's rate (planned after the rows were run):"
     )
-    return [told, tables[0], Fold("Rows at equal rates: item level, and the true utility", tables[1:])]
+    return [
+        told,
+        tables[0],
+        Fold("Rows at equal rates: item level, and the true utility", tables[1:]),
+    ]
 
 
 # ---------------------------------------------------------------------- prefix sharing
@@ -364,7 +437,9 @@ def _sharing(evidence: Evidence) -> list[Block]:
         asked = {f"at {named[v]}": difference(a, b, metric, variant=v) for v in variants if v}
         asked |= {
             f"at {named[v]}, less at {named['']} (*base*)": Contrast(
-                (Side(a, metric, v), Side(b, metric)), (Side(b, metric, v), Side(a, metric)), across=True
+                (Side(a, metric, v), Side(b, metric)),
+                (Side(b, metric, v), Side(a, metric)),
+                across=True,
             )
             for v in variants
             if v

@@ -6,7 +6,16 @@ from dataclasses import replace
 from functools import cache
 
 from benchmarks.evidence.report.cells import Cell, Evidence
-from benchmarks.evidence.report.compare import CONTROL, START, WEIGHT_0, Contrast, Result, Side, compare, difference
+from benchmarks.evidence.report.compare import (
+    CONTROL,
+    START,
+    WEIGHT_0,
+    Contrast,
+    Result,
+    Side,
+    compare,
+    difference,
+)
 from benchmarks.evidence.report.document import Block, Entry, Fold, Heading, Section, Table, Text
 from benchmarks.evidence.report.names import SETS, measure, row
 from benchmarks.evidence.report.show import comparisons, level_table, plain_number
@@ -25,12 +34,12 @@ def unseen(evidence: Evidence) -> Section:
     """Generative alone and fused with BM25 and fine-tuned dense."""
     blocks: list[Block] = [
         Text(
-            "None of these queries was in training. **Better than dense** is claimed only against the fine-tuned "
-            "one. Fused: BM25 + fine-tuned dense + the generative model, weights chosen on validation queries; "
-            "where the "
-            "model got weight 0 for every seed, the fusion *is* the one without it, and there is nothing to test; a "
-            "seed with weight 0 beside others adds an exact 0, which agrees with no sign. Holm runs over the rows of "
-            "each table."
+            "None of these queries was in training. **Better than dense** is claimed only against "
+            "the fine-tuned one. Fused: BM25 + fine-tuned dense + the generative model, weights "
+            "chosen on validation queries; where the model got weight 0 for every seed, the fusion "
+            "*is* the one without it, and there is nothing to test; a seed with weight 0 beside "
+            "others adds an exact 0, which agrees with no sign. Holm runs over the rows of each "
+            "table."
         )
     ]
     for name, metrics in MEASURES.items():
@@ -50,16 +59,24 @@ def unseen(evidence: Evidence) -> Section:
         systems = [*ALONE, *evidence.systems(kinds=("baseline", "ceiling"))]
         if table := level_table(evidence, systems, columns, set_name=name):
             blocks.append(table)
-        if table := level_table(evidence, ALONE, ["fused.item.ndcg@10", "fused.item.recall@100"], set_name=name):
+        if table := level_table(
+            evidence, ALONE, ["fused.item.ndcg@10", "fused.item.recall@100"], set_name=name
+        ):
             blocks += [Text(f"Fused with {row(BEST)}:"), table]
         if weights := _weights(evidence, name):
             blocks.append(weights)
         for metric in metrics:
             tables: list[Block] = [
-                comparisons(list(alone(evidence, name, metric).items()), first=f"{measure(metric)}, alone")
+                comparisons(
+                    list(alone(evidence, name, metric).items()), first=f"{measure(metric)}, alone"
+                )
             ]
             first = metric == metrics[0]
-            blocks += tables if first else [Fold(f"{SETS[name].capitalize()}: {measure(metric)}, alone", tables)]
+            blocks += (
+                tables
+                if first
+                else [Fold(f"{SETS[name].capitalize()}: {measure(metric)}, alone", tables)]
+            )
             if metric != "item.rprec":
                 rows = list(fused(evidence, name, metric).items())
                 blocks.append(comparisons(rows, first=f"{measure(metric)}, fused"))
@@ -78,7 +95,9 @@ def alone(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
 
 @cache
 def fused(evidence: Evidence, name: str, metric: str) -> dict[str, Result]:
-    """{rows: the fusion with a generative model less the one without it, and RAD-DPO's less the others'}."""
+    """{rows: the fusion with a generative model less the one without it, and RAD-DPO's less the
+    others'}.
+    """
     if name not in evidence.queries:
         return {}
     own = f"fused.{metric}"
@@ -98,7 +117,9 @@ def fusion_weights(cell: Cell, set_name: str) -> list[float]:
 
 
 def _weightless(evidence: Evidence, result: Result) -> Result:
-    """A fusion without any difference is one that the model has no weight in, if its cells say so."""
+    """A fusion without any difference is one that the model has no weight in, if
+    its cells say so.
+    """
     contrast = result.contrast
     if not result.same:
         return result
@@ -109,7 +130,9 @@ def _weightless(evidence: Evidence, result: Result) -> Result:
         for seed, cell in evidence.runs(side.system, side.variant).items()
         if seed in result.seeds
     ]
-    return replace(result, same=WEIGHT_0) if found and all(w and w[-1] == 0 for w in found) else result
+    return (
+        replace(result, same=WEIGHT_0) if found and all(w and w[-1] == 0 for w in found) else result
+    )
 
 
 def _weights(evidence: Evidence, set_name: str) -> Table | None:

@@ -1,4 +1,6 @@
-"""Alignment objectives as pure functions of :class:`~sidar.types.CandidateScores`; nothing here runs a model."""
+"""Alignment objectives as pure functions of :class:`~sidar.types.CandidateScores`; nothing here
+runs a model.
+"""
 
 from sidar.align.dpo import log_ratio
 from sidar.align.monitor import INACTIVE, gradient_ratio, list_statistics

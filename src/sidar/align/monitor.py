@@ -1,7 +1,8 @@
-"""What to watch while preferences are trained: the quantities in which the methods' claims and harms show.
+"""What to watch while preferences are trained: the quantities in which the methods' claims and
+harms show.
 
-RAD-DPO's TLGD speaks of shared prefixes, Ren & Sutherland (docs/sources.md) of mass squeezed out of everything but the
-argmax; both are visible here before any recall moves.
+RAD-DPO's TLGD speaks of shared prefixes, Ren & Sutherland (docs/sources.md) of mass squeezed out of
+everything but the argmax; both are visible here before any recall moves.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ INACTIVE = 0.01
 def list_statistics(scores: CandidateScores) -> dict[str, Tensor]:
     """Scalars of a batch of lists; a quantity that the batch does not define is left out.
 
-    ``pairs/shared1``, ``pairs/shared2``: share of pairs (y_w*, y_j) with at least 1 and 2 equal leading tokens
-    (the paper: 34.6 % and 1.9 %).  ``logp/other_positives``: mean log π of Y_pos without y_w*, which must not fall.
-    ``logp/star_first``: mean log π of y_w*'s first code, whose variance over steps is the "oscillation" claim.
-    ``first/entropy`` (nats) and ``first/top``: spread and largest probability of the first code.
+    ``pairs/shared1``, ``pairs/shared2``: share of pairs (y_w*, y_j) with at least 1 and 2 equal
+    leading tokens (the paper: 34.6 % and 1.9 %).  ``logp/other_positives``: mean log π of Y_pos
+    without y_w*, which must not fall. ``logp/star_first``: mean log π of y_w*'s first code, whose
+    variance over steps is the "oscillation" claim. ``first/entropy`` (nats) and ``first/top``:
+    spread and largest probability of the first code.
     """
     logp = sum_logp(scores.logp, scores.mask)
     reward = mean_logp(scores.logp, scores.mask)
@@ -55,13 +57,16 @@ def list_statistics(scores: CandidateScores) -> dict[str, Tensor]:
 
 
 def gradient_ratio(contrast: Tensor, sft: Tensor, logp: Tensor) -> Tensor:
-    """‖∂L_PL/∂logp‖ / ‖∂L_SFT/∂logp‖ on the log-prob tensor (B, C, S): the contrast's share of what is learned.
+    """‖∂L_PL/∂logp‖ / ‖∂L_SFT/∂logp‖ on the log-prob tensor (B, C, S): the contrast's share of what
+    is learned.
 
-    Taken on the log-probs because every objective is a function of them alone, so it costs no pass through the model
-    and compares methods on one footing; :data:`INACTIVE` is the line below which the contrast does nothing.
+    Taken on the log-probs because every objective is a function of them alone, so it costs no pass
+    through the model and compares methods on one footing; :data:`INACTIVE` is the line below which
+    the contrast does nothing.
     """
     ours, theirs = (
-        torch.autograd.grad(part, logp, retain_graph=True, allow_unused=True)[0] for part in (contrast, sft)
+        torch.autograd.grad(part, logp, retain_graph=True, allow_unused=True)[0]
+        for part in (contrast, sft)
     )
     zero = logp.new_zeros(())
     top = zero if ours is None else ours.norm()

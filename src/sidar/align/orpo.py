@@ -1,6 +1,7 @@
 """ORPO: likelihood of y_w* plus the log odds ratio against each negative, no reference.
 
-    −log p(y_w*) + λ · mean_j −log σ( log odds(y_w*) − log odds(y_j) ),   odds = p / (1 − p)    [source: N12; known]
+    −log p(y_w*) + λ · mean_j −log σ( log odds(y_w*) − log odds(y_j) ),
+    odds = p / (1 − p)                                          [source: N12; known]
 
 with p = exp(mean token log-prob), so log odds = lp − log(1 − exp(lp)); λ = 0.1.
 """
@@ -26,7 +27,9 @@ def log_odds(mean_logp: Tensor) -> Tensor:
 
 
 def orpo(scores: CandidateScores, cfg: AlignConfig) -> tuple[Tensor, Tensor]:
-    """(likelihood term, λ · odds-ratio term), each (); the likelihood term is ORPO's own, not eq. 1."""
+    """(likelihood term, λ · odds-ratio term), each (); the likelihood term is ORPO's own, not eq.
+    1.
+    """
     lam = OBJECTIVE_DEFAULTS["orpo"]["lam"] if cfg.lam is None else cfg.lam
     lp = mean_logp(scores.logp, scores.mask)
     star = of_star(lp, scores.star)

@@ -1,14 +1,16 @@
-"""Similarity-based dynamic reward weighting (RAD-DPO's RDRW): negatives that look like y_w* are punished less.
+"""Similarity-based dynamic reward weighting (RAD-DPO's RDRW): negatives that look like y_w* are
+punished less.
 
-    sim_j = cos(h(y_w*, x), h(y_j, x)),  h = final hidden state that emits EOS                        (eq. 5) [seed]
+    sim_j = cos(h(y_w*, x), h(y_j, x)),  h = final hidden state that emits EOS        (eq. 5) [seed]
     w(sim) = 1                                         sim < Q25
-           = 0.5 + 0.5 / (1 + exp(λ (sim − Q50)))      Q25 ≤ sim ≤ Q75                                (eq. 6) [seed]
+           = 0.5 + 0.5 / (1 + exp(λ (sim − Q50)))      Q25 ≤ sim ≤ Q75                (eq. 6) [seed]
            = 0.5                                       sim > Q75            λ = 12
 
-Q25, Q50, Q75 are quartiles of the first N = 4096 similarities, "dynamically updated" [seed]; how is not said, so the
-default is a sliding window of the last N [reconstruction].  During the warm-up w = 1, which is eq. 2 [reconstruction].
-Similarities and weights carry no gradient: otherwise the loss could fall by moving h [reconstruction].
-A limitation to know: about a quarter of the pairs gets 1 and a quarter 0.5 whatever the noise in the log.
+Q25, Q50, Q75 are quartiles of the first N = 4096 similarities, "dynamically updated" [seed]; how is
+not said, so the default is a sliding window of the last N [reconstruction].  During the warm-up w =
+1, which is eq. 2 [reconstruction]. Similarities and weights carry no gradient: otherwise the loss
+could fall by moving h [reconstruction]. A limitation to know: about a quarter of the pairs gets 1
+and a quarter 0.5 whatever the noise in the log.
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ def star_similarity(hidden: Tensor, star: Tensor) -> Tensor:
 def similarity_weight(sim: Tensor, quartiles: Quartiles, lam: float = 12.0) -> Tensor:
     """Eq. 6 for each entry of ``sim``; same shape.
 
-    Not continuous: with quartiles at ±.1 around the median it jumps from 1 to .88 at Q25 and from .62 to .5 at Q75.
-    Where the quartiles coincide (at least half of the similarities are equal), a similarity equal to them gets the
-    median's weight, .75; lower ones still get 1 and higher ones .5. Values within :data:`SAME` count as equal, because
-    the cosine of one pair differs by rounding from batch to batch.
+    Not continuous: with quartiles at ±.1 around the median it jumps from 1 to .88 at Q25 and from
+    .62 to .5 at Q75. Where the quartiles coincide (at least half of the similarities are equal), a
+    similarity equal to them gets the median's weight, .75; lower ones still get 1 and higher ones
+    .5. Values within :data:`SAME` count as equal, because the cosine of one pair differs by
+    rounding from batch to batch.
     """
     q25, q50, q75 = quartiles
     if q75 - q25 < SAME:
@@ -58,10 +61,12 @@ def similarity_weight(sim: Tensor, quartiles: Quartiles, lam: float = 12.0) -> T
 
 
 def shuffled(weights: Tensor) -> Tensor:
-    """``weights`` (n,) in a random order: the same numbers, no longer where the similarity put them.
+    """``weights`` (n,) in a random order: the same numbers, no longer where the similarity put
+    them.
 
-    The control of RDRW against chance [reconstruction: docs/evaluation.md]. Drawn from torch's CPU generator, which the
-    training loop seeds at every step, so a resumed run repeats it; ranks permute their own batch.
+    The control of RDRW against chance [reconstruction: docs/evaluation.md]. Drawn from torch's CPU
+    generator, which the training loop seeds at every step, so a resumed run repeats it; ranks
+    permute their own batch.
     """
     return weights[torch.randperm(len(weights)).to(weights.device)]
 
@@ -69,8 +74,9 @@ def shuffled(weights: Tensor) -> Tensor:
 class SimilarityWindow:
     """The running anchors of eq. 6: JSON-able state, shared by all ranks.
 
-    ``update``: ``window`` = quartiles of the last ``size`` similarities; ``ema`` = quartiles of the first ``size``,
-    then Q ← (1 − α) Q + α Q_batch; ``frozen`` = quartiles of the first ``size`` for ever.
+    ``update``: ``window`` = quartiles of the last ``size`` similarities; ``ema`` = quartiles of the
+    first ``size``, then Q ← (1 − α) Q + α Q_batch; ``frozen`` = quartiles of the first ``size`` for
+    ever.
     """
 
     def __init__(
@@ -82,7 +88,13 @@ class SimilarityWindow:
         update: Literal["window", "ema", "frozen"] = "window",
         alpha: float = 0.01,
     ) -> None:
-        self.size, self.lam, self.warmup_weight, self.update, self.alpha = size, lam, warmup_weight, update, alpha
+        self.size, self.lam, self.warmup_weight, self.update, self.alpha = (
+            size,
+            lam,
+            warmup_weight,
+            update,
+            alpha,
+        )
         self.seen = 0
         self._values: deque[float] = deque(maxlen=size)
         self._quartiles: Quartiles | None = None
@@ -110,7 +122,9 @@ class SimilarityWindow:
         return weights, logs
 
     def add(self, sims: Tensor) -> None:
-        """Take a batch of similarities (n,) in, from every rank, so that all ranks keep the same anchors."""
+        """Take a batch of similarities (n,) in, from every rank, so that all ranks keep the same
+        anchors.
+        """
         batch = gather_ragged(sims.detach().float())
         values = batch[torch.isfinite(batch)].cpu().double().numpy()
         warm = self._quartiles is not None
@@ -137,16 +151,21 @@ class SimilarityWindow:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``; ``ValueError`` when it belongs to a window of another size or rule."""
+        """Continue from ``state``; ``ValueError`` when it belongs to a window of another size or
+        rule.
+        """
         if (state["size"], state["update"]) != (self.size, self.update):
             raise ValueError(
                 f"this state is of a window of {state['size']} ({state['update']}), "
-                f"not of {self.size} ({self.update}); keep rdrw_window and rdrw_update, or start the stage afresh"
+                f"not of {self.size} ({self.update}); keep rdrw_window and rdrw_update, or start "
+                "the stage afresh"
             )
         self.seen = int(state["seen"])
         self._values = deque(state["values"], maxlen=self.size)
         anchors = state["quartiles"]
-        self._quartiles = None if anchors is None else (float(anchors[0]), float(anchors[1]), float(anchors[2]))
+        self._quartiles = (
+            None if anchors is None else (float(anchors[0]), float(anchors[1]), float(anchors[2]))
+        )
 
 
 def _quartiles(values: np.ndarray) -> Quartiles:
@@ -155,7 +174,9 @@ def _quartiles(values: np.ndarray) -> Quartiles:
 
 
 def gather_ragged(values: Tensor) -> Tensor:
-    """Concatenate ``values`` (n,) of all ranks in rank order, whatever each n; the input itself on one process."""
+    """Concatenate ``values`` (n,) of all ranks in rank order, whatever each n; the input itself on
+    one process.
+    """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
     count = torch.tensor([len(values)], device=values.device)

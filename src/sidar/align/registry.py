@@ -27,7 +27,9 @@ Contrast = Callable[[CandidateScores, Any], Tensor]
 
 @dataclass(frozen=True)
 class Parts:
-    """An objective's two halves, kept apart so that their gradients can be compared; either may be absent."""
+    """An objective's two halves, kept apart so that their gradients can be compared; either may be
+    absent.
+    """
 
     sft: Tensor | None
     contrast: Tensor | None
@@ -37,7 +39,9 @@ class Parts:
     def total(self) -> Tensor:
         parts = [part for part in (self.sft, self.contrast) if part is not None]
         if not parts:
-            raise ValueError("nothing left to train: the objective has no contrast and mlsft is none")
+            raise ValueError(
+                "nothing left to train: the objective has no contrast and mlsft is none"
+            )
         return sum(parts[1:], parts[0])
 
 
@@ -45,9 +49,10 @@ class Parts:
 class Objective:
     """A preference objective as a function of :class:`~sidar.types.CandidateScores` alone.
 
-    ``needs_reference``: ``ref_logp`` must be filled.  ``needs_window``: RDRW may run, so a window must be kept.
-    Weights of positives count everywhere (:func:`~sidar.align.terms.list_mean`, eq. 1).  Weights of negatives are part
-    of RAD-DPO's contrast; ``sft`` uses no negative, and every other objective raises ``ValueError`` on them.
+    ``needs_reference``: ``ref_logp`` must be filled.  ``needs_window``: RDRW may run, so a window
+    must be kept. Weights of positives count everywhere (:func:`~sidar.align.terms.list_mean`, eq.
+    1).  Weights of negatives are part of RAD-DPO's contrast; ``sft`` uses no negative, and every
+    other objective raises ``ValueError`` on them.
     """
 
     name: str
@@ -68,7 +73,9 @@ class Objective:
 
 
 def sft_term(scores: CandidateScores, cfg: AlignConfig) -> Tensor | None:
-    """Eq. 1 under ``mlsft``: all positives, y_w* only (the table's "w/o Multi-label SFT"), or None."""
+    """Eq. 1 under ``mlsft``: all positives, y_w* only (the table's "w/o Multi-label
+    SFT"), or None.
+    """
     if cfg.mlsft == "none":
         return None
     return multi_label_sft(scores, cfg.positives or "mean", cfg.mlsft)
@@ -76,7 +83,9 @@ def sft_term(scores: CandidateScores, cfg: AlignConfig) -> Tensor | None:
 
 def _raddpo(form: str) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
     def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
-        contrast, logs = raddpo_contrast(scores, cfg, state, form="printed" if form == "printed" else "softmax")
+        contrast, logs = raddpo_contrast(
+            scores, cfg, state, form="printed" if form == "printed" else "softmax"
+        )
         return Parts(sft_term(scores, cfg), contrast, logs)
 
     return parts
@@ -86,7 +95,9 @@ def _sft(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | No
     return Parts(sft_term(scores, cfg), None, {})
 
 
-def _orpo(plus_sft: bool) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
+def _orpo(
+    plus_sft: bool,
+) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
     def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
         refuse_negative_weights(scores, cfg.objective)
         likelihood, odds = orpo(scores, cfg)
@@ -130,11 +141,13 @@ _register_built_in()
 def register_objective(
     name: str, options: type[BaseModel] | None = None, *, needs_reference: bool = False
 ) -> Callable[[Contrast], Contrast]:
-    """Return a decorator for a function ``(scores, options) -> () loss`` that trains under ``align.objective: <name>``.
+    """Return a decorator for a function ``(scores, options) -> () loss`` that trains under
+    ``align.objective: <name>``.
 
-    ``scores``: a batch of B lists × C candidates (:class:`~sidar.types.CandidateScores`); ``ref_logp`` is there with
-    ``needs_reference``. ``options``: an instance of the model given here, read from ``align.<name>``; None without one.
-    ``<name>+sft`` is registered beside it: the same with eq. 1 of RAD-DPO added, as for every baseline.
+    ``scores``: a batch of B lists × C candidates (:class:`~sidar.types.CandidateScores`);
+    ``ref_logp`` is there with ``needs_reference``. ``options``: an instance of the model given
+    here, read from ``align.<name>``; None without one. ``<name>+sft`` is registered beside it: the
+    same with eq. 1 of RAD-DPO added, as for every baseline.
     """
 
     def add(contrast: Contrast) -> Contrast:
@@ -142,7 +155,9 @@ def register_objective(
             return checked_loss(name, contrast(scores, cfg.section(name)), scores)
 
         for plus in ("", "+sft"):
-            made = Objective(name + plus, _baseline(with_options, bool(plus)), needs_reference=needs_reference)
+            made = Objective(
+                name + plus, _baseline(with_options, bool(plus)), needs_reference=needs_reference
+            )
             OBJECTIVES.add(made.name, made, contrast.__module__, None if plus else options)
         return contrast
 
@@ -154,12 +169,13 @@ def checked_loss(name: str, loss: Any, scores: CandidateScores) -> Tensor:
     got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
     if not isinstance(loss, Tensor) or loss.ndim:
         raise ValueError(
-            f"align.objective {name!r} ({OBJECTIVES.file(name)}): must return the mean loss, a tensor (), got {got}"
+            f"align.objective {name!r} ({OBJECTIVES.file(name)}): must return the mean loss, a "
+            f"tensor (), got {got}"
         )
     if scores.logp.requires_grad and not loss.requires_grad:
         raise ValueError(
-            f"align.objective {name!r} ({OBJECTIVES.file(name)}): the loss has no gradient; make it from scores.logp "
-            "without detach() or item()"
+            f"align.objective {name!r} ({OBJECTIVES.file(name)}): the loss has no gradient; make "
+            "it from scores.logp without detach() or item()"
         )
     return loss
 
@@ -172,7 +188,7 @@ def names() -> list[str]:
 def objective(name: str) -> Objective:
     """The objective called ``name``; ``ValueError`` lists the known ones.
 
-    ``raddpo`` is the softmax reading and ``raddpo-paper`` the printed one; ``sft`` is SFT-continued; ``+sft`` adds
-    eq. 1 to a baseline (RAD-DPO contains it).
+    ``raddpo`` is the softmax reading and ``raddpo-paper`` the printed one; ``sft`` is
+    SFT-continued; ``+sft`` adds eq. 1 to a baseline (RAD-DPO contains it).
     """
     return OBJECTIVES[name]

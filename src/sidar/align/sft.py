@@ -1,8 +1,9 @@
 """Multi-label supervised fine-tuning: every product that was clicked is a right answer.
 
-    L_SFT = −(1/|Y_pos|) Σ_{y ∈ Y_pos} log π_θ(y|x)                                  (RAD-DPO eq. 1) [seed]
+    L_SFT = −(1/|Y_pos|) Σ_{y ∈ Y_pos} log π_θ(y|x)                           (RAD-DPO eq. 1) [seed]
 
-summed over the tokens inside a positive and averaged over the prompt's positives, then over prompts.
+summed over the tokens inside a positive and averaged over the prompt's positives, then over
+prompts.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ def multi_label_sft(
 ) -> Tensor:
     """() the loss of eq. 1 over a batch.
 
-    ``mean`` is eq. 1.  ``flat`` counts each (prompt, positive) as an example of its own, so prompts with many
-    positives weigh more.  ``which="top"`` keeps y_w* alone (the main reading of the ablation "w/o Multi-label SFT").
+    ``mean`` is eq. 1.  ``flat`` counts each (prompt, positive) as an example of its own, so prompts
+    with many positives weigh more.  ``which="top"`` keeps y_w* alone (the main reading of the
+    ablation "w/o Multi-label SFT").
 
-    When ``scores.eos_logp`` is given (IDs of one fixed length), each positive's log-prob gains the log-prob of EOS
-    against the last level's codes, a training-only term [reconstruction]: at fixed length no other loss reaches the
-    state that emits EOS, and RDRW compares exactly that state.  With variable lengths EOS is an ordinary counted step.
+    When ``scores.eos_logp`` is given (IDs of one fixed length), each positive's log-prob gains the
+    log-prob of EOS against the last level's codes, a training-only term [reconstruction]: at fixed
+    length no other loss reaches the state that emits EOS, and RDRW compares exactly that state.
+    With variable lengths EOS is an ordinary counted step.
 
-    Where the candidates carry weights, each positive's term is multiplied by its own v_i (inverse propensity [known:
-    Joachims, Swaminathan, Schnabel 2017]); the divisors stay the numbers of positives and prompts.
+    Where the candidates carry weights, each positive's term is multiplied by its own v_i (inverse
+    propensity [known: Joachims, Swaminathan, Schnabel 2017]); the divisors stay the numbers of
+    positives and prompts.
     """
     logp = sum_logp(scores.logp, scores.mask)  # (B, C)
     if scores.eos_logp is not None:

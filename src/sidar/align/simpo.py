@@ -1,6 +1,6 @@
 """SimPO: reference-free pairs on length-normalised log-probs with a target margin.
 
-    mean_j −log σ( β ( log π(y_w*|x)/|y_w*| − log π(y_j|x)/|y_j| − γ/β ) )                   [source: SimPO code]
+    mean_j −log σ( β ( log π(y_w*|x)/|y_w*| − log π(y_j|x)/|y_j| − γ/β ) )      [source: SimPO code]
 
 β = 2.0 and γ/β = 0.25, the code's defaults (its README starts at 0.5); no SFT term of its own.
 """

@@ -1,6 +1,8 @@
-"""The few quantities that every preference objective is made of: sums, means, the star, shared prefixes.
+"""The few quantities that every preference objective is made of: sums, means, the star, shared
+prefixes.
 
-Letters: B prompts, C candidates, S scored steps (types.py).  Everything is computed in fp32 log space.
+Letters: B prompts, C candidates, S scored steps (types.py).  Everything is computed in fp32 log
+space.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ def of_star(values: Tensor, star: Tensor) -> Tensor:
 
 
 def shared_prefix(scores: CandidateScores, against: Literal["star", "any_pos"] = "star") -> Tensor:
-    """(B, C) int64 number of leading tokens that each candidate shares with a positive (k of RAD-DPO eq. 3).
+    """(B, C) int64 number of leading tokens that each candidate shares with a positive (k of
+    RAD-DPO eq. 3).
 
-    Tokens are compared as global ids (level and code) and the comparison stops at the shorter SID; EOS takes part
-    where it counts.  ``star`` compares with y_w* alone, the only positive inside L_PL; ``any_pos`` takes the longest
-    prefix over all positives [reconstruction: protects the prefixes of the other valid items too].
+    Tokens are compared as global ids (level and code) and the comparison stops at the shorter SID;
+    EOS takes part where it counts.  ``star`` compares with y_w* alone, the only positive inside
+    L_PL; ``any_pos`` takes the longest prefix over all positives [reconstruction: protects the
+    prefixes of the other valid items too].
     """
     tokens, mask = scores.tokens, scores.mask
     if against == "star":
@@ -51,9 +55,11 @@ def shared_prefix(scores: CandidateScores, against: Literal["star", "any_pos"] =
 
 
 def masked_logsumexp(values: Tensor, keep: Tensor) -> Tensor:
-    """(B,) log Σ exp over the kept columns of ``values`` (B, C); 0, with zero gradient, where a row keeps none.
+    """(B,) log Σ exp over the kept columns of ``values`` (B, C); 0, with zero gradient, where a row
+    keeps none.
 
-    A row without any kept column would be −∞ and turn gradients into NaN; lists without negatives reach this line.
+    A row without any kept column would be −∞ and turn gradients into NaN; lists without negatives
+    reach this line.
     """
     some = keep.any(-1, keepdim=True)
     filled = torch.where(keep, values, torch.where(some, float("-inf"), 0.0))
@@ -61,11 +67,13 @@ def masked_logsumexp(values: Tensor, keep: Tensor) -> Tensor:
 
 
 def list_mean(per_list: Tensor, counts: Tensor, scores: CandidateScores) -> Tensor:
-    """() mean over *all* lists of a batch; lists where ``counts`` (B,) is False contribute 0 to the contrast.
+    """() mean over *all* lists of a batch; lists where ``counts`` (B,) is False contribute 0 to the
+    contrast.
 
-    Dividing by every list and not by those with negatives keeps "a list without negatives trains SFT only" true
-    without changing the weight of its neighbours.  Where the candidates carry weights, each list counts with that of
-    its y_w* (inverse propensity: the contrast exists because y_w* was clicked); the divisor stays the number of lists.
+    Dividing by every list and not by those with negatives keeps "a list without negatives trains
+    SFT only" true without changing the weight of its neighbours.  Where the candidates carry
+    weights, each list counts with that of its y_w* (inverse propensity: the contrast exists because
+    y_w* was clicked); the divisor stays the number of lists.
     """
     if scores.weight is not None:
         per_list = per_list * of_star(scores.weight, scores.star)
@@ -73,7 +81,9 @@ def list_mean(per_list: Tensor, counts: Tensor, scores: CandidateScores) -> Tens
 
 
 def pair_mean(per_pair: Tensor, scores: CandidateScores) -> Tensor:
-    """() mean over a list's pairs (y_w*, y_j), then over lists as :func:`list_mean`; ``per_pair`` is (B, C)."""
+    """() mean over a list's pairs (y_w*, y_j), then over lists as :func:`list_mean`; ``per_pair``
+    is (B, C).
+    """
     count = scores.is_negative.sum(-1)
     inside = torch.where(scores.is_negative, per_pair, 0.0).sum(-1) / count.clamp(min=1)
     return list_mean(inside, count > 0, scores)
@@ -88,11 +98,13 @@ def negative_weights(scores: CandidateScores) -> Tensor | None:
 
 
 def refuse_negative_weights(scores: CandidateScores, name: str) -> None:
-    """Raise ``ValueError`` where a negative carries a weight: only RAD-DPO's contrast has a place for it."""
+    """Raise ``ValueError`` where a negative carries a weight: only RAD-DPO's contrast has a place
+    for it.
+    """
     if negative_weights(scores) is not None:
         raise ValueError(
-            f"align.objective {name!r} has no place for the weights of negatives; use raddpo or raddpo-paper, "
-            "or lists without the column negative_weights"
+            f"align.objective {name!r} has no place for the weights of negatives; use raddpo or "
+            "raddpo-paper, or lists without the column negative_weights"
         )
 
 

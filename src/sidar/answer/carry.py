@@ -1,4 +1,6 @@
-"""Carrying the answer of a bundle to the next one without fitting anything: for another catalogue or numbering."""
+"""Carrying the answer of a bundle to the next one without fitting anything: for another catalogue
+or numbering.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,19 @@ from sidar.types import Catalogue, PathLike
 
 
 def carry_to_catalogue(answer: PathLike, catalogue: Catalogue, out: PathLike) -> None:
-    """Write the answer of ``answer`` for ``catalogue``, which continues its row numbering, into the folder ``out``.
+    """Write the answer of ``answer`` for ``catalogue``, which continues its row numbering, into the
+    folder ``out``.
 
-    The memory and ``answer.json`` stay as they are; BM25 is built of today's live items with the stored parameters, so
-    ``catalogue`` must have their texts.  ``ValueError`` where the memory counts rows of another lineage.
+    The memory and ``answer.json`` stay as they are; BM25 is built of today's live items with the
+    stored parameters, so ``catalogue`` must have their texts.  ``ValueError`` where the memory
+    counts rows of another lineage.
     """
     answer, out = Path(answer), Path(out)
     memory = Memory.load(answer)
     if memory.facts.lineage != catalogue.lineage:
         raise ValueError(
-            f"{answer} counts rows of catalogue lineage {memory.facts.lineage}, this catalogue is {catalogue.lineage}; "
-            "make the bundle again with `sidar run`"
+            f"{answer} counts rows of catalogue lineage {memory.facts.lineage}, this catalogue is "
+            f"{catalogue.lineage}; make the bundle again with `sidar run`"
         )
     shutil.copyfile(answer / FILE, out / FILE)
     memory.save(out)
@@ -32,9 +36,11 @@ def carry_to_catalogue(answer: PathLike, catalogue: Catalogue, out: PathLike) ->
 
 
 def carry_to_rows(answer: PathLike, new: np.ndarray, lineage: str, out: PathLike) -> None:
-    """Write the answer of ``answer`` in another row numbering into the folder ``out``; ``answer.json`` stays as it is.
+    """Write the answer of ``answer`` in another row numbering into the folder ``out``;
+    ``answer.json`` stays as it is.
 
-    ``new`` (N,) is the new row of each row, -1 where the item is gone; ``lineage`` names the new numbering.
+    ``new`` (N,) is the new row of each row, -1 where the item is gone; ``lineage`` names the new
+    numbering.
     """
     answer, out = Path(answer), Path(out)
     shutil.copyfile(answer / FILE, out / FILE)

@@ -33,10 +33,14 @@ def count_memory(
 ) -> Memory:
     """Count the requests of ``splits`` in ``requests.parquet``.
 
-    ``propensities``: a choice at position k weighs min(1 / p(k), 10) more (``memory.debias: ips``); an unknown position
-    weighs 1.  ``last_day``: from which ages count, default the last day of those requests.
+    ``propensities``: a choice at position k weighs min(1 / p(k), 10) more (``memory.debias: ips``);
+    an unknown position weighs 1.  ``last_day``: from which ages count, default the last day of
+    those requests.
     """
-    duck.run(f"CREATE OR REPLACE TEMP TABLE chosen AS {_chosen(duck, requests, splits, secret, propensities)}")
+    duck.run(
+        "CREATE OR REPLACE TEMP TABLE chosen AS "
+        f"{_chosen(duck, requests, splits, secret, propensities)}"
+    )
     table = duck.table(
         """WITH once AS (SELECT key, row, day, who, max(weight) AS weight FROM chosen GROUP BY ALL),
              pairs AS (SELECT key, row, count(DISTINCT who) AS users FROM chosen GROUP BY ALL)
@@ -67,26 +71,40 @@ def without_request(
     request_ids: Sequence[str],
     propensities: Propensities | None = None,
 ) -> pa.Table:
-    """Return what each of ``request_ids`` alone adds: (request_id, key, row, day, weight) to be subtracted for it.
+    """Return what each of ``request_ids`` alone adds: (request_id, key, row, day, weight) to be
+    subtracted for it.
 
-    Leaving a request out of the counts takes away its weight only where no other request of the same user, query, item
-    and day weighs as much.
+    Leaving a request out of the counts takes away its weight only where no other request of the
+    same user, query, item and day weighs as much.
     """
-    duck.run(f"CREATE OR REPLACE TEMP TABLE chosen AS {_chosen(duck, requests, splits, secret, propensities)}")
+    duck.run(
+        "CREATE OR REPLACE TEMP TABLE chosen AS "
+        f"{_chosen(duck, requests, splits, secret, propensities)}"
+    )
     duck.register("left_out", pa.table({"request_id": pa.array(request_ids, pa.string())}))
     table = duck.table(
         """WITH best AS (SELECT *, coalesce(max(weight) OVER (PARTITION BY key, row, day, who
-                             ORDER BY request_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+                             ORDER BY request_id ROWS BETWEEN UNBOUNDED PRECEDING
+                             AND UNBOUNDED FOLLOWING
                              EXCLUDE CURRENT ROW), 0) AS others FROM chosen)
            SELECT request_id, key, row, day, weight - others AS weight
-           FROM best SEMI JOIN left_out USING (request_id) WHERE weight > others ORDER BY request_id, key, row, day"""
+           FROM best SEMI JOIN left_out USING (request_id)
+           WHERE weight > others ORDER BY request_id, key, row, day"""
     )
     duck.run("DROP TABLE chosen")
     return table
 
 
-def _chosen(duck: Duck, requests: Path, splits: Sequence[str], secret: bytes, propensities: Propensities | None) -> str:
-    """SQL of (request_id, key, row, day, who, weight): every item that a request chose, by its highest action."""
+def _chosen(
+    duck: Duck,
+    requests: Path,
+    splits: Sequence[str],
+    secret: bytes,
+    propensities: Propensities | None,
+) -> str:
+    """SQL of (request_id, key, row, day, who, weight): every item that a request chose, by its
+    highest action.
+    """
     source = f"read_parquet({text(requests)})"
     named = ", ".join(text(split) for split in splits)
     wanted = f"split IN ({named}) AND query <> ''"

@@ -1,10 +1,11 @@
-"""Fitting the answer's constants jointly, by the likelihood of what was chosen on the validation day.
+"""Fitting the answer's constants jointly, by the likelihood of what was chosen on the validation
+day.
 
     maximise  mean over requests of  mean over positives i of  log P(i | q, u)
 
-All of κ, half-life, ε, δ, weights and temperatures at once: weights tuned on rankings of all requests would be those of
-seen queries, for which the counts have decided already.  A weak penalty towards the start keeps parameters that the
-requests say nothing about where they began.
+All of κ, half-life, ε, δ, weights and temperatures at once: weights tuned on rankings of all
+requests would be those of seen queries, for which the counts have decided already.  A weak penalty
+towards the start keeps parameters that the requests say nothing about where they began.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ PENALTY = 1e-3
 class Chosen:
     """What R requests chose, and the counts that were known before.
 
-    ``request``, ``row`` (P,) positives; ``positive_counts`` (P, A) weight of the positive's row for the request's query
-    by age, ``total_counts`` (R, A) of all live rows; ``ages`` (A,) days.
+    ``request``, ``row`` (P,) positives; ``positive_counts`` (P, A) weight of the positive's row for
+    the request's query by age, ``total_counts`` (R, A) of all live rows; ``ages`` (A,) days.
     """
 
     request: np.ndarray
@@ -46,7 +47,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted constants and what they reached: mean log-likelihood (nats per request) at the start and at the end."""
+    """Fitted constants and what they reached: mean log-likelihood (nats per request) at the start
+    and at the end.
+    """
 
     params: AnswerParams
     start: float
@@ -63,18 +66,26 @@ class Fit:
 
 
 def fit_answer(
-    channels: Mapping[str, Hits], chosen: Chosen, prior: np.ndarray, n_live: int, *, iterations: int = 100
+    channels: Mapping[str, Hits],
+    chosen: Chosen,
+    prior: np.ndarray,
+    n_live: int,
+    *,
+    iterations: int = 100,
 ) -> Fit:
     """Fit the constants of the answer to ``chosen``.
 
-    ``channels``: Hits (R, ≤ 500) of each channel for the R requests; ``prior`` (N,) over live items.  Deterministic.
-    Raises ``ValueError`` without any request.
+    ``channels``: Hits (R, ≤ 500) of each channel for the R requests; ``prior`` (N,) over live
+    items.  Deterministic. Raises ``ValueError`` without any request.
     """
     import torch
     from scipy.optimize import minimize
 
     if not chosen.n_requests:
-        raise ValueError("no request to fit the answer to; the validation window has no click (see split.valid_days)")
+        raise ValueError(
+            "no request to fit the answer to; the validation window has no click (see "
+            "split.valid_days)"
+        )
     names = tuple(channels)
     pooled = Pooled.of(list(channels.values()))
     start, bounds = _start(pooled, names)
@@ -86,7 +97,9 @@ def fit_answer(
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations})
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations}
+    )
     best = found.x if found.fun <= loss(start)[0] else start
     with torch.no_grad():
         before, after = (float(objective(torch.from_numpy(np.asarray(x)))) for x in (start, best))
@@ -94,7 +107,11 @@ def fit_answer(
 
 
 def log_likelihood(
-    params: AnswerParams, channels: Mapping[str, Hits], chosen: Chosen, prior: np.ndarray, n_live: int
+    params: AnswerParams,
+    channels: Mapping[str, Hits],
+    chosen: Chosen,
+    prior: np.ndarray,
+    n_live: int,
 ) -> float:
     """Return the mean over requests of the mean over positives of log P under ``params``."""
     import torch
@@ -106,10 +123,14 @@ def log_likelihood(
 
 
 def pack(params: AnswerParams) -> np.ndarray:
-    """``params`` as the vector that is optimised: log κ, log h, log ε, log δ, w_prior, then w and log T of channels."""
+    """``params`` as the vector that is optimised: log κ, log h, log ε, log δ, w_prior, then w and
+    log T of channels.
+    """
     head = np.log([params.kappa, params.half_life, params.epsilon, params.delta])
     weights = [params.weights[name] for name in (PRIOR, *params.channels)]
-    return np.concatenate([head, weights, np.log([params.temperatures[name] for name in params.channels])])
+    return np.concatenate(
+        [head, weights, np.log([params.temperatures[name] for name in params.channels])]
+    )
 
 
 def unpack(theta: np.ndarray, names: Sequence[str]) -> AnswerParams:
@@ -121,12 +142,18 @@ def unpack(theta: np.ndarray, names: Sequence[str]) -> AnswerParams:
 
 
 def _start(pooled: Pooled, names: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Where the search begins, and its bounds: even weights, temperatures of half a channel's spread at the top."""
+    """Where the search begins, and its bounds: even weights, temperatures of half a channel's
+    spread at the top.
+    """
     spread = []
     for channel in range(len(names)):
         scores = pooled.scores[:, :, channel]
         with np.errstate(invalid="ignore"):
-            wide = [np.nanstd(np.sort(row[np.isfinite(row)])[-50:]) for row in scores if np.isfinite(row).sum() > 1]
+            wide = [
+                np.nanstd(np.sort(row[np.isfinite(row)])[-50:])
+                for row in scores
+                if np.isfinite(row).sum() > 1
+            ]
         spread.append(max(float(np.median(wide)) if wide else 1.0, 1e-6) / 2)
     theta = pack(
         AnswerParams(
@@ -145,9 +172,13 @@ def _start(pooled: Pooled, names: Sequence[str]) -> tuple[np.ndarray, list[tuple
 
 
 class _Likelihood:
-    """The mean log-likelihood as a function of the packed constants, in torch, so that its gradient is exact."""
+    """The mean log-likelihood as a function of the packed constants, in torch, so that its gradient
+    is exact.
+    """
 
-    def __init__(self, pooled: Pooled, chosen: Chosen, prior: np.ndarray, n_live: int, channels: int) -> None:
+    def __init__(
+        self, pooled: Pooled, chosen: Chosen, prior: np.ndarray, n_live: int, channels: int
+    ) -> None:
         import torch
 
         def on(array: np.ndarray) -> torch.Tensor:
@@ -155,7 +186,8 @@ class _Likelihood:
 
         self._n, self._channels = n_live, channels
         self._inside = on(pooled.rows >= 0)
-        # per channel its listed items alone: (R, m) scores, where they are, and their places among the pooled items
+        # per channel its listed items alone: (R, m) scores, where they are, and their places among
+        # the pooled items
         self._listed, self._scores, self._places = [], [], []
         for channel in range(channels):
             listed = np.isfinite(pooled.scores[:, :, channel])
@@ -170,7 +202,9 @@ class _Likelihood:
         self._log_prior = on(np.where(pooled.rows >= 0, log_prior[np.maximum(pooled.rows, 0)], 0.0))
         self._request = on(chosen.request.astype(np.int64))
         asked = zip(chosen.request.tolist(), chosen.row.tolist(), strict=True)
-        self._place = on(np.array([_place(pooled.rows[request], row) for request, row in asked], np.int64))
+        self._place = on(
+            np.array([_place(pooled.rows[request], row) for request, row in asked], np.int64)
+        )
         self._positive_prior = on(prior[chosen.row].astype(np.float64))
         self._counts = on(chosen.positive_counts.astype(np.float64))
         self._totals = on(chosen.total_counts.astype(np.float64))
@@ -193,8 +227,10 @@ class _Likelihood:
             some = listed.any(1, keepdim=True)
             score = (self._scores[channel] / log_t[channel].exp()).masked_fill(~listed, -1e30)
             softmax = score.softmax(1) * listed
-            floor = torch.where(some, delta, 1.0) / self._n  # what an item gets that the channel did not return
-            gain = (((1 - self._n * floor) * softmax + floor) / floor).log()  # (R, m), 0 where not listed
+            # what an item gets that the channel did not return
+            floor = torch.where(some, delta, 1.0) / self._n
+            # (R, m), 0 where not listed
+            gain = (((1 - self._n * floor) * softmax + floor) / floor).log()
             added = torch.zeros_like(total).scatter_add(1, places, gain)
             total = total + weights[1 + channel] * (floor.log() + added)
         if total.shape[1]:

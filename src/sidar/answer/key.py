@@ -1,4 +1,6 @@
-"""Where the memory's secret is: the environment, a named file, or ``memory.key`` of the run; never in a bundle."""
+"""Where the memory's secret is: the environment, a named file, or ``memory.key`` of the run; never
+in a bundle.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ FILE = "memory.key"
 
 
 def find_key(places: list[PathLike]) -> bytes | None:
-    """Return the secret from ``SIDAR_MEMORY_KEY`` or the first of the files ``places`` that is there, else None.
+    """Return the secret from ``SIDAR_MEMORY_KEY`` or the first of the files ``places`` that is
+    there, else None.
 
     Raises ``ValueError`` for an empty one.
     """
@@ -28,7 +31,9 @@ def find_key(places: list[PathLike]) -> bytes | None:
 
 
 def find_or_make_key(path: PathLike) -> bytes:
-    """Return the secret as :func:`find_key` does; a new random one, readable by its owner alone, where none is."""
+    """Return the secret as :func:`find_key` does; a new random one, readable by its owner alone,
+    where none is.
+    """
     found = find_key([path])
     if found is not None:
         return found
@@ -40,24 +45,26 @@ def find_or_make_key(path: PathLike) -> bytes:
 def bundle_key(bundle: PathLike, given: bytes | None = None, key_file: str = "") -> bytes:
     """Return ``given``, or else the secret of a bundle's memory.
 
-    That is ``SIDAR_MEMORY_KEY``, ``key_file`` where one is named, or ``memory.key`` beside the bundle.  Raises
-    ``ValueError`` where there is none.
+    That is ``SIDAR_MEMORY_KEY``, ``key_file`` where one is named, or ``memory.key`` beside the
+    bundle.  Raises ``ValueError`` where there is none.
     """
     beside = Path(bundle).resolve().parent
     named: list[PathLike] = [key_file] if key_file else []
     secret = given or find_key([*named, beside / FILE])
     if secret is None:
         raise ValueError(
-            f"{bundle} answers from a memory of queries whose key is kept apart: set {VARIABLE}, or put {FILE} of the "
-            f"run that made it into {beside}"
+            f"{bundle} answers from a memory of queries whose key is kept apart: set {VARIABLE}, "
+            f"or put {FILE} of the run that made it into {beside}"
         )
     return secret
 
 
 def check_carried(memory: Memory, places: Sequence[PathLike]) -> None:
-    """Raise ``ValueError`` where a bundle with ``memory`` would find one of the keys in ``places`` and not load.
+    """Raise ``ValueError`` where a bundle with ``memory`` would find one of the keys in ``places``
+    and not load.
 
-    ``places`` are folders that may hold a ``memory.key``; ``SIDAR_MEMORY_KEY`` goes before all of them.
+    ``places`` are folders that may hold a ``memory.key``; ``SIDAR_MEMORY_KEY`` goes before all of
+    them.
     """
     for place in places:
         secret = find_key([Path(place) / FILE])
@@ -65,8 +72,9 @@ def check_carried(memory: Memory, places: Sequence[PathLike]) -> None:
             continue
         where = VARIABLE if VARIABLE in os.environ else str(Path(place) / FILE)
         raise ValueError(
-            f"{where} is not the key that the bundle's memory was made with, so the new bundle would not load with "
-            "it; write into a run of another name (name=…), or set SIDAR_MEMORY_KEY to the key of the bundle"
+            f"{where} is not the key that the bundle's memory was made with, so the new bundle "
+            "would not load with it; write into a run of another name (name=…), or set "
+            "SIDAR_MEMORY_KEY to the key of the bundle"
         )
 
 
@@ -89,5 +97,7 @@ def _write(file: Path, secret: str) -> None:
 
 def _not_empty(text: str, where: str) -> bytes:
     if not text.strip():
-        raise ValueError(f"{where} is empty; the memory's key must be a secret of at least one character")
+        raise ValueError(
+            f"{where} is empty; the memory's key must be a secret of at least one character"
+        )
     return text.strip().encode()

@@ -1,4 +1,6 @@
-"""The answer behind a service: lexical and dense channels beside the model's hits, and the memory."""
+"""The answer behind a service: lexical and dense channels beside the model's hits,
+and the memory.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,21 @@ GENERATIVE = "generative"
 
 @dataclass(frozen=True)
 class FusedAnswer:
-    """Everything but the model that a fused answer reads; ``reranked``: the generative channel is reranked first."""
+    """Everything but the model that a fused answer reads; ``reranked``: the generative channel is
+    reranked first.
+    """
 
     lexical: Bm25
     dense: VectorChannel
     model: SmoothedMemory
     reranked: bool
 
-    def channels(self, queries: Sequence[str], vectors: np.ndarray, generative: Hits) -> dict[str, Hits]:
-        """Return the results of every channel that the answer was fitted with; ``vectors`` (Q, D) of the queries."""
+    def channels(
+        self, queries: Sequence[str], vectors: np.ndarray, generative: Hits
+    ) -> dict[str, Hits]:
+        """Return the results of every channel that the answer was fitted with; ``vectors`` (Q, D)
+        of the queries.
+        """
         found = {
             "bm25": self.lexical.search(queries, DEPTH),
             "dense": self.dense.search_vectors(vectors, DEPTH),
@@ -52,7 +60,9 @@ def read_facts(folder: PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist; it is made by `sidar run`")
     facts: dict[str, Any] = json.loads(path.read_text())
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar run` again")
+        raise ValueError(
+            f"{path} has format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar run` again"
+        )
     return facts
 
 
@@ -62,12 +72,16 @@ def write_facts(folder: PathLike, facts: Mapping[str, Any]) -> None:
 
 
 def params_of(facts: Mapping[str, Any], name: str = "fit") -> AnswerParams:
-    """The fitted constants in ``answer.json``: ``fit`` with the model, ``without_generative`` without."""
+    """The fitted constants in ``answer.json``: ``fit`` with the model, ``without_generative``
+    without.
+    """
     return AnswerParams(**facts[name]["params"])
 
 
 def dense_probes(facts: Mapping[str, Any]) -> int | None:
-    """Lists of the dense channel's index that a query looks into, as in ``answer.json``; None = exact search."""
+    """Lists of the dense channel's index that a query looks into, as in ``answer.json``; None =
+    exact search.
+    """
     nprobe = facts.get("dense", {}).get("nprobe")
     return None if nprobe is None else int(nprobe)
 

@@ -2,12 +2,14 @@
 
     P(i | q, u)  = (c_q(i) + κ P₀(i | q, u)) / (n_q + κ)
     P₀(i | q, u) = (1 − ε) pool(i) + ε prior(i)
-    pool(i)      ∝ prior(i)^{w_prior} · Π_c p_c(i)^{w_c}          over the items that any channel returned
-    p_c(i)       = (1 − δ) softmax(score_c / T_c)(i) + δ / N       over channel c's ≤ 500 results; δ / N elsewhere
+    pool(i)     ∝ prior(i)^{w_prior} · Π_c p_c(i)^{w_c}     over the items that any channel returned
+    p_c(i)  = (1 − δ) softmax(score_c / T_c)(i) + δ / N  over channel c's ≤ 500 results,
+              δ / N  elsewhere
 
-c_q(i) are the decayed counts of the memory and n_q their sum, over live, allowed items; prior is the smoothed
-popularity of the training days over these N items.  So P sums to 1 over them, an empty log gives P₀, and a query that
-no channel reaches gives counts and prior.  Items that a user's history or their novelty speaks for come in through P₀.
+c_q(i) are the decayed counts of the memory and n_q their sum, over live, allowed items; prior is
+the smoothed popularity of the training days over these N items.  So P sums to 1 over them, an empty
+log gives P₀, and a query that no channel reaches gives counts and prior.  Items that a user's
+history or their novelty speaks for come in through P₀.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ PRIOR = "prior"
 
 @dataclass(frozen=True)
 class AnswerParams:
-    """The fitted constants: ``weights`` of each channel and of ``prior``, ``temperatures`` of each channel."""
+    """The fitted constants: ``weights`` of each channel and of ``prior``, ``temperatures`` of each
+    channel.
+    """
 
     kappa: float
     half_life: float  # days
@@ -49,17 +53,21 @@ class AnswerParams:
 
 @dataclass(frozen=True)
 class Pooled:
-    """The results of several channels side by side: ``rows`` (Q, U) int64, rising, −1 past the end; ``scores``
-    (Q, U, C) float64, NaN where a channel did not return the item."""
+    """The results of several channels side by side: ``rows`` (Q, U) int64, rising, −1 past the end;
+    ``scores`` (Q, U, C) float64, NaN where a channel did not return the item."""
 
     rows: np.ndarray
     scores: np.ndarray
 
     @classmethod
     def of(cls, channels: Sequence[Hits], depth: int = 500) -> Pooled:
-        """Put the first ``depth`` results of each channel side by side; ``ValueError`` where their queries differ."""
+        """Put the first ``depth`` results of each channel side by side; ``ValueError`` where their
+        queries differ.
+        """
         if len({len(hits.rows) for hits in channels}) > 1:
-            raise ValueError(f"channels answer different numbers of queries: {[len(h.rows) for h in channels]}")
+            raise ValueError(
+                f"channels answer different numbers of queries: {[len(h.rows) for h in channels]}"
+            )
         queries = len(channels[0].rows) if channels else 0
         found = [hits.rows[:, :depth] for hits in channels]
         size = 1 + max((int(rows.max(initial=-1)) for rows in found), default=0)
@@ -79,7 +87,9 @@ class Pooled:
         return cls(rows_out, scores)
 
 
-def log_pool(pooled: Pooled, params: AnswerParams, log_prior: np.ndarray, n_live: int) -> np.ndarray:
+def log_pool(
+    pooled: Pooled, params: AnswerParams, log_prior: np.ndarray, n_live: int
+) -> np.ndarray:
     """Return log pool (Q, U) of :class:`Pooled` items, −inf past the end.
 
     ``log_prior`` (Q, U) of the same items; ``n_live`` is N, the number of live, allowed items.
@@ -90,7 +100,8 @@ def log_pool(pooled: Pooled, params: AnswerParams, log_prior: np.ndarray, n_live
         listed = np.isfinite(score)
         logs = np.where(listed, score, -np.inf)
         logs = logs - _logsumexp(logs)
-        share = np.where(listed.any(axis=1, keepdims=True), params.delta, 1.0)  # nothing returned: uniform
+        # nothing returned: uniform
+        share = np.where(listed.any(axis=1, keepdims=True), params.delta, 1.0)
         p = (1 - share) * np.exp(np.where(listed, logs, -np.inf)) + share / n_live
         total = total + params.weights[name] * np.log(p)
     total = np.where(pooled.rows >= 0, total, -np.inf)
@@ -98,7 +109,9 @@ def log_pool(pooled: Pooled, params: AnswerParams, log_prior: np.ndarray, n_live
 
 
 def _logsumexp(values: np.ndarray) -> np.ndarray:
-    """(Q, 1) log Σ exp over each row; 0 for a row of −inf, so that subtracting it changes nothing."""
+    """(Q, 1) log Σ exp over each row; 0 for a row of −inf, so that subtracting it
+    changes nothing.
+    """
     if not values.shape[1]:
         return np.zeros((len(values), 1))
     top = values.max(axis=1, keepdims=True)
@@ -109,7 +122,9 @@ def _logsumexp(values: np.ndarray) -> np.ndarray:
 
 
 def popularity(counts: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-    """Return the prior (N,) float64: smoothed shares of training ``counts`` (N,) over the ``allowed`` items."""
+    """Return the prior (N,) float64: smoothed shares of training ``counts`` (N,) over the
+    ``allowed`` items.
+    """
     weight = np.maximum(counts, 0).astype(np.float64) + PRIOR_PSEUDO
     if allowed is not None:
         weight = np.where(allowed, weight, 0.0)
@@ -121,8 +136,8 @@ def popularity(counts: np.ndarray, allowed: np.ndarray | None = None) -> np.ndar
 class Answer:
     """Ranked items, best first, ``hits.scores`` = P as float32.
 
-    ``probability`` (Q, k) float64 is P, ``counts`` (Q, k) c_q of each item, ``pool`` (Q, k) its share of the pool,
-    ``seen`` (Q,) is n_q.
+    ``probability`` (Q, k) float64 is P, ``counts`` (Q, k) c_q of each item, ``pool`` (Q, k) its
+    share of the pool, ``seen`` (Q,) is n_q.
     """
 
     hits: Hits
@@ -133,9 +148,11 @@ class Answer:
 
 
 class SmoothedMemory:
-    """``SmoothedMemory(params, counts, alive, memory, secret).rank(queries, channels, k)`` → :class:`Answer`.
+    """``SmoothedMemory(params, counts, alive, memory, secret).rank(queries, channels, k)`` →
+    :class:`Answer`.
 
-    ``counts`` (N,) training interactions by row, ``alive`` (N,) bool; ``memory`` None = an empty log.
+    ``counts`` (N,) training interactions by row, ``alive`` (N,) bool; ``memory`` None = an empty
+    log.
     """
 
     def __init__(
@@ -149,7 +166,8 @@ class SmoothedMemory:
         self.params, self.memory, self.secret = params, memory, secret
         self._counts, self.alive = counts, alive
         self._prior = popularity(counts, alive)
-        self._order = np.argsort(-self._prior, kind="stable")[: int(alive.sum())]  # live rows, most popular first
+        # live rows, most popular first
+        self._order = np.argsort(-self._prior, kind="stable")[: int(alive.sum())]
 
     def rank(
         self,
@@ -160,8 +178,8 @@ class SmoothedMemory:
     ) -> Answer:
         """Return the k most probable live items of each query.
 
-        ``channels``: the Hits of each channel of ``params``, for the same queries, already restricted to ``allowed``
-        (N,) bool (None = every live item).  Ties go by lower row.
+        ``channels``: the Hits of each channel of ``params``, for the same queries, already
+        restricted to ``allowed`` (N,) bool (None = every live item).  Ties go by lower row.
         """
         mask, prior, order = self.alive, self._prior, self._order
         if allowed is not None:
@@ -170,7 +188,9 @@ class SmoothedMemory:
             order = np.argsort(-prior, kind="stable")[: int(mask.sum())]
         pooled = Pooled.of([channels[name] for name in self.params.channels])
         if not self.params.channels:
-            pooled = Pooled(np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0, 0)))
+            pooled = Pooled(
+                np.full((len(queries), 0), -1, np.int64), np.zeros((len(queries), 0, 0))
+            )
         # a placeholder past the end: the prior of whatever stands there may be 0
         log_prior = np.log(np.where(pooled.rows >= 0, prior[np.maximum(pooled.rows, 0)], 1.0))
         logs = log_pool(pooled, self.params, log_prior, max(len(order), 1))
@@ -183,7 +203,9 @@ class SmoothedMemory:
             found, parts, seen[q] = self._one(query, pool_rows, pool, k, mask, prior, order)
             rows[q, : len(found)] = found
             values[:, q, : len(found)] = parts
-        return Answer(Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen)
+        return Answer(
+            Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen
+        )
 
     def _one(
         self,
@@ -195,7 +217,9 @@ class SmoothedMemory:
         prior: np.ndarray,
         order: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Rows (m,) of the k best items of one query, (3, m) their P, counts and pool share, and n_q."""
+        """Rows (m,) of the k best items of one query, (3, m) their P, counts and pool share, and
+        n_q.
+        """
         pool_rows, pool = pool_rows[pool_rows >= 0], pool[pool_rows >= 0]
         known, counts = np.empty(0, np.int64), np.empty(0)
         if self.memory is not None:
@@ -212,7 +236,9 @@ class SmoothedMemory:
         best = np.argsort(-probability, kind="stable")[:k]
         return rows[best], np.stack([probability, count, share])[:, best], seen
 
-    def distribution(self, query: str, channels: Mapping[str, Hits], allowed: np.ndarray | None = None) -> np.ndarray:
+    def distribution(
+        self, query: str, channels: Mapping[str, Hits], allowed: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return P (N,) float64 of every item, 0 for one that is not live and allowed."""
         answer = self.rank([query], channels, len(self.alive), allowed)
         out = np.zeros(len(self.alive))

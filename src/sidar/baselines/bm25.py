@@ -1,8 +1,9 @@
 """BM25 over weighted product fields, with weights, k1 and b chosen on a dev set.
 
-A field weight is a repeat count: the words of a title with weight 3 stand three times in the item's bag of words, so
-term saturation acts across fields. [known: simple BM25F; Robertson, Zaragoza, Taylor 2004 show why adding up
-per-field BM25 scores is worse.] Scoring is bm25s (the Lucene variant).
+A field weight is a repeat count: the words of a title with weight 3 stand three times in the item's
+bag of words, so term saturation acts across fields. [known: simple BM25F; Robertson, Zaragoza,
+Taylor 2004 show why adding up per-field BM25 scores is worse.] Scoring is bm25s (the Lucene
+variant).
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ FIELDS = ("title", "category", "brand", "text")
 class Bm25Params:
     """Repeat count of each field, and BM25's constants."""
 
-    weights: Mapping[str, int] = field(default_factory=lambda: {"title": 2, "category": 1, "brand": 1, "text": 1})
+    weights: Mapping[str, int] = field(
+        default_factory=lambda: {"title": 2, "category": 1, "brand": 1, "text": 1}
+    )
     k1: float = 1.2
     b: float = 0.75
 
@@ -43,7 +46,10 @@ class Bm25:
     def __init__(self, catalogue: Catalogue, params: Bm25Params | None = None) -> None:
         self.params = params or Bm25Params()
         if unknown := set(self.params.weights) - set(FIELDS):
-            raise ValueError(f"BM25 has no field {', '.join(sorted(unknown))}; its fields are {', '.join(FIELDS)}")
+            raise ValueError(
+                f"BM25 has no field {', '.join(sorted(unknown))}; its fields are "
+                f"{', '.join(FIELDS)}"
+            )
         self.rows = np.flatnonzero(catalogue.alive).astype(np.int32)  # (n,) live rows
         self.vocabulary: dict[str, int] = {}
         self._fields = {name: self._read(catalogue, name) for name in FIELDS}
@@ -52,7 +58,9 @@ class Bm25:
     @property
     def about(self) -> str:
         """Fields, weights and constants in words."""
-        fields = ", ".join(f"{name} x{times}" for name, times in self.params.weights.items() if times)
+        fields = ", ".join(
+            f"{name} x{times}" for name, times in self.params.weights.items() if times
+        )
         return f"BM25 over {fields}; k1 {self.params.k1:g}, b {self.params.b:g}"
 
     def _read(self, catalogue: Catalogue, name: str) -> list[list[int]]:
@@ -62,15 +70,21 @@ class Bm25:
         out = []
         for row in self.rows:
             value = values[row] or ""
-            tokens = words(value if isinstance(value, str) else " ".join(part for part in value if part))
+            tokens = words(
+                value if isinstance(value, str) else " ".join(part for part in value if part)
+            )
             out.append([number.setdefault(token, len(number)) for token in tokens])
         return out
 
     def _build(self) -> None:
         import bm25s
 
-        used = [(self._fields[name], times) for name, times in self.params.weights.items() if times > 0]
-        bags = [[t for tokens, times in used for t in tokens[i] * times] for i in range(len(self.rows))]
+        used = [
+            (self._fields[name], times) for name, times in self.params.weights.items() if times > 0
+        ]
+        bags = [
+            [t for tokens, times in used for t in tokens[i] * times] for i in range(len(self.rows))
+        ]
         self._index = None
         if any(bags):
             index = bm25s.BM25(method="lucene", k1=self.params.k1, b=self.params.b)
@@ -80,29 +94,43 @@ class Bm25:
     def with_params(self, params: Bm25Params) -> Bm25:
         """The same catalogue, already split into words, under other parameters."""
         other = object.__new__(Bm25)
-        other.params, other.rows, other.vocabulary, other._fields = params, self.rows, self.vocabulary, self._fields
+        other.params, other.rows, other.vocabulary, other._fields = (
+            params,
+            self.rows,
+            self.vocabulary,
+            self._fields,
+        )
         other._build()
         return other
 
     def save(self, folder: PathLike) -> None:
-        """Write ``bm25.safetensors`` and ``bm25.json`` into ``folder``: postings, vocabulary and parameters."""
+        """Write ``bm25.safetensors`` and ``bm25.json`` into ``folder``: postings, vocabulary and
+        parameters.
+        """
         from safetensors.numpy import save_file
 
         tensors = {"rows": self.rows}
         if self._index is not None:
             tensors |= {name: np.ascontiguousarray(self._index.scores[name]) for name in _POSTINGS}
         save_file(tensors, Path(folder) / f"{FILE}.safetensors")
-        facts = {"format": FORMAT, "params": asdict(self.params), "vocabulary": list(self.vocabulary)}
+        facts = {
+            "format": FORMAT,
+            "params": asdict(self.params),
+            "vocabulary": list(self.vocabulary),
+        }
         (Path(folder) / f"{FILE}.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
 
     def renumbered(self, new: np.ndarray) -> Bm25:
         """Return the same index in another row numbering; it searches and cannot be tuned further.
 
-        ``new`` (N,) is the new row of each row, rising, -1 where the item is gone: its postings go, and every other
-        item keeps its scores.  ``ValueError`` where the index has rows beyond ``new``.
+        ``new`` (N,) is the new row of each row, rising, -1 where the item is gone: its postings go,
+        and every other item keeps its scores.  ``ValueError`` where the index has rows beyond
+        ``new``.
         """
         if len(self.rows) and int(self.rows[-1]) >= len(new):
-            raise ValueError(f"the BM25 index has row {int(self.rows[-1])}, the catalogue only {len(new)} rows")
+            raise ValueError(
+                f"the BM25 index has row {int(self.rows[-1])}, the catalogue only {len(new)} rows"
+            )
         rows = new[self.rows]
         kept = rows >= 0
         other = object.__new__(Bm25)
@@ -111,7 +139,11 @@ class Bm25:
         other._index = self._index
         if self._index is not None and not kept.all():
             postings = _postings_of(self._index.scores, kept)
-            other._index = _index(self.params, self.vocabulary, postings, len(other.rows)) if len(other.rows) else None
+            other._index = (
+                _index(self.params, self.vocabulary, postings, len(other.rows))
+                if len(other.rows)
+                else None
+            )
         return other
 
     @classmethod
@@ -155,8 +187,12 @@ class Bm25:
     def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
         """The best k items of each query; items without any word of the query are no results."""
         starts = range(0, max(len(queries), 1), 64)  # blocks bound the memory: 64 × n scores
-        parts = [top_k(self.scores(queries[i : i + 64]), k, rows=self.rows, floor=0) for i in starts]
-        return Hits(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+        parts = [
+            top_k(self.scores(queries[i : i + 64]), k, rows=self.rows, floor=0) for i in starts
+        ]
+        return Hits(
+            np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts])
+        )
 
     def tune(
         self,
@@ -164,20 +200,32 @@ class Bm25:
         objective: Callable[[Hits], float],
         *,
         weights: Sequence[Mapping[str, int]] | None = None,
-        constants: Sequence[tuple[float, float]] = ((0.6, 0.4), (0.9, 0.4), (1.2, 0.75), (1.6, 0.75), (2.0, 0.4)),
+        constants: Sequence[tuple[float, float]] = (
+            (0.6, 0.4),
+            (0.9, 0.4),
+            (1.2, 0.75),
+            (1.6, 0.75),
+            (2.0, 0.4),
+        ),
     ) -> Bm25:
-        """Choose field weights, then (k1, b), by ``objective`` of the Hits of ``queries`` (higher is better).
+        """Choose field weights, then (k1, b), by ``objective`` of the Hits of ``queries`` (higher
+        is better).
 
-        ``queries`` belong to a *dev* set (``evaluate.objective(dev_set, catalogue, "ndcg@10")`` is such a function).
-        Two small grids one after the other; an equal score keeps the earlier choice.
+        ``queries`` belong to a *dev* set (``evaluate.objective(dev_set, catalogue, "ndcg@10")`` is
+        such a function). Two small grids one after the other; an equal score keeps the earlier
+        choice.
         """
         grid = weights or [dict(zip(FIELDS, w, strict=True)) for w in _WEIGHTS]
         best = self
         best_value = objective(best.search(queries))
         for candidate in grid:
-            best, best_value = _better(best, best_value, replace(best.params, weights=candidate), queries, objective)
+            best, best_value = _better(
+                best, best_value, replace(best.params, weights=candidate), queries, objective
+            )
         for k1, b in constants:
-            best, best_value = _better(best, best_value, replace(best.params, k1=k1, b=b), queries, objective)
+            best, best_value = _better(
+                best, best_value, replace(best.params, k1=k1, b=b), queries, objective
+            )
         return best
 
 
@@ -187,11 +235,15 @@ def _read_facts(folder: PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist; it is made by `sidar run`")
     facts: dict[str, Any] = json.loads(path.read_text())
     if facts["format"] != FORMAT:
-        raise ValueError(f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again")
+        raise ValueError(
+            f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again"
+        )
     return facts
 
 
-def _index(params: Bm25Params, vocabulary: dict[str, int], postings: Mapping[str, np.ndarray], items: int) -> Any:
+def _index(
+    params: Bm25Params, vocabulary: dict[str, int], postings: Mapping[str, np.ndarray], items: int
+) -> Any:
     """Return a bm25s index of stored ``postings``."""
     import bm25s
 
@@ -205,7 +257,8 @@ def _index(params: Bm25Params, vocabulary: dict[str, int], postings: Mapping[str
 def _postings_of(scores: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
     """Return the postings of the items where ``kept`` (n,) is True, numbered anew.
 
-    ``scores`` holds, word by word, ``data`` (scores) and ``indices`` (items); ``indptr`` says where each word begins.
+    ``scores`` holds, word by word, ``data`` (scores) and ``indices`` (items); ``indptr`` says where
+    each word begins.
     """
     stay = kept[scores["indices"]]
     number = np.cumsum(kept) - 1
@@ -222,7 +275,11 @@ _WEIGHTS = ((1, 0, 0, 0), (1, 1, 0, 0), (2, 1, 1, 0), (3, 1, 1, 1), (4, 2, 1, 1)
 
 
 def _better(
-    best: Bm25, value: float, params: Bm25Params, queries: Sequence[str], objective: Callable[[Hits], float]
+    best: Bm25,
+    value: float,
+    params: Bm25Params,
+    queries: Sequence[str],
+    objective: Callable[[Hits], float],
 ) -> tuple[Bm25, float]:
     """``best`` or the same with ``params``, whichever scores higher, and that score."""
     other = best.with_params(params)

@@ -26,9 +26,11 @@ class VectorChannel(Protocol):
 
 
 class Dense:
-    """Exact search over item vectors (N, D), which may be memory-mapped; ``alive`` (N,) bool leaves out the retired.
+    """Exact search over item vectors (N, D), which may be memory-mapped; ``alive`` (N,) bool leaves
+    out the retired.
 
-    ``Dense(vectors, embedder).search(queries)`` encodes and searches; :meth:`search_vectors` takes vectors.
+    ``Dense(vectors, embedder).search(queries)`` encodes and searches; :meth:`search_vectors` takes
+    vectors.
     """
 
     name = "dense"
@@ -43,7 +45,10 @@ class Dense:
         how: str = "zero-shot",
     ) -> None:
         if alive is not None and alive.shape != vectors.shape[:1]:
-            raise ValueError(f"{len(vectors)} item vectors but {len(alive)} live flags; run the stage embed again")
+            raise ValueError(
+                f"{len(vectors)} item vectors but {len(alive)} live flags; run the stage embed "
+                "again"
+            )
         self.vectors = vectors
         self.embedder = embedder
         self.alive = alive
@@ -53,7 +58,9 @@ class Dense:
     def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
         """The k nearest items of each query text."""
         if not len(queries):
-            return Hits(np.full((0, min(k, DEPTH)), -1, np.int32), np.zeros((0, min(k, DEPTH)), np.float32))
+            return Hits(
+                np.full((0, min(k, DEPTH)), -1, np.int32), np.zeros((0, min(k, DEPTH)), np.float32)
+            )
         return self.search_vectors(self.embedder.encode(list(queries)), k)
 
     def search_vectors(self, queries: np.ndarray, k: int = DEPTH) -> Hits:
@@ -62,7 +69,9 @@ class Dense:
         Keeps the best k seen while it walks over blocks of items, so memory is Q × (block + k).
         """
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
-            raise ValueError(f"query vectors {queries.shape} do not fit item vectors {self.vectors.shape}")
+            raise ValueError(
+                f"query vectors {queries.shape} do not fit item vectors {self.vectors.shape}"
+            )
         k = min(k, DEPTH)
         rows = np.full((len(queries), 0), -1, dtype=np.int32)
         scores = np.full((len(queries), 0), -np.inf, dtype=np.float32)
@@ -72,9 +81,14 @@ class Dense:
             if self.alive is not None:
                 values[:, ~self.alive[start : start + self.block]] = -np.inf
             found = top_k(values, k)
-            # Earlier blocks stand first, so the stable sort keeps the lower row where scores are equal.
-            rows = np.concatenate([rows, np.where(found.rows >= 0, found.rows + start, -1).astype(np.int32)], axis=1)
-            scores = np.concatenate([scores, np.where(found.rows >= 0, found.scores, -np.inf)], axis=1)
+            # Earlier blocks stand first, so the stable sort keeps the lower row where scores are
+            # equal.
+            rows = np.concatenate(
+                [rows, np.where(found.rows >= 0, found.rows + start, -1).astype(np.int32)], axis=1
+            )
+            scores = np.concatenate(
+                [scores, np.where(found.rows >= 0, found.scores, -np.inf)], axis=1
+            )
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
         return Hits(rows, np.where(rows >= 0, scores, 0).astype(np.float32))

@@ -1,7 +1,7 @@
 """One ranking from several: reciprocal rank fusion or a weighted sum of min-max normalised scores.
 
-Fusion reads Hits only, so any channel joins: BM25, dense, the generative model, or a run of another system
-(``evaluate.hits_from_run``). Weights belong to a dev set (:func:`tune_fusion`).
+Fusion reads Hits only, so any channel joins: BM25, dense, the generative model, or a run of another
+system (``evaluate.hits_from_run``). Weights belong to a dev set (:func:`tune_fusion`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ RRF_K = 60
 def contributions(hits: Hits, method: Method) -> np.ndarray:
     """(Q, k) float64 ≥ 0: what each result adds at weight 1; 0 where there is no result.
 
-    rrf: 1 / (60 + rank). weighted: (score − lowest) / (highest − lowest) of the query's results, raised by one result's
-    step so that the last result still beats an absent one; a list with one score only counts 1 throughout. Less 10⁻⁶
-    per rank: items of one SID share a score, and their order must survive.
+    rrf: 1 / (60 + rank). weighted: (score − lowest) / (highest − lowest) of the query's results,
+    raised by one result's step so that the last result still beats an absent one; a list with one
+    score only counts 1 throughout. Less 10⁻⁶ per rank: items of one SID share a score, and their
+    order must survive.
     """
     present = hits.rows >= 0
     if method == "rrf":
@@ -46,29 +47,42 @@ def contributions(hits: Hits, method: Method) -> np.ndarray:
 
 
 class _Join:
-    """Results of all channels side by side, made once, so that trying weights is a product and a top-k.
+    """Results of all channels side by side, made once, so that trying weights is a product and a
+    top-k.
 
-    ``rows`` (Q, P) the distinct rows that any channel returned, rising, −1 past the end; ``values`` (Q, P, C).
+    ``rows`` (Q, P) the distinct rows that any channel returned, rising, −1 past the end; ``values``
+    (Q, P, C).
     """
 
     def __init__(self, channels: Sequence[Hits], method: Method) -> None:
         if len({len(hits.rows) for hits in channels}) != 1:
-            raise ValueError(f"fusion needs the same queries in each channel, got {[len(h.rows) for h in channels]}")
+            raise ValueError(
+                "fusion needs the same queries in each channel, got "
+                f"{[len(h.rows) for h in channels]}"
+            )
         parts = [(hits.rows >= 0).nonzero() for hits in channels]
         size = 1 + max((int(hits.rows.max(initial=-1)) for hits in channels), default=0)
         keys = [q * size + hits.rows[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
-        pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)  # (query, row) pairs, sorted
+        # (query, row) pairs, sorted
+        pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)
         query, row = np.divmod(pairs, size)
-        place = np.arange(len(pairs)) - np.searchsorted(query, query)  # of the row among its query's
-        self.rows = np.full((len(channels[0].rows), int(place.max(initial=-1)) + 1), -1, dtype=np.int32)
+        # of the row among its query's
+        place = np.arange(len(pairs)) - np.searchsorted(query, query)
+        self.rows = np.full(
+            (len(channels[0].rows), int(place.max(initial=-1)) + 1), -1, dtype=np.int32
+        )
         self.rows[query, place] = row
         self.values = np.zeros((*self.rows.shape, len(channels)))
         channel = np.repeat(np.arange(len(channels)), [len(key) for key in keys])
-        added = [contributions(hits, method)[q, r] for hits, (q, r) in zip(channels, parts, strict=True)]
+        added = [
+            contributions(hits, method)[q, r] for hits, (q, r) in zip(channels, parts, strict=True)
+        ]
         self.values[query[inverse], place[inverse], channel] = np.concatenate(added)
 
     def hits(self, weights: Sequence[float], k: int) -> Hits:
-        """Hits under ``weights``; ties by lower row; a result whose channels all weigh 0 is none."""
+        """Hits under ``weights``; ties by lower row; a result whose channels all
+        weigh 0 is none.
+        """
         best = top_k(self.values @ np.asarray(weights, dtype=np.float64), k, floor=0)
         if not self.rows.shape[1]:
             return best
@@ -77,7 +91,10 @@ class _Join:
 
 
 def fuse(
-    channels: Sequence[Hits], method: Method = "rrf", weights: Sequence[float] | None = None, k: int = DEPTH
+    channels: Sequence[Hits],
+    method: Method = "rrf",
+    weights: Sequence[float] | None = None,
+    k: int = DEPTH,
 ) -> Hits:
     """Fuse ``channels`` (the same queries in each) into one ranking; ``weights`` None = equal.
 
@@ -87,7 +104,9 @@ def fuse(
         raise ValueError("fusion needs at least one channel")
     weights = [1.0 / len(channels)] * len(channels) if weights is None else list(weights)
     if len(weights) != len(channels) or min(weights) < 0 or max(weights) <= 0:
-        raise ValueError(f"fusion of {len(channels)} channels needs as many weights ≥ 0, one > 0; got {weights}")
+        raise ValueError(
+            f"fusion of {len(channels)} channels needs as many weights ≥ 0, one > 0; got {weights}"
+        )
     return _Join(channels, method).hits(weights, min(k, DEPTH))
 
 
@@ -117,10 +136,12 @@ def tune_fusion(
     steps: int = 10,
     k: int = DEPTH,
 ) -> Fusion:
-    """Choose method and weights on dev sets: the highest mean over ``folds`` of ``objective(fused hits)``.
+    """Choose method and weights on dev sets: the highest mean over ``folds`` of ``objective(fused
+    hits)``.
 
-    ``folds``: per dev set its channels' Hits (always in the same order) and its objective. A tie goes to the more even
-    weights, then to the earlier method. Raises ``ValueError`` where folds differ in their number of channels.
+    ``folds``: per dev set its channels' Hits (always in the same order) and its objective. A tie
+    goes to the more even weights, then to the earlier method. Raises ``ValueError`` where folds
+    differ in their number of channels.
     """
     sizes = {len(channels) for channels, _ in folds}
     if len(sizes) != 1:

@@ -10,8 +10,11 @@ from sidar.types import Hits
 DEPTH = 500
 
 
-def top_k(scores: np.ndarray, k: int, *, rows: np.ndarray | None = None, floor: float = -np.inf) -> Hits:
-    """The k best of ``scores`` (Q, n) as Hits, ties by lower row; scores ≤ ``floor`` are no results.
+def top_k(
+    scores: np.ndarray, k: int, *, rows: np.ndarray | None = None, floor: float = -np.inf
+) -> Hits:
+    """The k best of ``scores`` (Q, n) as Hits, ties by lower row; scores ≤ ``floor`` are no
+    results.
 
     ``rows`` (n,) int32 rising catalogue rows of the columns; None = the columns are the rows.
     """
@@ -22,7 +25,8 @@ def top_k(scores: np.ndarray, k: int, *, rows: np.ndarray | None = None, floor: 
     out_scores = np.zeros((len(scores), k), dtype=np.float32)
     for q, values in enumerate(scores):
         if width < n:
-            # All items at or above the k-th score, so that ties at the cut are broken by row and not by chance.
+            # All items at or above the k-th score, so that ties at the cut are broken by row and
+            # not by chance.
             kth = np.partition(values, n - width)[n - width]
             found = np.flatnonzero(values >= kth) if kth > floor else np.flatnonzero(values > floor)
         else:

@@ -1,4 +1,6 @@
-"""The floors and the ceiling of the topic: popularity, random order, and the oracle that knows the topic only."""
+"""The floors and the ceiling of the topic: popularity, random order, and the oracle that knows the
+topic only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from sidar.types import Catalogue, EvalSet, Hits
 
 
 class Popularity:
-    """The same list for every query: live items by a prior (N,) fitted on training days only; ties by lower row."""
+    """The same list for every query: live items by a prior (N,) fitted on training days only; ties
+    by lower row.
+    """
 
     name = "popularity"
     about = "the same list for every query, by the prior of the training days"
@@ -24,7 +28,9 @@ class Popularity:
     def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
         """The k most popular items, repeated for each query."""
         one = top_k(self.scores, k)
-        return Hits(np.repeat(one.rows, len(queries), axis=0), np.repeat(one.scores, len(queries), axis=0))
+        return Hits(
+            np.repeat(one.rows, len(queries), axis=0), np.repeat(one.scores, len(queries), axis=0)
+        )
 
 
 class RandomOrder:
@@ -34,7 +40,11 @@ class RandomOrder:
     about = "a seeded random order"
 
     def __init__(self, n_items: int, *, alive: np.ndarray | None = None, seed: int = 0) -> None:
-        self.rows = np.arange(n_items, dtype=np.int32) if alive is None else np.flatnonzero(alive).astype(np.int32)
+        self.rows = (
+            np.arange(n_items, dtype=np.int32)
+            if alive is None
+            else np.flatnonzero(alive).astype(np.int32)
+        )
         self.seed = seed
 
     def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
@@ -48,11 +58,14 @@ class RandomOrder:
         return Hits(rows, np.where(rows >= 0, np.arange(k, 0, -1), 0).astype(np.float32))
 
 
-def topic_oracle(eval_set: EvalSet, catalogue: Catalogue, seeds: Sequence[int] = (0,), k: int = DEPTH) -> list[Hits]:
+def topic_oracle(
+    eval_set: EvalSet, catalogue: Catalogue, seeds: Sequence[int] = (0,), k: int = DEPTH
+) -> list[Hits]:
     """Per seed: the judged pool of each query (every grade, irrelevant ones too) in random order.
 
-    It knows the topic of a query and nothing about the order inside (docs/evaluation.md). The mean over all orders is
-    exact and needs no seed: ``evaluate.expected_scores(truth, GroupRanking.of_pool(truth), measures)``.
+    It knows the topic of a query and nothing about the order inside (docs/evaluation.md). The mean
+    over all orders is exact and needs no seed: ``evaluate.expected_scores(truth,
+    GroupRanking.of_pool(truth), measures)``.
     """
     pools = []
     for query_id in eval_set.query_ids:
@@ -66,5 +79,7 @@ def topic_oracle(eval_set: EvalSet, catalogue: Catalogue, seeds: Sequence[int] =
         for q, pool in enumerate(pools):
             order = rng.permutation(pool)[:width]
             ranked[q, : len(order)] = order
-        out.append(Hits(ranked, np.where(ranked >= 0, np.arange(width, 0, -1), 0).astype(np.float32)))
+        out.append(
+            Hits(ranked, np.where(ranked >= 0, np.arange(width, 0, -1), 0).astype(np.float32))
+        )
     return out

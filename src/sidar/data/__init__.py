@@ -1,6 +1,7 @@
 """Catalogue and log contracts: readers, validation, requests, examples, splits and evaluation sets.
 
-Imports neither torch nor anything above :mod:`sidar.types`, :mod:`sidar.config` and :mod:`sidar.artifacts`.
+Imports neither torch nor anything above :mod:`sidar.types`, :mod:`sidar.config` and
+:mod:`sidar.artifacts`.
 """
 
 from sidar.data.dataset import Dataset, open_dataset

@@ -1,8 +1,8 @@
 """The catalogue's rows: founding a lineage, extending it, and keeping it on disk.
 
-A *lineage* is one numbering of items by row.  It is founded by the first catalogue and named by the hash of that
-catalogue's ids in order; later catalogues of the same shop only append rows and put tombstones, so an artefact
-made for the lineage never silently changes meaning.
+A *lineage* is one numbering of items by row.  It is founded by the first catalogue and named by the
+hash of that catalogue's ids in order; later catalogues of the same shop only append rows and put
+tombstones, so an artefact made for the lineage never silently changes meaning.
 """
 
 from __future__ import annotations
@@ -31,21 +31,27 @@ def lineage_hash(item_ids: pa.ChunkedArray) -> str:
 
 
 def found(table: pa.Table) -> Catalogue:
-    """Start a lineage: row i is the i-th row of ``table`` (:data:`~sidar.types.CATALOGUE_SCHEMA`, unique ids)."""
+    """Start a lineage: row i is the i-th row of ``table`` (:data:`~sidar.types.CATALOGUE_SCHEMA`,
+    unique ids).
+    """
     lineage = lineage_hash(table.column("item_id"))
     return _named(table, lineage, table.num_rows)
 
 
 def extend(previous: Catalogue, table: pa.Table) -> Catalogue:
-    """The next catalogue of the same lineage: ``previous``'s rows keep their numbers, new items are appended.
+    """The next catalogue of the same lineage: ``previous``'s rows keep their numbers, new items are
+    appended.
 
-    An item that ``table`` lacks becomes a tombstone (``alive`` False, its last known fields kept); one that
-    returns is alive again; one that stays takes its fields from ``table``.
+    An item that ``table`` lacks becomes a tombstone (``alive`` False, its last known fields kept);
+    one that returns is alive again; one that stays takes its fields from ``table``.
     """
     ids = table.column("item_id").combine_chunks()
-    place = pc.index_in(previous.table.column("item_id"), value_set=ids).combine_chunks()  # (N_old,) row in table
+    # (N_old,) row in table
+    place = pc.index_in(previous.table.column("item_id"), value_set=ids).combine_chunks()
     kept = pc.is_valid(place)
-    fresh = table.filter(pc.invert(pc.is_in(ids, value_set=previous.table.column("item_id").combine_chunks())))
+    fresh = table.filter(
+        pc.invert(pc.is_in(ids, value_set=previous.table.column("item_id").combine_chunks()))
+    )
     columns = []
     for name in CATALOGUE_SCHEMA.names:
         old = previous.table.column(name).combine_chunks()
@@ -55,9 +61,17 @@ def extend(previous: Catalogue, table: pa.Table) -> Catalogue:
         # one gather over [old | new]: if_else has no kernel for the nested category
         both = pa.concat_arrays([old, table.column(name).combine_chunks()])
         own = pa.array(range(len(old)), pa.int64())
-        columns.append(both.take(pc.if_else(kept, pc.add(pc.cast(pc.fill_null(place, 0), pa.int64()), len(old)), own)))
+        columns.append(
+            both.take(
+                pc.if_else(kept, pc.add(pc.cast(pc.fill_null(place, 0), pa.int64()), len(old)), own)
+            )
+        )
     merged = pa.Table.from_arrays(columns, schema=CATALOGUE_SCHEMA)
-    return _named(pa.concat_tables([merged, fresh.cast(CATALOGUE_SCHEMA)]), previous.lineage, _founding_rows(previous))
+    return _named(
+        pa.concat_tables([merged, fresh.cast(CATALOGUE_SCHEMA)]),
+        previous.lineage,
+        _founding_rows(previous),
+    )
 
 
 def save_catalogue(catalogue: Catalogue, path: PathLike) -> None:
@@ -71,7 +85,9 @@ def save_catalogue(catalogue: Catalogue, path: PathLike) -> None:
 
 
 def open_catalogue(path: PathLike) -> Catalogue:
-    """Memory-map a file of :func:`save_catalogue`; refuses a file whose ids do not carry its lineage's name."""
+    """Memory-map a file of :func:`save_catalogue`; refuses a file whose ids do not carry its
+    lineage's name.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; make it with `sidar validate`")
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -81,7 +97,10 @@ def open_catalogue(path: PathLike) -> Catalogue:
     catalogue = Catalogue(table, meta[_LINEAGE].decode())
     founders = table.column("item_id").slice(0, int(meta[_FOUNDED]))
     if lineage_hash(founders) != catalogue.lineage:
-        raise ValueError(f"{path}: its first {len(founders)} ids do not found lineage {catalogue.lineage}; rebuild it")
+        raise ValueError(
+            f"{path}: its first {len(founders)} ids do not found lineage {catalogue.lineage}; "
+            "rebuild it"
+        )
     return catalogue
 
 
@@ -91,9 +110,11 @@ def _named(table: pa.Table, lineage: str, founding_rows: int) -> Catalogue:
 
 
 def _settled(column: pa.ChunkedArray) -> pa.Array:
-    """The same fixed-width values with zeros under the nulls, where engines leave whatever memory held.
+    """The same fixed-width values with zeros under the nulls, where engines leave whatever memory
+    held.
 
-    The file's hash would otherwise change from build to build and make everything after it look stale.
+    The file's hash would otherwise change from build to build and make everything after it look
+    stale.
     """
     kind = column.type
     plain = column.cast(pa.int64()) if pa.types.is_timestamp(kind) else column

@@ -9,7 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 #: Keys under which a category object may hold its name, the first that is there.
-NAME_KEYS = ("name", "title", "label", "category_name", "categoryName", "display_name", "value", "text")
+NAME_KEYS = (
+    "name",
+    "title",
+    "label",
+    "category_name",
+    "categoryName",
+    "display_name",
+    "value",
+    "text",
+)
 #: Separators that catalogues use, in the order in which they are suggested.
 SEPARATORS = (
     " > ",
@@ -37,18 +46,21 @@ _ARRAY = re.compile(r"^array\((\[.*\])(?:,\s*dtype=[^)]*)?\)$", re.DOTALL)
 
 
 def category_path(text: str, separator: str) -> list[str] | None:
-    """Return the path that a list or an object, written as JSON or as Python, stands for; None where there is none.
+    """Return the path that a list or an object, written as JSON or as Python, stands for; None
+    where there is none.
 
-    A list of names is the path.  Of several paths (a list of lists, or names that hold the separator) the longest
-    counts, the last of equally long ones.  Objects count by their name (:data:`NAME_KEYS`) or their levels
-    (``lvl0``, ``lvl1`` …).
+    A list of names is the path.  Of several paths (a list of lists, or names that hold the
+    separator) the longest counts, the last of equally long ones.  Objects count by their name
+    (:data:`NAME_KEYS`) or their levels (``lvl0``, ``lvl1`` …).
     """
     value = parsed(text)
     return None if value is None else _path(value, separator)
 
 
 def attributes_json(text: str) -> str | None:
-    """Return attributes as a JSON object: from JSON or Python, an object or a list of names with values; else None."""
+    """Return attributes as a JSON object: from JSON or Python, an object or a list of names with
+    values; else None.
+    """
     value = parsed(text)
     if isinstance(value, list):
         value = _pairs(value)
@@ -58,7 +70,9 @@ def attributes_json(text: str) -> str | None:
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that ``text`` writes as JSON, Python, or as numpy prints it; None where it does not."""
+    """Return the list or object that ``text`` writes as JSON, Python, or as numpy prints it; None
+    where it does not.
+    """
     text = _ARRAY.sub(r"\1", text.strip())
     value: Any = None
     try:
@@ -86,7 +100,9 @@ def parsed(text: str) -> Any:
 
 
 def suggested_separator(texts: Iterable[str]) -> str:
-    """Return the first separator that at least half of ``texts`` hold; empty where there is none."""
+    """Return the first separator that at least half of ``texts`` hold; empty where
+    there is none.
+    """
     texts = list(texts)
     for separator in SEPARATORS:
         if 2 * sum(separator in text for text in texts) >= max(len(texts), 1):
@@ -96,7 +112,11 @@ def suggested_separator(texts: Iterable[str]) -> str:
 
 def _path(value: Any, separator: str) -> list[str] | None:
     if isinstance(value, str):
-        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value]
+        return (
+            [part.strip() for part in value.split(separator) if part.strip()]
+            if separator
+            else [value]
+        )
     if isinstance(value, bool) or value is None or value != value:  # the last: NaN
         return []
     if isinstance(value, (int, float)):
@@ -127,12 +147,18 @@ def _object_path(value: dict, separator: str) -> list[str] | None:
 
 
 def _pairs(value: list) -> dict | None:
-    """Return ``[{"name": "color", "value": "red"}, …]`` or a list of objects as one object; None for anything else."""
+    """Return ``[{"name": "color", "value": "red"}, …]`` or a list of objects as one object; None
+    for anything else.
+    """
     merged: dict = {}
     for entry in value:
         if not isinstance(entry, dict):
             return None
-        names = [entry[key] for key in ("name", "key", "attribute", "label", "code") if isinstance(entry.get(key), str)]
+        names = [
+            entry[key]
+            for key in ("name", "key", "attribute", "label", "code")
+            if isinstance(entry.get(key), str)
+        ]
         if names and "value" in entry:
             entry = {names[0]: entry["value"]}
         for key, inner in entry.items():

@@ -44,10 +44,20 @@ class Dataset:
         """Requests of ``split`` (train, valid, test, none; None = all), streamed."""
         for batch in pq.ParquetFile(self.folder / "requests.parquet").iter_batches(8192):
             table = pa.Table.from_batches([batch])
-            for r in (table if split is None else table.filter(pc.field("split") == split)).to_pylist():
+            for r in (
+                table if split is None else table.filter(pc.field("split") == split)
+            ).to_pylist():
                 prompt = Prompt(r["query"], tuple(r["history"]), r["profile"])
                 shown = (tuple(r["rows"]), tuple(r["positions"]), tuple(r["actions"]))
-                yield Request(r["request_id"], r["ts"], r["user_id"], prompt, *shown, day=r["day"], bucket=r["bucket"])
+                yield Request(
+                    r["request_id"],
+                    r["ts"],
+                    r["user_id"],
+                    prompt,
+                    *shown,
+                    day=r["day"],
+                    bucket=r["bucket"],
+                )
 
     def sft(self) -> pa.Table:
         """Multi-positive SFT rows of the training split."""
@@ -62,20 +72,29 @@ class Dataset:
         return Priors.load(self.folder / "priors.parquet")
 
     def eval_sets(self, role: str | None = None) -> list[EvalSet]:
-        """Evaluation sets of ``test`` or ``valid`` (None = both) as the config named them when the data stage ran.
+        """Evaluation sets of ``test`` or ``valid`` (None = both) as the config named them when the
+        data stage ran.
 
         :func:`sidar.data.evalsets.build_sets` makes those of the config as it stands.
         """
         return read_sets(self.folder / "eval", role)
 
     def item_text(self, fields: list[str]) -> list[str]:
-        """(N,) one text per row: the fields that have a value, joined by ". "; a category path reads "A > B"."""
+        """(N,) one text per row: the fields that have a value, joined by ".
+
+        "; a category path reads "A > B".
+        """
         columns = []
         for field in fields:
             if field not in self.catalogue.table.column_names:
-                raise ValueError(f"the catalogue has no field {field!r}; it has {self.catalogue.table.column_names}")
+                raise ValueError(
+                    f"the catalogue has no field {field!r}; it has "
+                    f"{self.catalogue.table.column_names}"
+                )
             columns.append(self.catalogue.column(field))
-        return [". ".join(_said(v) for v in values if _said(v)) for values in zip(*columns, strict=True)]
+        return [
+            ". ".join(_said(v) for v in values if _said(v)) for values in zip(*columns, strict=True)
+        ]
 
 
 def open_dataset(folder: PathLike) -> Dataset:

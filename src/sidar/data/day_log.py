@@ -1,4 +1,6 @@
-"""Grouping a log into requests against a catalogue that is there already: what counting a day for a bundle reads."""
+"""Grouping a log into requests against a catalogue that is there already: what counting a day for a
+bundle reads.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,19 @@ SPLIT = "train"
 def write_day_requests(
     duck: Duck, cfg: Config, catalogue: Catalogue, out: Path
 ) -> tuple[LogFacts, RequestFacts, Quarantine]:
-    """Write ``requests.parquet`` of the log ``cfg.events`` to ``out``, rows of ``catalogue``; nothing is held out.
+    """Write ``requests.parquet`` of the log ``cfg.events`` to ``out``, rows of ``catalogue``;
+    nothing is held out.
 
-    Columns, actions and user hashes are read as the data stage reads them.  Requests have no history and no profile.
-    Raises ``ValueError`` where the log cannot be used (see :func:`~sidar.data.log.validate_log`).
+    Columns, actions and user hashes are read as the data stage reads them.  Requests have no
+    history and no profile. Raises ``ValueError`` where the log cannot be used (see
+    :func:`~sidar.data.log.validate_log`).
     """
     log = duck.work / "interactions.parquet"
     facts, bad = validate_log(duck, cfg, catalogue, log)
-    duck.run("CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS profile WHERE false")
+    duck.run(
+        "CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS profile "
+        "WHERE false"
+    )
     duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT 0 AS row WHERE false")
     duck.run("CREATE OR REPLACE TABLE held_out AS SELECT ''::VARCHAR AS query WHERE false")
     after = facts.last_ts + 1

@@ -1,6 +1,8 @@
-"""One DuckDB connection under a memory cap: the engine that everything about the log streams through.
+"""One DuckDB connection under a memory cap: the engine that everything about the log streams
+through.
 
-Nothing here holds a log in Python: results leave as Parquet files, as Arrow batches, or as a handful of counts.
+Nothing here holds a log in Python: results leave as Parquet files, as Arrow batches, or as a
+handful of counts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def files(paths: list[Path]) -> str:
 
 
 class Duck:
-    """A connection that spills into ``work`` instead of growing beyond ``memory`` (DuckDB's own unit, e.g. "1GB")."""
+    """A connection that spills into ``work`` instead of growing beyond ``memory`` (DuckDB's own
+    unit, e.g. "1GB").
+    """
 
     def __init__(self, work: PathLike, memory: str = "1GB", threads: int | None = None) -> None:
         self.work = Path(work)
@@ -41,21 +45,29 @@ class Duck:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory,
             "temp_directory": str(self.work / "spill"),
-            "preserve_insertion_order": False,  # every file that needs an order asks for it; without it exports stream
+            # every file that needs an order asks for it; without it exports stream
+            "preserve_insertion_order": False,
         }
         if threads:
             config["threads"] = threads
         try:
             self._con = duckdb.connect(":memory:", config=config)
         except duckdb.ParserException as error:
-            raise ValueError(f"events.memory: {memory!r} is no amount of memory, e.g. 1GB ({error})") from error
+            raise ValueError(
+                f"events.memory: {memory!r} is no amount of memory, e.g. 1GB ({error})"
+            ) from error
         self._files = 0
         self.run("SET TimeZone = 'UTC'")
 
     def __enter__(self) -> Duck:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self._con.close()
 
     def run(self, sql: str) -> None:
@@ -75,7 +87,9 @@ class Duck:
         return self._con.sql(sql).to_arrow_table()
 
     def batches(self, sql: str, rows: int = 100_000) -> pa.RecordBatchReader:
-        """A result of any size, as a stream of Arrow batches; their order is the query's ORDER BY or none."""
+        """A result of any size, as a stream of Arrow batches; their order is the query's ORDER BY
+        or none.
+        """
         return self._con.sql(sql).to_arrow_reader(rows)
 
     @contextmanager
@@ -106,5 +120,11 @@ class Duck:
         return dict(zip(rows.columns, rows.types, strict=True))
 
     def export(self, sql: str, path: PathLike, options: str = "") -> int:
-        """Stream a query into one Parquet file (or a partitioned folder); returns the number of rows written."""
-        return int(self._con.execute(f"COPY ({sql}) TO {text(path)} (FORMAT parquet{options})").fetchall()[0][0])
+        """Stream a query into one Parquet file (or a partitioned folder); returns the number of
+        rows written.
+        """
+        return int(
+            self._con.execute(f"COPY ({sql}) TO {text(path)} (FORMAT parquet{options})").fetchall()[
+                0
+            ][0]
+        )

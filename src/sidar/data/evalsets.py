@@ -1,10 +1,12 @@
-"""Evaluation sets: judged queries from files, and targets observed in the log's validation and test windows.
+"""Evaluation sets: judged queries from files, and targets observed in the log's validation and test
+windows.
 
-The evaluate stage builds them from the config as it stands (:func:`build_sets`); the data stage also stores them as
-``eval/<set>.queries.parquet``, ``eval/<set>.qrels.parquet`` and one ``eval/sets.json``.  Slices per query:
-``popularity`` (head, torso, tail, cold: that of its most popular target in training, so a query is cold only when all
-its targets are) and ``query``: *seen* where a request before the window of the set's role had a click, cart or order
-for a query of the same normal form, else *unseen*; *no query* for a request without a text.
+The evaluate stage builds them from the config as it stands (:func:`build_sets`); the data stage
+also stores them as ``eval/<set>.queries.parquet``, ``eval/<set>.qrels.parquet`` and one
+``eval/sets.json``.  Slices per query: ``popularity`` (head, torso, tail, cold: that of its most
+popular target in training, so a query is cold only when all its targets are) and ``query``: *seen*
+where a request before the window of the set's role had a click, cart or order for a query of the
+same normal form, else *unseen*; *no query* for a request without a text.
 """
 
 from __future__ import annotations
@@ -39,14 +41,22 @@ QUERIES_SCHEMA = pa.schema(
         ("slice_query", pa.string()),
     ]
 )
-QRELS_SCHEMA = pa.schema([("query_id", pa.string()), ("item_id", pa.string()), ("grade", pa.float64())])
-#: What makes a shown item a target of a log set: SQL over ``action``, and whether only the randomised bucket counts.
-TARGETS = {"click": ("action >= 1", False), "order": ("action = 3", False), "random_click": ("action >= 1", True)}
+QRELS_SCHEMA = pa.schema(
+    [("query_id", pa.string()), ("item_id", pa.string()), ("grade", pa.float64())]
+)
+#: What makes a shown item a target of a log set: SQL over ``action``, and whether only the
+#: randomised bucket counts.
+TARGETS = {
+    "click": ("action >= 1", False),
+    "order": ("action = 3", False),
+    "random_click": ("action >= 1", True),
+}
 _TARGET_NAMES = {"click": "clicks", "order": "orders", "random_click": "random-clicks"}
 
 
 def build_sets(cfg: Config, folder: PathLike) -> list[StoredSet]:
-    """Return the sets that ``evaluate.*`` asks for now, from the config's files and a finished data folder.
+    """Return the sets that ``evaluate.*`` asks for now, from the config's files and a finished data
+    folder.
 
     Raises ``ValueError`` for a file that cannot be used, or two sets of one name.
     """
@@ -65,9 +75,16 @@ def read_files(cfg: Config, catalogue: Catalogue) -> list[StoredSet]:
 
 
 def make_sets(
-    duck: Duck, cfg: Config, files: Sequence[StoredSet], folder: Path, split: Split, catalogue: Catalogue
+    duck: Duck,
+    cfg: Config,
+    files: Sequence[StoredSet],
+    folder: Path,
+    split: Split,
+    catalogue: Catalogue,
 ) -> list[StoredSet]:
-    """Return ``files`` and the log's sets with their slices; ``folder`` holds requests and priors."""
+    """Return ``files`` and the log's sets with their slices; ``folder`` holds
+    requests and priors.
+    """
     requests, priors = folder / "requests.parquet", Priors.load(folder / "priors.parquet")
     trained = f"(SELECT query FROM read_parquet({text(requests)}) WHERE split = 'train')"
     sets = []
@@ -79,47 +96,70 @@ def make_sets(
     names = [each.evalset.name for each in sets]
     for name in names:
         if names.count(name) > 1 or not name or set(name) & set('/\\:*?"<>| '):
-            raise ValueError(f"evaluate.sets: {name!r} is taken or no file name; give every set its own plain name")
+            raise ValueError(
+                f"evaluate.sets: {name!r} is taken or no file name; give every set its own plain "
+                "name"
+            )
     labels = priors.popularity()
     seen = {role: _seen_keys(duck, requests, split, role, sets) for role in ("valid", "test")}
     sliced = []
     for each in sets:
         slices = {
-            "popularity": np.asarray(_popularity(each.evalset, catalogue, labels, priors.clicks), dtype=object),
-            "query": np.asarray([_seen(p.query, seen[each.role]) for p in each.evalset.prompts], dtype=object),
+            "popularity": np.asarray(
+                _popularity(each.evalset, catalogue, labels, priors.clicks), dtype=object
+            ),
+            "query": np.asarray(
+                [_seen(p.query, seen[each.role]) for p in each.evalset.prompts], dtype=object
+            ),
         }
         sliced.append(replace(each, evalset=replace(each.evalset, slices=slices)))
     return sliced
 
 
 def held_out_advice(cfg: Config, sets: Sequence[StoredSet]) -> str:
-    """Return a warning for file sets whose queries training has seen, with the line that holds them out; else ""."""
+    """Return a warning for file sets whose queries training has seen, with the line that holds them
+    out; else "".
+    """
     leaking = [each for each in sets if each.trained_on]
     if not leaking:
         return ""
     wanted = list(cfg.data.held_out or [])
     for each in cfg.evaluate.sets:
         if each.queries not in [held.queries for held in wanted]:
-            wanted.append(HeldOutConfig(queries=each.queries, match=rule_of(each.origin), columns=each.columns))
-    counts = "; ".join(f"{each.evalset.name}: {each.trained_on:,} of {len(each.evalset):,}" for each in leaking)
+            wanted.append(
+                HeldOutConfig(
+                    queries=each.queries, match=rule_of(each.origin), columns=each.columns
+                )
+            )
+    counts = "; ".join(
+        f"{each.evalset.name}: {each.trained_on:,} of {len(each.evalset):,}" for each in leaking
+    )
     line = ", ".join(_held_out_line(held) for held in wanted)
     return (
-        f"queries of evaluation sets were not held out of training ({counts} read like a training query), so their "
-        f"figures are too high; name them in data.held_out and train again:\ndata: {{held_out: [{line}]}}"
+        f"queries of evaluation sets were not held out of training ({counts} read like a training "
+        "query), so their figures are too high; name them in data.held_out and train "
+        f"again:\ndata: {{held_out: [{line}]}}"
     )
 
 
 def _held_out_line(held: HeldOutConfig) -> str:
     """One entry of ``data.held_out`` as YAML."""
     columns = ", ".join(f"{column}: {own}" for column, own in held.columns.items())
-    return f"{{queries: {held.queries}, match: {held.match}{f', columns: {{{columns}}}' if columns else ''}}}"
+    return (
+        f"{{queries: {held.queries}, match: "
+        f"{held.match}{f', columns: {{{columns}}}' if columns else ''}}}"
+    )
 
 
-def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue) -> list[StoredSet]:
-    """Sets of the log: one per target of ``evaluate.targets`` and role, named ``day8-clicks`` and so on.
+def log_sets(
+    duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: Catalogue
+) -> list[StoredSet]:
+    """Sets of the log: one per target of ``evaluate.targets`` and role, named ``day8-clicks`` and
+    so on.
 
-    A query is one request with at least one target, with its user's history and profile; grades are 1. At most
-    ``evaluate.max_queries`` of them, chosen by a stable hash of the request id. Targets that never occur give no set.
+    A query is one request with at least one target, with its user's history and profile; grades are
+    1. At most ``evaluate.max_queries`` of them, chosen by a stable hash of the request id. Targets
+    that never occur give no set.
     """
     found = []
     limit = "" if cfg.evaluate.max_queries is None else f"LIMIT {cfg.evaluate.max_queries}"
@@ -127,23 +167,36 @@ def log_sets(duck: Duck, cfg: Config, requests: Path, split: Split, catalogue: C
         for target in dict.fromkeys(cfg.evaluate.targets):
             condition, random_only = TARGETS[target]
             bucket = "AND bucket = 'random'" if random_only else ""
-            hits = f"list_filter(range(1, len(rows) + 1), lambda i: {condition.replace('action', 'actions[i]')})"
+            hits = (
+                "list_filter(range(1, len(rows) + 1), lambda i: "
+                f"{condition.replace('action', 'actions[i]')})"
+            )
             table = duck.table(
-                f"""SELECT request_id, query, history, profile, list_transform(hits, lambda i: rows[i]) AS targets
-                    FROM (SELECT * REPLACE (CASE WHEN nth = 1 THEN request_id ELSE concat(request_id, '/user-', nth) END
+                f"""SELECT request_id, query, history, profile, list_transform(hits,
+                    lambda i: rows[i]) AS targets
+                    FROM (SELECT * REPLACE (CASE WHEN nth = 1 THEN request_id
+                    ELSE concat(request_id, '/user-', nth) END
                               AS request_id), {hits} AS hits
-                          FROM (SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY user_id) AS nth
-                                FROM read_parquet({text(requests)}) WHERE split = '{role}' {bucket}))
+                          FROM (SELECT *, row_number() OVER (
+                                PARTITION BY request_id ORDER BY user_id) AS nth
+                                FROM read_parquet({text(requests)})
+                                WHERE split = '{role}' {bucket}))
                     WHERE len(hits) > 0 AND (query <> '' OR len(history) > 0)
                     ORDER BY md5(request_id), request_id {limit}"""
             ).to_pylist()
             if not table:
                 continue
             items = catalogue.table.column("item_id")
-            qrels = {r["request_id"]: {items[row].as_py(): 1.0 for row in r["targets"]} for r in table}
+            qrels = {
+                r["request_id"]: {items[row].as_py(): 1.0 for row in r["targets"]} for r in table
+            }
             prompts = tuple(Prompt(r["query"], tuple(r["history"]), r["profile"]) for r in table)
             name = f"{split.prefix(role)}-{_TARGET_NAMES[target]}"
-            found.append(StoredSet(EvalSet(name, tuple(qrels), prompts, qrels, origin=cfg.events.origin), role))
+            found.append(
+                StoredSet(
+                    EvalSet(name, tuple(qrels), prompts, qrels, origin=cfg.events.origin), role
+                )
+            )
     return found
 
 
@@ -165,7 +218,10 @@ def write_sets(sets: Sequence[StoredSet], folder: Path) -> list[dict[str, object
             schema=QUERIES_SCHEMA,
         )
         pairs = [(i, item, g) for i in evalset.query_ids for item, g in evalset.qrels[i].items()]
-        qrels = pa.table(dict(zip(QRELS_SCHEMA.names, map(list, zip(*pairs, strict=True)), strict=True)), QRELS_SCHEMA)
+        qrels = pa.table(
+            dict(zip(QRELS_SCHEMA.names, map(list, zip(*pairs, strict=True)), strict=True)),
+            QRELS_SCHEMA,
+        )
         pq.write_table(queries, folder / f"{evalset.name}.queries.parquet")
         pq.write_table(qrels, folder / f"{evalset.name}.qrels.parquet")
         listed.append(
@@ -195,22 +251,38 @@ def read_sets(folder: PathLike, role: str | None = None) -> list[EvalSet]:
         queries = pq.read_table(folder / f"{said['name']}.queries.parquet").to_pydict()
         qrels: Qrels = {i: {} for i in queries["query_id"]}
         for i, item, grade in zip(
-            *pq.read_table(folder / f"{said['name']}.qrels.parquet").to_pydict().values(), strict=True
+            *pq.read_table(folder / f"{said['name']}.qrels.parquet").to_pydict().values(),
+            strict=True,
         ):
             qrels[i][item] = grade
         parts = zip(queries["query"], queries["history"], queries["profile"], strict=True)
         prompts = tuple(Prompt(q, tuple(h), p) for q, h, p in parts)
-        slices = {n: np.asarray(queries[f"slice_{n}"], dtype=object) for n in ("popularity", "query")}
-        sets.append(EvalSet(said["name"], tuple(queries["query_id"]), prompts, qrels, said["origin"], slices))
+        slices = {
+            n: np.asarray(queries[f"slice_{n}"], dtype=object) for n in ("popularity", "query")
+        }
+        sets.append(
+            EvalSet(
+                said["name"], tuple(queries["query_id"]), prompts, qrels, said["origin"], slices
+            )
+        )
     return sets
 
 
-def _seen_keys(duck: Duck, requests: Path, split: Split, role: str, sets: Sequence[StoredSet]) -> set[str]:
-    """Keys of the queries of ``role`` that an earlier request asked and answered with a click, cart or order.
+def _seen_keys(
+    duck: Duck, requests: Path, split: Split, role: str, sets: Sequence[StoredSet]
+) -> set[str]:
+    """Keys of the queries of ``role`` that an earlier request asked and answered with a click, cart
+    or order.
 
-    Only the keys that are asked for are kept, so that memory does not grow with the log's distinct queries.
+    Only the keys that are asked for are kept, so that memory does not grow with the log's distinct
+    queries.
     """
-    asked = {query_key(prompt.query) for each in sets if each.role == role for prompt in each.evalset.prompts}
+    asked = {
+        query_key(prompt.query)
+        for each in sets
+        if each.role == role
+        for prompt in each.evalset.prompts
+    }
     earlier = f"""SELECT DISTINCT query FROM read_parquet({text(requests)})
         WHERE query <> '' AND list_max(actions) > 0 AND {split.before(role)}"""
     keys: set[str] = set()
@@ -225,9 +297,16 @@ def _seen(query: str, keys: set[str]) -> str:
     return "seen" if query_key(query) in keys else "unseen"
 
 
-def _popularity(evalset: EvalSet, catalogue: Catalogue, labels: np.ndarray, clicks: np.ndarray) -> list[str]:
+def _popularity(
+    evalset: EvalSet, catalogue: Catalogue, labels: np.ndarray, clicks: np.ndarray
+) -> list[str]:
     """(Q,) label of each query's most clicked best-graded item."""
-    best = [(i, item) for i, qrels in evalset.qrels.items() for item, g in qrels.items() if g == max(qrels.values())]
+    best = [
+        (i, item)
+        for i, qrels in evalset.qrels.items()
+        for item, g in qrels.items()
+        if g == max(qrels.values())
+    ]
     rows = rows_of(catalogue, [item for _, item in best])
     chosen: dict[str, int] = {}
     for (query_id, _), row in zip(best, rows, strict=True):

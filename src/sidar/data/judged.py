@@ -1,4 +1,6 @@
-"""Judged queries from files in any format of a log: CSV, TSV, JSONL or Parquet with a header, and TREC qrels."""
+"""Judged queries from files in any format of a log: CSV, TSV, JSONL or Parquet with a header, and
+TREC qrels.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,25 @@ class StoredSet:
     role: str
     topic_oracle: bool = False
     dropped: dict[str, int] = field(default_factory=dict)
-    held_out: list[str] = field(default_factory=list)  # every query of the files, also those cut or without judgments
+    # every query of the files, also those cut or without judgments
+    held_out: list[str] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
-    trained_on: int = 0  # scored queries that read like a training query by the set's own rule; files only
+    # scored queries that read like a training query by the set's own rule; files only
+    trained_on: int = 0
 
 
-def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int | None) -> StoredSet:
-    """A set from files: queries (``query_id, query``) and qrels (``query_id, item_id, grade``), or both in one file.
+def read_file_set(
+    config: EvalSetConfig, catalogue: Catalogue, max_queries: int | None
+) -> StoredSet:
+    """A set from files: queries (``query_id, query``) and qrels (``query_id, item_id, grade``), or
+    both in one file.
 
-    Without query ids in either file the query's text is its id.  Judgments on items that the catalogue lacks and of
-    queries that the set lacks are dropped and counted, then queries without any judgment left.  ``max_queries`` caps
-    simulated sets by a stable hash of the query id; judged (real) sets are never cut.
-    Raises ``ValueError`` for a missing file or column, a record that cannot be read, a repeated query id, an item that
-    is judged twice for one query, a grade that is no finite number, or an empty set.
+    Without query ids in either file the query's text is its id.  Judgments on items that the
+    catalogue lacks and of queries that the set lacks are dropped and counted, then queries without
+    any judgment left.  ``max_queries`` caps simulated sets by a stable hash of the query id; judged
+    (real) sets are never cut. Raises ``ValueError`` for a missing file or column, a record that
+    cannot be read, a repeated query id, an item that is judged twice for one query, a grade that is
+    no finite number, or an empty set.
     """
     place = f"evaluate.sets {config.name}"
     if unmeant := [column for column in config.columns if column not in _COLUMNS]:
@@ -50,7 +58,9 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
     queries = read_small(config.queries, wanted, ("query",), place, config.columns)
     qrels_path = config.qrels or config.queries
     qrels_wanted = ("query_id", "query", "item_id", "grade")
-    judged = read_small(qrels_path, qrels_wanted, ("item_id", "grade"), place, config.columns, trec=True)
+    judged = read_small(
+        qrels_path, qrels_wanted, ("item_id", "grade"), place, config.columns, trec=True
+    )
     key = _key(queries, judged, config, qrels_path, place)
     texts, rows = _queries(queries, key, place, repeats=qrels_path == config.queries)
     grades = _grades(judged, key, place)
@@ -66,18 +76,34 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
         else:
             qrels.setdefault(query_id, {})[item_id] = grades[query_id, item_id]
     warnings = [
-        *_unknown(len(grades), no_item, catalogue.table.column("item_id")[0].as_py(), "items", "the catalogue"),
-        *_unknown(len(grades), no_query, next(iter(texts), ""), "queries", "the set's queries file"),
+        *_unknown(
+            len(grades),
+            no_item,
+            catalogue.table.column("item_id")[0].as_py(),
+            "items",
+            "the catalogue",
+        ),
+        *_unknown(
+            len(grades), no_query, next(iter(texts), ""), "queries", "the set's queries file"
+        ),
     ]
     history, lost = _histories(queries, rows, catalogue)
     profiles = queries.columns.get("profile") or [""] * len(queries)
-    prompts = {i: Prompt(texts[i], history[i], str(profiles[rows[i]] or "")) for i in texts if i in qrels}
+    prompts = {
+        i: Prompt(texts[i], history[i], str(profiles[rows[i]] or "")) for i in texts if i in qrels
+    }
     kept = _capped(list(prompts), max_queries if config.origin == "simulated" else None)
     if not kept:
         reason = "; ".join(warnings) or f"it has {len(grades):,} judgments"
-        raise ValueError(f"{place}: no query of {config.queries} has a judged item of the catalogue: {reason}")
+        raise ValueError(
+            f"{place}: no query of {config.queries} has a judged item of the catalogue: {reason}"
+        )
     evalset = EvalSet(
-        config.name, tuple(kept), tuple(prompts[i] for i in kept), {i: qrels[i] for i in kept}, config.origin
+        config.name,
+        tuple(kept),
+        tuple(prompts[i] for i in kept),
+        {i: qrels[i] for i in kept},
+        config.origin,
     )
     dropped = {
         "judgments_on_unknown_items": len(no_item),
@@ -92,15 +118,23 @@ def read_file_set(config: EvalSetConfig, catalogue: Catalogue, max_queries: int 
 
 
 def read_held_out(config: HeldOutConfig) -> list[str]:
-    """Return the queries of a file of ``data.held_out``; raises ``ValueError`` for a missing file or column."""
+    """Return the queries of a file of ``data.held_out``; raises ``ValueError`` for a missing file
+    or column.
+    """
     table = read_small(config.queries, ("query",), ("query",), "data.held_out", config.columns)
     return [query for query in table.columns["query"] if query]
 
 
-def _key(queries: SmallTable, judged: SmallTable, config: EvalSetConfig, qrels_path: str, place: str) -> str:
-    """Return the column that joins queries and judgments: ``query_id``, or ``query`` where neither file has ids."""
+def _key(
+    queries: SmallTable, judged: SmallTable, config: EvalSetConfig, qrels_path: str, place: str
+) -> str:
+    """Return the column that joins queries and judgments: ``query_id``, or ``query`` where neither
+    file has ids.
+    """
     with_ids = [
-        path for path, table in ((config.queries, queries), (qrels_path, judged)) if "query_id" in table.columns
+        path
+        for path, table in ((config.queries, queries), (qrels_path, judged))
+        if "query_id" in table.columns
     ]
     if len(with_ids) == 2:
         return "query_id"
@@ -108,27 +142,33 @@ def _key(queries: SmallTable, judged: SmallTable, config: EvalSetConfig, qrels_p
         return "query"
     lacking = qrels_path if "query_id" not in judged.columns else config.queries
     raise ValueError(
-        f"{place}: {lacking} has no column 'query_id'; name yours as columns: {{query_id: <yours>}}, or give both "
-        "files a column query, whose text is the id then"
+        f"{place}: {lacking} has no column 'query_id'; name yours as columns: {{query_id: "
+        "<yours>}, or give both files a column query, whose text is the id then"
     )
 
 
-def _queries(table: SmallTable, key: str, place: str, repeats: bool) -> tuple[dict[str, str], dict[str, int]]:
-    """Return ``{id: text}`` and ``{id: row}``; ``repeats`` allows a query's row once for each of its judgments."""
+def _queries(
+    table: SmallTable, key: str, place: str, repeats: bool
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return ``{id: text}`` and ``{id: row}``; ``repeats`` allows a query's row once for each of
+    its judgments.
+    """
     texts: dict[str, str] = {}
     rows: dict[str, int] = {}
-    for row, (query_id, text) in enumerate(zip(table.columns[key], table.columns["query"], strict=True)):
+    for row, (query_id, text) in enumerate(
+        zip(table.columns[key], table.columns["query"], strict=True)
+    ):
         if not query_id:
             raise ValueError(f"{place}: {table.where(row)} has no {key}")
         if query_id in texts and not repeats:
             raise ValueError(
-                f"{place}: query_id {query_id!r} occurs twice ({table.where(rows[query_id])}; {table.where(row)}); "
-                "give every query its own id"
+                f"{place}: query_id {query_id!r} occurs twice ({table.where(rows[query_id])}; "
+                f"{table.where(row)}); give every query its own id"
             )
         if texts.setdefault(query_id, text) != text:
             raise ValueError(
-                f"{place}: query_id {query_id!r} has two texts, {texts[query_id]!r} ({table.where(rows[query_id])}) "
-                f"and {text!r} ({table.where(row)})"
+                f"{place}: query_id {query_id!r} has two texts, {texts[query_id]!r} "
+                f"({table.where(rows[query_id])}) and {text!r} ({table.where(row)})"
             )
         rows.setdefault(query_id, row)
     return texts, rows
@@ -149,8 +189,8 @@ def _grades(table: SmallTable, key: str, place: str) -> dict[tuple[str, str], fl
             grade = math.nan
         if not math.isfinite(grade):
             raise ValueError(
-                f"{place}: {table.where(row)}: grade {said!r} of query {query_id!r} is no finite number; write labels "
-                "as numbers, the most relevant highest"
+                f"{place}: {table.where(row)}: grade {said!r} of query {query_id!r} is no finite "
+                "number; write labels as numbers, the most relevant highest"
             )
         pair = (query_id, item_id)
         if pair in grades:
@@ -170,19 +210,23 @@ def _known(catalogue: Catalogue, item_ids: list[str]) -> np.ndarray:
 
 
 def _unknown(judgments: int, unknown: list[str], example: str, kind: str, side: str) -> list[str]:
-    """Say, with an id of either side, that many judgments name something that the other side lacks."""
+    """Say, with an id of either side, that many judgments name something that the
+    other side lacks.
+    """
     if len(unknown) <= MANY_UNKNOWN * judgments:
         return []
     return [
-        f"{len(unknown):,} of {judgments:,} judgments name {kind} that {side} does not have, e.g. {unknown[0]!r} (an "
-        f"id there is {example!r}); they are not used"
+        f"{len(unknown):,} of {judgments:,} judgments name {kind} that {side} does not have, e.g. "
+        f"{unknown[0]!r} (an id there is {example!r}); they are not used"
     ]
 
 
 def _histories(
     table: SmallTable, rows: dict[str, int], catalogue: Catalogue
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Return ``{query id: known rows of its history}`` and the items of histories that the catalogue lacks."""
+    """Return ``{query id: known rows of its history}`` and the items of histories that the
+    catalogue lacks.
+    """
     values = table.columns.get("history")
     if values is None:
         return dict.fromkeys(rows, ()), []
@@ -199,7 +243,9 @@ def _histories(
 
 
 def _history(value: str | Sequence[str] | None) -> list[str]:
-    """Item ids as a list, as a list written as JSON, Python or numpy text, or as text separated by spaces."""
+    """Item ids as a list, as a list written as JSON, Python or numpy text, or as text separated by
+    spaces.
+    """
     if isinstance(value, str) and value.lstrip().startswith(("[", "(", "array(")):
         listed = parsed(value)
         value = listed if isinstance(listed, list) else value
@@ -209,15 +255,24 @@ def _history(value: str | Sequence[str] | None) -> list[str]:
 def _worthless(evalset: EvalSet, lost: list[str], catalogue: Catalogue) -> list[str]:
     """Say what makes a set, or a part of it, decide nothing."""
     said = []
-    empty = [i for i, prompt in zip(evalset.query_ids, evalset.prompts, strict=True) if not prompt.query]
+    empty = [
+        i for i, prompt in zip(evalset.query_ids, evalset.prompts, strict=True) if not prompt.query
+    ]
     if empty:
-        said.append(f"{len(empty):,} of {len(evalset):,} queries have no text, e.g. query_id {empty[0]!r}")
+        said.append(
+            f"{len(empty):,} of {len(evalset):,} queries have no text, e.g. query_id {empty[0]!r}"
+        )
     best = [max(grades.values()) for grades in evalset.qrels.values()]
     without = sum(grade <= 0 for grade in best)
     if without == len(best):
-        said.append("no judgment has a grade above 0, so nothing counts as relevant and every score is 0")
+        said.append(
+            "no judgment has a grade above 0, so nothing counts as relevant and every score is 0"
+        )
     elif without > len(best) / 2:
-        said.append(f"{without:,} of {len(best):,} queries have no grade above 0, so nothing counts as relevant there")
+        said.append(
+            f"{without:,} of {len(best):,} queries have no grade above 0, so nothing counts as "
+            "relevant there"
+        )
     if lost and not any(prompt.history for prompt in evalset.prompts):
         said.append(
             f"no item of the column history is in the catalogue, e.g. {lost[0]!r} (an id there is "
@@ -235,7 +290,9 @@ def _capped(ids: list[str], limit: int | None) -> list[str]:
 
 
 def rows_of(catalogue: Catalogue, item_ids: list[str]) -> np.ndarray:
-    """(n,) int32 rows, −1 = unknown; one hash join instead of ``Catalogue.rows``'s dict, which is large for large N."""
+    """(n,) int32 rows, −1 = unknown; one hash join instead of ``Catalogue.rows``'s dict, which is
+    large for large N.
+    """
     ids = catalogue.table.column("item_id")
     found = pc.index_in(pa.array(item_ids, pa.string()), value_set=ids.combine_chunks())
     return pc.fill_null(found, -1).to_numpy().astype(np.int32)

@@ -1,7 +1,9 @@
-"""The normal form of a query: two texts with equal forms are the same query, for counts, splits and clusters.
+"""The normal form of a query: two texts with equal forms are the same query, for counts, splits and
+clusters.
 
-NFKC, full case folding, format characters (zero-width joiners, soft hyphens, directional marks) removed; then the
-runs of letters, marks and digits in their order, joined by single spaces.  A Han character is a word of its own.
+NFKC, full case folding, format characters (zero-width joiners, soft hyphens, directional marks)
+removed; then the runs of letters, marks and digits in their order, joined by single spaces.  A Han
+character is a word of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import unicodedata
 from functools import lru_cache
 from html.entities import html5
 
-#: Stands in every file that holds normalised queries; raise it with any change of :func:`normalise_query`.
+#: Stands in every file that holds normalised queries; raise it with any change of
+#: :func:`normalise_query`.
 VERSION = 1
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-_HAN = re.compile("[⺀-⿟々〇〡-〩〸-〻㐀-䶿一-鿿豈-﫿\U00016fe2\U00016fe3\U00016ff0\U00016ff1\U00020000-\U0003fffd]")
+_HAN = re.compile(
+    "[⺀-⿟々〇〡-〩〸-〻㐀-䶿一-鿿豈-﫿\U00016fe2\U00016fe3\U00016ff0\U00016ff1\U00020000-\U0003fffd]"
+)
 
 
 _ASCII_GAPS = re.compile(r"[\x00-\x20\x7f]+")
@@ -24,7 +29,8 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,
 
 
 def fold_text(text: str) -> str:
-    """Return ``text`` as catalogue and log keep it: format characters removed, white space and controls one space.
+    """Return ``text`` as catalogue and log keep it: format characters removed, white space and
+    controls one space.
 
     The twin in SQL is :func:`sidar.data.clean.folded`; words, case and marks stay as they are.
     """
@@ -84,5 +90,7 @@ def normalise_query(text: str) -> str:
 
 
 def query_key(text: str) -> str:
-    """Return the text that makes two queries the same: the normal form, or the case-folded text where it is empty."""
+    """Return the text that makes two queries the same: the normal form, or the case-folded text
+    where it is empty.
+    """
     return normalise_query(text) or " ".join(text.casefold().split())

@@ -1,8 +1,9 @@
 """Reading a catalogue: raw columns → checked rows of :data:`~sidar.types.CATALOGUE_SCHEMA`.
 
-Rows keep the source's order (files sorted by name, then record).  Left out, with reason and place: items without an
-id or a title, and every repetition of an id (the first wins).  Missing prices, brands, categories are normal; prices,
-stock and dates that are there and cannot be read become missing and are counted.
+Rows keep the source's order (files sorted by name, then record).  Left out, with reason and place:
+items without an id or a title, and every repetition of an id (the first wins).  Missing prices,
+brands, categories are normal; prices, stock and dates that are there and cannot be read become
+missing and are counted.
 """
 
 from __future__ import annotations
@@ -30,21 +31,28 @@ from sidar.types import CATALOGUE_SCHEMA, Catalogue
 def read_catalogue(cfg: Config, previous: Catalogue | None = None) -> tuple[Catalogue, Quarantine]:
     """The catalogue that ``cfg.catalogue`` names, and what was left out of it.
 
-    With ``previous`` the result continues its lineage: rows keep their numbers, retired items leave tombstones, new
-    ones are appended (:func:`sidar.data.catalogue.extend`).  Raises ``ValueError`` for an empty catalogue, for a
-    column that the mapping misses, and when more than ``catalogue.bad_rows`` of the rows are malformed.
+    With ``previous`` the result continues its lineage: rows keep their numbers, retired items leave
+    tombstones, new ones are appended (:func:`sidar.data.catalogue.extend`).  Raises ``ValueError``
+    for an empty catalogue, for a column that the mapping misses, and when more than
+    ``catalogue.bad_rows`` of the rows are malformed.
     """
-    with tempfile.TemporaryDirectory(prefix="sidar-catalogue-") as work, _open(cfg, Path(work)) as duck:
+    with (
+        tempfile.TemporaryDirectory(prefix="sidar-catalogue-") as work,
+        _open(cfg, Path(work)) as duck,
+    ):
         return load_catalogue(duck, cfg, previous)
 
 
-def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -> tuple[Catalogue, Quarantine]:
+def load_catalogue(
+    duck: Duck, cfg: Config, previous: Catalogue | None = None
+) -> tuple[Catalogue, Quarantine]:
     """:func:`read_catalogue` on an open connection."""
     source = open_items(duck, cfg.catalogue)
     duck.run(f"CREATE OR REPLACE VIEW raw_items AS {source.sql}")
     _find_repeated(duck)
     _read_nested(duck, cfg)
-    rows = f"""(SELECT *, {_FAULT} AS reason FROM raw_items LEFT JOIN repeated_items USING (file, place)
+    rows = f"""(SELECT *, {_FAULT} AS reason FROM raw_items LEFT JOIN repeated_items USING (file,
+        place)
         LEFT JOIN nested_categories ON listed_category = category::VARCHAR
         LEFT JOIN nested_attributes ON listed_attributes = attributes::VARCHAR)"""
 
@@ -56,39 +64,59 @@ def load_catalogue(duck: Duck, cfg: Config, previous: Catalogue | None = None) -
             quarantine.files[file] += count
     if quarantine.malformed:
         raw = ", ".join(f"{name(c)}: {name(c)}::VARCHAR" for c in ITEM_COLUMNS)
-        bad = f"SELECT file, place, reason, to_json({{{raw}}})::VARCHAR AS raw FROM {rows} WHERE reason IS NOT NULL"
-        quarantine.rows = duck.table(f"{restored(duck, bad, source)} ORDER BY file, place").cast(QUARANTINE_SCHEMA)
+        bad = (
+            f"SELECT file, place, reason, to_json({{{raw}}})::VARCHAR AS raw FROM {rows} WHERE "
+            "reason IS NOT NULL"
+        )
+        quarantine.rows = duck.table(f"{restored(duck, bad, source)} ORDER BY file, place").cast(
+            QUARANTINE_SCHEMA
+        )
     quarantine.refuse(source)
     quarantine.check(cfg.catalogue.bad_rows, "catalogue.bad_rows")
 
     measured = _measured(duck, cfg)
-    table = duck.table(f"SELECT {_typed(measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place")
+    table = duck.table(
+        f"SELECT {_typed(measured)} FROM {rows} WHERE reason IS NULL ORDER BY file, place"
+    )
     if not len(table):
         raise Stopped(
-            f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check the file", quarantine
+            (
+                f"{quarantine.source} holds no usable item ({quarantine.total:,} rows read); check "
+                "the file"
+            ),
+            quarantine,
         )
     table, decoded = _decoded(table)
     quarantine.unread = (
-        decoded + _unread(duck, cfg, source, rows, measured) + _unsplit(table, cfg.catalogue.category_separator)
+        decoded
+        + _unread(duck, cfg, source, rows, measured)
+        + _unsplit(table, cfg.catalogue.category_separator)
     )
-    table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(CATALOGUE_SCHEMA)
+    table = table.append_column("alive", pa.repeat(pa.scalar(True), len(table))).cast(
+        CATALOGUE_SCHEMA
+    )
     return (found(table) if previous is None else extend(previous, table)), quarantine
 
 
 #: Why a raw item cannot be used; NULL = it can.
 _FAULT = f"""CASE WHEN {clean.present("item_id")} IS NULL THEN 'missing item_id'
-    WHEN {clean.present("title")} IS NULL THEN 'missing title' WHEN again THEN 'duplicate item_id' END"""
+    WHEN {clean.present("title")} IS NULL THEN 'missing title'
+    WHEN again THEN 'duplicate item_id' END"""
 
 
 def _find_repeated(duck: Duck) -> None:
-    """Leave the table ``repeated_items (file, place, again)``: usable items whose id an earlier usable item has."""
+    """Leave the table ``repeated_items (file, place, again)``: usable items whose id an earlier
+    usable item has.
+    """
     item = clean.present("item_id")
     duck.run(
         f"""CREATE OR REPLACE TABLE repeated_items AS
             WITH twice AS (SELECT {item} AS id FROM raw_items GROUP BY 1 HAVING count(*) > 1),
             usable AS (
-                SELECT file, place, row_number() OVER (PARTITION BY {item} ORDER BY file, place) AS n
-                FROM raw_items WHERE {item} IN (SELECT id FROM twice) AND {clean.present("title")} IS NOT NULL)
+                SELECT file, place, row_number() OVER (PARTITION BY {item} ORDER BY file,
+                place) AS n
+                FROM raw_items WHERE {item} IN (SELECT id
+                FROM twice) AND {clean.present("title")} IS NOT NULL)
             SELECT file, place, true AS again FROM usable WHERE n > 1"""
     )
 
@@ -96,12 +124,15 @@ def _find_repeated(duck: Duck) -> None:
 def _read_nested(duck: Duck, cfg: Config) -> None:
     """Leave what lists, objects and texts that look like them say, once for each different text.
 
-    ``nested_categories (listed_category, category_path)`` and ``nested_attributes (listed_attributes,
-    attributes_object)``; NULL where nothing can be read.
+    ``nested_categories (listed_category, category_path)`` and ``nested_attributes
+    (listed_attributes, attributes_object)``; NULL where nothing can be read.
     """
     separator = cfg.catalogue.category_separator
     types = duck.columns("raw_items")
-    looks = r"regexp_matches(category, '(?i)^\s*([\[(]\s*([''\"\[\]{(\d-]|(null|none|nan)\s*[,\])])|\{|array\()')"
+    looks = (
+        r"regexp_matches(category, "
+        r"'(?i)^\s*([\[(]\s*([''\"\[\]{(\d-]|(null|none|nan)\s*[,\])])|\{|array\()')"
+    )
     categories = _different(duck, "category", looks if types["category"] == "VARCHAR" else "false")
     paths = {text: category_path(text, separator) for text in categories}
     plain = [text for text, found in paths.items() if found is None and not _NESTED.match(text)]
@@ -117,13 +148,17 @@ def _read_nested(duck: Duck, cfg: Config) -> None:
         ),
     )
     valid = "CASE WHEN json_valid(attributes) THEN json_type(attributes) = 'OBJECT' ELSE false END"
-    attributes = _different(duck, "attributes", f"NOT ({valid})" if types["attributes"] == "VARCHAR" else "false")
+    attributes = _different(
+        duck, "attributes", f"NOT ({valid})" if types["attributes"] == "VARCHAR" else "false"
+    )
     duck.register(
         "nested_attributes",
         pa.table(
             {
                 "listed_attributes": pa.array(attributes, pa.string()),
-                "attributes_object": pa.array([attributes_json(text) for text in attributes], pa.string()),
+                "attributes_object": pa.array(
+                    [attributes_json(text) for text in attributes], pa.string()
+                ),
             }
         ),
     )
@@ -134,7 +169,9 @@ _NESTED = re.compile(r"(?i)\s*(?:\[\s*(?:['\"\[{(]|(?:null|none|nan)\s*[,\]])|\{
 
 
 def _different(duck: Duck, column: str, where: str) -> list[str]:
-    found = duck.table(f"SELECT DISTINCT {column} AS text FROM raw_items WHERE {column} IS NOT NULL AND {where}")
+    found = duck.table(
+        f"SELECT DISTINCT {column} AS text FROM raw_items WHERE {column} IS NOT NULL AND {where}"
+    )
     return list(found.column("text").to_pylist())
 
 
@@ -150,16 +187,26 @@ def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
         "in_stock": clean.flag("in_stock"),
         "created": f"CASE WHEN {clean.calendar(created)} THEN {created} END",
         "category": f"CASE WHEN listed_category IS NULL THEN {split} ELSE category_path END",
-        "attributes": "CASE WHEN listed_attributes IS NULL THEN attributes::VARCHAR ELSE attributes_object END",
+        "attributes": (
+            "CASE WHEN listed_attributes IS NULL THEN attributes::VARCHAR ELSE "
+            "attributes_object END"
+        ),
     }
 
 
-def _unread(duck: Duck, cfg: Config, source: Source, rows: str, measured: dict[str, str]) -> list[str]:
-    """What to tell of prices, stock and dates of usable rows that are there and could not be read."""
+def _unread(
+    duck: Duck, cfg: Config, source: Source, rows: str, measured: dict[str, str]
+) -> list[str]:
+    """What to tell of prices, stock and dates of usable rows that are there and
+    could not be read.
+    """
     parts = []
     for column, value in measured.items():
         bad = f"FILTER ({clean.present(column)} IS NOT NULL AND ({value}) IS NULL)"
-        first = f"arg_min({{value: {name(column)}::VARCHAR, file: file, place: place}}, (file, place)) {bad}"
+        first = (
+            f"arg_min({{value: {name(column)}::VARCHAR, file: file, place: place}}, (file, "
+            f"place)) {bad}"
+        )
         parts.append(f"count(*) {bad}, count({clean.present(column)}), {first}")
     found = duck.row(f"SELECT {', '.join(parts)} FROM {rows} WHERE reason IS NULL")
     said = []
@@ -167,7 +214,9 @@ def _unread(duck: Duck, cfg: Config, source: Source, rows: str, measured: dict[s
         count, there, example = found[3 * i : 3 * i + 3]
         if count:
             own = cfg.catalogue.columns.get(column, column)
-            option = "catalogue.decimal" if column == "price" and cfg.catalogue.decimal == "." else ""
+            option = (
+                "catalogue.decimal" if column == "price" and cfg.catalogue.decimal == "." else ""
+            )
             said.append(unread_values(source, own, wanted, count, there, example, option))
     return said
 
@@ -183,7 +232,9 @@ _WANTED = {
 
 
 def _decoded(table: pa.Table) -> tuple[pa.Table, list[str]]:
-    """Return the items with HTML entities of titles, texts, brands and categories decoded, and what to tell of it."""
+    """Return the items with HTML entities of titles, texts, brands and categories decoded, and what
+    to tell of it.
+    """
     counts, example = [], ""
     for column in ("title", "text", "brand", "category"):
         values = table.column(column)
@@ -195,7 +246,9 @@ def _decoded(table: pa.Table) -> tuple[pa.Table, list[str]]:
         changed = [old for old, new in zip(before, after, strict=True) if old != new]
         if changed:
             counts.append(f"{len(changed):,} values of {column!r}")
-            example = example or str(changed[0] if isinstance(changed[0], str) else changed[0][-1])[:80]
+            example = (
+                example or str(changed[0] if isinstance(changed[0], str) else changed[0][-1])[:80]
+            )
             index = table.schema.get_field_index(column)
             table = table.set_column(index, column, pa.array(after, values.type))
     if not counts:
@@ -213,7 +266,9 @@ _ENTITY = "&(#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]+);"
 
 
 def _unsplit(table: pa.Table, separator: str) -> list[str]:
-    """Return what to tell of category texts that another separator than the configured one seems to cut."""
+    """Return what to tell of category texts that another separator than the configured one seems to
+    cut.
+    """
     longest = pc.max(pc.list_value_length(table.column("category"))).as_py()
     if longest != 1:
         return []
@@ -223,8 +278,8 @@ def _unsplit(table: pa.Table, separator: str) -> list[str]:
         return []
     example = next(name for name in names if other in name)
     return [
-        f"catalogue.category_separator {separator!r} occurs in no category, so every path has one level, e.g. "
-        f"{example!r}; if these are paths, set catalogue.category_separator: {other!r}"
+        f"catalogue.category_separator {separator!r} occurs in no category, so every path has one "
+        f"level, e.g. {example!r}; if these are paths, set catalogue.category_separator: {other!r}"
     ]
 
 
@@ -235,7 +290,8 @@ _LOOKED_AT = 10_000
 def _typed(measured: dict[str, str]) -> str:
     """The contract's columns, typed."""
     return f"""
-        {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")}, {clean.present("title")}) AS title,
+        {clean.present("item_id")} AS item_id, coalesce({clean.prose("title")},
+        {clean.present("title")}) AS title,
         coalesce({clean.prose("text")}, '') AS text,
         coalesce({measured["category"]}, []) AS category,
         {clean.prose("brand")} AS brand, {measured["price"]} AS price,

@@ -1,12 +1,14 @@
-"""How likely a position is to be seen, from the log's randomised bucket: weights for inverse propensity scoring.
+"""How likely a position is to be seen, from the log's randomised bucket: weights for inverse
+propensity scoring.
 
-    p(k) = CTR(k) / CTR(1)   in requests of bucket ``random``, on training requests                              [known]
+    p(k) = CTR(k) / CTR(1)   in requests of bucket ``random``, on training requests          [known]
     v    = min(1 / p(position), 10), over the mean of all positives of the training lists
 
-Where the order is random, relevance is the same at every position on average, so what is left of a click rate is the
-position's (Joachims, Swaminathan, Schnabel 2017, "Unbiased Learning-to-Rank with Biased Feedback").  Rates are made
-non-increasing by pooling adjacent violators, weighted by impressions [known].  The cap of 10 and the mean of 1, which
-keeps the learning rate's meaning, are this project's [reconstruction].
+Where the order is random, relevance is the same at every position on average, so what is left of a
+click rate is the position's (Joachims, Swaminathan, Schnabel 2017, "Unbiased Learning-to-Rank with
+Biased Feedback").  Rates are made non-increasing by pooling adjacent violators, weighted by
+impressions [known].  The cap of 10 and the mean of 1, which keeps the learning rate's meaning, are
+this project's [reconstruction].
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ CLIP = 10.0
 
 @dataclass(frozen=True)
 class Propensities:
-    """Click rates by position in the randomised bucket, each (P,), for the positions that it showed, ascending."""
+    """Click rates by position in the randomised bucket, each (P,), for the positions that it
+    showed, ascending.
+    """
 
     positions: np.ndarray
     impressions: np.ndarray
@@ -67,33 +71,40 @@ class Counted(Protocol):
 def measure_propensities(duck: Duck, requests: Path, facts: Counted) -> Propensities:
     """Propensities from the training requests of ``requests.parquet``.
 
-    Raises ``ValueError`` where the log has no impressions, or no click in a randomised bucket with known positions.
+    Raises ``ValueError`` where the log has no impressions, or no click in a randomised bucket with
+    known positions.
     """
     if not facts.actions["impression"]:
         raise ValueError(
-            "preference.debias is 'ips' but the log has no impressions, so a position has no click rate; "
-            "set preference.debias to 'none'"
+            "preference.debias is 'ips' but the log has no impressions, so a position has no click "
+            "rate; set preference.debias to 'none'"
         )
     counted = duck.table(
-        f"""SELECT least(position, {DEEPEST}) AS position, count(*) AS shown, count(*) FILTER (action > 0) AS clicked
-            FROM (SELECT unnest(positions) AS position, unnest(actions) AS action FROM read_parquet({text(requests)})
+        f"""SELECT least(position, {DEEPEST}) AS position, count(*) AS shown,
+            count(*) FILTER (action > 0) AS clicked
+            FROM (SELECT unnest(positions) AS position, unnest(actions) AS action
+            FROM read_parquet({text(requests)})
                   WHERE split = 'train' AND bucket = {text(RANDOM)})
             WHERE position > 0 GROUP BY 1 ORDER BY 1"""
     )
-    positions, shown, clicked = (counted.column(name).to_numpy() for name in ("position", "shown", "clicked"))
+    positions, shown, clicked = (
+        counted.column(name).to_numpy() for name in ("position", "shown", "clicked")
+    )
     if not clicked.sum():
         found = "has no clicks" if len(positions) else "does not exist or has no positions"
         raise ValueError(
-            f"preference.debias is 'ips' but the bucket {RANDOM!r} of the log's training days {found}; propensities "
-            "need requests in random order: map the column that marks them to `bucket` (value `random`) in "
-            "events.columns, or set preference.debias to 'none'"
+            f"preference.debias is 'ips' but the bucket {RANDOM!r} of the log's training days "
+            f"{found}; propensities need requests in random order: map the column that marks them "
+            "to `bucket` (value `random`) in events.columns, or set preference.debias to 'none'"
         )
     rates = non_increasing(clicked / shown, shown)
     return Propensities(positions, shown, clicked, rates / rates[0])
 
 
 def non_increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n,) the non-increasing sequence nearest to ``values`` (n,) in weighted squares: pool adjacent violators."""
+    """(n,) the non-increasing sequence nearest to ``values`` (n,) in weighted squares: pool
+    adjacent violators.
+    """
     means: list[float] = []
     masses: list[float] = []
     counts: list[int] = []

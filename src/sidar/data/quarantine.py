@@ -1,4 +1,6 @@
-"""Rows that cannot be used: counted by reason, kept with their place, and tolerated up to a limit."""
+"""Rows that cannot be used: counted by reason, kept with their place, and tolerated
+up to a limit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import pyarrow.parquet as pq
 from sidar.data.duck import Duck
 from sidar.data.readers.source import Source
 
-#: Columns of ``quarantine.parquet``. ``place`` is the 1-based record of the file (a CSV's header is record 1).
+#: Columns of ``quarantine.parquet``. ``place`` is the 1-based record of the file (a CSV's header is
+#: record 1).
 QUARANTINE_SCHEMA = pa.schema(
     [("file", pa.string()), ("place", pa.int64()), ("reason", pa.string()), ("raw", pa.string())]
 )
@@ -35,10 +38,11 @@ class Stopped(ValueError):
 class Quarantine:
     """What reading one source left out.
 
-    ``malformed`` counts toward the ``bad_rows`` limit. ``unknown`` (events of items that the catalogue lacks) and
-    ``ignored`` (actions that no mapping names) do not: they are normal in real logs and are reported apart.
-    ``unread`` says which values of rows that were used could not be read, a sentence for each column.
-    ``parts`` are Parquet files with :data:`QUARANTINE_SCHEMA` when the rows were streamed; ``rows`` holds the rest.
+    ``malformed`` counts toward the ``bad_rows`` limit. ``unknown`` (events of items that the
+    catalogue lacks) and ``ignored`` (actions that no mapping names) do not: they are normal in real
+    logs and are reported apart. ``unread`` says which values of rows that were used could not be
+    read, a sentence for each column. ``parts`` are Parquet files with :data:`QUARANTINE_SCHEMA`
+    when the rows were streamed; ``rows`` holds the rest.
     """
 
     source: str
@@ -63,10 +67,14 @@ class Quarantine:
             self.files[file] += count
             self.total += count
         kept = [vars(reject) for reject in source.rejects]
-        self.rows = pa.concat_tables([self.rows, pa.Table.from_pylist(kept, schema=QUARANTINE_SCHEMA)])
+        self.rows = pa.concat_tables(
+            [self.rows, pa.Table.from_pylist(kept, schema=QUARANTINE_SCHEMA)]
+        )
 
     def example(self) -> str:
-        """Return the first refused row in words, e.g. ``events.csv, record 2, ts 'n/a'``; "" where there is none."""
+        """Return the first refused row in words, e.g. ``events.csv, record 2, ts 'n/a'``; "" where
+        there is none.
+        """
         row = self._first()
         if row is None:
             return ""
@@ -85,17 +93,26 @@ class Quarantine:
         for part in self.parts:
             batch = next(pq.ParquetFile(part).iter_batches(batch_size=1), None)
             tables.append([] if batch is None else batch.to_pylist())
-        return min((row for rows in tables for row in rows), key=lambda row: (row["file"], row["place"]), default=None)
+        return min(
+            (row for rows in tables for row in rows),
+            key=lambda row: (row["file"], row["place"]),
+            default=None,
+        )
 
     def check(self, limit: float, option: str) -> None:
-        """Stop when more than ``limit`` of all rows are malformed; ``option`` is the config key that sets it."""
+        """Stop when more than ``limit`` of all rows are malformed; ``option`` is the config key
+        that sets it.
+        """
         if self.bad > limit * max(self.total, 1):
-            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.malformed.most_common(3))
+            reasons = ", ".join(
+                f"{reason} ({count:,})" for reason, count in self.malformed.most_common(3)
+            )
             worst, count = self.files.most_common(1)[0] if self.files else (self.source, self.bad)
             example = self.example()
             raise Stopped(
-                f"{self.source}: {self.bad:,} of {self.total:,} rows are malformed ({self.bad / self.total:.1%}, "
-                f"allowed {limit:.1%}): {reasons}; most of them in {worst} ({count:,})"
+                f"{self.source}: {self.bad:,} of {self.total:,} rows are malformed "
+                f"({self.bad / self.total:.1%}, allowed {limit:.1%}): {reasons}; most of them in "
+                f"{worst} ({count:,})"
                 + (f", e.g. {example}" if example else "")
                 + f". Fix the file or its column mapping, or raise {option}",
                 self,
@@ -115,14 +132,19 @@ class Quarantine:
 def restored(duck: Duck, bad: str, source: Source) -> str:
     """SQL of the rows of ``bad`` with record numbers as an editor counts them.
 
-    Readers number the records that could be read; every reject that stood before a row moves it by one.
+    Readers number the records that could be read; every reject that stood before a row moves it by
+    one.
     """
     if not source.shifts:
         return f"SELECT * FROM ({bad})"
-    shifts = [pa.table({"file": pa.repeat(pa.scalar(file), len(at)), "after": at}) for file, at in source.shifts]
+    shifts = [
+        pa.table({"file": pa.repeat(pa.scalar(file), len(at)), "after": at})
+        for file, at in source.shifts
+    ]
     duck.register("reject_places", pa.concat_tables(shifts))
     running = """SELECT file, after, max(n) AS n
-        FROM (SELECT file, after, row_number() OVER (PARTITION BY file ORDER BY after) AS n FROM reject_places)
+        FROM (SELECT file, after, row_number() OVER (PARTITION BY file ORDER BY after) AS n
+        FROM reject_places)
         GROUP BY ALL"""
     return f"""SELECT b.file, b.place + coalesce(s.n, 0) AS place, b.reason, b.raw
         FROM ({bad}) b ASOF LEFT JOIN ({running}) s ON b.file = s.file AND b.place > s.after"""

@@ -1,8 +1,9 @@
-"""Cutting a log into training, validation and test: by calendar day, by time, by share, or leave-one-out per user.
+"""Cutting a log into training, validation and test: by calendar day, by time, by share, or
+leave-one-out per user.
 
-Days count from the first day (UTC) of the log, which is day 1.  Every unit but ``leave_one_out`` has windows in time:
-training ends where validation begins (or the test, where nothing validates), and requests between two windows or
-after the test belong to no split.
+Days count from the first day (UTC) of the log, which is day 1.  Every unit but ``leave_one_out``
+has windows in time: training ends where validation begins (or the test, where nothing validates),
+and requests between two windows or after the test belong to no split.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from sidar.data.clean import DAY_US
 from sidar.data.log import LogFacts
 
 Unit = Literal["day", "time", "fraction", "leave_one_out"]
-#: A window in time: from the first moment (µs UTC) up to the second, which is outside; empty where they are equal.
+#: A window in time: from the first moment (µs UTC) up to the second, which is outside; empty where
+#: they are equal.
 Window = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A resolved split. ``day0`` is day 1's midnight in µs UTC; the windows mean nothing for leave-one-out."""
+    """A resolved split.
+
+    ``day0`` is day 1's midnight in µs UTC; the windows mean nothing for leave-one-out.
+    """
 
     unit: Unit
     day0: int
@@ -31,13 +36,20 @@ class Split:
 
     @classmethod
     def of_days(cls, day0: int, valid: tuple[int, int] | None, test: tuple[int, int]) -> Split:
-        """Return the split by calendar day; windows are their first and last day, ``valid`` None = no validation."""
+        """Return the split by calendar day; windows are their first and last day, ``valid`` None =
+        no validation.
+        """
 
         def window(days: tuple[int, int]) -> Window:
             return day0 + (days[0] - 1) * DAY_US, day0 + days[1] * DAY_US
 
         first_of_test = window(test)[0]
-        return cls("day", day0, (first_of_test, first_of_test) if valid is None else window(valid), window(test))
+        return cls(
+            "day",
+            day0,
+            (first_of_test, first_of_test) if valid is None else window(valid),
+            window(test),
+        )
 
     @property
     def validates(self) -> bool:
@@ -56,9 +68,10 @@ class Split:
     def label(self) -> str:
         """SQL of a request's split.
 
-        Windows in time read the column ``ts``.  ``leave_one_out`` reads ``user_id``, ``engaged`` (a click or more),
-        ``back`` (engaged requests of the user from here to the end, this one included) and ``total`` of the user: the
-        last engaged request is the test, the one before it validation; users with fewer than three only train.
+        Windows in time read the column ``ts``.  ``leave_one_out`` reads ``user_id``, ``engaged`` (a
+        click or more), ``back`` (engaged requests of the user from here to the end, this one
+        included) and ``total`` of the user: the last engaged request is the test, the one before it
+        validation; users with fewer than three only train.
         """
         if self.unit != "leave_one_out":
             (valid_from, valid_until), (test_from, test_until) = self.valid, self.test
@@ -68,15 +81,17 @@ class Split:
                 f"WHEN ts >= {test_from} AND ts < {test_until} THEN 'test' ELSE 'none' END"
             )
         return (
-            "CASE WHEN user_id = '' OR total < 3 THEN 'train' WHEN engaged AND back = 1 THEN 'test' "
-            "WHEN engaged AND back = 2 THEN 'valid' WHEN back < 2 THEN 'none' ELSE 'train' END"
+            "CASE WHEN user_id = '' OR total < 3 THEN 'train' WHEN engaged AND back = 1 THEN "
+            "'test' WHEN engaged AND back = 2 THEN 'valid' WHEN back < 2 THEN 'none' ELSE 'train' "
+            "END"
         )
 
     def before(self, role: str) -> str:
         """SQL that is true of the requests before the window of ``role`` (``valid`` or ``test``).
 
-        Reads the columns ``ts`` and ``split`` of ``requests.parquet``.  Requests that held-out rules took out of
-        training count where the unit has windows in time; leave-one-out has no time that is common to all users.
+        Reads the columns ``ts`` and ``split`` of ``requests.parquet``.  Requests that held-out
+        rules took out of training count where the unit has windows in time; leave-one-out has no
+        time that is common to all users.
         """
         if self.unit == "leave_one_out":
             return "split = 'train'" if role == "valid" else "split IN ('train', 'valid')"
@@ -88,7 +103,9 @@ class Split:
         return int(first), int(last)
 
     def prefix(self, role: str) -> str:
-        """Return how names of the log's sets of ``role`` begin: ``day8``, ``day7-8``, ``test`` or ``last-test``."""
+        """Return how names of the log's sets of ``role`` begin: ``day8``, ``day7-8``, ``test`` or
+        ``last-test``.
+        """
         if self.unit == "leave_one_out":
             return f"last-{role}"
         if self.unit != "day":
@@ -122,8 +139,11 @@ class Split:
         return cls.of_days(day0, (valid, valid), (test, test))
 
 
-def resolve_split(config: SplitConfig, facts: LogFacts, cuts: tuple[int, int] | None = None) -> Split:
-    """Return the split of a log; ``cuts`` are the first moments of validation and test for ``unit: fraction``.
+def resolve_split(
+    config: SplitConfig, facts: LogFacts, cuts: tuple[int, int] | None = None
+) -> Split:
+    """Return the split of a log; ``cuts`` are the first moments of validation and test for ``unit:
+    fraction``.
 
     Raises ``ValueError`` when a window falls outside the log or nothing is left to train on.
     """
@@ -135,25 +155,35 @@ def resolve_split(config: SplitConfig, facts: LogFacts, cuts: tuple[int, int] | 
     if config.unit == "time":
         return _by_time(config, facts)
     if cuts is None:
-        raise ValueError("split.unit: fraction needs the moments at which the log is cut (sidar.data.requests.cuts)")
+        raise ValueError(
+            "split.unit: fraction needs the moments at which the log is cut "
+            "(sidar.data.requests.cuts)"
+        )
     return Split("fraction", facts.day0, cuts, (cuts[1], facts.last_ts + 1))
 
 
 def check_unit(config: SplitConfig) -> None:
     """Raise ``ValueError`` for an option that ``split.unit`` does not read."""
-    asked = [key for key in ("test_days", "valid_days", "test_from") if getattr(config, key) is not None]
+    asked = [
+        key for key in ("test_days", "valid_days", "test_from") if getattr(config, key) is not None
+    ]
     old = [key for key in ("valid_day", "test_day") if getattr(config, key) is not None]
     if config.unit == "time" and old:
         raise ValueError(
-            f"split.{old[0]} is a calendar day and split.unit is time; use split.test_from and split.valid_days"
+            f"split.{old[0]} is a calendar day and split.unit is time; use split.test_from and "
+            "split.valid_days"
         )
     if config.unit == "fraction" and (asked or old):
         raise ValueError(
-            f"split.{(asked or old)[0]} means nothing for split.unit: fraction; use split.test_fraction and "
-            "split.valid_fraction, or split.unit: time"
+            f"split.{(asked or old)[0]} means nothing for split.unit: fraction; use "
+            "split.test_fraction and split.valid_fraction, or split.unit: time"
         )
-    if config.unit == "leave_one_out" and asked:  # the older keys had numbers as defaults and are left alone
-        raise ValueError(f"split.{asked[0]} means nothing for split.unit: leave_one_out; remove it or use unit: day")
+    # the older keys had numbers as defaults and are left alone
+    if config.unit == "leave_one_out" and asked:
+        raise ValueError(
+            f"split.{asked[0]} means nothing for split.unit: leave_one_out; remove it or use "
+            "unit: day"
+        )
 
 
 def _by_day(config: SplitConfig, facts: LogFacts) -> Split:
@@ -179,15 +209,16 @@ def _by_day(config: SplitConfig, facts: LogFacts) -> Split:
         return Split.of_days(facts.day0, valid, (first, last))
     if config.valid_day is not None and config.test_day is not None:
         raise ValueError(
-            f"the log covers {days} day(s), so split.valid_day {config.valid_day} and split.test_day {config.test_day} "
-            f"mean days {before_test[0]} and {first}; want 1 < valid < test <= {days}. Set both, or split.unit: "
-            "leave_one_out"
+            f"the log covers {days} day(s), so split.valid_day {config.valid_day} and "
+            f"split.test_day {config.test_day} mean days {before_test[0]} and {first}; want 1 < "
+            f"valid < test <= {days}. Set both, or split.unit: leave_one_out"
         )
     validation = f"validation is {_days(*valid)} and " if valid else ""
     raise ValueError(
-        f"the log covers {days} day(s), from {date_of(facts.day0)} to {date_of(facts.last_ts)}, so {validation}the "
-        f"test is {_days(first, last)}; want 1 < validation < test <= {days}. Change split.test_days, split.valid_days "
-        "or split.test_from, or take split.unit: time, fraction or leave_one_out"
+        f"the log covers {days} day(s), from {date_of(facts.day0)} to {date_of(facts.last_ts)}, so "
+        f"{validation}the test is {_days(first, last)}; want 1 < validation < test <= {days}. "
+        "Change split.test_days, split.valid_days or split.test_from, or take split.unit: time, "
+        "fraction or leave_one_out"
     )
 
 
@@ -204,27 +235,32 @@ def _by_time(config: SplitConfig, facts: LogFacts) -> Split:
     if valid_from <= facts.day0 or start > facts.last_ts or end - DAY_US > facts.last_ts:
         validation = f"validation starts at {_time(valid_from)} and " if length else ""
         raise ValueError(
-            f"the log runs from {date_of(facts.day0)} to {_time(facts.last_ts)}, so {validation}the test is "
-            f"{_time(start)} to {_time(end)}; both must lie inside the log with something before them to train on. "
-            "Change split.test_days, split.valid_days or split.test_from, or take split.unit: fraction"
+            f"the log runs from {date_of(facts.day0)} to {_time(facts.last_ts)}, so "
+            f"{validation}the test is {_time(start)} to {_time(end)}; both must lie inside the log "
+            "with something before them to train on. Change split.test_days, split.valid_days or "
+            "split.test_from, or take split.unit: fraction"
         )
     return Split("time", facts.day0, (valid_from, start), (start, end))
 
 
 def check_windows(split: Split, counts: dict[str, int]) -> None:
-    """Raise ``ValueError`` where a window in time holds no request; ``counts`` has the requests by window.
+    """Raise ``ValueError`` where a window in time holds no request; ``counts`` has the requests by
+    window.
 
     Training counts before held-out queries are taken out of it.
     """
     if split.unit == "leave_one_out":
         return
-    wanted = {"train": "training", "test": "the test"} | ({"valid": "validation"} if split.validates else {})
+    wanted = {"train": "training", "test": "the test"} | (
+        {"valid": "validation"} if split.validates else {}
+    )
     if empty := [name for role, name in wanted.items() if not counts.get(role)]:
         numbers = ", ".join(f"{counts.get(role, 0):,} in {name}" for role, name in wanted.items())
         raise ValueError(
-            f"no request falls into {' or '.join(empty)} ({numbers}); training ends at {_time(split.train_until)}, "
-            f"the test is {_time(split.test[0])} to {_time(split.test[1])}. Change split.test_days, split.valid_days "
-            "(0 = no validation), split.test_from or split.unit"
+            f"no request falls into {' or '.join(empty)} ({numbers}); training ends at "
+            f"{_time(split.train_until)}, the test is {_time(split.test[0])} to "
+            f"{_time(split.test[1])}. Change split.test_days, split.valid_days (0 = no "
+            "validation), split.test_from or split.unit"
         )
 
 

@@ -36,12 +36,14 @@ QUARANTINE = "quarantine.parquet"
 
 
 def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[str, Any]:
-    """Read, check and group everything into the folder ``out``; returns the report that it also writes.
+    """Read, check and group everything into the folder ``out``; returns the report that it also
+    writes.
 
-    ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Facts about the evaluation
-    sets and the held-out files are returned as ``eval`` and ``held_out`` and written into ``eval/``, not into
-    ``report.json``.  Raises ``ValueError`` that names the file or config key when the input cannot be used; the rows
-    that were refused until then stand in ``quarantine.parquet``, the warnings in the message.
+    ``previous`` is an earlier data folder of the same shop: its row numbering is continued.  Facts
+    about the evaluation sets and the held-out files are returned as ``eval`` and ``held_out`` and
+    written into ``eval/``, not into ``report.json``.  Raises ``ValueError`` that names the file or
+    config key when the input cannot be used; the rows that were refused until then stand in
+    ``quarantine.parquet``, the warnings in the message.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,9 @@ def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[
             except ValueError as error:
                 stopped = [error.quarantine] if isinstance(error, Stopped) else []
                 write_quarantine([*found.quarantines, *stopped], out / QUARANTINE)
-                raise ValueError("\n".join([str(error), *(f"WARNING: {each}" for each in found.warnings)])) from error
+                raise ValueError(
+                    "\n".join([str(error), *(f"WARNING: {each}" for each in found.warnings)])
+                ) from error
     except duckdb.OutOfMemoryException as error:
         raise ValueError(
             f"events.memory: {cfg.events.memory} is too little for this log; raise it ({error})"
@@ -76,7 +80,9 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found) -> dict[str, Any]:
+def _build(
+    duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found
+) -> dict[str, Any]:
     old = None if previous is None else open_catalogue(Path(previous) / "catalogue.arrow")
     catalogue, bad_items = load_catalogue(duck, cfg, old)
     found.quarantines.append(bad_items)
@@ -85,7 +91,11 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
     found.quarantines.append(bad_events)
     found.warnings += [*bad_items.unread, *facts.warnings, *health.of_log(duck, cfg, facts, log)]
     check_unit(cfg.split)
-    split = resolve_split(cfg.split, facts, cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None)
+    split = resolve_split(
+        cfg.split,
+        facts,
+        cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None,
+    )
     catalogue = keep_clicked(duck, cfg, catalogue, log, split)
     save_catalogue(catalogue, out / "catalogue.arrow")
     users = write_users(duck, cfg, out / "users.parquet")
@@ -101,17 +111,27 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
 
     grouped = write_requests(duck, cfg, log, facts, split, requests)
     found.warnings += grouped.warnings()
-    splits = dict(duck.rows(f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"))
+    splits = dict(
+        duck.rows(
+            f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"
+        )
+    )
     dropped = _held_out_requests(duck, split, requests)
     check_windows(split, {**splits, "train": splits.get("train", 0) + dropped})
     priors = count_priors(duck, requests, len(catalogue))
     priors.save(out / "priors.parquet")
     sft = write_sft(duck, requests, out / "sft.parquet")
-    propensities = measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
+    propensities = (
+        measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
+    )
     lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
     list_facts = _list_facts(duck, out / "lists.parquet", lists)
     warnings, notes = health.of_windows(duck, split, requests)
-    found.warnings += [*warnings, *health.of_lists(cfg, list_facts), *health.of_reranking(duck, cfg, requests)]
+    found.warnings += [
+        *warnings,
+        *health.of_lists(cfg, list_facts),
+        *health.of_reranking(duck, cfg, requests),
+    ]
     listed = write_sets(make_sets(duck, cfg, files, out, split, catalogue), out / "eval")
     quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
     return {
@@ -165,11 +185,14 @@ def _held_out_requests(duck: Duck, split: Split, requests: Path) -> int:
     return int(duck.row(f"SELECT count(*) FROM {relation} WHERE split = 'none'{training}")[0])
 
 
-def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split: Split) -> Catalogue:
-    """Apply ``catalogue.clicked_within_days``; leaves the table ``dead_rows (row)`` of what it took out.
+def keep_clicked(
+    duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split: Split
+) -> Catalogue:
+    """Apply ``catalogue.clicked_within_days``; leaves the table ``dead_rows (row)`` of what it took
+    out.
 
-    Items without a click in the last n training days become tombstones: their rows stay, their events no longer count.
-    (RAD-DPO's catalogue is the items clicked within two months [seed].)
+    Items without a click in the last n training days become tombstones: their rows stay, their
+    events no longer count. (RAD-DPO's catalogue is the items clicked within two months [seed].)
     """
     days = cfg.catalogue.clicked_within_days
     if days is None:
@@ -177,14 +200,22 @@ def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split
         return catalogue
     if split.unit == "leave_one_out":
         raise ValueError(
-            "catalogue.clicked_within_days needs split.unit: day, time or fraction; leave-one-out has no training days"
+            "catalogue.clicked_within_days needs split.unit: day, time or fraction; leave-one-out "
+            "has no training days"
         )
     window = f"ts < {split.train_until} AND ts >= {split.train_until - days * DAY_US}"
-    clicked = duck.table(f"SELECT DISTINCT row FROM read_parquet({text(log)}) WHERE action > 0 AND {window}")
+    clicked = duck.table(
+        f"SELECT DISTINCT row FROM read_parquet({text(log)}) WHERE action > 0 AND {window}"
+    )
     rows = pa.array(range(len(catalogue)), pa.int32())
-    keep = pc.and_(catalogue.table.column("alive"), pc.is_in(rows, value_set=clicked.column("row").combine_chunks()))
+    keep = pc.and_(
+        catalogue.table.column("alive"),
+        pc.is_in(rows, value_set=clicked.column("row").combine_chunks()),
+    )
     if not pc.any(keep).as_py():
-        raise ValueError(f"catalogue.clicked_within_days: {days} leaves no item; raise it or remove it")
+        raise ValueError(
+            f"catalogue.clicked_within_days: {days} leaves no item; raise it or remove it"
+        )
     duck.register("dead_now", pa.table({"row": rows}).filter(pc.invert(keep)))
     duck.run("CREATE OR REPLACE TABLE dead_rows AS SELECT row FROM dead_now")
     index = catalogue.table.schema.get_field_index("alive")
@@ -194,6 +225,7 @@ def keep_clicked(duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, split
 
 def _list_facts(duck: Duck, path: Path, lists: int) -> dict[str, Any]:
     mean, empty = duck.row(
-        f"SELECT avg(len(negatives)), count(*) FILTER (len(negatives) = 0) FROM read_parquet({text(path)})"
+        "SELECT avg(len(negatives)), count(*) FILTER (len(negatives) = 0) FROM "
+        f"read_parquet({text(path)})"
     )
     return {"total": lists, "mean_negatives": round(mean or 0.0, 3), "without_negatives": empty}

@@ -1,7 +1,9 @@
-"""The toy shop: 64 items in 8 shelves and an eight-day log, the smallest world in which every stage has work to do.
+"""The toy shop: 64 items in 8 shelves and an eight-day log, the smallest world in which every stage
+has work to do.
 
-Tests, documentation and demos share it.  Everything is a pure function of its arguments; nothing is read from disk.
-The log is simulated: examination falls with the position, clicks follow relevance and the shopper's own brand.
+Tests, documentation and demos share it.  Everything is a pure function of its arguments; nothing is
+read from disk. The log is simulated: examination falls with the position, clicks follow relevance
+and the shopper's own brand.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ import pyarrow.parquet as pq
 
 from sidar.data.catalogue import found
 from sidar.data.toy_shelves import JUDGED, SHELVES
-from sidar.types import ACTIONS, CATALOGUE_SCHEMA, INTERACTIONS_SCHEMA, Catalogue, EvalSet, PathLike, Prompt
+from sidar.types import (
+    ACTIONS,
+    CATALOGUE_SCHEMA,
+    INTERACTIONS_SCHEMA,
+    Catalogue,
+    EvalSet,
+    PathLike,
+    Prompt,
+)
 
 DAY_US = 86_400_000_000
 #: Midnight (UTC) of the toy log's first day, in µs: 2026-01-05, a Monday.
@@ -27,7 +37,10 @@ N_USERS = 24
 
 @lru_cache(maxsize=1)
 def catalogue() -> Catalogue:
-    """The 64 products; row = 8 · shelf + place. Eight prices and four brands are missing, as in real feeds."""
+    """The 64 products; row = 8 · shelf + place.
+
+    Eight prices and four brands are missing, as in real feeds.
+    """
     columns: dict[str, list[object]] = {name: [] for name in CATALOGUE_SCHEMA.names}
     for shelf, (path, noun, products) in enumerate(SHELVES):
         for place, (title, brand, price, colour, material) in enumerate(products):
@@ -52,18 +65,26 @@ def catalogue() -> Catalogue:
 
 
 def log_queries() -> dict[str, int]:
-    """``{query: shelf}`` of all queries that shoppers type in the log, most frequent first within a shelf."""
+    """``{query: shelf}`` of all queries that shoppers type in the log, most frequent first within a
+    shelf.
+    """
     queries: dict[str, int] = {}
     for shelf, (_, noun, products) in enumerate(SHELVES):
         colours = dict.fromkeys(c for _, _, _, c, _ in products if c and c != "multicolour")
         brands = dict.fromkeys(b for _, b, _, _, _ in products if b)
-        for query in (noun, *(f"{c} {noun}" for c in colours), *(f"{b.lower()} {noun}" for b in brands)):
+        for query in (
+            noun,
+            *(f"{c} {noun}" for c in colours),
+            *(f"{b.lower()} {noun}" for b in brands),
+        ):
             queries[query] = shelf
     return queries
 
 
 def grade(query: str, row: int, shelf: int) -> float:
-    """Graded relevance of ``row``: 0 off the shelf, .1 on it, up to 1 with the share of query words it answers."""
+    """Graded relevance of ``row``: 0 off the shelf, .1 on it, up to 1 with the share of query words
+    it answers.
+    """
     item = catalogue().item(row)
     if row // 8 != shelf:
         return 0.0
@@ -74,10 +95,11 @@ def grade(query: str, row: int, shelf: int) -> float:
 
 @lru_cache(maxsize=4)
 def events(requests_per_day: int = 48, seed: int = 0) -> pa.Table:
-    """The raw log as a shop would export it: contract columns with ``item_id`` and the action's name.
+    """The raw log as a shop would export it: contract columns with ``item_id`` and the action's
+    name.
 
-    Every request shows eight items: seven of the query's shelf ordered by noisy relevance and one stray item; one
-    request in ten is in random order (``bucket`` "random").
+    Every request shows eight items: seven of the query's shelf ordered by noisy relevance and one
+    stray item; one request in ten is in random order (``bucket`` "random").
     """
     rng = np.random.default_rng(seed)
     items, queries = catalogue(), log_queries()
@@ -86,7 +108,18 @@ def events(requests_per_day: int = 48, seed: int = 0) -> pa.Table:
     share /= share.sum()
     brands, ids = items.column("brand"), items.item_ids
     favourite = [str(b) for b in rng.choice(sorted({b for b in brands if b}), N_USERS)]
-    names = ("ts", "user_id", "session_id", "request_id", "query", "item_id", "position", "action", "value", "dwell_s")
+    names = (
+        "ts",
+        "user_id",
+        "session_id",
+        "request_id",
+        "query",
+        "item_id",
+        "position",
+        "action",
+        "value",
+        "dwell_s",
+    )
     columns: dict[str, list[object]] = {name: [] for name in (*names, "bucket")}
 
     def write(*values: object) -> None:
@@ -115,24 +148,44 @@ def events(requests_per_day: int = 48, seed: int = 0) -> pa.Table:
                 write(ts, *key, "impression", None, None, bucket)
                 liking = grade(query, row, shelf) + 0.3 * (brands[row] == favourite[user])
                 if rng.random() < liking * 0.6 / position**0.5:
-                    write(ts + position * 4_000_000, *key, "click", None, float(5 + rng.integers(90)), bucket)
+                    write(
+                        ts + position * 4_000_000,
+                        *key,
+                        "click",
+                        None,
+                        float(5 + rng.integers(90)),
+                        bucket,
+                    )
                     if rng.random() < 0.35:
-                        write(ts + position * 4_000_000 + 60_000_000, *key, "cart", None, None, bucket)
+                        write(
+                            ts + position * 4_000_000 + 60_000_000, *key, "cart", None, None, bucket
+                        )
                         if rng.random() < 0.5:
                             price = items.item(row)["price"]
-                            write(ts + position * 4_000_000 + 240_000_000, *key, "order", price, None, bucket)
+                            write(
+                                ts + position * 4_000_000 + 240_000_000,
+                                *key,
+                                "order",
+                                price,
+                                None,
+                                bucket,
+                            )
     return pa.table(columns).sort_by("ts")
 
 
 def interactions() -> pa.Table:
-    """The same log validated: :data:`~sidar.types.INTERACTIONS_SCHEMA`, item rows and action codes, sorted by ts."""
+    """The same log validated: :data:`~sidar.types.INTERACTIONS_SCHEMA`, item rows and action codes,
+    sorted by ts.
+    """
     raw = events()
     return (
         pa.table(
             {
                 **{n: raw.column(n) for n in raw.column_names if n not in ("item_id", "action")},
                 "row": pa.array(catalogue().rows(raw.column("item_id").to_pylist())),
-                "action": pa.array([ACTIONS.index(a) for a in raw.column("action").to_pylist()], pa.int8()),
+                "action": pa.array(
+                    [ACTIONS.index(a) for a in raw.column("action").to_pylist()], pa.int8()
+                ),
             }
         )
         .select(INTERACTIONS_SCHEMA.names)
@@ -162,13 +215,17 @@ def judged(role: str = "test") -> EvalSet:
         i: {str(items[row]): grade(query, row, shelf) for row in range(8 * shelf, 8 * shelf + 8)}
         for i, (query, shelf) in zip(ids, queries.items(), strict=True)
     }
-    return EvalSet(f"toy-{role}", ids, tuple(Prompt(query) for query in queries), qrels, origin="simulated")
+    return EvalSet(
+        f"toy-{role}", ids, tuple(Prompt(query) for query in queries), qrels, origin="simulated"
+    )
 
 
 def write_inputs(folder: PathLike) -> dict[str, Path]:
-    """Write the shop's files into ``folder``: catalogue, events, users (Parquet) and the judged sets (TSV).
+    """Write the shop's files into ``folder``: catalogue, events, users (Parquet) and the judged
+    sets (TSV).
 
-    Returns ``{name: path}`` with the keys ``catalogue, events, users`` and ``{valid,test}.{queries,qrels}``.
+    Returns ``{name: path}`` with the keys ``catalogue, events, users`` and
+    ``{valid,test}.{queries,qrels}``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +236,11 @@ def write_inputs(folder: PathLike) -> dict[str, Path]:
     for role in JUDGED:
         judgments = judged(role)
         pairs = zip(judgments.query_ids, judgments.prompts, strict=True)
-        lines = [f"{i}\t{item}\t{g}" for i, graded in judgments.qrels.items() for item, g in graded.items()]
+        lines = [
+            f"{i}\t{item}\t{g}"
+            for i, graded in judgments.qrels.items()
+            for item, g in graded.items()
+        ]
         for kind, head, body in (
             ("queries", "query_id\tquery", [f"{i}\t{p.query}" for i, p in pairs]),
             ("qrels", "query_id\titem_id\tgrade", lines),

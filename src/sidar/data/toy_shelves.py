@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# Category path, noun that shoppers type, and eight products as (title, brand, price, colour, material).
-# None stands for what real feeds lack.  The last product of a shelf is launched on day 5.
+# Category path, noun that shoppers type, and eight products as (title, brand, price, colour,
+# material). None stands for what real feeds lack.  The last product of a shelf is launched on day
+# 5.
 Product = tuple[str, str | None, float | None, str | None, str | None]
 SHELVES: list[tuple[tuple[str, ...], str, list[Product]]] = [
     (
@@ -120,7 +121,12 @@ SHELVES: list[tuple[tuple[str, ...], str, list[Product]]] = [
     ),
 ]
 JUDGED = {  # query -> shelf; never typed in the log
-    "valid": {"skillet cast iron": 0, "grey towel bamboo": 1, "mechanical keys brown": 5, "hose that expands green": 7},
+    "valid": {
+        "skillet cast iron": 0,
+        "grey towel bamboo": 1,
+        "mechanical keys brown": 5,
+        "hose that expands green": 7,
+    },
     "test": {
         "ceramic egg pan": 0,
         "white cotton towels for bath": 1,

@@ -14,7 +14,8 @@ from sidar.data.quarantine import Quarantine
 from sidar.data.readers.source import FILE, PLACE, Source
 from sidar.data.readers.tabular import open_files
 
-#: Share of the log's users with a profile below which another kind of id is likelier than few members. [ours]
+#: Share of the log's users with a profile below which another kind of id is likelier than few
+#: members. [ours]
 FEW_KNOWN = 0.1
 
 
@@ -28,18 +29,25 @@ class UserFacts:
 
 
 def write_users(duck: Duck, cfg: Config, out: Path) -> UserFacts:
-    """Write ``users.parquet`` (``user_id`` as in the log, ``profile``) and leave it on ``duck`` as ``users``.
+    """Write ``users.parquet`` (``user_id`` as in the log, ``profile``) and leave it on ``duck`` as
+    ``users``.
 
-    A profile reads "age_group: 30-44; home: flat"; columns without a value are left out, and of a repeated user the
-    profile that sorts first stays.  Without ``users.path`` the table is empty.  Rows without a user id and users with
-    two profiles are counted in the warnings.  Raises ``ValueError`` for a column that is missing and when more than
-    ``users.bad_rows`` of the rows cannot be read.
+    A profile reads "age_group: 30-44; home: flat"; columns without a value are left out, and of a
+    repeated user the profile that sorts first stays.  Without ``users.path`` the table is empty.
+    Rows without a user id and users with two profiles are counted in the warnings.  Raises
+    ``ValueError`` for a column that is missing and when more than ``users.bad_rows`` of the rows
+    cannot be read.
     """
     if not cfg.users.path:
-        duck.run("CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS profile WHERE false")
+        duck.run(
+            "CREATE OR REPLACE TABLE users AS SELECT ''::VARCHAR AS user_id, ''::VARCHAR AS "
+            "profile WHERE false"
+        )
         return UserFacts(duck.export("SELECT * FROM users", out))
     if unmeant := [column for column in cfg.users.columns if column != "user_id"]:
-        raise ValueError(f"users.columns: {unmeant[0]!r} is not user_id; profile columns keep the source's names")
+        raise ValueError(
+            f"users.columns: {unmeant[0]!r} is not user_id; profile columns keep the source's names"
+        )
     own = cfg.users.columns.get("user_id", "user_id")
     source = Source("")
     keys = [own, *cfg.users.profile] if cfg.users.profile else None
@@ -49,16 +57,26 @@ def write_users(duck: Duck, cfg: Config, out: Path) -> UserFacts:
     missing = [c for c in (own, *columns) if c not in have]
     if missing:
         option = "users.columns.user_id" if missing[0] == own else "users.profile"
-        raise ValueError(f"{option}: {cfg.users.path} has no column {missing[0]!r}; it has {', '.join(source.columns)}")
+        raise ValueError(
+            f"{option}: {cfg.users.path} has no column {missing[0]!r}; it has "
+            f"{', '.join(source.columns)}"
+        )
     said = ", ".join(f"{text(f'{c}: ')} || {clean.prose(c)}" for c in columns)
     profile = f"concat_ws('; ', {said})" if columns else "''"
     user = clean.present(own)
-    raw = f"(SELECT {user} AS user_id, {profile} AS profile, {FILE} AS file, {PLACE} AS place FROM raw_users)"
+    raw = (
+        f"(SELECT {user} AS user_id, {profile} AS profile, {FILE} AS file, {PLACE} AS place "
+        "FROM raw_users)"
+    )
     duck.run(
-        f"""CREATE OR REPLACE TABLE users AS SELECT {hashed_user("user_id", cfg)} AS user_id, min(profile) AS profile
+        f"""CREATE OR REPLACE TABLE users AS SELECT {hashed_user("user_id", cfg)} AS user_id,
+            min(profile) AS profile
             FROM {raw} WHERE user_id IS NOT NULL GROUP BY 1"""
     )
-    facts = UserFacts(duck.export("SELECT * FROM users ORDER BY user_id", out), Quarantine(f"users {cfg.users.path}"))
+    facts = UserFacts(
+        duck.export("SELECT * FROM users ORDER BY user_id", out),
+        Quarantine(f"users {cfg.users.path}"),
+    )
     assert facts.quarantine is not None
     facts.quarantine.total = int(duck.row(f"SELECT count(*) FROM {raw}")[0])
     facts.quarantine.refuse(source)
@@ -72,7 +90,10 @@ def _lost(duck: Duck, cfg: Config, source: Source, raw: str, facts: UserFacts) -
     said = []
     quarantine = facts.quarantine
     if quarantine is not None and quarantine.bad:
-        said.append(f"{quarantine.bad:,} rows of {cfg.users.path} cannot be read, e.g. {quarantine.example()}")
+        said.append(
+            f"{quarantine.bad:,} rows of {cfg.users.path} cannot be read, e.g. "
+            f"{quarantine.example()}"
+        )
     nameless, first = duck.row(
         f"""SELECT count(*), arg_min({{file: file, place: place}}, (file, place))
             FROM {raw} WHERE user_id IS NULL"""
@@ -88,14 +109,15 @@ def _lost(duck: Duck, cfg: Config, source: Source, raw: str, facts: UserFacts) -
     )[0]
     if twice:
         said.append(
-            f"{twice:,} users of {cfg.users.path} have several profiles; of each the one that sorts first stays"
+            f"{twice:,} users of {cfg.users.path} have several profiles; of each the one that "
+            "sorts first stays"
         )
     if not facts.users:
         said.append(f"{cfg.users.path} names no user, so no prompt gets a profile")
     elif not duck.row("SELECT count(*) FROM users WHERE profile <> ''")[0]:
         said.append(
-            f"all {facts.users:,} profiles of {cfg.users.path} are empty; name the columns that describe users in "
-            "users.profile"
+            f"all {facts.users:,} profiles of {cfg.users.path} are empty; name the columns that "
+            "describe users in users.profile"
         )
     return said
 
@@ -113,20 +135,29 @@ def unmatched(duck: Duck, cfg: Config, log: Path) -> list[str]:
                 LEFT JOIN users USING (user_id)"""
     )
     if not total:
-        return [f"the log has no user ids, so no profile of {cfg.users.path} is used; map events.columns.user_id"]
+        return [
+            (
+                f"the log has no user ids, so no profile of {cfg.users.path} is used; map "
+                "events.columns.user_id"
+            )
+        ]
     if known > FEW_KNOWN * total:
         return []
     own = cfg.users.columns.get("user_id", "user_id")
-    theirs = duck.rows(f"SELECT {clean.present(own)} AS id FROM raw_users WHERE id IS NOT NULL LIMIT 1")
-    ours = duck.rows(f"SELECT {clean.present('user_id')} AS id FROM raw_events WHERE id IS NOT NULL LIMIT 1")
+    theirs = duck.rows(
+        f"SELECT {clean.present(own)} AS id FROM raw_users WHERE id IS NOT NULL LIMIT 1"
+    )
+    ours = duck.rows(
+        f"SELECT {clean.present('user_id')} AS id FROM raw_events WHERE id IS NOT NULL LIMIT 1"
+    )
     examples = ""
     if theirs and ours:
         log_id, file_id = _shown(cfg, ours[0][0]), _shown(cfg, theirs[0][0])
         verb = "looks like" if cfg.privacy.hash_users else "is"
         examples = f" (an id of the log {verb} {log_id}, of the file {file_id})"
     return [
-        f"{known:,} of the log's {total:,} users are in {cfg.users.path}{examples}, so hardly any prompt gets a "
-        "profile; check users.columns.user_id and events.columns.user_id"
+        f"{known:,} of the log's {total:,} users are in {cfg.users.path}{examples}, so hardly any "
+        "prompt gets a profile; check users.columns.user_id and events.columns.user_id"
     ]
 
 

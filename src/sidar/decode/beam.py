@@ -1,8 +1,9 @@
 """Constrained beam search: only SIDs of the index can come out, each with its exact score.
 
-A step gathers the live children of all beams (ragged, no mask over the vocabulary), adds their log-probabilities and
-keeps the best W.  With SIDs of different lengths a finished SID (its EOS is in its score) keeps its place among
-the W as long as no running prefix overtakes it; a prefix's score only falls, so nothing better is lost by that.
+A step gathers the live children of all beams (ragged, no mask over the vocabulary), adds their
+log-probabilities and keeps the best W.  With SIDs of different lengths a finished SID (its EOS is
+in its score) keeps its place among the W as long as no running prefix overtakes it; a prefix's
+score only falls, so nothing better is lost by that.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from sidar.index import PrefixIndex
 class Beams:
     """SIDs per query, best first, ties by SID number. Padding: SID −1, code −1, score −inf.
 
-    ``scores`` are sums in float64 of the float32 ``level_logp``: exact for a handful of terms, so that equal SIDs
-    stay equal in whatever order their terms are added.
+    ``scores`` are sums in float64 of the float32 ``level_logp``: exact for a handful of terms, so
+    that equal SIDs stay equal in whatever order their terms are added.
     """
 
     sids: np.ndarray  # (Q, W) int64 SID numbers of the index
     codes: np.ndarray  # (Q, W, L) int32, −1 past the end
     lengths: np.ndarray  # (Q, W) int32
     scores: np.ndarray  # (Q, W) float64, log π(y | x)
-    level_logp: np.ndarray  # (Q, W, L + 1) float32, one per code, then EOS at column length < L; 0 where absent
+    # (Q, W, L + 1) float32, one per code, then EOS at column length < L; 0 where absent
+    level_logp: np.ndarray
 
 
 @dataclass
@@ -57,12 +59,13 @@ def beam_search(
     *,
     batch: int | None = None,
 ) -> Beams:
-    """The W = max(beam, k) best SIDs that a beam of that width finds; min(W, live) come back, each scored exactly.
+    """The W = max(beam, k) best SIDs that a beam of that width finds; min(W, live) come back, each
+    scored exactly.
 
-    Equals exhaustive scoring where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts``
-    are whatever the scorer reads; ``batch`` of them (default: so many that a step has some 2,048 rows) are searched
-    together, prompts of similar length with each other. ``ValueError`` for an index that is empty or not the model's,
-    or if the model answers NaN.
+    Equals exhaustive scoring where W covers every level: its live prefixes and the SIDs that ended
+    above.  ``prompts`` are whatever the scorer reads; ``batch`` of them (default: so many that a
+    step has some 2,048 rows) are searched together, prompts of similar length with each other.
+    ``ValueError`` for an index that is empty or not the model's, or if the model answers NaN.
     """
     trie = fitted(scorer, index)
     width = max(beam, k or 1)
@@ -79,7 +82,12 @@ def beam_search(
 
 def row_of(beams: Beams, query: int) -> Beams:
     """The beams of one query, with copies of its arrays, so that the others can be freed."""
-    return Beams(**{field.name: getattr(beams, field.name)[query : query + 1].copy() for field in fields(Beams)})
+    return Beams(
+        **{
+            field.name: getattr(beams, field.name)[query : query + 1].copy()
+            for field in fields(Beams)
+        }
+    )
 
 
 def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
@@ -87,7 +95,9 @@ def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
     if not parts:
         none, levels = np.zeros((0, 0)), trie.n_levels
         steps = np.zeros((0, 0, levels + 1), np.float32)
-        return Beams(none.astype(int), np.zeros((0, 0, levels), np.int32), none.astype(np.int32), none, steps)
+        return Beams(
+            none.astype(int), np.zeros((0, 0, levels), np.int32), none.astype(np.int32), none, steps
+        )
     if len(parts) == 1 and len(order) == 1:
         return parts[0]
     width = max(part.sids.shape[1] for part in parts)
@@ -96,7 +106,11 @@ def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
     for field in fields(Beams):
         arrays = [getattr(part, field.name) for part in parts]
         padded = [
-            np.pad(a, [(0, 0), (0, width - a.shape[1])] + [(0, 0)] * (a.ndim - 2), constant_values=padding[field.name])
+            np.pad(
+                a,
+                [(0, 0), (0, width - a.shape[1])] + [(0, 0)] * (a.ndim - 2),
+                constant_values=padding[field.name],
+            )
             for a in arrays
         ]
         columns[field.name] = np.concatenate(padded)[order]
@@ -148,7 +162,11 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
     ends = trie.sid_of(depth, prefix)  # the root is no SID
     if scorer.variable_length:  # finished beams, then beams that end here, then children
         stop = score + logp[:, :, -1]
-        pool = [front.score.masked_fill(front.sid < 0, -torch.inf), stop.masked_fill(ends < 0, -torch.inf), *pool]
+        pool = [
+            front.score.masked_fill(front.sid < 0, -torch.inf),
+            stop.masked_fill(ends < 0, -torch.inf),
+            *pool,
+        ]
         offset = w + r
 
     last_child = max(len(children.ids) - 1, 0)
@@ -162,7 +180,9 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
         numbers = trie.first_sid(depth + 1, numbers)
         if offset:
             done = torch.cat([front.sid, ends], dim=1)
-            numbers = torch.where(chosen < offset, done.gather(1, chosen.clamp(max=offset - 1)), numbers)
+            numbers = torch.where(
+                chosen < offset, done.gather(1, chosen.clamp(max=offset - 1)), numbers
+            )
         return numbers
 
     top, chosen = best(torch.cat(pool, dim=1), width, number)
@@ -181,28 +201,39 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
     codes[:, :, depth] = column.masked_fill(~is_child, -1)
     steps[:, :, depth] = value.masked_fill(kept | ~alive, 0.0)
     prefix = _take(children.ids, child).masked_fill(~is_child, -1)
-    sid = torch.where(kept, front.sid.gather(1, source), ends.gather(1, row)).masked_fill(is_child | ~alive, -1)
+    sid = torch.where(kept, front.sid.gather(1, source), ends.gather(1, row)).masked_fill(
+        is_child | ~alive, -1
+    )
     if depth == trie.n_levels - 1:  # EOS is certain after L codes
-        sid, prefix = torch.where(is_child, trie.sid_of(depth + 1, prefix), sid), torch.full_like(prefix, -1)
+        sid, prefix = (
+            torch.where(is_child, trie.sid_of(depth + 1, prefix), sid),
+            torch.full_like(prefix, -1),
+        )
     codes.masked_fill_(~alive[:, :, None], -1)
     return _Front(prefix, sid, top, row, codes, steps.masked_fill_(~alive[:, :, None], 0.0))
 
 
 def best(scores: Tensor, width: int, number: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Values and positions of the ``width`` best of ``scores`` (Q, C), best first; ties go to the lower ``number``.
+    """Values and positions of the ``width`` best of ``scores`` (Q, C), best first; ties go to the
+    lower ``number``.
 
-    ``number`` maps positions (Q, n) to the integer that ties are broken by; it is asked only where there are ties,
-    so the usual case costs one top-k. Columns that hold nothing but −inf are cut. NaN is a ``ValueError``.
+    ``number`` maps positions (Q, n) to the integer that ties are broken by; it is asked only where
+    there are ties, so the usual case costs one top-k. Columns that hold nothing but −inf are cut.
+    NaN is a ``ValueError``.
     """
     q, c = scores.shape
     top, chosen = scores.topk(min(width + 1, c), dim=1)
     if torch.isnan(top[:, :1]).any():  # NaN counts as largest, so the first column shows it
-        raise ValueError("the model answered NaN; its weights are damaged or its precision overflows (try fp32)")
+        raise ValueError(
+            "the model answered NaN; its weights are damaged or its precision overflows (try fp32)"
+        )
     tied = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -torch.inf)
     if tied[:, width - 1 :].any():  # at the border: order all candidates
         everything = torch.arange(c, device=scores.device).expand(q, c)
         chosen = everything.gather(1, number(everything).argsort(dim=1, stable=True))
-        chosen = chosen.gather(1, scores.gather(1, chosen).argsort(dim=1, descending=True, stable=True))[:, :width]
+        chosen = chosen.gather(
+            1, scores.gather(1, chosen).argsort(dim=1, descending=True, stable=True)
+        )[:, :width]
         top = scores.gather(1, chosen)
     elif tied.any():
         chosen = chosen[:, :width]
@@ -215,7 +246,9 @@ def best(scores: Tensor, width: int, number: Callable[[Tensor], Tensor]) -> tupl
 
 
 def _running(prefix: Tensor) -> Tensor:
-    """(Q, R) positions of the running beams, first of all queries alike; R = the most that any query has."""
+    """(Q, R) positions of the running beams, first of all queries alike; R = the most that any
+    query has.
+    """
     running = prefix >= 0
     most = int(running.sum(1).max())
     if most == prefix.shape[1]:
@@ -224,9 +257,11 @@ def _running(prefix: Tensor) -> Tensor:
 
 
 def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tensor:
-    """(Q, C) the ragged ``values`` of each query side by side, −inf past its end; C = the most that any query has.
+    """(Q, C) the ragged ``values`` of each query side by side, −inf past its end; C = the most that
+    any query has.
 
-    ``rows`` says which of Q · ``per_query`` rows a value belongs to, ``start`` (Q + 1,) where a query's values begin.
+    ``rows`` says which of Q · ``per_query`` rows a value belongs to, ``start`` (Q + 1,) where a
+    query's values begin.
     """
     q = len(start) - 1
     if q == 1:

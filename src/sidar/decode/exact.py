@@ -21,10 +21,12 @@ from sidar.index import PrefixIndex
 def exact_search(
     scorer: Scorer, prompts: Sequence[Any], index: PrefixIndex | Trie, k: int, *, rows: int = 256
 ) -> Beams:
-    """The k best SIDs of the whole index, as exhaustive scoring would rank them (ties by SID number).
+    """The k best SIDs of the whole index, as exhaustive scoring would rank them (ties by SID
+    number).
 
-    Best first in batches of ``rows``: log-probabilities are ≤ 0, so the score of a prefix bounds every SID below it,
-    and the search ends when no open prefix reaches the k-th best SID found. Min(k, live) SIDs come back.
+    Best first in batches of ``rows``: log-probabilities are ≤ 0, so the score of a prefix bounds
+    every SID below it, and the search ends when no open prefix reaches the k-th best SID found.
+    Min(k, live) SIDs come back.
     """
     trie = fitted(scorer, index)
     if k < 1:
@@ -63,10 +65,17 @@ def _best(top: Finished, some: Finished, k: int) -> Finished:
 
 
 @torch.inference_mode()
-def score_all(scorer: Scorer, prompts: Sequence[Any], index: PrefixIndex | Trie, *, rows: int = 1024) -> Tensor:
-    """(Q, n_sids) float64: log π(y | x) of every SID of the index, by SID number. No pruning, no beam."""
+def score_all(
+    scorer: Scorer, prompts: Sequence[Any], index: PrefixIndex | Trie, *, rows: int = 1024
+) -> Tensor:
+    """(Q, n_sids) float64: log π(y | x) of every SID of the index, by SID number.
+
+    No pruning, no beam.
+    """
     trie = fitted(scorer, index)
-    scores = torch.full((len(prompts), trie.n_sids), -torch.inf, dtype=torch.float64, device=trie.device)
+    scores = torch.full(
+        (len(prompts), trie.n_sids), -torch.inf, dtype=torch.float64, device=trie.device
+    )
     for query, prompt in enumerate(prompts):
         for some in walk(scorer, prompt, trie, rows):
             scores[query, some.sids] = some.scores

@@ -1,7 +1,7 @@
 """Free beam search: what the model would write if nothing held it to the catalogue.
 
-It exists to be measured: RAD-DPO's hallucination is a rate of such beams [reconstruction: the share of beam outputs
-that are not in the SID set, at 10 and at the reported width; docs/evaluation.md].
+It exists to be measured: RAD-DPO's hallucination is a rate of such beams [reconstruction: the share
+of beam outputs that are not in the SID set, at 10 and at the reported width; docs/evaluation.md].
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ CELLS = 1 << 24
 
 @dataclass(frozen=True)
 class FreeBeams:
-    """What free decoding wrote per query, best first. Padding (fewer than W exist): kind −1, score −inf."""
+    """What free decoding wrote per query, best first.
+
+    Padding (fewer than W exist): kind −1, score −inf.
+    """
 
     sids: np.ndarray  # (Q, W) int64, −1 where it is no product
     codes: np.ndarray  # (Q, W, L) int32, −1 past the end or where a token is no code of its level
@@ -49,18 +52,27 @@ class FreeBeams:
 
 @torch.inference_mode()
 def free_beam_search(
-    scorer: FreeScorer, prompts: Sequence[Any], index: PrefixIndex | Trie, beam: int = 10, *, batch: int | None = None
+    scorer: FreeScorer,
+    prompts: Sequence[Any],
+    index: PrefixIndex | Trie,
+    beam: int = 10,
+    *,
+    batch: int | None = None,
 ) -> FreeBeams:
-    """Beam search over everything that the model can write, without the index; then each output is looked up.
+    """Beam search over everything that the model can write, without the index; then each output is
+    looked up.
 
-    A sequence ends after L tokens, or with variable lengths at its EOS. With level heads each token is a code of its
-    level by construction; with ``head="full"`` a text token or another level's code can come out, stays in the beam
-    and makes the output NOT_A_CODE.
+    A sequence ends after L tokens, or with variable lengths at its EOS. With level heads each token
+    is a code of its level by construction; with ``head="full"`` a text token or another level's
+    code can come out, stays in the beam and makes the output NOT_A_CODE.
     """
     trie = fitted(scorer, index)
     columns = max(len(scorer.free_columns(depth)[0]) for depth in range(trie.n_levels))
     batch = batch or max(1, min(2048 // beam, CELLS // (beam * columns)))
-    parts = [_free(scorer, list(prompts[at : at + batch]), trie, beam) for at in range(0, len(prompts), batch)]
+    parts = [
+        _free(scorer, list(prompts[at : at + batch]), trie, beam)
+        for at in range(0, len(prompts), batch)
+    ]
     width = max((p.kind.shape[1] for p in parts), default=0)
 
     def column(name: str, fill: float, dtype: type, tail: tuple[int, ...] = ()) -> np.ndarray:
@@ -91,12 +103,17 @@ def _free(scorer: FreeScorer, prompts: list[Any], trie: Trie, beam: int) -> Free
     for depth in range(levels):
         if not running.any():
             break
-        logp = scorer.free_first(state)[:, None] if depth == 0 else scorer.free_extend(state, parent, token, depth)
+        logp = (
+            scorer.free_first(state)[:, None]
+            if depth == 0
+            else scorer.free_extend(state, parent, token, depth)
+        )
         w, columns = logp.shape[1:]
         meaning, eos = scorer.free_columns(depth)
         top, which = logp.topk(min(beam, columns), dim=-1)  # more of one parent cannot survive
         going = (score[:, :, None] + top).masked_fill(~running[:, :, None], -torch.inf)
-        pool = torch.cat([score.masked_fill(running, -torch.inf), going.flatten(1)], dim=1)  # finished ones first
+        # finished ones first
+        pool = torch.cat([score.masked_fill(running, -torch.inf), going.flatten(1)], dim=1)
         score, chosen = best(pool, beam, lambda place: place)
         new = chosen >= w
         place = (chosen - w).clamp(min=0)
@@ -109,18 +126,27 @@ def _free(scorer: FreeScorer, prompts: list[Any], trie: Trie, beam: int) -> Free
         codes = codes.gather(1, source[:, :, None].expand(-1, -1, levels))
         codes[:, :, depth] = torch.where(new, code, codes[:, :, depth])
         running = new & ~ends & (score > -torch.inf)
-        parent, token = source, column.masked_fill(ends, 0)  # finished beams keep a row that nobody reads
+        # finished beams keep a row that nobody reads
+        parent, token = source, column.masked_fill(ends, 0)
     sids = torch.full_like(length, -1).cpu().numpy()
     written, fine = codes.cpu().numpy(), ~strange.cpu().numpy()
     sids[fine] = trie.index.lookup(written[fine])
     kind = np.where(fine, np.where(sids >= 0, VALID, NO_PRODUCT), NOT_A_CODE)
     kind[score.cpu().numpy() == -np.inf] = -1
     return FreeBeams(
-        sids, written.astype(np.int32), length.int().cpu().numpy(), score.cpu().numpy(), kind.astype(np.int8)
+        sids,
+        written.astype(np.int32),
+        length.int().cpu().numpy(),
+        score.cpu().numpy(),
+        kind.astype(np.int8),
     )
 
 
 def kind_shares(beams: FreeBeams, at: int) -> dict[str, float]:
-    """Mean share of each kind among the first ``at`` outputs, over all queries; keys are :data:`KINDS`."""
+    """Mean share of each kind among the first ``at`` outputs, over all queries; keys are
+    :data:`KINDS`.
+    """
     kind: Any = beams.kind[:, :at]
-    return {name: float((kind == value).sum() / (kind >= 0).sum()) for value, name in enumerate(KINDS)}
+    return {
+        name: float((kind == value).sum() / (kind >= 0).sum()) for value, name in enumerate(KINDS)
+    }

@@ -18,12 +18,13 @@ def to_hits(
     shares: ItemShares | None = None,
     allowed: np.ndarray | None = None,
 ) -> Hits:
-    """Return the k best items of each query's beams as :class:`sidar.types.Hits`, with the SID of each item.
+    """Return the k best items of each query's beams as :class:`sidar.types.Hits`, with the SID of
+    each item.
 
-    With ``shares`` an item scores log π(SID) + log s(item | SID); ties go by the place of the SID in the beam, then by
-    the index's order inside the SID.  Without, SIDs are listed whole, one after another, and all items of an SID have
-    its score.  ``allowed`` (N,) bool or (Q, N) bool keeps only some rows, before the cut at k; shares are not
-    renormalised over them.
+    With ``shares`` an item scores log π(SID) + log s(item | SID); ties go by the place of the SID
+    in the beam, then by the index's order inside the SID.  Without, SIDs are listed whole, one
+    after another, and all items of an SID have its score.  ``allowed`` (N,) bool or (Q, N) bool
+    keeps only some rows, before the cut at k; shares are not renormalised over them.
     """
     q, levels = len(beams.sids), index.n_levels
     query, beam = np.nonzero(beams.sids >= 0)
@@ -31,7 +32,8 @@ def to_hits(
     start = index.rows_start[sid].astype(np.int64)
     size = index.rows_start[sid + 1] - start
     if allowed is None and (shares is None or shares.whole):
-        size = np.minimum(size, k)  # shares fall inside an SID, so no item beyond its first k can be among the best k
+        # shares fall inside an SID, so no item beyond its first k can be among the best k
+        size = np.minimum(size, k)
     at = np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())
     query, beam = np.repeat(query, size), np.repeat(beam, size)
     rows, score = index.rows[at], beams.scores[query, beam]
@@ -45,7 +47,8 @@ def to_hits(
     if not keep.all():
         query, beam, rows, score = (part[keep] for part in (query, beam, rows, score))
     if shares is not None:
-        order = np.lexsort((-score, query))  # stable: entries stand by beam, then by place inside the SID
+        # stable: entries stand by beam, then by place inside the SID
+        order = np.lexsort((-score, query))
         query, beam, rows, score = (part[order] for part in (query, beam, rows, score))
     place = np.arange(len(query)) - np.searchsorted(query, query)
     first = place < k

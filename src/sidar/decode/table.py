@@ -1,4 +1,7 @@
-"""A scorer without a network: its log-probabilities are arrays. Tests, docs and the tabular lab use it."""
+"""A scorer without a network: its log-probabilities are arrays.
+
+Tests, docs and the tabular lab use it.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,35 @@ class TableState:
     """Which table each query reads and, per depth, where its rows are."""
 
     prompts: Tensor  # (Q,) int64
-    nodes: dict[int, Tensor] = field(default_factory=dict)  # depth -> (Q, W) flat number of the prefix
+    # depth -> (Q, W) flat number of the prefix
+    nodes: dict[int, Tensor] = field(default_factory=dict)
 
 
 class TableScorer:
     """A policy given by its logits: prompt ``[i]`` reads the i-th table.
 
-    ``tables[d]`` (P, K_0·…·K_{d−1}, n_d): logits of what follows each prefix of depth d (prefixes numbered in
-    lexicographic order over the *whole* code product), with the columns of :mod:`sidar.decode.protocol`.  Whole
-    tables are meant for small codebooks.
+    ``tables[d]`` (P, K_0·…·K_{d−1}, n_d): logits of what follows each prefix of depth d (prefixes
+    numbered in lexicographic order over the *whole* code product), with the columns of
+    :mod:`sidar.decode.protocol`.  Whole tables are meant for small codebooks.
     """
 
-    def __init__(self, tables: Sequence[Tensor], codebook_sizes: Sequence[int], variable_length: bool = False) -> None:
+    def __init__(
+        self, tables: Sequence[Tensor], codebook_sizes: Sequence[int], variable_length: bool = False
+    ) -> None:
         self.codebook_sizes = tuple(codebook_sizes)
         self.variable_length = variable_length
         if len(tables) != len(self.codebook_sizes):
-            raise ValueError(f"{len(tables)} tables for {len(self.codebook_sizes)} levels; want one per level")
+            raise ValueError(
+                f"{len(tables)} tables for {len(self.codebook_sizes)} levels; want one per level"
+            )
         self.tables = [table.float().log_softmax(-1) for table in tables]
         nodes = 1
         for depth, table in enumerate(self.tables):
             want = (len(table), nodes, self._columns(depth))
             if table.shape != want:
-                raise ValueError(f"the table of depth {depth} has shape {tuple(table.shape)}, want {want}")
+                raise ValueError(
+                    f"the table of depth {depth} has shape {tuple(table.shape)}, want {want}"
+                )
             nodes *= self.codebook_sizes[depth]
 
     @classmethod
@@ -82,14 +92,18 @@ class TableScorer:
     def free_first(self, state: TableState) -> Tensor:
         return self.first(state)
 
-    def free_extend(self, state: TableState, parents: Tensor, columns: Tensor, depth: int) -> Tensor:
+    def free_extend(
+        self, state: TableState, parents: Tensor, columns: Tensor, depth: int
+    ) -> Tensor:
         return self.extend(state, parents, columns, depth)
 
 
 def level_columns(
     codebook_sizes: tuple[int, ...], variable_length: bool, depth: int, device: torch.device
 ) -> tuple[Tensor, int]:
-    """What the columns of a level head write at ``depth``: codes (V,), −1 for EOS; the EOS column, or −1."""
+    """What the columns of a level head write at ``depth``: codes (V,), −1 for EOS; the EOS column,
+    or −1.
+    """
     size = codebook_sizes[depth]
     codes = torch.arange(size, device=device)
     if not variable_length or depth == 0:

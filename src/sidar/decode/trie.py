@@ -12,7 +12,9 @@ from sidar.index import PrefixIndex
 
 
 class Children(NamedTuple):
-    """The live children of n prefixes, one after the other: m = Σ counts entries, siblings by rising code."""
+    """The live children of n prefixes, one after the other: m = Σ counts entries, siblings by
+    rising code.
+    """
 
     rows: Tensor  # (m,) int64, which of the n prefixes
     ids: Tensor  # (m,) int64, prefix id at depth + 1
@@ -21,9 +23,11 @@ class Children(NamedTuple):
 
 
 class Trie:
-    """View of a :class:`PrefixIndex` on ``device``; on the CPU it shares the index's memory and costs nothing to make.
+    """View of a :class:`PrefixIndex` on ``device``; on the CPU it shares the index's memory and
+    costs nothing to make.
 
-    Make one and pass it wherever an index is taken to keep the arrays on an accelerator between searches.
+    Make one and pass it wherever an index is taken to keep the arrays on an accelerator between
+    searches.
     """
 
     def __init__(self, index: PrefixIndex, device: torch.device | str = "cpu") -> None:
@@ -36,12 +40,17 @@ class Trie:
         self._start = [self._tensor(start) for start in index.child_start]
         # torch gathers no uint16 on every device: the same bits as int16, widened after the gather
         self._codes = [
-            self._tensor(codes.view(np.int16) if codes.dtype == np.uint16 else codes) for codes in index.codes
+            self._tensor(codes.view(np.int16) if codes.dtype == np.uint16 else codes)
+            for codes in index.codes
         ]
-        self._sid_of = None if index.fixed_length else [self._tensor(numbers) for numbers in index.sid_of]
+        self._sid_of = (
+            None if index.fixed_length else [self._tensor(numbers) for numbers in index.sid_of]
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        """The array on the device; copied on the CPU only where it is read-only, which torch has no word for."""
+        """The array on the device; copied on the CPU only where it is read-only, which torch has no
+        word for.
+        """
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
     def codes(self, depth: int, ids: Tensor) -> Tensor:
@@ -50,20 +59,29 @@ class Trie:
         return found.long() & 0xFFFF if found.dtype == torch.int16 else found.long()
 
     def children(self, depth: int, prefixes: Tensor) -> Children:
-        """Live children of ``prefixes`` (n,) int64 at ``depth`` < L; −1 stands for no prefix and has none."""
+        """Live children of ``prefixes`` (n,) int64 at ``depth`` < L; −1 stands for no prefix and
+        has none.
+        """
         if depth == 0 and len(prefixes) == 1:
             ids = torch.arange(len(self._codes[0]), device=self.device)
-            return Children(torch.zeros_like(ids), ids, self.codes(0, ids), ids.new_full((1,), len(ids)))
+            return Children(
+                torch.zeros_like(ids), ids, self.codes(0, ids), ids.new_full((1,), len(ids))
+            )
         inside = prefixes >= 0
         at = prefixes.clamp(min=0)
         first = self._start[depth][at].long()
         counts = (self._start[depth][at + 1].long() - first) * inside
         rows = torch.repeat_interleave(counts)
-        ids = torch.arange(len(rows), device=self.device) + (first - (counts.cumsum(0) - counts))[rows]
+        ids = (
+            torch.arange(len(rows), device=self.device)
+            + (first - (counts.cumsum(0) - counts))[rows]
+        )
         return Children(rows, ids, self.codes(depth, ids), counts)
 
     def sid_of(self, depth: int, prefixes: Tensor) -> Tensor:
-        """int64 SID numbers of ``prefixes`` of ``depth``; −1 for one that is no SID (or for prefix −1)."""
+        """int64 SID numbers of ``prefixes`` of ``depth``; −1 for one that is no SID (or for prefix
+        −1).
+        """
         if self._sid_of is None:
             return prefixes if depth == self.n_levels else torch.full_like(prefixes, -1)
         if not len(self._sid_of[depth]):  # no SID is that long
@@ -74,6 +92,8 @@ class Trie:
         """int64 lowest SID number below live ``prefixes`` of ``depth``: what ties are broken by."""
         found = self.sid_of(depth, prefixes)
         for d in range(depth, self.n_levels):
-            prefixes = self._start[d][prefixes.clamp(min=0)].long().clamp(max=len(self._codes[d]) - 1)
+            prefixes = (
+                self._start[d][prefixes.clamp(min=0)].long().clamp(max=len(self._codes[d]) - 1)
+            )
             found = torch.where(found >= 0, found, self.sid_of(d + 1, prefixes))
         return found

@@ -1,4 +1,6 @@
-"""Depth-first walk over the live prefixes of an index in chunks: what exact search and invalid mass are made of."""
+"""Depth-first walk over the live prefixes of an index in chunks: what exact search and invalid mass
+are made of.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,14 @@ def walk(
     floor: Callable[[], float] | None = None,
     spare: float = 0.0,
 ) -> Iterator[Finished]:
-    """Every SID of the index with its score under one prompt, a chunk of at most ``rows`` prefixes at a time.
+    """Every SID of the index with its score under one prompt, a chunk of at most ``rows`` prefixes
+    at a time.
 
-    With ``floor`` the walk is a branch and bound: better prefixes first, and none whose score is below ``floor()``,
-    asked anew before each chunk; a prefix's score bounds the score of every SID below it.  With ``spare`` the least
-    probable prefixes below each chunk are left out, together at most that share of the chunk's probability, so at
-    most ``spare`` per level in all.  Memory: ``rows`` × children per level, never the whole index.
+    With ``floor`` the walk is a branch and bound: better prefixes first, and none whose score is
+    below ``floor()``, asked anew before each chunk; a prefix's score bounds the score of every SID
+    below it.  With ``spare`` the least probable prefixes below each chunk are left out, together at
+    most that share of the chunk's probability, so at most ``spare`` per level in all.  Memory:
+    ``rows`` × children per level, never the whole index.
     """
     state = scorer.prefill([prompt])
     levels = trie.n_levels
@@ -73,7 +77,13 @@ def walk(
             value = logp[children.rows, children.codes]
             steps = chunk.logp[children.rows]
             steps[:, depth] = value
-            below = _Rows(children.ids, children.codes, children.rows, chunk.score[children.rows] + value, steps)
+            below = _Rows(
+                children.ids,
+                children.codes,
+                children.rows,
+                chunk.score[children.rows] + value,
+                steps,
+            )
             if depth == levels - 1:  # EOS is certain after L codes
                 yield Finished(trie.sid_of(levels, below.prefix), below.score, below.logp)
                 continue
@@ -82,7 +92,8 @@ def walk(
             below = below.take(below.score.argsort(descending=True, stable=True))
             if spare:
                 mass = below.score.exp()
-                left = mass.flip(0).cumsum(0).flip(0)  # what this prefix and all behind it hold together
+                # what this prefix and all behind it hold together
+                left = mass.flip(0).cumsum(0).flip(0)
                 below = below.take(left > spare * chunk.score.exp().sum())
             yield from visit(below, depth + 1)
 

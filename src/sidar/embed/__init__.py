@@ -1,4 +1,6 @@
-"""Text → vectors: sentence-transformers encoders, the offline default, and the cached embedding of a catalogue."""
+"""Text → vectors: sentence-transformers encoders, the offline default, and the cached embedding of
+a catalogue.
+"""
 
 from sidar.embed.encoder import Embedder, HashingEmbedder, SentenceEmbedder
 from sidar.embed.items import build, embed_texts, item_texts, load_items

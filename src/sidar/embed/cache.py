@@ -1,7 +1,9 @@
-"""Vectors on disk by the hash of their text: what a killed run or yesterday's catalogue has paid for is kept.
+"""Vectors on disk by the hash of their text: what a killed run or yesterday's catalogue has paid
+for is kept.
 
-A shard is one safetensors file named by the hash of its bytes, written aside and renamed, so a shard is whole or
-absent; one that was damaged later does not match its name, is deleted, and its texts are embedded again.
+A shard is one safetensors file named by the hash of its bytes, written aside and renamed, so a
+shard is whole or absent; one that was damaged later does not match its name, is deleted, and its
+texts are embedded again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ KEY_BYTES = 16
 def text_keys(texts: Sequence[str]) -> np.ndarray:
     """(n,) S16: 128-bit hashes of the texts."""
     digests = b"".join(
-        hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest() for t in texts
+        hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+        for t in texts
     )
     return np.frombuffer(digests, f"S{KEY_BYTES}")
 
@@ -35,7 +38,8 @@ class VectorCache:
         self.dim = dim
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keys: dict[Path, np.ndarray] = {}
-        for leftover in self.folder.glob(".*.tmp"):  # named by who writes it; another live process may share the folder
+        # named by who writes it; another live process may share the folder
+        for leftover in self.folder.glob(".*.tmp"):
             if not _lives(leftover.name[1:-4]):
                 leftover.unlink(missing_ok=True)
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -60,7 +64,10 @@ class VectorCache:
         """Add one shard: vectors (n, D) of keys (n,)."""
         tmp = self.folder / f".{os.getpid()}.tmp"
         save_file(
-            {"keys": keys.view(np.uint8).reshape(-1, KEY_BYTES), "vectors": np.ascontiguousarray(vectors, np.float32)},
+            {
+                "keys": keys.view(np.uint8).reshape(-1, KEY_BYTES),
+                "vectors": np.ascontiguousarray(vectors, np.float32),
+            },
             tmp,
         )
         with tmp.open("rb") as file:
@@ -70,7 +77,9 @@ class VectorCache:
         self._keys[path] = keys
 
     def fill(self, keys: np.ndarray, out: np.ndarray) -> None:
-        """Write the vectors of keys (n,) into ``out`` (n, D), shard by shard; keys that are missing stay untouched."""
+        """Write the vectors of keys (n,) into ``out`` (n, D), shard by shard; keys that are missing
+        stay untouched.
+        """
         order = np.argsort(keys)
         ranked = keys[order]
         for path, stored in self._keys.items():
@@ -91,7 +100,9 @@ def _lives(pid: str) -> bool:
 
 
 def _matches(ranked: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the sorted ``ranked`` that have a key of ``stored``, and which: every place of a repeated key."""
+    """Places in the sorted ``ranked`` that have a key of ``stored``, and which: every place of a
+    repeated key.
+    """
     start = np.searchsorted(ranked, stored, side="left")
     count = np.searchsorted(ranked, stored, side="right") - start
     inner = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)

@@ -1,4 +1,7 @@
-"""Text → unit vectors. Two encoders share one interface: sentence-transformers, and hashed words for tests."""
+"""Text → unit vectors.
+
+Two encoders share one interface: sentence-transformers, and hashed words for tests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """What turns texts into vectors. Two embedders with one ``fingerprint`` give the same vectors, up to rounding."""
+    """What turns texts into vectors.
+
+    Two embedders with one ``fingerprint`` give the same vectors, up to rounding.
+    """
 
     @property
     def dim(self) -> int: ...
@@ -34,14 +40,18 @@ class Embedder(Protocol):
 class SentenceEmbedder:
     """A sentence-transformers model: texts are cut at ``max_tokens`` and batched by length.
 
-    bf16 autocast is used where it pays; against fp32, MiniLM's vectors keep a cosine of .9999 or more.
+    bf16 autocast is used where it pays; against fp32, MiniLM's vectors keep a cosine of .9999 or
+    more.
     """
 
-    def __init__(self, model: SentenceTransformer, max_tokens: int = 128, precision: Precision = "auto") -> None:
+    def __init__(
+        self, model: SentenceTransformer, max_tokens: int = 128, precision: Precision = "auto"
+    ) -> None:
         self.model = model
         self.precision = precision
         limit = model.max_seq_length
-        if limit != math.inf:  # word vectors (StaticEmbedding) read everything and have no such switch
+        # word vectors (StaticEmbedding) read everything and have no such switch
+        if limit != math.inf:
             model.max_seq_length = max_tokens if limit is None else min(max_tokens, limit)
         self.fingerprint = _fingerprint(model)
         self.dim = int(self.encode(["dimension"]).shape[1])
@@ -60,7 +70,8 @@ class SentenceEmbedder:
 
 
 class HashingEmbedder:
-    """Vectors of hashed words and letter trigrams: similar texts have similar vectors, nothing is loaded.
+    """Vectors of hashed words and letter trigrams: similar texts have similar vectors, nothing is
+    loaded.
 
     For tests, docs and demos that need an embedder's interface and not its quality.
     """
@@ -75,19 +86,24 @@ class HashingEmbedder:
             for word in re.findall(r"\w+", text.lower()):
                 parts = [(word, 1.0), *((f"#{word[i : i + 3]}", 0.5) for i in range(len(word) - 2))]
                 for part, weight in parts:
-                    bits = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
+                    bits = int.from_bytes(
+                        hashlib.blake2b(part.encode(), digest_size=8).digest(), "little"
+                    )
                     vectors[row, (bits >> 1) % self.dim] += weight if bits & 1 else -weight
         return unit_rows(vectors)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; a row of zeros (an empty text) becomes the first unit vector, so that it has a place.
+    """Rows scaled to length 1; a row of zeros (an empty text) becomes the first unit vector, so
+    that it has a place.
 
     A ``ValueError`` names a row that is not finite.
     """
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise ValueError(f"the encoder returned a vector that is not finite for text {int(finite.argmin())}")
+        raise ValueError(
+            f"the encoder returned a vector that is not finite for text {int(finite.argmin())}"
+        )
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1)
     unit[norms[:, 0] == 0, :1] = 1
@@ -95,7 +111,10 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def load_sentence_transformer(name: str, device: str) -> SentenceTransformer:
-    """Load without a progress bar on stderr; the user's setting is put back. ``ValueError`` names what is not there."""
+    """Load without a progress bar on stderr; the user's setting is put back.
+
+    ``ValueError`` names what is not there.
+    """
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as hf_logging
 
@@ -104,7 +123,11 @@ def load_sentence_transformer(name: str, device: str) -> SentenceTransformer:
     try:
         return SentenceTransformer(name, device=device)
     except (OSError, ValueError, KeyError) as error:
-        where = "" if Path(name).exists() else " (there is no such folder, so it was looked up on the hub)"
+        where = (
+            ""
+            if Path(name).exists()
+            else " (there is no such folder, so it was looked up on the hub)"
+        )
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"embed.model {name!r} cannot be loaded{where}: {reason}") from error
     finally:
@@ -115,12 +138,15 @@ def load_sentence_transformer(name: str, device: str) -> SentenceTransformer:
 def _fingerprint(model: SentenceTransformer) -> str:
     """Hash of what decides the vectors: modules, pooling, weights, vocabulary and length limit.
 
-    Not the folder's name, nor anything that a newer library prints differently: a cache or bundle outlives an upgrade.
+    Not the folder's name, nor anything that a newer library prints differently: a cache or bundle
+    outlives an upgrade.
     """
     import torch
 
     # the attribute is sentence-transformers 6's name, the method that of the versions before
-    pooling = [getattr(m, "pooling_mode", None) or getattr(m, "get_pooling_mode_str", str)() for m in model]
+    pooling = [
+        getattr(m, "pooling_mode", None) or getattr(m, "get_pooling_mode_str", str)() for m in model
+    ]
     modules = [(type(m).__name__, mode) for m, mode in zip(model, pooling, strict=True)]
     digest = hashlib.sha256(f"{model.max_seq_length}\n{modules}".encode())
     for name, tensor in sorted(model.state_dict().items()):

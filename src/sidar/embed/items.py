@@ -23,7 +23,8 @@ CHUNK = 2048  # items per shard: what a kill can cost, about ten seconds of Mini
 
 
 def item_texts(catalogue: Catalogue | pa.Table, fields: Sequence[str]) -> list[str]:
-    """(N,) one text per row: the fields in order, lists as ``a > b``, empty ones left out, joined by ``. ``.
+    """(N,) one text per row: the fields in order, lists as ``a > b``, empty ones left out, joined
+    by ``. ``.
 
     ``ValueError`` names a field that a catalogue does not have.
     """
@@ -31,10 +32,14 @@ def item_texts(catalogue: Catalogue | pa.Table, fields: Sequence[str]) -> list[s
     for name in fields:
         if name not in table.column_names:
             raise ValueError(
-                f"embed.fields: {name!r} is no column of the catalogue, which has {CATALOGUE_SCHEMA.names}"
+                f"embed.fields: {name!r} is no column of the catalogue, which has "
+                f"{CATALOGUE_SCHEMA.names}"
             )
     columns = [table.column(name).to_pylist() for name in fields]
-    return [". ".join(text for value in row if (text := _words(value))) for row in zip(*columns, strict=True)]
+    return [
+        ". ".join(text for value in row if (text := _words(value)))
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def _words(value: Any) -> str:
@@ -56,15 +61,18 @@ def embed_items(
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the catalogue's vectors (N, D) float32 to ``path`` (.npy) through ``cache``; returns how many were new.
+    """Write the catalogue's vectors (N, D) float32 to ``path`` (.npy) through ``cache``; returns
+    how many were new.
 
-    One chunk of items is in memory at a time and becomes one shard of the cache, so a killed run loses at most a
-    chunk. ``progress(done, total)`` is called before the first one and after each.
+    One chunk of items is in memory at a time and becomes one shard of the cache, so a killed run
+    loses at most a chunk. ``progress(done, total)`` is called before the first one and after each.
     """
     n = len(catalogue)
     keys = np.empty(n, "S16")
     for start in range(0, n, chunk):
-        keys[start : start + chunk] = text_keys(item_texts(catalogue.table.slice(start, chunk), fields))
+        keys[start : start + chunk] = text_keys(
+            item_texts(catalogue.table.slice(start, chunk), fields)
+        )
     distinct = np.zeros(n, bool)
     distinct[np.unique(keys, return_index=True)[1]] = True
     todo = np.flatnonzero(distinct & cache.missing(keys))
@@ -72,11 +80,17 @@ def embed_items(
         progress(n - len(todo), n)
     for start in range(0, len(todo), chunk):
         rows = todo[start : start + chunk]
-        vectors = embedder.encode(item_texts(catalogue.table.take(rows), fields), batch_size=batch_size)
+        vectors = embedder.encode(
+            item_texts(catalogue.table.take(rows), fields), batch_size=batch_size
+        )
         cache.put(keys[rows], vectors)
         if progress is not None:
             progress(n - len(todo) + min(start + chunk, len(todo)), n)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, embedder.dim)) if n else None
+    out = (
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, embedder.dim))
+        if n
+        else None
+    )
     if out is None:
         np.save(path, np.empty((0, embedder.dim), np.float32))
         return 0
@@ -86,11 +100,19 @@ def embed_items(
 
 
 def embed_texts(
-    texts: Sequence[str], embedder: Embedder, cache_folder: Path, batch_size: int = 32, chunk: int = CHUNK
+    texts: Sequence[str],
+    embedder: Embedder,
+    cache_folder: Path,
+    batch_size: int = 32,
+    chunk: int = CHUNK,
 ) -> np.ndarray:
-    """(n, D) float32 vectors of ``texts``, through the same cache (``cache_folder``/<fingerprint>) as a catalogue's."""
+    """(n, D) float32 vectors of ``texts``, through the same cache (``cache_folder``/<fingerprint>)
+    as a catalogue's.
+    """
     bf16 = bool(getattr(embedder, "bf16", False))
-    cache = VectorCache(cache_folder / f"{embedder.fingerprint}-{'bf16' if bf16 else 'fp32'}", embedder.dim)
+    cache = VectorCache(
+        cache_folder / f"{embedder.fingerprint}-{'bf16' if bf16 else 'fp32'}", embedder.dim
+    )
     keys = text_keys(texts)
     distinct = np.zeros(len(texts), bool)
     distinct[np.unique(keys, return_index=True)[1]] = True
@@ -111,11 +133,12 @@ def build(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The embed stage: ``items.npy`` (N, D) float32, rows of length 1, and ``embedder.json`` in ``out``.
+    """The embed stage: ``items.npy`` (N, D) float32, rows of length 1, and ``embedder.json`` in
+    ``out``.
 
-    Two towers leave ``items_query.npy`` as well: the items as the query encoder sees them. Vectors are cached beside
-    ``out`` in ``.embed.cache``: a killed run continues, a changed catalogue embeds only its new texts. Deleting that
-    folder is always safe.
+    Two towers leave ``items_query.npy`` as well: the items as the query encoder sees them. Vectors
+    are cached beside ``out`` in ``.embed.cache``: a killed run continues, a changed catalogue
+    embeds only its new texts. Deleting that folder is always safe.
     """
     from sidar.data import open_dataset
 
@@ -123,7 +146,9 @@ def build(
     embedder = load_embedder(cfg.embed, device or cfg.device)
     bf16, new = bool(getattr(embedder, "bf16", False)), 0
     for name, view in item_views(embedder).items():
-        folder = Path(out).parent / ".embed.cache" / f"{view.fingerprint}-{'bf16' if bf16 else 'fp32'}"
+        folder = (
+            Path(out).parent / ".embed.cache" / f"{view.fingerprint}-{'bf16' if bf16 else 'fp32'}"
+        )
         new += embed_items(
             catalogue,
             cfg.embed.fields,
@@ -144,12 +169,16 @@ def build(
         "newly_embedded": new,
     }
     (Path(out) / "embedder.json").write_text(json.dumps(about, indent=1) + "\n")
-    summary = f"{len(catalogue):,} items × {embedder.dim} by {cfg.embed.model}, {new:,} newly embedded"
+    summary = (
+        f"{len(catalogue):,} items × {embedder.dim} by {cfg.embed.model}, {new:,} newly embedded"
+    )
     return {"summary": summary, "shapes": {"items": [len(catalogue), embedder.dim]}, **about}
 
 
 def item_views(embedder: Embedder) -> dict[str, Embedder]:
-    """What encodes items, by view: ``item``, and of two towers ``query``, the items as f_q sees them."""
+    """What encodes items, by view: ``item``, and of two towers ``query``, the items as f_q sees
+    them.
+    """
     if isinstance(embedder, TowerEmbedder):
         return {"item": embedder.items, "query": embedder.items_as_queries}
     return {"item": embedder}
@@ -158,14 +187,16 @@ def item_views(embedder: Embedder) -> dict[str, Embedder]:
 def load_items(folder: PathLike, view: View = "item") -> np.ndarray:
     """(N, D) float32 item vectors of an embed artefact, memory-mapped read-only.
 
-    ``view``: ``item`` f_i(I); ``query`` f_q(I); ``both`` [f_q(I); f_i(I)] / √2, (N, 2D) in memory. The last two need
-    two towers.
+    ``view``: ``item`` f_i(I); ``query`` f_q(I); ``both`` [f_q(I); f_i(I)] / √2, (N, 2D) in memory.
+    The last two need two towers.
     """
     if view == "both":
         return side_by_side(load_items(folder, "query"), load_items(folder))
     path = Path(folder) / FILES[view]
     if not path.is_file():
         if view == "query" and (Path(folder) / FILES["item"]).is_file():
-            raise ValueError(f"{folder} has one view of the items, not the query encoder's; {TWO_TOWERS}")
+            raise ValueError(
+                f"{folder} has one view of the items, not the query encoder's; {TWO_TOWERS}"
+            )
         raise ValueError(f"{path} does not exist; make it with `sidar embed`")
     return np.load(path, mmap_mode="r")

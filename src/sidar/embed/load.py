@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from sidar.config import EmbedConfig
-from sidar.embed.encoder import Embedder, HashingEmbedder, SentenceEmbedder, load_sentence_transformer
+from sidar.embed.encoder import (
+    Embedder,
+    HashingEmbedder,
+    SentenceEmbedder,
+    load_sentence_transformer,
+)
 from sidar.embed.minilm import minilm_folder
 from sidar.embed.towers import has_towers, load_towers
 from sidar.precision import resolve_device
 
 
 def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
-    """The encoder that ``embed.model`` names: ``minilm``, ``hashing`` or ``hashing:<dim>``, a folder, or a hub name.
+    """The encoder that ``embed.model`` names: ``minilm``, ``hashing`` or ``hashing:<dim>``, a
+    folder, or a hub name.
 
-    A folder of two towers gives a :class:`~sidar.embed.TowerEmbedder`. Raises ``ValueError`` that names the model when
-    it cannot be loaded.
+    A folder of two towers gives a :class:`~sidar.embed.TowerEmbedder`. Raises ``ValueError`` that
+    names the model when it cannot be loaded.
     """
     kind, _, dim = config.model.partition(":")
     if kind == "hashing":
@@ -23,4 +29,6 @@ def load_embedder(config: EmbedConfig, device: str = "auto") -> Embedder:
     if has_towers(config.model):
         return load_towers(config.model, config.max_tokens, config.dtype, resolve_device(device))
     name = str(minilm_folder()) if config.model == "minilm" else config.model
-    return SentenceEmbedder(load_sentence_transformer(name, resolve_device(device)), config.max_tokens, config.dtype)
+    return SentenceEmbedder(
+        load_sentence_transformer(name, resolve_device(device)), config.max_tokens, config.dtype
+    )

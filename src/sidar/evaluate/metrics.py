@@ -1,11 +1,16 @@
-"""Ranking measures in numpy: graded nDCG, R-precision, recall, hit rate, precision and MRR, one value per query.
+"""Ranking measures in numpy: graded nDCG, R-precision, recall, hit rate, precision and MRR, one
+value per query.
 
 The values equal those of ir_measures (tests compare them). Conventions, stated once:
 
-* a query without results scores 0 everywhere; so does a query without any relevant item (as trec_eval does);
-* nDCG takes the grades as gains, as given, with discount 1 / log2(rank + 1); negative grades gain 0;
-* the binary measures count a grade ≥ ``relevant`` (1 by default: "Exact" of a judged set; 0 = any positive grade);
-* recall@k = |hits ∩ positives| / |positives| and hit@k ∈ {0, 1} are different numbers: papers often mean the second.
+* a query without results scores 0 everywhere; so does a query without any relevant item (as
+  trec_eval does);
+* nDCG takes the grades as gains, as given, with discount 1 / log2(rank + 1); negative grades gain
+  0;
+* the binary measures count a grade ≥ ``relevant`` (1 by default: "Exact" of a judged set; 0 = any
+  positive grade);
+* recall@k = |hits ∩ positives| / |positives| and hit@k ∈ {0, 1} are different numbers: papers often
+  mean the second.
 """
 
 from __future__ import annotations
@@ -23,17 +28,24 @@ _MEASURE = re.compile(r"(ndcg|mrr|recall|hit|precision|rprec)(?:@([1-9]\d*))?")
 
 
 def parse_measure(measure: str) -> tuple[str, int | None]:
-    """``"recall@10"`` → ``("recall", 10)``. Raises ``ValueError`` that lists the measures there are."""
+    """``"recall@10"`` → ``("recall", 10)``.
+
+    Raises ``ValueError`` that lists the measures there are.
+    """
     match = _MEASURE.fullmatch(measure)
     name, cutoff = (match[1], match[2]) if match else ("", None)
     needs_cutoff = name in ("recall", "hit", "precision")
     if not name or (needs_cutoff and cutoff is None) or (name == "rprec" and cutoff is not None):
-        raise ValueError(f"unknown measure {measure!r}; know ndcg[@k], mrr[@k], rprec, recall@k, hit@k, precision@k")
+        raise ValueError(
+            f"unknown measure {measure!r}; know ndcg[@k], mrr[@k], rprec, recall@k, hit@k, "
+            "precision@k"
+        )
     return name, int(cutoff) if cutoff else None
 
 
 def score_ranking(truth: Truth, ranked: np.ndarray, measures: Sequence[str]) -> Scores:
-    """Measures of ``ranked`` (Q, k) things, best first, −1 = none, against ``truth``: {measure: (Q,) float64}.
+    """Measures of ``ranked`` (Q, k) things, best first, −1 = none, against ``truth``: {measure:
+    (Q,) float64}.
 
     Things must be unique inside a query (:func:`sidar.evaluate.runs.run_from_hits` checks it).
     """
@@ -41,7 +53,9 @@ def score_ranking(truth: Truth, ranked: np.ndarray, measures: Sequence[str]) -> 
 
 
 def score_grades(truth: Truth, grades: np.ndarray, measures: Sequence[str]) -> Scores:
-    """Measures from ``grades`` (Q, k) float32, the grade at each rank (0 = unjudged or no result)."""
+    """Measures from ``grades`` (Q, k) float32, the grade at each rank (0 = unjudged
+    or no result).
+    """
     wanted = [(measure, *parse_measure(measure)) for measure in measures]
     relevant = truth.is_relevant(grades)  # (Q, k) bool
     positives = np.maximum(truth.n_relevant, 1)  # no positives: hits are 0 anyway, and 0/1 = 0
@@ -67,8 +81,12 @@ def score_grades(truth: Truth, grades: np.ndarray, measures: Sequence[str]) -> S
     return {measure: values.astype(np.float64) for measure, values in scores.items()}
 
 
-def objective(eval_set: EvalSet, catalogue: Catalogue, measure: str, relevant: float = 1.0) -> Callable[[Hits], float]:
-    """``hits -> mean of measure`` on ``eval_set``: what a baseline or a fusion is tuned by (on dev sets only)."""
+def objective(
+    eval_set: EvalSet, catalogue: Catalogue, measure: str, relevant: float = 1.0
+) -> Callable[[Hits], float]:
+    """``hits -> mean of measure`` on ``eval_set``: what a baseline or a fusion is tuned by (on dev
+    sets only).
+    """
     truth = Truth.of_catalogue(eval_set.qrels, eval_set.query_ids, catalogue, relevant)
     return lambda hits: float(score_ranking(truth, hits.rows, [measure])[measure].mean())
 
@@ -81,11 +99,13 @@ def evaluate(
     query_ids: Sequence[str] | None = None,
     relevant: float = 1.0,
 ) -> Scores:
-    """``evaluate(qrels, run, ["ndcg@10", "rprec", "recall@100", "mrr"])`` → one value per query and measure.
+    """``evaluate(qrels, run, ["ndcg@10", "rprec", "recall@100", "mrr"])`` → one value per query and
+    measure.
 
-    ``query_ids`` fixes queries and order (default: those of ``qrels``). ``relevant``: grade from which an item counts
-    for binary measures, 0 = any positive grade. Lists are read in their own order, best first.
-    Raises ``ValueError`` naming the query whose scores rise or that lists an item twice.
+    ``query_ids`` fixes queries and order (default: those of ``qrels``). ``relevant``: grade from
+    which an item counts for binary measures, 0 = any positive grade. Lists are read in their own
+    order, best first. Raises ``ValueError`` naming the query whose scores rise or that lists an
+    item twice.
     """
     queries = list(qrels) if query_ids is None else list(query_ids)
     numbers: dict[str, int] = {}
@@ -100,5 +120,7 @@ def evaluate(
         if any(later[1] > earlier[1] for earlier, later in pairwise(results)):
             raise ValueError(f"run: scores of query {query_id!r} rise; sort its results best first")
         ranked[row, : len(ids)] = ids
-    truth = Truth.build(qrels, queries, lambda item_id: numbers.get(item_id, -1), len(numbers), relevant)
+    truth = Truth.build(
+        qrels, queries, lambda item_id: numbers.get(item_id, -1), len(numbers), relevant
+    )
     return score_ranking(truth, ranked, measures)

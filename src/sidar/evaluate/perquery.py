@@ -1,4 +1,6 @@
-"""Per-query values in long form: the file from which every number of the table can be made again."""
+"""Per-query values in long form: the file from which every number of the table can
+be made again.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Cell = dict[str, float]  # mean, low, high, n
 
 
 class PerQuery:
-    """``set, system, measure, query_id, value``; measures carry their level: ``item/recall@10``, ``sid/mrr`` …
+    """``set, system, measure, query_id, value``; measures carry their level: ``item/recall@10``,
+    ``sid/mrr`` …
 
     A measure may cover only some queries of its set (invalid mass is measured on a subset).
     """
@@ -28,13 +31,20 @@ class PerQuery:
     def __init__(self) -> None:
         self._values: dict[tuple[str, str, str], tuple[tuple[str, ...], np.ndarray]] = {}
 
-    def add(self, set_name: str, system: str, prefix: str, scores: Scores, query_ids: Sequence[str]) -> None:
+    def add(
+        self, set_name: str, system: str, prefix: str, scores: Scores, query_ids: Sequence[str]
+    ) -> None:
         """Add ``{measure: (n,) values}`` of ``query_ids`` (n) as ``prefix/measure``."""
         ids = tuple(query_ids)
         for measure, values in scores.items():
             if len(values) != len(ids):
-                raise ValueError(f"{set_name}, {system}, {measure}: {len(values)} values for {len(ids)} queries")
-            self._values[set_name, system, f"{prefix}/{measure}"] = (ids, np.asarray(values, dtype=np.float64))
+                raise ValueError(
+                    f"{set_name}, {system}, {measure}: {len(values)} values for {len(ids)} queries"
+                )
+            self._values[set_name, system, f"{prefix}/{measure}"] = (
+                ids,
+                np.asarray(values, dtype=np.float64),
+            )
 
     def copy(self, set_name: str, other: str, query_ids: Collection[str]) -> None:
         """Add the values of ``query_ids`` of ``set_name`` again as the set ``other``."""
@@ -51,9 +61,13 @@ class PerQuery:
         return list(dict.fromkeys(system for name, system, _ in self._values if name == set_name))
 
     def measures(self, set_name: str, system: str) -> list[str]:
-        return [measure for name, other, measure in self._values if (name, other) == (set_name, system)]
+        return [
+            measure for name, other, measure in self._values if (name, other) == (set_name, system)
+        ]
 
-    def get(self, set_name: str, system: str, measure: str) -> tuple[tuple[str, ...], np.ndarray] | None:
+    def get(
+        self, set_name: str, system: str, measure: str
+    ) -> tuple[tuple[str, ...], np.ndarray] | None:
         """Query ids and values, or None where the system lacks the measure."""
         return self._values.get((set_name, system, measure))
 
@@ -64,10 +78,18 @@ class PerQuery:
         for at, name in enumerate(("set", "system", "measure")):
             words = list(dict.fromkeys(key[at] for key in self._values))
             number = {word: i for i, word in enumerate(words)}
-            codes = np.repeat(np.array([number[key[at]] for key in self._values], dtype=np.int32), sizes)
-            columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(words, pa.string()))
-        columns["query_id"] = pa.array([q for ids, _ in self._values.values() for q in ids], pa.string())
-        columns["value"] = np.concatenate([values for _, values in self._values.values()] or [np.zeros(0)])
+            codes = np.repeat(
+                np.array([number[key[at]] for key in self._values], dtype=np.int32), sizes
+            )
+            columns[name] = pa.DictionaryArray.from_arrays(
+                pa.array(codes), pa.array(words, pa.string())
+            )
+        columns["query_id"] = pa.array(
+            [q for ids, _ in self._values.values() for q in ids], pa.string()
+        )
+        columns["value"] = np.concatenate(
+            [values for _, values in self._values.values()] or [np.zeros(0)]
+        )
         pq.write_table(pa.table(columns), Path(folder) / FILE, compression="zstd")
 
     @classmethod
@@ -78,7 +100,10 @@ class PerQuery:
             raise ValueError(f"{path} does not exist; make it with `sidar evaluate`")
         table = pq.read_table(path).unify_dictionaries()
         parts = [table.column(name).combine_chunks() for name in ("set", "system", "measure")]
-        parts = [part if isinstance(part, pa.DictionaryArray) else part.dictionary_encode() for part in parts]
+        parts = [
+            part if isinstance(part, pa.DictionaryArray) else part.dictionary_encode()
+            for part in parts
+        ]
         codes = np.stack([part.indices.to_numpy() for part in parts], axis=1)
         words = [part.dictionary.to_pylist() for part in parts]
         ids, values = table.column("query_id").to_pylist(), table.column("value").to_numpy()
@@ -93,14 +118,18 @@ class PerQuery:
 
 
 def write_queries(folder: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``queries.parquet``: set, query_id, query, cluster, labels (JSON) of every scored query."""
+    """Write ``queries.parquet``: set, query_id, query, cluster, labels (JSON) of every scored
+    query.
+    """
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), Path(folder) / QUERIES_FILE)
 
 
 def read_clusters(folder: PathLike) -> dict[str, dict[str, str]]:
     """``{set: {query_id: cluster}}`` of ``queries.parquet``."""
     clusters: dict[str, dict[str, str]] = {}
-    for row in pq.read_table(Path(folder) / QUERIES_FILE, columns=["set", "query_id", "cluster"]).to_pylist():
+    for row in pq.read_table(
+        Path(folder) / QUERIES_FILE, columns=["set", "query_id", "cluster"]
+    ).to_pylist():
         clusters.setdefault(row["set"], {})[row["query_id"]] = row["cluster"]
     return clusters
 
@@ -108,7 +137,8 @@ def read_clusters(folder: PathLike) -> dict[str, dict[str, str]]:
 def summarise(
     values: PerQuery, clusters: Mapping[str, Mapping[str, str]], *, samples: int, seed: int
 ) -> dict[str, dict[str, dict[str, Cell]]]:
-    """``{set: {system: {measure: {mean, low, high, n}}}}``; intervals resample the set's query clusters.
+    """``{set: {system: {measure: {mean, low, high, n}}}}``; intervals resample the set's query
+    clusters.
 
     All measures of one set that cover the same queries share their resamples.
     """
@@ -124,9 +154,18 @@ def summarise(
         for ids, cells in groups.items():
             if not ids:
                 continue
-            matrix = np.stack([values._values[name, system, measure][1] for system, measure in cells], axis=1)
+            matrix = np.stack(
+                [values._values[name, system, measure][1] for system, measure in cells], axis=1
+            )
             labels = np.array([clusters[name][query_id] for query_id in ids])
             intervals = bootstrap_intervals(matrix, labels, seed, samples=samples)
-            for (system, measure), mean, (low, high) in zip(cells, matrix.mean(0), intervals.tolist(), strict=True):
-                out[name][system][measure] = {"mean": float(mean), "low": low, "high": high, "n": len(ids)}
+            for (system, measure), mean, (low, high) in zip(
+                cells, matrix.mean(0), intervals.tolist(), strict=True
+            ):
+                out[name][system][measure] = {
+                    "mean": float(mean),
+                    "low": low,
+                    "high": high,
+                    "n": len(ids),
+                }
     return out

@@ -74,8 +74,12 @@ class Index(Protocol):
 
 
 def relevance_threshold(eval_set: EvalSet) -> float:
-    """Grade from which an item counts for binary measures: 1 ("Exact") on real judged sets, else any positive one."""
-    top = max((grade for judged in eval_set.qrels.values() for grade in judged.values()), default=0.0)
+    """Grade from which an item counts for binary measures: 1 ("Exact") on real judged sets, else
+    any positive one.
+    """
+    top = max(
+        (grade for judged in eval_set.qrels.values() for grade in judged.values()), default=0.0
+    )
     return 1.0 if eval_set.origin == "real" and top >= 1 else 0.0
 
 
@@ -101,7 +105,9 @@ class Job:
 class Scorer:
     """Puts the measures of one system on one set into the per-query values."""
 
-    def __init__(self, catalogue: Catalogue, priors: Priors, index: Index | None, cfg: Config) -> None:
+    def __init__(
+        self, catalogue: Catalogue, priors: Priors, index: Index | None, cfg: Config
+    ) -> None:
         self.catalogue, self.index, self.cfg = catalogue, index, cfg
         self.sid_of_row = None if index is None else sid_numbers(index, len(catalogue))
         self.classes = np.asarray(priors.popularity())
@@ -114,10 +120,15 @@ class Scorer:
                 "set": eval_set.name,
                 "query_id": query_id,
                 "query": prompt.query,
-                "cluster": query_cluster(prompt.query) or query_id,  # no text: every request is its own cluster
-                "labels": json.dumps({name: str(labels[q]) for name, labels in eval_set.slices.items()}),
+                # no text: every request is its own cluster
+                "cluster": query_cluster(prompt.query) or query_id,
+                "labels": json.dumps(
+                    {name: str(labels[q]) for name, labels in eval_set.slices.items()}
+                ),
             }
-            for q, (query_id, prompt) in enumerate(zip(eval_set.query_ids, eval_set.prompts, strict=True))
+            for q, (query_id, prompt) in enumerate(
+                zip(eval_set.query_ids, eval_set.prompts, strict=True)
+            )
         ]
         facts = {
             "origin": eval_set.origin,
@@ -146,40 +157,75 @@ class Scorer:
         number[: len(self.sid_of_row)] = self.sid_of_row
         return int((truth.is_relevant(truth.grades) & (number[truth.things] < 0)).sum())
 
-    def score(self, values: PerQuery, job: Job, name: str, hits: Hits, system: System | None) -> None:
-        """All measures of ``hits``; ``system`` is None for a fusion, which has no beam of its own."""
+    def score(
+        self, values: PerQuery, job: Job, name: str, hits: Hits, system: System | None
+    ) -> None:
+        """All measures of ``hits``; ``system`` is None for a fusion, which has no
+        beam of its own.
+        """
         set_name, ids = job.eval_set.name, job.eval_set.query_ids
         rows = hits.rows[:, : self.cfg.evaluate.depth]
         values.add(set_name, name, "item", score_ranking(job.truth, rows, ITEM), ids)
         values.add(set_name, name, "items", {"returned": (rows >= 0).sum(axis=1)}, ids)
         kinds = np.where(rows >= 0, self.classes[rows], "")
-        values.add(set_name, name, "items", {f"returned[{c}]": (kinds == c).sum(axis=1) for c in CLASSES}, ids)
+        values.add(
+            set_name,
+            name,
+            "items",
+            {f"returned[{c}]": (kinds == c).sum(axis=1) for c in CLASSES},
+            ids,
+        )
         for label, truth in job.slices.items():
             some = np.flatnonzero(truth.n_relevant > 0)
-            scores = {f"{measure}[{label}]": each[some] for measure, each in score_ranking(truth, rows, SLICED).items()}
+            scores = {
+                f"{measure}[{label}]": each[some]
+                for measure, each in score_ranking(truth, rows, SLICED).items()
+            }
             values.add(set_name, name, "item", scores, [ids[q] for q in some])
         alive = max(int(self.catalogue.alive.sum()), 1)
-        job.facts["coverage"][name] = {f"@{k}": len(np.setdiff1d(rows[:, :k], [-1])) / alive for k in COVERAGE}
+        job.facts["coverage"][name] = {
+            f"@{k}": len(np.setdiff1d(rows[:, :k], [-1])) / alive for k in COVERAGE
+        }
         if self.sid_of_row is None or job.sid_truth is None:
             return
-        implied = first_occurrences(np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth)
+        implied = first_occurrences(
+            np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth
+        )
         if system is None or not ranks_sids(system):
             values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
             return
-        ranked, logp = cast(Generative, system).sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)
+        ranked, logp = cast(Generative, system).sid_ranking(
+            job.eval_set.prompts, self.cfg.decode.beam
+        )
         values.add(set_name, name, "sid", self._sid_scores(job, ranked), ids)
-        groups = GroupRanking.of_sids(job.truth, self._by_equal_shares(ranked, logp), self.sid_of_row)
-        values.add(set_name, name, "expected", expected_scores(job.truth, groups, EXPECTED, rows.shape[1]), ids)
+        groups = GroupRanking.of_sids(
+            job.truth, self._by_equal_shares(ranked, logp), self.sid_of_row
+        )
+        values.add(
+            set_name,
+            name,
+            "expected",
+            expected_scores(job.truth, groups, EXPECTED, rows.shape[1]),
+            ids,
+        )
         if hasattr(system, "invalid"):
             asked = order_by_hash(ids)[: self.cfg.evaluate.invalid_queries]
-            rates = system.invalid([job.eval_set.prompts[q] for q in asked], self.cfg.evaluate.invalid_seconds)
-            named = {INVALID.get(key, key): np.asarray(rate, dtype=np.float64) for key, rate in rates.items()}
-            at = asked[: len(next(iter(named.values()), ()))]  # the first ones, where its time was up
+            rates = system.invalid(
+                [job.eval_set.prompts[q] for q in asked], self.cfg.evaluate.invalid_seconds
+            )
+            named = {
+                INVALID.get(key, key): np.asarray(rate, dtype=np.float64)
+                for key, rate in rates.items()
+            }
+            # the first ones, where its time was up
+            at = asked[: len(next(iter(named.values()), ()))]
             values.add(set_name, name, "invalid", named, [ids[q] for q in at])
             job.facts["invalid_sampled"][name] = {"asked": len(asked), "measured": len(at)}
 
     def _by_equal_shares(self, ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """(Q, W) SIDs in the order of log π(SID) − log(its items): where the items of an SID share it equally."""
+        """(Q, W) SIDs in the order of log π(SID) − log(its items): where the items of an SID share
+        it equally.
+        """
         assert self.index is not None
         size = np.diff(self.index.rows_start)[np.maximum(ranked, 0)]
         value = np.where(ranked >= 0, scores - np.log(np.maximum(size, 1)), -np.inf)
@@ -191,7 +237,9 @@ class Scorer:
         return score_ranking(job.sid_truth, ranked[:, : self.cfg.decode.beam], SID)
 
     def split_by_seen(self, values: PerQuery, job: Job) -> list[Job]:
-        """Add the sets ``<set>/seen`` and ``<set>/unseen`` to ``values``; empty where either has no query."""
+        """Add the sets ``<set>/seen`` and ``<set>/unseen`` to ``values``; empty where either has no
+        query.
+        """
         name, labels = job.eval_set.name, job.eval_set.slices.get("query")
         if labels is None or not all((labels == label).any() for label in SEEN):
             return []
@@ -202,8 +250,12 @@ class Scorer:
             values.copy(name, f"{name}/{label}", inside)
             ids = tuple(job.eval_set.query_ids[q] for q in at)
             prompts = tuple(job.eval_set.prompts[q] for q in at)
-            small = EvalSet(f"{name}/{label}", ids, prompts, job.eval_set.qrels, job.eval_set.origin)
-            queries = [{**row, "set": small.name} for row in job.queries if row["query_id"] in inside]
+            small = EvalSet(
+                f"{name}/{label}", ids, prompts, job.eval_set.qrels, job.eval_set.origin
+            )
+            queries = [
+                {**row, "set": small.name} for row in job.queries if row["query_id"] in inside
+            ]
             facts = {
                 **job.facts,
                 "queries": len(at),
@@ -218,10 +270,14 @@ class Scorer:
         return parts
 
     def score_oracle(self, values: PerQuery, job: Job) -> None:
-        """The topic oracle: expected values of the judged pool in random order, exact (docs/evaluation.md)."""
+        """The topic oracle: expected values of the judged pool in random order, exact
+        (docs/evaluation.md).
+        """
         set_name, ids, depth = job.eval_set.name, job.eval_set.query_ids, self.cfg.evaluate.depth
         pool = GroupRanking.of_pool(job.truth)
-        values.add(set_name, TOPIC_ORACLE, "item", expected_scores(job.truth, pool, ITEM, depth), ids)
+        values.add(
+            set_name, TOPIC_ORACLE, "item", expected_scores(job.truth, pool, ITEM, depth), ids
+        )
         values.add(set_name, TOPIC_ORACLE, "items", {"returned": pool.sizes[:, 0]}, ids)
         if job.sid_truth is not None:
             sids = GroupRanking.of_pool(job.sid_truth)

@@ -1,7 +1,9 @@
-"""How sure a difference is: intervals clustered by query, paired tests, Holm, detectable effects, verdicts.
+"""How sure a difference is: intervals clustered by query, paired tests, Holm, detectable effects,
+verdicts.
 
-Requests of one query are not independent, so everything resamples or flips *clusters* (queries), never single
-requests. Several seeds of a model are stacked the same way: same cluster label, more values.
+Requests of one query are not independent, so everything resamples or flips *clusters* (queries),
+never single requests. Several seeds of a model are stacked the same way: same cluster label, more
+values.
 """
 
 from __future__ import annotations
@@ -21,15 +23,21 @@ _BLOCK = 1 << 22  # random numbers per block
 
 
 def _by_cluster(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (C, M) of ``values`` (n, M) and number of values (C,) per cluster; None = each value is its own cluster."""
+    """Sums (C, M) of ``values`` (n, M) and number of values (C,) per cluster; None = each value is
+    its own cluster.
+    """
     values = np.asarray(values, dtype=np.float64)
     if clusters is None:
         return values, np.ones(len(values))
     if len(clusters) != len(values):
-        raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels; one label per value")
+        raise ValueError(
+            f"{len(values)} values but {len(clusters)} cluster labels; one label per value"
+        )
     _, label = np.unique(np.asarray(clusters), return_inverse=True)
     counts = np.bincount(label).astype(np.float64)
-    sums = np.stack([np.bincount(label, weights=column, minlength=len(counts)) for column in values.T], axis=1)
+    sums = np.stack(
+        [np.bincount(label, weights=column, minlength=len(counts)) for column in values.T], axis=1
+    )
     return sums, counts
 
 
@@ -41,10 +49,12 @@ def bootstrap_intervals(
     samples: int = 1000,
     level: float = 0.95,
 ) -> np.ndarray:
-    """(M, 2) percentile intervals of the column means of ``values`` (n, M): clusters are drawn with replacement.
+    """(M, 2) percentile intervals of the column means of ``values`` (n, M): clusters are drawn with
+    replacement.
 
-    All columns share the ``samples`` resamples, so one product of counts and sums serves a whole table. A resample's
-    mean is the ratio of its sum to its count. [known: the cluster bootstrap] NaNs where there are no values.
+    All columns share the ``samples`` resamples, so one product of counts and sums serves a whole
+    table. A resample's mean is the ratio of its sum to its count. [known: the cluster bootstrap]
+    NaNs where there are no values.
     """
     sums, counts = _by_cluster(values, clusters)  # (C, M), (C,)
     if not len(sums):
@@ -55,7 +65,11 @@ def bootstrap_intervals(
     for start in range(0, samples, per_block):
         n = min(per_block, samples - start)
         drawn = rng.integers(0, len(sums), (n, len(sums))) + np.arange(n)[:, None] * len(sums)
-        times = np.bincount(drawn.ravel(), minlength=n * len(sums)).reshape(n, len(sums)).astype(np.float64)
+        times = (
+            np.bincount(drawn.ravel(), minlength=n * len(sums))
+            .reshape(n, len(sums))
+            .astype(np.float64)
+        )
         means.append(times @ sums / (times @ counts)[:, None])
     return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0).T
 
@@ -76,7 +90,9 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class PairedTest:
-    """System a against b on the same queries: the mean difference a − b and what can be said of it."""
+    """System a against b on the same queries: the mean difference a − b and what
+    can be said of it.
+    """
 
     effect: float
     low: float
@@ -95,17 +111,20 @@ def paired_tests(
     permutations: int = 10_000,
     samples: int = 1000,
 ) -> list[PairedTest]:
-    """Two-sided paired randomisation tests of mean = 0 for each column of ``differences`` (n, M): a − b per query.
+    """Two-sided paired randomisation tests of mean = 0 for each column of ``differences`` (n, M): a
+    − b per query.
 
-    Each permutation flips whole clusters: p = (1 + #{|flipped sum| ≥ |seen sum|}) / (1 + permutations). With ≤ 12
-    clusters all 2^C patterns are enumerated and p is exact. [known: Fisher–Pitman]
+    Each permutation flips whole clusters: p = (1 + #{|flipped sum| ≥ |seen sum|}) / (1 +
+    permutations). With ≤ 12 clusters all 2^C patterns are enumerated and p is exact. [known:
+    Fisher–Pitman]
     """
     differences = np.asarray(differences, dtype=np.float64)
     if not len(differences):
         raise ValueError("a paired test needs at least one query")
     sums, _ = _by_cluster(differences, clusters)
     n_clusters = len(sums)
-    seen = np.abs(sums.sum(axis=0)) - 1e-12 * np.abs(sums).sum(axis=0)  # equal up to rounding counts as equal
+    # equal up to rounding counts as equal
+    seen = np.abs(sums.sum(axis=0)) - 1e-12 * np.abs(sums).sum(axis=0)
     extreme = np.zeros(sums.shape[1])
     if n_clusters <= _EXACT_CLUSTERS:
         patterns = (np.arange(1 << n_clusters)[:, None] >> np.arange(n_clusters)) & 1
@@ -121,9 +140,17 @@ def paired_tests(
     intervals = bootstrap_intervals(differences, clusters, seed, samples=samples)
     return [
         PairedTest(
-            float(column.mean()), low, high, float(p[m]), smallest_detectable(column, clusters), len(column), n_clusters
+            float(column.mean()),
+            low,
+            high,
+            float(p[m]),
+            smallest_detectable(column, clusters),
+            len(column),
+            n_clusters,
         )
-        for m, (column, (low, high)) in enumerate(zip(differences.T, intervals.tolist(), strict=True))
+        for m, (column, (low, high)) in enumerate(
+            zip(differences.T, intervals.tolist(), strict=True)
+        )
     ]
 
 
@@ -136,11 +163,17 @@ def paired_test(
     permutations: int = 10_000,
     samples: int = 1000,
 ) -> PairedTest:
-    """:func:`paired_tests` of system values ``a`` against ``b``, both (n,), the same queries in the same order."""
+    """:func:`paired_tests` of system values ``a`` against ``b``, both (n,), the same queries in the
+    same order.
+    """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"a paired test needs the same queries in both systems, got {a.shape} and {b.shape}")
-    return paired_tests((a - b)[:, None], clusters, seed, permutations=permutations, samples=samples)[0]
+        raise ValueError(
+            f"a paired test needs the same queries in both systems, got {a.shape} and {b.shape}"
+        )
+    return paired_tests(
+        (a - b)[:, None], clusters, seed, permutations=permutations, samples=samples
+    )[0]
 
 
 def standard_error(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
@@ -155,18 +188,28 @@ def standard_error(values: np.ndarray, clusters: np.ndarray | None = None) -> fl
 
 
 def smallest_detectable(
-    difference: np.ndarray, clusters: np.ndarray | None = None, *, power: float = 0.8, alpha: float = 0.05
+    difference: np.ndarray,
+    clusters: np.ndarray | None = None,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
 ) -> float:
-    """The smallest true mean difference that a two-sided test at ``alpha`` sees with ``power`` (normal theory).
+    """The smallest true mean difference that a two-sided test at ``alpha`` sees with ``power``
+    (normal theory).
 
     (z₁₋α/₂ + z_power) · standard error: an sd of .08 sees .018 at 150 queries (docs/evaluation.md).
     """
     normal = NormalDist()
-    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error(difference, clusters)
+    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error(
+        difference, clusters
+    )
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down adjustment of a family of p-values, in the given order. [known: Holm 1979]"""
+    """Holm's step-down adjustment of a family of p-values, in the given order.
+
+    [known: Holm 1979]
+    """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -175,12 +218,15 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return out
 
 
-def verdict(test: PairedTest, p_adjusted: float, *, claimed: float = 0.0, alpha: float = 0.05) -> Verdict:
+def verdict(
+    test: PairedTest, p_adjusted: float, *, claimed: float = 0.0, alpha: float = 0.05
+) -> Verdict:
     """The word for "a is better than b (by at least ``claimed``)".
 
-    *holds*: significant, and the whole interval lies above ``claimed``. *does not hold*: significantly the other way
-    round, or the interval ends below a positive ``claimed`` (the test could have seen that effect and did not).
-    *cannot tell here*: everything else; ``detectable`` says how large an effect would have been seen.
+    *holds*: significant, and the whole interval lies above ``claimed``. *does not hold*:
+    significantly the other way round, or the interval ends below a positive ``claimed`` (the test
+    could have seen that effect and did not). *cannot tell here*: everything else; ``detectable``
+    says how large an effect would have been seen.
     """
     significant = p_adjusted < alpha
     if significant and test.effect > 0 and test.low >= claimed:

@@ -1,4 +1,6 @@
-"""Run every system on every set and leave the evidence: run files, per-query values, tests, table and report."""
+"""Run every system on every set and leave the evidence: run files, per-query values, tests, table
+and report.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +40,27 @@ def run_suite(
     trained_on: Mapping[str, int] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return ``scores.json``.
+    """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return
+    ``scores.json``.
 
-    ``tune_sets``: sets of role valid, on which fusion weights are chosen (without any: equal RRF). ``fuse_with``: the
-    generative systems that are fused with BM25 + dense (default: all). ``topic_oracle``: names of the sets that get the
-    topic-oracle row (default: those whose config says so). ``trained_on``: queries by set that training has seen,
-    although a judged set should be held out; kept in the set's facts.
-    Sets of the log are also split into seen and unseen queries (``<set>/seen``, ``<set>/unseen``). Files:
-    ``runs/<set>.<system>.trec``, ``per_query.parquet``, ``queries.parquet``, ``scores.json``, ``table.md``,
-    ``report.html``.
+    ``tune_sets``: sets of role valid, on which fusion weights are chosen (without any: equal RRF).
+    ``fuse_with``: the generative systems that are fused with BM25 + dense (default: all).
+    ``topic_oracle``: names of the sets that get the topic-oracle row (default: those whose config
+    says so). ``trained_on``: queries by set that training has seen, although a judged set should be
+    held out; kept in the set's facts. Sets of the log are also split into seen and unseen queries
+    (``<set>/seen``, ``<set>/unseen``). Files: ``runs/<set>.<system>.trec``, ``per_query.parquet``,
+    ``queries.parquet``, ``scores.json``, ``table.md``, ``report.html``.
     """
     if not eval_sets:
-        raise ValueError("nothing to score: no evaluation set of role test; name one under evaluate.sets")
+        raise ValueError(
+            "nothing to score: no evaluation set of role test; name one under evaluate.sets"
+        )
     out = Path(out)
-    judged = {each.name for each in cfg.evaluate.sets if each.topic_oracle} if topic_oracle is None else topic_oracle
+    judged = (
+        {each.name for each in cfg.evaluate.sets if each.topic_oracle}
+        if topic_oracle is None
+        else topic_oracle
+    )
     fusions = _fusions(systems, cfg, fuse_with)
     scorer = Scorer(catalogue, priors, sid_index, cfg)
     tuned = _tune(systems, fusions, eval_sets, tune_sets, catalogue, cfg, say)
@@ -70,14 +79,22 @@ def run_suite(
             if is_scored(system):
                 scorer.score(values, job, name, found[name], system)
         for name, parts in fusions.items():
-            found[name] = tuned[name][eval_set.name]([found[part] for part in parts], cfg.evaluate.depth)
+            found[name] = tuned[name][eval_set.name](
+                [found[part] for part in parts], cfg.evaluate.depth
+            )
             scorer.score(values, job, name, found[name], None)
         if eval_set.name in judged:
             scorer.score_oracle(values, job)
         for name, hits in found.items():
             if not is_scored(systems.get(name)):
                 continue
-            write_trec_hits(out / "runs" / f"{eval_set.name}.{name}.trec", hits, eval_set.query_ids, catalogue, name)
+            write_trec_hits(
+                out / "runs" / f"{eval_set.name}.{name}.trec",
+                hits,
+                eval_set.query_ids,
+                catalogue,
+                name,
+            )
         queries += job.queries
         if eval_set.name not in {each.name for each in cfg.evaluate.sets}:
             for part in scorer.split_by_seen(values, job):
@@ -85,7 +102,10 @@ def run_suite(
                 queries += part.queries
     write_queries(out, queries)
     values.write(out)
-    clusters = {name: {row["query_id"]: row["cluster"] for row in queries if row["set"] == name} for name in facts}
+    clusters = {
+        name: {row["query_id"]: row["cluster"] for row in queries if row["set"] == name}
+        for name in facts
+    }
     summary = summarise(values, clusters, samples=cfg.evaluate.bootstrap, seed=cfg.seed)
     for name in facts:
         facts[name]["systems"] = summary[name]
@@ -95,21 +115,37 @@ def run_suite(
         "version": 1,
         "seed": cfg.seed,
         "bootstrap": cfg.evaluate.bootstrap,
-        "beams": {"beam": cfg.decode.beam, "wide": cfg.evaluate.wide_beam, "depth": cfg.evaluate.depth},
-        "catalogue": {"items": len(catalogue), "alive": int(catalogue.alive.sum()), "lineage": catalogue.lineage},
+        "beams": {
+            "beam": cfg.decode.beam,
+            "wide": cfg.evaluate.wide_beam,
+            "depth": cfg.evaluate.depth,
+        },
+        "catalogue": {
+            "items": len(catalogue),
+            "alive": int(catalogue.alive.sum()),
+            "lineage": catalogue.lineage,
+        },
         "kinds": {
-            **{n: "generative" if n in generative else getattr(s, "kind", "baseline") for n, s in systems.items()},
+            **{
+                n: "generative" if n in generative else getattr(s, "kind", "baseline")
+                for n, s in systems.items()
+            },
             **dict.fromkeys(fusions, "fusion"),
             TOPIC_ORACLE: "oracle",
         },
         "about": {name: str(getattr(system, "about", "")) for name, system in systems.items()},
         "fusions": {
-            name: {"parts": parts, "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()}}
+            name: {
+                "parts": parts,
+                "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()},
+            }
             for name, parts in fusions.items()
         },
         "sid_usage": None if sid_index is None else sid_usage(sid_index, priors),
         "sets": facts,
-        "tests": paired_claims(values, clusters, generative, fusions, samples=cfg.evaluate.bootstrap, seed=cfg.seed),
+        "tests": paired_claims(
+            values, clusters, generative, fusions, samples=cfg.evaluate.bootstrap, seed=cfg.seed
+        ),
     }
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     (out / "table.md").write_text(table.to_markdown(scores))
@@ -132,15 +168,21 @@ def _fusions(
 ) -> dict[str, tuple[str, ...]]:
     """The fusions to score: those that the config names, else the default ones."""
     if cfg.evaluate.systems:
-        named = {name: fusion_parts(name, systems) for name in cfg.evaluate.systems if name not in systems}
+        named = {
+            name: fusion_parts(name, systems)
+            for name in cfg.evaluate.systems
+            if name not in systems
+        }
         if strange := [name for name, parts in named.items() if parts is None]:
             raise ValueError(
-                f"evaluate.systems names {', '.join(strange)}, but there are only {', '.join(systems)} "
-                "and fusions of them such as bm25+dense"
+                f"evaluate.systems names {', '.join(strange)}, but there are only "
+                f"{', '.join(systems)} and fusions of them such as bm25+dense"
             )
         return {name: parts for name, parts in named.items() if parts}
     generative = [name for name, system in systems.items() if is_generative(system)]
-    return default_fusions(systems, [name for name in generative if fuse_with is None or name in fuse_with])
+    return default_fusions(
+        systems, [name for name in generative if fuse_with is None or name in fuse_with]
+    )
 
 
 def _tune(
@@ -152,12 +194,16 @@ def _tune(
     cfg: Config,
     say: Callable[[str], None],
 ) -> dict[str, dict[str, Fusion]]:
-    """{fusion: {set: how to fuse}}: weights of the highest nDCG@10 on the tune sets of the set's origin, else on all.
+    """{fusion: {set: how to fuse}}: weights of the highest nDCG@10 on the tune sets of the set's
+    origin, else on all.
 
-    Judged and logged queries want different mixtures, and a service knows which it serves; more would be fitting the
-    weights to one set.
+    Judged and logged queries want different mixtures, and a service knows which it serves; more
+    would be fitting the weights to one set.
     """
-    small = [_subset(each, subset_by_hash(each.query_ids, cfg.evaluate.tune_queries)) for each in tune_sets]
+    small = [
+        _subset(each, subset_by_hash(each.query_ids, cfg.evaluate.tune_queries))
+        for each in tune_sets
+    ]
     used = {part for parts in fusions.values() for part in parts}
     found: dict[tuple[str, str], Hits] = {}
     for each in small if fusions else []:
@@ -172,7 +218,9 @@ def _tune(
         for eval_set in eval_sets:
             if eval_set.origin not in by_origin:
                 near = [each for each in small if each.origin == eval_set.origin] or small
-                folds = [([found[each.name, part] for part in parts], goals[each.name]) for each in near]
+                folds = [
+                    ([found[each.name, part] for part in parts], goals[each.name]) for each in near
+                ]
                 even = Fusion("rrf", (1 / len(parts),) * len(parts))
                 by_origin[eval_set.origin] = tune_fusion(folds, k=10) if folds else even
             tuned[name][eval_set.name] = by_origin[eval_set.origin]
@@ -181,4 +229,6 @@ def _tune(
 
 def _subset(eval_set: EvalSet, at: np.ndarray) -> EvalSet:
     ids = tuple(eval_set.query_ids[i] for i in at)
-    return EvalSet(eval_set.name, ids, tuple(eval_set.prompts[i] for i in at), eval_set.qrels, eval_set.origin)
+    return EvalSet(
+        eval_set.name, ids, tuple(eval_set.prompts[i] for i in at), eval_set.qrels, eval_set.origin
+    )

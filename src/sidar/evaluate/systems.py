@@ -64,17 +64,24 @@ def is_scored(system: object) -> bool:
 
 
 def ranks_sids(system: object) -> bool:
-    """True where the system says itself in which order the SIDs come; the SIDs of others follow from their items."""
+    """True where the system says itself in which order the SIDs come; the SIDs of others follow
+    from their items.
+    """
     return isinstance(system, Generative)
 
 
 def is_generative(system: object) -> bool:
-    """True where the system writes SIDs. A baseline that ranks SIDs without a model says so by its ``kind``."""
+    """True where the system writes SIDs.
+
+    A baseline that ranks SIDs without a model says so by its ``kind``.
+    """
     return ranks_sids(system) and getattr(system, "kind", "generative") == "generative"
 
 
 def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
-    """``"bm25+dense+dpo+sft"`` → its parts, longest known names first; None where it is no fusion of ``systems``."""
+    """``"bm25+dense+dpo+sft"`` → its parts, longest known names first; None where it is no fusion
+    of ``systems``.
+    """
     if name in systems:
         return None
     words, parts, at = name.split("+"), [], 0
@@ -94,11 +101,15 @@ PRIOR = "prior"
 
 
 def dense_row(name: str, systems: Collection[str]) -> str:
-    """``name`` (``dense``, ``dense-tuned``), or its row through an index where a run has that alone."""
+    """``name`` (``dense``, ``dense-tuned``), or its row through an index where a run has that
+    alone.
+    """
     return f"{name}-ivf" if name not in systems and f"{name}-ivf" in systems else name
 
 
-def default_fusions(systems: Collection[str], generative: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def default_fusions(
+    systems: Collection[str], generative: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
     """The lexical and dense channels together, and with each generative model: {name: parts}.
 
     Where there is a fine-tuned encoder (``dense-tuned``), the same again with it.

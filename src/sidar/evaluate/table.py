@@ -1,4 +1,6 @@
-"""The result table: as data, on the console, as Markdown; and the check that it says what the per-query file says."""
+"""The result table: as data, on the console, as Markdown; and the check that it says what the
+per-query file says.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ ORIGIN = {"real": "REAL judgments", "simulated": "SIMULATED traffic", "log": "LO
 
 
 def read_scores(folder: PathLike) -> dict[str, Any]:
-    """``scores.json`` of an evaluate folder. Raises ``ValueError`` naming the command that makes it."""
+    """``scores.json`` of an evaluate folder.
+
+    Raises ``ValueError`` naming the command that makes it.
+    """
     path = Path(folder) / "scores.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it with `sidar evaluate`")
@@ -70,9 +75,17 @@ def interval(cell: Mapping[str, float]) -> str:
     return f"{number(cell['low'])}–{number(cell['high'])}"
 
 
-def block_rows(facts: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, dict[str, Mapping[str, float]]]:
-    """{system: {measure: cell}} of the systems that have any of ``columns``, in the order they were scored."""
-    rows = {system: {m: cells[m] for m in columns if m in cells} for system, cells in facts["systems"].items() if cells}
+def block_rows(
+    facts: Mapping[str, Any], columns: Mapping[str, str]
+) -> dict[str, dict[str, Mapping[str, float]]]:
+    """{system: {measure: cell}} of the systems that have any of ``columns``, in the order they were
+    scored.
+    """
+    rows = {
+        system: {m: cells[m] for m in columns if m in cells}
+        for system, cells in facts["systems"].items()
+        if cells
+    }
     return {system: cells for system, cells in rows.items() if any(m in cells for m in columns)}
 
 
@@ -89,7 +102,9 @@ def about(facts: Mapping[str, Any]) -> str:
 
 
 def sampled(facts: Mapping[str, Any]) -> str:
-    """Which systems' invalid output was measured on fewer queries than asked for; empty where none was."""
+    """Which systems' invalid output was measured on fewer queries than asked for; empty where none
+    was.
+    """
     cut = [
         f"{system}: {n['measured']} of {n['asked']}"
         for system, n in facts.get("invalid_sampled", {}).items()
@@ -97,7 +112,10 @@ def sampled(facts: Mapping[str, Any]) -> str:
     ]
     if not cut:
         return ""
-    return f"Invalid output was measured until its time was up (evaluate.invalid_seconds): {'; '.join(cut)} queries."
+    return (
+        "Invalid output was measured until its time was up (evaluate.invalid_seconds): "
+        f"{'; '.join(cut)} queries."
+    )
 
 
 def to_markdown(scores: Scores) -> str:
@@ -121,12 +139,18 @@ def to_markdown(scores: Scores) -> str:
         if note := sampled(facts):
             lines += [note, ""]
         if tests := [test for test in scores["tests"] if test["set"] == name]:
-            lines += ["| a against b | measure | effect | 95 % | p (Holm) | detectable | verdict: a is better |"]
+            lines += [
+                (
+                    "| a against b | measure | effect | 95 % | p (Holm) | detectable | verdict: a "
+                    "is better |"
+                )
+            ]
             lines += ["|---" * 7 + "|"]
             for t in tests:
                 lines.append(
-                    f"| {t['a']} − {t['b']} | {t['measure']} | {t['effect']:+.4f} | {t['low']:+.4f} to "
-                    f"{t['high']:+.4f} | {t['p_holm']:.4f} | {t['detectable']:.4f} | {t['verdict']} |"
+                    f"| {t['a']} − {t['b']} | {t['measure']} | {t['effect']:+.4f} | "
+                    f"{t['low']:+.4f} to {t['high']:+.4f} | {t['p_holm']:.4f} | "
+                    f"{t['detectable']:.4f} | {t['verdict']} |"
                 )
             lines.append("")
     return "\n".join(lines)
@@ -141,7 +165,9 @@ def _markdown_cell(measure: str, cells: Mapping[str, Mapping[str, float]]) -> st
 
 
 def print_table(folder: PathLike, console: Any) -> None:
-    """Print the tables of an evaluate folder on a rich console, then the verdicts; ± is half the 95 % interval."""
+    """Print the tables of an evaluate folder on a rich console, then the verdicts; ± is half the 95
+    % interval.
+    """
     from rich.table import Table
 
     scores = read_scores(folder)
@@ -151,12 +177,19 @@ def print_table(folder: PathLike, console: Any) -> None:
             rows = block_rows(facts, columns)
             if not rows:
                 continue
-            table = Table(title=f"{name} · {title}", caption=about(facts), title_style="bold", header_style="bold")
+            table = Table(
+                title=f"{name} · {title}",
+                caption=about(facts),
+                title_style="bold",
+                header_style="bold",
+            )
             table.add_column("system", no_wrap=True)
             shown = [m for m in columns if any(m in cells for cells in rows.values())]
             for measure in shown:
                 table.add_column(columns[measure], justify="right")
-            best = {m: max((c[m]["mean"] for c in rows.values() if m in c), default=0) for m in shown}
+            best = {
+                m: max((c[m]["mean"] for c in rows.values() if m in c), default=0) for m in shown
+            }
             for system, cells in rows.items():
                 table.add_row(system, *(_rich_cell(m, cells, best[m]) for m in shown))
             console.print(table)
@@ -180,13 +213,16 @@ def _rich_cell(measure: str, cells: Mapping[str, Mapping[str, float]], best: flo
 def print_verdicts(scores: Scores, console: Any) -> None:
     """Print the paired tests on the primary measures, one line each; the report has the others.
 
-    Of a question with many pairs (the answer against every other row) only a count and the pairs that are worse.
+    Of a question with many pairs (the answer against every other row) only a count and the pairs
+    that are worse.
     """
     shown = ("item/ndcg@10", "sid/mrr")
     rows = [t for t in scores["tests"] if t["measure"] in shown and t["b"] != "dense"]
     if not rows:
         return
-    console.print("[bold]Is a better than b?[/bold] Paired, clustered by query, Holm; ± is the 95 % interval.")
+    console.print(
+        "[bold]Is a better than b?[/bold] Paired, clustered by query, Holm; ± is the 95 % interval."
+    )
     groups: dict[tuple[str, str], list[Any]] = {}
     for t in rows:
         groups.setdefault((t["set"], t["question"]), []).append(t)
@@ -194,18 +230,21 @@ def print_verdicts(scores: Scores, console: Any) -> None:
     for (name, question), tests in groups.items():
         if question in MANY:
             tests = [t for t in tests if t["measure"] == "item/ndcg@10"]
-            better, worse = (sum(t["verdict"] == word for t in tests) for word in ("holds", "does not hold"))
+            better, worse = (
+                sum(t["verdict"] == word for t in tests) for word in ("holds", "does not hold")
+            )
             console.print(
-                f"{name}: {tests[0]['a']} − each of {len(tests)} other rows, item/ndcg@10: better than {better}, "
-                f"worse than {worse}, cannot tell {len(tests) - better - worse}",
+                f"{name}: {tests[0]['a']} − each of {len(tests)} other rows, item/ndcg@10: better "
+                f"than {better}, worse than {worse}, cannot tell {len(tests) - better - worse}",
                 soft_wrap=True,
             )
             tests = [t for t in tests if t["verdict"] == "does not hold"]
         for t in tests:
             pair = f"{t['a']} − {t['b']}"
             console.print(
-                f"{name}  {pair:<{wide}}  {t['measure']:<12} {t['effect']:+.4f} [dim]({t['low']:+.4f} to "
-                f"{t['high']:+.4f}), p {t['p_holm']:.3f}, could see {t['detectable']:.4f}[/dim]  {t['verdict']}",
+                f"{name}  {pair:<{wide}}  {t['measure']:<12} {t['effect']:+.4f} "
+                f"[dim]({t['low']:+.4f} to {t['high']:+.4f}), p {t['p_holm']:.3f}, could see "
+                f"{t['detectable']:.4f}[/dim]  {t['verdict']}",
                 soft_wrap=True,
             )
 
@@ -215,24 +254,37 @@ MANY = ("Is the answer better than the other rows?",)
 
 
 def check_table(folder: PathLike, *, tolerance: float = 1e-9) -> int:
-    """Make every cell again from ``per_query.parquet`` and compare it with ``scores.json`` and ``table.md``.
+    """Make every cell again from ``per_query.parquet`` and compare it with ``scores.json`` and
+    ``table.md``.
 
-    Returns the number of cells that agree. Raises ``ValueError`` naming the first set, system and measure that differ.
+    Returns the number of cells that agree. Raises ``ValueError`` naming the first set, system and
+    measure that differ.
     """
     scores = read_scores(folder)
-    again = summarise(PerQuery.read(folder), read_clusters(folder), samples=scores["bootstrap"], seed=scores["seed"])
+    again = summarise(
+        PerQuery.read(folder),
+        read_clusters(folder),
+        samples=scores["bootstrap"],
+        seed=scores["seed"],
+    )
     checked = 0
     for name in {**scores["sets"], **again}:
         said, made = scores["sets"].get(name, {}).get("systems", {}), again.get(name, {})
         for system in {**said, **made}:
             for measure in {**said.get(system, {}), **made.get(system, {})}:
                 one, two = said.get(system, {}).get(measure), made.get(system, {}).get(measure)
-                if one is None or two is None or any(abs(one[key] - two[key]) > tolerance for key in two):
+                if (
+                    one is None
+                    or two is None
+                    or any(abs(one[key] - two[key]) > tolerance for key in two)
+                ):
                     raise ValueError(
-                        f"{folder}: {name}, {system}, {measure}: the table says {one}, the per-query values say {two}; "
-                        "run `sidar evaluate` again"
+                        f"{folder}: {name}, {system}, {measure}: the table says {one}, the "
+                        f"per-query values say {two}; run `sidar evaluate` again"
                     )
                 checked += 1
     if (Path(folder) / "table.md").read_text() != to_markdown(scores):
-        raise ValueError(f"{folder}/table.md was not made from its scores.json; run `sidar evaluate` again")
+        raise ValueError(
+            f"{folder}/table.md was not made from its scores.json; run `sidar evaluate` again"
+        )
     return checked

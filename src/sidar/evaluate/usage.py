@@ -10,14 +10,17 @@ from sidar.evaluate.scorer import Index, Priors
 
 
 def sid_usage(index: Index, priors: Priors) -> dict[str, Any]:
-    """How items and training clicks spread over the tree: per first code, and used prefixes per depth.
+    """How items and training clicks spread over the tree: per first code, and used prefixes per
+    depth.
 
     With level heads and one length, 1 − ``density`` is the invalid mass of a uniform model.
     """
     first = index.table[:, 0]
     items = np.bincount(first, weights=np.diff(index.rows_start), minlength=index.codebook_sizes[0])
     of_row = np.repeat(first, np.diff(index.rows_start))
-    clicks = np.bincount(of_row, weights=priors.clicks[index.rows], minlength=index.codebook_sizes[0])
+    clicks = np.bincount(
+        of_row, weights=priors.clicks[index.rows], minlength=index.codebook_sizes[0]
+    )
     sizes = np.diff(index.rows_start)
     return {
         "density": index.density,
@@ -26,5 +29,8 @@ def sid_usage(index: Index, priors: Priors) -> dict[str, Any]:
         "prefixes": [len(codes) for codes in index.codes],
         "codes_used": [len(np.unique(codes)) for codes in index.codes],
         "sids": int(index.n_sids),
-        "items_per_sid": {"mean": float(sizes.mean()) if len(sizes) else 0.0, "max": int(sizes.max(initial=0))},
+        "items_per_sid": {
+            "mean": float(sizes.mean()) if len(sizes) else 0.0,
+            "max": int(sizes.max(initial=0)),
+        },
     }

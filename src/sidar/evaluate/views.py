@@ -6,15 +6,20 @@ import numpy as np
 
 
 def modality_gap(a: np.ndarray, b: np.ndarray) -> float:
-    """‖mean a − mean b‖ of unit vectors (n, D) and (m, D); 0 = the clouds share a centre [known: arXiv 2203.02053]."""
-    return float(np.linalg.norm(a.mean(axis=0, dtype=np.float64) - b.mean(axis=0, dtype=np.float64)))
+    """‖mean a − mean b‖ of unit vectors (n, D) and (m, D); 0 = the clouds share a centre [known:
+    arXiv 2203.02053].
+    """
+    return float(
+        np.linalg.norm(a.mean(axis=0, dtype=np.float64) - b.mean(axis=0, dtype=np.float64))
+    )
 
 
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear CKA of two views (n, D), (n, E) of the same n things: 1 = equal up to rotation and scale, 0 = unrelated.
+    """Linear CKA of two views (n, D), (n, E) of the same n things: 1 = equal up to rotation and
+    scale, 0 = unrelated.
 
-    ‖bᵀa‖² / (‖aᵀa‖ ‖bᵀb‖) of centred views, Frobenius norms [known: Kornblith et al. 2019, arXiv 1905.00414]. NaN where
-    a view does not vary.
+    ‖bᵀa‖² / (‖aᵀa‖ ‖bᵀb‖) of centred views, Frobenius norms [known: Kornblith et al. 2019, arXiv
+    1905.00414]. NaN where a view does not vary.
     """
     a, b = (x.astype(np.float64) - x.mean(axis=0, dtype=np.float64) for x in (a, b))
     norms = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
@@ -22,7 +27,8 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def self_ranks(asked: np.ndarray, kept: np.ndarray, block: int = 2048) -> np.ndarray:
-    """(n,) rank of row i of ``kept`` (n, D) when row i of ``asked`` (n, D) asks for it: 1 = it finds itself first.
+    """(n,) rank of row i of ``kept`` (n, D) when row i of ``asked`` (n, D) asks for it: 1 = it
+    finds itself first.
 
     Others that score the same count half, so that identical items do not look lost.
     """
@@ -32,5 +38,7 @@ def self_ranks(asked: np.ndarray, kept: np.ndarray, block: int = 2048) -> np.nda
     for start in range(0, len(asked), block):
         scores = asked[start : start + block] @ kept.T
         own = np.take_along_axis(scores, np.arange(start, start + len(scores))[:, None], axis=1)
-        ranks[start : start + block] = 0.5 + (scores > own).sum(axis=1) + (scores == own).sum(axis=1) / 2
+        ranks[start : start + block] = (
+            0.5 + (scores > own).sum(axis=1) + (scores == own).sum(axis=1) / 2
+        )
     return ranks

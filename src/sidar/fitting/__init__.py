@@ -1,1 +1,3 @@
-"""What every training shares, a language model's and a tokenizer's: checkpoints, logs, the schedule. No model here."""
+"""What every training shares, a language model's and a tokenizer's: checkpoints, logs, the
+schedule. No model here.
+"""

@@ -1,13 +1,15 @@
 """Checkpoints that survive a kill at any moment, or are not there at all.
 
-``step-00000200/`` holds ``model.safetensors`` (what training moves: trainable weights, and the buffers that a caller
-names, such as codebooks that follow running means), ``optimizer.safetensors`` (AdamW's moments by parameter name),
-``state.json`` (step, best validation, RDRW window, counters, identity) and ``manifest.json``: the sha256 of each,
-written last.  All of it is written into a temporary sibling, flushed to disk and renamed, so a folder with the final
-name is complete; its hashes are checked again before anything resumes from it.
+``step-00000200/`` holds ``model.safetensors`` (what training moves: trainable weights, and the
+buffers that a caller names, such as codebooks that follow running means), ``optimizer.safetensors``
+(AdamW's moments by parameter name), ``state.json`` (step, best validation, RDRW window, counters,
+identity) and ``manifest.json``: the sha256 of each, written last.  All of it is written into a
+temporary sibling, flushed to disk and renamed, so a folder with the final name is complete; its
+hashes are checked again before anything resumes from it.
 
-No generator state is stored: the data order, the learning rate and every random draw are functions of (seed, step).
-Frozen weights (LoRA) are not stored either: the run rebuilds them, and their hash is part of the run's identity.
+No generator state is stored: the data order, the learning rate and every random draw are functions
+of (seed, step). Frozen weights (LoRA) are not stored either: the run rebuilds them, and their hash
+is part of the run's identity.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ from torch import Tensor, nn
 
 from sidar.artifacts import fsync_tree, replace_folder, sha256_file
 
-WEIGHTS, MOMENTS, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+WEIGHTS, MOMENTS, STATE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,10 @@ def save(
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir()
     tensors = _moved(model, buffers)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, tmp / WEIGHTS)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        tmp / WEIGHTS,
+    )
     save_file(_moments(trainable(model), optimizer), tmp / MOMENTS)
     (tmp / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
     files = {name: sha256_file(tmp / name) for name in (WEIGHTS, MOMENTS, STATE)}
@@ -84,7 +94,8 @@ def save(
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are what its manifest says; None where none was ever finished.
+    """The newest checkpoint whose files are what its manifest says; None where none was ever
+    finished.
 
     A damaged one is passed over with a ``RuntimeWarning``; when all are damaged, ``ValueError``.
     """
@@ -94,9 +105,16 @@ def newest(folder: Path) -> Checkpoint | None:
         if problem is None:
             state = json.loads((path / STATE).read_text())
             return Checkpoint(path, int(state["step"]), state)
-        warnings.warn(f"checkpoint {path} is damaged ({problem}); falling back to an older one", RuntimeWarning, 2)
+        warnings.warn(
+            f"checkpoint {path} is damaged ({problem}); falling back to an older one",
+            RuntimeWarning,
+            2,
+        )
     if found:
-        raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged; delete that folder to start afresh")
+        raise ValueError(
+            f"all {len(found)} checkpoints in {folder} are damaged; delete that folder to start "
+            "afresh"
+        )
     return None
 
 
@@ -117,9 +135,13 @@ def damage(path: Path) -> str | None:
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, buffers: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    buffers: Sequence[str] = (),
 ) -> None:
-    """Put a checkpoint's weights, ``buffers`` and moments into ``model`` and ``optimizer``, in place.
+    """Put a checkpoint's weights, ``buffers`` and moments into ``model`` and ``optimizer``, in
+    place.
 
     Raises ``ValueError`` when it was made by a model with other trainable weights or buffers.
     """
@@ -128,7 +150,10 @@ def restore(
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if (got := {name: tuple(t.shape) for name, t in weights.items()}) != shapes:
         odd = sorted({*got.items()} ^ {*shapes.items()})[:3]
-        raise ValueError(f"{checkpoint.path} belongs to another model (e.g. {odd}); delete its folder to start afresh")
+        raise ValueError(
+            f"{checkpoint.path} belongs to another model (e.g. {odd}); delete its folder to start "
+            "afresh"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(weights[name])
@@ -138,14 +163,22 @@ def restore(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             prefix = names[id(parameter)] + "::"
-            own = {key[len(prefix) :]: value for key, value in moments.items() if key.startswith(prefix)}
+            own = {
+                key[len(prefix) :]: value
+                for key, value in moments.items()
+                if key.startswith(prefix)
+            }
             if own:
                 state[number] = own
             number += 1
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
-def _moments(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     """``{"<parameter>::<moment>": tensor}``; a parameter that never had a gradient has none."""
     return {
         f"{name}::{key}": torch.as_tensor(value).detach().cpu().contiguous()
@@ -168,11 +201,17 @@ def frozen_hash(model: nn.Module) -> str:
 
 def environment() -> dict[str, Any]:
     """What bit-exactness leans on beside the identity: a change is a warning, not a refusal."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": os.uname().machine}
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": os.uname().machine,
+    }
 
 
 def differing(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
-    """``key: before -> now`` of every key in which the checkpoint's identity is not ``identity``."""
+    """``key: before -> now`` of every key in which the checkpoint's identity is not
+    ``identity``.
+    """
     before, now = _flat(checkpoint.state["identity"]), _flat(identity)
     return [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
@@ -182,18 +221,22 @@ def differing(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
-    """Refuse to continue under another config or on other inputs; warn where only the environment differs.
+    """Refuse to continue under another config or on other inputs; warn where only the environment
+    differs.
 
     Raises ``ValueError`` naming every differing key with both values.
     """
     if found := differing(checkpoint, identity):
         raise ValueError(
             f"{checkpoint.path.parent} holds an interrupted run with other settings or inputs "
-            f"({'; '.join(found)}). Restore them to continue it, or delete that folder to start afresh"
+            f"({'; '.join(found)}). Restore them to continue it, or delete that folder to start "
+            "afresh"
         )
     was, here = checkpoint.state["environment"], environment()
     if was != here:
-        warnings.warn(f"resuming under {here}, was {was}: the result will not be bit-exact", RuntimeWarning, 2)
+        warnings.warn(
+            f"resuming under {here}, was {was}: the result will not be bit-exact", RuntimeWarning, 2
+        )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Where a run tells what it does: ``log.jsonl``, TensorBoard, and one line of progress with an ETA."""
+"""Where a run tells what it does: ``log.jsonl``, TensorBoard, and one line of
+progress with an ETA.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,22 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 #: Seconds without a line after which a run without a terminal says how far it is.
 QUIET_S = 30.0
 
 
 class RunLog:
-    """Writes scalars of a run that may be interrupted: records after the resumed step are dropped, not doubled.
+    """Writes scalars of a run that may be interrupted: records after the resumed step are dropped,
+    not doubled.
 
     Use as a context manager. ``kind`` is ``train`` or ``valid``; values must be numbers or strings.
     """
@@ -39,11 +49,15 @@ class RunLog:
         self.path = folder / "log.jsonl"
         if resumed_step:
             _drop_after(self.path, resumed_step)
-        else:  # killed before its first checkpoint: nothing of it counts, not even the validation of step 0
+        # killed before its first checkpoint: nothing of it counts, not even the validation of step
+        # 0
+        else:
             self.path.unlink(missing_ok=True)
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
+        )
         self._console = Console(stderr=True)
         self._live = progress and self._console.is_terminal
         self._speak = progress and not self._live  # a log file wants lines, not a moving bar
@@ -70,20 +84,27 @@ class RunLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
         self._file.close()
         self._board.close()
 
     def advance(self, step: int) -> None:
-        """Move the bar to ``step`` finished steps; without a terminal print a line after :data:`QUIET_S` of silence."""
+        """Move the bar to ``step`` finished steps; without a terminal print a line after
+        :data:`QUIET_S` of silence.
+        """
         self._bar.update(self._task, completed=step)
         now = self._clock()
         if self._speak and now - self._last_line >= QUIET_S:
             self._last_line = now
             metrics = f"  {self._metrics()}" if self._shown else ""
-            line = f"{self._title} step {step} of {self._total}, {self._left(step, now)} left{metrics}"
+            line = (
+                f"{self._title} step {step} of {self._total}, {self._left(step, now)} left{metrics}"
+            )
             self._console.print(line, highlight=False)
 
     def _left(self, step: int, now: float) -> str:
@@ -94,7 +115,13 @@ class RunLog:
         return "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
 
     def write(
-        self, kind: str, step: int, scalars: dict[str, float], show: tuple[str, ...] = (), *, speak: bool = False
+        self,
+        kind: str,
+        step: int,
+        scalars: dict[str, float],
+        show: tuple[str, ...] = (),
+        *,
+        speak: bool = False,
     ) -> None:
         """Record ``scalars`` at ``step``; those named in ``show`` stay visible beside the bar.
 
@@ -123,7 +150,9 @@ class Countdown:
     Call it with the number done and the total; the first call says where the count starts.
     """
 
-    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._title, self._say, self._clock = title, say, clock
         self._first: int | None = None
         self._started = self._last_line = clock()
@@ -145,7 +174,9 @@ def time_left(seconds: float, done: int, rest: int) -> str:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keep the records up to ``step``; a half-written last line (the run was killed) goes as well."""
+    """Keep the records up to ``step``; a half-written last line (the run was
+    killed) goes as well.
+    """
     if not path.is_file():
         return
     kept = []

@@ -10,8 +10,8 @@ from sidar.config import DenseConfig, OptimConfig, RqVaeConfig
 def lr_factor(step: int, cfg: OptimConfig | DenseConfig | RqVaeConfig) -> float:
     """Factor on each group's learning rate at optimizer step ``step`` (0-based) of ``cfg.steps``.
 
-    Rises linearly over the first ``warmup`` share of the steps (never from exactly 0), then follows ``schedule``:
-    ``cosine`` and ``linear`` fall to 0 at the end, ``constant`` stays.
+    Rises linearly over the first ``warmup`` share of the steps (never from exactly 0), then follows
+    ``schedule``: ``cosine`` and ``linear`` fall to 0 at the end, ``constant`` stays.
     """
     rising = round(cfg.warmup * cfg.steps)
     if step < rising:

@@ -1,13 +1,14 @@
 """The prefix index: every SID of a catalogue as ragged CSR arrays over global prefix ids.
 
-A *prefix* at depth d = 1..L is the first d codes of some SID; prefixes of one depth are numbered in lexicographic
-order.  The children of prefix p at depth d (the root is prefix 0 at depth 0) are the consecutive prefixes
-``child_start[d][p] : child_start[d][p + 1]`` of depth d + 1, whose last codes are ``codes[d]`` of that range, rising.
-So a child's position *is* its id: one step of beam search is two gathers, and no array is larger than the
-number of live prefixes.  [reconstruction; STATIC (arXiv 2602.22647) pads such rows to a fixed branching factor]
+A *prefix* at depth d = 1..L is the first d codes of some SID; prefixes of one depth are numbered in
+lexicographic order.  The children of prefix p at depth d (the root is prefix 0 at depth 0) are the
+consecutive prefixes ``child_start[d][p] : child_start[d][p + 1]`` of depth d + 1, whose last codes
+are ``codes[d]`` of that range, rising. So a child's position *is* its id: one step of beam search
+is two gathers, and no array is larger than the number of live prefixes.  [reconstruction; STATIC
+(arXiv 2602.22647) pads such rows to a fixed branching factor]
 
-An SID may end at any depth.  SID numbers follow the lexicographic order of the SIDs with "ends here" first, so all
-SIDs below a prefix are one range of numbers.
+An SID may end at any depth.  SID numbers follow the lexicographic order of the SIDs with "ends
+here" first, so all SIDs below a prefix are one range of numbers.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _FORMAT = "sidar-prefix-index-1"
 class PrefixIndex:
     """What can be generated, and which items it stands for. Make one with :meth:`build`.
 
-    ``codes[d]`` (n_{d+1},) uint16 (int32 where a codebook exceeds 65,536), d = 0..L−1: last code of each prefix of
-    depth d + 1. ``child_start[d]`` (n_d + 1,) int32 (int64 past 2³¹): see the module. ``rows[rows_start[s] :
-    rows_start[s + 1]]`` int32: items of SID number s, most interactions first, then best prior, then lower row.
-    ``prior`` (N,) float32 by row; ``counts`` (N,) float32 training-day interactions by row (:mod:`sidar.index.shares`).
+    ``codes[d]`` (n_{d+1},) uint16 (int32 where a codebook exceeds 65,536), d = 0..L−1: last code of
+    each prefix of depth d + 1. ``child_start[d]`` (n_d + 1,) int32 (int64 past 2³¹): see the
+    module. ``rows[rows_start[s] : rows_start[s + 1]]`` int32: items of SID number s, most
+    interactions first, then best prior, then lower row. ``prior`` (N,) float32 by row; ``counts``
+    (N,) float32 training-day interactions by row (:mod:`sidar.index.shares`).
     """
 
     codebook_sizes: tuple[int, ...]
@@ -49,15 +51,19 @@ class PrefixIndex:
     counts: np.ndarray | None = None
 
     @classmethod
-    def build(cls, sids: SemanticIds, prior: np.ndarray | None = None, counts: np.ndarray | None = None) -> PrefixIndex:
-        """Index every row of ``sids`` that has an SID; rows with the same codes share one SID number.
+    def build(
+        cls, sids: SemanticIds, prior: np.ndarray | None = None, counts: np.ndarray | None = None
+    ) -> PrefixIndex:
+        """Index every row of ``sids`` that has an SID; rows with the same codes share one SID
+        number.
 
-        ``counts`` (N,) and then ``prior`` (N,) order the items inside an SID. A ``ValueError`` names a row whose value
-        is not a number.
+        ``counts`` (N,) and then ``prior`` (N,) order the items inside an SID. A ``ValueError``
+        names a row whose value is not a number.
         """
         rows = np.flatnonzero(sids.lengths > 0).astype(np.int32)
         weight, count = _by_row("prior", prior, sids), _by_row("count", counts, sids)
-        # the later of two stable sorts decides first, and the sort by SID below keeps this order inside an SID
+        # the later of two stable sorts decides first, and the sort by SID below keeps this order
+        # inside an SID
         for values in (weight, count):
             if values is not None:
                 rows = rows[np.argsort(-values[rows], kind="stable")]
@@ -71,19 +77,29 @@ class PrefixIndex:
         else:
             order = np.lexsort(codes.T[::-1])
             codes = codes[order]
-            first = np.flatnonzero(np.concatenate([[True], (codes[1:] != codes[:-1]).any(axis=1)]))[: len(codes)]
+            first = np.flatnonzero(np.concatenate([[True], (codes[1:] != codes[:-1]).any(axis=1)]))[
+                : len(codes)
+            ]
             levels = _levels_of_codes(codes[first])
         starts = np.append(first, len(rows))
-        return cls._from_levels(levels, sids.codebook_sizes, len(first), starts, rows[order], weight, count)
+        return cls._from_levels(
+            levels, sids.codebook_sizes, len(first), starts, rows[order], weight, count
+        )
 
     @classmethod
     def from_keys(cls, keys: np.ndarray, codebook_sizes: Sequence[int]) -> PrefixIndex:
-        """Index packed keys (:func:`pack_keys`) in any order; repeated keys count once. No item is attached."""
+        """Index packed keys (:func:`pack_keys`) in any order; repeated keys count once.
+
+        No item is attached.
+        """
         keys = np.sort(np.asarray(keys, np.int64))
-        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)] & (keys != 0)]  # 0 = no SID
+        # 0 = no SID
+        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)] & (keys != 0)]
         levels = _levels_of_keys(keys, tuple(codebook_sizes))
         none = np.empty(0, np.int32)
-        return cls._from_levels(levels, tuple(codebook_sizes), len(keys), np.zeros(len(keys) + 1, np.int32), none, None)
+        return cls._from_levels(
+            levels, tuple(codebook_sizes), len(keys), np.zeros(len(keys) + 1, np.int32), none, None
+        )
 
     @classmethod
     def _from_levels(
@@ -96,9 +112,12 @@ class PrefixIndex:
         prior: np.ndarray | None,
         counts: np.ndarray | None = None,
     ) -> PrefixIndex:
-        """``levels`` yields per level, over the sorted distinct SIDs: code + 1 or 0 = ended, and "starts a prefix"."""
+        """``levels`` yields per level, over the sorted distinct SIDs: code + 1 or 0 = ended, and
+        "starts a prefix".
+        """
         small = np.int32 if max(n_sids, len(rows)) < 2**31 - 1 else np.int64
-        parents = np.zeros(1, np.int64)  # number of the first SID below each prefix of the depth above
+        # number of the first SID below each prefix of the depth above
+        parents = np.zeros(1, np.int64)
         codes: list[np.ndarray] = []
         child_start: list[np.ndarray] = []
         sid_of = [np.full(1, -1, small)]
@@ -107,13 +126,17 @@ class PrefixIndex:
                 sid_of.append(np.where(field[parents] == 0, parents, -1).astype(small))
             first = np.flatnonzero(new & (field > 0))
             start = parents if len(first) == n_sids else np.searchsorted(first, parents)
-            codes.append((field[first] - 1).astype(np.uint16 if sizes[len(codes)] <= 1 << 16 else np.int32))
+            codes.append(
+                (field[first] - 1).astype(np.uint16 if sizes[len(codes)] <= 1 << 16 else np.int32)
+            )
             child_start.append(np.append(start, len(first)).astype(small))
             parents = first
         sid_of.append(parents.astype(small))
         fixed = len(parents) == n_sids
         ends = None if fixed else sid_of
-        return cls(sizes, codes, child_start, n_sids, rows_start.astype(small), rows, prior, ends, counts)
+        return cls(
+            sizes, codes, child_start, n_sids, rows_start.astype(small), rows, prior, ends, counts
+        )
 
     def __len__(self) -> int:
         return self.n_sids
@@ -124,12 +147,16 @@ class PrefixIndex:
 
     @property
     def fixed_length(self) -> bool:
-        """True when every SID uses all L levels (an empty index included): EOS is certain then and costs no step."""
+        """True when every SID uses all L levels (an empty index included): EOS is certain then and
+        costs no step.
+        """
         return self.stored_sid_of is None
 
     @property
     def density(self) -> float:
-        """Share of all writable SIDs that are products: of ΠK_l with one fixed length, else of all lengths 1..L."""
+        """Share of all writable SIDs that are products: of ΠK_l with one fixed length, else of all
+        lengths 1..L.
+        """
         lengths = [self.n_levels] if self.fixed_length else range(1, self.n_levels + 1)
         return self.n_sids / sum(math.prod(self.codebook_sizes[:length]) for length in lengths)
 
@@ -162,14 +189,20 @@ class PrefixIndex:
         """(n_sids, L) int32 codes of every SID number, −1 past the end."""
         table = np.full((self.n_sids, self.n_levels), -1, np.int32)
         prefix = np.empty((1, 0), np.int32)  # (n_d, d) codes of the prefixes of depth d
-        for depth, (codes, start) in enumerate(zip(self.codes, self.child_start, strict=True), start=1):
-            prefix = np.column_stack([np.repeat(prefix, np.diff(start), axis=0), codes.astype(np.int32)])
+        for depth, (codes, start) in enumerate(
+            zip(self.codes, self.child_start, strict=True), start=1
+        ):
+            prefix = np.column_stack(
+                [np.repeat(prefix, np.diff(start), axis=0), codes.astype(np.int32)]
+            )
             ends = self.terminal[depth]
             table[self.sid_of[depth][ends], :depth] = prefix[ends]
         return table
 
     def children(self, depth: int, prefixes: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """(n,) ids at ``depth`` + 1 of the prefixes (n,) of ``depth`` followed by codes (n,); −1 where none is live."""
+        """(n,) ids at ``depth`` + 1 of the prefixes (n,) of ``depth`` followed by codes (n,); −1
+        where none is live.
+        """
         prefixes, codes = np.asarray(prefixes, np.int64), np.asarray(codes, np.int64)
         start, values = self.child_start[depth], self.codes[depth]
         inside = prefixes >= 0
@@ -186,10 +219,14 @@ class PrefixIndex:
         return np.where(found, low, -1)
 
     def lookup(self, codes: np.ndarray) -> np.ndarray:
-        """(n,) SID numbers of codes (n, ≤ L), −1 past the end of each; −1 where there is no such SID."""
+        """(n,) SID numbers of codes (n, ≤ L), −1 past the end of each; −1 where there is no such
+        SID.
+        """
         codes = np.atleast_2d(np.asarray(codes))
         if codes.shape[1] > self.n_levels:
-            raise ValueError(f"codes {codes.shape} have more levels than the index, which has {self.n_levels}")
+            raise ValueError(
+                f"codes {codes.shape} have more levels than the index, which has {self.n_levels}"
+            )
         lengths = (codes >= 0).sum(axis=1)
         padded = ((codes >= 0) == (np.arange(codes.shape[1]) < lengths[:, None])).all(axis=1)
         prefixes = np.zeros(len(codes), np.int64)
@@ -201,11 +238,15 @@ class PrefixIndex:
         return numbers
 
     def expand(self, sid_numbers: np.ndarray, k: int) -> np.ndarray:
-        """(…, k) int32 rows: the items of the SIDs (…, W) in order, cut at ``k``; −1 = none (SID −1 has no item)."""
+        """(…, k) int32 rows: the items of the SIDs (…, W) in order, cut at ``k``; −1 = none (SID −1
+        has no item).
+        """
         return self.expand_with_source(sid_numbers, k)[0]
 
     def expand_with_source(self, sid_numbers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`expand`, and beside each row the position in W of the SID that it came from, (…, k) int32."""
+        """As :meth:`expand`, and beside each row the position in W of the SID that it came from,
+        (…, k) int32.
+        """
         sid_numbers = np.asarray(sid_numbers, np.int64)
         shape = (*sid_numbers.shape[:-1], k)
         sids = sid_numbers.reshape(math.prod(shape[:-1]), sid_numbers.shape[-1])
@@ -217,7 +258,8 @@ class PrefixIndex:
         size[query, beam] = self.rows_start[sids[query, beam] + 1] - start
         place = np.cumsum(size, axis=1) - size  # of an SID's first item in the answer
         place, size = place[query, beam], size[query, beam]
-        size = np.clip(k - place, 0, size)  # cut before expanding: one SID may hold the whole catalogue
+        # cut before expanding: one SID may hold the whole catalogue
+        size = np.clip(k - place, 0, size)
         inner = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         to = np.repeat(query, size), np.repeat(place, size) + inner
         rows[to] = self.rows[np.repeat(start, size) + inner]
@@ -228,11 +270,18 @@ class PrefixIndex:
         """Write ``prefix.safetensors`` into ``folder``."""
         tensors = {"rows_start": self.rows_start, "rows": self.rows}
         for depth in range(self.n_levels):
-            tensors |= {f"codes.{depth}": self.codes[depth], f"child_start.{depth}": self.child_start[depth]}
+            tensors |= {
+                f"codes.{depth}": self.codes[depth],
+                f"child_start.{depth}": self.child_start[depth],
+            }
         tensors |= {f"sid_of.{d}": array for d, array in enumerate(self.stored_sid_of or [])}
-        tensors |= {n: v for n, v in (("prior", self.prior), ("counts", self.counts)) if v is not None}
+        tensors |= {
+            n: v for n, v in (("prior", self.prior), ("counts", self.counts)) if v is not None
+        }
         sizes = ",".join(map(str, self.codebook_sizes))
-        save_file(tensors, Path(folder) / FILE, metadata={"format": _FORMAT, "codebook_sizes": sizes})
+        save_file(
+            tensors, Path(folder) / FILE, metadata={"format": _FORMAT, "codebook_sizes": sizes}
+        )
 
     @classmethod
     def load(cls, folder: PathLike) -> PrefixIndex:
@@ -243,7 +292,10 @@ class PrefixIndex:
         with safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
             if about.get("format") != _FORMAT:
-                raise ValueError(f"{path} is not a prefix index of this version ({_FORMAT}); run `sidar index` again")
+                raise ValueError(
+                    f"{path} is not a prefix index of this version ({_FORMAT}); run `sidar index` "
+                    "again"
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         sizes = tuple(int(size) for size in about["codebook_sizes"].split(","))
         levels = range(len(sizes))
@@ -255,13 +307,17 @@ class PrefixIndex:
             arrays["rows_start"],
             arrays["rows"],
             arrays.get("prior"),
-            [arrays[f"sid_of.{d}"] for d in range(len(sizes) + 1)] if "sid_of.0" in arrays else None,
+            [arrays[f"sid_of.{d}"] for d in range(len(sizes) + 1)]
+            if "sid_of.0" in arrays
+            else None,
             arrays.get("counts"),
         )
 
 
 def _by_row(name: str, values: np.ndarray | None, sids: SemanticIds) -> np.ndarray | None:
-    """Return ``values`` as (N,) float32; ``ValueError`` where they do not fit the table or one is not a number."""
+    """Return ``values`` as (N,) float32; ``ValueError`` where they do not fit the table or one is
+    not a number.
+    """
     if values is None:
         return None
     found = np.asarray(values, np.float32)
@@ -278,12 +334,15 @@ def key_bits(codebook_sizes: Sequence[int]) -> int:
 
 
 def pack_keys(codes: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
-    """(N,) int64 keys of codes (N, L), −1 past the end: bit fields of code + 1, first level highest, 0 = ended.
+    """(N,) int64 keys of codes (N, L), −1 past the end: bit fields of code + 1, first level
+    highest, 0 = ended.
 
     Keys sort as the SIDs do. ``ValueError`` when the fields need more than 63 bits.
     """
     if key_bits(codebook_sizes) > 63:
-        raise ValueError(f"codebooks {tuple(codebook_sizes)} need {key_bits(codebook_sizes)} bits; a key has 63")
+        raise ValueError(
+            f"codebooks {tuple(codebook_sizes)} need {key_bits(codebook_sizes)} bits; a key has 63"
+        )
     keys = np.zeros(len(codes), np.int64)
     for level, size in enumerate(codebook_sizes):
         keys <<= int(size).bit_length()
@@ -291,7 +350,9 @@ def pack_keys(codes: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
     return keys
 
 
-def _levels_of_keys(keys: np.ndarray, sizes: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _levels_of_keys(
+    keys: np.ndarray, sizes: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     changed = np.concatenate([[np.int64(2**62)], keys[1:] ^ keys[:-1]])[: len(keys)]
     shift = key_bits(sizes)
     for size in sizes:

@@ -17,9 +17,11 @@ _META = b"sidar.rowmap"
 
 @dataclass(frozen=True)
 class RowMap:
-    """``new`` (N_old,) int32: the new row of each old one, −1 where it is gone. It keeps order, so it is monotone.
+    """``new`` (N_old,) int32: the new row of each old one, −1 where it is gone. It keeps order, so
+    it is monotone.
 
-    ``before`` and ``after`` are the lineages: an array of rows may be mapped only if it was made for ``before``.
+    ``before`` and ``after`` are the lineages: an array of rows may be mapped only if it was made
+    for ``before``.
     """
 
     new: np.ndarray
@@ -38,27 +40,40 @@ class RowMap:
         return np.flatnonzero(self.new >= 0)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of any shape in the new numbering, −1 for rows that are gone and for −1; ``ValueError`` names others."""
+        """Rows of any shape in the new numbering, −1 for rows that are gone and for −1;
+        ``ValueError`` names others.
+        """
         rows = np.asarray(rows)
         if rows.size and (rows.max() >= len(self.new) or rows.min() < -1):
             wrong = rows[(rows >= len(self.new)) | (rows < -1)].flat[0]
-            raise ValueError(f"row {wrong} is not of lineage {self.before}, which has {len(self.new)} rows")
+            raise ValueError(
+                f"row {wrong} is not of lineage {self.before}, which has {len(self.new)} rows"
+            )
         return np.where(rows >= 0, self.new[rows], -1).astype(np.int32)
 
     def take(self, values: np.ndarray) -> np.ndarray:
-        """What is stored per row (N_old, …), such as vectors or priors, in the new numbering (N_new, …)."""
+        """What is stored per row (N_old, …), such as vectors or priors, in the new numbering
+        (N_new, …).
+        """
         if len(values) != len(self.new):
-            raise ValueError(f"{len(values)} values do not fit lineage {self.before}, which has {len(self.new)} rows")
+            raise ValueError(
+                f"{len(values)} values do not fit lineage {self.before}, which has "
+                f"{len(self.new)} rows"
+            )
         return values[self.old]
 
     def save(self, folder: PathLike, item_ids: np.ndarray) -> None:
-        """Write ``rowmap.parquet`` (item_id, old_row, new_row) into ``folder``; ``item_ids`` (N_old,)."""
+        """Write ``rowmap.parquet`` (item_id, old_row, new_row) into ``folder``; ``item_ids``
+        (N_old,).
+        """
         columns = {
             "item_id": pa.array(item_ids, pa.string()),
             "old_row": np.arange(len(self.new), dtype=np.int32),
             "new_row": self.new,
         }
-        table = pa.table(columns).replace_schema_metadata({_META: f"{self.before} {self.after}".encode()})
+        table = pa.table(columns).replace_schema_metadata(
+            {_META: f"{self.before} {self.after}".encode()}
+        )
         pq.write_table(table, Path(folder) / FILE)
 
     @classmethod

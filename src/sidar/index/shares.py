@@ -4,8 +4,9 @@ s is the item's smoothed share of the training-day interactions inside its SID [
 
     s(i | y) = (n_i + α)^{1/τ} / Σ_{j in y} (n_j + α)^{1/τ}
 
-n_i counts training requests in which i was clicked or more, α > 0 is a Dirichlet pseudo-count per item, so that an item
-without any interaction is reachable, τ a temperature (1 = the share itself, larger is flatter).  Only live items share.
+n_i counts training requests in which i was clicked or more, α > 0 is a Dirichlet pseudo-count per
+item, so that an item without any interaction is reachable, τ a temperature (1 = the share itself,
+larger is flatter).  Only live items share.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ Rule = Literal["counts", "uniform"]
 
 @dataclass(frozen=True)
 class ItemShares:
-    """``log_share`` (items of the index,) float32: log s of each entry of ``index.rows``, −inf for a retired item.
+    """``log_share`` (items of the index,) float32: log s of each entry of ``index.rows``, −inf for
+    a retired item.
 
-    Inside an SID it falls with the place, as the index orders items by the counts that shares are made from.
+    Inside an SID it falls with the place, as the index orders items by the counts that shares are
+    made from.
     """
 
     log_share: np.ndarray
@@ -47,13 +50,15 @@ class ItemShares:
     ) -> ItemShares:
         """Shares of the items of ``index`` that ``alive`` (N,) bool keeps (None = all).
 
-        An index without counts, written by an older version, shares by its prior, which is log(1 + weighted counts).
-        Raises ``ValueError`` for a pseudo-count or temperature that is not positive.
+        An index without counts, written by an older version, shares by its prior, which is log(1 +
+        weighted counts). Raises ``ValueError`` for a pseudo-count or temperature that is not
+        positive.
         """
         if pseudo <= 0 or temperature <= 0:
             raise ValueError(
-                f"decode.share_pseudo {pseudo} and decode.share_temperature {temperature} must be positive: with a "
-                "pseudo-count of 0 an item without interactions could never be found"
+                f"decode.share_pseudo {pseudo} and decode.share_temperature {temperature} must be "
+                "positive: with a pseudo-count of 0 an item without interactions could never be "
+                "found"
             )
         rows = index.rows
         counts = index.counts

@@ -10,8 +10,12 @@ from sidar.index.prefix import PrefixIndex
 from sidar.types import PathLike
 
 
-def build_stage(cfg: Config, sid_folder: PathLike, data_folder: PathLike, out: PathLike) -> dict[str, Any]:
-    """Write ``prefix.safetensors`` into ``out``: prefixes of all SIDs, items of each SID, their clicks and priors."""
+def build_stage(
+    cfg: Config, sid_folder: PathLike, data_folder: PathLike, out: PathLike
+) -> dict[str, Any]:
+    """Write ``prefix.safetensors`` into ``out``: prefixes of all SIDs, items of each SID, their
+    clicks and priors.
+    """
     from sidar.data import open_dataset
     from sidar.sid.table import load_sids
 

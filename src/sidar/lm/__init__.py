@@ -1,4 +1,7 @@
-"""The language model that writes Semantic IDs. Names load on first use, so importing ``sidar.lm`` loads no torch."""
+"""The language model that writes Semantic IDs.
+
+Names load on first use, so importing ``sidar.lm`` loads no torch.
+"""
 
 from __future__ import annotations
 

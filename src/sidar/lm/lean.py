@@ -1,9 +1,10 @@
 """A lean forward of plain rotary decoders (Llama, Qwen2, Qwen3) for beams that share a prompt.
 
-What transformers spends on a beam step is overhead, not arithmetic.  Here the projections of a block are fused once,
-norm weights are folded into them, and the prompt's keys and values are computed once and shared by all beams: a beam
-reads them as one matrix product and owns only the keys and values of its own ≤ L − 1 codes, found through its parent.
-The slow twin is :mod:`sidar.lm.tree`.
+What transformers spends on a beam step is overhead, not arithmetic.  Here the projections of a
+block are fused once, norm weights are folded into them, and the prompt's keys and values are
+computed once and shared by all beams: a beam reads them as one matrix product and owns only the
+keys and values of its own ≤ L − 1 codes, found through its parent. The slow twin is
+:mod:`sidar.lm.tree`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Families whose blocks are exactly: x + o(attention(norm(x))), then x + down(silu(gate) · up) of norm(x).
+#: Families whose blocks are exactly: x + o(attention(norm(x))), then x + down(silu(gate) · up) of
+#: norm(x).
 FAMILIES = ("llama", "qwen2", "qwen3")
 #: Rotary schemes whose frequencies are fixed when the model is made.
 ROPES = ("default", "linear", "llama3", "yarn")
@@ -23,7 +25,9 @@ ROPES = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class _Block:
-    """The weights of one block, norm weights folded in; q and k rows are interleaved (see :func:`_interleave`)."""
+    """The weights of one block, norm weights folded in; q and k rows are interleaved (see
+    :func:`_interleave`).
+    """
 
     qkv: Tensor  # (H·h + 2·Hkv·h, d)
     qkv_bias: Tensor | None
@@ -44,15 +48,17 @@ class LeanState:
     keys: list[Tensor] = field(default_factory=list)  # per layer (Q, Hkv, P, h)
     values: list[Tensor] = field(default_factory=list)
     padding: Tensor | None = None  # (Q, 1, 1, P) additive, None where no prompt is padded
-    rows: dict[int, list[Tensor]] = field(default_factory=dict)  # depth -> per layer (Q·W, 2, Hkv, h): k, v
-    ancestors: dict[int, list[Tensor]] = field(default_factory=dict)  # depth -> per depth above, (Q·W,) row there
+    # depth -> per layer (Q·W, 2, Hkv, h): k, v
+    rows: dict[int, list[Tensor]] = field(default_factory=dict)
+    # depth -> per depth above, (Q·W,) row there
+    ancestors: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 class LeanDecoder:
     """The decoder ``backbone`` as it is now; later changes of its weights are not seen.
 
-    ``dtype`` bf16 runs the four products of a block in bf16; the residual stream, norms and the softmax stay fp32.
-    ``final_norm`` (d,) is left to the caller to fold into what reads the states.
+    ``dtype`` bf16 runs the four products of a block in bf16; the residual stream, norms and the
+    softmax stay fp32. ``final_norm`` (d,) is left to the caller to fold into what reads the states.
     """
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -92,7 +98,10 @@ class LeanDecoder:
         v, v_bias = _dense(attention.v_proj)
         qk_norm = None
         if getattr(attention, "q_norm", None) is not None:
-            q_norm, k_norm = attention.q_norm.weight.float() * scale, attention.k_norm.weight.float()
+            q_norm, k_norm = (
+                attention.q_norm.weight.float() * scale,
+                attention.k_norm.weight.float(),
+            )
             qk_norm = torch.cat([q_norm.expand(self.heads, -1), k_norm.expand(self.kv_heads, -1)])
             qk_norm = self._interleave(qk_norm.flatten()).view_as(qk_norm).contiguous()
         else:
@@ -101,14 +110,19 @@ class LeanDecoder:
         gate, gate_bias = _dense(mlp.gate_proj)
         up, up_bias = _dense(mlp.up_proj)
         down, down_bias = _dense(mlp.down_proj)
-        before, between = layer.input_layernorm.weight.float(), layer.post_attention_layernorm.weight.float()
+        before, between = (
+            layer.input_layernorm.weight.float(),
+            layer.post_attention_layernorm.weight.float(),
+        )
 
         def ready(weight: Tensor | None) -> Tensor | None:
             return None if weight is None else weight.to(self.dtype).contiguous()
 
         weights = {
             "qkv": torch.cat([self._interleave(q), self._interleave(k), v]) * before,
-            "qkv_bias": _joined([None if b is None else self._interleave(b) for b in (q_bias, k_bias)] + [v_bias]),
+            "qkv_bias": _joined(
+                [None if b is None else self._interleave(b) for b in (q_bias, k_bias)] + [v_bias]
+            ),
             "o": o,
             "o_bias": o_bias,
             "gate_up": torch.cat([gate, up]) * between,
@@ -120,7 +134,8 @@ class LeanDecoder:
         return _Block(qk_norm=qk_norm, **made)  # type: ignore[arg-type]  # only biases are ever None, and they may be
 
     def _interleave(self, rows: Tensor) -> Tensor:
-        """Rows of each head from halves (x, y) to pairs (x₀, y₀, x₁, …): rotary positions become a complex product.
+        """Rows of each head from halves (x, y) to pairs (x₀, y₀, x₁, …): rotary positions become a
+        complex product.
 
         Applied to q and k alike, so their dot products do not change.
         """
@@ -140,7 +155,9 @@ class LeanDecoder:
         return (x * _inverse_rms(x, self.eps)).to(self.dtype)
 
     def _qkv(self, block: _Block, x: Tensor, turn: Tensor) -> Tensor:
-        """(…, H + 2·Hkv, h) fp32 queries, keys (normed and turned) and values of states x (…, d)."""
+        """(…, H + 2·Hkv, h) fp32 queries, keys (normed and turned) and values of
+        states x (…, d).
+        """
         qkv = F.linear(self._norm(x), block.qkv, block.qkv_bias).float()
         qkv = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
         qk = qkv[..., : self.heads + self.kv_heads, :]
@@ -157,7 +174,8 @@ class LeanDecoder:
         return x
 
     def prefill(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LeanState]:
-        """Embedded prompts x (Q, P, d), padded on the right → states (Q, d) at their ends, before the final norm.
+        """Embedded prompts x (Q, P, d), padded on the right → states (Q, d) at their ends, before
+        the final norm.
 
         Padding is behind everything that counts, so a causal mask alone keeps it out.
         """
@@ -165,20 +183,28 @@ class LeanDecoder:
         state = LeanState(lengths)
         if int(lengths.min()) < p:
             outside = torch.arange(p, device=x.device) >= lengths[:, None]
-            state.padding = torch.zeros(q, p, device=x.device).masked_fill_(outside, -torch.inf)[:, None, None]
+            state.padding = torch.zeros(q, p, device=x.device).masked_fill_(outside, -torch.inf)[
+                :, None, None
+            ]
         turn = self._turn(torch.arange(p, device=x.device))
         grouped = {"enable_gqa": True} if self.heads != self.kv_heads else {}
         last = (torch.arange(q, device=x.device), lengths - 1)
         x = x.float().clone()
         for number, block in enumerate(self.blocks):
             queries, keys, values = (
-                self._qkv(block, x, turn).transpose(1, 2).split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+                self._qkv(block, x, turn)
+                .transpose(1, 2)
+                .split((self.heads, self.kv_heads, self.kv_heads), dim=1)
             )
             state.keys.append(keys.contiguous())
             state.values.append(values.contiguous())
             if number == len(self.blocks) - 1:  # nobody reads the other positions of the last block
                 bias = state.padding
-                queries, x, causal = queries[last[0], :, last[1]][:, :, None], x[last][:, None], False
+                queries, x, causal = (
+                    queries[last[0], :, last[1]][:, :, None],
+                    x[last][:, None],
+                    False,
+                )
             else:
                 bias, causal = None, True
             attended = F.scaled_dot_product_attention(
@@ -188,7 +214,9 @@ class LeanDecoder:
         return x[:, 0], state
 
     def step(self, state: LeanState, x: Tensor, parents: Tensor, depth: int) -> Tensor:
-        """Embedded last codes x (Q, W, d) of prefixes of ``depth`` codes → states (Q, W, d) before the final norm."""
+        """Embedded last codes x (Q, W, d) of prefixes of ``depth`` codes → states (Q, W, d) before
+        the final norm.
+        """
         q, w, _ = x.shape
         turn = self._turn(state.lengths + depth - 1)[:, None]  # (Q, 1, 1, h/2)
         above = state.ancestors[depth] = _ancestors(state, parents, depth)
@@ -200,27 +228,38 @@ class LeanDecoder:
             qkv = self._qkv(block, x, turn).flatten(0, 1)  # (Q·W, H + 2·Hkv, h)
             own = qkv[:, self.heads :].unflatten(1, (2, self.kv_heads))
             rows.append(own)
-            chain = [own, *(state.rows[d][number].index_select(0, at) for d, at in enumerate(above, start=1))]
+            chain = [
+                own,
+                *(state.rows[d][number].index_select(0, at) for d, at in enumerate(above, start=1)),
+            ]
             attended = self._attend(qkv[:, : self.heads], chain, state, number)
             x = self._mix(block, x, attended.view(q, w, -1))
         return x
 
     def _attend(self, queries: Tensor, chain: list[Tensor], state: LeanState, layer: int) -> Tensor:
-        """Queries (Q·W, H, h) against the prompt's keys (shared) and each row's ``chain`` of own keys → (Q·W, H·h)."""
+        """Queries (Q·W, H, h) against the prompt's keys (shared) and each row's ``chain`` of own
+        keys → (Q·W, H·h).
+        """
         keys, values = state.keys[layer], state.values[layer]
         q, groups = len(keys), self.heads // self.kv_heads
         queries = queries.unflatten(1, (self.kv_heads, groups))  # (Q·W, Hkv, G, h)
         w = len(queries) // q
-        shared = queries.unflatten(0, (q, w)).transpose(1, 2).reshape(q, self.kv_heads, w * groups, self.head_dim)
+        shared = (
+            queries.unflatten(0, (q, w))
+            .transpose(1, 2)
+            .reshape(q, self.kv_heads, w * groups, self.head_dim)
+        )
         scores = shared @ keys.transpose(2, 3)  # (Q, Hkv, W·G, P)
         if state.padding is not None:
             scores += state.padding
         personal = [(queries * link[:, 0, :, None]).sum(-1) for link in chain]  # (Q·W, Hkv, G) each
-        side = torch.stack(personal, -1).unflatten(0, (q, w)).transpose(1, 2).flatten(2, 3)  # (Q, Hkv, W·G, t)
+        # (Q, Hkv, W·G, t)
+        side = torch.stack(personal, -1).unflatten(0, (q, w)).transpose(1, 2).flatten(2, 3)
         weights = torch.cat([scores, side], -1).softmax(-1)
         p = scores.shape[-1]
         mixed = (weights[..., :p] @ values).unflatten(2, (w, groups)).transpose(1, 2).flatten(0, 1)
-        side = weights[..., p:].unflatten(2, (w, groups)).transpose(1, 2).flatten(0, 1)  # (Q·W, Hkv, G, t)
+        # (Q·W, Hkv, G, t)
+        side = weights[..., p:].unflatten(2, (w, groups)).transpose(1, 2).flatten(0, 1)
         for i, link in enumerate(chain):
             mixed = torch.addcmul(mixed, side[..., i, None], link[:, 1, :, None])
         return mixed.flatten(1)
@@ -231,18 +270,28 @@ def _ancestors(state: LeanState, parents: Tensor, depth: int) -> list[Tensor]:
     if depth == 1:
         return []
     width = len(state.rows[depth - 1][0]) // len(parents)
-    direct = (parents + torch.arange(len(parents), device=parents.device)[:, None] * width).flatten()
+    direct = (
+        parents + torch.arange(len(parents), device=parents.device)[:, None] * width
+    ).flatten()
     return [*(above[direct] for above in state.ancestors[depth - 1]), direct]
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    return (
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        .square_()
+        .mul_(1 / x.shape[-1])
+        .add_(eps)
+        .rsqrt_()
+    )
 
 
 def _joined(biases: list[Tensor | None]) -> Tensor | None:
     present = [b for b in biases if b is not None]
     if present and len(present) != len(biases):
-        raise ValueError("some projections of this backbone have a bias and some have none; use engine='tree'")
+        raise ValueError(
+            "some projections of this backbone have a bias and some have none; use engine='tree'"
+        )
     return torch.cat(present) if present else None
 
 

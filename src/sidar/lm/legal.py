@@ -1,4 +1,6 @@
-"""The SIDs of an index as tensors, in the layouts that the prior of :mod:`sidar.lm.geometry` reads."""
+"""The SIDs of an index as tensors, in the layouts that the prior of
+:mod:`sidar.lm.geometry` reads.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,24 @@ GROUP = 1 << 14
 
 
 class Legal:
-    """The SIDs of an index on ``device``, made from its ``centroids`` (ΣK, D); depths and prefix ids as in
-    :class:`sidar.index.PrefixIndex`.
+    """The SIDs of an index on ``device``, made from its ``centroids`` (ΣK, D); depths and prefix
+    ids as in :class:`sidar.index.PrefixIndex`.
 
-    SIDs: ``codes`` (n_sids, L) int32 rows of ``centroids``, absent levels 0; ``weights`` (n_sids, L) 1 / ‖v_y‖ of the
-    sum v_y of the SID's centroids, absent levels 0; ``level_codes[l]`` (n_sids,), ``has[l]`` 1 or 0 and ``inverse``
-    1 / ‖v_y‖ say the same by column. ``low[d]`` and ``count[d]`` (n_d,): the first SID number below each
-    prefix of depth d and how many there are, one range. ``first_of`` (n_sids,) int32 prefix of depth 1 of each SID.
+    SIDs: ``codes`` (n_sids, L) int32 rows of ``centroids``, absent levels 0; ``weights`` (n_sids,
+    L) 1 / ‖v_y‖ of the sum v_y of the SID's centroids, absent levels 0; ``level_codes[l]``
+    (n_sids,), ``has[l]`` 1 or 0 and ``inverse`` 1 / ‖v_y‖ say the same by column. ``low[d]`` and
+    ``count[d]`` (n_d,): the first SID number below each prefix of depth d and how many there are,
+    one range. ``first_of`` (n_sids,) int32 prefix of depth 1 of each SID.
 
-    Choices: what may follow a prefix, its children in order and before them EOS where it is an SID. Per depth d < L:
-    ``choice_start[d]`` (n_d + 1,) first choice of each prefix, ``choice_column[d]`` code, or K for EOS, and
-    ``choice_of[d]`` (n_sids,) int32 the choice by which an SID goes on at depth d, −1 where it has ended before.
+    Choices: what may follow a prefix, its children in order and before them EOS where it is an SID.
+    Per depth d < L: ``choice_start[d]`` (n_d + 1,) first choice of each prefix,
+    ``choice_column[d]`` code, or K for EOS, and ``choice_of[d]`` (n_sids,) int32 the choice by
+    which an SID goes on at depth d, −1 where it has ended before.
     """
 
-    def __init__(self, index: PrefixIndex, centroids: np.ndarray, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, index: PrefixIndex, centroids: np.ndarray, device: torch.device | str = "cpu"
+    ) -> None:
         self.index, self.centroids, self.device = index, centroids, torch.device(device)
         self.sizes, self.n_sids = tuple(index.codebook_sizes), index.n_sids
 
@@ -73,7 +79,8 @@ class Legal:
             self.choice_start.append(on(start))
             self.choice_column.append(on(column))
             self.choice_of.append(on(of, np.int32))
-        self._first_low = np.append(low[1], self.n_sids)  # the SIDs below prefixes of depth 1 are all SIDs
+        # the SIDs below prefixes of depth 1 are all SIDs
+        self._first_low = np.append(low[1], self.n_sids)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Legal:
         """Nothing in here changes, so copies of a model share it."""
@@ -83,15 +90,20 @@ class Legal:
         return self if device == self.device else Legal(self.index, self.centroids, device)
 
     def child(self, depth: int, prefixes: Tensor, codes: Tensor) -> Tensor:
-        """int64 ids at ``depth`` + 1 of ``prefixes`` (any shape, −1 = none) followed by ``codes``; −1 = not live."""
+        """int64 ids at ``depth`` + 1 of ``prefixes`` (any shape, −1 = none) followed by ``codes``;
+        −1 = not live.
+        """
         keys, wanted = self._keys[depth], prefixes * self.sizes[depth] + codes
         if not len(keys):
             return torch.full_like(wanted, -1)
         at = torch.searchsorted(keys, wanted.contiguous()).clamp(max=len(keys) - 1)
         return torch.where((keys[at] == wanted) & (prefixes >= 0), at, -1)
 
-    def blocks(self, rows: int, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-        """(p, q, a, b): the prefixes p … q − 1 of depth 1 and their SIDs a … b − 1, of ``rows`` SIDs or one prefix.
+    def blocks(
+        self, rows: int, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """(p, q, a, b): the prefixes p … q − 1 of depth 1 and their SIDs a … b − 1, of ``rows``
+        SIDs or one prefix.
 
         ``first``, ``last``: the first prefix and the one after the last, of all.
         """
@@ -124,8 +136,8 @@ class Legal:
 class Group:
     """The SIDs a … b − 1 of the prefixes p … q − 1 of depth 1, for sums by code.
 
-    Per level: ``order[l]`` int32 places of the SIDs that have a code there, sorted by it; ``weights[l]`` of these SIDs;
-    ``starts[l]`` (K_l,) int32 first place in that order of each code.
+    Per level: ``order[l]`` int32 places of the SIDs that have a code there, sorted by it;
+    ``weights[l]`` of these SIDs; ``starts[l]`` (K_l,) int32 first place in that order of each code.
     """
 
     def __init__(self, legal: Legal, p: int, q: int, a: int, b: int) -> None:
@@ -145,11 +157,13 @@ class Group:
 
 
 class Moments:
-    """Count, mean and spread of the SIDs' unit vectors u_y = v_y / ‖v_y‖ below each prefix p of depth 1.
+    """Count, mean and spread of the SIDs' unit vectors u_y = v_y / ‖v_y‖ below each prefix p of
+    depth 1.
 
-    ``log_count`` (n_1,); the mean is ``first`` (n_1,) times the centroid of p's own code plus ``rest`` (n_1, D);
-    ``spread`` (n_1,) the trace of the covariance, and ``covariance`` (D, D) that of all prefixes pooled, of trace 1.
-    Everything is of the stored centroids, which no training moves.
+    ``log_count`` (n_1,); the mean is ``first`` (n_1,) times the centroid of p's own code plus
+    ``rest`` (n_1, D); ``spread`` (n_1,) the trace of the covariance, and ``covariance`` (D, D) that
+    of all prefixes pooled, of trace 1. Everything is of the stored centroids, which no training
+    moves.
     """
 
     def __init__(self, legal: Legal) -> None:
@@ -163,12 +177,17 @@ class Moments:
             unit = weighted_sums(legal.codes[a:b], legal.weights[a:b], centroids)
             mean.index_add_(0, rows, unit)
             below = (
-                weighted_sums(legal.codes[a:b, 1:], legal.weights[a:b, 1:], centroids) if len(legal.sizes) > 1 else 0
+                weighted_sums(legal.codes[a:b, 1:], legal.weights[a:b, 1:], centroids)
+                if len(legal.sizes) > 1
+                else 0
             )
             self.rest.index_add_(0, rows, below + torch.zeros_like(unit))
         mean /= counts[:, None]
         self.rest /= counts[:, None]
-        self.first = legal.weights.new_zeros(n).index_add(0, legal.first_of.long(), legal.weights[:, 0]) / counts
+        self.first = (
+            legal.weights.new_zeros(n).index_add(0, legal.first_of.long(), legal.weights[:, 0])
+            / counts
+        )
         self.log_count = counts.float().log()
         self.spread = (1 - mean.square().sum(1)).clamp(min=0)
         at = torch.arange(0, legal.n_sids, every, device=legal.device)
@@ -184,7 +203,9 @@ def weighted_sums(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
     """(n, B): Σ_l ``weights`` (n, l) · ``table`` (K, B) [``rows`` (n, l) int32], in one pass."""
     n, width = rows.shape
     starts = torch.arange(0, n * width, width, dtype=rows.dtype, device=rows.device)
-    return F.embedding_bag(rows.reshape(-1), table, starts, mode="sum", per_sample_weights=weights.reshape(-1))
+    return F.embedding_bag(
+        rows.reshape(-1), table, starts, mode="sum", per_sample_weights=weights.reshape(-1)
+    )
 
 
 def _sums(centroids: np.ndarray, codes: np.ndarray, has: np.ndarray) -> np.ndarray:
@@ -201,7 +222,8 @@ def _first_sids(index: PrefixIndex) -> list[np.ndarray]:
     for depth in range(index.n_levels - 1, -1, -1):
         start, ends = index.child_start[depth], index.sid_of[depth]
         below = np.append(low[0], index.n_sids)[start[:-1]]
-        low.insert(0, np.where(ends >= 0, ends, below).astype(np.int64))  # an SID that ends here comes first
+        # an SID that ends here comes first
+        low.insert(0, np.where(ends >= 0, ends, below).astype(np.int64))
     return low
 
 
@@ -210,8 +232,9 @@ def _choices(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``choice_start``, ``choice_column`` and ``choice_of`` of one depth.
 
-    ``lengths`` (n_sids,); ``parents`` (n_{d+1},) of the prefixes of the next depth; ``children`` (n_sids,) the prefix
-    of the next depth that an SID begins with, where it is longer than ``depth``.
+    ``lengths`` (n_sids,); ``parents`` (n_{d+1},) of the prefixes of the next depth; ``children``
+    (n_sids,) the prefix of the next depth that an SID begins with, where it is longer than
+    ``depth``.
     """
     ends = index.sid_of[depth] >= 0  # (n_d,)
     before = np.cumsum(ends)  # EOS choices up to and with each prefix

@@ -1,8 +1,10 @@
-"""The log-sum-exp of the scores of all SIDs below each first code: the dense part of the prior (lm/geometry.py).
+"""The log-sum-exp of the scores of all SIDs below each first code: the dense part of the prior
+(lm/geometry.py).
 
-Every SID is scored for every prompt, so this decides what a training step with the prior costs. It is done in blocks
-of SIDs that stay in the processor's cache, and no (SIDs × prompts) table is kept: the backward pass makes each block
-again. Sums over rows go through ``embedding_bag``, which reads the rows of a small table in place.
+Every SID is scored for every prompt, so this decides what a training step with the prior costs. It
+is done in blocks of SIDs that stay in the processor's cache, and no (SIDs × prompts) table is kept:
+the backward pass makes each block again. Sums over rows go through ``embedding_bag``, which reads
+the rows of a small table in place.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from sidar.lm.legal import Legal, weighted_sums
 
-#: Numbers in a block on a CPU (1 MB) and on other devices, where a block should fill the device instead.
+#: Numbers in a block on a CPU (1 MB) and on other devices, where a block should fill the device
+#: instead.
 BLOCK = {"cpu": 1 << 18}
 BLOCK_ELSEWHERE = 1 << 24
 #: Fewest SIDs in a block: below, dispatch costs more than arithmetic.
@@ -27,7 +30,8 @@ TINY = 1e-37
 class FirstMasses(torch.autograd.Function):
     """``scores`` (ΣK, B) of every code → S (n_1, B) of the prefixes of depth 1, fp32.
 
-    S(p) = log Σ_{y below p} exp s(y), s(y) = Σ_l weight(y) · scores[y_l], and ∂S(p) / ∂s(y) = exp(s(y) − S(p)).
+    S(p) = log Σ_{y below p} exp s(y), s(y) = Σ_l weight(y) · scores[y_l], and ∂S(p) / ∂s(y) =
+    exp(s(y) − S(p)).
     """
 
     @staticmethod
@@ -52,14 +56,21 @@ class FirstMasses(torch.autograd.Function):
         found = torch.zeros_like(scores)
         by_level = found.split(legal.sizes)
         for group in legal.groups:
-            share = scores.new_empty(group.b - group.a, scores.shape[1])  # exp(s(y) − S(p)) · ∂/∂S(p)
+            # exp(s(y) − S(p)) · ∂/∂S(p)
+            share = scores.new_empty(group.b - group.a, scores.shape[1])
             for p, q, a, b in legal.blocks(_rows(scores), group.p, group.q):
                 here = legal.first_of[a:b] - p
                 leaf = weighted_sums(legal.codes[a:b], legal.weights[a:b], scores)
                 posterior = leaf.sub_(_spread(mass[p:q], here)).exp_()
-                torch.mul(posterior, _spread(gradient[p:q], here), out=share[a - group.a : b - group.a])
-            for total, order, starts, weights in zip(by_level, group.order, group.starts, group.weights, strict=True):
-                total += F.embedding_bag(order, share, starts, mode="sum", per_sample_weights=weights)
+                torch.mul(
+                    posterior, _spread(gradient[p:q], here), out=share[a - group.a : b - group.a]
+                )
+            for total, order, starts, weights in zip(
+                by_level, group.order, group.starts, group.weights, strict=True
+            ):
+                total += F.embedding_bag(
+                    order, share, starts, mode="sum", per_sample_weights=weights
+                )
         return found, None
 
 

@@ -1,9 +1,9 @@
 """SidLM: a causal LM whose answers are Semantic IDs.
 
-Text goes through the backbone's own word embeddings; SID tokens have rows of their own (``sid_in``) and one head per
-level, so the text tokenizer never learns of them and a level's softmax costs only that level's codes.  That sliced
-softmax *is* the model: π(code | prefix) is a proper distribution over the codes of the next level
-(docs/concepts.md).
+Text goes through the backbone's own word embeddings; SID tokens have rows of their own (``sid_in``)
+and one head per level, so the text tokenizer never learns of them and a level's softmax costs only
+that level's codes.  That sliced softmax *is* the model: π(code | prefix) is a proper distribution
+over the codes of the next level (docs/concepts.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SidLMConfig:
-    """What a checkpoint must know to be built again, beside the backbone's own config and its tokenizer."""
+    """What a checkpoint must know to be built again, beside the backbone's own config and its
+    tokenizer.
+    """
 
     codebook_sizes: tuple[int, ...]
     text_vocab: int
@@ -49,7 +51,8 @@ class SidLMConfig:
     tied: bool = True  # head="full": text logits use the word embeddings
     centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
     geometry: int = 0  # width of the sentence vector that the level heads read, 0 = they read none
-    geometry_exact: int = 0  # SIDs up to which the prior of the first code is exact, 0 = always (as before it was kept)
+    # SIDs up to which the prior of the first code is exact, 0 = always (as before it was kept)
+    geometry_exact: int = 0
     geometry_top: int = 0  # above: prefixes of depth 1 that are exact for each prompt
     lora: dict[str, Any] | None = None
     template: str = "default"
@@ -60,10 +63,11 @@ class SidLMConfig:
 
 
 class SidLM(nn.Module):
-    """A decoder with SID embeddings and per-level heads. Make one with :meth:`build` or :meth:`from_pretrained`.
+    """A decoder with SID embeddings and per-level heads. Make one with :meth:`build` or
+    :meth:`from_pretrained`.
 
-    ``codebooks``: per level (K_l, D) float32 centroids, kept as a buffer for RDRW's ``item_vector`` and, with
-    ``init="centroid"``, the start of the SID rows.
+    ``codebooks``: per level (K_l, D) float32 centroids, kept as a buffer for RDRW's ``item_vector``
+    and, with ``init="centroid"``, the start of the SID rows.
     """
 
     backbone: Any  # a base model of transformers: without head, states after the final norm
@@ -76,14 +80,20 @@ class SidLM(nn.Module):
         self.backbone = backbone.decoder
         self.tokenizer = backbone.tokenizer
         d = self.hidden_size
-        self.sid_in = nn.Parameter(torch.zeros(self.vocab.size, d))  # EOS included, though nothing follows it
-        # One parameter per level: a slice of one big matrix would fill a full-size gradient once per level.
-        self.heads = nn.ParameterList(nn.Parameter(torch.zeros(k, d)) for k in config.codebook_sizes)
+        # EOS included, though nothing follows it
+        self.sid_in = nn.Parameter(torch.zeros(self.vocab.size, d))
+        # One parameter per level: a slice of one big matrix would fill a full-size gradient once
+        # per level.
+        self.heads = nn.ParameterList(
+            nn.Parameter(torch.zeros(k, d)) for k in config.codebook_sizes
+        )
         self.eos_head = nn.Parameter(torch.zeros(1, d))
         self.text_head: nn.Parameter | None = None
         if config.head == "full" and not config.tied:
             head = backbone.text_head
-            self.text_head = nn.Parameter(torch.zeros(config.text_vocab, d) if head is None else head)
+            self.text_head = nn.Parameter(
+                torch.zeros(config.text_vocab, d) if head is None else head
+            )
         size = (self.vocab.eos, config.centroid_dim)
         self.register_buffer("centroids", torch.zeros(size) if config.centroid_dim else None)
         self.geometry: Geometry | None = None
@@ -102,22 +112,33 @@ class SidLM(nn.Module):
         variable_length: bool | None = None,
         seed: int = 0,
     ) -> SidLM:
-        """A model for one SID table (or bare codebook sizes, then of fixed length unless said otherwise).
+        """A model for one SID table (or bare codebook sizes, then of fixed length unless said
+        otherwise).
 
-        Raises ``ValueError`` for a backbone that packing does not fit, for codebooks that are not the table's, and for
-        a start at the geometry without codebooks or with a full head.
+        Raises ``ValueError`` for a backbone that packing does not fit, for codebooks that are not
+        the table's, and for a start at the geometry without codebooks or with a full head.
         """
         table = sids if isinstance(sids, SemanticIds) else None
-        sizes = tuple(int(k) for k in (sids.codebook_sizes if isinstance(sids, SemanticIds) else sids))
+        sizes = tuple(
+            int(k) for k in (sids.codebook_sizes if isinstance(sids, SemanticIds) else sids)
+        )
         if variable_length is None:
             variable_length = table is not None and not table.fixed_length
         if codebooks is not None and (got := tuple(len(c) for c in codebooks)) != sizes:
             raise ValueError(
-                f"codebooks of {got} codes do not belong to an SID table of {sizes}; fit both with `sidar sid`"
+                f"codebooks of {got} codes do not belong to an SID table of {sizes}; fit both "
+                "with `sidar sid`"
             )
         if cfg.geometry and (codebooks is None or cfg.head == "full"):
-            why = "lm.head: full has logits of text too" if cfg.head == "full" else "no codebooks were given"
-            raise ValueError(f"lm.geometry starts level heads at the codes' centroids, but {why}; set it to false")
+            why = (
+                "lm.head: full has logits of text too"
+                if cfg.head == "full"
+                else "no codebooks were given"
+            )
+            raise ValueError(
+                f"lm.geometry starts level heads at the codes' centroids, but {why}; set it to "
+                "false"
+            )
         backbone = load_backbone(cfg, seed)
         words = backbone.decoder.get_input_embeddings().weight
         config = SidLMConfig(
@@ -142,13 +163,18 @@ class SidLM(nn.Module):
         model = cls(config, backbone)
         if codebooks is not None:
             model.centroids = torch.from_numpy(np.concatenate(codebooks)).float()
-        rows = sid_rows(model.word_embeddings, sizes, model.centroids if cfg.init == "centroid" else None, seed)
+        rows = sid_rows(
+            model.word_embeddings, sizes, model.centroids if cfg.init == "centroid" else None, seed
+        )
         with torch.no_grad():
             model.sid_in.copy_(rows)
             if model.geometry is not None and model.centroids is not None:
-                model.geometry.start(model.centroids)  # heads stay at zero: the decoder adds nothing yet
+                # heads stay at zero: the decoder adds nothing yet
+                model.geometry.start(model.centroids)
             else:
-                for head, start in zip([*model.heads, model.eos_head], rows.split([*sizes, 1]), strict=True):
+                for head, start in zip(
+                    [*model.heads, model.eos_head], rows.split([*sizes, 1]), strict=True
+                ):
                     head.copy_(start)
         if cfg.lora:
             model.adapt(cfg.lora, seed)
@@ -157,29 +183,36 @@ class SidLM(nn.Module):
         return model
 
     def use(self, index: PrefixIndex) -> None:
-        """Weigh the SIDs of ``index`` by the query's sentence vector; nothing to do for a model that reads none.
+        """Weigh the SIDs of ``index`` by the query's sentence vector; nothing to do for a model
+        that reads none.
 
-        Whoever opens a model hands it the index that it searches: a refreshed one where the catalogue has moved on.
-        Raises ``ValueError`` where the codebooks differ.
+        Whoever opens a model hands it the index that it searches: a refreshed one where the
+        catalogue has moved on. Raises ``ValueError`` where the codebooks differ.
         """
         if self.geometry is None or self.centroids is None:
             return
         if tuple(index.codebook_sizes) != self.config.codebook_sizes:
             raise ValueError(
-                f"the index has codebooks {tuple(index.codebook_sizes)}, the model {self.config.codebook_sizes}; "
-                "rebuild the index with sidar index, or train the model on this SID table"
+                f"the index has codebooks {tuple(index.codebook_sizes)}, the model "
+                f"{self.config.codebook_sizes}; rebuild the index with sidar index, or train the "
+                "model on this SID table"
             )
         self.geometry.legal = Legal(index, self.centroids.cpu().numpy(), self.device)
 
     def adapt(self, lora: LoraConfig, seed: int = 0) -> None:
-        """Put adapters into the backbone: from here on only they, the SID rows and the level heads are trained."""
+        """Put adapters into the backbone: from here on only they, the SID rows and the level heads
+        are trained.
+        """
         targets = add_lora(self.backbone, lora, seed)
-        self.config = replace(self.config, lora={**lora.model_dump(), "targets": targets})  # a null says no names
+        # a null says no names
+        self.config = replace(self.config, lora={**lora.model_dump(), "targets": targets})
         if self.text_head is not None:
             self.text_head.requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model into ``folder``: safetensors, JSON configs and the tokenizer; no pickle (lm/store.py)."""
+        """Write the model into ``folder``: safetensors, JSON configs and the tokenizer; no pickle
+        (lm/store.py).
+        """
         save(self, Path(folder))
 
     @classmethod
@@ -189,7 +222,10 @@ class SidLM(nn.Module):
         device: str | torch.device = "cpu",
         attention: Literal["auto", "sdpa", "eager"] | None = None,
     ) -> SidLM:
-        """Load what :meth:`save_pretrained` wrote; opens no network. ``attention`` overrides the stored kernel."""
+        """Load what :meth:`save_pretrained` wrote; opens no network.
+
+        ``attention`` overrides the stored kernel.
+        """
         stored = read(Path(folder), attention)
         config = SidLMConfig(**stored.config)
         model = cls(config, Backbone(stored.decoder, stored.tokenizer, None, config.pretrained))
@@ -225,13 +261,20 @@ class SidLM(nn.Module):
 
         c = self.config
         return PromptBuilder(
-            self.tokenizer, self.vocab, c.template, c.max_prompt_tokens, c.history_items, vector_dim=c.geometry
+            self.tokenizer,
+            self.vocab,
+            c.template,
+            c.max_prompt_tokens,
+            c.history_items,
+            vector_dim=c.geometry,
         )
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Groups for AdamW: new parts at ``lr_new``, pretrained weights at ``lr_pretrained``; frozen ones are left out.
+        """Groups for AdamW: new parts at ``lr_new``, pretrained weights at ``lr_pretrained``;
+        frozen ones are left out.
 
-        Only matrices inside the blocks decay: an embedding row that a step does not touch must not shrink.
+        Only matrices inside the blocks decay: an embedding row that a step does not touch must not
+        shrink.
         """
         words = self.word_embeddings
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -256,7 +299,9 @@ class SidLM(nn.Module):
     # ------------------------------------------------------------------ computing
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """(…,) int64 mixed token ids → (…, d): text ids by the backbone, ``text_vocab + s`` by SID row s."""
+        """(…,) int64 mixed token ids → (…, d): text ids by the backbone, ``text_vocab + s`` by SID
+        row s.
+        """
         is_text = tokens < self.text_vocab
         sid = F.embedding((tokens - self.text_vocab).clamp(min=0), self.sid_in)
         if self.text_vocab == 0:
@@ -265,8 +310,8 @@ class SidLM(nn.Module):
         return torch.where(is_text[..., None], text, sid)
 
     def embed(self, tokens: Tensor, vectors: Tensor | None, ends: Tensor) -> Tensor:
-        """:meth:`embed_tokens` of prompts (B, T) that end at the flat positions ``ends`` (B,), which also tell the
-        decoder of ``vectors`` (B, D) where the model reads sentence vectors."""
+        """:meth:`embed_tokens` of prompts (B, T) that end at the flat positions ``ends`` (B,),
+        which also tell the decoder of ``vectors`` (B, D) where the model reads sentence vectors."""
         embeds = self.embed_tokens(tokens)
         if self.geometry is None:
             return embeds
@@ -274,7 +319,9 @@ class SidLM(nn.Module):
         return embeds.flatten(0, 1).index_add(0, ends, added).view_as(embeds)
 
     def checked(self, vectors: Tensor | None) -> Tensor:
-        """The sentence vectors of prompts; ``ValueError`` where this model needs them and none came along."""
+        """The sentence vectors of prompts; ``ValueError`` where this model needs them and none came
+        along.
+        """
         if vectors is None:
             raise ValueError(NO_READER)
         return vectors
@@ -286,10 +333,11 @@ class SidLM(nn.Module):
         attention_bias: Tensor | None,
         embeds: Tensor | None = None,
     ) -> Tensor:
-        """States after the final norm: tokens, position_ids (B, T), additive float bias (B, 1, T, T) → (B, T, d).
+        """States after the final norm: tokens, position_ids (B, T), additive float bias (B, 1, T,
+        T) → (B, T, d).
 
-        ``embeds`` (B, T, d) stand for the tokens' own where given (:meth:`embed`).
-        The bias is float on purpose: a boolean 4-D mask is added as 0/1 by eager attention, silently wrong.
+        ``embeds`` (B, T, d) stand for the tokens' own where given (:meth:`embed`). The bias is
+        float on purpose: a boolean 4-D mask is added as 0/1 by eager attention, silently wrong.
         """
         return self.backbone(
             inputs_embeds=self.embed_tokens(tokens) if embeds is None else embeds,
@@ -309,32 +357,41 @@ class SidLM(nn.Module):
     ) -> Tensor:
         """:meth:`forward` at the flat positions ``asked`` (n,) alone: (n, d), in their order.
 
-        The first B of ``asked`` are the ends of the prompts, whose sentence vectors are ``vectors`` (B, D) or None.
+        The first B of ``asked`` are the ends of the prompts, whose sentence vectors are ``vectors``
+        (B, D) or None.
 
-        ``real`` (r,) ascending flat positions b·T + t of tokens that are not padding. Llama-like families take the
-        short way (:mod:`sidar.lm.unpadded`), others compute every position.
+        ``real`` (r,) ascending flat positions b·T + t of tokens that are not padding. Llama-like
+        families take the short way (:mod:`sidar.lm.unpadded`), others compute every position.
         """
         embeds = self.embed(tokens, vectors, asked[: len(tokens)])
         if unpadded.fits(self.backbone):
             return unpadded.states(
-                self.backbone, embeds, position_ids, attention_bias, real, asked, self.config.attention
+                self.backbone,
+                embeds,
+                position_ids,
+                attention_bias,
+                real,
+                asked,
+                self.config.attention,
             )
         return self(tokens, position_ids, attention_bias, embeds).flatten(0, 1)[asked]
 
     @property
     def head_scale(self) -> float:
-        """Factor on the heads' products: 1, or 1 / √d where heads start at zero beside a prior (lm/geometry.py): a
-        step of Adam moves all d entries alike."""
+        """Factor on the heads' products: 1, or 1 / √d where heads start at zero beside a prior
+        (lm/geometry.py): a step of Adam moves all d entries alike."""
         return 1.0 if self.geometry is None else self.hidden_size**-0.5
 
     def level_logits(self, hidden: Tensor, depth: int, prior: Tensor | None = None) -> Tensor:
         """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).
 
-        ``prior`` (…, n) is added to them: what the sentence vector says (:meth:`sidar.lm.geometry.Prior.logits`).
+        ``prior`` (…, n) is added to them: what the sentence vector says
+        (:meth:`sidar.lm.geometry.Prior.logits`).
 
-        Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable length and depth ≥ 1.
-        At depth L: the last level's codes again and EOS, a choice set that exists in training only: after L codes an
-        SID is over with probability 1, so no decoder asks for it (:meth:`SidVocab.n_codes`).
+        Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable
+        length and depth ≥ 1. At depth L: the last level's codes again and EOS, a choice set that
+        exists in training only: after L codes an SID is over with probability 1, so no decoder asks
+        for it (:meth:`SidVocab.n_codes`).
         """
         logits = F.linear(hidden, self.heads[min(depth, self.vocab.n_levels - 1)])
         if self.vocab.has_eos(depth):
@@ -344,25 +401,32 @@ class SidLM(nn.Module):
         return logits if prior is None else logits + prior
 
     def log_normaliser(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """log Σ exp over the choice set of ``head``: the level's own columns, or all of text and SIDs. (…,) fp32."""
+        """log Σ exp over the choice set of ``head``: the level's own columns, or all of text and
+        SIDs. (…,) fp32.
+        """
         if self.config.head == "level":
             return logits.float().logsumexp(-1)
         parts = [self.word_embeddings if self.text_head is None else self.text_head]
         parts += [*self.heads, self.eos_head]
-        return torch.stack([F.linear(hidden, rows).float().logsumexp(-1) for rows in parts]).logsumexp(0)
+        return torch.stack(
+            [F.linear(hidden, rows).float().logsumexp(-1) for rows in parts]
+        ).logsumexp(0)
 
     def level_logp(self, hidden: Tensor, depth: int) -> Tensor:
         """log π(code | prefix), columns as in :meth:`level_logits`, fp32.
 
-        ``head="full"`` takes the softmax over text and all SID tokens and is *not* renormalised to the level.
+        ``head="full"`` takes the softmax over text and all SID tokens and is *not* renormalised to
+        the level.
         """
         logits = self.level_logits(hidden, depth)
         return logits.float() - self.log_normaliser(hidden, logits)[..., None]
 
     def item_vectors(self, tokens: Tensor) -> Tensor:
-        """(…, S) SID tokens, −1 = absent → (…, D) dequantised vector: the sum of the codes' centroids.
+        """(…, S) SID tokens, −1 = absent → (…, D) dequantised vector: the sum of the codes'
+        centroids.
 
-        Without stored codebooks the input rows of the codes stand in for the centroids. EOS adds nothing.
+        Without stored codebooks the input rows of the codes stand in for the centroids. EOS adds
+        nothing.
         """
         table = self.sid_in.detach() if self.centroids is None else self.centroids
         codes = (tokens >= 0) & (tokens < self.vocab.eos)

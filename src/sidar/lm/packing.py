@@ -1,9 +1,10 @@
 """One prompt, many candidates, one pass (docs/concepts.md).
 
-``[prompt | nodes of the candidates' trie]``: candidates that share a prefix share its nodes, a node sees the prompt
-and its own ancestors, and positions restart after the prompt, so a candidate has exactly the states that it would have
-alone.  A log-prob belongs to an *edge* of the trie: the first code of every candidate is predicted from the last prompt
-position, code l + 1 from the node of code l, EOS from the node of the last code.  Each edge is computed once.
+``[prompt | nodes of the candidates' trie]``: candidates that share a prefix share its nodes, a node
+sees the prompt and its own ancestors, and positions restart after the prompt, so a candidate has
+exactly the states that it would have alone.  A log-prob belongs to an *edge* of the trie: the first
+code of every candidate is predicted from the last prompt position, code l + 1 from the node of code
+l, EOS from the node of the last code.  Each edge is computed once.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ RdrwState = Literal["eos_out", "last_code", "item_vector"]
 
 @dataclass
 class Packed:
-    """A batch of B prompts, at most C candidates each, L levels, S = L + 1 steps. Made by :func:`pack`.
+    """A batch of B prompts, at most C candidates each, L levels, S = L + 1 steps. Made by
+    :func:`pack`.
 
-    ``asked`` (n,) lists the flat positions b·T + t whose states somebody reads, by the number d of codes written: the
-    ``n_asked[0]`` last prompt positions, then ``n_asked[d]`` nodes of depth d for d = 1 … L.  ``edge_state[d]`` (e_d,)
-    indexes depth d's part of it and ``edge_column[d]`` the columns of ``level_logits(·, d)``.  ``step_edge`` and
-    ``eos_edge`` number the edges of all depths, concatenated; ``last_state`` and ``before_last_state`` index ``asked``.
+    ``asked`` (n,) lists the flat positions b·T + t whose states somebody reads, by the number d of
+    codes written: the ``n_asked[0]`` last prompt positions, then ``n_asked[d]`` nodes of depth d
+    for d = 1 … L.  ``edge_state[d]`` (e_d,) indexes depth d's part of it and ``edge_column[d]`` the
+    columns of ``level_logits(·, d)``.  ``step_edge`` and ``eos_edge`` number the edges of all
+    depths, concatenated; ``last_state`` and ``before_last_state`` index ``asked``.
     """
 
     tokens: Tensor  # (B, T) int64: text ids, SIDs as text_vocab + s, 0 in padding
     position_ids: Tensor  # (B, T) int64
     prompt: Tensor  # (B, T) bool, True on prompt tokens
-    ancestors: Tensor  # (B, T, L) int64 positions of a node's ancestors and itself; only itself elsewhere
+    # (B, T, L) int64 positions of a node's ancestors and itself; only itself elsewhere
+    ancestors: Tensor
     real: Tensor  # (n_tokens,) int64 ascending flat positions that are not padding
     asked: Tensor  # (n,) int64
     n_asked: list[int]
@@ -47,15 +51,18 @@ class Packed:
     edge_column: list[Tensor]
     step_edge: Tensor  # (B, C, S) int64, −1 where a step is absent or does not count
     step_tokens: Tensor  # (B, C, S) int64 SID tokens, EOS included, −1 absent
-    eos_edge: Tensor  # (B, C) int64 edge of the training-only EOS, −1 where EOS counts as a step, and in padding
+    # (B, C) int64 edge of the training-only EOS, −1 where EOS counts as a step, and in padding
+    eos_edge: Tensor
     last_state: Tensor  # (B, C) int64 the last SID token's: it outputs EOS
     before_last_state: Tensor  # (B, C) int64 the one that outputs the last code
     is_positive: Tensor  # (B, C) bool
     is_candidate: Tensor  # (B, C) bool, False = padding
     tier: Tensor  # (B, C) int64
     star: Tensor  # (B,) int64 first listed of the top tier's positives; 0 where a prompt has none
-    weight: Tensor | None = None  # (B, C) float32 of Candidate.weight, 1 in padding; None where all are 1
-    vectors: Tensor | None = None  # (B, D) float32 sentence vectors of the prompts, where these bring them along
+    # (B, C) float32 of Candidate.weight, 1 in padding; None where all are 1
+    weight: Tensor | None = None
+    # (B, D) float32 sentence vectors of the prompts, where these bring them along
+    vectors: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -70,12 +77,17 @@ class Packed:
         return Packed(**moved)
 
     def attention_bias(self) -> Tensor:
-        """(B, 1, T, T) fp32, 0 where i may see j: j ≤ i in the prompt, or j an ancestor of i, or j = i.
+        """(B, 1, T, T) fp32, 0 where i may see j: j ≤ i in the prompt, or j an ancestor of i, or j
+        = i.
 
-        Every row sees at least itself, padding included: a row that sees nothing is NaN in a softmax.
+        Every row sees at least itself, padding included: a row that sees nothing is NaN in a
+        softmax.
         """
         n = self.tokens.shape[1]
-        sees = self.prompt[:, None, :] & torch.ones(n, n, dtype=torch.bool, device=self.tokens.device).tril()
+        sees = (
+            self.prompt[:, None, :]
+            & torch.ones(n, n, dtype=torch.bool, device=self.tokens.device).tril()
+        )
         return torch.where(sees, 0.0, MASKED).scatter_(2, self.ancestors, 0.0)[:, None]
 
 
@@ -86,20 +98,23 @@ def pack(
     *,
     side: Literal["right", "left"] = "right",
 ) -> Packed:
-    """Pack one list of candidates per prompt; identical SIDs and shared prefixes take their tokens once.
+    """Pack one list of candidates per prompt; identical SIDs and shared prefixes take their tokens
+    once.
 
-    ``prompts`` are mixed token ids (``PromptBuilder.encode``) and may bring their sentence vectors along
-    (:class:`sidar.lm.prompts.Encoded`); padding goes to ``side``.  Raises ``ValueError`` naming
-    the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot spell or whose weight is no
-    positive number.
+    ``prompts`` are mixed token ids (``PromptBuilder.encode``) and may bring their sentence vectors
+    along (:class:`sidar.lm.prompts.Encoded`); padding goes to ``side``.  Raises ``ValueError``
+    naming the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot
+    spell or whose weight is no positive number.
     """
     B, L = len(prompts), vocab.n_levels
     codes, length, owner, slot = flatten(prompts, candidates, vocab)  # (M, L), (M,), (M,), (M,)
     p_len = np.fromiter(map(len, prompts), np.int64, B)
 
-    # The trie, one level at a time. A node is (parent, code), numbered by first appearance, so that another candidate
-    # in a list cannot reorder this one's nodes; candidates are listed prompt by prompt, so nodes are as well.
-    node = np.full((len(codes), L + 1), -1, np.int64)  # candidate m's node of depth d, among the nodes of that depth
+    # The trie, one level at a time. A node is (parent, code), numbered by first appearance, so that
+    # another candidate in a list cannot reorder this one's nodes; candidates are listed prompt by
+    # prompt, so nodes are as well.
+    # candidate m's node of depth d, among the nodes of that depth
+    node = np.full((len(codes), L + 1), -1, np.int64)
     node[:, 0] = owner
     parents, node_codes, owners = [np.arange(B)], [np.full(B, -1)], [np.arange(B)]
     for level, size in enumerate(vocab.codebook_sizes):
@@ -127,7 +142,8 @@ def pack(
     tokens[is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
     positions[is_prompt] = (column - start[:, None])[is_prompt]
     ancestors = np.broadcast_to(column[:, None], (B, T, L)).copy()
-    flat = [np.arange(B) * T + start + p_len - 1]  # a node's flat position, the roots' being the last prompt position
+    # a node's flat position, the roots' being the last prompt position
+    flat = [np.arange(B) * T + start + p_len - 1]
     chain = np.zeros((B, 0), np.int64)  # (n_d, d) positions of a node's ancestors and itself
     free = start + p_len
     for depth in range(1, L + 1):
@@ -142,7 +158,8 @@ def pack(
         ancestors[o, position, :depth] = chain
         flat.append(o * T + position)
 
-    # Edges of depth d: one to each node of depth d + 1, then one EOS for each node where a candidate ends.
+    # Edges of depth d: one to each node of depth d + 1, then one EOS for each node where a
+    # candidate ends.
     edge_state, edge_column, first_edge, eos_number = [], [], [0], []
     for depth in range(L + 1):
         ends = np.unique(node[length == depth, depth])
@@ -179,13 +196,16 @@ def pack(
         return torch.from_numpy(out)
 
     flags = [(x.is_positive, x.tier) for listed in candidates for x in listed]
-    positive, tier = np.array([f for f, _ in flags], bool), np.array([t for _, t in flags], np.int64)
+    positive, tier = (
+        np.array([f for f, _ in flags], bool),
+        np.array([t for _, t in flags], np.int64),
+    )
     weight = np.array([x.weight for listed in candidates for x in listed], np.float32)
     if not (good := np.isfinite(weight) & (weight > 0)).all():
         wrong = int(good.argmin())
         raise ValueError(
-            f"prompt {owner[wrong]}, candidate {slot[wrong]}: weight {weight[wrong]} is not above 0 and finite; "
-            "leave a candidate out instead of weighing it 0"
+            f"prompt {owner[wrong]}, candidate {slot[wrong]}: weight {weight[wrong]} is not above "
+            "0 and finite; leave a candidate out instead of weighing it 0"
         )
     return Packed(
         tokens=torch.from_numpy(tokens),
@@ -212,15 +232,20 @@ def pack(
 
 
 def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> CandidateScores:
-    """Score every candidate of ``packed`` under ``model`` in one forward pass; differentiable, log-probs in fp32.
+    """Score every candidate of ``packed`` under ``model`` in one forward pass; differentiable,
+    log-probs in fp32.
 
-    ``rdrw_state`` fills ``hidden`` (B, C, ·), what RDRW compares (RAD-DPO eq. 5; three readings [reconstruction]):
-    ``eos_out`` the state after the final norm at the last SID token, which outputs EOS; ``last_code`` the state one
-    position earlier, which outputs the last code (candidates that differ only there share it); ``item_vector`` the sum
-    of the codes' centroids, which no training moves.
+    ``rdrw_state`` fills ``hidden`` (B, C, ·), what RDRW compares (RAD-DPO eq. 5; three readings
+    [reconstruction]): ``eos_out`` the state after the final norm at the last SID token, which
+    outputs EOS; ``last_code`` the state one position earlier, which outputs the last code
+    (candidates that differ only there share it); ``item_vector`` the sum of the codes' centroids,
+    which no training moves.
     """
     bias = packed.attention_bias()
-    states = model.states(packed.tokens, packed.position_ids, bias, packed.real, packed.asked, packed.vectors)  # (n, d)
+    # (n, d)
+    states = model.states(
+        packed.tokens, packed.position_ids, bias, packed.real, packed.asked, packed.vectors
+    )
     priors = _priors(model, packed)
     edges, first_logp = [], None
     for depth, hidden in enumerate(states.split(packed.n_asked)):
@@ -241,7 +266,9 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
     if rdrw_state == "item_vector":
         hidden_states = model.item_vectors(packed.step_tokens)
     elif rdrw_state is not None:
-        hidden_states = states[packed.last_state if rdrw_state == "eos_out" else packed.before_last_state]
+        hidden_states = states[
+            packed.last_state if rdrw_state == "eos_out" else packed.before_last_state
+        ]
     return CandidateScores(
         logp=steps(packed.step_edge),
         mask=packed.step_edge >= 0,
@@ -258,7 +285,9 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
 
 
 def _priors(model: SidLM, packed: Packed) -> list[Tensor | None]:
-    """Per depth 0 … L what the sentence vectors add to the logits of the asked states of that depth; None = nothing."""
+    """Per depth 0 … L what the sentence vectors add to the logits of the asked states of that
+    depth; None = nothing.
+    """
     levels = model.vocab.n_levels
     if model.geometry is None:
         return [None] * (levels + 1)
@@ -276,5 +305,7 @@ def _priors(model: SidLM, packed: Packed) -> list[Tensor | None]:
             ids = prior.legal.child(depth - 1, above, codes)
             number[asked] = ids
         # After L codes nothing is left to choose.
-        found.append(prior.logits(depth, ids, owner, model.vocab.has_eos(depth)) if depth < levels else None)
+        found.append(
+            prior.logits(depth, ids, owner, model.vocab.has_eos(depth)) if depth < levels else None
+        )
     return found

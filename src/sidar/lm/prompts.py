@@ -1,7 +1,8 @@
 """The only place with prompt text: a request's parts become token ids.
 
-A template is data.  History items enter as their SID tokens, everything else as text of the backbone's own tokenizer,
-whose special tokens are switched off, so nothing that a user types can become an SID token or a control token.
+A template is data.  History items enter as their SID tokens, everything else as text of the
+backbone's own tokenizer, whose special tokens are switched off, so nothing that a user types can
+become an SID token or a control token.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 #: Sentence vectors that a prompt builder remembers.
 MOST_VECTORS = 50_000
 NO_READER = (
-    "this model reads the sentence vector of each query (lm.geometry): give its prompt builder the encoder of "
-    "embed.model, `model.prompts.reader = query_side(load_embedder(cfg.embed)).encode`"
+    "this model reads the sentence vector of each query (lm.geometry): give its prompt builder the "
+    "encoder of embed.model, `model.prompts.reader = query_side(load_embedder(cfg.embed)).encode`"
 )
 
 
@@ -30,7 +31,8 @@ NO_READER = (
 class Template:
     """The words around a request's parts. A part that is absent takes its words with it.
 
-    Order: history, profile, the task's words, query, answer; the last token is where the first code is predicted.
+    Order: history, profile, the task's words, query, answer; the last token is where the first code
+    is predicted.
     """
 
     tasks: Mapping[str, str]
@@ -41,12 +43,16 @@ class Template:
 
 #: Few words on purpose: on a small decoder each one is a share of every training step.
 TEMPLATES: dict[str, Template] = {
-    "default": Template(tasks={"search": "search", "item": "product"}, history="history", profile="user", answer="="),
+    "default": Template(
+        tasks={"search": "search", "item": "product"}, history="history", profile="user", answer="="
+    ),
 }
 
 
 class Encoded(list[int]):
-    """A prompt's token ids, and the sentence vector (D,) of its query where a model reads one (lm/geometry.py)."""
+    """A prompt's token ids, and the sentence vector (D,) of its query where a model reads one
+    (lm/geometry.py).
+    """
 
     vector: np.ndarray | None = None
 
@@ -62,13 +68,16 @@ def vectors_of(prompts: Sequence[Sequence[int]]) -> Tensor | None:
 
 
 class PromptBuilder:
-    """Writes prompts for one tokenizer, vocabulary and template; pure, so equal prompts give equal tokens.
+    """Writes prompts for one tokenizer, vocabulary and template; pure, so equal prompts give equal
+    tokens.
 
-    At most ``max_tokens`` tokens: the query is cut last.  History gives way oldest item first and whole items at a
-    time, after the profile's end has gone; only a query that alone exceeds the budget loses its own end.
+    At most ``max_tokens`` tokens: the query is cut last.  History gives way oldest item first and
+    whole items at a time, after the profile's end has gone; only a query that alone exceeds the
+    budget loses its own end.
 
-    A model that reads sentence vectors (``vector_dim`` > 0) needs a ``reader``: query texts → (n, D), the encoder that
-    made the items' vectors; whoever owns an encoder sets it.  Each distinct text is read once.
+    A model that reads sentence vectors (``vector_dim`` > 0) needs a ``reader``: query texts → (n,
+    D), the encoder that made the items' vectors; whoever owns an encoder sets it.  Each distinct
+    text is read once.
     """
 
     def __init__(
@@ -81,11 +90,14 @@ class PromptBuilder:
         vector_dim: int = 0,
     ) -> None:
         if template not in TEMPLATES:
-            raise ValueError(f"lm.template {template!r} is unknown; templates are {', '.join(TEMPLATES)}")
+            raise ValueError(
+                f"lm.template {template!r} is unknown; templates are {', '.join(TEMPLATES)}"
+            )
         if vocab.text_vocab < len(tokenizer):
             raise ValueError(
-                f"the tokenizer has {len(tokenizer)} tokens but the vocabulary counts {vocab.text_vocab} text ids, so "
-                "words would collide with SIDs; take the vocabulary of the model (`model.vocab`)"
+                f"the tokenizer has {len(tokenizer)} tokens but the vocabulary counts "
+                f"{vocab.text_vocab} text ids, so words would collide with SIDs; take the "
+                "vocabulary of the model (`model.vocab`)"
             )
         self.tokenizer, self.vocab, self.template = tokenizer, vocab, TEMPLATES[template]
         self.max_tokens, self.history_items, self.vector_dim = max_tokens, history_items, vector_dim
@@ -100,10 +112,15 @@ class PromptBuilder:
         self._answer, self._history = self._ids[words.answer], self._ids[words.history]
         self._profile = self._ids[words.profile]
         if max_tokens < (least := self._fixed + 1):
-            raise ValueError(f"lm.max_prompt_tokens {max_tokens} leaves no room for a query; want at least {least}")
+            raise ValueError(
+                f"lm.max_prompt_tokens {max_tokens} leaves no room for a query; want at least "
+                f"{least}"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PromptBuilder:
-        """A copied model shares its builder: it holds no weights, and a reader may be a whole encoder."""
+        """A copied model shares its builder: it holds no weights, and a reader may be a whole
+        encoder.
+        """
         return self
 
     @property
@@ -112,16 +129,20 @@ class PromptBuilder:
         return len(self._bos) + max(map(len, self._task.values())) + len(self._answer)
 
     def encode(self, prompt: Prompt, sids: SemanticIds) -> Encoded:
-        """Token ids of one prompt, SIDs as ``text_vocab + s``; history rows without an SID are passed over."""
+        """Token ids of one prompt, SIDs as ``text_vocab + s``; history rows without an SID are
+        passed over.
+        """
         return self.encode_batch([prompt], sids)[0]
 
     def encode_batch(
         self, prompts: Sequence[Prompt], sids: SemanticIds, vectors: np.ndarray | None = None
     ) -> list[Encoded]:
-        """:meth:`encode` of many prompts; texts not seen before go through the tokenizer in one call.
+        """:meth:`encode` of many prompts; texts not seen before go through the tokenizer in one
+        call.
 
-        ``vectors`` (n, D): their sentence vectors where the caller has them; else the ``reader`` reads the queries, if
-        the model wants them at all. ``ValueError`` where it does and there is no reader.
+        ``vectors`` (n, D): their sentence vectors where the caller has them; else the ``reader``
+        reads the queries, if the model wants them at all. ``ValueError`` where it does and there is
+        no reader.
         """
         self.vocab.check_fits(sids, "the prompt builder's model")
         self._learn([text for p in prompts for text in (p.query, p.profile)])
@@ -144,17 +165,24 @@ class PromptBuilder:
             found = np.asarray(self.reader(new), np.float32)
             if found.shape != (len(new), self.vector_dim):
                 raise ValueError(
-                    f"the reader gave vectors {found.shape} for {len(new)} queries, the model reads "
-                    f"{self.vector_dim} dimensions; give it the encoder that the codebooks were fitted to"
+                    f"the reader gave vectors {found.shape} for {len(new)} queries, the model "
+                    f"reads {self.vector_dim} dimensions; give it the encoder that the codebooks "
+                    "were fitted to"
                 )
             self._read.update(zip(new, found, strict=True))
-        return np.stack([self._read[text] for text in texts]) if texts else np.zeros((0, self.vector_dim), np.float32)
+        return (
+            np.stack([self._read[text] for text in texts])
+            if texts
+            else np.zeros((0, self.vector_dim), np.float32)
+        )
 
     def _write(self, prompt: Prompt, sids: SemanticIds) -> list[int]:
         try:
             task = self._task[prompt.task]
         except KeyError:
-            raise ValueError(f"prompt task {prompt.task!r} is unknown; tasks are {', '.join(self._task)}") from None
+            raise ValueError(
+                f"prompt task {prompt.task!r} is unknown; tasks are {', '.join(self._task)}"
+            ) from None
         room = self.max_tokens - len(self._bos) - len(task) - len(self._answer)
         query = self._ids[prompt.query][:room]
         room -= len(query)
@@ -172,7 +200,11 @@ class PromptBuilder:
             history = self._history + history
             room -= len(history)
         profile = self._ids[prompt.profile]
-        profile = (self._profile + profile)[: max(room, 0)] if profile and room > len(self._profile) else []
+        profile = (
+            (self._profile + profile)[: max(room, 0)]
+            if profile and room > len(self._profile)
+            else []
+        )
         return [*self._bos, *history, *profile, *task, *query, *self._answer]
 
     def _learn(self, texts: Sequence[str]) -> None:
@@ -182,6 +214,10 @@ class PromptBuilder:
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if new:
             encoded = self.tokenizer(
-                new, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+                new,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
             )
             self._ids.update(zip(new, encoded["input_ids"], strict=True))

@@ -1,6 +1,7 @@
 """LmScorer: a :class:`SidLM` as decode's scorer, made for wide beams.
 
-One prefill per prompt, shared by all beams; one row per beam and step; a head that is sliced to the level's codebook.
+One prefill per prompt, shared by all beams; one row per beam and step; a head that is sliced to the
+level's codebook.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sidar.lm.prompts import vectors_of
 from sidar.lm.tree import TreeDecoder
 from sidar.precision import Precision, use_bf16
 
-#: Log-probs of a full head that exist at a time while a level is cut out of them: 16 MB, and the cache stays warm.
+#: Log-probs of a full head that exist at a time while a level is cut out of them: 16 MB, and the
+#: cache stays warm.
 CHUNK = 1 << 22
 
 
@@ -37,12 +39,13 @@ class LmState:
 
 
 class LmScorer:
-    """Scores SID prefixes with the weights that ``model`` has *now* (make a new one after training steps).
+    """Scores SID prefixes with the weights that ``model`` has *now* (make a new one after training
+    steps).
 
-    ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads stay fp32, so scores
-    do not tie); ``auto`` = bf16 where the device computes it natively.  ``engine``: ``lean`` for Llama, Qwen2 and
-    Qwen3 (copies their weights, fused), ``tree`` for anything else, ``auto`` picks.  Holds no search: any number of
-    threads may use one scorer.
+    ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
+    stay fp32, so scores do not tie); ``auto`` = bf16 where the device computes it natively.
+    ``engine``: ``lean`` for Llama, Qwen2 and Qwen3 (copies their weights, fused), ``tree`` for
+    anything else, ``auto`` picks.  Holds no search: any number of threads may use one scorer.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class LmScorer:
         dtype = torch.bfloat16 if bf16 else torch.float32
         misfit = LeanDecoder.misfit(model.backbone)
         if engine == "lean" and misfit:
-            raise ValueError(f"the lean engine does not fit this backbone: {misfit}; use engine='tree' or 'auto'")
+            raise ValueError(
+                f"the lean engine does not fit this backbone: {misfit}; use engine='tree' or 'auto'"
+            )
         self.engine: LeanDecoder | TreeDecoder
         self._model = model
         norm: Tensor | float
@@ -73,13 +78,20 @@ class LmScorer:
             norm, self._eps = self.engine.final_norm, self.engine.eps
         with torch.no_grad():
             self._sid_in = model.sid_in.detach().clone()
-            words = model.backbone.get_input_embeddings().weight if model.text_head is None else model.text_head
+            words = (
+                model.backbone.get_input_embeddings().weight
+                if model.text_head is None
+                else model.text_head
+            )
             parts = [*model.heads, model.eos_head]
             if self.head == "full":
                 everything = torch.cat([words, *parts]).float() * norm  # (text + SIDs, d)
                 self._heads = [everything] * self.vocab.n_levels
             else:
-                ends = [[model.eos_head] if self.vocab.has_eos(d) else [] for d in range(self.vocab.n_levels)]
+                ends = [
+                    [model.eos_head] if self.vocab.has_eos(d) else []
+                    for d in range(self.vocab.n_levels)
+                ]
                 self._heads = [
                     torch.cat([head, *end]).float() * norm * model.head_scale
                     for head, end in zip(model.heads, ends, strict=True)
@@ -89,10 +101,16 @@ class LmScorer:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> LmState:
-        """Token lists (SIDs as ``text_vocab + s``), any lengths. ``ValueError`` names an empty one."""
+        """Token lists (SIDs as ``text_vocab + s``), any lengths.
+
+        ``ValueError`` names an empty one.
+        """
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         if not len(prompts) or int(lengths.min()) == 0:
-            raise ValueError(f"prompt {int(lengths.argmin()) if len(prompts) else 0} is empty; a prompt has ≥ 1 token")
+            raise ValueError(
+                f"prompt {int(lengths.argmin()) if len(prompts) else 0} is empty; a prompt has ≥ "
+                "1 token"
+            )
         padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = torch.as_tensor(prompt)
@@ -124,7 +142,9 @@ class LmScorer:
             return F.pad(codes, (0, int(ends)), value=-1), size if ends else -1
         start = self.vocab.text_vocab + self.vocab.offsets[depth]
         total = self.vocab.text_vocab + self.vocab.size
-        return F.pad(codes, (start, total - start - size), value=-1), total - 1 if self.variable_length else -1
+        return F.pad(
+            codes, (start, total - start - size), value=-1
+        ), total - 1 if self.variable_length else -1
 
     def free_first(self, state: LmState) -> Tensor:
         return self._logp(state.end, 0, state)
@@ -138,24 +158,36 @@ class LmScorer:
 
     @torch.inference_mode()
     def _after(self, state: LmState, parents: Tensor, tokens: Tensor, depth: int) -> Tensor:
-        """(Q, W, d) states after rows whose last SID token is ``tokens`` (Q, W); < 0 = a text token."""
+        """(Q, W, d) states after rows whose last SID token is ``tokens`` (Q, W); < 0 = a text
+        token.
+        """
         mixed = tokens + self.vocab.text_vocab
         if isinstance(self.engine, LeanDecoder):
-            embedded = self._model.embed_tokens(mixed) if self.head == "full" else F.embedding(tokens, self._sid_in)
+            embedded = (
+                self._model.embed_tokens(mixed)
+                if self.head == "full"
+                else F.embedding(tokens, self._sid_in)
+            )
             return self.engine.step(state.engine, embedded, parents, depth)
         return self.engine.step(state.engine, mixed, parents, depth)
 
     @torch.inference_mode()
     def _logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
-        """(Q, V) or (Q, W, V) fp32 log-softmax of the whole choice set: the level's columns, or with a full head all
-        tokens."""
+        """(Q, V) or (Q, W, V) fp32 log-softmax of the whole choice set: the level's columns, or
+        with a full head all tokens."""
         if self._eps is not None:
             hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
         logits = F.linear(hidden, self._heads[depth])
         if state.prior is not None:  # level heads only
-            ids = state.ids[depth] if depth else torch.zeros(len(hidden), 1, dtype=torch.long, device=self.device)
+            ids = (
+                state.ids[depth]
+                if depth
+                else torch.zeros(len(hidden), 1, dtype=torch.long, device=self.device)
+            )
             owner = torch.arange(len(ids), device=self.device)[:, None].expand_as(ids)
-            added = state.prior.logits(depth, ids.flatten(), owner.flatten(), self.vocab.has_eos(depth))
+            added = state.prior.logits(
+                depth, ids.flatten(), owner.flatten(), self.vocab.has_eos(depth)
+            )
             logits += added.view_as(logits)
         return logits.log_softmax(-1)
 
@@ -163,11 +195,15 @@ class LmScorer:
     def _follow(state: LmState, parents: Tensor, codes: Tensor, depth: int) -> None:
         """Remember which prefixes of the index the new rows of ``depth`` are."""
         if state.prior is not None:
-            above = state.ids[depth - 1].gather(1, parents) if depth > 1 else torch.zeros_like(codes)
+            above = (
+                state.ids[depth - 1].gather(1, parents) if depth > 1 else torch.zeros_like(codes)
+            )
             state.ids[depth] = state.prior.legal.child(depth - 1, above, codes)
 
     def _level_logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
-        """(…, n) the level's columns: all that a level head has; of a full head a slice, not renormalised."""
+        """(…, n) the level's columns: all that a level head has; of a full head a slice, not
+        renormalised.
+        """
         if self.head == "level":
             return self._logp(hidden, depth, state)
         start = self.vocab.text_vocab + self.vocab.offsets[depth]

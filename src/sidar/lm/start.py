@@ -1,4 +1,6 @@
-"""Where untrained rows begin: vectors brought to a model's width, SID rows near the model's own embeddings."""
+"""Where untrained rows begin: vectors brought to a model's width, SID rows near the model's own
+embeddings.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ def project(vectors: Tensor, width: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def sid_rows(words: Tensor, codebook_sizes: Sequence[int], centroids: Tensor | None, seed: int) -> Tensor:
-    """(ΣK + 1, d) first rows of all SID tokens, EOS last, at the mean norm of the word embeddings ``words`` (V, d).
+def sid_rows(
+    words: Tensor, codebook_sizes: Sequence[int], centroids: Tensor | None, seed: int
+) -> Tensor:
+    """(ΣK + 1, d) first rows of all SID tokens, EOS last, at the mean norm of the word embeddings
+    ``words`` (V, d).
 
-    With ``centroids`` (ΣK, D), each level starts from its centroids less their mean (what tells its codes apart);
-    without, and for EOS, from the mean word plus a tenth of the words' spread as noise.
+    With ``centroids`` (ΣK, D), each level starts from its centroids less their mean (what tells its
+    codes apart); without, and for EOS, from the mean word plus a tenth of the words' spread as
+    noise.
     """
     words = words.float()
     norm, noise = words.norm(dim=1).mean(), torch.Generator().manual_seed(seed)
@@ -39,6 +45,8 @@ def sid_rows(words: Tensor, codebook_sizes: Sequence[int], centroids: Tensor | N
             if size > 1:
                 book = centroids[start : start + size]
                 level = project(book - book.mean(0), width, seed)
-                rows[start : start + size] = level * (norm / level.norm(dim=1).mean().clamp(min=1e-12))
+                rows[start : start + size] = level * (
+                    norm / level.norm(dim=1).mean().clamp(min=1e-12)
+                )
             start += size
     return rows

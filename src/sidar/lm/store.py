@@ -1,7 +1,8 @@
-"""A SidLM on disk: ``config.json``, ``model.safetensors``, ``backbone/config.json`` and ``tokenizer/``.
+"""A SidLM on disk: ``config.json``, ``model.safetensors``, ``backbone/config.json`` and
+``tokenizer/``.
 
-All weights are written, adapters and frozen ones too, in fp32: a folder needs neither the network nor the checkpoint
-that it was trained from.
+All weights are written, adapters and frozen ones too, in fp32: a folder needs neither the network
+nor the checkpoint that it was trained from.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 def save(model: SidLM, folder: Path) -> None:
     """Write ``model`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     model.backbone.config.save_pretrained(folder / "backbone")
     model.tokenizer.save_pretrained(folder / "tokenizer")
@@ -38,7 +41,9 @@ def save(model: SidLM, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What a folder holds: the model's config as written, its decoder (untrained), tokenizer and weights."""
+    """What a folder holds: the model's config as written, its decoder (untrained), tokenizer and
+    weights.
+    """
 
     config: dict[str, Any]
     decoder: PreTrainedModel
@@ -50,18 +55,25 @@ class StoredModel:
         """Give ``model`` the weights; ``ValueError`` where they are not those of its parameters."""
         missing, unexpected = model.load_state_dict(self.weights, strict=False)
         if missing or unexpected:
-            raise ValueError(f"{self.file} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the model again")
+            raise ValueError(
+                f"{self.file} lacks {missing[:3]} and has unknown {unexpected[:3]}; save the "
+                "model again"
+            )
 
 
 def read(folder: Path, attention: Literal["auto", "sdpa", "eager"] | None = None) -> StoredModel:
-    """Read what :func:`save` wrote; ``ValueError`` where ``folder`` holds no model, or one of another format."""
+    """Read what :func:`save` wrote; ``ValueError`` where ``folder`` holds no model, or one of
+    another format.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no Sidar model (no {CONFIG}); train one with `sidar sft`")
     raw = json.loads((folder / CONFIG).read_text())
     if raw.get("format") != FORMAT:
-        raise ValueError(f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}")
+        raise ValueError(
+            f"{folder} has model format {raw.get('format')}, this version of Sidar reads {FORMAT}"
+        )
     raw["codebook_sizes"] = tuple(raw["codebook_sizes"])
     raw["attention"] = attention or raw["attention"]
     decoder = AutoModel.from_config(

@@ -1,7 +1,8 @@
-"""The generic beam forward: any backbone that packing accepts, through the module itself with a tree mask.
+"""The generic beam forward: any backbone that packing accepts, through the module itself with a
+tree mask.
 
-Nothing is cached: each step runs ``[prompt | codes of beam 1 | codes of beam 2 | …]`` again.  It serves families that
-:mod:`sidar.lm.lean` does not know, and is its slow twin in tests.
+Nothing is cached: each step runs ``[prompt | codes of beam 1 | codes of beam 2 | …]`` again.  It
+serves families that :mod:`sidar.lm.lean` does not know, and is its slow twin in tests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class TreeState:
     tokens: Tensor  # (Q, P) int64, padded on the right
     lengths: Tensor  # (Q,) int64
     vectors: Tensor | None = None  # (Q, D) sentence vectors, where the model reads them
-    chains: dict[int, Tensor] = field(default_factory=dict)  # depth -> (Q, W, depth) mixed token ids
+    # depth -> (Q, W, depth) mixed token ids
+    chains: dict[int, Tensor] = field(default_factory=dict)
 
 
 class TreeDecoder:
@@ -32,8 +34,12 @@ class TreeDecoder:
         self.model = model
         self.dtype = dtype
 
-    def prefill(self, tokens: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, TreeState]:
-        """Prompts (Q, P) padded on the right → states (Q, d) at each prompt's end, after the final norm."""
+    def prefill(
+        self, tokens: Tensor, lengths: Tensor, vectors: Tensor | None = None
+    ) -> tuple[Tensor, TreeState]:
+        """Prompts (Q, P) padded on the right → states (Q, d) at each prompt's end, after the final
+        norm.
+        """
         state = TreeState(tokens, lengths, vectors)
         return self._forward(state, tokens.new_empty(len(tokens), 0, 0))[:, 0], state
 
@@ -42,18 +48,26 @@ class TreeDecoder:
         chain = tokens[..., None]
         if depth > 1:
             above = state.chains[depth - 1]
-            chain = torch.cat([above.gather(1, parents[..., None].expand(-1, -1, depth - 1)), chain], -1)
+            chain = torch.cat(
+                [above.gather(1, parents[..., None].expand(-1, -1, depth - 1)), chain], -1
+            )
         state.chains[depth] = chain
         return self._forward(state, chain)
 
     def _forward(self, state: TreeState, chain: Tensor) -> Tensor:
-        """States of the last token of each chain (Q, W, t); of the prompts' last tokens where there are none."""
+        """States of the last token of each chain (Q, W, t); of the prompts' last tokens where there
+        are none.
+        """
         q, p = state.tokens.shape
         _, w, t = chain.shape
         device = chain.device
         tokens = torch.cat([state.tokens, chain.reshape(q, w * t)], 1)
         place = torch.arange(p, device=device).expand(q, p)
-        after = (state.lengths[:, None, None] + torch.arange(t, device=device)).expand(q, w, t).reshape(q, w * t)
+        after = (
+            (state.lengths[:, None, None] + torch.arange(t, device=device))
+            .expand(q, w, t)
+            .reshape(q, w * t)
+        )
         n = p + w * t
         owner = torch.arange(w * t, device=device) // max(t, 1)
         sees = torch.ones(q, n, n, dtype=torch.bool, device=device).tril()

@@ -1,9 +1,11 @@
-"""The forward of Llama-like decoders without what short sequences pay for nothing; same weights, same function.
+"""The forward of Llama-like decoders without what short sequences pay for nothing; same weights,
+same function.
 
-transformers computes every padding token, and spends a quarter of a small model's step in RMSNorm and rotary
-arithmetic made of a dozen passes.  Here the projections, norms and MLPs see only real tokens (padded just inside
-attention), the last block computes queries and MLP only where somebody asks for a state, and norm and rotation have
-backward passes of their own.  Slow twin: the transformers module itself, to 1e-5 in values and gradients.
+transformers computes every padding token, and spends a quarter of a small model's step in RMSNorm
+and rotary arithmetic made of a dozen passes.  Here the projections, norms and MLPs see only real
+tokens (padded just inside attention), the last block computes queries and MLP only where somebody
+asks for a state, and norm and rotation have backward passes of their own.  Slow twin: the
+transformers module itself, to 1e-5 in values and gradients.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Decoders of one shape: RMSNorm, rotary attention (with or without query/key norms and biases), gated MLP.
+#: Decoders of one shape: RMSNorm, rotary attention (with or without query/key norms and biases),
+#: gated MLP.
 FAMILIES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
 
-#: On a CPU, torch's fused attention loses to plain matrix products up to about this many tokens a row.
+#: On a CPU, torch's fused attention loses to plain matrix products up to about this many tokens a
+#: row.
 EAGER_UP_TO = 256
 
 
@@ -27,20 +31,32 @@ def fits(decoder: Any) -> bool:
     config = decoder.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     checkpointing = decoder.training and getattr(decoder, "gradient_checkpointing", False)
-    full_rotation = decoder.rotary_emb.inv_freq.numel() * 2 == head_dim if hasattr(decoder, "rotary_emb") else False
+    full_rotation = (
+        decoder.rotary_emb.inv_freq.numel() * 2 == head_dim
+        if hasattr(decoder, "rotary_emb")
+        else False
+    )
     return config.model_type in FAMILIES and full_rotation and not checkpointing
 
 
 def states(
-    decoder: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor, real: Tensor, asked: Tensor, attention: str
+    decoder: Any,
+    embeds: Tensor,
+    position_ids: Tensor,
+    bias: Tensor,
+    real: Tensor,
+    asked: Tensor,
+    attention: str,
 ) -> Tensor:
     """States after the final norm at the positions ``asked``, in their order: (n, d).
 
-    ``embeds`` (B, T, d); ``bias`` (B, 1, T, T) additive; ``real`` (r,) ascending flat positions b·T + t of tokens that
-    are not padding; ``asked`` (n,) flat positions among them; ``attention`` ∈ auto, sdpa, eager.
+    ``embeds`` (B, T, d); ``bias`` (B, 1, T, T) additive; ``real`` (r,) ascending flat positions b·T
+    + t of tokens that are not padding; ``asked`` (n,) flat positions among them; ``attention`` ∈
+    auto, sdpa, eager.
     """
     B, T = embeds.shape[:2]
-    cos, sin = (x.flatten(0, 1)[real][:, None] for x in decoder.rotary_emb(embeds, position_ids))  # (r, 1, head_dim)
+    # (r, 1, head_dim)
+    cos, sin = (x.flatten(0, 1)[real][:, None] for x in decoder.rotary_emb(embeds, position_ids))
     if attention == "auto":
         attention = "eager" if embeds.device.type == "cpu" and T <= EAGER_UP_TO else "sdpa"
     place = torch.full((B * T,), -1, device=real.device)
@@ -65,7 +81,12 @@ def states(
             q, k = norm(block.q_norm, q), norm(block.k_norm, k)
         q, k = Rotate.apply(q, *angles), Rotate.apply(k, cos, sin)
         mixed = attend(
-            queries.pad(q), inner.pad(k), inner.pad(v), last_bias if final else bias, block.scaling, attention
+            queries.pad(q),
+            inner.pad(k),
+            inner.pad(v),
+            last_bias if final else bias,
+            block.scaling,
+            attention,
         )
         x = x + block.o_proj(queries.unpad(mixed))
         y = norm(layer.post_attention_layernorm, x)
@@ -74,7 +95,9 @@ def states(
 
 
 class _Layout:
-    """Moves between a flat list of n tokens and rows (B, width); ``slot`` (n,) is each token's place b·width + t."""
+    """Moves between a flat list of n tokens and rows (B, width); ``slot`` (n,) is each token's
+    place b·width + t.
+    """
 
     def __init__(self, slot: Tensor, rows: int, width: int) -> None:
         self.slot, self.rows, self.width = slot, rows, width
@@ -82,17 +105,23 @@ class _Layout:
 
     @classmethod
     def compact(cls, positions: Tensor, rows: int, row_length: int) -> _Layout:
-        """Only ``positions`` (n,) flat in rows of ``row_length``, moved up to the start of rows as short as can be.
+        """Only ``positions`` (n,) flat in rows of ``row_length``, moved up to the start of rows as
+        short as can be.
 
-        ``source`` (B·width,) is the position behind each place; places left over repeat the row's first, harmlessly.
+        ``source`` (B·width,) is the position behind each place; places left over repeat the row's
+        first, harmlessly.
         """
         owner = positions // row_length
         count = torch.bincount(owner, minlength=rows)
         order = torch.argsort(owner, stable=True)
         rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device) - (count.cumsum(0) - count)[owner[order]]
+        rank[order] = (
+            torch.arange(len(order), device=order.device) - (count.cumsum(0) - count)[owner[order]]
+        )
         layout = cls(owner * int(count.max()) + rank, rows, int(count.max()))
-        layout.source = (torch.arange(rows, device=positions.device) * row_length).repeat_interleave(layout.width)
+        layout.source = (
+            torch.arange(rows, device=positions.device) * row_length
+        ).repeat_interleave(layout.width)
         layout.source[layout.slot] = positions
         return layout
 
@@ -107,11 +136,15 @@ class _Layout:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, attention: str) -> Tensor:
-    """Attention with an additive bias: q (B, H, Q, h), k and v (B, G, T, h) with H a multiple of G → (B, H, Q, h)."""
+    """Attention with an additive bias: q (B, H, Q, h), k and v (B, G, T, h) with H a multiple of G
+    → (B, H, Q, h).
+    """
     groups = q.shape[1] // k.shape[1]
     if attention == "sdpa":
         mask = bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+        )
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     weights = (torch.matmul(q, k.transpose(-1, -2)).float() * scaling).add_(bias).softmax(-1)
@@ -119,7 +152,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, attent
 
 
 def norm(module: Any, x: Tensor) -> Tensor:
-    """``module``, an RMSNorm of transformers, in as few passes as its backward allows; autocast's type comes out."""
+    """``module``, an RMSNorm of transformers, in as few passes as its backward allows; autocast's
+    type comes out.
+    """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     out: Tensor = RmsNorm.apply(x, module.weight, module.variance_epsilon, dtype)
@@ -132,7 +167,13 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x32 = x.float()
-        scale = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = (
+            torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
+            .square_()
+            .div_(x.shape[-1])
+            .add_(eps)
+            .rsqrt_()
+        )
         unit = x32 * scale
         ctx.save_for_backward(unit, weight, scale)
         ctx.dtype = x.dtype
@@ -170,7 +211,8 @@ class Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
-    cos, sin = cos[..., :half].to(x.dtype), sin[..., :half].to(x.dtype)  # both halves have the same angles
+    # both halves have the same angles
+    cos, sin = cos[..., :half].to(x.dtype), sin[..., :half].to(x.dtype)
     out = torch.empty_like(x)
     torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin)

@@ -33,7 +33,8 @@ def run(
     force: bool = False,
     console: Any = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run every missing or stale stage (of ``only`` and what it needs, if given) and return their reports.
+    """Run every missing or stale stage (of ``only`` and what it needs, if given) and return their
+    reports.
 
     ``force`` runs ``only`` even when it is fresh. Raises ``ValueError`` for what the user can mend.
     """
@@ -43,7 +44,9 @@ def run(
     for step in steps:
         stage, own, folder = step.stage, step.config, cfg.run_dir / step.stage.name
         # Re-asked, not planned: an input that was remade may turn out the same.
-        reason = stage.why_stale(own, cfg.run_dir) or ("asked for" if force and stage.name == only else None)
+        reason = stage.why_stale(own, cfg.run_dir) or (
+            "asked for" if force and stage.name == only else None
+        )
         if reason is None:
             if console:
                 console.print(f"[dim]{stage.name:<16} up to date[/dim]")
@@ -53,7 +56,12 @@ def run(
         started = time.monotonic()
         inputs = stage.input_hashes(own, cfg.run_dir)
         with write_artifact(
-            folder, stage.name, config=stage.config(own), inputs=inputs, apart=stage.apart, live=stage.live
+            folder,
+            stage.name,
+            config=stage.config(own),
+            inputs=inputs,
+            apart=stage.apart,
+            live=stage.live,
         ) as draft:
             report = stage.run(own, cfg.run_dir, draft.path)
             draft.shapes.update(report.get("shapes", {}))
@@ -61,5 +69,8 @@ def run(
             discard_work(folder)
         reports[stage.name] = report
         if console:
-            console.print(f"{'':<16} {report.get('summary', 'done')} [dim]({time.monotonic() - started:.1f} s)[/dim]")
+            console.print(
+                f"{'':<16} {report.get('summary', 'done')} [dim]({time.monotonic() - started:.1f} "
+                "s)[/dim]"
+            )
     return reports

@@ -1,4 +1,6 @@
-"""What the answer reads of a log: the memory, the memory of the days before, and requests to fit its constants to."""
+"""What the answer reads of a log: the memory, the memory of the days before, and requests to fit
+its constants to.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ from sidar.types import Catalogue, EvalSet, Prompt
 
 @dataclass(frozen=True)
 class FittingRequests:
-    """Requests with a choice: prompts, and the rows (P,) that each chose. ``held_out`` False = the models saw them."""
+    """Requests with a choice: prompts, and the rows (P,) that each chose.
+
+    ``held_out`` False = the models saw them.
+    """
 
     ids: tuple[str, ...]
     prompts: tuple[Prompt, ...]
@@ -40,7 +45,9 @@ class FittingRequests:
         return len(self.ids)
 
     def eval_set(self, catalogue: Catalogue, most: int | None = None) -> EvalSet:
-        """The first ``most`` requests that have a query text, as a set whose relevant items are the chosen ones."""
+        """The first ``most`` requests that have a query text, as a set whose relevant items are the
+        chosen ones.
+        """
         ids = catalogue.item_ids
         chosen: list[dict[str, float]] = [{} for _ in self.ids]
         for request, row in zip(self.request.tolist(), self.row.tolist(), strict=True):
@@ -48,11 +55,14 @@ class FittingRequests:
         named = [q for q, prompt in enumerate(self.prompts) if prompt.query.strip()][:most]
         keys = tuple(self.ids[q] for q in named)
         qrels = {self.ids[q]: chosen[q] for q in named}
-        return EvalSet("validation requests", keys, tuple(self.prompts[q] for q in named), qrels, "log")
+        return EvalSet(
+            "validation requests", keys, tuple(self.prompts[q] for q in named), qrels, "log"
+        )
 
 
 def usable_requests(duck: Duck, data: Path) -> Path:
-    """Return the requests of a data folder without those of held-out queries, which are neither counted nor fitted to.
+    """Return the requests of a data folder without those of held-out queries, which are neither
+    counted nor fitted to.
 
     The data stage keeps them out of training alone; which files it held out stands beside its sets.
     """
@@ -74,13 +84,16 @@ def usable_requests(duck: Duck, data: Path) -> Path:
 
 
 def fitting_requests(duck: Duck, requests: Path, alive: np.ndarray, most: int) -> FittingRequests:
-    """Return at most ``most`` requests with a choice of the validation window, by hash; without one, training ones."""
+    """Return at most ``most`` requests with a choice of the validation window, by hash; without
+    one, training ones.
+    """
     for split in ("valid", "train"):
         table = duck.table(
             f"""SELECT request_id, query, history, profile,
                     list_filter(range(1, len(rows) + 1), lambda i: actions[i] > 0) AS places, rows
                 FROM read_parquet({text(requests)})
-                WHERE split = '{split}' AND list_max(actions) > 0 AND (query <> '' OR len(history) > 0)
+                WHERE split = '{split}' AND list_max(actions) > 0
+                AND (query <> '' OR len(history) > 0)
                 QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY user_id) = 1
                 ORDER BY md5(request_id), request_id LIMIT {most}"""
         ).to_pylist()
@@ -103,11 +116,16 @@ def fitting_requests(duck: Duck, requests: Path, alive: np.ndarray, most: int) -
 
 
 def chosen_of(
-    asked: FittingRequests, memory: Memory, secret: bytes, alive: np.ndarray, taken: Mapping[str, dict] | None = None
+    asked: FittingRequests,
+    memory: Memory,
+    secret: bytes,
+    alive: np.ndarray,
+    taken: Mapping[str, dict] | None = None,
 ) -> Chosen:
     """Look up the counts by age that were known for each request and each of its positives.
 
-    ``taken``: what each request itself added, {request_id: {(row, day): weight}}, subtracted for it.
+    ``taken``: what each request itself added, {request_id: {(row, day): weight}}, subtracted for
+    it.
     """
     last = memory.facts.last_day
     ages = np.unique(np.maximum(last - memory.days, 0)) if len(memory) else np.zeros(1, np.int64)
@@ -116,10 +134,16 @@ def chosen_of(
     starts = np.searchsorted(asked.request, np.arange(len(asked) + 1))
     for r, prompt in enumerate(asked.prompts):
         at = memory.entries(prompt.query, secret)
-        rows, days, weights = memory.rows[at], memory.days[at], memory.weights[at].astype(np.float64)
+        rows, days, weights = (
+            memory.rows[at],
+            memory.days[at],
+            memory.weights[at].astype(np.float64),
+        )
         own = (taken or {}).get(asked.ids[r], {})
         if own:
-            weights = weights - [own.get((int(i), int(d)), 0.0) for i, d in zip(rows, days, strict=True)]
+            weights = weights - [
+                own.get((int(i), int(d)), 0.0) for i, d in zip(rows, days, strict=True)
+            ]
         live = alive[rows]
         rows, weights = rows[live], np.maximum(weights[live], 0.0)
         age = np.searchsorted(ages, np.maximum(last - days[live], 0))
@@ -132,7 +156,9 @@ def chosen_of(
 
 @dataclass(frozen=True)
 class Log:
-    """What the answer reads of a run's log: the memory for tomorrow, that of the days before, and requests to fit."""
+    """What the answer reads of a run's log: the memory for tomorrow, that of the days before, and
+    requests to fit.
+    """
 
     memory: Memory
     before: Memory
@@ -142,20 +168,28 @@ class Log:
 
 
 def read_log(cfg: Config, data: Path, secret: bytes, work: Path) -> Log:
-    """Count ``requests.parquet`` of the data folder and choose the requests that the answer is fitted to."""
+    """Count ``requests.parquet`` of the data folder and choose the requests that the answer is
+    fitted to.
+    """
     dataset = open_dataset(data)
     alive, lineage = dataset.catalogue.alive, dataset.catalogue.lineage
     with Duck(work, cfg.events.memory, cfg.threads) as duck:
         requests = usable_requests(duck, data)
         weights = _propensities(duck, cfg, requests, dataset.report)
-        memory = count_memory(duck, requests, ("train", "valid"), secret, lineage, propensities=weights)
+        memory = count_memory(
+            duck, requests, ("train", "valid"), secret, lineage, propensities=weights
+        )
         asked = fitting_requests(duck, requests, alive, cfg.memory.requests)
         if asked.held_out:
             before = count_memory(duck, requests, ("train",), secret, lineage, propensities=weights)
             chosen = chosen_of(asked, before, secret, alive)
         else:
             before = memory
-            taken = _taken(without_request(duck, requests, ("train", "valid"), secret, asked.ids, weights).to_pylist())
+            taken = _taken(
+                without_request(
+                    duck, requests, ("train", "valid"), secret, asked.ids, weights
+                ).to_pylist()
+            )
             chosen = chosen_of(asked, before, secret, alive, taken)
     shutil.rmtree(work, ignore_errors=True)
     return Log(memory, before, asked, chosen, secret)
@@ -168,11 +202,15 @@ def _taken(records: Sequence[Mapping[str, Any]]) -> dict[str, dict]:
     return found
 
 
-def _propensities(duck: Duck, cfg: Config, requests: Path, report: Mapping[str, Any]) -> Propensities | None:
+def _propensities(
+    duck: Duck, cfg: Config, requests: Path, report: Mapping[str, Any]
+) -> Propensities | None:
     if cfg.memory.debias == "none":
         return None
     try:
-        return measure_propensities(duck, requests, SimpleNamespace(actions=report["events"]["actions"]))
+        return measure_propensities(
+            duck, requests, SimpleNamespace(actions=report["events"]["actions"])
+        )
     except ValueError as error:
         raise ValueError(str(error).replace("preference.debias", "memory.debias")) from error
 

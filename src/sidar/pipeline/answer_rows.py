@@ -26,11 +26,15 @@ from sidar.types import EvalSet, Hits, Prompt
 
 
 class AnswerSystem:
-    """The served answer as a row: the channels' results and the memory as one distribution (sidar.answer.smoothed)."""
+    """The served answer as a row: the channels' results and the memory as one distribution
+    (sidar.answer.smoothed).
+    """
 
     kind = "fusion"
 
-    def __init__(self, name: str, channels: Mapping[str, System], model: SmoothedMemory, about: str = "") -> None:
+    def __init__(
+        self, name: str, channels: Mapping[str, System], model: SmoothedMemory, about: str = ""
+    ) -> None:
         self.name, self.about = name, about
         self._channels, self._model = dict(channels), model
 
@@ -40,10 +44,11 @@ class AnswerSystem:
 
 
 class MemorySystem:
-    """The row ``memory``: the click table over the answer's BM25, its dense channel and the prior of what both return.
+    """The row ``memory``: the click table over the answer's BM25, its dense channel and the prior
+    of what both return.
 
-    ``channels`` are these three, ``fusion`` weighs them; all constants are chosen on the requests that the answer is
-    fitted to (pipeline/memory_row.py).
+    ``channels`` are these three, ``fusion`` weighs them; all constants are chosen on the requests
+    that the answer is fitted to (pipeline/memory_row.py).
     """
 
     name = "memory"
@@ -57,8 +62,8 @@ class MemorySystem:
         named = zip(self._channels, self._fusion.weights, strict=True)
         parts = " + ".join(f"{weight:g} {channel.name}" for channel, weight in named)
         return (
-            f"what was chosen for the query, half-life {self._table.half_life:g} days, then {parts} "
-            f"({self._fusion.method}), with the answer's BM25 and tuned on its requests"
+            f"what was chosen for the query, half-life {self._table.half_life:g} days, then "
+            f"{parts} ({self._fusion.method}), with the answer's BM25 and tuned on its requests"
         )
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
@@ -67,7 +72,8 @@ class MemorySystem:
 
 
 class CandidatePrior:
-    """Popularity as a channel of fusions: the items that the other channels return, by training popularity.
+    """Popularity as a channel of fusions: the items that the other channels return, by training
+    popularity.
 
     It is no row of its own (``scored``): the row ``popularity`` is the same list for every query.
     """
@@ -88,21 +94,27 @@ class CandidatePrior:
         scores = np.where(rows >= 0, self._prior[np.maximum(rows, 0)], -np.inf)
         order = np.argsort(-scores, axis=1, kind="stable")
         ranked = np.take_along_axis(rows, order, 1).astype(np.int32)
-        return Hits(ranked, np.where(ranked >= 0, np.take_along_axis(scores, order, 1), 0).astype(np.float32))
+        return Hits(
+            ranked,
+            np.where(ranked >= 0, np.take_along_axis(scores, order, 1), 0).astype(np.float32),
+        )
 
 
 @dataclass
 class AnswerRows:
     """The rows that stand for what a shop has and for what is served.
 
-    ``tune_on``: the requests on which weights of reranking were chosen for the served model, and are for the others.
+    ``tune_on``: the requests on which weights of reranking were chosen for the served model, and
+    are for the others.
     """
 
     systems: dict[str, System]
     tune_on: EvalSet | None = None
 
     def tuning_of(self, valid: Sequence[EvalSet], most: int) -> tuple[Sequence[EvalSet], int]:
-        """The sets to choose a weight of reranking on, and how many queries of each; ``valid`` without a log."""
+        """The sets to choose a weight of reranking on, and how many queries of each; ``valid``
+        without a log.
+        """
         if self.tune_on is None or not len(self.tune_on):
             return valid, most
         return [self.tune_on], len(self.tune_on)
@@ -111,9 +123,11 @@ class AnswerRows:
 def answer_rows(
     cfg: Config, run: Path, systems: Mapping[str, System], embedder: Embedder, priors: Priors
 ) -> AnswerRows:
-    """Make the rows ``answer``, ``answer-without-lm`` and ``memory``, and the channel ``prior``, as they are served.
+    """Make the rows ``answer``, ``answer-without-lm`` and ``memory``, and the channel ``prior``, as
+    they are served.
 
-    ``systems``: the other rows, of which the served model, reranked or not, is the answer's generative channel.
+    ``systems``: the other rows, of which the served model, reranked or not, is the answer's
+    generative channel.
     """
     from sidar.pipeline.rerank import Reranked
 
@@ -127,7 +141,9 @@ def answer_rows(
     tune_on = None
     if facts["fuse"] != "none" or facts.get("rerank"):
         with Duck(run / ".answer-work", cfg.events.memory, cfg.threads) as duck:
-            asked = fitting_requests(duck, usable_requests(duck, run / "data"), catalogue.alive, cfg.memory.requests)
+            asked = fitting_requests(
+                duck, usable_requests(duck, run / "data"), catalogue.alive, cfg.memory.requests
+            )
         shutil.rmtree(run / ".answer-work", ignore_errors=True)
         tune_on = asked.eval_set(catalogue)
     label = facts.get("label", "")
@@ -139,7 +155,10 @@ def answer_rows(
     secret = run_key(cfg)
     memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
     lexical = TextSystem("bm25", Bm25.load(run / "answer"))
-    base: dict[str, System] = {"bm25": lexical, "dense": served_dense(run, embedder, catalogue.alive)}
+    base: dict[str, System] = {
+        "bm25": lexical,
+        "dense": served_dense(run, embedder, catalogue.alive),
+    }
     model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
 
     def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:

@@ -1,7 +1,9 @@
-"""The stage ``answer``: count what was chosen, tune the lexical channel, and fit how all becomes one answer.
+"""The stage ``answer``: count what was chosen, tune the lexical channel, and fit how all becomes
+one answer.
 
-Everything is chosen on requests of the log's validation window, with counts and models of the days before; the files
-that it leaves hold the counts of training and validation together, as a shop would have them on the next day.
+Everything is chosen on requests of the log's validation window, with counts and models of the days
+before; the files that it leaves hold the counts of training and validation together, as a shop
+would have them on the next day.
 """
 
 from __future__ import annotations
@@ -32,12 +34,15 @@ TUNE = 256
 
 
 def fuses(cfg: Config, report: Mapping[str, Any]) -> bool:
-    """Whether bundle and tables answer with the smoothed memory: asked for, or ``auto`` and the log has choices."""
+    """Whether bundle and tables answer with the smoothed memory: asked for, or ``auto`` and the log
+    has choices.
+    """
     actions = report["events"]["actions"]
     chosen = sum(int(actions[name]) for name in ("click", "cart", "order"))
     if cfg.decode.fuse == "memory" and not chosen:
         raise ValueError(
-            "decode.fuse is 'memory' but the log has no click, cart or order to remember; set decode.fuse to 'none'"
+            "decode.fuse is 'memory' but the log has no click, cart or order to remember; set "
+            "decode.fuse to 'none'"
         )
     return cfg.decode.fuse == "memory" or (cfg.decode.fuse == "auto" and chosen > 0)
 
@@ -47,7 +52,9 @@ def tuned_lexical(lexical: Bm25, asked: FittingRequests, catalogue: Catalogue) -
     some = asked.eval_set(catalogue, TUNE)
     if not len(some):
         return lexical
-    return lexical.tune([prompt.query for prompt in some.prompts], objective(some, catalogue, "ndcg@10", relevant=0))
+    return lexical.tune(
+        [prompt.query for prompt in some.prompts], objective(some, catalogue, "ndcg@10", relevant=0)
+    )
 
 
 def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.ndarray) -> Fit:
@@ -57,11 +64,13 @@ def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.
 
 
 def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Write ``memory.parquet``, the tuned BM25 and ``answer.json`` of the model of ``cfg.align`` into ``out``.
+    """Write ``memory.parquet``, the tuned BM25 and ``answer.json`` of the model of ``cfg.align``
+    into ``out``.
 
-    With ``decode.rerank: dense`` the generative channel is reranked where the likelihood is higher so.  Without choices
-    in the log, or with ``decode.fuse: none``, nothing is fused; a weight to rerank with is chosen all the same, where
-    a request has a query text to choose it on.  There is no default weight: its scale is the encoder's.
+    With ``decode.rerank: dense`` the generative channel is reranked where the likelihood is higher
+    so.  Without choices in the log, or with ``decode.fuse: none``, nothing is fused; a weight to
+    rerank with is chosen all the same, where a request has a query text to choose it on.  There is
+    no default weight: its scale is the encoder's.
     """
     from sidar.embed import load_embedder, load_items, query_side
     from sidar.index import PrefixIndex
@@ -80,8 +89,9 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     if not len(log.asked):
         if cfg.decode.fuse == "memory":
             raise ValueError(
-                "decode.fuse is 'memory', but no request of the log has a query or a history and chose a live item, so "
-                "there is nothing to fit the answer to; set decode.fuse to 'none'"
+                "decode.fuse is 'memory', but no request of the log has a query or a history and "
+                "chose a live item, so there is nothing to fit the answer to; set decode.fuse to "
+                "'none'"
             )
         fused = False
     embedder = load_embedder(cfg.embed, device(cfg))
@@ -115,15 +125,23 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     dense, cells, searched = answer_dense(cfg, run, embedder, catalogue.alive)
     base: dict[str, System] = {"bm25": TextSystem("bm25", lexical), "dense": dense}
     without = fit(log, base, priors.clicks, catalogue.alive)
-    fits = [fit(log, {**base, GENERATIVE: each}, priors.clicks, catalogue.alive) for each in candidates]
+    fits = [
+        fit(log, {**base, GENERATIVE: each}, priors.clicks, catalogue.alive) for each in candidates
+    ]
     best = max(range(len(fits)), key=lambda i: fits[i].value)
     facts |= {
         "fit": fits[best].to_json(),
         "without_generative": without.to_json(),
         "reranked": best == 1,
         "dense": searched,
-        "log_likelihood": {each.name: one.value for each, one in zip(candidates, fits, strict=True)},
-        "memory": {"queries": log.memory.n_queries, "entries": len(log.memory), **asdict(log.memory.facts)},
+        "log_likelihood": {
+            each.name: one.value for each, one in zip(candidates, fits, strict=True)
+        },
+        "memory": {
+            "queries": log.memory.n_queries,
+            "entries": len(log.memory),
+            **asdict(log.memory.facts),
+        },
     }
     found = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
     found.append(CandidatePrior(priors.prior, []).over(found))
@@ -133,7 +151,10 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     if cells is not None:
         cells.save(out)
     write_facts(out, facts)
-    return {"summary": "\n".join(_summary(cfg, log, fits[best], without, candidates[best].name)), "shapes": shapes}
+    return {
+        "summary": "\n".join(_summary(cfg, log, fits[best], without, candidates[best].name)),
+        "shapes": shapes,
+    }
 
 
 def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[str]:
@@ -141,12 +162,16 @@ def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[
     facts = log.memory.facts
     lines = [
         f"{log.memory.n_queries:,} queries remembered; {describe(best.params)}",
-        f"log-likelihood of {best.requests:,} requests {best.value:.3f} with {name}, {without.value:.3f} without",
+        (
+            f"log-likelihood of {best.requests:,} requests {best.value:.3f} with {name}, "
+            f"{without.value:.3f} without"
+        ),
     ]
     if not log.asked.held_out:
         lines.append(
-            "WARNING: there is no validation window, so the answer was fitted by leaving one training request out of "
-            "the counts at a time; the model has seen these requests, and its weight may be too large"
+            "WARNING: there is no validation window, so the answer was fitted by leaving one "
+            "training request out of the counts at a time; the model has seen these requests, and "
+            "its weight may be too large"
         )
     if cfg.memory.debias == "ips":
         lines.append(f"counts weighted by inverse propensity: effective n {facts.effective_n:,.0f}")

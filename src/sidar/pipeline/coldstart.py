@@ -1,8 +1,8 @@
 """Cold start, measured: what becomes of items that nothing was trained on.
 
-Two bundles of one lineage: ``before`` was fitted and trained without the items, ``after`` is the same model and the
-same codebooks with the items encoded into table and index (``sidar sids encode``). New items stand beside old ones,
-because nobody recalls everything.
+Two bundles of one lineage: ``before`` was fitted and trained without the items, ``after`` is the
+same model and the same codebooks with the items encoded into table and index (``sidar sids
+encode``). New items stand beside old ones, because nobody recalls everything.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ def cold_start(
 ) -> dict[str, Any]:
     """JSON-able figures of the items that ``after`` has and ``before`` had not.
 
-    ``quantised``: mean squared error of new items, of items that were left out of a second fit, of fitted items.
-    ``shared``: share of new items whose first d codes, and whose whole SID, some old item has: what the old index could
-    have reached. ``reached``: share of at most ``sample`` new and old items that the model's beam of 10, 64 and 512
-    finds from their own text. ``recalled``: mean recall@k of new and of old relevant items over the queries of
-    ``eval_sets`` that have new ones.
-    Raises ``ValueError`` where ``after`` has no new items.
+    ``quantised``: mean squared error of new items, of items that were left out of a second fit, of
+    fitted items. ``shared``: share of new items whose first d codes, and whose whole SID, some old
+    item has: what the old index could have reached. ``reached``: share of at most ``sample`` new
+    and old items that the model's beam of 10, 64 and 512 finds from their own text. ``recalled``:
+    mean recall@k of new and of old relevant items over the queries of ``eval_sets`` that have new
+    ones. Raises ``ValueError`` where ``after`` has no new items.
     """
     before, after = Path(before), Path(after)
     old, new = open_bundle(before), open_bundle(after)
     ledger, reference = Ledger.load(after / "sid"), load_reference(after / "sid")
     if ledger is None or not (ledger.cause == "new").any():
         raise ValueError(
-            f"{after} has no items that were encoded under frozen codebooks; make it with `sidar sids encode`"
+            f"{after} has no items that were encoded under frozen codebooks; make it with `sidar "
+            "sids encode`"
         )
     line = new.catalogue.rows(ledger.item_ids)
     fresh, fitted = line[ledger.cause == "new"], line[ledger.fitted]
@@ -64,7 +65,9 @@ def cold_start(
         },
         "shared": shared_prefixes(old.sids, new.sids, fresh),
         "reached": {name: reached(retriever, texts, rows) for name, rows in chosen.items()},
-        "recalled": {each.name: recalled(retriever, each, set(fresh.tolist()), k) for each in eval_sets},
+        "recalled": {
+            each.name: recalled(retriever, each, set(fresh.tolist()), k) for each in eval_sets
+        },
     }
     if reference is not None and reference["how"] == "held out":
         figures["quantised"]["unseen at the fit"] = reference["errors"]["mean"]
@@ -72,7 +75,9 @@ def cold_start(
 
 
 def shared_prefixes(before: SemanticIds, after: SemanticIds, rows: np.ndarray) -> dict[str, float]:
-    """Share of ``rows`` of ``after`` whose first 1, 2, … L codes begin an SID of ``before``; ``SID``: the whole one."""
+    """Share of ``rows`` of ``after`` whose first 1, 2, … L codes begin an SID of ``before``;
+    ``SID``: the whole one.
+    """
     found = {}
     for depth in range(1, after.n_levels + 1):
         known = {tuple(codes) for codes in before.codes[before.lengths >= depth, :depth].tolist()}
@@ -83,19 +88,29 @@ def shared_prefixes(before: SemanticIds, after: SemanticIds, rows: np.ndarray) -
 
 
 def reached(retriever: Retriever, texts: Sequence[str], rows: np.ndarray) -> dict[str, float]:
-    """Share of ``rows`` whose SID is among the first 10, 64, 512 of a beam of 512 that reads the item's own text."""
+    """Share of ``rows`` whose SID is among the first 10, 64, 512 of a beam of 512 that reads the
+    item's own text.
+    """
     prompts = [Prompt(texts[row], task="item") for row in rows]
     width = max(BEAMS)
-    sids = np.concatenate([retriever.sid_ranking(prompts[i : i + 32], width) for i in range(0, len(prompts), 32)])
+    sids = np.concatenate(
+        [retriever.sid_ranking(prompts[i : i + 32], width) for i in range(0, len(prompts), 32)]
+    )
     target = retriever.index.lookup(retriever.sids.codes[rows])
     hit = sids == target[:, None]
     return {str(beam): float(hit[:, :beam].any(axis=1).mean()) for beam in BEAMS}
 
 
 def recalled(retriever: Retriever, eval_set: EvalSet, fresh: set[int], k: int) -> dict[str, float]:
-    """Mean recall@k of new and of old items that are relevant (grade > 0), over the queries that have such an item."""
+    """Mean recall@k of new and of old items that are relevant (grade > 0), over the queries that
+    have such an item.
+    """
     truths = [
-        {int(row) for row in retriever.catalogue.rows([i for i, g in eval_set.qrels[q].items() if g > 0]) if row >= 0}
+        {
+            int(row)
+            for row in retriever.catalogue.rows([i for i, g in eval_set.qrels[q].items() if g > 0])
+            if row >= 0
+        }
         for q in eval_set.query_ids
     ]
     asked = [i for i, truth in enumerate(truths) if truth & fresh]
@@ -107,7 +122,10 @@ def recalled(retriever: Retriever, eval_set: EvalSet, fresh: set[int], k: int) -
         for name, truth in (("new", truths[i] & fresh), ("old", truths[i] - fresh)):
             if truth:
                 shares[name].append(len(truth & set(found)) / len(truth))
-    return {"queries": len(asked), **{name: float(np.mean(values)) for name, values in shares.items() if values}}
+    return {
+        "queries": len(asked),
+        **{name: float(np.mean(values)) for name, values in shares.items() if values},
+    }
 
 
 def _some(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""``sidar demo``: the main job on the embedded sample, with a simulated log, through the same config as a user's own.
+"""``sidar demo``: the main job on the embedded sample, with a simulated log, through the same
+config as a user's own.
 
-It writes ``inputs/`` (files such as a user would have) and ``sidar.yaml`` into the demo folder and then runs the
-ordinary pipeline; nothing here is a second path.
+It writes ``inputs/`` (files such as a user would have) and ``sidar.yaml`` into the demo folder and
+then runs the ordinary pipeline; nothing here is a second path.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def base(inputs: str, name: str) -> dict[str, Any]:
                 for kind, half, _ in sets
             ]
         },
-        # Smaller than the defaults in depth and codes: more examples in the same minutes (docs/findings.md, Training).
+        # Smaller than the defaults in depth and codes: more examples in the same minutes
+        # (docs/findings.md, Training).
         "sid": {"codebook_sizes": [256, 128, 64]},
         "lm": {"layers": 4, "max_prompt_tokens": 40},
         "sft": {
@@ -50,9 +52,11 @@ def base(inputs: str, name: str) -> dict[str, Any]:
             "validate_every": 290,
             "checkpoint_every": 290,
         },
-        # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only in the middle of these few steps.
+        # RDRW's window is the paper's N = 4096 scaled to the demo: it would fill only in the middle
+        # of these few steps.
         "align": {"steps": 360, "validate_every": 120, "checkpoint_every": 360, "rdrw_window": 512},
-        # Minutes of training order whole SIDs well and the products that are close to one another badly.
+        # Minutes of training order whole SIDs well and the products that are close to one another
+        # badly.
         "decode": {"rerank": "dense"},
         "evaluate": {
             "sets": [
@@ -73,8 +77,21 @@ def base(inputs: str, name: str) -> dict[str, Any]:
 #: ``--tiny``: every step runs, nothing is learnt.
 TINY: dict[str, Any] = {
     "embed": {"model": "hashing:64"},
-    "lm": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "text_embeddings": "random"},
-    "sft": {"steps": 8, "batch_size": 16, "accumulate": 1, "validate_every": 4, "checkpoint_every": 4},
+    "lm": {
+        "layers": 2,
+        "hidden": 64,
+        "heads": 2,
+        "kv_heads": 2,
+        "intermediate": 128,
+        "text_embeddings": "random",
+    },
+    "sft": {
+        "steps": 8,
+        "batch_size": 16,
+        "accumulate": 1,
+        "validate_every": 4,
+        "checkpoint_every": 4,
+    },
     "align": {"steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 4},
     "decode": {"beam": 16},
     "evaluate": {"max_queries": 20, "invalid_queries": 4, "bootstrap": 200},
@@ -91,19 +108,27 @@ def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings(*, everything: bool, tiny: bool) -> dict[str, Any]:
-    """The demo's ``sidar.yaml`` as a mapping. ``everything`` has inputs and a run of its own: its log is larger."""
+    """The demo's ``sidar.yaml`` as a mapping.
+
+    ``everything`` has inputs and a run of its own: its log is larger.
+    """
     chosen = base("inputs-all", "demo-all") if everything else base("inputs", "demo")
     if tiny:
         return merge(chosen, TINY)
     if everything:
-        return merge(chosen, {"evaluate": {"max_queries": 2000, "targets": ["click", "order", "random_click"]}})
+        return merge(
+            chosen,
+            {"evaluate": {"max_queries": 2000, "targets": ["click", "order", "random_click"]}},
+        )
     return merge(chosen, {"evaluate": {"max_queries": 300, "invalid_queries": 32}})
 
 
 def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any]:
-    """Write the sample catalogue, judged queries and a simulated log into ``folder`` unless they are there already.
+    """Write the sample catalogue, judged queries and a simulated log into ``folder`` unless they
+    are there already.
 
-    ``everything`` takes the larger log, so that its test day and held-out queries are counted in thousands.
+    ``everything`` takes the larger log, so that its test day and held-out queries are counted in
+    thousands.
     """
     from sidar import simulate
     from sidar.data import sample
@@ -123,8 +148,12 @@ def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any
     return draft.shapes
 
 
-def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any) -> list[Path]:
-    """Run the demo and print its table; returns the bundles of the aligned and of the SFT model, to be served."""
+def run_demo(
+    folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any
+) -> list[Path]:
+    """Run the demo and print its table; returns the bundles of the aligned and of the SFT model, to
+    be served.
+    """
     import time
 
     from sidar import pipeline
@@ -134,12 +163,21 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    facts = write_inputs(folder / ("inputs-all" if everything else "inputs"), everything=everything, tiny=tiny)
-    console.print(f"[bold]inputs[/bold]           {facts['items']:,} real products; the log is [bold]simulated[/bold]")
+    facts = write_inputs(
+        folder / ("inputs-all" if everything else "inputs"), everything=everything, tiny=tiny
+    )
+    console.print(
+        f"[bold]inputs[/bold]           {facts['items']:,} real products; the log is "
+        "[bold]simulated[/bold]"
+    )
     config_file = folder / ("sidar-all.yaml" if everything else "sidar.yaml")
-    config_file.write_text(yaml.safe_dump(settings(everything=everything, tiny=tiny), sort_keys=False))
+    config_file.write_text(
+        yaml.safe_dump(settings(everything=everything, tiny=tiny), sort_keys=False)
+    )
     cfg = load_config(config_file, overrides)
-    reports = pipeline.run(cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console)
+    reports = pipeline.run(
+        cfg, variants(cfg.align, "all" if everything else "raddpo"), console=console
+    )
     print_table(cfg.run_dir / "evaluate", console)
     console.print(f"report: {cfg.run_dir / 'evaluate' / 'report.html'}")
     run = cfg.run_dir
@@ -153,7 +191,9 @@ def run_demo(folder: Path, *, everything: bool, tiny: bool, overrides: list[str]
         "ran": list(reports),
     }
     (folder / f"{cfg.name}.json").write_text(json.dumps(cost) + "\n")
-    console.print(f"{cost['seconds'] / 60:.1f} minutes, at most {cost['peak_rss_gb']:.1f} GB of memory")
+    console.print(
+        f"{cost['seconds'] / 60:.1f} minutes, at most {cost['peak_rss_gb']:.1f} GB of memory"
+    )
     return [run / "bundle", before]
 
 

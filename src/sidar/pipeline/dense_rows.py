@@ -1,7 +1,8 @@
-"""The dense channels of a report: exact search, the dual-view index, or both, as ``dense.index`` says.
+"""The dense channels of a report: exact search, the dual-view index, or both, as ``dense.index``
+says.
 
-A row keeps its meaning whatever the catalogue's size: ``dense`` and ``dense-tuned`` are exact, ``dense-ivf`` and
-``dense-tuned-ivf`` go through cells (docs/methods/sci.md).
+A row keeps its meaning whatever the catalogue's size: ``dense`` and ``dense-tuned`` are exact,
+``dense-ivf`` and ``dense-tuned-ivf`` go through cells (docs/methods/sci.md).
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ EXACT_LIMIT = 100_000
 
 
 class DualViewDense:
-    """Text in, items out of a :class:`~sidar.index.dual_view.DualViewIndex`, which is made when first asked."""
+    """Text in, items out of a :class:`~sidar.index.dual_view.DualViewIndex`, which is made when
+    first asked.
+    """
 
-    def __init__(self, make: Callable[[], DualViewIndex], encoder: Encoder, nprobe: int, how: str) -> None:
+    def __init__(
+        self, make: Callable[[], DualViewIndex], encoder: Encoder, nprobe: int, how: str
+    ) -> None:
         self._make, self._encoder, self.nprobe, self._how = make, encoder, nprobe, how
 
     @cached_property
@@ -61,8 +66,8 @@ def dense_rows(
 ) -> dict[str, TextSystem]:
     """The rows of the vectors in ``run / stage``: ``name`` (exact), ``name-ivf``, or both.
 
-    ``embedder`` is the one that made them. Indexes are kept beside the stages in ``.dense-index`` and made again where
-    vectors or options changed; deleting that folder is always safe.
+    ``embedder`` is the one that made them. Indexes are kept beside the stages in ``.dense-index``
+    and made again where vectors or options changed; deleting that folder is always safe.
     """
     queries, two_views = query_side(embedder), isinstance(embedder, TowerEmbedder)
     views = [load_items(run / stage), *([load_items(run / stage, "query")] if two_views else [])]
@@ -72,7 +77,9 @@ def dense_rows(
         rows[name] = TextSystem(name, Dense(views[0], queries, alive=alive, how=how))
     if ivf:
         label = f"{name}-ivf"
-        channel = DualViewDense(lambda: _kept_index(cfg, run, stage, views, alive), queries, cfg.dense.nprobe, how)
+        channel = DualViewDense(
+            lambda: _kept_index(cfg, run, stage, views, alive), queries, cfg.dense.nprobe, how
+        )
         rows[label] = TextSystem(label, channel)
     return rows
 
@@ -80,7 +87,8 @@ def dense_rows(
 def channels(index: str, n_items: int, two_views: bool) -> tuple[bool, bool]:
     """Whether there is an exact row and whether there is an indexed one.
 
-    ``auto``: exact up to :data:`EXACT_LIMIT` items, indexed above; two towers have their indexed row at any size.
+    ``auto``: exact up to :data:`EXACT_LIMIT` items, indexed above; two towers have their indexed
+    row at any size.
     """
     if index == "auto":
         return n_items <= EXACT_LIMIT, n_items > EXACT_LIMIT or two_views
@@ -90,7 +98,8 @@ def channels(index: str, n_items: int, two_views: bool) -> tuple[bool, bool]:
 def answer_dense(
     cfg: Config, run: Path, embedder: Embedder, alive: np.ndarray
 ) -> tuple[System, DualViewIndex | None, dict[str, Any]]:
-    """The dense channel to fit the answer with: the run's encoder as it is, exact where there is an exact row.
+    """The dense channel to fit the answer with: the run's encoder as it is, exact where there is an
+    exact row.
 
     Also its index, None = exact search, and what ``answer.json`` says of it.
     """
@@ -111,7 +120,9 @@ def served_dense(run: Path, embedder: Embedder, alive: np.ndarray) -> System:
     return TextSystem("dense", DualViewDense(lambda: index, queries, nprobe, "zero-shot"))
 
 
-def _kept_index(cfg: Config, run: Path, stage: str, views: Sequence[np.ndarray], alive: np.ndarray) -> DualViewIndex:
+def _kept_index(
+    cfg: Config, run: Path, stage: str, views: Sequence[np.ndarray], alive: np.ndarray
+) -> DualViewIndex:
     """The index kept for ``stage``, or a new one; ``views``: f_i(I) and, of two towers, f_q(I)."""
     manifest, folder = read_manifest(run / stage), run / ".dense-index" / stage
     wanted = {

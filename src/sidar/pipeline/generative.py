@@ -29,8 +29,9 @@ MASS_BLOCK = 8
 class GenerativeSystem:
     """Constrained beam search with one model, ``decode.beam`` wide, for SIDs and items alike.
 
-    Each distinct prompt is decoded once, whatever rows, sets and fusions ask for it.  The model is loaded when it is
-    first asked. ``reader``: query texts → (n, D), for a model that reads sentence vectors (``lm.geometry``).
+    Each distinct prompt is decoded once, whatever rows, sets and fusions ask for it.  The model is
+    loaded when it is first asked. ``reader``: query texts → (n, D), for a model that reads sentence
+    vectors (``lm.geometry``).
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class GenerativeSystem:
         )
 
     def beams(self, prompts: Sequence[Prompt]) -> Beams:
-        """The beams of ``prompts``, ``decode.beam`` wide; only prompts that were not asked before are decoded."""
+        """The beams of ``prompts``, ``decode.beam`` wide; only prompts that were not asked before
+        are decoded.
+        """
         from sidar.decode.beam import joined, row_of
 
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._decoded]
@@ -95,18 +98,23 @@ class GenerativeSystem:
 
     @cached_property
     def _free(self) -> tuple[LmScorer, Trie]:
-        """Scorer and trie of invalid mass: fp32, as a mass of thousands of terms should not carry bf16's rounding."""
+        """Scorer and trie of invalid mass: fp32, as a mass of thousands of terms should not carry
+        bf16's rounding.
+        """
         from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
         scorer = LmScorer(self.retriever.model, precision="fp32")
         return scorer, Trie(self._index, scorer.device)
 
-    def invalid(self, prompts: Sequence[Prompt], seconds: float = math.inf) -> dict[str, np.ndarray]:
-        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128 (docs/evaluation.md).
+    def invalid(
+        self, prompts: Sequence[Prompt], seconds: float = math.inf
+    ) -> dict[str, np.ndarray]:
+        """Per query: exact invalid mass, and invalid shares of a free beam of 128 at 10 and 128
+        (docs/evaluation.md).
 
-        Stops after ``seconds`` at the end of a block of prompts: the values are then of the first of ``prompts`` alone,
-        at least of one block.
+        Stops after ``seconds`` at the end of a block of prompts: the values are then of the first
+        of ``prompts`` alone, at least of one block.
         """
         import time
 
@@ -116,7 +124,10 @@ class GenerativeSystem:
             parts.append(self._invalid(prompts[at : at + MASS_BLOCK]))
             if time.monotonic() > deadline:
                 break
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+        return {
+            name: np.concatenate([part[name] for part in parts])
+            for name in (parts[0] if parts else ())
+        }
 
     def _invalid(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
         from sidar.decode import free_beam_search, invalid_mass
@@ -129,5 +140,6 @@ class GenerativeSystem:
             "invalid_mass": invalid_mass(scorer, tokens, trie),
             "free_invalid@10": free.invalid_rate(10),
             f"free_invalid@{FREE_BEAM}": free.invalid_rate(FREE_BEAM),
-            "free_not_code@10": (free.kind[:, :10] == NOT_A_CODE).sum(1) / (free.kind[:, :10] >= 0).sum(1),
+            "free_not_code@10": (free.kind[:, :10] == NOT_A_CODE).sum(1)
+            / (free.kind[:, :10] >= 0).sum(1),
         }

@@ -11,11 +11,14 @@ from sidar.types import PathLike
 def leave(cfg: Config, out: PathLike, min_users: int | None = None) -> Export:
     """Copy the run's bundle to ``out``; ``min_users`` None = ``privacy.min_users``.
 
-    The example queries are chosen again where they must have more users than those of the run's own bundle.
+    The example queries are chosen again where they must have more users than those of the run's own
+    bundle.
     """
     least = cfg.privacy.min_users if min_users is None else min_users
     bundle = cfg.run_dir / "bundle"
     examples = None
     if least > EXAMPLE_USERS:
-        examples = example_queries(cfg.run_dir / "data", open_bundle(bundle).catalogue, min_users=least)
+        examples = example_queries(
+            cfg.run_dir / "data", open_bundle(bundle).catalogue, min_users=least
+        )
     return export_bundle(bundle, out, least, examples)

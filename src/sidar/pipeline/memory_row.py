@@ -1,7 +1,9 @@
-"""The click table that the answer is compared with, tuned on the requests and with the BM25 that the answer has.
+"""The click table that the answer is compared with, tuned on the requests and with the BM25 that
+the answer has.
 
-Its constants are a half-life and how its back-off fuses BM25, dense and prior.  Both are chosen by the nDCG@10 of the
-whole row: weights tuned on the back-off alone would be those of queries that the counts have decided already.
+Its constants are a half-life and how its back-off fuses BM25, dense and prior.  Both are chosen by
+the nDCG@10 of the whole row: weights tuned on the back-off alone would be those of queries that the
+counts have decided already.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from sidar.types import Catalogue, Hits, Prompt
 
 #: Half-lives in days to choose from.
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, float("inf"))
-#: Results of the back-off that stand behind the counts while weights are tried; the row itself has all.
+#: Results of the back-off that stand behind the counts while weights are tried; the row itself has
+#: all.
 TRIED = 50
 
 
 class MemoryFirst:
-    """The click table: what was chosen for the query by falling count, then the ranking of a back-off."""
+    """The click table: what was chosen for the query by falling count, then the ranking of a
+    back-off.
+    """
 
     def __init__(self, memory: Memory, secret: bytes, alive: np.ndarray, half_life: float) -> None:
         self._memory, self._secret, self._alive, self.half_life = memory, secret, alive, half_life
@@ -34,18 +39,25 @@ class MemoryFirst:
     def counts(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows (m,) and decayed counts (m,) of what was chosen for ``query``; looked up once."""
         if query not in self._counts:
-            self._counts[query] = self._memory.counts(query, self._secret, self.half_life, self._alive)
+            self._counts[query] = self._memory.counts(
+                query, self._secret, self.half_life, self._alive
+            )
         return self._counts[query]
 
     def over(self, prompts: Sequence[Prompt], backoff: Hits, k: int) -> Hits:
-        """Return the counted items of each prompt's query, then those of ``backoff`` that are not among them."""
+        """Return the counted items of each prompt's query, then those of ``backoff`` that are not
+        among them.
+        """
         rows = np.full((len(prompts), k), -1, np.int32)
         for q, prompt in enumerate(prompts):
             known, counts = self.counts(prompt.query)
             place = {int(row): at for at, row in enumerate(backoff.rows[q].tolist()) if row >= 0}
             last = len(place)
             # equal counts in the order of the back-off, then by row
-            order = sorted(range(len(known)), key=lambda i: (-counts[i], place.get(int(known[i]), last), known[i]))
+            order = sorted(
+                range(len(known)),
+                key=lambda i: (-counts[i], place.get(int(known[i]), last), known[i]),
+            )
             first = known[order]
             rest = backoff.rows[q][(backoff.rows[q] >= 0) & ~np.isin(backoff.rows[q], first)]
             found = np.concatenate([first, rest])[:k]
@@ -56,7 +68,8 @@ class MemoryFirst:
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """What was chosen for the row: ``half_life`` in days (inf = counts never fade) and the ``fusion`` of its back-off.
+    """What was chosen for the row: ``half_life`` in days (inf = counts never fade) and the
+    ``fusion`` of its back-off.
 
     ``requests``: number of requests that both were chosen on.
     """
@@ -87,7 +100,8 @@ class MemoryRow:
 
 
 def fit_memory_row(log: Log, channels: Sequence[Hits], catalogue: Catalogue) -> MemoryRow:
-    """Choose the constants of the row; ``channels`` are BM25, dense and prior on the log's fitting requests.
+    """Choose the constants of the row; ``channels`` are BM25, dense and prior on the log's fitting
+    requests.
 
     First the half-life over even weights, then the weights, then the half-life again.
     """
@@ -100,7 +114,9 @@ def fit_memory_row(log: Log, channels: Sequence[Hits], catalogue: Catalogue) -> 
     worth = objective(some, catalogue, "ndcg@10", relevant=0)
     found = [_with_query(log, hits) for hits in channels]
     if log.asked.held_out:
-        fusion = tune_fusion([(found, lambda hits: worth(row.over(some.prompts, hits, 10)))], k=TRIED)
+        fusion = tune_fusion(
+            [(found, lambda hits: worth(row.over(some.prompts, hits, 10)))], k=TRIED
+        )
     else:  # the counts hold the requests themselves and would decide everything
         fusion = tune_fusion([(found, worth)], k=10)
     half_life = best_half_life(log, fusion(channels), catalogue, HALF_LIVES)
@@ -108,7 +124,9 @@ def fit_memory_row(log: Log, channels: Sequence[Hits], catalogue: Catalogue) -> 
 
 
 def best_half_life(log: Log, backoff: Hits, catalogue: Catalogue, grid: Sequence[float]) -> float:
-    """The half-life of the ``memory`` row: the highest nDCG@10 on the fitting requests, the longest of equals."""
+    """The half-life of the ``memory`` row: the highest nDCG@10 on the fitting requests, the longest
+    of equals.
+    """
     some = log.asked.eval_set(catalogue)
     if not len(some):
         return float("inf")  # a log of histories without queries remembers nothing

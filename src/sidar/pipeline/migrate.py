@@ -1,10 +1,12 @@
-"""The plan of a change of IDs: what a bundle in service can keep, what must be made again, in which order.
+"""The plan of a change of IDs: what a bundle in service can keep, what must be made again, in which
+order.
 
-IDs, the model's SID vocabulary and the index move together or not at all. A table with the *same codebooks* is a newer
-edition of what the model learnt: its codes mean what they meant, so the model may stay while the index is rebuilt. A
-table with *other codebooks* is another language, even where the sizes agree: the model's SID rows and heads, the index
-and everything made with them are worthless for it. The plan says which of the two it is; ``open_bundle`` refuses to
-serve a mixture whatever the plan says (bundle_checks.py).
+IDs, the model's SID vocabulary and the index move together or not at all. A table with the *same
+codebooks* is a newer edition of what the model learnt: its codes mean what they meant, so the model
+may stay while the index is rebuilt. A table with *other codebooks* is another language, even where
+the sizes agree: the model's SID rows and heads, the index and everything made with them are
+worthless for it. The plan says which of the two it is; ``open_bundle`` refuses to serve a mixture
+whatever the plan says (bundle_checks.py).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ Action = Literal["keep", "take", "rebuild", "train on", "train anew"]
 
 @dataclass(frozen=True)
 class Step:
-    """One part of the service: what happens to it, why, and by which command (empty: nothing to do)."""
+    """One part of the service: what happens to it, why, and by which command (empty: nothing to
+    do).
+    """
 
     part: str
     action: Action
@@ -36,7 +40,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Migration:
-    """``kind``: ``none`` (one and the same), ``refresh`` (the model may stay) or ``migration`` (all move together)."""
+    """``kind``: ``none`` (one and the same), ``refresh`` (the model may stay) or ``migration`` (all
+    move together).
+    """
 
     bundle: str
     target: str
@@ -51,7 +57,8 @@ class Migration:
 
 
 def plan_migration(bundle: PathLike, target: PathLike) -> Migration:
-    """What it takes to serve the SIDs of ``target`` (an SID folder, run, bundle or table) in place of ``bundle``'s.
+    """What it takes to serve the SIDs of ``target`` (an SID folder, run, bundle or table) in place
+    of ``bundle``'s.
 
     ``ValueError`` where ``bundle`` does not open, so that nothing is planned on top of a mixture.
     """
@@ -66,7 +73,9 @@ def plan_migration(bundle: PathLike, target: PathLike) -> Migration:
     changed = bool(diff.causes)
     if diff.codebooks == "same" and not _lengths_break(bundle, after):
         kind: Literal["none", "refresh", "migration"] = "refresh" if changed else "none"
-        steps = _refresh(diff) if changed else [Step("all", "keep", "the same SIDs for the same items")]
+        steps = (
+            _refresh(diff) if changed else [Step("all", "keep", "the same SIDs for the same items")]
+        )
     else:
         kind, steps = "migration", _migration(diff, bundle, after)
     return Migration(str(bundle), str(target), kind, steps, diff, notes)
@@ -79,7 +88,10 @@ def _refresh(diff: Diff) -> list[Step]:
         Step(
             "SID table",
             "take",
-            f"same codebooks: {new:,} new, {diff.causes.get('retired', 0):,} retired, {moved:,} moved",
+            (
+                f"same codebooks: {new:,} new, {diff.causes.get('retired', 0):,} retired, "
+                f"{moved:,} moved"
+            ),
         ),
         Step("vocabulary", "keep", "same codebooks: a code's token means what it meant"),
         Step("index", "rebuild", "SIDs came and went", "sidar sids encode --from <bundle>"),
@@ -106,14 +118,18 @@ def _migration(diff: Diff, bundle: Path, after: Version) -> list[Step]:
         Step("training data", "keep", "examples, lists and evaluation sets hold rows, no SIDs"),
         Step("item vectors", "keep", "unless the encoder changes (see notes)"),
         Step("SID table", "take", f"{why}; every one of {diff.items[1]:,} items gets a new name"),
-        Step("vocabulary", "rebuild", f"{tokens}; input rows, level heads and EOS start again", "sidar sft"),
-        Step("model", "train anew", "what it learnt of SIDs is of the old codebooks; it starts from the backbone",
+        Step("vocabulary", "rebuild", (f"{tokens}; input rows, level heads and EOS start "
+                                       "again"), "sidar sft"),
+        Step("model", "train anew", ("what it learnt of SIDs is of the old codebooks; it starts "
+                                     "from the backbone"),
              "sidar sft, then sidar align"),
         Step("RDRW window, checkpoints", "rebuild", "states of the old model; made by sidar align"),
         Step("index", "rebuild", "prefixes of other SIDs", "sidar index"),
-        Step("evaluation", "rebuild", "SID-level columns of two tables are not comparable; item-level ones are",
+        Step("evaluation", "rebuild", ("SID-level columns of two tables are not comparable; "
+                                       "item-level ones are"),
              "sidar evaluate"),
-        Step("bundle", "rebuild", "swap it whole; until it is evaluated the old bundle serves", "sidar bundle"),
+        Step("bundle", "rebuild", ("swap it whole; until it is evaluated the old bundle "
+                                   "serves"), "sidar bundle"),
     ]  # fmt: skip
 
 
@@ -137,7 +153,10 @@ def _encoder_note(bundle: Path, target: Path) -> str:
     old, new = found[0], found[1]
     if old.get("fingerprint") == new.get("fingerprint"):
         return f"encoder: {new['model']} in both"
-    return f"encoder: {old['model']} → {new['model']}; item vectors, dense channel and similarity caches move as well"
+    return (
+        f"encoder: {old['model']} → {new['model']}; item vectors, dense channel and similarity "
+        "caches move as well"
+    )
 
 
 def _run_notes(target: Path) -> list[str]:
@@ -147,7 +166,9 @@ def _run_notes(target: Path) -> list[str]:
     here = {"catalogue": read_manifest(target / "data"), "sid": read_manifest(target / "sid")}
     notes = []
     folders = (
-        {"index": target / "index"} | {f.name: f for f in sorted(target.glob("align-*"))} | {"sft": target / "sft"}
+        {"index": target / "index"}
+        | {f.name: f for f in sorted(target.glob("align-*"))}
+        | {"sft": target / "sft"}
     )
     for name, folder in folders.items():
         manifest = read_manifest(folder)
@@ -155,10 +176,14 @@ def _run_notes(target: Path) -> list[str]:
             notes.append(f"{name}: not made yet")
             continue
         for parent in MADE_FROM["index" if name == "index" else "model"]:
-            made, have = manifest.inputs.get("data" if parent == "catalogue" else parent), here[parent]
+            made, have = (
+                manifest.inputs.get("data" if parent == "catalogue" else parent),
+                here[parent],
+            )
             if made is not None and have is not None and made != have.hash:
                 notes.append(
-                    f"{name}: made from {parent} {made[:12]}, here is {have.hash[:12]}; not to be served together"
+                    f"{name}: made from {parent} {made[:12]}, here is {have.hash[:12]}; not to be "
+                    "served together"
                 )
     return notes
 

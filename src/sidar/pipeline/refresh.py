@@ -1,4 +1,6 @@
-"""``sidar sids encode`` and ``sidar sids alarms``: today's catalogue under yesterday's codebooks, without training."""
+"""``sidar sids encode`` and ``sidar sids alarms``: today's catalogue under yesterday's codebooks,
+without training.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,22 @@ from sidar.types import PathLike
 
 
 def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: Any = None) -> Path:
-    """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them with its model.
+    """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them
+    with its model.
 
-    The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them; ``sidar run --from``
-    goes on from there. A bundle that reranks goes on reranking by its weight, over today's item vectors; one that is
-    fused answers from its memory and constants, with BM25 and the dense channel's index over today's items, and the
-    file of its key is copied into the run. Returns ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where
-    the bundle is that run's own, since its stages would be replaced under it, or where the new bundle would stand
+    The stages data, embed, sid and index of ``cfg``'s run are made as a warm start makes them;
+    ``sidar run --from`` goes on from there. A bundle that reranks goes on reranking by its weight,
+    over today's item vectors; one that is fused answers from its memory and constants, with BM25
+    and the dense channel's index over today's items, and the file of its key is copied into the
+    run. Returns ``out``, default ``bundle-encoded`` in the run. ``ValueError`` where the bundle is
+    that run's own, since its stages would be replaced under it, or where the new bundle would stand
     beside the key of another memory.
     """
     bundle = Path(bundle).resolve()
     if bundle.is_relative_to(cfg.run_dir.resolve()):
         raise ValueError(
-            f"{bundle} is a bundle of the run {cfg.name!r}, whose data, vectors and SIDs today's would replace; give "
-            "today's run a name of its own, e.g. name=today"
+            f"{bundle} is a bundle of the run {cfg.name!r}, whose data, vectors and SIDs today's "
+            "would replace; give today's run a name of its own, e.g. name=today"
         )
     opened = open_bundle(bundle)
     out = Path(out) if out is not None else cfg.run_dir / "bundle-encoded"
@@ -52,7 +56,8 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     run = cfg.run_dir
     folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
-    config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"  # as the bundle: nothing chose a weight
+    # as the bundle: nothing chose a weight
+    config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"
     config["decode"]["fuse"] = opened.fuse
     with tempfile.TemporaryDirectory(prefix=".answer-", dir=run) as answer:
         if opened.fuse != "none":
@@ -74,7 +79,9 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
 
 
 def _carry_cells(bundle: Path, embed: Path, alive: np.ndarray, out: Path) -> None:
-    """Write the index of the bundle's dense channel into ``out``, over today's item vectors; its cells stay."""
+    """Write the index of the bundle's dense channel into ``out``, over today's item vectors; its
+    cells stay.
+    """
     if dense_probes(read_facts(bundle / ANSWER)) is None:
         return
     kept = DualViewIndex.load(bundle / ANSWER, load_items(bundle / "embed"))
@@ -83,16 +90,21 @@ def _carry_cells(bundle: Path, embed: Path, alive: np.ndarray, out: Path) -> Non
 
 
 def check(where: PathLike, limits: AlarmsConfig) -> list[Alarm]:
-    """The alarms of a run or a bundle. ``ValueError`` where its SIDs are older than ledger and reference."""
+    """The alarms of a run or a bundle.
+
+    ``ValueError`` where its SIDs are older than ledger and reference.
+    """
     where = Path(where)
-    file = next((f / "catalogue.arrow" for f in (where / "catalogue", where / "data") if f.is_dir()), None)
+    file = next(
+        (f / "catalogue.arrow" for f in (where / "catalogue", where / "data") if f.is_dir()), None
+    )
     if file is None or not (where / "sid").is_dir():
         raise ValueError(f"{where} is neither a run with data and sid nor a bundle")
     ledger, reference = Ledger.load(where / "sid"), load_reference(where / "sid")
     if ledger is None or reference is None:
         raise ValueError(
-            f"{where / 'sid'} has no ledger.parquet or reference.json, so nothing says what new items are to be "
-            "compared with; make it again with `sidar sid`"
+            f"{where / 'sid'} has no ledger.parquet or reference.json, so nothing says what new "
+            "items are to be compared with; make it again with `sidar sid`"
         )
     catalogue = open_catalogue(file)
     sids = load_sids(where / "sid" / "sids.parquet", catalogue.item_ids)

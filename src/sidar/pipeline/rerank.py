@@ -18,7 +18,9 @@ MEASURE = "ndcg@10"
 
 
 class Reranked:
-    """``<model>+rerank``: the items of a model's beam by log π(SID) + log s + weight · cosine (decode/rerank.py)."""
+    """``<model>+rerank``: the items of a model's beam by log π(SID) + log s + weight · cosine
+    (decode/rerank.py).
+    """
 
     kind = "fusion"
 
@@ -38,10 +40,15 @@ class Reranked:
     def about(self) -> str:
         """Shown in the report."""
         said = "untuned" if self.weight is None else f"{self.weight:g}"
-        return f"the items of {self._model.name}'s beam by log π(SID) + w · cosine of query and item; w = {said}"
+        return (
+            f"the items of {self._model.name}'s beam by log π(SID) + w · cosine of query and "
+            f"item; w = {said}"
+        )
 
     def tune(self, sets: Sequence[EvalSet], catalogue: Catalogue, queries: int) -> dict[str, Any]:
-        """Choose the weight on ``sets`` (role valid; at most ``queries`` of each, by hash) and say how."""
+        """Choose the weight on ``sets`` (role valid; at most ``queries`` of each, by hash) and say
+        how.
+        """
         folds = []
         for each in sets:
             at = subset_by_hash(each.query_ids, queries)
@@ -51,14 +58,26 @@ class Reranked:
                 folds.append((self.pool(small.prompts), objective(small, catalogue, MEASURE)))
         self.weight, self.value = choose_weight(folds, k=10)
         value = None if np.isnan(self.value) else self.value
-        return {"weight": self.weight, "measure": MEASURE, "value": value, "sets": [each.name for each in sets]}
+        return {
+            "weight": self.weight,
+            "measure": MEASURE,
+            "value": value,
+            "sets": [each.name for each in sets],
+        }
 
     def pool(self, prompts: Sequence[Prompt]) -> Pool:
         """The expanded items of ``prompts``."""
         vectors = self._encode([prompt.query for prompt in prompts])
         searcher = self._model.retriever
         beams = self._model.beams(prompts)
-        return Pool.of(beams, searcher.index, vectors, self._items, shares=searcher.shares, allowed=searcher.allowed)
+        return Pool.of(
+            beams,
+            searcher.index,
+            vectors,
+            self._items,
+            shares=searcher.shares,
+            allowed=searcher.allowed,
+        )
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         if self.weight is None:

@@ -1,7 +1,8 @@
-"""What each stage does: the calls behind the arrows. Every function is ``(cfg, run folder, out folder) -> report``.
+"""What each stage does: the calls behind the arrows. Every function is ``(cfg, run folder, out
+folder) -> report``.
 
-The pipeline wraps each in an artefact, so a function only writes its files into ``out`` and returns what to print
-(``summary``) and what the manifest should know (``shapes``).
+The pipeline wraps each in an artefact, so a function only writes its files into ``out`` and returns
+what to print (``summary``) and what the manifest should know (``shapes``).
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     said = [f"WARNING: {each}" for each in report["warnings"]]
     said += [f"WARNING: {warning}" for each in report["eval"] for warning in each["warnings"]]
     said += [f"note: {each}" for each in report["notes"]]
-    if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:  # other formats know their own actions
+    # other formats know their own actions
+    if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:
         said.append(f"not used: {report['events']['unmapped_actions']}")
     counts = (
-        f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} requests, "
-        f"{report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
+        f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} "
+        f"requests, {report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
     )
     return {
-        "summary": "\n".join([counts, *map(escape, said)]),  # a console's markup, and ids may have brackets
+        # a console's markup, and ids may have brackets
+        "summary": "\n".join([counts, *map(escape, said)]),
         "shapes": {
             "items": items["items"],
             "lineage": items["lineage"],
@@ -53,9 +56,11 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
 
 def _keep_quarantine(out: Path, run: Path) -> str:
-    """Keep the refused rows of a stage that stopped; return where they are, "" where there are none.
+    """Keep the refused rows of a stage that stopped; return where they are, "" where there are
+    none.
 
-    They stand where a finished stage has them, or beside an older data folder, which stays as it is.
+    They stand where a finished stage has them, or beside an older data folder, which stays as it
+    is.
     """
     import shutil
 
@@ -80,7 +85,9 @@ def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     import sidar.embed
     from sidar.fitting.logs import Countdown
 
-    return sidar.embed.build(cfg, run / "data", out, device=device(cfg), progress=Countdown("items embedded", progress))
+    return sidar.embed.build(
+        cfg, run / "data", out, device=device(cfg), progress=Countdown("items embedded", progress)
+    )
 
 
 def sid(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -94,7 +101,9 @@ def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """SFT of the language model; interrupted work is continued from ``.sft.work``."""
     from sidar.train import train_sft
 
-    return train_sft(cfg, run / "data", run / "embed", run / "sid", out, work=work_folder(run / "sft"))
+    return train_sft(
+        cfg, run / "data", run / "embed", run / "sid", out, work=work_folder(run / "sft")
+    )
 
 
 def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -102,7 +111,9 @@ def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     from sidar.train import train_align
 
     work = work_folder(run / cfg.align.folder)
-    return train_align(cfg, run / "data", run / "sid", run / "sft", out, work=work, embed_folder=run / "embed")
+    return train_align(
+        cfg, run / "data", run / "sid", run / "sft", out, work=work, embed_folder=run / "embed"
+    )
 
 
 def dense(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
@@ -120,15 +131,17 @@ def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 
 
 def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Memory, tuned lexical channel, and the constants of the answer around the aligned model of ``cfg.align``."""
+    """Memory, tuned lexical channel, and the constants of the answer around the aligned model of
+    ``cfg.align``.
+    """
     from sidar.pipeline.answering import answer as build
 
     return build(cfg, run, out)
 
 
 def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage ``answer`` has fitted,
-    and the item vectors where it fuses or reranks."""
+    """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage
+    ``answer`` has fitted, and the item vectors where it fuses or reranks."""
     from sidar.bundle import write_bundle
 
     label = cfg.align.label or cfg.align.objective
@@ -149,11 +162,12 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
     """Score the baselines and ``models`` (stage folders) on every evaluation set of role test.
 
-    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index`` says whether the
-    dense rows search exactly or through an index.
-    SFT and the model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
-    ``evaluate.prompts: semantic`` asks with the query alone. The sets are those of the config as it stands now; the
-    data folder's ``eval/`` may be older. Sets whose queries training has seen are named in the summary.
+    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index``
+    says whether the dense rows search exactly or through an index. SFT and the model that is served
+    are also fused with BM25 + dense; weights come from the sets of role valid. ``evaluate.prompts:
+    semantic`` asks with the query alone. The sets are those of the config as it stands now; the
+    data folder's ``eval/`` may be older. Sets whose queries training has seen are named in the
+    summary.
     """
     from rich.markup import escape
 
@@ -185,7 +199,9 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     lexical = Bm25(catalogue)
     tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
     if tuning is not None:
-        lexical = lexical.tune([p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10"))
+        lexical = lexical.tune(
+            [p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10")
+        )
     embedder = load_embedder(cfg.embed, device(cfg))
     index = PrefixIndex.load(run / "index")
     tokenizer = load_tokenizer(run / "sid")
@@ -193,7 +209,9 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     systems: dict[str, System] = {
         "bm25": TextSystem("bm25", lexical),
         **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
-        "quantised-dense": QuantisedDense(clusters, index.expand_with_source, query_side(embedder, cfg.sid.view)),
+        "quantised-dense": QuantisedDense(
+            clusters, index.expand_with_source, query_side(embedder, cfg.sid.view)
+        ),
         "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
     }
     if read_manifest(run / "dense") is not None:
@@ -204,26 +222,34 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
     reader = query_side(embedder, cfg.sid.view).encode
     for name, model in checkpoints(run, models, cfg.evaluate.best):
-        written = GenerativeSystem(name, model, index, sids, catalogue, cfg.decode, device(cfg), reader)
+        written = GenerativeSystem(
+            name, model, index, sids, catalogue, cfg.decode, device(cfg), reader
+        )
         systems[name] = written
         if cfg.evaluate.wide_beam is not None:
             row = f"{name}@{cfg.evaluate.wide_beam}"
             wide = cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam})
-            systems[row] = GenerativeSystem(row, model, index, sids, catalogue, wide, device(cfg), reader)
+            systems[row] = GenerativeSystem(
+                row, model, index, sids, catalogue, wide, device(cfg), reader
+            )
         if cfg.decode.rerank == "dense":
             reranked = Reranked(written, query_side(embedder).encode, load_items(run / "embed"))
             systems[reranked.name] = reranked
     rows = answer_rows(cfg, run, systems, embedder, priors)
     systems |= rows.systems
-    parts = [(name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems]
-    if parts and None not in parts:  # a name that is unknown is told by the suite, with those that there are
+    parts = [
+        (name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems
+    ]
+    # a name that is unknown is told by the suite, with those that there are
+    if parts and None not in parts:
         wanted = {part for some in parts for part in some or ()}
         systems = {name: system for name, system in systems.items() if name in wanted}
     for system in systems.values():
         if isinstance(system, Reranked) and system.weight is None:
             tune_on, most = rows.tuning_of(valid, cfg.evaluate.tune_queries)
             progress(f"{system.name}: weight {system.tune(tune_on, catalogue, most)['weight']:g}")
-    fused = {"sft", cfg.align.label or cfg.align.objective}  # every further fusion decodes the validation sets too
+    # every further fusion decodes the validation sets too
+    fused = {"sft", cfg.align.label or cfg.align.objective}
     scores = run_suite(
         systems,
         test,
@@ -250,12 +276,18 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
 
 
 def checkpoints(run: Path, models: Sequence[str], best: bool) -> list[tuple[str, Path]]:
-    """Row names and model folders: each stage's final model and, with ``best``, its best one where that is another."""
+    """Row names and model folders: each stage's final model and, with ``best``, its best one where
+    that is another.
+    """
     found = []
     for folder in models:
         name = folder.removeprefix("align-")
         found.append((name, run / folder / "model"))
         manifest = read_manifest(run / folder)
-        if best and manifest and manifest.shapes["best"].get("step") != manifest.shapes["final"].get("step"):
+        if (
+            best
+            and manifest
+            and manifest.shapes["best"].get("step") != manifest.shapes["final"].get("step")
+        ):
             found.append((f"{name}-best", run / folder / "best"))
     return found

@@ -1,4 +1,6 @@
-"""The commented ``sidar.yaml`` that ``sidar init`` writes, and its JSON Schema: both come from the config classes."""
+"""The commented ``sidar.yaml`` that ``sidar init`` writes, and its JSON Schema: both come from the
+config classes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from sidar.extensions import load_plugins
 HEADER = """\
 # Sidar: one file describes a run. Delete what you do not change; every line below is a default.
 # `sidar init --full` writes every option there is.
-# Relative paths are relative to this file. `sidar run -c sidar.yaml key.sub=value` overrides from the shell.
+# Relative paths are relative to this file. `sidar run -c sidar.yaml key.sub=value` \
+overrides from the shell.
 # Run `sidar run --dry-run` to see what would run and why.
 """
 
@@ -25,21 +28,39 @@ HEADER = """\
 USUAL = (
     *("name", "threads", "catalogue.path", "catalogue.columns", "catalogue.category_separator"),
     *("events.path", "events.format", "events.columns", "events.actions", "events.first_position"),
-    *("users.path", "users.profile", "privacy.salt", "split.unit", "split.test_days", "split.valid_days"),
-    *("embed.model", "lm.backbone", "sft.steps", "align.steps", "preference.negatives", "evaluate.sets"),
+    *(
+        "users.path",
+        "users.profile",
+        "privacy.salt",
+        "split.unit",
+        "split.test_days",
+        "split.valid_days",
+    ),
+    *(
+        "embed.model",
+        "lm.backbone",
+        "sft.steps",
+        "align.steps",
+        "preference.negatives",
+        "evaluate.sets",
+    ),
 )
 #: What stands below an option whose default shows nothing of its form.
 EXAMPLES = {
     "catalogue.columns": "{item_id: sku, title: name}",
     "events.columns": "{item_id: sku, query: search_term}",
-    "events.actions": "{view: impression, buy: order}  # without a column of actions every row is a click",
+    "events.actions": (
+        "{view: impression, buy: order}  # without a column of actions every row is a click"
+    ),
     "evaluate.sets": "[{name: judged, queries: queries.tsv, qrels: qrels.tsv}]  # query_id, query; "
     "query_id, item_id, grade",
 }
 
 
 def json_schema(plugins: Sequence[str] = ()) -> str:
-    """Return the JSON Schema of sidar.yaml, for editors, with the options of installed and given plug-ins."""
+    """Return the JSON Schema of sidar.yaml, for editors, with the options of installed and given
+    plug-ins.
+    """
     load_plugins(plugins)
     schema = Config.model_json_schema()
     for section in (SidConfig, AlignConfig):
@@ -58,27 +79,36 @@ def plugin_options(section: type[Extensible]) -> dict[str, type[BaseModel]]:
     return {name: options for name, options in found.items() if options is not None}
 
 
-def commented_yaml(full: bool = False, plugins: Sequence[str] = (), folder: Path | None = None) -> str:
-    """Return a YAML file with the usual options, or with every one, their defaults and descriptions.
+def commented_yaml(
+    full: bool = False, plugins: Sequence[str] = (), folder: Path | None = None
+) -> str:
+    """Return a YAML file with the usual options, or with every one, their defaults and
+    descriptions.
 
-    ``plugins`` are imported, and their options written with either; paths of files are written relative to ``folder``,
-    where the YAML file will stand.
+    ``plugins`` are imported, and their options written with either; paths of files are written
+    relative to ``folder``, where the YAML file will stand.
     """
     load_plugins(plugins)
-    cfg = Config().model_copy(update={"plugins": [_seen_from(folder, plugin) for plugin in plugins]})
+    cfg = Config().model_copy(
+        update={"plugins": [_seen_from(folder, plugin) for plugin in plugins]}
+    )
     wanted = None if full else (*USUAL, *(["plugins", *_plugin_keys()] if plugins else []))
     return HEADER + "\n".join(_lines(cfg, 0, "", wanted)) + "\n"
 
 
 def _seen_from(folder: Path | None, plugin: str) -> str:
-    """Return the path of a plug-in's file as it is seen from ``folder``; other plug-ins and whole paths as given."""
+    """Return the path of a plug-in's file as it is seen from ``folder``; other plug-ins and whole
+    paths as given.
+    """
     if folder is None or not plugin.endswith(".py") or Path(plugin).is_absolute():
         return plugin
     return Path(os.path.relpath(plugin, folder)).as_posix()
 
 
 def _plugin_keys() -> list[str]:
-    """Return the options that name and set the parts of plug-ins, such as ``sid.method`` and ``sid.mine.size``."""
+    """Return the options that name and set the parts of plug-ins, such as ``sid.method`` and
+    ``sid.mine.size``.
+    """
     keys = []
     for name, section in (("sid", SidConfig), ("align", AlignConfig)):
         if section.registry.external():
@@ -89,7 +119,9 @@ def _plugin_keys() -> list[str]:
 
 
 def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | None) -> list[str]:
-    """Lines of ``part``, whose keys begin with ``prefix``; ``wanted`` are the keys to write, None = all."""
+    """Lines of ``part``, whose keys begin with ``prefix``; ``wanted`` are the keys to write, None =
+    all.
+    """
     pad = "  " * indent
     lines: list[str] = []
     values = {name: getattr(part, name) for name in type(part).model_fields}
@@ -105,7 +137,12 @@ def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | No
             continue
         if value is PydanticUndefined or (wanted is not None and key not in wanted):
             continue
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+        text = (
+            yaml.safe_dump(value, default_flow_style=True, width=10_000)
+            .strip()
+            .removesuffix("\n...")
+            .strip()
+        )
         comment = f"  # {field.description}" if field is not None and field.description else ""
         lines.append(f"{pad}{name}: {text}{comment}")
         if key in EXAMPLES:

@@ -1,4 +1,6 @@
-"""The named aligned models of RAD-DPO's table 1: objectives, controls and ablations, from one `align` section."""
+"""The named aligned models of RAD-DPO's table 1: objectives, controls and ablations, from one
+`align` section.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ ALL = (
 
 
 def variants(base: AlignConfig, names: str) -> list[AlignConfig]:
-    """The `align` sections of comma-separated row ``names`` (`all` = :data:`ALL`), same steps and rates for each.
+    """The `align` sections of comma-separated row ``names`` (`all` = :data:`ALL`), same steps and
+    rates for each.
 
     Raises ``ValueError`` that lists the known names.
     """

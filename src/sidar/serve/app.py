@@ -1,6 +1,7 @@
 """The HTTP application: one route that searches, two that answer a load balancer, and a page.
 
-Searches run in a worker thread, one at a time per model (torch already uses all cores), so the event loop stays free.
+Searches run in a worker thread, one at a time per model (torch already uses all cores), so the
+event loop stays free.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class _Served:
 
 
 def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
-    """An ASGI app over one retriever, several by label, or a function that loads them while the server is already up.
+    """An ASGI app over one retriever, several by label, or a function that loads them while the
+    server is already up.
 
-    Until such a function returns, ``/readyz`` and searches answer 503; ``/livez`` is 200 from the start.
+    Until such a function returns, ``/readyz`` and searches answer 503; ``/livez`` is 200 from the
+    start.
     """
     served = _Served()
 
@@ -99,9 +102,13 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
     app = FastAPI(
         title="Sidar",
         version=__version__,
-        description="Generative product search: a language model writes the Semantic ID of each product, code by code.",
+        description=(
+            "Generative product search: a language model writes the Semantic ID of each "
+            "product, code by code."
+        ),
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's page for it loads scripts from elsewhere; /openapi.json is served
+        # FastAPI's page for it loads scripts from elsewhere; /openapi.json is served
+        docs_url=None,
         redoc_url=None,
     )
     _errors(app)
@@ -111,7 +118,9 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
 
     @app.post("/v1/search", responses={422: {"model": Problem}, **unready}, summary="Search")
     async def search(request: SearchRequest) -> SearchResponse:
-        """The `k` best items for a query, with the Semantic ID and the log-probability of each level."""
+        """The `k` best items for a query, with the Semantic ID and the log-probability of each
+        level.
+        """
         label = _chosen(served, request.model)
         model = served.models[label]
         asked_for: dict[str, Any] = {} if request.rerank is None else {"rerank": request.rerank}
@@ -120,9 +129,13 @@ def create_app(models: Searcher | Models | Callable[[], Models]) -> FastAPI:
         if request.fuse is not None:
             asked_for["fuse"] = request.fuse
         if request.fuse == "memory" and getattr(model, "fused", None) is None:
-            raise _WrongRequestError(f"fuse: the bundle of {label!r} holds no memory to answer from")
+            raise _WrongRequestError(
+                f"fuse: the bundle of {label!r} holds no memory to answer from"
+            )
         if request.fuse == "memory" and request.rerank is not None:
-            raise _WrongRequestError("rerank: an answer fused with the memory reranks as it was fitted; leave it out")
+            raise _WrongRequestError(
+                "rerank: an answer fused with the memory reranks as it was fitted; leave it out"
+            )
 
         def answer() -> tuple[Explanation, float]:
             begun = time.perf_counter()
@@ -198,7 +211,9 @@ def _chosen(served: _Served, label: str | None) -> str:
     if label is None:
         return next(iter(served.models))
     if label not in served.models:
-        raise _WrongRequestError(f"model: there is no {label!r} here; this server has {', '.join(served.models)}")
+        raise _WrongRequestError(
+            f"model: there is no {label!r} here; this server has {', '.join(served.models)}"
+        )
     return label
 
 
@@ -214,12 +229,17 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse({"error": str(error)}, 422)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:  # no such path, no such method, no text
+    # no such path, no such method, no text
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
-    async def ours(_: Request, error: Exception) -> JSONResponse:  # also re-raised, so that the log has the trace
-        return JSONResponse({"error": f"this search failed ({type(error).__name__}); the server's log says more"}, 500)
+    # also re-raised, so that the log has the trace
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(
+            {"error": f"this search failed ({type(error).__name__}); the server's log says more"},
+            500,
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

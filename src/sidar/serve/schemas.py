@@ -1,4 +1,6 @@
-"""What goes over the wire: the request and the answer of ``POST /v1/search``, with examples for OpenAPI."""
+"""What goes over the wire: the request and the answer of ``POST /v1/search``, with examples for
+OpenAPI.
+"""
 
 from __future__ import annotations
 
@@ -29,27 +31,50 @@ class SearchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_SEARCH, _PERSONAL]})
 
-    query: str = Field(max_length=4096, description="What the shopper typed; may be empty (recommendation).")
+    query: str = Field(
+        max_length=4096, description="What the shopper typed; may be empty (recommendation)."
+    )
     k: int = Field(10, ge=1, le=500, description="Items wanted.")
     history: list[str] = Field(
-        [], max_length=200, description="Ids of items the user touched before, oldest first. Unknown ones are reported."
+        [],
+        max_length=200,
+        description=(
+            "Ids of items the user touched before, oldest first. Unknown ones are reported."
+        ),
     )
     profile: str = Field("", max_length=2048, description="What is known of the user, as text.")
     user_id: str | None = Field(
-        None, max_length=256, description="For the caller's own logs; ranking does not read it and it is not stored."
+        None,
+        max_length=256,
+        description="For the caller's own logs; ranking does not read it and it is not stored.",
     )
-    beam: int | None = Field(None, ge=1, le=2048, description="Beams; default: the model's. Raised to k.")
+    beam: int | None = Field(
+        None, ge=1, le=2048, description="Beams; default: the model's. Raised to k."
+    )
     exact: bool | None = Field(
-        None, description="The true top by best-first search, or a beam; default: as the bundle was made."
+        None,
+        description=(
+            "The true top by best-first search, or a beam; default: as the bundle was made."
+        ),
     )
     rerank: bool | None = Field(
-        None, description="Order what the beam reaches by log π + w · cosine, or not; default: as the bundle was made."
+        None,
+        description=(
+            "Order what the beam reaches by log π + w · cosine, or not; default: as the "
+            "bundle was made."
+        ),
     )
     fuse: Literal["none", "memory"] | None = Field(
-        None, description="memory = what was chosen for the query, smoothed with all channels; default: the bundle's."
+        None,
+        description=(
+            "memory = what was chosen for the query, smoothed with all channels; default: "
+            "the bundle's."
+        ),
     )
     explain: bool = Field(False, description="Also return the beams level by level.")
-    model: str | None = Field(None, max_length=128, description="Label of the model; default: the first.")
+    model: str | None = Field(
+        None, max_length=128, description="Label of the model; default: the first."
+    )
 
 
 class Hit(BaseModel):
@@ -62,24 +87,39 @@ class Hit(BaseModel):
     price: float | None
     image_url: str
     category: list[str]
-    sid: list[int] = Field(description="Its Semantic ID: one code per level, or fewer where lengths differ.")
+    sid: list[int] = Field(
+        description="Its Semantic ID: one code per level, or fewer where lengths differ."
+    )
     sid_text: str
     score: float | None = Field(
-        description="log π(SID | prompt) + log of the item's share in it, plus w · cosine where reranked; log P(item) "
+        description="log π(SID | prompt) + log of the item's share in it, plus w · cosine where "
+        "reranked; log P(item) "
         "where fused; null where the probability is 0."
     )
-    probability: float | None = Field(description="Of the SID; null where only other channels found the item.")
+    probability: float | None = Field(
+        description="Of the SID; null where only other channels found the item."
+    )
     level_logp: list[float | None] = Field(
-        description="log-probability of each code given the ones before; then of ending, where an SID may end early."
+        description=(
+            "log-probability of each code given the ones before; then of ending, where an "
+            "SID may end early."
+        )
     )
     cosine: float | None = Field(None, description="Of query and item, where reranked.")
-    count: float | None = Field(None, description="Where fused: decayed count of this item for this query.")
-    channels: list[str] = Field([], description="Where fused: memory, bm25, dense, generative, as they found it.")
+    count: float | None = Field(
+        None, description="Where fused: decayed count of this item for this query."
+    )
+    channels: list[str] = Field(
+        [], description="Where fused: memory, bm25, dense, generative, as they found it."
+    )
 
     @classmethod
     def of(cls, result: Result) -> Hit:
         fields = asdict(result)
-        return cls(**fields | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]})
+        return cls(
+            **fields
+            | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]}
+        )
 
 
 class Prefix(BaseModel):
@@ -95,7 +135,9 @@ class Prefix(BaseModel):
     share: float
     example: str
     ranks: list[int] = Field(description="Ranks of the returned items below it.")
-    end: float | None = Field(None, description="Probability of the SID that ends here; null where there is none.")
+    end: float | None = Field(
+        None, description="Probability of the SID that ends here; null where there is none."
+    )
 
 
 class BeamLevel(BaseModel):
@@ -112,7 +154,10 @@ class BeamLevel(BaseModel):
     @classmethod
     def of(cls, level: Level) -> BeamLevel:
         fields = asdict(level)
-        return cls(**fields | {"prefixes": [Prefix(**p | {"logp": _json(p["logp"])}) for p in fields["prefixes"]]})
+        return cls(
+            **fields
+            | {"prefixes": [Prefix(**p | {"logp": _json(p["logp"])}) for p in fields["prefixes"]]}
+        )
 
 
 class SearchResponse(BaseModel):
@@ -125,16 +170,28 @@ class SearchResponse(BaseModel):
     hits: list[Hit]
     notes: list[str] = Field(description="In words, where the request was not taken as it stood.")
     ignored_history: list[str]
-    timing_ms: dict[str, float] = Field(description="prompt, prefill, decode, cards, total, and wait (for its turn).")
+    timing_ms: dict[str, float] = Field(
+        description="prompt, prefill, decode, cards, total, and wait (for its turn)."
+    )
     levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
-    mass: float = Field(0.0, description="Probability of all Semantic IDs that the search wrote, together.")
-    rerank: float | None = Field(None, description="Weight w of the cosine; null where the beams decided alone.")
+    mass: float = Field(
+        0.0, description="Probability of all Semantic IDs that the search wrote, together."
+    )
+    rerank: float | None = Field(
+        None, description="Weight w of the cosine; null where the beams decided alone."
+    )
     fuse: str = Field("none", description="none or memory.")
-    seen: float = Field(0.0, description="Where fused: decayed count of all that was chosen for this query before.")
-    exact: bool = Field(False, description="Whether the best SIDs were searched exactly instead of with a beam.")
+    seen: float = Field(
+        0.0, description="Where fused: decayed count of all that was chosen for this query before."
+    )
+    exact: bool = Field(
+        False, description="Whether the best SIDs were searched exactly instead of with a beam."
+    )
 
     @classmethod
-    def of(cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool) -> SearchResponse:
+    def of(
+        cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool
+    ) -> SearchResponse:
         timing = answer.timing_ms | {"wait": wait_ms}
         return cls(
             query=answer.query,
@@ -163,7 +220,9 @@ class ModelInfo(BaseModel):
     sids: int
     codebook_sizes: list[int]
     beam: int
-    exact: bool = Field(False, description="Whether it searches exactly where a request does not say.")
+    exact: bool = Field(
+        False, description="Whether it searches exactly where a request does not say."
+    )
 
 
 class Info(BaseModel):

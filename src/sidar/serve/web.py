@@ -1,4 +1,6 @@
-"""The page: a handful of files beside this one, served under a policy that lets them run nothing else."""
+"""The page: a handful of files beside this one, served under a policy that lets them run nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,19 @@ from pathlib import Path
 
 from fastapi.responses import JSONResponse, Response
 
-#: The page runs this server's own scripts and styles only, so product data can never become either. Pictures may come
-#: from anywhere, because product pictures do; nothing else is fetched from elsewhere.
+#: The page runs this server's own scripts and styles only, so product data can never become either.
+#: Pictures may come from anywhere, because product pictures do; nothing else is fetched from
+#: elsewhere.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: https: http:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 
 @cache
@@ -22,7 +30,9 @@ def _page_files() -> dict[str, str]:
     """The page's files by name; only these can be asked for, whatever a path says."""
     folder = files("sidar.serve") / "page"
     return {
-        file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if Path(file.name).suffix in _TYPES
+        file.name: file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if Path(file.name).suffix in _TYPES
     }
 
 

@@ -1,9 +1,11 @@
-"""ACRQ: codebooks of the head, frozen; the tail learns to live in them (arXiv 2602.23978; the losses [reconstruction]).
+"""ACRQ: codebooks of the head, frozen; the tail learns to live in them (arXiv 2602.23978; the
+losses [reconstruction]).
 
-Stage H trains an RQ-VAE on the head items alone: encoder, decoder and codebooks become a frozen manifold.  Stage T
-goes from torso over tail to cold items: an encoder of their own, started from the head's and anchored to its codes, and
-a few extension codes per level for what the head does not have (:mod:`sidar.sid.curriculum`).  Cold items, now and at
-serving, get frozen codes only: what nobody has touched is described in words that popular items have taught.
+Stage H trains an RQ-VAE on the head items alone: encoder, decoder and codebooks become a frozen
+manifold.  Stage T goes from torso over tail to cold items: an encoder of their own, started from
+the head's and anchored to its codes, and a few extension codes per level for what the head does not
+have (:mod:`sidar.sid.curriculum`).  Cold items, now and at serving, get frozen codes only: what
+nobody has touched is described in words that popular items have taught.
 
 SA²CRQ is SARQ over this: ``sid.method: sarq``, ``sid.sarq.base: acrq``.
 """
@@ -31,15 +33,18 @@ from sidar.sid.tokenizer import checked_vectors, read_description, register_toke
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _BLOCK = 8192  # rows that are encoded together
-#: Share of the variance of tail or cold items; where the frozen codebooks lose more, the user is told.
+#: Share of the variance of tail or cold items; where the frozen codebooks lose more, the user is
+#: told.
 _STRANGE = 0.6
 
 
 @register_tokenizer("acrq", options=AcrqConfig)
 class Acrq(RqVae):
-    """``codebook_sizes`` count frozen and extension codes together, so that a table costs the bits of its rivals.
+    """``codebook_sizes`` count frozen and extension codes together, so that a table costs the bits
+    of its rivals.
 
-    After ``fit``: ``head_from_`` (least count of a head item), ``n_frozen`` codes per level that are the head's.
+    After ``fit``: ``head_from_`` (least count of a head item), ``n_frozen`` codes per level that
+    are the head's.
     """
 
     options: AcrqConfig
@@ -65,7 +70,10 @@ class Acrq(RqVae):
     # ------------------------------------------------------------------ fitting
 
     def fit(self, inputs: SidInputs) -> Self:
-        """Stage H on the head items, stage T on all others. Raises ``ValueError`` where ``counts`` name no head."""
+        """Stage H on the head items, stage T on all others.
+
+        Raises ``ValueError`` where ``counts`` name no head.
+        """
         vectors = checked_vectors(inputs)
         counts = self._counts(inputs, need=True)
         self.head_from_ = head_threshold(counts, self.options.head_items, self.options.head_traffic)
@@ -99,7 +107,8 @@ class Acrq(RqVae):
                 progress=self.progress,
             )
             self.history_ += [
-                {"stage": "tail", **record, "step": record["step"] + self.options.steps} for record in second.run()
+                {"stage": "tail", **record, "step": record["step"] + self.options.steps}
+                for record in second.run()
             ]
         self.anchored.eval()
         codes = self._codes_of(vectors, kinds)
@@ -117,39 +126,51 @@ class Acrq(RqVae):
         if self.options.transfer:
             every = np.full(len(head), HEAD, np.int8)
             codes = self._codes_of(head, every)[:, : self.options.anchor_levels]
-            self.anchored.quantiser.prefixes = torch.from_numpy(np.unique(codes, axis=0)).long().to(self.device)
+            self.anchored.quantiser.prefixes = (
+                torch.from_numpy(np.unique(codes, axis=0)).long().to(self.device)
+            )
 
     def _counts(self, inputs: SidInputs, *, need: bool = False) -> np.ndarray:
         """(n,) int64 interactions; 0 where none were given."""
         if inputs.counts is None:
             if need:
-                raise ValueError("acrq learns from popular items first and has no counts; give SidInputs.counts")
+                raise ValueError(
+                    "acrq learns from popular items first and has no counts; give SidInputs.counts"
+                )
             return np.zeros(len(inputs.vectors), np.int64)
         counts = np.asarray(inputs.counts)
         if counts.shape != (len(inputs.vectors),):
-            raise ValueError(f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item")
+            raise ValueError(
+                f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item"
+            )
         bad = ~np.isfinite(counts) | (counts < 0)
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(f"the count of row {row} is {counts[row]}; counts are numbers from 0 up")
+            raise ValueError(
+                f"the count of row {row} is {counts[row]}; counts are numbers from 0 up"
+            )
         if need and not counts.any():
             raise ValueError(
-                f"all {len(counts)} counts are 0, so there is no head to learn from; without a log use rqvae"
+                f"all {len(counts)} counts are 0, so there is no head to learn from; without a "
+                "log use rqvae"
             )
         return counts.astype(np.int64)
 
     def _kinds(self, counts: np.ndarray) -> np.ndarray:
         """(n,) int8 HEAD, WARM or COLD."""
         assert self.head_from_ is not None
-        return np.where(counts >= self.head_from_, HEAD, np.where(counts > 0, WARM, COLD)).astype(np.int8)
+        return np.where(counts >= self.head_from_, HEAD, np.where(counts > 0, WARM, COLD)).astype(
+            np.int8
+        )
 
     def _notes(self, kinds: np.ndarray) -> list[str]:
         head = int((kinds == HEAD).sum())
         if head >= self.n_frozen[0]:
             return []
         return [
-            f"{head} head items for {self.n_frozen[0]} frozen first codes: each head item has a code of its own and "
-            "teaches the tail little; raise sid.acrq.head_items or lower sid.codebook_sizes"
+            f"{head} head items for {self.n_frozen[0]} frozen first codes: each head item has a "
+            "code of its own and teaches the tail little; raise sid.acrq.head_items or lower "
+            "sid.codebook_sizes"
         ]
 
     def _warn_of_strangers(self, vectors: np.ndarray, codes: np.ndarray, kinds: np.ndarray) -> None:
@@ -161,17 +182,24 @@ class Acrq(RqVae):
                 continue
             own = np.asarray(vectors[rows], np.float32)
             spread = float(np.square(own - own.mean(0)).sum())
-            lost = float(np.square(own - self.reconstruct(codes[rows])).sum()) / spread if spread else 0.0
+            lost = (
+                float(np.square(own - self.reconstruct(codes[rows])).sum()) / spread
+                if spread
+                else 0.0
+            )
             if lost > _STRANGE:
                 self.notes_.append(
-                    f"the head's codebooks lose {lost:.0%} of what {name} items differ in: popular items have little "
-                    "in common with them; raise sid.acrq.head_items, or use sid.method: rqvae (docs/methods/acrq.md)"
+                    f"the head's codebooks lose {lost:.0%} of what {name} items differ in: popular "
+                    "items have little in common with them; raise sid.acrq.head_items, or use "
+                    "sid.method: rqvae (docs/methods/acrq.md)"
                 )
 
     # ------------------------------------------------------------------ encoding
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
-        """Head items by the frozen encoder, others by their own; without a count an item is cold: frozen codes only."""
+        """Head items by the frozen encoder, others by their own; without a count an item is cold:
+        frozen codes only.
+        """
         vectors = checked_vectors(inputs, self._fitted().dim)
         return self.full_table(self._codes_of(vectors, self._kinds(self._counts(inputs))))
 
@@ -195,8 +223,12 @@ class Acrq(RqVae):
         found = np.empty((len(codes), model.dim), np.float32)
         with torch.no_grad():
             for start in range(0, len(codes), _BLOCK):
-                block = torch.from_numpy(np.asarray(codes[start : start + _BLOCK], np.int64)).to(self.device)
-                found[start : start + _BLOCK] = model.decode(model.quantiser.restore(block)).cpu().numpy()
+                block = torch.from_numpy(np.asarray(codes[start : start + _BLOCK], np.int64)).to(
+                    self.device
+                )
+                found[start : start + _BLOCK] = (
+                    model.decode(model.quantiser.restore(block)).cpu().numpy()
+                )
         return found
 
     def _tail(self) -> AnchoredModel:
@@ -218,13 +250,17 @@ class Acrq(RqVae):
         folder = Path(folder)
         tokenizer = cls(**read_description(folder)["params"], device=device)
         weights = load_file(folder / WEIGHTS)
-        base = Autoencoder(len(weights["base.mean"]), tokenizer.n_frozen, tokenizer.options, tokenizer.seed)
+        base = Autoencoder(
+            len(weights["base.mean"]), tokenizer.n_frozen, tokenizer.options, tokenizer.seed
+        )
         tokenizer.model, tokenizer.anchored = base, tokenizer._anchored(base)
         tokenizer.anchored.quantiser.prefixes = torch.zeros_like(weights["quantiser.prefixes"])
         try:
             tokenizer.anchored.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
+            raise ValueError(
+                f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`"
+            ) from error
         tokenizer.anchored.to(device).eval()
         tokenizer.load_codebooks(folder)
         tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
@@ -232,15 +268,17 @@ class Acrq(RqVae):
 
 
 def head_threshold(counts: np.ndarray, items: float, traffic: float | None = None) -> int:
-    """The least count of a head item: of the most popular ``items`` share of (N,) items, or of those with ``traffic``.
+    """The least count of a head item: of the most popular ``items`` share of (N,) items, or of
+    those with ``traffic``.
 
-    Items of equal count are head together or not at all; an item without interactions never is.  Where ties would make
-    a head of ``items`` larger than asked, it is smaller, but the most popular items are always in it; a head of
-    ``traffic`` has at least that share of all interactions.
+    Items of equal count are head together or not at all; an item without interactions never is.
+    Where ties would make a head of ``items`` larger than asked, it is smaller, but the most popular
+    items are always in it; a head of ``traffic`` has at least that share of all interactions.
     """
     values, count = np.unique(counts[counts > 0], return_counts=True)
     if traffic is not None:
-        above = np.cumsum((values * count)[::-1])[::-1]  # interactions of items with at least this count
+        # interactions of items with at least this count
+        above = np.cumsum((values * count)[::-1])[::-1]
         return int(values[above >= traffic * above[0] - 1e-9].max())
     upwards = np.cumsum(count[::-1])[::-1]  # items with at least this count
     fits = values[upwards <= max(1, round(items * len(counts)))]

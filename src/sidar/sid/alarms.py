@@ -1,13 +1,15 @@
-"""Do the codebooks still fit the catalogue? Tests of the items that joined after the fit against those at the fit.
+"""Do the codebooks still fit the catalogue? Tests of the items that joined after the fit against
+those at the fit.
 
-Each alarm rings where an effect is large *and* chance does not explain it, so that neither a large catalogue nor a
-small delivery rings for nothing [ours]:
+Each alarm rings where an effect is large *and* chance does not explain it, so that neither a large
+catalogue nor a small delivery rings for nothing [ours]:
 
-* ``error``: mean squared quantisation error of new items / that of unseen items at the fit, less 1. Chance: Welch's
-  test of the two means, one-sided. It never rings where the reference is ``in sample`` (sid/reference.py): codebooks
-  flatter the items that they were fitted to, so any new item looks strange beside those.
-* ``codes``: total variation ½ Σ |q − p| between the first codes of new items (q) and of the items at the fit (p), less
-  what it is on average for as many draws from p. Chance: 2,000 such draws.
+* ``error``: mean squared quantisation error of new items / that of unseen items at the fit, less 1.
+  Chance: Welch's test of the two means, one-sided. It never rings where the reference is ``in
+  sample`` (sid/reference.py): codebooks flatter the items that they were fitted to, so any new item
+  looks strange beside those.
+* ``codes``: total variation ½ Σ |q − p| between the first codes of new items (q) and of the items
+  at the fit (p), less what it is on average for as many draws from p. Chance: 2,000 such draws.
 * ``growth``: how many items share an item's SID on average, now / at the fit, less 1.
 * ``largest``: items of the fullest SID among those that new items joined.
 * ``tombstones``: rows of retired items / all rows.
@@ -34,7 +36,10 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Alarm:
-    """One line of the report. ``p`` is None where nothing was tested, ``value`` where nothing could be measured."""
+    """One line of the report.
+
+    ``p`` is None where nothing was tested, ``value`` where nothing could be measured.
+    """
 
     name: str
     value: float | None
@@ -56,13 +61,17 @@ def alarms(
     *,
     seed: int = 0,
 ) -> list[Alarm]:
-    """All alarms of a table (N rows, length 0 = retired or none). New items: those that the ledger calls not fitted."""
+    """All alarms of a table (N rows, length 0 = retired or none).
+
+    New items: those that the ledger calls not fitted.
+    """
     rows = np.flatnonzero(sids.lengths > 0)
     ids = np.asarray(item_ids, dtype=object)
     place = ledger.places(ids[rows])
     if (place < 0).any():
         raise ValueError(
-            f"item {ids[rows][int((place < 0).argmax())]!r} has an SID but no line in the ledger; run `sidar sid`"
+            f"item {ids[rows][int((place < 0).argmax())]!r} has an SID but no line in the ledger; "
+            "run `sidar sid`"
         )
     new = rows[~ledger.fitted[place]]
     errors = ledger.error[place[~ledger.fitted[place]]]
@@ -78,7 +87,11 @@ def alarms(
 def _error(errors: np.ndarray, reference: dict[str, Any], limits: AlarmsConfig) -> Alarm:
     before, n = reference["errors"], reference["items"]
     if len(errors) < limits.least:
-        return _silent("error", limits.error, f"{len(errors)} new items; fewer than alarms.least = {limits.least}")
+        return _silent(
+            "error",
+            limits.error,
+            f"{len(errors)} new items; fewer than alarms.least = {limits.least}",
+        )
     value = float(errors.mean()) / max(before["mean"], 1e-12) - 1
     spread = math.sqrt(float(errors.var(ddof=1)) / len(errors) + before["std"] ** 2 / n)
     z = (float(errors.mean()) - before["mean"]) / max(spread, 1e-12)
@@ -90,12 +103,18 @@ def _error(errors: np.ndarray, reference: dict[str, Any], limits: AlarmsConfig) 
     if flattered:
         whose = "fitted items lose, which any new item exceeds: this never rings"
     says = f"new items lose {1 + value:.2f} × what {whose} ({losses})"
-    return Alarm("error", value, limits.error, p, rings, says + ("; fit the codebooks anew" if rings else ""))
+    return Alarm(
+        "error", value, limits.error, p, rings, says + ("; fit the codebooks anew" if rings else "")
+    )
 
 
 def _codes(first: np.ndarray, counts: np.ndarray, limits: AlarmsConfig, seed: int) -> Alarm:
     if len(first) < limits.least:
-        return _silent("codes", limits.codes, f"{len(first)} new items; fewer than alarms.least = {limits.least}")
+        return _silent(
+            "codes",
+            limits.codes,
+            f"{len(first)} new items; fewer than alarms.least = {limits.least}",
+        )
     expected = counts / counts.sum()
     now = np.bincount(first, minlength=len(counts)) / len(first)
     distance = 0.5 * float(np.abs(now - expected).sum())
@@ -104,19 +123,36 @@ def _codes(first: np.ndarray, counts: np.ndarray, limits: AlarmsConfig, seed: in
     p = float((1 + (chance >= distance).sum()) / (1 + _DRAWS))
     value = distance - float(chance.mean())
     rings = value > limits.codes and p < limits.p
-    says = f"{max(value, 0):.0%} of the new items would have to change their first code to look like those at the fit"
-    return Alarm("codes", value, limits.codes, p, rings, says + ("; another mix of shelves" if rings else ""))
+    says = (
+        f"{max(value, 0):.0%} of the new items would have to change their first code to look "
+        "like those at the fit"
+    )
+    return Alarm(
+        "codes", value, limits.codes, p, rings, says + ("; another mix of shelves" if rings else "")
+    )
 
 
 def _growth(codes: np.ndarray, reference: dict[str, Any], limits: AlarmsConfig) -> Alarm:
     now = experienced(codes)
     value = now / max(reference["bucket"], 1e-12) - 1
     rings = value > limits.growth
-    says = f"an item shares its SID with {now - 1:.2f} others on average, {reference['bucket'] - 1:.2f} at the fit"
-    return Alarm("growth", value, limits.growth, None, rings, says + ("; larger codebooks are due" if rings else ""))
+    says = (
+        f"an item shares its SID with {now - 1:.2f} others on average, "
+        f"{reference['bucket'] - 1:.2f} at the fit"
+    )
+    return Alarm(
+        "growth",
+        value,
+        limits.growth,
+        None,
+        rings,
+        says + ("; larger codebooks are due" if rings else ""),
+    )
 
 
-def _largest(sids: SemanticIds, rows: np.ndarray, new: np.ndarray, ids: np.ndarray, limits: AlarmsConfig) -> Alarm:
+def _largest(
+    sids: SemanticIds, rows: np.ndarray, new: np.ndarray, ids: np.ndarray, limits: AlarmsConfig
+) -> Alarm:
     if not len(new):
         return _silent("largest", limits.bucket, "no new items")
     _, group, size = np.unique(sids.codes[rows], axis=0, return_inverse=True, return_counts=True)
@@ -124,8 +160,18 @@ def _largest(sids: SemanticIds, rows: np.ndarray, new: np.ndarray, ids: np.ndarr
     row = new[int(joined.argmax())]
     value = int(joined.max())
     rings = value > limits.bucket
-    says = f"{value} items have the SID {'-'.join(map(str, sids.tuple_of(int(row))))}, {ids[row]!r} among them"
-    return Alarm("largest", value, limits.bucket, None, rings, says + ("; are they one product?" if rings else ""))
+    says = (
+        f"{value} items have the SID {'-'.join(map(str, sids.tuple_of(int(row))))}, "
+        f"{ids[row]!r} among them"
+    )
+    return Alarm(
+        "largest",
+        value,
+        limits.bucket,
+        None,
+        rings,
+        says + ("; are they one product?" if rings else ""),
+    )
 
 
 def _tombstones(n: int, alive: int, limits: AlarmsConfig) -> Alarm:
@@ -133,7 +179,12 @@ def _tombstones(n: int, alive: int, limits: AlarmsConfig) -> Alarm:
     rings = value > limits.tombstones
     says = f"{n - alive:,} of {n:,} rows are of retired items"
     return Alarm(
-        "tombstones", value, limits.tombstones, None, rings, says + ("; `sidar sids compact`" if rings else "")
+        "tombstones",
+        value,
+        limits.tombstones,
+        None,
+        rings,
+        says + ("; `sidar sids compact`" if rings else ""),
     )
 
 

@@ -15,11 +15,13 @@ from sidar.sid.quantiser import ResidualQuantiser
 class Autoencoder(nn.Module):
     """x (B, D) → z (B, d) → x̂ (B, D), with a :class:`ResidualQuantiser` for what lies between.
 
-    ``start: random`` is TIGER's: an MLP either way. ``start: pca`` adds a linear path to each, which starts as PCA
-    while the MLP's last layer starts at 0: step 0 is residual k-means on principal components, and training improves on
-    it. From random weights the MLP takes far longer to get there (docs/methods/rqvae.md). [ours]
+    ``start: random`` is TIGER's: an MLP either way. ``start: pca`` adds a linear path to each,
+    which starts as PCA while the MLP's last layer starts at 0: step 0 is residual k-means on
+    principal components, and training improves on it. From random weights the MLP takes far longer
+    to get there (docs/methods/rqvae.md). [ours]
 
-    z has the units of x; the MLPs see inputs of unit variance per dimension (vectors have length 1).
+    z has the units of x; the MLPs see inputs of unit variance per dimension (vectors have length
+    1).
     """
 
     mean: Tensor
@@ -60,7 +62,9 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def start(self, sample: Tensor) -> None:
-        """Centre, and PCA of a sample (n, D) into the linear path; each axis points where its largest weight is > 0."""
+        """Centre, and PCA of a sample (n, D) into the linear path; each axis points where its
+        largest weight is > 0.
+        """
         self.mean.copy_(sample.mean(0))
         if not self.linear:
             return

@@ -1,4 +1,5 @@
-"""CQ-SID: an RQ-VAE whose first code is the category and whose latents know queries (arXiv 2605.14434).
+"""CQ-SID: an RQ-VAE whose first code is the category and whose latents know queries (arXiv
+2605.14434).
 
     s_1 = category where it is known, else argmin_k ‖z − e_k^(1)‖;   s_2, s_3 as in RQ-VAE
     L = ‖x − x̂‖² + β Σ_l ‖r_{l−1} − sg e‖² + γ L_bi-InfoNCE,   β = 1, γ = .001, τ = .1
@@ -29,7 +30,9 @@ SPLIT = "split.safetensors"
 
 @register_tokenizer("cqsid", options=CqSidConfig)
 class CqSid(RqVae):
-    """``options.category`` and ``options.contrast`` false are the paper's ablations −category and −QI."""
+    """``options.category`` and ``options.contrast`` false are the paper's ablations −category and
+    −QI.
+    """
 
     options: CqSidConfig
     split_: BucketSplit | None = None
@@ -69,13 +72,14 @@ class CqSid(RqVae):
         vectors, pairs = inputs.query_vectors, inputs.query_item_pairs
         if vectors is None or pairs is None or not len(vectors) or not len(pairs):
             self.notes_.append(
-                "no query led to an item on training days, so codes are fitted without the query contrast; "
-                "sid.cqsid.contrast: false says so on purpose"
+                "no query led to an item on training days, so codes are fitted without the query "
+                "contrast; sid.cqsid.contrast: false says so on purpose"
             )
             return None
         if vectors.shape[1] != inputs.vectors.shape[1]:
             raise ValueError(
-                f"query vectors have {vectors.shape[1]} dimensions, item vectors {inputs.vectors.shape[1]}; embed both "
+                f"query vectors have {vectors.shape[1]} dimensions, item vectors "
+                f"{inputs.vectors.shape[1]}; embed both "
                 "with one encoder"
             )
         return QueryPairs(vectors, pairs, len(inputs.vectors), self.seed)
@@ -83,11 +87,15 @@ class CqSid(RqVae):
     def _settle(self, inputs: SidInputs, codes: np.ndarray) -> SemanticIds:
         projected = projection(inputs.vectors, self.seed)
         own = self.options
-        self.split_ = BucketSplit.fit(codes, projected, self.base_sizes, own.max_bucket, own.max_groups)
+        self.split_ = BucketSplit.fit(
+            codes, projected, self.base_sizes, own.max_bucket, own.max_groups
+        )
         return self.full_table(self.split_.apply(codes, projected, whole=True))
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
-        """Codes of items on their own: category or nearest, then nearest, then the group of a split SID."""
+        """Codes of items on their own: category or nearest, then nearest, then the group of a split
+        SID.
+        """
         return self._encoded(inputs, whole=False)
 
     def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
@@ -98,7 +106,9 @@ class CqSid(RqVae):
         vectors = checked_vectors(inputs, self._fitted().dim)
         codes = self._codes(vectors, self._first(inputs))
         assert self.split_ is not None
-        return self.full_table(self.split_.apply(codes, projection(vectors, self.seed), whole=whole))
+        return self.full_table(
+            self.split_.apply(codes, projection(vectors, self.seed), whole=whole)
+        )
 
     def _base(self, codes: np.ndarray) -> np.ndarray:
         if self.split_ is None or codes.shape[1] < len(self.base_sizes):
@@ -109,7 +119,10 @@ class CqSid(RqVae):
         """As RQ-VAE, with ``split.safetensors`` and ``categories.json``."""
         super().save(folder)
         assert self.split_ is not None
-        save_file({name: np.ascontiguousarray(a) for name, a in self.split_.arrays().items()}, Path(folder) / SPLIT)
+        save_file(
+            {name: np.ascontiguousarray(a) for name, a in self.split_.arrays().items()},
+            Path(folder) / SPLIT,
+        )
         if self.categories_ is not None:
             save_categories(folder, self.categories_)
 

@@ -1,8 +1,11 @@
-"""ACRQ's second stage: from popular to cold items, anchored to the frozen manifold of the head (docs/methods/acrq.md).
+"""ACRQ's second stage: from popular to cold items, anchored to the frozen manifold of the head
+(docs/methods/acrq.md).
 
-    L = ‖x − D(ẑ)‖² + β Σ_l ‖r_l − sg e_l‖² + λ_a Σ_{l ≤ m} ‖r_l − sg e^H_{nn,l}‖² + λ_s usage(T)      [reconstruction]
+    L = ‖x − D(ẑ)‖² + β Σ_l ‖r_l − sg e_l‖² + λ_a Σ_{l ≤ m} ‖r_l − sg e^H_{nn,l}‖² + λ_s usage(T)
+                                                                                [reconstruction]
 
-λ_a falls linearly over the stage: strong anchor first. Only the items' own encoder and the extension codes learn.
+λ_a falls linearly over the stage: strong anchor first. Only the items' own encoder and the
+extension codes learn.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ HEAD, WARM, COLD = 2, 1, 0
 def buckets(counts: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     """Rows of torso, tail and cold items, each as long as it is not empty.
 
-    ``kinds`` (N,): HEAD, WARM or COLD. Warm items by falling counts (N,), in two halves. [reconstruction]
+    ``kinds`` (N,): HEAD, WARM or COLD. Warm items by falling counts (N,), in two halves.
+    [reconstruction]
     """
     warm = np.flatnonzero(kinds == WARM)
     warm = warm[np.argsort(-counts[warm], kind="stable")]
@@ -49,9 +53,11 @@ def anchor(rest: Tensor, near: Tensor, dim: int) -> Tensor:
 
 
 def soft_anchor(rest: Tensor, target: Tensor, books: Sequence[Tensor]) -> Tensor:
-    """Σ_l mean KL( p(code | r_l^H) ‖ p(code | r_l) ) in nats, over the frozen codes; r (B, m, d), r^H without gradient.
+    """Σ_l mean KL( p(code | r_l^H) ‖ p(code | r_l) ) in nats, over the frozen codes; r (B, m, d),
+    r^H without gradient.
 
-    p = softmax(−‖r − e‖² / T_l), T_l the mean over the batch of ‖r^H − nearest e‖². [reconstruction]
+    p = softmax(−‖r − e‖² / T_l), T_l the mean over the batch of ‖r^H − nearest e‖².
+    [reconstruction]
     """
     total = rest.new_zeros(())
     for level, book in enumerate(books):
@@ -59,15 +65,18 @@ def soft_anchor(rest: Tensor, target: Tensor, books: Sequence[Tensor]) -> Tensor
         temperature = there.min(1).values.mean().clamp_min(1e-12)
         here = torch.cdist(rest[:, level], book).square()
         wanted = F.log_softmax(-there / temperature, dim=1)
-        total = total + F.kl_div(F.log_softmax(-here / temperature, 1), wanted, reduction="batchmean", log_target=True)
+        total = total + F.kl_div(
+            F.log_softmax(-here / temperature, 1), wanted, reduction="batchmean", log_target=True
+        )
     return total
 
 
 def usage(rest: Tensor, books: Sequence[Tensor]) -> Tensor:
-    """Σ_l ( log M_l − H(p̄_l) ) in nats: 0 where a batch's soft use p̄ of the extension codes is even. [reconstruction]
+    """Σ_l ( log M_l − H(p̄_l) ) in nats: 0 where a batch's soft use p̄ of the extension codes is
+    even. [reconstruction]
 
-    ``rest`` (B, L, d); ``books`` the extension's (M_l, d). p = softmax(−‖r − t‖² / T), T the mean squared distance to
-    the nearest extension code.
+    ``rest`` (B, L, d); ``books`` the extension's (M_l, d). p = softmax(−‖r − t‖² / T), T the mean
+    squared distance to the nearest extension code.
     """
     total = rest.new_zeros(())
     for level, book in enumerate(books):
@@ -76,15 +85,21 @@ def usage(rest: Tensor, books: Sequence[Tensor]) -> Tensor:
         square = torch.cdist(rest[:, level], book).square()
         temperature = square.detach().min(1).values.mean().clamp_min(1e-12)
         even = F.softmax(-square / temperature, dim=1).mean(0)
-        total = total + torch.log(torch.tensor(float(len(book)))) + (even * even.clamp_min(1e-12).log()).sum()
+        total = (
+            total
+            + torch.log(torch.tensor(float(len(book))))
+            + (even * even.clamp_min(1e-12).log()).sum()
+        )
     return total
 
 
 class TailFit(AutoencoderFit):
-    """Trains the tail's encoder and the extension of an :class:`AnchoredModel`; logged and resumable as stage H is.
+    """Trains the tail's encoder and the extension of an :class:`AnchoredModel`; logged and
+    resumable as stage H is.
 
-    ``vectors`` (N, D) and ``counts`` (N,) of the whole catalogue, ``kinds`` (N,): HEAD, WARM or COLD; head items take
-    no part. The stage has as many equal spans as there are buckets; each adds the next bucket to the pool.
+    ``vectors`` (N, D) and ``counts`` (N,) of the whole catalogue, ``kinds`` (N,): HEAD, WARM or
+    COLD; head items take no part. The stage has as many equal spans as there are buckets; each adds
+    the next bucket to the pool.
     """
 
     model: AnchoredModel  # type: ignore[assignment]  # trained like an autoencoder, and is none
@@ -120,7 +135,9 @@ class TailFit(AutoencoderFit):
             group["params"] = [p for p in group["params"] if p.requires_grad]
 
     def pool(self, step: int) -> tuple[np.ndarray, int, int]:
-        """Rows that step ``step`` may draw from, the span's number, and the step inside the span."""
+        """Rows that step ``step`` may draw from, the span's number, and the step
+        inside the span.
+        """
         spans = len(self.buckets)
         span = min(step * spans // self.cfg.steps, spans - 1)
         first = -(-span * self.cfg.steps // spans)
@@ -132,7 +149,9 @@ class TailFit(AutoencoderFit):
         most = min(len(warm), self.cfg.init_sample * max(self.model.quantiser.sizes))
         rows = warm[np.sort(torch.randperm(len(warm), generator=generator)[:most].numpy())]
         with torch.no_grad():
-            parts = [self.model.encode_tail(x) for x in self._tensor(self.vectors[rows]).split(8192)]
+            parts = [
+                self.model.encode_tail(x) for x in self._tensor(self.vectors[rows]).split(8192)
+            ]
         z = torch.cat(parts) if len(rows) else torch.zeros(0, 1)
         if len(rows):
             self.model.quantiser.start(z, self.batch, generator)
@@ -143,7 +162,9 @@ class TailFit(AutoencoderFit):
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.lr * cfg.encoder_lr * lr_factor(step, cfg)
         pool, span, inside = self.pool(step)
-        rows = pool[batch_rows(len(pool), min(self.batch, len(pool)), self.seed + 1000 * (span + 1), inside)]
+        rows = pool[
+            batch_rows(len(pool), min(self.batch, len(pool)), self.seed + 1000 * (span + 1), inside)
+        ]
         x = self._tensor(self.vectors[rows])
         warm = torch.from_numpy(self.kinds[rows] == WARM).to(x.device)
         with autocast(self.device, cfg.precision):
@@ -152,12 +173,19 @@ class TailFit(AutoencoderFit):
         codes, parts, near = quantiser.assign(z.detach(), warm, every)
         shown = parts.sum(1)
         if cfg.progressive:
-            depth = torch.randint(1, parts.shape[1] + 1, (len(x), 1), generator=generator).to(x.device)
-            shown = (parts * (torch.arange(parts.shape[1], device=x.device) < depth)[:, :, None]).sum(1)
+            depth = torch.randint(1, parts.shape[1] + 1, (len(x), 1), generator=generator).to(
+                x.device
+            )
+            shown = (
+                parts * (torch.arange(parts.shape[1], device=x.device) < depth)[:, :, None]
+            ).sum(1)
         with autocast(self.device, cfg.precision):
             restored = model.decode(straight_through(z, shown)).float()
         rest, m, weight = residuals(z, parts), cfg.anchor_levels, anchor_weight(step, cfg)
-        terms = {"reconstruction": reconstruction(x, restored), "commitment": commitment(z, parts, model.dim)}
+        terms = {
+            "reconstruction": reconstruction(x, restored),
+            "commitment": commitment(z, parts, model.dim),
+        }
         loss = terms["reconstruction"] + cfg.beta * terms["commitment"]
         if cfg.anchor == "nearest":
             terms["anchor"] = anchor(rest[:, :m], near[:, :m], model.dim)
@@ -166,7 +194,9 @@ class TailFit(AutoencoderFit):
             with torch.no_grad():
                 frozen = model.base.encode(x)
                 target = residuals(frozen, quantiser.frozen.assign(frozen)[1])
-            terms["anchor"] = soft_anchor(rest[:, :m], target[:, :m], quantiser.frozen.books[:m]) / model.dim
+            terms["anchor"] = (
+                soft_anchor(rest[:, :m], target[:, :m], quantiser.frozen.books[:m]) / model.dim
+            )
             loss = loss + weight * terms["anchor"]
         if cfg.usage and sum(quantiser.extra):
             extension = [quantiser.part("book", level) for level in range(len(quantiser.extra))]
@@ -176,12 +206,17 @@ class TailFit(AutoencoderFit):
         if cfg.encoder_lr > 0:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = float(nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], cfg.clip or 1e9))
+            norm = float(
+                nn.utils.clip_grad_norm_(
+                    [p for p in model.parameters() if p.requires_grad], cfg.clip or 1e9
+                )
+            )
         value = float(loss.detach())
         if not (np.isfinite(value) and np.isfinite(norm)):
             raise ValueError(
-                f"acrq, tail: step {step + 1} has loss {value} and gradient norm {norm}; lower sid.acrq.lr or "
-                "sid.acrq.encoder_lr, or set sid.acrq.precision: fp32. The last checkpoint is untouched"
+                f"acrq, tail: step {step + 1} has loss {value} and gradient norm {norm}; lower "
+                "sid.acrq.lr or sid.acrq.encoder_lr, or set sid.acrq.precision: fp32. The last "
+                "checkpoint is untouched"
             )
         if cfg.encoder_lr > 0:
             self.optimizer.step()
@@ -192,13 +227,20 @@ class TailFit(AutoencoderFit):
         found = {name: float(term.detach()) for name, term in terms.items()}
         sizes = torch.tensor(quantiser.frozen.sizes, device=codes.device)
         extra = float((codes >= sizes)[warm].float().mean()) if warm.any() else 0.0
-        shown_terms = {"loss": value, "error": found["reconstruction"] * model.dim, **found, "grad_norm": norm}
+        shown_terms = {
+            "loss": value,
+            "error": found["reconstruction"] * model.dim,
+            **found,
+            "grad_norm": norm,
+        }
         return {**shown_terms, "span": float(span), "on_extension": extra}, restarted
 
     def _watch(self, scalars: dict[str, float], log: Any) -> None:
         """The extension may go unused: the head's codes are what most of the tail should take."""
 
     def _describe(self) -> dict[str, Any]:
-        """The order of the counts decides the curriculum, so other counts with as many head items are other work."""
+        """The order of the counts decides the curriculum, so other counts with as many head items
+        are other work.
+        """
         popularity = digest(self.kinds) + digest(self.counts)
         return {**super()._describe(), "stage": "tail", "popularity": popularity}

@@ -1,8 +1,8 @@
 """Training of an RQ-VAE: logged, resumable, a function of (seed, step) alone.
 
-A killed fit continues from its last checkpoint (:mod:`sidar.fitting.checkpoint`) and ends bit-identical: batches,
-learning rate and every draw of step s depend on the seed and s, and codebooks and moving averages are checkpointed as
-buffers.
+A killed fit continues from its last checkpoint (:mod:`sidar.fitting.checkpoint`) and ends
+bit-identical: batches, learning rate and every draw of step s depend on the seed and s, and
+codebooks and moving averages are checkpointed as buffers.
 """
 
 from __future__ import annotations
@@ -29,17 +29,22 @@ from sidar.sid.autoencoder import Autoencoder
 from sidar.sid.contrast import QueryPairs
 from sidar.sid.losses import bi_infonce, commitment, reconstruction, straight_through
 
-#: Share of the steps after which dead codes stay: a code restarted at the very end would not be trained.
+#: Share of the steps after which dead codes stay: a code restarted at the very end would not be
+#: trained.
 _RESTARTS_UNTIL = 0.9
 #: Logged for the person who watches, left out of what is kept: it differs from run to run.
 _SPEED = "vectors_per_s"
 
 
 def batch_rows(n: int, size: int, seed: int, step: int) -> np.ndarray:
-    """(size,) rows of step ``step``: the epochs' permutations of n rows, one after the other, cut into batches."""
+    """(size,) rows of step ``step``: the epochs' permutations of n rows, one after the other, cut
+    into batches.
+    """
     places = np.arange(step * size, (step + 1) * size)
     epochs, inside = np.divmod(places, n)
-    return np.concatenate([_permutation(n, seed, int(e))[inside[epochs == e]] for e in np.unique(epochs)])
+    return np.concatenate(
+        [_permutation(n, seed, int(e))[inside[epochs == e]] for e in np.unique(epochs)]
+    )
 
 
 @lru_cache(maxsize=2)
@@ -48,11 +53,12 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class AutoencoderFit:
-    """Trains ``model`` on vectors (N, D) for ``cfg.steps`` steps; :meth:`run` returns the log's records.
+    """Trains ``model`` on vectors (N, D) for ``cfg.steps`` steps; :meth:`run` returns the log's
+    records.
 
-    ``first`` (N,) int64: first code of each item, −1 = the nearest; ``pairs``: queries to contrast items with (then
-    ``cfg`` is a :class:`CqSidConfig`). ``work``: folder that keeps log and checkpoints of an interrupted fit; those of
-    other settings or inputs are deleted with a line.
+    ``first`` (N,) int64: first code of each item, −1 = the nearest; ``pairs``: queries to contrast
+    items with (then ``cfg`` is a :class:`CqSidConfig`). ``work``: folder that keeps log and
+    checkpoints of an interrupted fit; those of other settings or inputs are deleted with a line.
     """
 
     def __init__(
@@ -69,15 +75,27 @@ class AutoencoderFit:
         progress: bool = False,
         title: str = "rqvae",
     ) -> None:
-        self.model, self.cfg, self.vectors, self.seed, self.device = model.to(device), cfg, vectors, seed, device
-        self.first = None if first is None else torch.from_numpy(np.asarray(first, np.int64)).to(device)
+        self.model, self.cfg, self.vectors, self.seed, self.device = (
+            model.to(device),
+            cfg,
+            vectors,
+            seed,
+            device,
+        )
+        self.first = (
+            None if first is None else torch.from_numpy(np.asarray(first, np.int64)).to(device)
+        )
         self.pairs, self.work, self.progress, self.title = pairs, work, progress, title
         self.batch = min(cfg.batch_size, len(vectors))
         groups = [
-            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": cfg.weight_decay},
+            {
+                "params": [p for p in model.parameters() if p.dim() >= 2],
+                "weight_decay": cfg.weight_decay,
+            },
             {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
         ]
-        # Errors per dimension are near 1e-3, and so their gradients are small beside AdamW's usual eps.
+        # Errors per dimension are near 1e-3, and so their gradients are small beside AdamW's usual
+        # eps.
         self.optimizer = torch.optim.AdamW(groups, lr=cfg.lr, eps=1e-12, foreach=False)
         self.buffers = [name for name, _ in model.named_buffers()]
         self.every = -(-cfg.checkpoint_every // cfg.log_every) * cfg.log_every
@@ -86,14 +104,20 @@ class AutoencoderFit:
         self.discarded = ""  # why interrupted work was not continued
 
     def run(self) -> list[dict[str, Any]]:
-        """Fit; the model ends in eval mode. Raises ``ValueError`` where the loss stops being finite."""
+        """Fit; the model ends in eval mode.
+
+        Raises ``ValueError`` where the loss stops being finite.
+        """
         at = self._resume()
         with torch.random.fork_rng(devices=[]):
             if at == 0:
                 self._start()
             with self._log(at) as log:
                 if self.discarded and log is not None:
-                    log.say(f"{self.title}: starting afresh; an interrupted fit was of others: {self.discarded}")
+                    log.say(
+                        f"{self.title}: starting afresh; an interrupted fit was of others: "
+                        f"{self.discarded}"
+                    )
                 if at and log is not None:
                     log.say(f"{self.title}: continuing at step {at} of {self.cfg.steps}")
                 self._train(at, log)
@@ -131,7 +155,9 @@ class AutoencoderFit:
                     speed = len(window) * self.batch / max(time.monotonic() - since, 1e-9)
                     fifth = (step + 1) * 5 // cfg.steps > (step + 1 - len(window)) * 5 // cfg.steps
                     shown = ("error", "use_1", _SPEED)
-                    log.write("train", step + 1, {**scalars, _SPEED: speed}, show=shown, speak=fifth)
+                    log.write(
+                        "train", step + 1, {**scalars, _SPEED: speed}, show=shown, speak=fifth
+                    )
                 window, restarts, since = [], 0, time.monotonic()
             if log is not None:
                 log.advance(step + 1)
@@ -139,13 +165,22 @@ class AutoencoderFit:
                 self._save(step + 1)
 
     def _watch(self, scalars: dict[str, float], log: RunLog | None) -> None:
-        """Say once when a level that has items enough falls below the share of used codes that is called collapse."""
+        """Say once when a level that has items enough falls below the share of used codes that is
+        called collapse.
+        """
         for level, size in enumerate(self.model.quantiser.sizes, start=1):
             use = scalars[f"use_{level}"]
-            if use < self.cfg.collapse_below and len(self.vectors) > size and level not in self.told:
+            if (
+                use < self.cfg.collapse_below
+                and len(self.vectors) > size
+                and level not in self.told
+            ):
                 self.told.add(level)
                 if log is not None:
-                    log.say(f"{self.title}: level {level} uses {use:.0%} of its codes (moving average): it collapses")
+                    log.say(
+                        f"{self.title}: level {level} uses {use:.0%} of its codes (moving "
+                        "average): it collapses"
+                    )
 
     def _step(self, step: int) -> tuple[dict[str, float], int]:
         """One optimizer step: the terms of its loss, and how many codes were restarted."""
@@ -161,11 +196,18 @@ class AutoencoderFit:
         codes, parts = model.quantiser.assign(z.detach(), first)
         shown = parts.sum(1)
         if cfg.progressive:  # PLUM: ẑ = Σ_{l ≤ r} e_l, r ~ U{1 … L}
-            depth = torch.randint(1, parts.shape[1] + 1, (len(x), 1), generator=generator).to(x.device)
-            shown = (parts * (torch.arange(parts.shape[1], device=x.device) < depth)[:, :, None]).sum(1)
+            depth = torch.randint(1, parts.shape[1] + 1, (len(x), 1), generator=generator).to(
+                x.device
+            )
+            shown = (
+                parts * (torch.arange(parts.shape[1], device=x.device) < depth)[:, :, None]
+            ).sum(1)
         with autocast(self.device, cfg.precision):
             restored = model.decode(straight_through(z, shown)).float()
-        terms = {"reconstruction": reconstruction(x, restored), "commitment": commitment(z, parts, model.dim)}
+        terms = {
+            "reconstruction": reconstruction(x, restored),
+            "commitment": commitment(z, parts, model.dim),
+        }
         loss = terms["reconstruction"] + cfg.beta * terms["commitment"]
         if self.pairs is not None:
             assert isinstance(cfg, CqSidConfig)
@@ -177,20 +219,32 @@ class AutoencoderFit:
         value = float(loss.detach())
         if not (np.isfinite(value) and np.isfinite(norm)):
             raise ValueError(
-                f"{self.title}: step {step + 1} has loss {value} and gradient norm {norm}; lower sid.{self.title}.lr "
-                "or set its precision: fp32. The last checkpoint is untouched"
+                f"{self.title}: step {step + 1} has loss {value} and gradient norm {norm}; lower "
+                f"sid.{self.title}.lr or set its precision: fp32. The last checkpoint is untouched"
             )
         self.optimizer.step()
         model.quantiser.follow(z.detach(), codes, parts)
         restarted = 0
         if (step + 1) % cfg.restart_every == 0 and step + 1 <= _RESTARTS_UNTIL * cfg.steps:
             known = None if first is None else first >= 0
-            restarted = model.quantiser.restart(z.detach(), codes, parts, cfg.dead_below, generator, known)
+            restarted = model.quantiser.restart(
+                z.detach(), codes, parts, cfg.dead_below, generator, known
+            )
         found = {name: float(term.detach()) for name, term in terms.items()}
-        return {"loss": value, "error": found["reconstruction"] * model.dim, **found, "grad_norm": norm}, restarted
+        return {
+            "loss": value,
+            "error": found["reconstruction"] * model.dim,
+            **found,
+            "grad_norm": norm,
+        }, restarted
 
-    def _contrast(self, rows: np.ndarray, step: int, z: Tensor, parts: Tensor, cfg: CqSidConfig) -> Tensor:
-        """The query side is the encoder's output, as a search sends it: continuous. [reconstruction]"""
+    def _contrast(
+        self, rows: np.ndarray, step: int, z: Tensor, parts: Tensor, cfg: CqSidConfig
+    ) -> Tensor:
+        """The query side is the encoder's output, as a search sends it: continuous.
+
+        [reconstruction]
+        """
         assert self.pairs is not None
         drawn = self.pairs.draw(rows, cfg.contrast_batch, step)
         if not len(drawn.places):
@@ -199,7 +253,9 @@ class AutoencoderFit:
         items = straight_through(z, parts.sum(1)) if cfg.contrast_on == "quantised" else z
         with autocast(self.device, cfg.precision):
             queries = self.model.encode(self._tensor(self.pairs.vectors[drawn.queries])).float()
-        return bi_infonce(items[places], queries, torch.from_numpy(drawn.hidden).to(z.device), cfg.temperature)
+        return bi_infonce(
+            items[places], queries, torch.from_numpy(drawn.hidden).to(z.device), cfg.temperature
+        )
 
     def _tensor(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
@@ -213,8 +269,14 @@ class AutoencoderFit:
 
     def _save(self, step: int) -> None:
         assert self.work is not None
-        state = {"identity": self._identity, "environment": checkpoint.environment(), "records": self.records}
-        checkpoint.save(self.work / "checkpoints", step, self.model, self.optimizer, state, buffers=self.buffers)
+        state = {
+            "identity": self._identity,
+            "environment": checkpoint.environment(),
+            "records": self.records,
+        }
+        checkpoint.save(
+            self.work / "checkpoints", step, self.model, self.optimizer, state, buffers=self.buffers
+        )
 
     def _resume(self) -> int:
         if self.work is None:
@@ -223,7 +285,8 @@ class AutoencoderFit:
         found = checkpoint.newest(self.work / "checkpoints")
         if found is None:
             return 0
-        if changed := checkpoint.differing(found, self._identity):  # of no use to this fit nor to a later one
+        # of no use to this fit nor to a later one
+        if changed := checkpoint.differing(found, self._identity):
             self.discarded = "; ".join(changed)
             shutil.rmtree(found.path.parent)
             return 0
@@ -240,7 +303,9 @@ class AutoencoderFit:
             "seed": self.seed,
             "vectors": digest(self.vectors),
             "first": "" if self.first is None else digest(self.first.cpu().numpy()),
-            "pairs": "" if self.pairs is None else digest(self.pairs.keys) + digest(self.pairs.vectors),
+            "pairs": ""
+            if self.pairs is None
+            else digest(self.pairs.keys) + digest(self.pairs.vectors),
         }
 
 

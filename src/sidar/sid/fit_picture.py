@@ -15,7 +15,9 @@ _COLOURS = ("#2a6f97", "#e07a5f", "#81b29a", "#9d8189", "#22313f")
 
 
 def draw_fit(history: Sequence[dict[str, Any]], path: PathLike, title: str = "") -> None:
-    """Loss terms, error, use and perplexity of each level over the steps of ``history`` (``fit.jsonl``) as a PNG."""
+    """Loss terms, error, use and perplexity of each level over the steps of ``history``
+    (``fit.jsonl``) as a PNG.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,7 +25,9 @@ def draw_fit(history: Sequence[dict[str, Any]], path: PathLike, title: str = "")
     figure = Figure(figsize=(12, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, 2)
-    levels = sorted(int(key.removeprefix("use_")) for key in (records or [{}])[-1] if key.startswith("use_"))
+    levels = sorted(
+        int(key.removeprefix("use_")) for key in (records or [{}])[-1] if key.startswith("use_")
+    )
     panels = (
         ("Terms of the loss (unweighted)", ("reconstruction", "commitment", "contrast"), False),
         ("Squared distance to the restored vector", ("error",), False),
@@ -44,7 +48,15 @@ def draw_fit(history: Sequence[dict[str, Any]], path: PathLike, title: str = "")
     restarts = sum(record["restarts"] for record in records)
     said = [str(record["warning"]) for record in history if "warning" in record]
     figure.suptitle(
-        "\n".join([f"{title} · {records[-1]['step'] if records else 0} steps · {restarts} codes restarted", *said]),
+        "\n".join(
+            [
+                (
+                    f"{title} · {records[-1]['step'] if records else 0} steps · {restarts} codes "
+                    "restarted"
+                ),
+                *said,
+            ]
+        ),
         fontsize=11 if not said else 9,
         color=_INK,
         wrap=True,
@@ -55,7 +67,14 @@ def draw_fit(history: Sequence[dict[str, Any]], path: PathLike, title: str = "")
 def _lines(axes: Axes, records: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
     steps = [record["step"] for record in records]
     for key, colour in zip(keys, _COLOURS * 9, strict=False):
-        axes.plot(steps, [record[key] for record in records], "-", marker=".", color=colour, label=_name(key))
+        axes.plot(
+            steps,
+            [record[key] for record in records],
+            "-",
+            marker=".",
+            color=colour,
+            label=_name(key),
+        )
     if keys:
         axes.legend(frameon=False, fontsize=8, loc="upper right")
 

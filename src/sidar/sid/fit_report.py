@@ -1,4 +1,6 @@
-"""What an SID artefact tells of its fit: how training went, what collapsed, what the user should know."""
+"""What an SID artefact tells of its fit: how training went, what collapsed, what the user should
+know.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ from sidar.sid.tokenizer import Tokenizer
 from sidar.types import SemanticIds, SidInputs
 
 
-def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out: Path) -> dict[str, Any]:
+def describe_fit(
+    tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out: Path
+) -> dict[str, Any]:
     """Entries for ``quality.json``; also draws ``fit.png`` into ``out`` where there was a training.
 
-    ``fit``: steps, restarts and the last record of the log; ``collapse``: levels that collapsed, with the ``remedy``;
-    ``notes``: what the tokenizer said of its input. What does not apply is left out.
+    ``fit``: steps, restarts and the last record of the log; ``collapse``: levels that collapsed,
+    with the ``remedy``; ``notes``: what the tokenizer said of its input. What does not apply is
+    left out.
     """
     found: dict[str, Any] = {}
     trained = tokenizer.trained_part()
@@ -27,10 +32,16 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
         draw_fit(trained.history_, out / "fit.png", trained.method)
     below = BELOW if trained is None else trained.collapse_below
     levels = collapsed(
-        sids.codes, sids.codebook_sizes, usable_codes(tokenizer), count_distinct(inputs.vectors), below=below
+        sids.codes,
+        sids.codebook_sizes,
+        usable_codes(tokenizer),
+        count_distinct(inputs.vectors),
+        below=below,
     )
     if levels:
-        kind = "trained" if trained is not None else "given" if tokenizer.has_own_sizes else "k-means"
+        kind = (
+            "trained" if trained is not None else "given" if tokenizer.has_own_sizes else "k-means"
+        )
         method = tokenizer.method if trained is None else trained.method
         found["collapse"] = [{**level, "says": warning(level, method, kind)} for level in levels]
     if notes := all_notes(tokenizer):

@@ -1,4 +1,6 @@
-"""A first level whose codes are given for some items and chosen for the others (CQ-SID's category-guided level)."""
+"""A first level whose codes are given for some items and chosen for the others (CQ-SID's
+category-guided level).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from sidar.sid.kmeans import Nearest, group_sums
 
 
 def first_codes(points: Tensor, open_codes: Nearest, first: Tensor | None) -> Tensor:
-    """(n,) int64: ``first`` (n,) where it is ≥ 0, else the nearest of the ``open_codes``, the first rows of the book.
+    """(n,) int64: ``first`` (n,) where it is ≥ 0, else the nearest of the ``open_codes``, the first
+    rows of the book.
 
-    An item without a category may take a category's code: the nearest of all, as the formula has it. [source]
+    An item without a category may take a category's code: the nearest of all, as the formula has
+    it. [source]
     """
     if first is None:
         return open_codes(points, measure=False)[0]
@@ -25,12 +29,18 @@ def first_codes(points: Tensor, open_codes: Nearest, first: Tensor | None) -> Te
 
 
 def first_book(
-    points: Tensor, first: Tensor, size: int, reserved: int, used: int, cluster: Callable[[Tensor, int], Tensor]
+    points: Tensor,
+    first: Tensor,
+    size: int,
+    reserved: int,
+    used: int,
+    cluster: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
-    """(size, D): ``reserved`` codes begin as the means of their points, those up to ``used`` as clusters of the rest.
+    """(size, D): ``reserved`` codes begin as the means of their points, those up to ``used`` as
+    clusters of the rest.
 
-    ``first`` (n,) int64, −1 = no category; ``cluster(points, k)`` → (k, D). Codes beyond ``used``, and a category
-    without a point in a sample, lie at the mean of all.
+    ``first`` (n,) int64, −1 = no category; ``cluster(points, k)`` → (k, D). Codes beyond ``used``,
+    and a category without a point in a sample, lie at the mean of all.
     """
     known = first >= 0
     count = torch.bincount(first[known], minlength=size)

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 def logged_queries(table: pa.Table, rows: np.ndarray, most: int) -> tuple[list[str], np.ndarray]:
-    """The ``most`` frequent distinct queries of SFT rows, and (P, 2) int64 pairs of query number and item.
+    """The ``most`` frequent distinct queries of SFT rows, and (P, 2) int64 pairs of query number
+    and item.
 
-    ``table``: columns ``query`` and ``positives`` (catalogue rows clicked, carted or ordered) of the training split,
-    from which evaluation queries are held out already (:mod:`sidar.data.heldout`). Queries are the same when case and
-    white space are; ties in frequency go by text. ``rows``: the catalogue rows that get SIDs; an item is its place in
-    them.
+    ``table``: columns ``query`` and ``positives`` (catalogue rows clicked, carted or ordered) of
+    the training split, from which evaluation queries are held out already
+    (:mod:`sidar.data.heldout`). Queries are the same when case and white space are; ties in
+    frequency go by text. ``rows``: the catalogue rows that get SIDs; an item is its place in them.
     """
-    texts = [" ".join((text or "").casefold().split()) for text in table.column("query").to_pylist()]
+    texts = [
+        " ".join((text or "").casefold().split()) for text in table.column("query").to_pylist()
+    ]
     often = Counter(text for text in texts if text)
     queries = sorted(often, key=lambda text: (-often[text], text))[:most]
     number = {text: i for i, text in enumerate(queries)}
@@ -39,12 +42,19 @@ def logged_queries(table: pa.Table, rows: np.ndarray, most: int) -> tuple[list[s
 
 
 def query_inputs(
-    table: pa.Table, rows: np.ndarray, most: int, embed: EmbedConfig, embed_folder: PathLike, view: View, device: str
+    table: pa.Table,
+    rows: np.ndarray,
+    most: int,
+    embed: EmbedConfig,
+    embed_folder: PathLike,
+    view: View,
+    device: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """``query_vectors`` (M, D) and ``query_item_pairs`` (P, 2) of :func:`logged_queries`.
 
-    Queries are encoded by the run's embedder, as a search among items of ``view`` would, through the vector cache
-    beside ``embed_folder``. Without a query that led to an item both are empty and no encoder is loaded.
+    Queries are encoded by the run's embedder, as a search among items of ``view`` would, through
+    the vector cache beside ``embed_folder``. Without a query that led to an item both are empty and
+    no encoder is loaded.
     """
     queries, pairs = logged_queries(table, rows, most)
     used = np.unique(pairs[:, 0])

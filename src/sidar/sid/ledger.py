@@ -1,8 +1,9 @@
-"""``ledger.parquet``: what an SID artefact remembers of every item, so that the next version can say what changed.
+"""``ledger.parquet``: what an SID artefact remembers of every item, so that the next version can
+say what changed.
 
-Per item that has an SID: a hash of the vector that it was encoded from, the squared distance of that vector to what its
-codes keep of it (of SARQ: before they were cut), whether the codebooks were fitted to it, and why it has the SID that
-it has (:data:`CAUSES`).
+Per item that has an SID: a hash of the vector that it was encoded from, the squared distance of
+that vector to what its codes keep of it (of SARQ: before they were cut), whether the codebooks were
+fitted to it, and why it has the SID that it has (:data:`CAUSES`).
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ SCHEMA = pa.schema(
         ("cause", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
-#: Why an item has its SID. ``held``: its text changed, but not by more than `sid.keep_margin` pays for a new SID.
+#: Why an item has its SID. ``held``: its text changed, but not by more than `sid.keep_margin` pays
+#: for a new SID.
 CAUSES = ("fit", "new", "text", "held", "kept", "tokenizer", "category")
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Columns over n items: ``vector`` (n,) uint64, ``error`` (n,) float32, ``fitted`` (n,) bool, ``cause`` (n,)."""
+    """Columns over n items: ``vector`` (n,) uint64, ``error`` (n,) float32, ``fitted`` (n,) bool,
+    ``cause`` (n,).
+    """
 
     item_ids: np.ndarray
     vector: np.ndarray
@@ -66,31 +70,48 @@ class Ledger:
 
     @classmethod
     def load(cls, folder: PathLike) -> Ledger | None:
-        """What :meth:`save` wrote; None where there is none (artefacts of earlier versions have none)."""
+        """What :meth:`save` wrote; None where there is none (artefacts of earlier versions have
+        none).
+        """
         path = Path(folder) / FILE
         if not path.is_file():
             return None
         table = pq.read_table(path)
         if table.column_names != SCHEMA.names:
-            raise ValueError(f"{path} is no ledger (columns {table.column_names}); run `sidar sid` again")
-        words = (np.asarray(table.column(name).to_pylist(), dtype=object) for name in ("item_id", "cause"))
-        vector, error, fitted = (table.column(name).to_numpy() for name in ("vector", "error", "fitted"))
+            raise ValueError(
+                f"{path} is no ledger (columns {table.column_names}); run `sidar sid` again"
+            )
+        words = (
+            np.asarray(table.column(name).to_pylist(), dtype=object)
+            for name in ("item_id", "cause")
+        )
+        vector, error, fitted = (
+            table.column(name).to_numpy() for name in ("vector", "error", "fitted")
+        )
         return cls(next(words), vector, error, fitted, next(words))
 
 
 def write_up(
-    inputs: SidInputs, tokenizer: Tokenizer, sids: SemanticIds, fitted: np.ndarray, cause: np.ndarray
+    inputs: SidInputs,
+    tokenizer: Tokenizer,
+    sids: SemanticIds,
+    fitted: np.ndarray,
+    cause: np.ndarray,
 ) -> Ledger:
-    """The ledger of ``sids`` (n items with ``item_ids`` that all have one) as ``tokenizer`` gave them to ``inputs``."""
+    """The ledger of ``sids`` (n items with ``item_ids`` that all have one) as ``tokenizer`` gave
+    them to ``inputs``.
+    """
     error = codebook_errors(tokenizer, inputs, sids)
-    return Ledger(np.asarray(inputs.item_ids, dtype=object), row_hashes(inputs.vectors), error, fitted, cause)
+    return Ledger(
+        np.asarray(inputs.item_ids, dtype=object), row_hashes(inputs.vectors), error, fitted, cause
+    )
 
 
 def codebook_errors(tokenizer: Tokenizer, inputs: SidInputs, sids: SemanticIds) -> np.ndarray:
     """(n,) float32 |x − x̂|²: how well the codebooks fit items, as the drift alarm compares it.
 
-    Where SIDs are cut codes of a base (SARQ), all codes of the base count: a new item is cold and so has a short SID,
-    and what it loses by that says nothing about the codebooks.
+    Where SIDs are cut codes of a base (SARQ), all codes of the base count: a new item is cold and
+    so has a short SID, and what it loses by that says nothing about the codebooks.
     """
     base = tokenizer.base
     if base is None:

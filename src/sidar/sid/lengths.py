@@ -1,15 +1,17 @@
-"""How long an SID may be: what its codes cost in bits of information, and how a budget is spent over a catalogue.
+"""How long an SID may be: what its codes cost in bits of information, and how a budget is spent
+over a catalogue.
 
-Three readings of "path entropy" (SARQ; no formula is public, all three are [reconstruction], docs/methods/sarq.md).
-Each gives an item a cost C(i, l) that never falls with the level l, and a credit B(i):
+Three readings of "path entropy" (SARQ; no formula is public, all three are [reconstruction],
+docs/methods/sarq.md). Each gives an item a cost C(i, l) that never falls with the level l, and a
+credit B(i):
 
-    e3   C = −log₂( N(c_1…l) / N )               B = κ · log₂(1 + n_i)      information against evidence
+    e3   C = −log₂( N(c_1…l) / N )           B = κ · log₂(1 + n_i)      information against evidence
     e2   C = −log₂( share of traffic under c_1…l )   B = 0
-    e1   C = Σ_{j ≤ l} H( softmax(−‖r_{j−1} − e‖² / T_j) )   B = 0          entropy of the soft assignment
+    e1   C = Σ_{j ≤ l} H( softmax(−‖r_{j−1} − e‖² / T_j) )   B = 0    entropy of the soft assignment
 
-and the length is L_i = max{ l ∈ [L_min, L_max] : C(i, l) − B(i) ≤ τ }.  τ is the one number that decides how many bits
-all SIDs have together (Σ_i Σ_{l ≤ L_i} log₂ K_l); a larger τ never shortens an SID, so sorting the margins C − B finds
-the τ that bisection would converge to.
+and the length is L_i = max{ l ∈ [L_min, L_max] : C(i, l) − B(i) ≤ τ }.  τ is the one number that
+decides how many bits all SIDs have together (Σ_i Σ_{l ≤ L_i} log₂ K_l); a larger τ never shortens
+an SID, so sorting the margins C − B finds the τ that bisection would converge to.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ _BLOCK = 1 << 22  # distances at a time
 
 @dataclass(frozen=True)
 class PrefixCounts:
-    """How many items (or how much traffic) every prefix of a table holds; new items are looked up in it.
+    """How many items (or how much traffic) every prefix of a table holds; new items are looked up
+    in it.
 
-    ``keys[l]`` (n_l,) int64 rising: place of the prefix's parent in ``keys[l − 1]`` · K_l + its last code;
-    ``counts[l]`` (n_l,) int64.
+    ``keys[l]`` (n_l,) int64 rising: place of the prefix's parent in ``keys[l − 1]`` · K_l + its
+    last code; ``counts[l]`` (n_l,) int64.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -37,8 +40,12 @@ class PrefixCounts:
     total: int
 
     @classmethod
-    def build(cls, codes: np.ndarray, codebook_sizes: Sequence[int], weight: np.ndarray | None = None) -> PrefixCounts:
-        """Count ``codes`` (N, L), all of full length; each item counts 1, or ``weight`` (N,) int64."""
+    def build(
+        cls, codes: np.ndarray, codebook_sizes: Sequence[int], weight: np.ndarray | None = None
+    ) -> PrefixCounts:
+        """Count ``codes`` (N, L), all of full length; each item counts 1, or
+        ``weight`` (N,) int64.
+        """
         sizes = tuple(int(size) for size in codebook_sizes)
         each = np.ones(len(codes), np.int64) if weight is None else np.asarray(weight, np.int64)
         parent = np.zeros(len(codes), np.int64)
@@ -52,7 +59,9 @@ class PrefixCounts:
         return cls(sizes, keys, counts, int(each.sum()))
 
     def of(self, codes: np.ndarray) -> np.ndarray:
-        """(n, L) int64 counts of the prefixes of ``codes`` (n, L); 0 where nobody has the prefix."""
+        """(n, L) int64 counts of the prefixes of ``codes`` (n, L); 0 where nobody
+        has the prefix.
+        """
         out = np.zeros(codes.shape, np.int64)
         at = np.zeros(len(codes), np.int64)
         known = np.ones(len(codes), bool)
@@ -64,7 +73,8 @@ class PrefixCounts:
         return out
 
     def information(self, codes: np.ndarray, least: int = 1) -> np.ndarray:
-        """(n, L) float64 −log₂(count / total) of every prefix; counts below ``least`` count as ``least``; 0 gives inf.
+        """(n, L) float64 −log₂(count / total) of every prefix; counts below ``least`` count as
+        ``least``; 0 gives inf.
 
         With ``least=1`` an item under a prefix that nobody has is its only item.
         """
@@ -74,11 +84,16 @@ class PrefixCounts:
 
 
 def soft_entropy(
-    vectors: np.ndarray, codes: np.ndarray, codebooks: Sequence[np.ndarray], temperature: Sequence[float]
+    vectors: np.ndarray,
+    codes: np.ndarray,
+    codebooks: Sequence[np.ndarray],
+    temperature: Sequence[float],
 ) -> np.ndarray:
-    """(n, L) float64 bits: Σ_{j ≤ l} of the entropy of the soft assignment of the residual r_{j−1} to level j's codes.
+    """(n, L) float64 bits: Σ_{j ≤ l} of the entropy of the soft assignment of the residual r_{j−1}
+    to level j's codes.
 
-    ``vectors`` (n, D), ``codes`` (n, L) the hard assignment that makes the residuals, ``codebooks`` (K, D) per level.
+    ``vectors`` (n, D), ``codes`` (n, L) the hard assignment that makes the residuals, ``codebooks``
+    (K, D) per level.
     """
     out = np.zeros(codes.shape)
     step = max(1, _BLOCK // max(len(book) for book in codebooks))
@@ -93,13 +108,19 @@ def soft_entropy(
             logit -= logit.max(axis=1, keepdims=True)
             weight = np.exp(logit)
             norm = weight.sum(axis=1, keepdims=True)
-            out[rows, level] = (np.log(norm[:, 0]) - (weight * logit).sum(axis=1) / norm[:, 0]) / math.log(2)
+            out[rows, level] = (
+                np.log(norm[:, 0]) - (weight * logit).sum(axis=1) / norm[:, 0]
+            ) / math.log(2)
             residual -= book[codes[rows, level]]
     return out.cumsum(axis=1)
 
 
-def soft_temperature(vectors: np.ndarray, codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> list[float]:
-    """Per level the mean squared distance to the chosen code: an item of average fit sees its code at weight 1/e."""
+def soft_temperature(
+    vectors: np.ndarray, codes: np.ndarray, codebooks: Sequence[np.ndarray]
+) -> list[float]:
+    """Per level the mean squared distance to the chosen code: an item of average fit sees its code
+    at weight 1/e.
+    """
     residual = np.array(vectors, np.float32)
     found = []
     for level, book in enumerate(codebooks):
@@ -115,15 +136,21 @@ def code_bits(lengths: np.ndarray, codebook_sizes: Sequence[int]) -> float:
 
 
 def spend(
-    margin: np.ndarray, codebook_sizes: Sequence[int], shortest: int, budget: float, first: np.ndarray | None = None
+    margin: np.ndarray,
+    codebook_sizes: Sequence[int],
+    shortest: int,
+    budget: float,
+    first: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float, float]:
-    """(N,) int32 lengths that cost at most ``budget`` bits, within one code of it; τ; and the last margin paid.
+    """(N,) int32 lengths that cost at most ``budget`` bits, within one code of it; τ; and the last
+    margin paid.
 
-    ``margin`` (N, L) = C − B, rising along L. Codes are granted in the order of their margins. Among equal margins
-    (items that are alone under a prefix, unsold items) lower levels come first, then items with larger ``first`` (N,),
-    then lower rows; τ is the largest margin that *all* codes of that margin were granted at, so a new item is never
-    given more than the catalogue could afford; the last margin paid exceeds it where equal margins were split.
-    Raises ``ValueError`` when no lengths in ``shortest`` … L fit.
+    ``margin`` (N, L) = C − B, rising along L. Codes are granted in the order of their margins.
+    Among equal margins (items that are alone under a prefix, unsold items) lower levels come first,
+    then items with larger ``first`` (N,), then lower rows; τ is the largest margin that *all* codes
+    of that margin were granted at, so a new item is never given more than the catalogue could
+    afford; the last margin paid exceeds it where equal margins were split. Raises ``ValueError``
+    when no lengths in ``shortest`` … L fit.
     """
     n, levels = margin.shape
     cost = np.log2(np.asarray(codebook_sizes, float))
@@ -131,9 +158,9 @@ def spend(
     slack = 1e-9 * max(most, 1.0)
     if not least - slack <= budget <= most + slack:
         raise ValueError(
-            f"a budget of {budget / max(n, 1):.2f} bits per item cannot be met: SIDs of {shortest} codes take "
-            f"{least / max(n, 1):.2f}, of {levels} codes {most / max(n, 1):.2f}; change sid.sarq.budget, min_levels or "
-            "extra_levels"
+            f"a budget of {budget / max(n, 1):.2f} bits per item cannot be met: SIDs of {shortest} "
+            f"codes take {least / max(n, 1):.2f}, of {levels} codes {most / max(n, 1):.2f}; change "
+            "sid.sarq.budget, min_levels or extra_levels"
         )
     open_ = margin[:, shortest:]
     row, level = np.divmod(np.arange(open_.size), max(levels - shortest, 1))
@@ -147,7 +174,8 @@ def spend(
     if len(granted) == 0:
         return lengths, -math.inf, -math.inf
     last = ordered[len(granted) - 1]
-    if len(granted) < len(ordered) and ordered[len(granted)] == last:  # some codes of this margin had to go without
+    # some codes of this margin had to go without
+    if len(granted) < len(ordered) and ordered[len(granted)] == last:
         below = ordered[: len(granted)]
         below = below[below < last]
         return lengths, float(below[-1]) if len(below) else -math.inf, float(last)
@@ -155,5 +183,7 @@ def spend(
 
 
 def allowed(margin: np.ndarray, shortest: int, tau: float) -> np.ndarray:
-    """(n,) int32 lengths by the rule: the deepest level with margin (n, L) at most ``tau``, at least ``shortest``."""
+    """(n,) int32 lengths by the rule: the deepest level with margin (n, L) at most ``tau``, at
+    least ``shortest``.
+    """
     return (shortest + (margin[:, shortest:] <= tau).sum(axis=1)).astype(np.int32)

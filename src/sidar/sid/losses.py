@@ -1,8 +1,8 @@
 """The terms of an RQ-VAE's loss as functions of tensors (TIGER; CQ-SID, docs/methods/cqsid.md).
 
-Errors are squared distances *per input dimension* (divided by D), as public RQ-VAE code has them [known]. Only the
-ratios of the terms matter to AdamW; with sums instead, the paper's γ = .001 would weigh 1/D of what it does
-[reconstruction].
+Errors are squared distances *per input dimension* (divided by D), as public RQ-VAE code has them
+[known]. Only the ratios of the terms matter to AdamW; with sums instead, the paper's γ = .001 would
+weigh 1/D of what it does [reconstruction].
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ def reconstruction(x: Tensor, restored: Tensor) -> Tensor:
 
 
 def residuals(z: Tensor, parts: Tensor) -> Tensor:
-    """(B, L, d) what each level quantises: r_l = z − Σ_{j<l} e_j, for z (B, d) and its chosen centroids (B, L, d)."""
+    """(B, L, d) what each level quantises: r_l = z − Σ_{j<l} e_j, for z (B, d) and its chosen
+    centroids (B, L, d).
+    """
     return z[:, None] - (parts.cumsum(1) - parts)
 
 
@@ -34,10 +36,12 @@ def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
 
 
 def bi_infonce(items: Tensor, queries: Tensor, hidden: Tensor, temperature: float) -> Tensor:
-    """−½ mean_i [ log e^{s_ii} / Σ_j e^{s_ij} + log e^{s_ii} / Σ_j e^{s_ji} ], s_ij = cos(e_i, q_j) / τ.
+    """−½ mean_i [ log e^{s_ii} / Σ_j e^{s_ij} + log e^{s_ii} / Σ_j e^{s_ji} ], s_ij = cos(e_i, q_j)
+    / τ.
 
-    ``items``, ``queries`` (P, d): pair i is an item and a query that led to it. ``hidden`` (P, P) bool, diagonal False:
-    query j led to item i as well, so that the two are no negatives of one another. [ours]
+    ``items``, ``queries`` (P, d): pair i is an item and a query that led to it. ``hidden`` (P, P)
+    bool, diagonal False: query j led to item i as well, so that the two are no negatives of one
+    another. [ours]
     """
     scores = F.normalize(items, dim=1) @ F.normalize(queries, dim=1).T / temperature
     scores = scores.masked_fill(hidden, -torch.inf)

@@ -1,17 +1,21 @@
 """SID tables as others publish them, read and written: one list or string of tokens per item.
 
-Read from JSON (``{item: SID}`` or a list of ``{"item_id": …, "sid": …}``), JSON lines, CSV and Parquet, by the file's
-ending. An SID may be
+Read from JSON (``{item: SID}`` or a list of ``{"item_id": …, "sid": …}``), JSON lines, CSV and
+Parquet, by the file's ending. An SID may be
 
-* a list of tokens, ``["<a_1>", "<b_12>"]`` (LC-Rec's and MiniOneRec's ``index.json``), or of numbers, ``[1, 12]``;
+* a list of tokens, ``["<a_1>", "<b_12>"]`` (LC-Rec's and MiniOneRec's ``index.json``), or of
+  numbers, ``[1, 12]``;
 * the text of such a list, of a tuple or of a numpy array, as pandas writes them into CSV;
-* one text, ``<a_1><b_12>``, ``<|sid_begin|><s_a_1><s_b_12><|sid_end|>`` (OneRec), ``<s1_1><s2_12>`` (ours), ``1-12``.
+* one text, ``<a_1><b_12>``, ``<|sid_begin|><s_a_1><s_b_12><|sid_end|>`` (OneRec), ``<s1_1><s2_12>``
+  (ours), ``1-12``.
 
-Whole floats are numbers, lists of one element stand for it, and NaN or −1 at the end pads shorter SIDs.
+Whole floats are numbers, lists of one element stand for it, and NaN or −1 at the end pads shorter
+SIDs.
 
-The n-th token is level n whatever it is called, but a level must have one name throughout and no two levels the same:
-a token in another place is an error, because nobody can tell what its author meant. SIDs may differ in length (a token
-that only parts items of one SID, as TIGER appends it, is a level like any other). Numbers are kept as they stand.
+The n-th token is level n whatever it is called, but a level must have one name throughout and no
+two levels the same: a token in another place is an error, because nobody can tell what its author
+meant. SIDs may differ in length (a token that only parts items of one SID, as TIGER appends it, is
+a level like any other). Numbers are kept as they stand.
 """
 
 from __future__ import annotations
@@ -50,10 +54,11 @@ SID_COLUMNS = ("sid", "codes", "semantic_id", "semantic_ids", "sids", "tokens")
 
 @dataclass(frozen=True)
 class Published:
-    """A table as its file has it. ``codes`` (n, L) int32, −1 past the end; ``names`` (L,) what the levels are called.
+    """A table as its file has it. ``codes`` (n, L) int32, −1 past the end; ``names`` (L,) what the
+    levels are called.
 
-    ``names`` are empty where the file has bare numbers. ``codebook_sizes`` are the file's own where it tells them,
-    else one more than the largest code of each level.
+    ``names`` are empty where the file has bare numbers. ``codebook_sizes`` are the file's own where
+    it tells them, else one more than the largest code of each level.
     """
 
     item_ids: tuple[str, ...]
@@ -72,15 +77,18 @@ class Published:
 
 
 def read_published(
-    path: PathLike, codebook_sizes: Sequence[int] | None = None, columns: Mapping[str, str] | None = None
+    path: PathLike,
+    codebook_sizes: Sequence[int] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Published:
-    """Read a table; ``codebook_sizes`` states the codes per level where the largest code seen is not the last there is.
+    """Read a table; ``codebook_sizes`` states the codes per level where the largest code seen is
+    not the last there is.
 
-    ``columns`` maps ``item_id`` and ``sid`` to the table's own columns; ``sid`` may be several, joined by commas, one
-    for each level.
+    ``columns`` maps ``item_id`` and ``sid`` to the table's own columns; ``sid`` may be several,
+    joined by commas, one for each level.
 
-    ``ValueError`` names the file, the item and the token: not parseable, another level's name, outside its codebook,
-    an item listed twice, or an item without an SID.
+    ``ValueError`` names the file, the item and the token: not parseable, another level's name,
+    outside its codebook, an item listed twice, or an item without an SID.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +110,10 @@ def read_published(
     sizes = tuple(int(k) for k in codebook_sizes or about.get("codebook_sizes", seen))
     if len(sizes) < len(seen):
         item = pairs[int((codes >= 0).sum(axis=1).argmax())][0]
-        raise ValueError(f"{path}: item {item!r} has {len(seen)} tokens, sid.codebook_sizes names {len(sizes)} levels")
+        raise ValueError(
+            f"{path}: item {item!r} has {len(seen)} tokens, sid.codebook_sizes names {len(sizes)} "
+            "levels"
+        )
     if len(sizes) > len(seen):
         codes = np.pad(codes, ((0, 0), (0, len(sizes) - len(seen))), constant_values=-1)
         names = (*names, *("" for _ in range(len(sizes) - len(seen))))
@@ -113,7 +124,9 @@ def read_published(
             f"{path}: item {pairs[row][0]!r} has code {codes[row, level]} at level {level + 1}, "
             f"which has {sizes[level]} codes (0 to {sizes[level] - 1})"
         )
-    return Published(tuple(item for item, _ in pairs), codes, sizes, names, about.get("method", "table"))
+    return Published(
+        tuple(item for item, _ in pairs), codes, sizes, names, about.get("method", "table")
+    )
 
 
 def write_published(
@@ -124,10 +137,12 @@ def write_published(
     names: Sequence[str] | None = None,
     form: str = "tokens",
 ) -> int:
-    """Write ``{item: SID}`` as JSON, or ``item_id, sid`` as Parquet, JSON lines or CSV; returns how many items.
+    """Write ``{item: SID}`` as JSON, or ``item_id, sid`` as Parquet, JSON lines or CSV; returns how
+    many items.
 
-    ``form``: ``tokens`` (a list), ``text`` (one string) or ``codes`` (numbers). ``names`` are the levels', default a,
-    b, c …. Items without an SID are left out. Parquet with ``codes`` is Sidar's own ``sids.parquet``.
+    ``form``: ``tokens`` (a list), ``text`` (one string) or ``codes`` (numbers). ``names`` are the
+    levels', default a, b, c …. Items without an SID are left out. Parquet with ``codes`` is Sidar's
+    own ``sids.parquet``.
     """
     path = Path(path)
     if form not in FORMS:
@@ -135,7 +150,9 @@ def write_published(
     names = list(names) if names else [_letter(level) for level in range(sids.n_levels)]
     good = all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names)
     if len(names) < sids.n_levels or len(set(names)) < len(names) or not good:
-        raise ValueError(f"level names {names} must be {sids.n_levels} different words, such as a,b,c")
+        raise ValueError(
+            f"level names {names} must be {sids.n_levels} different words, such as a,b,c"
+        )
     if path.suffix == ".parquet" and form == "codes":
         save_sids(path, item_ids, sids)
         return int((sids.lengths > 0).sum())
@@ -144,17 +161,26 @@ def write_published(
     for row in np.flatnonzero(sids.lengths > 0):
         codes = sids.tuple_of(int(row))
         tokens = [f"<{names[level]}_{code}>" for level, code in enumerate(codes)]
-        table[str(ids[row])] = {"tokens": tokens, "text": "".join(tokens), "codes": list(codes)}[form]
+        table[str(ids[row])] = {"tokens": tokens, "text": "".join(tokens), "codes": list(codes)}[
+            form
+        ]
     if path.suffix == ".json":
-        lines = ",\n".join(f"{json.dumps(item, ensure_ascii=False)}: {json.dumps(sid)}" for item, sid in table.items())
+        lines = ",\n".join(
+            f"{json.dumps(item, ensure_ascii=False)}: {json.dumps(sid)}"
+            for item, sid in table.items()
+        )
         path.write_text(f"{{\n{lines}\n}}\n")
     elif path.suffix == ".jsonl":
-        rows = (json.dumps({"item_id": item, "sid": sid}, ensure_ascii=False) for item, sid in table.items())
+        rows = (
+            json.dumps({"item_id": item, "sid": sid}, ensure_ascii=False)
+            for item, sid in table.items()
+        )
         path.write_text("".join(f"{row}\n" for row in rows))
     elif path.suffix in (".parquet", ".csv"):
         values = list(table.values())
         if path.suffix == ".csv":  # a cell is one text
-            values = [value if form == "text" else "-".join(map(str, value)) if form == "codes" else " ".join(value)
+            values = [value if form == "text" else "-".join(map(str,
+            value)) if form == "codes" else " ".join(value)
                       for value in values]  # fmt: skip
         columns = pa.table({"item_id": pa.array(list(table), pa.string()), "sid": values})
         if path.suffix == ".parquet":
@@ -180,11 +206,18 @@ def _pairs(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, Any]
         if isinstance(value, _Pairs):
             items = _items(path, pa.array([item for item, _ in value], pa.string()))
             return list(zip(items, [sid for _, sid in value], strict=True)), {}
-        rows = [dict(row) if isinstance(row, _Pairs) else row for row in value] if isinstance(value, list) else [value]
+        rows = (
+            [dict(row) if isinstance(row, _Pairs) else row for row in value]
+            if isinstance(value, list)
+            else [value]
+        )
         return _from_rows(path, rows, columns), {}
     if kind in ("jsonl", "ndjson"):
-        lines = enumerate(_text(path).split("\n"), start=1)  # other separators of lines may stand inside a value
-        return _from_rows(path, [_json(path, line, f"line {n}") for n, line in lines if line.strip()], columns), {}
+        # other separators of lines may stand inside a value
+        lines = enumerate(_text(path).split("\n"), start=1)
+        return _from_rows(
+            path, [_json(path, line, f"line {n}") for n, line in lines if line.strip()], columns
+        ), {}
     if kind == "parquet":
         table = pq.read_table(path)
         raw = (table.schema.metadata or {}).get(META)
@@ -210,9 +243,13 @@ def _delimited(path: Path) -> pa.Table:
         staged = stage_csv(duck, path, source)
         for reject in source.rejects[:1]:
             raise ValueError(
-                f"{path}, record {reject.place:,} cannot be read ({reject.reason}): {reject.raw.strip()[:120]!r}"
+                f"{path}, record {reject.place:,} cannot be read ({reject.reason}): "
+                f"{reject.raw.strip()[:120]!r}"
             )
-        sql = f"SELECT * EXCLUDE ({FILE}, {PLACE}) FROM read_parquet({quoted(staged)}) ORDER BY {PLACE}"
+        sql = (
+            f"SELECT * EXCLUDE ({FILE}, {PLACE}) FROM read_parquet({quoted(staged)}) ORDER BY "
+            f"{PLACE}"
+        )
         return duck.table(sql)
 
 
@@ -233,15 +270,25 @@ def _from_columns(path: Path, table: pa.Table, columns: Mapping[str, str]) -> li
     sids = _sid_columns(names, columns)
     if own is None or not sids:
         raise ValueError(
-            f"{path} has columns {', '.join(names)}; want item_id and one of {', '.join(SID_COLUMNS)}, or name yours, "
-            f"e.g. columns: {{item_id: {names[0] if names else 'asin'}, sid: {names[-1] if names else 'code'}}}"
+            f"{path} has columns {', '.join(names)}; want item_id and one of "
+            f"{', '.join(SID_COLUMNS)}, or name yours, "
+            f"e.g. columns: {{item_id: {names[0] if names else 'asin'}, sid: "
+            f"{names[-1] if names else 'code'}}}"
         )
     items = _items(path, table.column(own))
     values = [table.column(name).to_pylist() for name in sids]
-    return list(zip(items, values[0] if len(sids) == 1 else map(list, zip(*values, strict=True)), strict=True))
+    return list(
+        zip(
+            items,
+            values[0] if len(sids) == 1 else map(list, zip(*values, strict=True)),
+            strict=True,
+        )
+    )
 
 
-def _from_rows(path: Path, rows: Iterable[Any], columns: Mapping[str, str]) -> list[tuple[str, Any]]:
+def _from_rows(
+    path: Path, rows: Iterable[Any], columns: Mapping[str, str]
+) -> list[tuple[str, Any]]:
     items, sids = [], []
     for place, row in enumerate(rows, start=1):
         names = list(row) if isinstance(row, dict) else []
@@ -249,7 +296,8 @@ def _from_rows(path: Path, rows: Iterable[Any], columns: Mapping[str, str]) -> l
         if own is None or not columns_of_sid:
             raise ValueError(
                 f"{path}: entry {place} has no item_id or none of {', '.join(SID_COLUMNS)} "
-                f"(it has {', '.join(names)}); name yours, e.g. columns: {{item_id: asin, sid: code}}"
+                f"(it has {', '.join(names)}); name yours, e.g. columns: {{item_id: asin, sid: "
+                f"code}}"
             )
         items.append(_id_text(f"{path}: entry {place}", own, row[own]))
         values = [row[name] for name in columns_of_sid]
@@ -258,14 +306,18 @@ def _from_rows(path: Path, rows: Iterable[Any], columns: Mapping[str, str]) -> l
 
 
 def _id_text(where: str, column: str, value: Any) -> str | None:
-    """Return an id of JSON as text: a list of plain values is joined, as in a catalogue; anything deeper is refused."""
+    """Return an id of JSON as text: a list of plain values is joined, as in a catalogue; anything
+    deeper is refused.
+    """
     parts = value if isinstance(value, list) else [value]
     if any(isinstance(part, dict | list) for part in parts):
         raise ValueError(
-            f"{where}: {column} holds {json.dumps(value)[:80]}, where an id is wanted; name another column, e.g. "
-            "columns: {item_id: asin}"
+            f"{where}: {column} holds {json.dumps(value)[:80]}, where an id is wanted; name "
+            "another column, e.g. columns: {item_id: asin}"
         )
-    texts = [part if isinstance(part, str) else json.dumps(part) for part in parts if part is not None]
+    texts = [
+        part if isinstance(part, str) else json.dumps(part) for part in parts if part is not None
+    ]
     return ", ".join(texts) if texts else None
 
 
@@ -291,13 +343,19 @@ def _sid_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
             levels.setdefault(match[1], {})[int(match[2])] = name
     for numbered in levels.values():
         first = min(numbered)
-        if len(numbered) > 1 and first in (0, 1) and sorted(numbered) == list(range(first, first + len(numbered))):
+        if (
+            len(numbered) > 1
+            and first in (0, 1)
+            and sorted(numbered) == list(range(first, first + len(numbered)))
+        ):
             return [numbered[level] for level in sorted(numbered)]
     return []
 
 
 def _items(path: Path, ids: pa.Array | pa.ChunkedArray) -> list[str]:
-    """Return the item ids as the catalogue's reader writes them; ``ValueError`` names an entry that has none."""
+    """Return the item ids as the catalogue's reader writes them; ``ValueError`` names an entry that
+    has none.
+    """
     with tempfile.TemporaryDirectory(prefix="sidar-ids-") as work, Duck(work) as duck:
         staged = duck.new_file()
         places = pa.array(np.arange(1, len(ids) + 1))
@@ -311,18 +369,29 @@ def _items(path: Path, ids: pa.Array | pa.ChunkedArray) -> list[str]:
     return [str(item) for item in items]
 
 
-def _level_names(path: Path, pairs: Sequence[tuple[str, Any]], found: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """What each level is called: the commonest name of its place; a token called otherwise is an error."""
-    places = [Counter(names[level] for names in found if len(names) > level) for level in range(max(map(len, found)))]
+def _level_names(
+    path: Path, pairs: Sequence[tuple[str, Any]], found: Sequence[Sequence[str]]
+) -> tuple[str, ...]:
+    """What each level is called: the commonest name of its place; a token called otherwise is an
+    error.
+    """
+    places = [
+        Counter(names[level] for names in found if len(names) > level)
+        for level in range(max(map(len, found)))
+    ]
     names = tuple(place.most_common(1)[0][0] for place in places)
     for (item, _), own in zip(pairs, found, strict=True):
         for level, (name, usual) in enumerate(zip(own, names, strict=False)):
             if name != usual:
                 raise ValueError(
-                    f"{path}: item {item!r}: token {level + 1} is of level {name!r}, but in this place others have "
-                    f"{usual!r}; the tokens of an SID must follow one order of levels"
+                    f"{path}: item {item!r}: token {level + 1} is of level {name!r}, but in this "
+                    f"place others have {usual!r}; the tokens of an SID must follow one order of "
+                    "levels"
                 )
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
-        raise ValueError(f"{path}: item {pairs[0][0]!r}: two levels are called {twice[0]!r}; name each level its own")
+        raise ValueError(
+            f"{path}: item {pairs[0][0]!r}: two levels are called {twice[0]!r}; name each level "
+            "its own"
+        )
     return names

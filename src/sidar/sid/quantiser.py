@@ -1,4 +1,6 @@
-"""Residual codebooks that follow moving averages of what is assigned to them (VQ-VAE, appendix A.1 [known])."""
+"""Residual codebooks that follow moving averages of what is assigned to them (VQ-VAE, appendix A.1
+[known]).
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,21 @@ _FADED = 1e-6  # a code whose moving count is below this keeps its place
 
 
 class ResidualQuantiser(nn.Module):
-    """L codebooks (K_l, d) as buffers: ``book_l``, and the moving averages ``count_l`` (K,) and ``total_l`` (K, d).
+    """L codebooks (K_l, d) as buffers: ``book_l``, and the moving averages ``count_l`` (K,) and
+    ``total_l`` (K, d).
 
     Per step and level, with n_k items on code k and m_k the sum of their residuals:
     N_k ← γ N_k + (1 − γ) n_k, M_k ← γ M_k + (1 − γ) m_k, e_k = M_k / N_k.
 
-    With categories, the first ``reserved`` codes of level 1 belong to one category each and are never restarted, and
-    only the first ``used`` (a buffer) occur at all.
+    With categories, the first ``reserved`` codes of level 1 belong to one category each and are
+    never restarted, and only the first ``used`` (a buffer) occur at all.
     """
 
     used: Tensor
 
-    def __init__(self, sizes: Sequence[int], dim: int, decay: float, precision: Precision = "auto") -> None:
+    def __init__(
+        self, sizes: Sequence[int], dim: int, decay: float, precision: Precision = "auto"
+    ) -> None:
         super().__init__()
         self.sizes, self.decay, self.precision = tuple(sizes), decay, precision
         self.reserved = 0
@@ -47,7 +52,8 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def assign(self, z: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Codes (B, L) int64 and their centroids (B, L, d) for latents (B, d): at each level the nearest.
+        """Codes (B, L) int64 and their centroids (B, L, d) for latents (B, d): at each level the
+        nearest.
 
         ``first`` (B,) int64: the first code of each row, −1 = the nearest open one.
         """
@@ -76,8 +82,11 @@ class ResidualQuantiser(nn.Module):
     # ------------------------------------------------------------------ learning
 
     @torch.no_grad()
-    def start(self, z: Tensor, first: Tensor | None, batch: int, generator: torch.Generator) -> None:
-        """Each level begins as k-means of the residuals of a sample z (n, d); counts as in a batch of ``batch`` rows.
+    def start(
+        self, z: Tensor, first: Tensor | None, batch: int, generator: torch.Generator
+    ) -> None:
+        """Each level begins as k-means of the residuals of a sample z (n, d); counts as in a batch
+        of ``batch`` rows.
 
         With ``first`` (n,), level 1 begins as :func:`~sidar.sid.guided.first_book` says.
         """
@@ -108,7 +117,9 @@ class ResidualQuantiser(nn.Module):
             count.mul_(self.decay).add_(now, alpha=1 - self.decay)
             sums = group_sums(rest[:, level], codes[:, level], now)
             total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-            book.copy_(torch.where(count[:, None] > _FADED, total / count.clamp_min(_FADED)[:, None], book))
+            book.copy_(
+                torch.where(count[:, None] > _FADED, total / count.clamp_min(_FADED)[:, None], book)
+            )
 
     def dead(self, level: int, share: float) -> Tensor:
         """Codes used less than ``share`` of their level's mean, unused and reserved ones aside."""
@@ -121,12 +132,19 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def restart(
-        self, z: Tensor, codes: Tensor, parts: Tensor, share: float, generator: torch.Generator, known: Tensor | None
+        self,
+        z: Tensor,
+        codes: Tensor,
+        parts: Tensor,
+        share: float,
+        generator: torch.Generator,
+        known: Tensor | None,
     ) -> int:
-        """Give dead codes a new place; returns how many. ``known`` (B,) bool: rows whose first code is not chosen.
+        """Give dead codes a new place; returns how many. ``known`` (B,) bool: rows whose first code
+        is not chosen.
 
-        The place is half-way between a residual, drawn by its squared error, and its code: a residual itself is too far
-        out to be the mean of anything (docs/findings.md). [ours]
+        The place is half-way between a residual, drawn by its squared error, and its code: a
+        residual itself is too far out to be the mean of anything (docs/findings.md). [ours]
         """
         done = 0
         rest = residuals(z, parts)
@@ -152,7 +170,9 @@ class ResidualQuantiser(nn.Module):
         return done
 
     def use(self, share: float) -> dict[str, float]:
-        """Per level (named from 1): ``use`` = codes that are not dead, ``perplexity`` of the moving counts."""
+        """Per level (named from 1): ``use`` = codes that are not dead, ``perplexity`` of the moving
+        counts.
+        """
         found = {}
         for level in range(len(self.sizes)):
             count = self.part("count", level)

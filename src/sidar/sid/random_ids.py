@@ -1,4 +1,7 @@
-"""Random IDs: codes that say nothing of the item. The control that every tokenizer must beat (docs/evaluation.md)."""
+"""Random IDs: codes that say nothing of the item.
+
+The control that every tokenizer must beat (docs/evaluation.md).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from sidar.types import SemanticIds, SidInputs
 
 @register_tokenizer("random")
 class RandomIds(Tokenizer):
-    """Uniform codes from a hash of the seed and the vector's bits: the same item always gets the same SID.
+    """Uniform codes from a hash of the seed and the vector's bits: the same item always gets the
+    same SID.
 
-    Identical vectors share an SID; any other two share codes by chance alone. ``codebooks_``: means by code
-    (:mod:`sidar.sid.standin`), which lie near one another, as they should.
+    Identical vectors share an SID; any other two share codes by chance alone. ``codebooks_``: means
+    by code (:mod:`sidar.sid.standin`), which lie near one another, as they should.
     """
 
     keeps_vectors = False
@@ -34,10 +38,14 @@ class RandomIds(Tokenizer):
         return self.full_table(self._codes(checked_vectors(inputs, self.codebooks_[0].shape[1])))
 
     def _codes(self, vectors: np.ndarray) -> np.ndarray:
-        """(N, L) int32: each level's own mixture (splitmix64's finaliser [known]) of the row's hash."""
+        """(N, L) int32: each level's own mixture (splitmix64's finaliser [known]) of the row's
+        hash.
+        """
         hashes = row_hashes(vectors)
         codes = np.empty((len(vectors), len(self.codebook_sizes)), np.int32)
-        salts = np.random.default_rng([self.seed, 17]).integers(0, 2**63, codes.shape[1], dtype=np.uint64)
+        salts = np.random.default_rng([self.seed, 17]).integers(
+            0, 2**63, codes.shape[1], dtype=np.uint64
+        )
         for level, (size, salt) in enumerate(zip(self.codebook_sizes, salts, strict=True)):
             x = hashes ^ salt
             with np.errstate(over="ignore"):

@@ -1,8 +1,10 @@
-"""What the codes keep of the items, as a search sees it: recall of quantised dense, by which codebook sizes are judged.
+"""What the codes keep of the items, as a search sees it: recall of quantised dense, by which
+codebook sizes are judged.
 
-The figures of collisions say how many items share an SID, not whether near items can still be told from far ones. Here
-an item, or a query of the training log, looks for its answers among the SIDs' reconstructions (baselines/quantised.py
-ranks the same way), and the exact vectors are the measure. No test query is read.
+The figures of collisions say how many items share an SID, not whether near items can still be told
+from far ones. Here an item, or a query of the training log, looks for its answers among the SIDs'
+reconstructions (baselines/quantised.py ranks the same way), and the exact vectors are the measure.
+No test query is read.
 """
 
 from __future__ import annotations
@@ -30,14 +32,17 @@ def quantised_recall(
     pairs: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """JSON-able: ``neighbours``, the share of an item's 10 nearest other items among the first 100 of quantised dense.
+    """JSON-able: ``neighbours``, the share of an item's 10 nearest other items among the first 100
+    of quantised dense.
 
-    With ``query_vectors`` (M, D) and ``pairs`` (P, 2) of query and row also ``pairs``, the share of pairs whose item is
-    among the query's first 100, and ``pairs_exact``, the same with the items' own vectors.
+    With ``query_vectors`` (M, D) and ``pairs`` (P, 2) of query and row also ``pairs``, the share of
+    pairs whose item is among the query's first 100, and ``pairs_exact``, the same with the items'
+    own vectors.
 
-    ``vectors`` (N, D) by row; ``tokenizer`` says what codes keep (its ``reconstruct``). Items of one SID
-    come in random order: an SID that straddles rank 100 counts by the share of its items that fit. Rows without an SID
-    are not looked for. At most 512 items and pairs, chosen by ``seed``.
+    ``vectors`` (N, D) by row; ``tokenizer`` says what codes keep (its ``reconstruct``). Items of
+    one SID come in random order: an SID that straddles rank 100 counts by the share of its items
+    that fit. Rows without an SID are not looked for. At most 512 items and pairs, chosen by
+    ``seed``.
     """
     rows = np.flatnonzero(sids.lengths > 0)
     if len(rows) < 2:
@@ -51,10 +56,15 @@ def quantised_recall(
         block = chosen[start : start + _BLOCK]
         queries = np.asarray(vectors[block], np.float32)
         exact = _scores(queries, vectors)[:, rows]
-        exact[np.arange(len(block)), np.searchsorted(rows, block)] = -np.inf  # an item is no neighbour of its own
+        # an item is no neighbour of its own
+        exact[np.arange(len(block)), np.searchsorted(rows, block)] = -np.inf
         near = rows[np.argpartition(-exact, width - 1, axis=1)[:, :width]]
         shares.append(clusters.reach(queries, near, besides=block))
-    found: dict[str, Any] = {"depth": DEPTH, "items": len(chosen), "neighbours": float(np.concatenate(shares).mean())}
+    found: dict[str, Any] = {
+        "depth": DEPTH,
+        "items": len(chosen),
+        "neighbours": float(np.concatenate(shares).mean()),
+    }
     if query_vectors is None or pairs is None:
         return found
     pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
@@ -79,25 +89,34 @@ def quantised_recall(
 
 
 class _Clusters:
-    """The SIDs of a table: reconstructions of length 1, numbers of items, and the SID of each row."""
+    """The SIDs of a table: reconstructions of length 1, numbers of items, and the
+    SID of each row.
+    """
 
     def __init__(self, sids: SemanticIds, tokenizer: Tokenizer, rows: np.ndarray) -> None:
-        codes, inverse, self.size = np.unique(sids.codes[rows], axis=0, return_inverse=True, return_counts=True)
+        codes, inverse, self.size = np.unique(
+            sids.codes[rows], axis=0, return_inverse=True, return_counts=True
+        )
         self.of = np.full(len(sids), -1, np.int64)
         self.of[rows] = inverse.reshape(-1)
         vectors = tokenizer.reconstruct(codes)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         self.vectors = vectors / np.where(length > 0, length, 1)
 
-    def reach(self, queries: np.ndarray, wanted: np.ndarray, besides: np.ndarray | None = None) -> np.ndarray:
-        """(Q,) share of the rows ``wanted`` (Q, n) among the first 100 items; ``besides`` (Q,) rows do not count."""
+    def reach(
+        self, queries: np.ndarray, wanted: np.ndarray, besides: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(Q,) share of the rows ``wanted`` (Q, n) among the first 100 items; ``besides`` (Q,) rows
+        do not count.
+        """
         scores = queries @ self.vectors.T  # (Q, SIDs)
         order = np.argsort(-scores, axis=1, kind="stable")
         sizes = self.size[order]
         if besides is not None:
             sizes = sizes - (order == self.of[besides][:, None])
         before = np.cumsum(sizes, axis=1) - sizes
-        fits = np.clip(DEPTH - before, 0, sizes) / np.maximum(sizes, 1)  # share of each SID's items that comes in time
+        # share of each SID's items that comes in time
+        fits = np.clip(DEPTH - before, 0, sizes) / np.maximum(sizes, 1)
         share = np.empty_like(fits)
         np.put_along_axis(share, order, fits, 1)
         return np.take_along_axis(share, self.of[wanted], 1).mean(1)
@@ -107,7 +126,11 @@ def _scores(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """(Q, N) inner products, a block of memory-mapped rows at a time."""
     step = 1 << 16
     return np.concatenate(
-        [queries @ np.asarray(vectors[at : at + step], np.float32).T for at in range(0, len(vectors), step)], axis=1
+        [
+            queries @ np.asarray(vectors[at : at + step], np.float32).T
+            for at in range(0, len(vectors), step)
+        ],
+        axis=1,
     )
 
 

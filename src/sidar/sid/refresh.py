@@ -1,13 +1,16 @@
-"""A newer catalogue under frozen codebooks: items keep their SIDs, new ones get theirs, changed ones if it pays.
+"""A newer catalogue under frozen codebooks: items keep their SIDs, new ones get theirs, changed
+ones if it pays.
 
-An SID is a name that the language model has learnt. Encoding everything again would give most items the same codes,
-but not all: a corrected title moves one SID in six or so, and a balanced or split table deals its last codes anew
-(docs/lifecycle.md). So an item whose vector did not change keeps its SID, and one whose vector did keeps it while
+An SID is a name that the language model has learnt. Encoding everything again would give most items
+the same codes, but not all: a corrected title moves one SID in six or so, and a balanced or split
+table deals its last codes anew (docs/lifecycle.md). So an item whose vector did not change keeps
+its SID, and one whose vector did keeps it while
 
-    |x − x̂_old|² ≤ (1 + margin) · |x − x̂_new|²                                                    [ours]
+    |x − x̂_old|² ≤ (1 + margin) · |x − x̂_new|²                                              [ours]
 
-where x̂ is what the codes keep of the vector under the frozen codebooks. With margin 0 it moves whenever new codes are
-nearer. Where the first code is the category's, an item whose category changed moves in any case.
+where x̂ is what the codes keep of the vector under the frozen codebooks. With margin 0 it moves
+whenever new codes are nearer. Where the first code is the category's, an item whose category
+changed moves in any case.
 """
 
 from __future__ import annotations
@@ -40,22 +43,33 @@ class Refreshed:
 
 
 def refresh(
-    tokenizer: Tokenizer, previous: SemanticIds, ledger: Ledger | None, inputs: SidInputs, *, margin: float
+    tokenizer: Tokenizer,
+    previous: SemanticIds,
+    ledger: Ledger | None,
+    inputs: SidInputs,
+    *,
+    margin: float,
 ) -> Refreshed:
-    """SIDs for ``inputs`` (n items with ``item_ids``); ``previous``: yesterday's, in the same order, length 0 = none.
+    """SIDs for ``inputs`` (n items with ``item_ids``); ``previous``: yesterday's, in the same
+    order, length 0 = none.
 
-    Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer with a rule of its own
-    (:meth:`~sidar.sid.tokenizer.Tokenizer.refresh`) is asked instead, with ``stays`` (n,) bool: the items that keep
-    their SID by the rule above; causes then say ``tokenizer`` where such an item moved. Raises ``ValueError`` when
-    ``previous`` was made with other codebooks.
+    Without a ``ledger`` every old item counts as one whose vector may have changed. A tokenizer
+    with a rule of its own (:meth:`~sidar.sid.tokenizer.Tokenizer.refresh`) is asked instead, with
+    ``stays`` (n,) bool: the items that keep their SID by the rule above; causes then say
+    ``tokenizer`` where such an item moved. Raises ``ValueError`` when ``previous`` was made with
+    other codebooks.
     """
     n = len(inputs.vectors)
     if inputs.item_ids is None or len(previous) != n:
-        raise ValueError(f"{len(previous)} earlier SIDs do not fit {n} items; both must be in the order of item_ids")
+        raise ValueError(
+            f"{len(previous)} earlier SIDs do not fit {n} items; both must be in the order of "
+            "item_ids"
+        )
     sizes = tuple(len(book) for book in tokenizer.codebooks_)
     if sizes != tuple(previous.codebook_sizes):
         raise ValueError(
-            f"the tokenizer has codebooks {sizes}, the earlier SID table {tuple(previous.codebook_sizes)}; they do not "
+            f"the tokenizer has codebooks {sizes}, the earlier SID table "
+            f"{tuple(previous.codebook_sizes)}; they do not "
             "belong together: start without --from"
         )
     had = previous.lengths > 0
@@ -89,13 +103,17 @@ def refresh(
         cause[moved & ~stays] = "text"
         cause[moved & refiled] = "category"
         return Refreshed(found, cause, fitted)
-    return Refreshed(SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted)
+    return Refreshed(
+        SemanticIds(codes, lengths, previous.codebook_sizes, method=previous.method), cause, fitted
+    )
 
 
 def refiled_items(tokenizer: Tokenizer, inputs: SidInputs, codes: np.ndarray) -> np.ndarray:
-    """(n,) bool: items whose category has another first code than ``codes`` (n, L); they move whatever their text.
+    """(n,) bool: items whose category has another first code than ``codes`` (n, L); they move
+    whatever their text.
 
-    Where the first level is guided by categories, a known category always carries its code (docs/methods/cqsid.md).
+    Where the first level is guided by categories, a known category always carries its code
+    (docs/methods/cqsid.md).
     """
     given = given_first(tokenizer, inputs)
     return np.zeros(len(codes), bool) if given is None else (given >= 0) & (given != codes[:, 0])

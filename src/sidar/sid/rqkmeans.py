@@ -1,4 +1,6 @@
-"""RQ-KMeans: k-means on vectors, then on what is left of them, level by level (QARM, OneRec; no encoder). [known]"""
+"""RQ-KMeans: k-means on vectors, then on what is left of them, level by level (QARM, OneRec; no
+encoder). [known]
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from sidar.sid.balance import balanced_codes
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
 from sidar.sid.guided import first_book, first_codes
 from sidar.sid.kmeans import CHUNK, Nearest, group_sums, kmeans
-from sidar.sid.tokenizer import Tokenizer, checked_vectors, read_description, register_tokenizer, write_description
+from sidar.sid.tokenizer import (
+    Tokenizer,
+    checked_vectors,
+    read_description,
+    register_tokenizer,
+    write_description,
+)
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _BALANCE_ROUNDS = 3
@@ -22,16 +30,20 @@ _BALANCE_ROUNDS = 3
 
 @register_tokenizer("rqkmeans")
 class RqKmeans(Tokenizer):
-    """Codebooks of halving sizes over residuals; a new item takes the nearest centroid at every level.
+    """Codebooks of halving sizes over residuals; a new item takes the nearest centroid at every
+    level.
 
-    ``balance_last``: in :meth:`encode_catalogue` the items of one parent (all codes but the last) are spread evenly
-    over the last level's codes, and the last codebook is fitted so. Balancing every level destroys the hierarchy
-    (OneSearch: code usage 48.95 % → 1.64 %), so only the last can be. A new item is not balanced [reconstruction].
+    ``balance_last``: in :meth:`encode_catalogue` the items of one parent (all codes but the last)
+    are spread evenly over the last level's codes, and the last codebook is fitted so. Balancing
+    every level destroys the hierarchy (OneSearch: code usage 48.95 % → 1.64 %), so only the last
+    can be. A new item is not balanced [reconstruction].
 
-    ``category_first``: items with a category have its code at level 1, the others the nearest, as in CQ-SID
-    (:mod:`sidar.sid.categories`); without an encoder there is no gradient, so no query contrast [ours].
+    ``category_first``: items with a category have its code at level 1, the others the nearest, as
+    in CQ-SID (:mod:`sidar.sid.categories`); without an encoder there is no gradient, so no query
+    contrast [ours].
 
-    Parameters are those of :func:`sidar.sid.kmeans.kmeans`; ``device`` holds the matrices while fitting and encoding.
+    Parameters are those of :func:`sidar.sid.kmeans.kmeans`; ``device`` holds the matrices while
+    fitting and encoding.
     """
 
     cheap_to_refit = True
@@ -53,7 +65,8 @@ class RqKmeans(Tokenizer):
         super().__init__(codebook_sizes, seed, device=device)
         if category_first and balance_last and len(codebook_sizes) == 1:
             raise ValueError(
-                "one level cannot be guided by categories and balanced; add a level or drop one of the two"
+                "one level cannot be guided by categories and balanced; add a level or drop one "
+                "of the two"
             )
         self.iterations = iterations
         self.init = init
@@ -64,7 +77,9 @@ class RqKmeans(Tokenizer):
         self.precision = precision
 
     @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
+    def from_config(
+        cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu"
+    ) -> Self:
         """The unfitted tokenizer with its part of the config."""
         return cls(
             codebook_sizes,
@@ -108,18 +123,23 @@ class RqKmeans(Tokenizer):
             else:
                 book = cluster(residual, size)
             if self.balance_last and level == len(self.codebook_sizes) - 1:
-                book = self._balanced_book(residual, book, np.stack([np.zeros(len(vectors), np.int64), *parents], 1))
+                book = self._balanced_book(
+                    residual, book, np.stack([np.zeros(len(vectors), np.int64), *parents], 1)
+                )
             books.append(book)
             if level < len(self.codebook_sizes) - 1:
                 codes = first_codes(residual, self._searcher(level, book), None if level else first)
                 parents.append(codes.cpu().numpy())
-                for rows, found in zip(residual.split(CHUNK), codes.split(CHUNK), strict=True):  # no second copy
+                # no second copy
+                for rows, found in zip(residual.split(CHUNK), codes.split(CHUNK), strict=True):
                     rows -= book.index_select(0, found)
         self.codebooks_ = [book.cpu().numpy() for book in books]
         return self
 
     def _first(self, inputs: SidInputs, fitting: bool = False) -> torch.Tensor | None:
-        """(N,) int64 first code of each item with a category, −1 without; None where the level is not guided."""
+        """(N,) int64 first code of each item with a category, −1 without; None where the level is
+        not guided.
+        """
         if not self.category_first:
             return None
         if fitting:
@@ -130,13 +150,19 @@ class RqKmeans(Tokenizer):
         return torch.from_numpy(codes).to(self.device)
 
     def _searcher(self, level: int, book: torch.Tensor) -> Nearest:
-        """What finds a level's codes; of a guided first level, the codes that are open to items without a category."""
+        """What finds a level's codes; of a guided first level, the codes that are open to items
+        without a category.
+        """
         if level == 0 and self.categories_ is not None:
             book = book[: self.categories_.used]
         return Nearest(book, self.precision)
 
-    def _balanced_book(self, residual: torch.Tensor, book: torch.Tensor, parents: np.ndarray) -> torch.Tensor:
-        """The last codebook as the means of balanced assignments (OneRec's balanced k-means, per parent)."""
+    def _balanced_book(
+        self, residual: torch.Tensor, book: torch.Tensor, parents: np.ndarray
+    ) -> torch.Tensor:
+        """The last codebook as the means of balanced assignments (OneRec's balanced k-means, per
+        parent).
+        """
         for _ in range(_BALANCE_ROUNDS):
             codes = torch.from_numpy(balanced_codes(residual, book, parents)).to(book.device)
             count = torch.bincount(codes, minlength=len(book))
@@ -149,7 +175,9 @@ class RqKmeans(Tokenizer):
         return self._encode(inputs, balance=False)
 
     def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
-        """As :meth:`encode`, with the last level balanced inside every parent when ``balance_last`` is set."""
+        """As :meth:`encode`, with the last level balanced inside every parent when ``balance_last``
+        is set.
+        """
         return self._encode(inputs, balance=self.balance_last)
 
     def _encode(self, inputs: SidInputs, *, balance: bool) -> SemanticIds:
@@ -161,7 +189,8 @@ class RqKmeans(Tokenizer):
         chosen = books[:-1] if balance else books
         searchers = [self._searcher(level, book) for level, book in enumerate(chosen)]
         left = torch.empty(vectors.shape if balance else (0,), device=self.device)
-        for start in range(0, len(vectors), CHUNK):  # all levels of a block while it is in the cache
+        # all levels of a block while it is in the cache
+        for start in range(0, len(vectors), CHUNK):
             rows = slice(start, start + CHUNK)
             residual = torch.tensor(vectors[rows], device=self.device)
             for level, (book, searcher) in enumerate(zip(chosen, searchers, strict=True)):
@@ -205,5 +234,8 @@ class RqKmeans(Tokenizer):
             tokenizer.categories_ = load_categories(folder)
         found = tuple(len(book) for book in tokenizer.codebooks_)
         if found != tokenizer.codebook_sizes:
-            raise ValueError(f"{folder}: codebooks of {found} codes, tokenizer.json says {tokenizer.codebook_sizes}")
+            raise ValueError(
+                f"{folder}: codebooks of {found} codes, tokenizer.json says "
+                f"{tokenizer.codebook_sizes}"
+            )
         return tokenizer

@@ -1,11 +1,12 @@
-"""RQ-VAE: codes of an encoder's output, trained so that a decoder restores the vector (TIGER [known]; PLUM's options).
+"""RQ-VAE: codes of an encoder's output, trained so that a decoder restores the vector (TIGER
+[known]; PLUM's options).
 
     z = E(x),   r_0 = z,   s_l = argmin_k ‖r_{l−1} − e_k^(l)‖,   r_l = r_{l−1} − e_{s_l}^(l)
     ẑ = Σ_l e_{s_l}^(l),   x̂ = D(ẑ)
     L = ‖x − x̂‖² + β Σ_l ‖r_{l−1} − sg e_{s_l}^(l)‖²
 
-Gradients pass the quantiser straight through; codebooks follow moving averages (decay .99), begin as k-means of the
-residuals level by level, and dead codes are restarted.
+Gradients pass the quantiser straight through; codebooks follow moving averages (decay .99), begin
+as k-means of the residuals level by level, and dead codes are restarted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from sidar.sid.contrast import QueryPairs
 from sidar.sid.fit import AutoencoderFit
 from sidar.sid.quality import count_distinct
 from sidar.sid.standin import standin_codebooks
-from sidar.sid.tokenizer import Tokenizer, checked_vectors, read_description, register_tokenizer, write_description
+from sidar.sid.tokenizer import (
+    Tokenizer,
+    checked_vectors,
+    read_description,
+    register_tokenizer,
+    write_description,
+)
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 WEIGHTS, LOG = "autoencoder.safetensors", "fit.jsonl"
@@ -37,10 +44,11 @@ _BLOCK = 8192  # rows that are encoded together
 class RqVae(Tokenizer):
     """Codes of a residual-quantised autoencoder.
 
-    Codes add up in latent space, so ``codebooks_`` are a linear stand-in in the space of the vectors: per code the mean
-    of what the codes before it leave of the items that carry it (:mod:`sidar.sid.standin`). :meth:`reconstruct` asks
-    the decoder. ``work`` (a folder) makes :meth:`fit` resumable; ``history_`` is its log; ``notes_`` is what a user
-    should know about the fit.
+    Codes add up in latent space, so ``codebooks_`` are a linear stand-in in the space of the
+    vectors: per code the mean of what the codes before it leave of the items that carry it
+    (:mod:`sidar.sid.standin`). :meth:`reconstruct` asks the decoder. ``work`` (a folder) makes
+    :meth:`fit` resumable; ``history_`` is its log; ``notes_`` is what a user should know about the
+    fit.
     """
 
     is_trained = True
@@ -102,12 +110,20 @@ class RqVae(Tokenizer):
     # ------------------------------------------------------------------ encoding
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
-        """The nearest code at every level of each vector's latent: codes (N, L), all of full length."""
-        return self.full_table(self._codes(checked_vectors(inputs, self._fitted().dim), self._first(inputs)))
+        """The nearest code at every level of each vector's latent: codes (N, L), all of full
+        length.
+        """
+        return self.full_table(
+            self._codes(checked_vectors(inputs, self._fitted().dim), self._first(inputs))
+        )
 
     def latents(self, vectors: np.ndarray) -> np.ndarray:
-        """(N, d) float32: what is quantised, of vectors (N, D); codes' sums are in ``model.quantiser``."""
-        return np.concatenate([z.cpu().numpy() for z in self._latents(vectors)] or [np.zeros((0, 1), np.float32)])
+        """(N, d) float32: what is quantised, of vectors (N, D); codes' sums are in
+        ``model.quantiser``.
+        """
+        return np.concatenate(
+            [z.cpu().numpy() for z in self._latents(vectors)] or [np.zeros((0, 1), np.float32)]
+        )
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """(n, D) float32: what the decoder makes of codes (n, L), −1 past the end."""
@@ -117,18 +133,24 @@ class RqVae(Tokenizer):
         with torch.no_grad():
             for start in range(0, len(base), _BLOCK):
                 block = torch.from_numpy(base[start : start + _BLOCK]).to(self.device)
-                found[start : start + _BLOCK] = model.decode(model.quantiser.restore(block)).cpu().numpy()
+                found[start : start + _BLOCK] = (
+                    model.decode(model.quantiser.restore(block)).cpu().numpy()
+                )
         return found
 
     def _latents(self, vectors: np.ndarray) -> Iterator[torch.Tensor]:
         model = self._fitted()
         with torch.no_grad():
             for start in range(0, len(vectors), _BLOCK):
-                block = torch.tensor(np.asarray(vectors[start : start + _BLOCK], np.float32), device=self.device)
+                block = torch.tensor(
+                    np.asarray(vectors[start : start + _BLOCK], np.float32), device=self.device
+                )
                 yield model.encode(block)
 
     def _codes(self, vectors: np.ndarray, first: np.ndarray | None) -> np.ndarray:
-        """(N, L) int32 codes of the quantiser; latents are fp32 whatever the precision of training."""
+        """(N, L) int32 codes of the quantiser; latents are fp32 whatever the
+        precision of training.
+        """
         model = self._fitted()
         codes = np.empty((len(vectors), len(self.base_sizes)), np.int32)
         for number, z in enumerate(self._latents(vectors)):
@@ -151,7 +173,9 @@ class RqVae(Tokenizer):
     def save(self, folder: PathLike) -> None:
         """Write weights, codebooks, ``fit.jsonl`` and ``tokenizer.json`` into ``folder``."""
         folder = Path(folder)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._weights().items()}
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self._weights().items()
+        }
         save_file(tensors, folder / WEIGHTS)
         self.save_codebooks(folder)
         (folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.history_))
@@ -166,11 +190,15 @@ class RqVae(Tokenizer):
         folder = Path(folder)
         tokenizer = cls(**read_description(folder)["params"], device=device)
         weights = load_file(folder / WEIGHTS)
-        model = Autoencoder(len(weights["mean"]), tokenizer.base_sizes, tokenizer.options, tokenizer.seed)
+        model = Autoencoder(
+            len(weights["mean"]), tokenizer.base_sizes, tokenizer.options, tokenizer.seed
+        )
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`") from error
+            raise ValueError(
+                f"{folder / WEIGHTS} does not fit tokenizer.json ({error}); run `sidar sid`"
+            ) from error
         tokenizer.model = model.to(device).eval()
         tokenizer.load_codebooks(folder)
         tokenizer.history_ = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]

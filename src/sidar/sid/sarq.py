@@ -1,11 +1,14 @@
-"""SARQ: codes of adaptive length over any residual quantiser (arXiv 2602.23978; the rules are [reconstruction]).
+"""SARQ: codes of adaptive length over any residual quantiser (arXiv 2602.23978; the rules are
+[reconstruction]).
 
-A popular item has been seen often enough to deserve a long, discriminative SID; a cold one gets a short one that it
-shares with its neighbours.  The base tokenizer writes L_max codes; SARQ cuts each SID where the information spent on
-its path exceeds what the item's interactions pay for (:mod:`sidar.sid.lengths`), with τ set so that all SIDs together
-cost as many bits as those of a rival with a fixed length.  Truncation happens after the base is trained (post hoc).
+A popular item has been seen often enough to deserve a long, discriminative SID; a cold one gets a
+short one that it shares with its neighbours.  The base tokenizer writes L_max codes; SARQ cuts each
+SID where the information spent on its path exceeds what the item's interactions pay for
+(:mod:`sidar.sid.lengths`), with τ set so that all SIDs together cost as many bits as those of a
+rival with a fixed length.  Truncation happens after the base is trained (post hoc).
 
-Lengths depend on the item, so a short SID may be a prefix of a long one: EOS is a choice that is scored (lm, decode).
+Lengths depend on the item, so a short SID may be a prefix of a long one: EOS is a choice that is
+scored (lm, decode).
 """
 
 from __future__ import annotations
@@ -19,9 +22,22 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
-from sidar.sid.lengths import PrefixCounts, allowed, code_bits, soft_entropy, soft_temperature, spend
+from sidar.sid.lengths import (
+    PrefixCounts,
+    allowed,
+    code_bits,
+    soft_entropy,
+    soft_temperature,
+    spend,
+)
 from sidar.sid.sizes import extended
-from sidar.sid.tokenizer import Tokenizer, read_description, register_tokenizer, tokenizer_class, write_description
+from sidar.sid.tokenizer import (
+    Tokenizer,
+    read_description,
+    register_tokenizer,
+    tokenizer_class,
+    write_description,
+)
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 FILE = "prefixes.safetensors"
@@ -34,14 +50,14 @@ Lengths = Literal["rule", "shuffled", "fixed"]
 class Sarq(Tokenizer):
     """``base`` of L_max levels, cut to lengths between ``min_levels`` and L_max.
 
-    ``levels``: those of the fixed-length rival, whose cost is the default budget; ``budget``: mean bits per item
-    instead. ``rule``, ``kappa``: see :mod:`sidar.sid.lengths`. ``hysteresis`` (bits): in :meth:`refresh` an SID keeps
-    its length unless the item's credit has left the range that pays for it by more than this.
-    ``lengths``: ``shuffled`` deals the rule's lengths out at random (the control that must lose), ``fixed`` gives every
-    SID ``levels`` codes (the rival itself).
+    ``levels``: those of the fixed-length rival, whose cost is the default budget; ``budget``: mean
+    bits per item instead. ``rule``, ``kappa``: see :mod:`sidar.sid.lengths`. ``hysteresis`` (bits):
+    in :meth:`refresh` an SID keeps its length unless the item's credit has left the range that pays
+    for it by more than this. ``lengths``: ``shuffled`` deals the rule's lengths out at random (the
+    control that must lose), ``fixed`` gives every SID ``levels`` codes (the rival itself).
 
-    After ``fit``: ``tau_`` and ``paid_`` (bits; the last margin that was granted), ``bits_`` (mean bits per item),
-    ``n_fixed_sids_`` (SIDs of the rival).
+    After ``fit``: ``tau_`` and ``paid_`` (bits; the last margin that was granted), ``bits_`` (mean
+    bits per item), ``n_fixed_sids_`` (SIDs of the rival).
     """
 
     base: Tokenizer
@@ -70,20 +86,33 @@ class Sarq(Tokenizer):
         self.histogram_: list[int] = []
         self.prefixes_: PrefixCounts | None = None
         if not 1 <= min_levels <= levels:
-            raise ValueError(f"sid.sarq.min_levels is {min_levels}; it must be between 1 and sid.levels, {levels}")
+            raise ValueError(
+                f"sid.sarq.min_levels is {min_levels}; it must be between 1 and sid.levels, "
+                f"{levels}"
+            )
 
     @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
-        """SARQ over ``sid.sarq.base`` with ``codebook_sizes`` and ``extra_levels`` further, halving ones."""
+    def from_config(
+        cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu"
+    ) -> Self:
+        """SARQ over ``sid.sarq.base`` with ``codebook_sizes`` and ``extra_levels`` further, halving
+        ones.
+        """
         own = config.sarq
         if config.balance_last:
             raise ValueError(
-                "sid.balance_last spreads the last level, which most SIDs of sarq do not reach; set it false"
+                "sid.balance_last spreads the last level, which most SIDs of sarq do not reach; "
+                "set it false"
             )
         sizes = extended(codebook_sizes, len(codebook_sizes) + own.extra_levels)
-        inner = config.model_copy(update={"method": own.base, "levels": len(sizes), "codebook_sizes": list(sizes)})
-        if own.base == "cqsid":  # lengths make large SIDs smaller; groups on the last level would be a second way
-            inner = inner.model_copy(update={"cqsid": config.cqsid.model_copy(update={"max_bucket": None})})
+        inner = config.model_copy(
+            update={"method": own.base, "levels": len(sizes), "codebook_sizes": list(sizes)}
+        )
+        # lengths make large SIDs smaller; groups on the last level would be a second way
+        if own.base == "cqsid":
+            inner = inner.model_copy(
+                update={"cqsid": config.cqsid.model_copy(update={"max_bucket": None})}
+            )
         base = tokenizer_class(own.base).from_config(inner, sizes, seed, device)
         return cls(
             base,
@@ -107,8 +136,8 @@ class Sarq(Tokenizer):
     def _adopt(self, prefixes: PrefixCounts) -> None:
         """Take the base's codebooks and the fitted catalogue's prefixes for its own.
 
-        With ``lengths: fixed`` the codebooks are those of the rival's levels. Sizes are chosen by how many SIDs the
-        rival has on the items that this was fitted to.
+        With ``lengths: fixed`` the codebooks are those of the rival's levels. Sizes are chosen by
+        how many SIDs the rival has on the items that this was fitted to.
         """
         books = self.base.codebooks_
         self.codebooks_ = books[: self.levels] if self.lengths == "fixed" else books
@@ -129,7 +158,8 @@ class Sarq(Tokenizer):
     def fit(self, inputs: SidInputs) -> Self:
         """Fit the base, count its prefixes, and find τ for the budget.
 
-        Raises ``ValueError`` where the rule asks for ``counts`` and they are missing, not numbers, or all 0.
+        Raises ``ValueError`` where the rule asks for ``counts`` and they are missing, not numbers,
+        or all 0.
         """
         counts = self._counts(inputs, need=True)
         self.base.fit(inputs)
@@ -145,7 +175,9 @@ class Sarq(Tokenizer):
         return self
 
     def encode(self, inputs: SidInputs) -> SemanticIds:
-        """SIDs of items on their own: frozen codebooks, stored prefix counts and τ; without ``counts`` all are cold."""
+        """SIDs of items on their own: frozen codebooks, stored prefix counts and τ; without
+        ``counts`` all are cold.
+        """
         full = self._full(self.base.encode(inputs))
         return self._table(full, self._alone(inputs, full))
 
@@ -153,11 +185,17 @@ class Sarq(Tokenizer):
         """(n,) int32 lengths of items on their own; a control draws from the fitted lengths."""
         if self.lengths == "shuffled":
             share = np.asarray(self.histogram_, float) / sum(self.histogram_)
-            return np.random.default_rng([self.seed, 78]).choice(len(share), len(full), p=share).astype(np.int32)
+            return (
+                np.random.default_rng([self.seed, 78])
+                .choice(len(share), len(full), p=share)
+                .astype(np.int32)
+            )
         return allowed(self._margin(inputs, full), self.min_levels, self._tau())
 
     def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
-        """SIDs of a whole catalogue: the budget is spent to the last code that fits (ties beyond τ are broken)."""
+        """SIDs of a whole catalogue: the budget is spent to the last code that fits (ties beyond τ
+        are broken).
+        """
         full = self._full(self.base.encode_catalogue(inputs))
         self._tau()
         lengths = self._spend(inputs, full)[0]
@@ -165,13 +203,17 @@ class Sarq(Tokenizer):
             lengths = np.random.default_rng([self.seed, 77]).permutation(lengths)
         return self._table(full, lengths)
 
-    def refresh(self, inputs: SidInputs, previous: SemanticIds, stays: np.ndarray | None = None) -> SemanticIds:
-        """Tomorrow's SIDs: an old item whose codes are unchanged keeps its length within ``hysteresis`` bits. [ours]
+    def refresh(
+        self, inputs: SidInputs, previous: SemanticIds, stays: np.ndarray | None = None
+    ) -> SemanticIds:
+        """Tomorrow's SIDs: an old item whose codes are unchanged keeps its length within
+        ``hysteresis`` bits. [ours]
 
-        With today's margin M(l) = C(l) − B, length l was right while M(l) ≤ τ < M(l + 1); it is kept while
-        M(l) − h ≤ τ < M(l + 1) + h, so it changes only if credit or cost moved by more than h since it was given.
-        ``stays`` (n,) bool: items whose vector is yesterday's, or nearly. Where the base would write other codes for
-        one of them all the same (its popularity class changed, its bucket was split), it keeps the SID that it has.
+        With today's margin M(l) = C(l) − B, length l was right while M(l) ≤ τ < M(l + 1); it is
+        kept while M(l) − h ≤ τ < M(l + 1) + h, so it changes only if credit or cost moved by more
+        than h since it was given. ``stays`` (n,) bool: items whose vector is yesterday's, or
+        nearly. Where the base would write other codes for one of them all the same (its popularity
+        class changed, its bucket was split), it keeps the SID that it has.
         """
         full = self._full(self.base.encode(inputs))
         had = previous.lengths > 0
@@ -181,18 +223,25 @@ class Sarq(Tokenizer):
         kept = same
         if self.lengths == "rule":
             margin, tau = self._margin(inputs, full), self._tau()
-            low = allowed(margin + self.hysteresis, self.min_levels, tau)  # paid for with room to spare
-            high = allowed(margin - self.hysteresis, self.min_levels, max(tau, self.paid_))  # … and with debt
+            # paid for with room to spare
+            low = allowed(margin + self.hysteresis, self.min_levels, tau)
+            # … and with debt
+            high = allowed(margin - self.hysteresis, self.min_levels, max(tau, self.paid_))
             kept = same & (low <= previous.lengths) & (previous.lengths <= high)
         found = self._table(full, np.where(kept, previous.lengths, self._alone(inputs, full)))
         held = had & ~same & (False if stays is None else stays)
         codes = np.where(held[:, None], previous.codes, found.codes)
         return SemanticIds(
-            codes, np.where(held, previous.lengths, found.lengths), found.codebook_sizes, method=self.method
+            codes,
+            np.where(held, previous.lengths, found.lengths),
+            found.codebook_sizes,
+            method=self.method,
         )
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
-        """(n, D) float32: what codes (n, L), −1 past the end, keep of their items, as the base restores it."""
+        """(n, D) float32: what codes (n, L), −1 past the end, keep of their items, as the base
+        restores it.
+        """
         return self.base.reconstruct(_widened(codes, len(self.base.codebooks_)))
 
     # ------------------------------------------------------------------ inside
@@ -200,7 +249,8 @@ class Sarq(Tokenizer):
     def _full(self, sids: SemanticIds) -> np.ndarray:
         if not (sids.lengths == sids.n_levels).all():
             raise ValueError(
-                f"sarq needs a base whose SIDs all have {sids.n_levels} codes; {self.base.method} cuts some"
+                f"sarq needs a base whose SIDs all have {sids.n_levels} codes; {self.base.method} "
+                "cuts some"
             )
         return sids.codes
 
@@ -211,19 +261,30 @@ class Sarq(Tokenizer):
 
     def _counts(self, inputs: SidInputs, *, need: bool = False) -> np.ndarray:
         """(n,) int64 interactions; 0 where none were given."""
-        wanted = self.lengths != "fixed" and (self.rule == "e2" or (self.rule == "e3" and self.kappa > 0))
-        way_out = "give SidInputs.counts (training-day clicks), or set sid.sarq.kappa: 0 (lengths by crowding alone)"
+        wanted = self.lengths != "fixed" and (
+            self.rule == "e2" or (self.rule == "e3" and self.kappa > 0)
+        )
+        way_out = (
+            "give SidInputs.counts (training-day clicks), or set sid.sarq.kappa: 0 (lengths "
+            "by crowding alone)"
+        )
         if inputs.counts is None:
             if need and wanted:
-                raise ValueError(f"sarq gives popular items longer SIDs and has no counts; {way_out}")
+                raise ValueError(
+                    f"sarq gives popular items longer SIDs and has no counts; {way_out}"
+                )
             return np.zeros(len(inputs.vectors), np.int64)
         counts = np.asarray(inputs.counts)
         if counts.shape != (len(inputs.vectors),):
-            raise ValueError(f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item")
+            raise ValueError(
+                f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item"
+            )
         bad = ~np.isfinite(counts) | (counts < 0)
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(f"the count of row {row} is {counts[row]}; counts are numbers from 0 up")
+            raise ValueError(
+                f"the count of row {row} is {counts[row]}; counts are numbers from 0 up"
+            )
         if need and wanted and len(counts) and not counts.any():
             raise ValueError(f"all {len(counts)} counts are 0, so no item is popular; {way_out}")
         return counts.astype(np.int64)
@@ -275,7 +336,9 @@ class Sarq(Tokenizer):
         }
 
     def save(self, folder: PathLike) -> None:
-        """Write ``prefixes.safetensors`` and ``tokenizer.json`` into ``folder`` and the base into ``folder/base``."""
+        """Write ``prefixes.safetensors`` and ``tokenizer.json`` into ``folder`` and the base into
+        ``folder/base``.
+        """
         prefixes = self._prefixes()
         tensors = {f"keys.{level}": keys for level, keys in enumerate(prefixes.keys)}
         tensors |= {f"counts.{level}": counts for level, counts in enumerate(prefixes.counts)}
@@ -293,7 +356,10 @@ class Sarq(Tokenizer):
         tokenizer = cls(tokenizer_class(base).load(Path(folder) / BASE, device), **params)
         arrays = load_file(Path(folder) / FILE)
         sizes = tuple(len(book) for book in tokenizer.base.codebooks_)
-        keys, counts = ([arrays[f"{name}.{level}"] for level in range(len(sizes))] for name in ("keys", "counts"))
+        keys, counts = (
+            [arrays[f"{name}.{level}"] for level in range(len(sizes))]
+            for name in ("keys", "counts")
+        )
         tokenizer._adopt(PrefixCounts(sizes, keys, counts, fitted["total"]))
         tokenizer.tau_, tokenizer.paid_ = (
             -math.inf if fitted[name] is None else fitted[name] for name in ("tau", "paid")

@@ -1,4 +1,6 @@
-"""How others write one SID: as a list, as the text of a list, or as one text of tokens or numbers."""
+"""How others write one SID: as a list, as the text of a list, or as one text of
+tokens or numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ _NUMPY = re.compile(r"\b(?:array|tensor|np\.\w+|dtype=\S+|list|tuple)\b|np\.\w+(
 #: A hyphen parts codes only between two of them, so that "3 -1" keeps its padding.
 _SEPARATOR = re.compile(r"[\s,;:|/>]+|(?<=\w)-(?=[\w-])")
 _LARGEST = 1 << 24  # a code beyond this is a hash or an item number, not a code
-READ = 'a list such as [1, 12] or ["<a_1>", "<b_12>"], its text, <a_1><b_12>, <|a_1|><|b_12|>, 1-12 or 1 12'
+READ = (
+    'a list such as [1, 12] or ["<a_1>", "<b_12>"], its text, <a_1><b_12>, <|a_1|><|b_12|>, '
+    "1-12 or 1 12"
+)
 
 
 def codes_of(where: str, value: Any) -> list[tuple[str, int]]:
@@ -38,7 +43,9 @@ def codes_of(where: str, value: Any) -> list[tuple[str, int]]:
         if padding:
             raise ValueError(f"{where}: token {token!r} follows the padding −1 in {value!r}")
         if code >= _LARGEST:
-            raise ValueError(f"{where}: token {token!r} is no code: the largest allowed is {_LARGEST - 1}")
+            raise ValueError(
+                f"{where}: token {token!r} is no code: the largest allowed is {_LARGEST - 1}"
+            )
         found.append((name, code))
     if not found:
         raise ValueError(f"{where} has no SID ({value!r}); leave it out of the table")
@@ -55,9 +62,13 @@ def _tokens(where: str, value: Any) -> Sequence[Any]:
         raise ValueError(f"{where} has the SID {value!r}; want {READ}")
     if len(value) == 1 and isinstance(value[0], (list, tuple)) and len(value[0]) > 1:
         value = value[0]  # one SID in a list of SIDs
-    tokens = [each[0] if isinstance(each, (list, tuple)) and len(each) == 1 else each for each in value]
+    tokens = [
+        each[0] if isinstance(each, (list, tuple)) and len(each) == 1 else each for each in value
+    ]
     if any(isinstance(each, (list, tuple)) for each in tokens):
-        raise ValueError(f"{where} has several SIDs or nested codes, {value!r}; want one SID per item: {READ}")
+        raise ValueError(
+            f"{where} has several SIDs or nested codes, {value!r}; want one SID per item: {READ}"
+        )
     return tokens
 
 
@@ -65,7 +76,9 @@ def _text_tokens(where: str, text: str, value: str) -> Sequence[Any]:
     if "<" in text:
         left = re.sub(r"[\s,;'\"()\[\]]+", "", _BRACKETED.sub("", text))
         if left:
-            raise ValueError(f"{where}: {left!r} in {value!r} is no token; want tokens such as <a_12>")
+            raise ValueError(
+                f"{where}: {left!r} in {value!r} is no token; want tokens such as <a_12>"
+            )
         return _BRACKETED.findall(text)
     if text.startswith(("[", "(")):
         try:

@@ -1,12 +1,13 @@
 """Large SIDs are split into groups after the fit (CQ-SID's post-processing, docs/methods/cqsid.md).
 
-An SID of c > T_max items becomes G = min(⌈c / T_max⌉, G_max) SIDs: the group g is appended to the last code, s_3‖g.
-Group 0 keeps the code s_3; every further pair (s_3, g) that occurs is one new code of the last level, which grows by
-their number. The paper numbers them s_3‖000 … s_3‖099 and so has 100 times the codes, most of them unused.
+An SID of c > T_max items becomes G = min(⌈c / T_max⌉, G_max) SIDs: the group g is appended to the
+last code, s_3‖g. Group 0 keeps the code s_3; every further pair (s_3, g) that occurs is one new
+code of the last level, which grows by their number. The paper numbers them s_3‖000 … s_3‖099 and so
+has 100 times the codes, most of them unused.
 
-The paper splits at random. Here the items are ordered by a random projection of their vectors and cut into G equal
-parts: as random as that inside a bucket, but the cuts can be kept, so that an item that comes later has a defined
-group, and the same item always has the same. [reconstruction]
+The paper splits at random. Here the items are ordered by a random projection of their vectors and
+cut into G equal parts: as random as that inside a bucket, but the cuts can be kept, so that an item
+that comes later has a defined group, and the same item always has the same. [reconstruction]
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 
 
 def projection(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) float32 along one random direction of the vectors' space, which is a function of ``seed``.
+    """(N,) float32 along one random direction of the vectors' space, which is a function of
+    ``seed``.
 
     Summed in float64, so that equal vectors are equal here wherever they stand in the array.
     """
@@ -31,8 +33,9 @@ def projection(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BucketSplit:
-    """S split SIDs: ``buckets`` (S, L) their codes before, ``starts`` (S + 1,) into ``cuts``, the projections at which
-    groups 1, 2, … begin, ``room`` (S,) items of a full group; ``pairs`` (P, 2) last code and group of each new code.
+    """S split SIDs: ``buckets`` (S, L) their codes before, ``starts`` (S + 1,) into ``cuts``, the
+    projections at which groups 1, 2, … begin, ``room`` (S,) items of a full group; ``pairs`` (P, 2)
+    last code and group of each new code.
     """
 
     last_size: int
@@ -44,9 +47,16 @@ class BucketSplit:
 
     @classmethod
     def fit(
-        cls, codes: np.ndarray, projected: np.ndarray, sizes: Sequence[int], most: int | None, groups: int
+        cls,
+        codes: np.ndarray,
+        projected: np.ndarray,
+        sizes: Sequence[int],
+        most: int | None,
+        groups: int,
     ) -> BucketSplit:
-        """Split what holds more than ``most`` of the items with ``codes`` (N, L), into ``groups`` parts at most."""
+        """Split what holds more than ``most`` of the items with ``codes`` (N, L), into ``groups``
+        parts at most.
+        """
         buckets, inverse, count = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
         large = np.flatnonzero(count > most) if most is not None else np.zeros(0, np.int64)
         order = np.lexsort((np.arange(len(codes)), projected, inverse.reshape(-1)))
@@ -56,7 +66,8 @@ class BucketSplit:
             size, parts = int(count[bucket]), min(-(-int(count[bucket]) // (most or 1)), groups)
             full = -(-size // parts)
             inside = projected[order[begin[bucket] : begin[bucket] + size]]
-            cuts.append((inside[full::full] + inside[full - 1 : -1 : full]) / 2)  # between two items
+            # between two items
+            cuts.append((inside[full::full] + inside[full - 1 : -1 : full]) / 2)
             pairs |= {(int(buckets[bucket, -1]), group) for group in range(1, len(cuts[-1]) + 1)}
             starts.append(starts[-1] + len(cuts[-1]))
             room.append(full)
@@ -75,10 +86,12 @@ class BucketSplit:
         return self.last_size + len(self.pairs)
 
     def apply(self, codes: np.ndarray, projected: np.ndarray, *, whole: bool = False) -> np.ndarray:
-        """Codes (N, L) with their groups; a bucket that was not split stays as it is, however large it grows.
+        """Codes (N, L) with their groups; a bucket that was not split stays as it is, however large
+        it grows.
 
-        An item belongs to the group whose cuts enclose its projection. Identical vectors may lie on a cut: each alone
-        goes to the upper group, those of a ``whole`` catalogue fill the groups in the order of their rows.
+        An item belongs to the group whose cuts enclose its projection. Identical vectors may lie on
+        a cut: each alone goes to the upper group, those of a ``whole`` catalogue fill the groups in
+        the order of their rows.
         """
         out = np.array(codes, np.int32)
         if not len(self.buckets) or not len(codes):
@@ -90,7 +103,10 @@ class BucketSplit:
         bucket = bucket_of[inverse[len(self.buckets) :]]
         order = np.argsort(bucket, kind="stable")
         bounds = np.searchsorted(bucket[order], np.arange(len(self.buckets) + 1))
-        code_of = {(int(code), int(group)): self.last_size + i for i, (code, group) in enumerate(self.pairs)}
+        code_of = {
+            (int(code), int(group)): self.last_size + i
+            for i, (code, group) in enumerate(self.pairs)
+        }
         for number in range(len(self.buckets)):
             rows = order[bounds[number] : bounds[number + 1]]
             if not len(rows):
@@ -112,12 +128,17 @@ class BucketSplit:
         return out
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in ("buckets", "starts", "cuts", "room", "pairs")}
+        return {
+            name: getattr(self, name) for name in ("buckets", "starts", "cuts", "room", "pairs")
+        }
 
 
 def _groups(value: np.ndarray, cuts: np.ndarray, room: int, whole: bool) -> np.ndarray:
     """(n,) group of each projection ``value`` of one bucket, in the order of rows."""
-    low, high = np.searchsorted(cuts, value, side="left"), np.searchsorted(cuts, value, side="right")
+    low, high = (
+        np.searchsorted(cuts, value, side="left"),
+        np.searchsorted(cuts, value, side="right"),
+    )
     group = high.copy()
     if not whole or not (low < high).any():
         return group

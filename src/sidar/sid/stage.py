@@ -52,14 +52,16 @@ def fit_catalogue(
     work: Path | None = None,
     recall: dict[str, dict[str, Any]] | None = None,
 ) -> tuple[Tokenizer, SemanticIds, dict[str, float]]:
-    """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their items per SID.
+    """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their
+    items per SID.
 
-    With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an excess over one item
-    per SID (identical vectors aside, which no size can part) that is off by more than a factor of four, all levels are
-    doubled or halved until it is not, or until the next size would be further off. Where quantised dense then keeps too
-    few of the near items (:data:`~sidar.sid.sizes.ENOUGH`), all levels are doubled up to twice while that gains enough
-    (:data:`~sidar.sid.sizes.WORTH`). A training keeps what a kill would lose in ``work``, by method and sizes.
-    ``recall`` receives what quantised dense finds at each of the sizes.
+    With ``codebook_sizes: null`` the sizes come from the number of items; if the data then have an
+    excess over one item per SID (identical vectors aside, which no size can part) that is off by
+    more than a factor of four, all levels are doubled or halved until it is not, or until the next
+    size would be further off. Where quantised dense then keeps too few of the near items
+    (:data:`~sidar.sid.sizes.ENOUGH`), all levels are doubled up to twice while that gains enough
+    (:data:`~sidar.sid.sizes.WORTH`). A training keeps what a kill would lose in ``work``, by method
+    and sizes. ``recall`` receives what quantised dense finds at each of the sizes.
     """
     recall = {} if recall is None else recall
 
@@ -77,7 +79,9 @@ def fit_catalogue(
         return tokenizer, sids, distinct / found, kept.get("neighbours", 1.0)
 
     distinct = count_distinct(inputs.vectors)
-    sizes = tuple(config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid))
+    sizes = tuple(
+        config.codebook_sizes or auto_codebook_sizes(distinct, config.levels, config.items_per_sid)
+    )
     best = attempt(sizes)
     tried = {_name(best[1]): best[2]}
     fixed = config.codebook_sizes is not None or config.balance_last
@@ -113,10 +117,11 @@ def build(
     device: str | None = None,
     work: Path | None = None,
 ) -> dict[str, Any]:
-    """Write ``sids.parquet``, tokenizer, ledger, reference, ``quality.json`` and ``quality.png`` into ``out``.
+    """Write ``sids.parquet``, tokenizer, ledger, reference, ``quality.json`` and ``quality.png``
+    into ``out``.
 
-    A tokenizer that is trained also leaves ``fit.jsonl`` and ``fit.png``, and keeps interrupted work in ``work``; one
-    that knows queries gets those of training days (sid/inputs.py).
+    A tokenizer that is trained also leaves ``fit.jsonl`` and ``fit.png``, and keeps interrupted
+    work in ``work``; one that knows queries gets those of training days (sid/inputs.py).
 
     Tombstones keep no SID. A warm start keeps the codebooks and most SIDs (sid/refresh.py).
     ``ValueError`` when the vectors belong to another catalogue or no item is left.
@@ -128,12 +133,16 @@ def build(
     catalogue, vectors = data.catalogue, load_items(embed_folder, cfg.sid.view)
     if len(vectors) != len(catalogue):
         raise ValueError(
-            f"{embed_folder} has {len(vectors)} vectors, the catalogue {len(catalogue)} items; run `sidar embed` again"
+            f"{embed_folder} has {len(vectors)} vectors, the catalogue {len(catalogue)} items; "
+            "run `sidar embed` again"
         )
-    checked_vectors(SidInputs(vectors, item_ids=catalogue.item_ids.tolist()))  # here, where a row is a catalogue row
+    # here, where a row is a catalogue row
+    checked_vectors(SidInputs(vectors, item_ids=catalogue.item_ids.tolist()))
     rows = np.flatnonzero(catalogue.alive)
     if not len(rows):
-        raise ValueError("the catalogue has no items, so there is nothing to give SIDs to; see `sidar validate`")
+        raise ValueError(
+            "the catalogue has no items, so there is nothing to give SIDs to; see `sidar validate`"
+        )
     categories = catalogue.column("category")
     inputs = SidInputs(
         vectors=vectors if len(rows) == len(vectors) else vectors[rows],
@@ -144,12 +153,15 @@ def build(
     tried: dict[str, float] = {}
     recall: dict[str, dict[str, Any]] = {}
     before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
-    if before is not None:  # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
+    # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
+    if before is not None:
         check_encoder(before.parent / "embed", Path(embed_folder))
         check_settings(before, cfg.sid)
         tokenizer = load_tokenizer(before)
         yesterday = load_sids(before / "sids.parquet", inputs.item_ids or ())
-        today = refresh(tokenizer, yesterday, Ledger.load(before), inputs, margin=cfg.sid.keep_margin)
+        today = refresh(
+            tokenizer, yesterday, Ledger.load(before), inputs, margin=cfg.sid.keep_margin
+        )
         found, reference = today.sids, load_reference(before)
     else:
         on = device or resolve_device(cfg.device)
@@ -213,17 +225,25 @@ def _name(sids: SemanticIds) -> str:
     return "/".join(map(str, sids.codebook_sizes))
 
 
-def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+def _recall(
+    inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int
+) -> dict[str, Any]:
     queries, pairs = inputs.query_vectors, inputs.query_item_pairs
-    return quantised_recall(inputs.vectors, sids, tokenizer, query_vectors=queries, pairs=pairs, seed=seed)
+    return quantised_recall(
+        inputs.vectors, sids, tokenizer, query_vectors=queries, pairs=pairs, seed=seed
+    )
 
 
 def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
-    """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most 200,000.
+    """(P, 2) int32 rows of a positive and a negative of one list; a seeded sample of at most
+    200,000.
 
-    Of a list's positives the best :data:`_MAX_POSITIVES` count, so that no long list makes up the report.
+    Of a list's positives the best :data:`_MAX_POSITIVES` count, so that no long list makes up the
+    report.
     """
-    positives, negatives = (lists.column(name).combine_chunks() for name in ("positives", "negatives"))
+    positives, negatives = (
+        lists.column(name).combine_chunks() for name in ("positives", "negatives")
+    )
     positives = pc.list_slice(positives, 0, _MAX_POSITIVES)
     n_pos, n_neg = (np.diff(column.offsets.to_numpy()) for column in (positives, negatives))
     pos, neg = positives.flatten().to_numpy(), negatives.flatten().to_numpy()
@@ -237,4 +257,6 @@ def preference_pairs(lists: pa.Table, seed: int = 0) -> np.ndarray:
     inner = chosen - (ends[of] - count[of])
     first_pos, first_neg = np.cumsum(n_pos) - n_pos, np.cumsum(n_neg) - n_neg
     width = np.maximum(n_neg[of], 1)
-    return np.stack([pos[first_pos[of] + inner // width], neg[first_neg[of] + inner % width]], axis=1)
+    return np.stack(
+        [pos[first_pos[of] + inner // width], neg[first_neg[of] + inner % width]], axis=1
+    )

@@ -1,4 +1,6 @@
-"""What every tokenizer shares: the interface, the registry, and folders that say which tokenizer made them."""
+"""What every tokenizer shares: the interface, the registry, and folders that say which tokenizer
+made them.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,16 @@ LARGEST = 1e12
 
 
 class Tokenizer(ABC):
-    """Vectors → Semantic IDs. ``fit`` learns codebooks; ``encode`` also takes items never seen before.
+    """Vectors → Semantic IDs. ``fit`` learns codebooks; ``encode`` also takes items never seen
+    before.
 
     A tokenizer of your own is a subclass with :meth:`fit` and :meth:`encode`, registered by
-    :func:`register_tokenizer`; everything else has a default (docs/extending.md). What differs from item to
-    item goes through :class:`~sidar.types.SidInputs`; what a user sets comes as ``options``, an
-    instance of the pydantic model given to :func:`register_tokenizer`.
+    :func:`register_tokenizer`; everything else has a default (docs/extending.md). What differs from
+    item to item goes through :class:`~sidar.types.SidInputs`; what a user sets comes as
+    ``options``, an instance of the pydantic model given to :func:`register_tokenizer`.
 
-    After ``fit``: ``codebooks_``, per level (K, D) float32 in the space of the vectors. Where a code
-    has no place in that space, means of the items that carry it do
+    After ``fit``: ``codebooks_``, per level (K, D) float32 in the space of the vectors. Where a
+    code has no place in that space, means of the items that carry it do
     (:func:`sidar.sid.standin.standin_codebooks`); then override :meth:`reconstruct`.
     """
 
@@ -88,7 +91,9 @@ class Tokenizer(ABC):
         return cls.options_class.model_validate(given)
 
     @classmethod
-    def from_config(cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu") -> Self:
+    def from_config(
+        cls, config: SidConfig, codebook_sizes: Sequence[int], seed: int, device: str = "cpu"
+    ) -> Self:
         """Return the unfitted tokenizer with its section of the config, ``sid.<method>``."""
         return cls(codebook_sizes, seed, options=config.section(cls.method), device=device)
 
@@ -110,7 +115,9 @@ class Tokenizer(ABC):
     # ------------------------------------------------------------------ what a subclass may change
 
     def encode_catalogue(self, inputs: SidInputs) -> SemanticIds:
-        """Return the SIDs of a whole catalogue, where the codes of one item may depend on others."""
+        """Return the SIDs of a whole catalogue, where the codes of one item may
+        depend on others.
+        """
         return self.encode(inputs)
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
@@ -120,8 +127,11 @@ class Tokenizer(ABC):
         """
         return reconstruct(self.codebooks_, codes)
 
-    def refresh(self, inputs: SidInputs, previous: SemanticIds, stays: np.ndarray) -> SemanticIds | None:
-        """Return tomorrow's SIDs of items with the SIDs ``previous``, by a rule of the method's own.
+    def refresh(
+        self, inputs: SidInputs, previous: SemanticIds, stays: np.ndarray
+    ) -> SemanticIds | None:
+        """Return tomorrow's SIDs of items with the SIDs ``previous``, by a rule of the method's
+        own.
 
         ``stays`` (n,) bool: items whose vector is yesterday's, or nearly. None: the general rule
         stands (sid/refresh.py).
@@ -161,7 +171,10 @@ class Tokenizer(ABC):
 
     def save_codebooks(self, folder: PathLike) -> None:
         """Write ``codebooks_`` into ``folder``."""
-        books = {f"level.{level}": np.ascontiguousarray(book) for level, book in enumerate(self.codebooks_)}
+        books = {
+            f"level.{level}": np.ascontiguousarray(book)
+            for level, book in enumerate(self.codebooks_)
+        }
         save_file(books, Path(folder) / CODEBOOKS)
 
     def load_codebooks(self, folder: PathLike) -> None:
@@ -194,7 +207,8 @@ class Tokenizer(ABC):
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.dtype.kind not in "iu":
             raise ValueError(
-                f"sid.method {self.method!r}: codes must be whole numbers (N, L), got {codes.dtype} {codes.shape}"
+                f"sid.method {self.method!r}: codes must be whole numbers (N, L), got "
+                f"{codes.dtype} {codes.shape}"
             )
         lengths = np.full(len(codes), codes.shape[1], np.int32)
         try:
@@ -212,7 +226,9 @@ T = TypeVar("T", bound=type[Tokenizer])
 
 
 def register_tokenizer(method: str, options: type[BaseModel] | None = None) -> Callable[[T], T]:
-    """Return a class decorator: ``sid.method: <method>`` finds the class, ``sid.<method>`` its options."""
+    """Return a class decorator: ``sid.method: <method>`` finds the class, ``sid.<method>`` its
+    options.
+    """
 
     def add(cls: T) -> T:
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
@@ -272,24 +288,33 @@ def stored_codebooks(folder: PathLike) -> list[np.ndarray]:
 
 
 def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
-    """(N, D) float32 contiguous; ``ValueError`` names the first row and item not finite or above :data:`LARGEST`, or a
-    width that differs."""
+    """(N, D) float32 contiguous; ``ValueError`` names the first row and item not finite or above
+    :data:`LARGEST`, or a width that differs."""
     vectors = np.asarray(inputs.vectors, np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be (N, D), got shape {vectors.shape}")
     if dim is not None and vectors.shape[1] != dim:
-        raise ValueError(f"vectors have {vectors.shape[1]} dimensions, the codebooks {dim}; encode with their embedder")
+        raise ValueError(
+            f"vectors have {vectors.shape[1]} dimensions, the codebooks {dim}; encode with their "
+            "embedder"
+        )
     for start in range(0, len(vectors), 1 << 18):
         block = vectors[start : start + (1 << 18)]
         with np.errstate(invalid="ignore"):  # NaN is not <= anything
-            good = (block.max(axis=1, initial=0) <= LARGEST) & (block.min(axis=1, initial=0) >= -LARGEST)
+            good = (block.max(axis=1, initial=0) <= LARGEST) & (
+                block.min(axis=1, initial=0) >= -LARGEST
+            )
         if not good.all():
             row = start + int(good.argmin())
             item = "" if inputs.item_ids is None else f"item {inputs.item_ids[row]!r}, "
             if not np.isfinite(vectors[row]).all():
-                raise ValueError(f"the vector of {item}row {row} is not finite; run `sidar embed` again")
+                raise ValueError(
+                    f"the vector of {item}row {row} is not finite; run `sidar embed` again"
+                )
             raise ValueError(
-                f"the vector of {item}row {row} has a component of {np.abs(vectors[row]).max():.3g}, beyond "
-                f"{LARGEST:g}: squares do not add up in float32; bring vectors to length 1, or run `sidar embed` again"
+                f"the vector of {item}row {row} has a component of "
+                f"{np.abs(vectors[row]).max():.3g}, beyond "
+                f"{LARGEST:g}: squares do not add up in float32; bring vectors to length 1, or "
+                "run `sidar embed` again"
             )
     return np.ascontiguousarray(vectors)

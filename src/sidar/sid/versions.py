@@ -1,8 +1,8 @@
 """Two versions of an SID table: which items moved, and why.
 
-A version is whatever holds SIDs by item id: an SID folder, a bundle, a run, a ``sids.parquet`` or a table of others.
-Why is read from what the folders remember (:mod:`sidar.sid.ledger`); plain tables remember nothing, and the diff says
-so.
+A version is whatever holds SIDs by item id: an SID folder, a bundle, a run, a ``sids.parquet`` or a
+table of others. Why is read from what the folders remember (:mod:`sidar.sid.ledger`); plain tables
+remember nothing, and the diff says so.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Diff:
-    """What changed from one version to the next. ``examples``: cause -> (item, title, SID before, SID after)."""
+    """What changed from one version to the next.
+
+    ``examples``: cause -> (item, title, SID before, SID after).
+    """
 
     before: str
     after: str
@@ -78,7 +81,8 @@ def open_version(path: PathLike) -> Version:
     if folder is None:
         if not path.is_file():
             raise ValueError(
-                f"{path} is no version of an SID table; name an SID folder, a bundle, a run, or a file with SIDs"
+                f"{path} is no version of an SID table; name an SID folder, a bundle, a run, or a "
+                "file with SIDs"
             )
         if path.suffix == ".parquet" and META in (pq.read_schema(path).metadata or {}):
             return _plain(path)
@@ -86,17 +90,30 @@ def open_version(path: PathLike) -> Version:
         return Version(path.name, list(table.item_ids), table.sids())
     version = _plain(folder / "sids.parquet", label=str(path))
     codebooks = hash_codebooks(stored_codebooks(folder)) if (folder / FILE).is_file() else None
-    return Version(str(path), version.item_ids, version.sids, Ledger.load(folder), codebooks, _titles(folder.parent))
+    return Version(
+        str(path),
+        version.item_ids,
+        version.sids,
+        Ledger.load(folder),
+        codebooks,
+        _titles(folder.parent),
+    )
 
 
 def compare_versions(before: Version, after: Version, *, examples: int = 3) -> Diff:
-    """What changed from ``before`` to ``after``, with up to ``examples`` items per cause (in order of item id)."""
+    """What changed from ``before`` to ``after``, with up to ``examples`` items per cause (in order
+    of item id).
+    """
     old = {item: row for row, item in enumerate(before.item_ids) if before.sids.lengths[row]}
     new = {item: row for row, item in enumerate(after.item_ids) if after.sids.lengths[row]}
     known = before.codebooks is not None and after.codebooks is not None
     books = "unknown" if not known else "same" if before.codebooks == after.codebooks else "changed"
     text_of = [_vectors(version.ledger) for version in (before, after)]
-    refiled = set() if after.ledger is None else set(after.ledger.item_ids[after.ledger.cause == "category"])
+    refiled = (
+        set()
+        if after.ledger is None
+        else set(after.ledger.item_ids[after.ledger.cause == "category"])
+    )
     causes: Counter[str] = Counter()
     levels: Counter[str] = Counter()
     found: dict[str, list[tuple[str, str, tuple[int, ...], tuple[int, ...]]]] = {}
@@ -139,14 +156,18 @@ def lines(diff: Diff) -> list[str]:
         f"{diff.before} → {diff.after}",
         f"items {diff.items[0]:,} → {diff.items[1]:,}, SIDs {diff.sids[0]:,} → {diff.sids[1]:,}, "
         f"codebooks {diff.codebooks} ({sizes})",
-        f"{diff.same:,} items keep their SID, {diff.moved:,} moved, {diff.causes.get('new', 0):,} new, "
-        f"{diff.causes.get('retired', 0):,} retired",
+        f"{diff.same:,} items keep their SID, {diff.moved:,} moved, {diff.causes.get('new', 0):,} "
+        f"new, {diff.causes.get('retired', 0):,} retired",
     ]
     if diff.held:
-        text.append(f"{diff.held:,} changed items kept an SID that is no longer the nearest (sid.keep_margin)")
+        text.append(
+            f"{diff.held:,} changed items kept an SID that is no longer the nearest "
+            "(sid.keep_margin)"
+        )
     if diff.first_level:
         text.append(
-            "moved items part at " + ", ".join(f"{level}: {count:,}" for level, count in diff.first_level.items())
+            "moved items part at "
+            + ", ".join(f"{level}: {count:,}" for level, count in diff.first_level.items())
         )
     for cause, count in diff.causes.items():
         text.append(f"{count:>8,}  {CAUSES[cause]}")
@@ -161,7 +182,9 @@ def spell(codes: Sequence[int]) -> str:
 
 
 def hash_codebooks(codebooks: Sequence[np.ndarray]) -> str:
-    """Short hash of the codebooks' shapes and float32 values: two tokenizers with one hash mean the same by a code."""
+    """Short hash of the codebooks' shapes and float32 values: two tokenizers with one hash mean the
+    same by a code.
+    """
     digest = hashlib.sha256()
     for book in codebooks:
         digest.update(repr(book.shape).encode())
@@ -178,11 +201,16 @@ def _titles(folder: Path) -> dict[str, str]:
     """Titles by item id, where a bundle or a run lies around the SID folder."""
     from sidar.data.catalogue import open_catalogue
 
-    file = next((f for f in (folder / "catalogue", folder / "data") if (f / "catalogue.arrow").is_file()), None)
+    file = next(
+        (f for f in (folder / "catalogue", folder / "data") if (f / "catalogue.arrow").is_file()),
+        None,
+    )
     if file is None:
         return {}
     catalogue = open_catalogue(file / "catalogue.arrow")
-    return dict(zip(catalogue.item_ids, (title or "" for title in catalogue.column("title")), strict=True))
+    return dict(
+        zip(catalogue.item_ids, (title or "" for title in catalogue.column("title")), strict=True)
+    )
 
 
 def _vectors(ledger: Ledger | None) -> dict[str, int]:
@@ -193,7 +221,13 @@ def _distinct(version: Version, rows: Mapping[str, int]) -> int:
     return len({version.sids.tuple_of(row) for row in rows.values()})
 
 
-def _cause(item: str, a: tuple[int, ...], b: tuple[int, ...], books: str, text_of: Sequence[Mapping[str, int]]) -> str:
+def _cause(
+    item: str,
+    a: tuple[int, ...],
+    b: tuple[int, ...],
+    books: str,
+    text_of: Sequence[Mapping[str, int]],
+) -> str:
     if not a or not b:
         return "retired" if a else "new"
     if books == "changed":

@@ -1,8 +1,10 @@
-"""Traffic with known truth: catalogue-grounded queries and an 8-day log. Everything it writes is *simulated*.
+"""Traffic with known truth: catalogue-grounded queries and an 8-day log. Everything it writes is
+*simulated*.
 
 >>> from sidar.data import sample
 >>> from sidar import simulate
->>> report = simulate.run(sample.load_catalogue(), simulate.load_config("demo"), "shop")  # doctest: +SKIP
+>>> config = simulate.load_config("demo")
+>>> report = simulate.run(sample.load_catalogue(), config, "shop")  # doctest: +SKIP
 >>> marginals = simulate.describe("shop")  # doctest: +SKIP
 >>> larger = simulate.grow(sample.load_catalogue(), 50_000)  # doctest: +SKIP
 

@@ -1,4 +1,6 @@
-"""What shoppers did with what they were shown: examination by position, then click, cart, order by grade and taste."""
+"""What shoppers did with what they were shown: examination by position, then click, cart, order by
+grade and taste.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from sidar.simulate.config import BehaviourConfig
 
 @dataclass(frozen=True)
 class Chances:
-    """Probabilities (S,) float64 of items for users: a click given examination, a cart given a click, an order
-    given a cart. ``utility`` = P(order | examined), the simulator's true value of showing the item."""
+    """Probabilities (S,) float64 of items for users: a click given examination, a cart given a
+    click, an order given a cart. ``utility`` = P(order | examined), the simulator's true value of
+    showing the item."""
 
     click: np.ndarray
     cart: np.ndarray
@@ -25,7 +28,9 @@ class Chances:
 
 @dataclass(frozen=True)
 class Acts:
-    """What happened to S shown items, each (S,) bool; an order implies a cart implies a click implies examination."""
+    """What happened to S shown items, each (S,) bool; an order implies a cart implies a click
+    implies examination.
+    """
 
     examined: np.ndarray
     click: np.ndarray
@@ -34,7 +39,9 @@ class Acts:
 
 
 def chances(codes: np.ndarray, taste: np.ndarray, cfg: BehaviourConfig) -> Chances:
-    """``codes`` (S,) grades by code, ``taste`` (S,) logits: P = σ(logit of the grade + weight · taste)."""
+    """``codes`` (S,) grades by code, ``taste`` (S,) logits: P = σ(logit of the grade + weight ·
+    taste).
+    """
     return Chances(
         click=_sigmoid(np.asarray(cfg.click)[codes] + cfg.click_taste * taste),
         cart=_sigmoid(np.asarray(cfg.cart)[codes] + cfg.cart_taste * taste),
@@ -43,7 +50,10 @@ def chances(codes: np.ndarray, taste: np.ndarray, cfg: BehaviourConfig) -> Chanc
 
 
 def act(position: np.ndarray, of: Chances, cfg: BehaviourConfig, rng: np.random.Generator) -> Acts:
-    """Draw the acts at 1-based ``position`` (S,). Examination depends on the position alone (position-based model)."""
+    """Draw the acts at 1-based ``position`` (S,).
+
+    Examination depends on the position alone (position-based model).
+    """
     examined = rng.random(len(position)) < position.astype(float) ** -cfg.examine
     click = examined & (rng.random(len(position)) < of.click)
     cart = click & (rng.random(len(position)) < of.cart)

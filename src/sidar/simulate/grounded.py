@@ -22,9 +22,11 @@ _ATTEMPTS = 6
 
 @dataclass(frozen=True)
 class Grounded:
-    """I intents with truth and split; Q phrasings. Train intents are in order of popularity, most wanted first.
+    """I intents with truth and split; Q phrasings. Train intents are in order of popularity, most
+    wanted first.
 
-    ``queries[q]`` is a phrasing of intent ``intent_of[q]``; a train intent may have several, a held-out one has one.
+    ``queries[q]`` is a phrasing of intent ``intent_of[q]``; a train intent may have several, a
+    held-out one has one.
     """
 
     intents: tuple[Intent, ...]
@@ -44,12 +46,18 @@ def query_id(query: str) -> str:
 
 
 def ground(
-    facts: Facts, lexicon: Lexicon, cfg: QueriesConfig, avoid: Iterable[str], rng: np.random.Generator
+    facts: Facts,
+    lexicon: Lexicon,
+    cfg: QueriesConfig,
+    avoid: Iterable[str],
+    rng: np.random.Generator,
 ) -> Grounded:
-    """Draw intents, phrase them, split them by the hash of their key (never by phrasing: no paraphrase crosses).
+    """Draw intents, phrase them, split them by the hash of their key (never by phrasing: no
+    paraphrase crosses).
 
-    A phrasing that resembles a query of ``avoid`` is never used (token Jaccard ≥ .8), nor one whose words another
-    intent already has. Raises ``ValueError`` when fewer than ``cfg.count`` intents survive.
+    A phrasing that resembles a query of ``avoid`` is never used (token Jaccard ≥ .8), nor one whose
+    words another intent already has. Raises ``ValueError`` when fewer than ``cfg.count`` intents
+    survive.
     """
     near, phraser = Overlap(avoid), Phraser(lexicon, cfg, rng)
     owner: dict[frozenset[str], Intent] = {}
@@ -69,7 +77,10 @@ def ground(
         if len(accepted) < cfg.count and not near.is_near(spelt_out) and (query := phrase(intent)):
             accepted[intent] = query
     if len(accepted) < cfg.count:
-        raise ValueError(f"only {len(accepted)} of {cfg.count} grounded queries are distinct; lower queries.count")
+        raise ValueError(
+            f"only {len(accepted)} of {cfg.count} grounded queries are distinct; lower "
+            "queries.count"
+        )
     order = list(accepted)  # by hash: a cut of this order is a split by hash
     n_train, n_valid = round(cfg.train * cfg.count), round(cfg.valid * cfg.count)
     train = _by_popularity(order[:n_train], drawn, facts, rng)
@@ -78,7 +89,9 @@ def ground(
     queries, intent_of = [], []
     for number, intent in enumerate(intents):
         texts = {accepted[intent]: None}
-        wanted = 1 + round((cfg.variants - 1) * (1 - number / n_train) ** 2) if number < n_train else 1
+        wanted = (
+            1 + round((cfg.variants - 1) * (1 - number / n_train) ** 2) if number < n_train else 1
+        )
         for _ in range(wanted - 1):
             if other := phrase(intent):
                 texts[other] = None
@@ -97,13 +110,19 @@ def _by_popularity(
     intents: Sequence[Intent], truths: dict[Intent, Truth], facts: Facts, rng: np.random.Generator
 ) -> list[Intent]:
     """Most wanted first: many ratings among the exact items, few constraints, and luck."""
-    wanted = [np.log1p(facts.ratings[truths[i].exact].sum()) - 1.5 * len(i.constraints) for i in intents]
-    order = np.argsort(-(np.asarray(wanted) + rng.gumbel(scale=1.0, size=len(intents))), kind="stable")
+    wanted = [
+        np.log1p(facts.ratings[truths[i].exact].sum()) - 1.5 * len(i.constraints) for i in intents
+    ]
+    order = np.argsort(
+        -(np.asarray(wanted) + rng.gumbel(scale=1.0, size=len(intents))), kind="stable"
+    )
     return [intents[i] for i in order]
 
 
 def write_grounded(grounded: Grounded, item_ids: np.ndarray, out: Path) -> None:
-    """``grounded_{train,valid,test}.queries.tsv`` (query_id, query) and ``.qrels.tsv`` (query_id, item_id, grade)."""
+    """``grounded_{train,valid,test}.queries.tsv`` (query_id, query) and ``.qrels.tsv`` (query_id,
+    item_id, grade).
+    """
     for split in SPLITS:
         queries, qrels = ["query_id\tquery"], ["query_id\titem_id\tgrade"]
         for q in grounded.of_split(split):
@@ -111,5 +130,7 @@ def write_grounded(grounded: Grounded, item_ids: np.ndarray, out: Path) -> None:
             queries.append(f"{name}\t{grounded.queries[q]}")
             pairs = zip(item_ids[truth.rows], truth.codes.tolist(), strict=True)
             qrels += [f"{name}\t{item}\t{GRADES[code]:g}" for item, code in pairs]
-        (out / f"grounded_{split}.queries.tsv").write_text("\n".join(queries) + "\n", encoding="utf-8")
+        (out / f"grounded_{split}.queries.tsv").write_text(
+            "\n".join(queries) + "\n", encoding="utf-8"
+        )
         (out / f"grounded_{split}.qrels.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")

@@ -1,8 +1,10 @@
-"""A catalogue grown by attribute variants, as real shops have them: the same product in other colours, sizes, packs.
+"""A catalogue grown by attribute variants, as real shops have them: the same product in other
+colours, sizes, packs.
 
-Larger catalogues than the sample are needed to study what Semantic IDs lose, and real ones cannot be shipped. Variants
-keep the parent's category, brand and description; title, colour field, price and popularity change. They are made up:
-every one says so in its attributes (``simulated``, ``variant_of``) and every file in its metadata.
+Larger catalogues than the sample are needed to study what Semantic IDs lose, and real ones cannot
+be shipped. Variants keep the parent's category, brand and description; title, colour field, price
+and popularity change. They are made up: every one says so in its attributes (``simulated``,
+``variant_of``) and every file in its metadata.
 """
 
 from __future__ import annotations
@@ -25,20 +27,26 @@ from sidar.types import CATALOGUE_SCHEMA, Catalogue, PathLike
 #: Most variants of one product.
 MOST = 1000
 CHUNK = 20_000
-_SPREAD = 0.8  # sigma of the log-normal that makes some products come in many variants and most in few
+# sigma of the log-normal that makes some products come in many variants and most in few
+_SPREAD = 0.8
 
 
 class Growth:
-    """Which variants a catalogue gets. ``Growth(catalogue, seed).tables(100_000)`` yields them in chunks.
+    """Which variants a catalogue gets. ``Growth(catalogue, seed).tables(100_000)`` yields them in
+    chunks.
 
-    Rows: first the catalogue's own, then variants in an order that depends on catalogue and seed alone, so that a
-    larger growth begins with the smaller one row by row. Memory: the parents and one chunk.
+    Rows: first the catalogue's own, then variants in an order that depends on catalogue and seed
+    alone, so that a larger growth begins with the smaller one row by row. Memory: the parents and
+    one chunk.
     """
 
     def __init__(self, catalogue: Catalogue, seed: int = 0) -> None:
         self.catalogue, self.seed = catalogue, seed
         words = load_lexicon()
-        columns = (catalogue.column(name) for name in ("item_id", "title", "category", "brand", "attributes"))
+        columns = (
+            catalogue.column(name)
+            for name in ("item_id", "title", "category", "brand", "attributes")
+        )
         self._parents: list[tuple[list[Axis], np.ndarray]] = []
         weights, shares = [], []
         for (item_id, title, path, brand, raw), alive in zip(
@@ -51,11 +59,14 @@ class Growth:
             order, natural = _order(axes, rng)
             self._parents.append((axes, order))
             weights.append(np.sqrt(natural) * np.exp(_SPREAD * rng.standard_normal()))
-            shares.append(np.minimum(np.exp(rng.normal(-1.5, 1.0, len(order))), 1).astype(np.float32))
+            shares.append(
+                np.minimum(np.exp(rng.normal(-1.5, 1.0, len(order))), 1).astype(np.float32)
+            )
         sizes = np.asarray([len(order) for _, order in self._parents])
         parent = np.repeat(np.arange(len(sizes)), sizes)
         number = np.arange(len(parent)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        turn = (number + 1) / np.asarray(weights)[parent]  # the n-th variant of a product that comes in many is early
+        # the n-th variant of a product that comes in many is early
+        turn = (number + 1) / np.asarray(weights)[parent]
         first = np.argsort(turn, kind="stable")
         self._parent, self._number = parent[first].astype(np.int32), number[first].astype(np.int32)
         self._share = np.concatenate(shares)[first]  # of the parent's ratings
@@ -68,11 +79,15 @@ class Growth:
     def tables(self, items: int, chunk: int = CHUNK) -> Iterator[pa.Table]:
         """The grown catalogue of ``items`` rows as tables of :data:`~sidar.types.CATALOGUE_SCHEMA`.
 
-        Raises ``ValueError`` where ``items`` is fewer than the catalogue has or more than it can grow to.
+        Raises ``ValueError`` where ``items`` is fewer than the catalogue has or more than it can
+        grow to.
         """
         own = len(self.catalogue)
         if not own <= items <= self.capacity:
-            raise ValueError(f"a catalogue of {own:,} items grows to {own:,} … {self.capacity:,}, not to {items:,}")
+            raise ValueError(
+                f"a catalogue of {own:,} items grows to {own:,} … {self.capacity:,}, not to "
+                f"{items:,}"
+            )
         table = self.catalogue.table.select(CATALOGUE_SCHEMA.names).replace_schema_metadata(None)
         yield table
         for start in range(0, items - own, chunk):
@@ -82,7 +97,9 @@ class Growth:
             kept = table.take(pa.array(self._parent[start:stop]))  # category, brand, picture, dates
             for name, values in columns.items():
                 at = kept.schema.get_field_index(name)
-                kept = kept.set_column(at, CATALOGUE_SCHEMA.field(name), pa.array(values, CATALOGUE_SCHEMA.types[at]))
+                kept = kept.set_column(
+                    at, CATALOGUE_SCHEMA.field(name), pa.array(values, CATALOGUE_SCHEMA.types[at])
+                )
             yield kept.cast(CATALOGUE_SCHEMA)
 
     def variant(self, at: int) -> dict[str, Any]:
@@ -117,21 +134,31 @@ class Growth:
 
     @cached_property
     def _columns(self) -> list[list[Any]]:
-        return [self.catalogue.column(name) for name in ("title", "text", "price", "attributes", "item_id")]
+        return [
+            self.catalogue.column(name)
+            for name in ("title", "text", "price", "attributes", "item_id")
+        ]
 
 
 def grow(catalogue: Catalogue, items: int, seed: int = 0) -> Catalogue:
-    """``catalogue`` with simulated variants, ``items`` rows in all; its own come first and keep their rows.
+    """``catalogue`` with simulated variants, ``items`` rows in all; its own come first and keep
+    their rows.
 
-    The same catalogue, number and seed give the same items, and a larger number the same ones and more. Raises
-    ``ValueError`` where the catalogue cannot grow to that size.
+    The same catalogue, number and seed give the same items, and a larger number the same ones and
+    more. Raises ``ValueError`` where the catalogue cannot grow to that size.
     """
     return found(pa.concat_tables(Growth(catalogue, seed).tables(items)))
 
 
 def write_grown(catalogue: Catalogue, items: int, path: PathLike, seed: int = 0) -> int:
-    """Stream :func:`grow` into one Parquet file, a chunk at a time, labelled simulated; returns the number of rows."""
-    note = {"sidar.simulated": "true", "sidar.grown_from": catalogue.lineage, "sidar.grown_seed": str(seed)}
+    """Stream :func:`grow` into one Parquet file, a chunk at a time, labelled simulated; returns the
+    number of rows.
+    """
+    note = {
+        "sidar.simulated": "true",
+        "sidar.grown_from": catalogue.lineage,
+        "sidar.grown_seed": str(seed),
+    }
     rows = 0
     with pq.ParquetWriter(path, CATALOGUE_SCHEMA.with_metadata(note), compression="zstd") as file:
         for table in Growth(catalogue, seed).tables(items):
@@ -141,10 +168,11 @@ def write_grown(catalogue: Catalogue, items: int, path: PathLike, seed: int = 0)
 
 
 def _order(axes: list[Axis], rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Combinations of values in the order in which a shop would list them, and how many there are without ``model``.
+    """Combinations of values in the order in which a shop would list them, and how many there are
+    without ``model``.
 
-    A combination is a number in mixed radix (rank of the value per axis, 0 = the parent's own); cheap ones, with few
-    changes and early values, come first.
+    A combination is a number in mixed radix (rank of the value per axis, 0 = the parent's own);
+    cheap ones, with few changes and early values, come first.
     """
     if not axes:
         return np.zeros(0, np.int32), 1
@@ -156,9 +184,13 @@ def _order(axes: list[Axis], rng: np.random.Generator) -> tuple[np.ndarray, int]
     cost = total.ravel() + rng.random(total.size)
     cost[0] = -1  # the parent itself
     near = np.argpartition(cost, min(MOST, len(cost) - 1))[: MOST + 1]
-    return near[np.argsort(cost[near], kind="stable")][1:].astype(np.int32), int(np.prod(shape[:-1]))
+    return near[np.argsort(cost[near], kind="stable")][1:].astype(np.int32), int(
+        np.prod(shape[:-1])
+    )
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
     """A generator for one product: the draws of one do not depend on which others there are."""
-    return np.random.default_rng([seed, int.from_bytes(sha256(name.encode()).digest()[:8], "little")])
+    return np.random.default_rng(
+        [seed, int.from_bytes(sha256(name.encode()).digest()[:8], "little")]
+    )

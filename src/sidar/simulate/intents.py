@@ -1,6 +1,7 @@
 """What a shopper wants, and the rule that says which products answer it.
 
-An intent is a noun and up to three facts ("sandal" for women, black). Its truth (docs/simulator.md) on ESCI's grades:
+An intent is a noun and up to three facts ("sandal" for women, black). Its truth (docs/simulator.md)
+on ESCI's grades:
 
 * 1    exact: the noun and every fact;
 * .1   substitute: the noun, all facts but one, and the right audience;
@@ -25,7 +26,15 @@ GRADES = (1.0, 0.1, 0.01, 0.0)
 EXACT, SUBSTITUTE, RELATED, IRRELEVANT = range(4)
 
 #: How readily a shopper names a fact of this facet.
-_NAMED = {"brand": 1.0, "colour": 1.0, "audience": 1.0, "material": 0.8, "feature": 0.8, "size": 0.5, "use": 0.6}
+_NAMED = {
+    "brand": 1.0,
+    "colour": 1.0,
+    "audience": 1.0,
+    "material": 0.8,
+    "feature": 0.8,
+    "size": 0.5,
+    "use": 0.6,
+}
 #: Combinations of facts tried per product and length.
 _COMBINATIONS = 4
 
@@ -44,7 +53,9 @@ class Intent:
 
 @dataclass(frozen=True)
 class Truth:
-    """The judged rows of an intent, exact ones first: ``rows`` (n,) int64, ``codes`` (n,) int8 into GRADES."""
+    """The judged rows of an intent, exact ones first: ``rows`` (n,) int64, ``codes`` (n,) int8 into
+    GRADES.
+    """
 
     rows: np.ndarray
     codes: np.ndarray
@@ -54,8 +65,12 @@ class Truth:
         return self.rows[self.codes == EXACT]
 
 
-def judge(intent: Intent, facts: Facts, relatives: Mapping[str, Sequence[str]], max_related: int) -> Truth:
-    """Apply the rule of this module to the whole catalogue; at most ``max_related`` related items, by hash."""
+def judge(
+    intent: Intent, facts: Facts, relatives: Mapping[str, Sequence[str]], max_related: int
+) -> Truth:
+    """Apply the rule of this module to the whole catalogue; at most ``max_related`` related items,
+    by hash.
+    """
     wanted = set(intent.constraints)
     by_code: list[list[int]] = [[], [], []]
     for row in facts.rows_of[intent.noun].tolist():
@@ -68,8 +83,12 @@ def judge(intent: Intent, facts: Facts, relatives: Mapping[str, Sequence[str]], 
             by_code[RELATED].append(row)
     own = {row for rows in by_code for row in rows}
     for other in relatives.get(intent.noun, ()):
-        by_code[RELATED] += [r for r in facts.rows_of[other].tolist() if r not in own and wanted <= facts.facts[r]]
-    related = sorted(set(by_code[RELATED]), key=lambda row: sha256(f"{intent.key}#{row}".encode()).digest())
+        by_code[RELATED] += [
+            r for r in facts.rows_of[other].tolist() if r not in own and wanted <= facts.facts[r]
+        ]
+    related = sorted(
+        set(by_code[RELATED]), key=lambda row: sha256(f"{intent.key}#{row}".encode()).digest()
+    )
     by_code[RELATED] = sorted(related[:max_related])
     codes = np.repeat(np.arange(3, dtype=np.int8), [len(rows) for rows in by_code])
     return Truth(np.asarray([row for rows in by_code for row in rows], dtype=np.int64), codes)
@@ -81,19 +100,24 @@ def relatives(facts: Facts) -> dict[str, list[str]]:
     for noun, family in facts.family.items():
         if len(family) >= 2:
             by_family[family].append(noun)
-    return {noun: [n for n in by_family[family] if n != noun] for noun, family in facts.family.items()}
+    return {
+        noun: [n for n in by_family[family] if n != noun] for noun, family in facts.family.items()
+    }
 
 
 def draw_intents(facts: Facts, cfg: QueriesConfig, rng: np.random.Generator) -> dict[Intent, Truth]:
-    """Distinct intents, 5 % more than ``cfg.count`` where the catalogue has them, to replace some that fall out later.
+    """Distinct intents, 5 % more than ``cfg.count`` where the catalogue has them, to replace some
+    that fall out later.
 
-    Each is drawn from a real product (its noun and some of its facts), so none is empty by construction, and has at
-    most ``cfg.max_exact`` exact items. The shares of 0, 1, 2, 3 constraints follow ``cfg.constraints``, and at most
-    ``cfg.single`` of the intents have one exact item only, as far as the catalogue allows.
-    Raises ``ValueError`` when the catalogue grounds fewer intents than asked.
+    Each is drawn from a real product (its noun and some of its facts), so none is empty by
+    construction, and has at most ``cfg.max_exact`` exact items. The shares of 0, 1, 2, 3
+    constraints follow ``cfg.constraints``, and at most ``cfg.single`` of the intents have one exact
+    item only, as far as the catalogue allows. Raises ``ValueError`` when the catalogue grounds
+    fewer intents than asked.
     """
     usable = {noun for noun, rows in facts.rows_of.items() if len(rows) >= cfg.min_items}
-    found: list[dict[Intent, int]] = [{} for _ in cfg.constraints]  # intent -> number of exact items
+    # intent -> number of exact items
+    found: list[dict[Intent, int]] = [{} for _ in cfg.constraints]
     index = _Index(facts)
     for row, nouns in enumerate(facts.nouns):
         for noun in nouns:
@@ -101,7 +125,9 @@ def draw_intents(facts: Facts, cfg: QueriesConfig, rng: np.random.Generator) -> 
                 for intent in _of_product(noun, facts.facts[row], len(cfg.constraints) - 1, rng):
                     if intent not in found[len(intent.constraints)]:
                         found[len(intent.constraints)][intent] = index.n_exact(intent)
-    pools = [{intent: n for intent, n in intents.items() if n <= cfg.max_exact} for intents in found]
+    pools = [
+        {intent: n for intent, n in intents.items() if n <= cfg.max_exact} for intents in found
+    ]
     total = sum(map(len, pools))
     if total < cfg.count:
         raise ValueError(
@@ -124,7 +150,10 @@ class _Index:
     """Exact items of an intent by intersection of row sets."""
 
     def __init__(self, facts: Facts) -> None:
-        self._facts, self._rows = facts, {noun: set(rows.tolist()) for noun, rows in facts.rows_of.items()}
+        self._facts, self._rows = (
+            facts,
+            {noun: set(rows.tolist()) for noun, rows in facts.rows_of.items()},
+        )
         self._having: dict[tuple[str, Fact], set[int]] = defaultdict(set)
         for row, nouns in enumerate(facts.nouns):
             for noun in nouns:
@@ -137,7 +166,9 @@ class _Index:
 
 
 def _takes(cfg: QueriesConfig, count: int, sizes: Sequence[int]) -> list[int]:
-    """How many intents of each length: the asked shares, what one length lacks made up by the others."""
+    """How many intents of each length: the asked shares, what one length lacks made up by the
+    others.
+    """
     takes = [0] * len(sizes)
     while (missing := count - sum(takes)) > 0:
         room = [size - take for size, take in zip(sizes, takes, strict=True)]
@@ -149,7 +180,9 @@ def _takes(cfg: QueriesConfig, count: int, sizes: Sequence[int]) -> list[int]:
     return takes
 
 
-def _of_product(noun: str, facts: frozenset[Fact], longest: int, rng: np.random.Generator) -> list[Intent]:
+def _of_product(
+    noun: str, facts: frozenset[Fact], longest: int, rng: np.random.Generator
+) -> list[Intent]:
     """The bare noun, the noun with each fact that may be named, and some longer combinations."""
     stems = {word[:4] for word in noun.split()}
     said: list[Fact] = [f for f in sorted(facts) if not stems & {word[:4] for word in f[1].split()}]

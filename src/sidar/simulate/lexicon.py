@@ -21,7 +21,18 @@ _IRREGULAR = {
     "mice": "mouse",
     "feet": "foot",
 }
-_KEEP_IE = {"cookies", "movies", "hoodies", "ties", "brownies", "smoothies", "beanies", "booties", "onesies", "selfies"}
+_KEEP_IE = {
+    "cookies",
+    "movies",
+    "hoodies",
+    "ties",
+    "brownies",
+    "smoothies",
+    "beanies",
+    "booties",
+    "onesies",
+    "selfies",
+}
 _UNCHANGED = ("ss", "us", "is", "thermos", "clothes")
 
 
@@ -57,9 +68,15 @@ class Lexicon:
 
 
 def plain(text: str) -> str:
-    """Lower case, accents off, apostrophes closed up, everything else that is no letter or digit to one space."""
-    folded = unicodedata.normalize("NFKD", text.lower().replace("t-shirt", "tshirt").replace("t shirt", "tshirt"))
-    kept = "".join(c for c in folded if not unicodedata.combining(c)).replace("'", "").replace("’", "")
+    """Lower case, accents off, apostrophes closed up, everything else that is no letter or digit to
+    one space.
+    """
+    folded = unicodedata.normalize(
+        "NFKD", text.lower().replace("t-shirt", "tshirt").replace("t shirt", "tshirt")
+    )
+    kept = (
+        "".join(c for c in folded if not unicodedata.combining(c)).replace("'", "").replace("’", "")
+    )
     return " ".join(re.findall(r"[a-z0-9]+", kept))
 
 
@@ -104,7 +121,9 @@ def base(phrase: str) -> str:
 
 @cache
 def load_lexicon(path: Path = _PACKAGED) -> Lexicon:
-    """Parse and normalise a lexicon file; a missing or unknown key is a ``TypeError`` that names it."""
+    """Parse and normalise a lexicon file; a missing or unknown key is a ``TypeError`` that names
+    it.
+    """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     raw["nouns"] = {
         tuple(part.strip() for part in key.split(" > ")): tuple(base(noun) for noun in nouns)

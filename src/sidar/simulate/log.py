@@ -1,4 +1,6 @@
-"""Writing what happened: the log in contract columns, and beside it the truth that a real log never has."""
+"""Writing what happened: the log in contract columns, and beside it the truth that a real log never
+has.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _SECOND = 1_000_000
 
 @dataclass(frozen=True)
 class Page:
-    """S shown items of one day with all that is known of them; ``request`` numbers the whole log's requests."""
+    """S shown items of one day with all that is known of them; ``request`` numbers the whole log's
+    requests.
+    """
 
     request: np.ndarray
     row: np.ndarray
@@ -40,16 +44,24 @@ class Names:
 
 
 def events(
-    page: Page, requests: Mapping[str, np.ndarray], names: Names, price: np.ndarray, rng: np.random.Generator
+    page: Page,
+    requests: Mapping[str, np.ndarray],
+    names: Names,
+    price: np.ndarray,
+    rng: np.random.Generator,
 ) -> pa.Table:
-    """The day's rows of ``events.parquet`` in order of time: one per impression, click, cart and order.
+    """The day's rows of ``events.parquet`` in order of time: one per impression, click, cart and
+    order.
 
-    ``requests`` holds (R,) arrays ts, user, session, query, random of the whole log. A click comes seconds after the
-    page, later for lower positions; ``dwell_s`` (s) belongs to clicks, ``value`` (the price) to orders.
+    ``requests`` holds (R,) arrays ts, user, session, query, random of the whole log. A click comes
+    seconds after the page, later for lower positions; ``dwell_s`` (s) belongs to clicks, ``value``
+    (the price) to orders.
     """
     n = len(page.row)
     shown_at = requests["ts"][page.request]
-    clicked_at = shown_at + ((2 + 1.5 * page.position + rng.exponential(8, n)) * _SECOND).astype(np.int64)
+    clicked_at = shown_at + ((2 + 1.5 * page.position + rng.exponential(8, n)) * _SECOND).astype(
+        np.int64
+    )
     dwell = rng.lognormal(np.log(18) + 0.5 * (page.code == EXACT) + 0.2 * page.taste, 0.7)
     carted_at = clicked_at + (dwell * _SECOND).astype(np.int64)
     ordered_at = carted_at + (rng.uniform(60, 900, n) * _SECOND).astype(np.int64)
@@ -75,13 +87,18 @@ def events(
             "action": _named(np.asarray(ACTIONS, dtype=object), action),
             "value": pa.array(value, from_pandas=True),
             "dwell_s": pa.array(seconds, from_pandas=True),
-            "bucket": _named(np.asarray(["main", "random"], dtype=object), requests["random"][request].astype(int)),
+            "bucket": _named(
+                np.asarray(["main", "random"], dtype=object),
+                requests["random"][request].astype(int),
+            ),
         }
     )
 
 
 def truth(page: Page, names: Names) -> pa.Table:
-    """The day's rows of ``truth.parquet``: what was relevant, seen, liked, and missed, per shown item."""
+    """The day's rows of ``truth.parquet``: what was relevant, seen, liked, and missed, per shown
+    item.
+    """
     acts, of = page.acts, page.chances
     return pa.table(
         {
@@ -100,7 +117,10 @@ def truth(page: Page, names: Names) -> pa.Table:
 
 
 class Sink:
-    """Appends tables to a Parquet file; the first one fixes the columns. Every file says that it is simulated."""
+    """Appends tables to a Parquet file; the first one fixes the columns.
+
+    Every file says that it is simulated.
+    """
 
     def __init__(self, path: Path, note: Mapping[str, str]) -> None:
         self._path, self._note = path, dict(note)

@@ -19,7 +19,10 @@ _BEFORE = ("audience", "brand", "size", "colour", "feature", "material")
 
 
 class Phraser:
-    """Writes intents as queries. Every call draws from ``rng``: same seed and order of calls, same queries."""
+    """Writes intents as queries.
+
+    Every call draws from ``rng``: same seed and order of calls, same queries.
+    """
 
     def __init__(self, lexicon: Lexicon, cfg: QueriesConfig, rng: np.random.Generator) -> None:
         self.lexicon, self.cfg, self.rng = lexicon, cfg, rng
@@ -39,7 +42,8 @@ class Phraser:
             loose = [part for part in parts if not part.startswith(("for ", "with "))]
             fixed = [part for part in parts if part.startswith(("for ", "with "))]
             parts = [*(loose[i] for i in self.rng.permutation(len(loose))), *fixed]
-        query = " ".join(dict.fromkeys(" ".join(parts).split()))  # "for women for travel" says "for" once
+        # "for women for travel" says "for" once
+        query = " ".join(dict.fromkeys(" ".join(parts).split()))
         return self._slip(query) if self._chance(self.cfg.typo) else query
 
     def _constraint(self, constraint: Fact) -> tuple[str, bool]:
@@ -52,7 +56,14 @@ class Phraser:
             said = self.lexicon.colours[value]["said"]
             return (self._pick(said) if self._chance(self.cfg.synonym) else said[0]), False
         if facet == "use":
-            follows = self._chance(0.7) or value in {"gifts", "kids", "adults", "beginners", "toddlers", "puppies"}
+            follows = self._chance(0.7) or value in {
+                "gifts",
+                "kids",
+                "adults",
+                "beginners",
+                "toddlers",
+                "puppies",
+            }
             return (f"for {value}" if follows else value), follows
         if facet == "size":
             return value, self._chance(0.3)
@@ -64,7 +75,9 @@ class Phraser:
         return self._pick(others) if others and self._chance(self.cfg.synonym) else written
 
     def _slip(self, query: str) -> str:
-        """One slip in one word of five letters or more: letters swapped, dropped, doubled or a neighbouring key."""
+        """One slip in one word of five letters or more: letters swapped, dropped, doubled or a
+        neighbouring key.
+        """
         words = query.split()
         long = [i for i, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
         if not long:

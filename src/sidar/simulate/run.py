@@ -32,13 +32,19 @@ _YEAR_US = 365 * DAY_US
 
 
 def run(
-    catalogue: Catalogue, config: SimulatorConfig, out: PathLike, *, avoid: Iterable[str] | None = None
+    catalogue: Catalogue,
+    config: SimulatorConfig,
+    out: PathLike,
+    *,
+    avoid: Iterable[str] | None = None,
 ) -> dict[str, Any]:
-    """Write a simulated log with known truth into the folder ``out``; returns what ``simulator.json`` holds.
+    """Write a simulated log with known truth into the folder ``out``; returns what
+    ``simulator.json`` holds.
 
-    Files: ``catalogue.parquet`` (with ``created``), ``events.parquet``, ``users.parquet``, ``truth.parquet``,
-    ``utility.parquet``, ``grounded_{train,valid,test}.{queries,qrels}.tsv``, ``simulator.json``. No query resembles
-    one of ``avoid`` (default: the embedded sample's judged queries). Same catalogue, config and versions: same bytes.
+    Files: ``catalogue.parquet`` (with ``created``), ``events.parquet``, ``users.parquet``,
+    ``truth.parquet``, ``utility.parquet``, ``grounded_{train,valid,test}.{queries,qrels}.tsv``,
+    ``simulator.json``. No query resembles one of ``avoid`` (default: the embedded sample's judged
+    queries). Same catalogue, config and versions: same bytes.
 
     Raises ``ValueError`` when the catalogue grounds too few queries.
     """
@@ -49,7 +55,9 @@ def run(
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(config.seed).spawn(6)]
     for_queries, for_users, for_launch, for_schedule, for_shelf, for_acts = streams
     facts = read_facts(catalogue, words)
-    grounded = ground(facts, words, config.queries, judged_queries() if avoid is None else avoid, for_queries)
+    grounded = ground(
+        facts, words, config.queries, judged_queries() if avoid is None else avoid, for_queries
+    )
     demand = Demand(grounded, facts.department, config)
     who = draw_shoppers(config, demand.departments, demand.share, len(words.colours), for_users)
     taste = Taste.of(who, facts, words, config, for_users)
@@ -58,9 +66,12 @@ def run(
 
     note = {"sidar.simulated": "true", "sidar.simulator_config": config.hash}
     names = Names(catalogue.item_ids, who.ids, np.asarray(grounded.queries, dtype=object))
-    requests = {name: getattr(schedule, name) for name in ("ts", "user", "session", "query", "random")}
+    requests = {
+        name: getattr(schedule, name) for name in ("ts", "user", "session", "query", "random")
+    }
     homes = [facts.department[grounded.truths[i].exact[0]] for i in grounded.intent_of]
-    on_sale = np.where(catalogue.alive, launch, np.iinfo(np.int64).max)  # a retired item is never shown
+    # a retired item is never shown
+    on_sale = np.where(catalogue.alive, launch, np.iinfo(np.int64).max)
     shelf = Shelf(catalogue, facts, grounded.queries, homes, on_sale, config.logger, for_shelf)
     codes = _Codes(grounded, len(catalogue))
     log, known = Sink(out / "events.parquet", note), Sink(out / "truth.parquet", note)
@@ -72,13 +83,23 @@ def run(
         code = codes(grounded.intent_of[schedule.query[request]], row)
         liked = taste(schedule.user[request], row)
         chance = chances(code, liked, config.behaviour)
-        page = Page(request, row, position, code, liked, chance, act(position, chance, config.behaviour, for_acts))
+        page = Page(
+            request,
+            row,
+            position,
+            code,
+            liked,
+            chance,
+            act(position, chance, config.behaviour, for_acts),
+        )
         log.add(events(page, requests, names, facts.price, for_acts))
         known.add(truth(page, names))
         shelf.learn(row[page.acts.click])
     log.close()
     known.close()
-    _write_utility(schedule, grounded, taste, launch, names, config, Sink(out / "utility.parquet", note))
+    _write_utility(
+        schedule, grounded, taste, launch, names, config, Sink(out / "utility.parquet", note)
+    )
     _write_catalogue(catalogue, launch, config, for_launch, out / "catalogue.parquet", note)
     pq.write_table(who.table().replace_schema_metadata(note), out / "users.parquet")
     write_grounded(grounded, catalogue.item_ids, out)
@@ -96,11 +117,22 @@ def run(
     return report
 
 
-def draw_launches(grounded: Grounded, n_items: int, cfg: SimulatorConfig, rng: np.random.Generator) -> np.ndarray:
-    """(N,) µs of launch, 0 = before the log. Launched items are wanted by some logged intent, else nobody sees them."""
-    wanted = [t.exact for t, split in zip(grounded.truths, grounded.splits, strict=True) if split == "train"]
+def draw_launches(
+    grounded: Grounded, n_items: int, cfg: SimulatorConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """(N,) µs of launch, 0 = before the log.
+
+    Launched items are wanted by some logged intent, else nobody sees them.
+    """
+    wanted = [
+        t.exact
+        for t, split in zip(grounded.truths, grounded.splits, strict=True)
+        if split == "train"
+    ]
     candidates = np.unique(np.concatenate(wanted))
-    chosen = rng.choice(candidates, size=min(round(cfg.launch_share * n_items), len(candidates)), replace=False)
+    chosen = rng.choice(
+        candidates, size=min(round(cfg.launch_share * n_items), len(candidates)), replace=False
+    )
     launch = np.zeros(n_items, dtype=np.int64)
     days = rng.uniform(cfg.launch_from_day - 1, cfg.days - 0.5, len(chosen))
     launch[chosen] = first_moment(cfg) + (days * DAY_US).astype(np.int64)
@@ -108,8 +140,8 @@ def draw_launches(grounded: Grounded, n_items: int, cfg: SimulatorConfig, rng: n
 
 
 class _Codes:
-    """Grade codes of train intents (those that the log asks; they are numbered first), kept sparse: a table of all
-    items would take gigabytes on a catalogue of a million."""
+    """Grade codes of train intents (those that the log asks; they are numbered first), kept sparse:
+    a table of all items would take gigabytes on a catalogue of a million."""
 
     def __init__(self, grounded: Grounded, n_items: int) -> None:
         n_train = grounded.splits.count("train")
@@ -120,7 +152,9 @@ class _Codes:
         self._keys, self._codes, self._n_items = flat[order], np.concatenate(codes)[order], n_items
 
     def __call__(self, intent: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """(S,) int8 code of each pair of train intent and row; what no truth names is irrelevant."""
+        """(S,) int8 code of each pair of train intent and row; what no truth names
+        is irrelevant.
+        """
         wanted = intent * self._n_items + row
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[at] == wanted, self._codes[at], IRRELEVANT).astype(np.int8)
@@ -135,8 +169,8 @@ def _write_utility(
     cfg: SimulatorConfig,
     sink: Sink,
 ) -> None:
-    """``utility.parquet``: for requests of the last two days, the true utility of every substitute or better that
-    was on sale, shown or not: the target "true utility" of docs/evaluation.md."""
+    """``utility.parquet``: for requests of the last two days, the true utility of every substitute
+    or better that was on sale, shown or not: the target "true utility" of docs/evaluation.md."""
     for request in (np.flatnonzero(schedule.day == day) for day in (cfg.days - 1, cfg.days)):
         truths = [grounded.truths[i] for i in grounded.intent_of[schedule.query[request]]]
         keep = [t.codes < RELATED for t in truths]
@@ -164,8 +198,8 @@ def _write_catalogue(
     path: Path,
     note: dict[str, str],
 ) -> None:
-    """The catalogue with ``created``: the launch of new items, else the source's date before the log, else an earlier
-    day of the last three years."""
+    """The catalogue with ``created``: the launch of new items, else the source's date before the
+    log, else an earlier day of the last three years."""
     age = rng.uniform(DAY_US, 3 * _YEAR_US, len(catalogue)).astype(np.int64)
     invented = np.where(launch > 0, launch, first_moment(cfg) - age)
     begin = datetime.fromtimestamp(first_moment(cfg) / 1e6, tz=UTC)
@@ -173,7 +207,9 @@ def _write_catalogue(
         known
         if known is not None and known < begin and not launch[row]
         else datetime.fromtimestamp(moment / 1e6, tz=UTC)
-        for row, (moment, known) in enumerate(zip(invented.tolist(), catalogue.column("created"), strict=True))
+        for row, (moment, known) in enumerate(
+            zip(invented.tolist(), catalogue.column("created"), strict=True)
+        )
     ]
     table = catalogue.table
     at = table.schema.get_field_index("created")

@@ -1,7 +1,7 @@
 """What was shown: the logger, a noisy mixture of a lexical score, popularity and an explorer.
 
-It is none of the scored baselines (docs/evaluation.md): no BM25, no embedding, no truth. Its lexical score is the share
-of a query's idf that a product's words cover.
+It is none of the scored baselines (docs/evaluation.md): no BM25, no embedding, no truth. Its
+lexical score is the share of a query's idf that a product's words cover.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _NEVER = -1e9
 
 @dataclass(frozen=True)
 class Shown:
-    """What R requests showed: ``rows`` (R, W) int64 in order of position, the first ``n`` (R,) of them real."""
+    """What R requests showed: ``rows`` (R, W) int64 in order of position, the first ``n`` (R,) of
+    them real.
+    """
 
     rows: np.ndarray
     n: np.ndarray
@@ -35,7 +37,9 @@ class Shown:
 
 
 class Shelf:
-    """Candidates of each phrasing, made on first use; :meth:`show` ranks them for a day's requests."""
+    """Candidates of each phrasing, made on first use; :meth:`show` ranks them for a
+    day's requests.
+    """
 
     def __init__(
         self,
@@ -47,23 +51,42 @@ class Shelf:
         cfg: LoggerConfig,
         rng: np.random.Generator,
     ) -> None:
-        """``homes`` (Q): department that the shop files a phrasing under; ``launch`` (N,) µs, 0 = always there."""
-        self._queries, self._homes, self._launch, self._cfg, self._rng = queries, homes, launch, cfg, rng
+        """``homes`` (Q): department that the shop files a phrasing under; ``launch`` (N,) µs, 0 =
+        always there.
+        """
+        self._queries, self._homes, self._launch, self._cfg, self._rng = (
+            queries,
+            homes,
+            launch,
+            cfg,
+            rng,
+        )
         found: dict[str, list[int]] = defaultdict(list)
-        texts = zip(catalogue.column("title"), catalogue.column("brand"), catalogue.column("category"), strict=True)
+        texts = zip(
+            catalogue.column("title"),
+            catalogue.column("brand"),
+            catalogue.column("category"),
+            strict=True,
+        )
         for row, (title, brand, path) in enumerate(texts):
             for word in _words(f"{title} {brand or ''} {' '.join((path or [])[-2:])}"):
                 found[word].append(row)
         self._postings = {word: np.asarray(rows) for word, rows in found.items()}
-        self._idf = {word: float(np.log(len(catalogue) / len(rows))) + 0.1 for word, rows in found.items()}
+        self._idf = {
+            word: float(np.log(len(catalogue) / len(rows))) + 0.1 for word, rows in found.items()
+        }
         ratings = np.log1p(facts.ratings)
         self._ratings = ratings / max(float(ratings.max()), 1.0)
-        self._members = {h: np.flatnonzero([d == h for d in facts.department]) for h in set(facts.department)}
+        self._members = {
+            h: np.flatnonzero([d == h for d in facts.department]) for h in set(facts.department)
+        }
         self._clicks = np.zeros(len(catalogue))
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def learn(self, clicked_rows: np.ndarray) -> None:
-        """Add a day's clicks to popularity: tomorrow's ranking feeds on today's log, as in a shop."""
+        """Add a day's clicks to popularity: tomorrow's ranking feeds on today's
+        log, as in a shop.
+        """
         self._clicks += np.bincount(clicked_rows, minlength=len(self._clicks))
 
     def popularity(self) -> np.ndarray:
@@ -72,10 +95,12 @@ class Shelf:
         return 0.5 * self._ratings + 0.5 * clicks / max(float(clicks.max()), 1.0)
 
     def show(self, query: np.ndarray, ts: np.ndarray, random: np.ndarray) -> Shown:
-        """Result pages of R requests: ``query`` (R,) phrasing numbers, ``ts`` (R,) µs, ``random`` (R,) bool.
+        """Result pages of R requests: ``query`` (R,) phrasing numbers, ``ts`` (R,) µs, ``random``
+        (R,) bool.
 
-        Score = lexical + popularity + bonus of new items + Gumbel noise; the explorer lifts a few other candidates to
-        a random place; a random request shows the same items in uniformly random order.
+        Score = lexical + popularity + bonus of new items + Gumbel noise; the explorer lifts a few
+        other candidates to a random place; a random request shows the same items in uniformly
+        random order.
         """
         cfg, rng = self._cfg, self._rng
         pools = {int(q): self._pool(int(q)) for q in np.unique(query)}
@@ -87,12 +112,17 @@ class Shelf:
         score = np.where(there, score, _NEVER)
 
         width = min(cfg.shown_max, rows.shape[1])
-        n = np.minimum(rng.integers(cfg.shown_min, cfg.shown_max + 1, len(query)), there.sum(axis=1))
+        n = np.minimum(
+            rng.integers(cfg.shown_min, cfg.shown_max + 1, len(query)), there.sum(axis=1)
+        )
         best = -np.sort(-score, axis=1)[:, :width]  # (R, width)
         place = (rng.random(score.shape) * n[:, None]).astype(np.int64)
-        chance = cfg.explore * n / np.maximum(there.sum(axis=1), 1)  # (R,) of a candidate to be lifted
+        # (R,) of a candidate to be lifted
+        chance = cfg.explore * n / np.maximum(there.sum(axis=1), 1)
         lifted = there & (rng.random(score.shape) < chance[:, None])
-        score = np.where(lifted, np.take_along_axis(best, np.minimum(place, width - 1), axis=1) + 1e-9, score)
+        score = np.where(
+            lifted, np.take_along_axis(best, np.minimum(place, width - 1), axis=1) + 1e-9, score
+        )
 
         order = np.argsort(-score, axis=1, kind="stable")[:, :width]
         key = np.where(random[:, None], rng.random(order.shape), np.arange(width)[None, :])
@@ -115,7 +145,11 @@ class Shelf:
             home = np.setdiff1d(self._members.get(self._homes[query], np.empty(0, np.int64)), best)
             weights = self._ratings[home] + 0.05
             take = min(cfg.popular, len(home))
-            popular = self._rng.choice(home, size=take, replace=False, p=weights / weights.sum()) if take else home[:0]
+            popular = (
+                self._rng.choice(home, size=take, replace=False, p=weights / weights.sum())
+                if take
+                else home[:0]
+            )
             rows = np.full(min(cfg.pool, n) + cfg.popular, -1, dtype=np.int64)
             rows[: len(best)] = best
             rows[len(best) : len(best) + take] = popular

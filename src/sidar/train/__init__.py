@@ -1,4 +1,7 @@
-"""Training: one loop, crash-safe checkpoints, and the SFT and alignment stages. Names load torch on first use."""
+"""Training: one loop, crash-safe checkpoints, and the SFT and alignment stages.
+
+Names load torch on first use.
+"""
 
 from __future__ import annotations
 

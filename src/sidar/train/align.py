@@ -1,8 +1,10 @@
-"""The alignment stage: move the SFT model towards what was clicked and away from what was only shown.
+"""The alignment stage: move the SFT model towards what was clicked and away from what was only
+shown.
 
-Every objective sees the same rows in the same order with the same steps (docs/evaluation.md): preference lists, and a
-share of item text → SID that keeps the whole catalogue reachable.  Dropout is off: candidates of one list share their
-prompt's dropout mask in a packed forward, and a reference compared under noise is no reference.
+Every objective sees the same rows in the same order with the same steps (docs/evaluation.md):
+preference lists, and a share of item text → SID that keeps the whole catalogue reachable.  Dropout
+is off: candidates of one list share their prompt's dropout mask in a packed forward, and a
+reference compared under noise is no reference.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ from sidar.train.vectors import attach
 class AlignTask:
     """Preference lists and item rows under one objective (see :class:`sidar.train.loop.Task`).
 
-    A batch of B₁ lists and B₂ item rows descends (B₁ · objective(lists) + B₂ · SFT(items)) / (B₁ + B₂).  Objectives
-    with a reference compare with a frozen copy of the model as it came in, scored on the same packed batch: one extra
-    forward without gradient, nothing to cache, and nothing that a resume could find stale.
+    A batch of B₁ lists and B₂ item rows descends (B₁ · objective(lists) + B₂ · SFT(items)) / (B₁ +
+    B₂).  Objectives with a reference compare with a frozen copy of the model as it came in, scored
+    on the same packed batch: one extra forward without gradient, nothing to cache, and nothing that
+    a resume could find stale.
     """
 
     def __init__(
@@ -49,7 +52,12 @@ class AlignTask:
     ) -> None:
         self.model, self.cfg = model, cfg
         self.objective: Objective = objective(cfg.objective)
-        self._lists, self._items, self._validator, self._beam = lists, items, validator, beam_negatives
+        self._lists, self._items, self._validator, self._beam = (
+            lists,
+            items,
+            validator,
+            beam_negatives,
+        )
         self._reference = frozen_copy(model) if self.objective.needs_reference else None
         self.window = (
             SimilarityWindow(
@@ -62,10 +70,13 @@ class AlignTask:
             if self.objective.needs_window and cfg.rdrw and cfg.rdrw_weights != "constant"
             else None
         )
-        self.length_correlations: list[float] = []  # of RDRW's similarity with equal length, batch by batch
+        # of RDRW's similarity with equal length, batch by batch
+        self.length_correlations: list[float] = []
         sizes = {"list": len(lists), "item": len(items)}
         shares = {"list": 1.0 - cfg.item_share, "item": cfg.item_share}
-        self._pools = Pools(Order(sizes, shares, cfg.batch_size, seed), self._prepare, lambda x: x.length)
+        self._pools = Pools(
+            Order(sizes, shares, cfg.batch_size, seed), self._prepare, lambda x: x.length
+        )
 
     def _prepare(self, draws: list[Draw]) -> list[Example]:
         lists = [index for source, index, _ in draws if source == "list"]
@@ -122,12 +133,13 @@ def train_align(
     progress: bool = True,
     embed_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Align the SFT model under ``cfg.align`` and write ``model/``, ``best/``, ``log.jsonl``, ``tensorboard/``.
+    """Align the SFT model under ``cfg.align`` and write ``model/``, ``best/``, ``log.jsonl``,
+    ``tensorboard/``.
 
-    Starts from the *final* SFT model; ``embed_folder`` as in ``train_sft``.  Interrupted work is kept in ``work``
-    (default: ``.<stage>.work`` beside ``out``).  The log's step 0 is the SFT model on the same validation lists.
-    Returns a report as ``train_sft`` does; raises ``ValueError`` for an unknown objective, a log without lists, or
-    interrupted work of another config.
+    Starts from the *final* SFT model; ``embed_folder`` as in ``train_sft``.  Interrupted work is
+    kept in ``work`` (default: ``.<stage>.work`` beside ``out``).  The log's step 0 is the SFT model
+    on the same validation lists. Returns a report as ``train_sft`` does; raises ``ValueError`` for
+    an unknown objective, a log without lists, or interrupted work of another config.
     """
     align = cfg.align.resolved(cfg.sft)  # also what a checkpoint's identity records
     objective(align.objective)  # a misspelt name is told before anything is loaded
@@ -148,14 +160,18 @@ def train_align(
     )
     if not len(lists):
         raise ValueError(
-            f"{data_folder} holds no preference list whose positives have an SID; alignment needs logged clicks "
-            "(see events in sidar.yaml)"
+            f"{data_folder} holds no preference list whose positives have an SID; alignment needs "
+            "logged clicks (see events in sidar.yaml)"
         )
     beam = None
     if preference.negatives == "beam":
         width = preference.max_positives + preference.max_negatives
-        beam = BeamNegatives(frozen_copy(model).to(device), inputs.index, width, preference.max_positives)
-    valid = inputs.valid_lists(builder, align.valid_requests, preference.max_positives, preference.max_negatives)
+        beam = BeamNegatives(
+            frozen_copy(model).to(device), inputs.index, width, preference.max_positives
+        )
+    valid = inputs.valid_lists(
+        builder, align.valid_requests, preference.max_positives, preference.max_negatives
+    )
     task = AlignTask(
         model,
         lists,
@@ -199,14 +215,21 @@ def train_align(
         extra,
     )
     if task.window is not None:
-        seen = {"pairs_seen": task.window.seen, "window": align.rdrw_window, "quartiles": task.window.quartiles}
+        seen = {
+            "pairs_seen": task.window.seen,
+            "window": align.rdrw_window,
+            "quartiles": task.window.quartiles,
+        }
         report["shapes"]["rdrw"] = seen
         found = task.length_correlations
         if found and sum(found) / len(found) > 0.5:
             report["summary"] += (
-                f"; RDRW's similarity mostly tells lengths apart (correlation {sum(found) / len(found):.2f}): "
-                "align.rdrw_state: item_vector compares SIDs of any length"
+                "; RDRW's similarity mostly tells lengths apart (correlation "
+                f"{sum(found) / len(found):.2f}): align.rdrw_state: item_vector compares SIDs of "
+                "any length"
             )
         if task.window.quartiles is None:
-            report["summary"] += f"; RDRW stayed in its warm-up ({task.window.seen} of {align.rdrw_window} pairs)"
+            report["summary"] += (
+                f"; RDRW stayed in its warm-up ({task.window.seen} of {align.rdrw_window} pairs)"
+            )
     return report

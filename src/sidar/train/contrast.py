@@ -1,21 +1,24 @@
-"""Losses of query–item pairs as pure functions of unit vectors: InfoNCE, hinge, SCI's swap term, two baselines.
+"""Losses of query–item pairs as pure functions of unit vectors: InfoNCE, hinge, SCI's swap term,
+two baselines.
 
-For pairs (q_i, d_i) of unit vectors, S the cosine, and negatives j: the batch's items that do not answer q_i too,
+For pairs (q_i, d_i) of unit vectors, S the cosine, and negatives j: the batch's items that do not
+answer q_i too,
 
     InfoNCE   −(1/B) Σ_i log [ exp(S(q_i, d_i) / τ) / Σ_{j or i} exp(S(q_i, d_j) / τ) ]
     hinge     mean over (i, j) of max(0, δ − S(q_i, d_i) + S(q_i, d_j))
 
-InfoNCE is [known: sentence-transformers' MultipleNegativesRankingLoss, scale 20 = 1/τ], the hinge SCI's L_original
-[source: N9; arXiv 2512.13074]. The mask of other positives is ours: a batch of popular queries holds many items that
-answer several of them.
+InfoNCE is [known: sentence-transformers' MultipleNegativesRankingLoss, scale 20 = 1/τ], the hinge
+SCI's L_original [source: N9; arXiv 2512.13074]. The mask of other positives is ours: a batch of
+popular queries holds many items that answer several of them.
 
-Two towers f_q, f_i that both read queries Q and items I give four views, and with ℓ either of the two losses
+Two towers f_q, f_i that both read queries Q and items I give four views, and with ℓ either of the
+two losses
 
     L = ℓ(f_q(Q), f_i(I)) + λ ℓ(f_i(Q), f_q(I)) + γ [ℓ(f_q(Q), f_q(I)) + ℓ(f_i(Q), f_i(I))]
 
-λ is SCI's alignment by input swapping [source: N9 gives the swapped inputs; the term itself is a reconstruction], γ the
-rest of the 2 × 2 grid, an ablation [reconstruction]. Nothing is added to the parameters. At λ = 1 L is the same after
-exchanging the towers.
+λ is SCI's alignment by input swapping [source: N9 gives the swapped inputs; the term itself is a
+reconstruction], γ the rest of the 2 × 2 grid, an ablation [reconstruction]. Nothing is added to the
+parameters. At λ = 1 L is the same after exchanging the towers.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from sidar.config import DenseConfig
 def in_batch_loss(
     queries: Tensor, items: Tensor, hide: Tensor, temperature: float = 0.05, symmetric: bool = False
 ) -> Tensor:
-    """InfoNCE of unit vectors ``queries`` and ``items``, each (B, D); ``hide`` (B, B) bool: item j is no negative of i.
+    """InfoNCE of unit vectors ``queries`` and ``items``, each (B, D); ``hide`` (B, B) bool: item j
+    is no negative of i.
 
     ``symmetric``: the mean of both directions, queries as each other's negatives in the second.
     """
@@ -42,8 +46,11 @@ def in_batch_loss(
     return (loss + F.cross_entropy(scores.T, own)) / 2 if symmetric else loss
 
 
-def hinge_loss(queries: Tensor, items: Tensor, hide: Tensor, margin: float = 0.2, symmetric: bool = False) -> Tensor:
-    """SCI's L_original, inputs as in :func:`in_batch_loss`; the mean over all negatives, 0 where there is none.
+def hinge_loss(
+    queries: Tensor, items: Tensor, hide: Tensor, margin: float = 0.2, symmetric: bool = False
+) -> Tensor:
+    """SCI's L_original, inputs as in :func:`in_batch_loss`; the mean over all negatives, 0 where
+    there is none.
 
     ``symmetric``: the mean of both directions; as printed the items alone are negatives.
     """
@@ -67,7 +74,9 @@ def pair_loss(queries: Tensor, items: Tensor, hide: Tensor, dense: DenseConfig) 
 
 @dataclass(frozen=True)
 class Views:
-    """Unit vectors (B, D) of one batch of pairs; the swapped views are None where no term asks for them."""
+    """Unit vectors (B, D) of one batch of pairs; the swapped views are None where no term asks for
+    them.
+    """
 
     queries: Tensor  # f_q(Q)
     items: Tensor  # f_i(I)
@@ -76,14 +85,18 @@ class Views:
 
 
 def tower_loss(views: Views, hide: Tensor, dense: DenseConfig) -> Tensor:
-    """L as above with λ = ``dense.swap`` and γ = ``dense.cross``, and the moment term of ``dense.match``."""
+    """L as above with λ = ``dense.swap`` and γ = ``dense.cross``, and the moment term of
+    ``dense.match``.
+    """
     loss = pair_loss(views.queries, views.items, hide, dense)
     q_as_i, i_as_q = views.queries_as_items, views.items_as_queries
     if q_as_i is not None and i_as_q is not None:
         if dense.swap:
             loss = loss + dense.swap * pair_loss(q_as_i, i_as_q, hide, dense)
         if dense.cross:
-            cross = pair_loss(views.queries, i_as_q, hide, dense) + pair_loss(q_as_i, views.items, hide, dense)
+            cross = pair_loss(views.queries, i_as_q, hide, dense) + pair_loss(
+                q_as_i, views.items, hide, dense
+            )
             loss = loss + dense.cross * cross
     if dense.match != "none":
         apart = mean_gap if dense.match == "mean" else coral
@@ -97,9 +110,11 @@ def mean_gap(queries: Tensor, items: Tensor) -> Tensor:
 
 
 def coral(queries: Tensor, items: Tensor) -> Tensor:
-    """‖C_q − C_i‖_F² of the two sides' covariances, a baseline [known: Sun & Saenko 2016, arXiv 1607.01719].
+    """‖C_q − C_i‖_F² of the two sides' covariances, a baseline [known: Sun & Saenko 2016, arXiv
+    1607.01719].
 
-    Without its factor 1 / (4 D²), which is for features of unbounded length: these vectors have length 1.
+    Without its factor 1 / (4 D²), which is for features of unbounded length: these vectors have
+    length 1.
     """
     return (_covariance(queries) - _covariance(items)).square().sum()
 

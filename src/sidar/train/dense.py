@@ -1,7 +1,9 @@
-"""The encoder fine-tuned on the rows that SFT learns from: the dense baseline that "better than dense" must beat.
+"""The encoder fine-tuned on the rows that SFT learns from: the dense baseline that "better than
+dense" must beat.
 
-The loss is that of ``train/contrast.py`` with the other items of the batch as negatives; ``dense.towers: two`` trains
-SCI's query and item towers instead of one encoder (``train/towers.py``, docs/methods/sci.md) through the same loop.
+The loss is that of ``train/contrast.py`` with the other items of the batch as negatives;
+``dense.towers: two`` trains SCI's query and item towers instead of one encoder
+(``train/towers.py``, docs/methods/sci.md) through the same loop.
 """
 
 from __future__ import annotations
@@ -40,23 +42,33 @@ Validation = Callable[[Embedder], dict[str, float]]
 
 
 def validation(
-    sets: Sequence[EvalSet], catalogue: Catalogue, texts: Sequence[str], dense: DenseConfig, batch_size: int = 32
+    sets: Sequence[EvalSet],
+    catalogue: Catalogue,
+    texts: Sequence[str],
+    dense: DenseConfig,
+    batch_size: int = 32,
 ) -> Validation | None:
-    """``embedder -> {set: nDCG@10}`` on at most ``valid_queries`` per set; None where the sets hold no query.
+    """``embedder -> {set: nDCG@10}`` on at most ``valid_queries`` per set; None where the sets hold
+    no query.
 
-    Ranked are all live items that these queries judge and then, up to ``valid_items``, evenly spaced others: on a
-    large catalogue the figure is kinder than a search of all items, and good for choosing a step.
+    Ranked are all live items that these queries judge and then, up to ``valid_items``, evenly
+    spaced others: on a large catalogue the figure is kinder than a search of all items, and good
+    for choosing a step.
     """
     chosen = []
     for each in sets:
         said = [q for q, prompt in enumerate(each.prompts) if prompt.query.strip()]
-        keep = [said[i] for i in subset_by_hash([each.query_ids[q] for q in said], dense.valid_queries)]
+        keep = [
+            said[i] for i in subset_by_hash([each.query_ids[q] for q in said], dense.valid_queries)
+        ]
         if keep:
             ids, prompts = zip(*((each.query_ids[q], each.prompts[q]) for q in keep), strict=True)
             chosen.append(EvalSet(each.name, ids, prompts, each.qrels, each.origin))
     if not chosen:
         return None
-    judged = {item for each in chosen for query in each.query_ids for item in each.qrels.get(query, {})}
+    judged = {
+        item for each in chosen for query in each.query_ids for item in each.qrels.get(query, {})
+    }
     wanted = np.zeros(len(catalogue), bool)
     wanted[[row for row in catalogue.rows(sorted(judged)) if row >= 0]] = True
     others = np.flatnonzero(catalogue.alive & ~wanted)
@@ -70,9 +82,13 @@ def validation(
         items = embedder.encode(ranked, batch_size)
         found = {}
         for each, goal in goals:
-            queries = query_side(embedder).encode([prompt.query for prompt in each.prompts], batch_size)
+            queries = query_side(embedder).encode(
+                [prompt.query for prompt in each.prompts], batch_size
+            )
             best = np.argsort(-(queries @ items.T), axis=1, kind="stable")[:, :DEPTH]
-            found[each.name] = goal(Hits(rows[best].astype(np.int32), np.zeros(best.shape, np.float32)))
+            found[each.name] = goal(
+                Hits(rows[best].astype(np.int32), np.zeros(best.shape, np.float32))
+            )
         return found
 
     return validate
@@ -80,7 +96,8 @@ def validation(
 
 @dataclass
 class Tuned:
-    """What a tuning did. ``log``: one record per validation, step 0 = untuned; ``best`` is the record that was kept.
+    """What a tuning did. ``log``: one record per validation, step 0 = untuned; ``best`` is the
+    record that was kept.
 
     Without validation queries ``log`` is empty and the last step is kept.
     """
@@ -101,13 +118,17 @@ def tune(
     validate: Validation | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Tuned:
-    """Fine-tune ``embedder.model`` in place; it ends as the step of the highest mean nDCG@10, step 0 included.
+    """Fine-tune ``embedder.model`` in place; it ends as the step of the highest mean nDCG@10, step
+    0 included.
 
-    ``streams`` by the names of ``dense.mixture``; ``texts`` (N,) by catalogue row. The same seed gives the same
-    weights on one thread. Raises ``ValueError`` where no stream with a share has a pair.
+    ``streams`` by the names of ``dense.mixture``; ``texts`` (N,) by catalogue row. The same seed
+    gives the same weights on one thread. Raises ``ValueError`` where no stream with a share has a
+    pair.
     """
     shares = {str(name): share for name, share in dense.mixture.items()}
-    order = Order({name: len(stream) for name, stream in streams.items()}, shares, dense.batch_size, seed)
+    order = Order(
+        {name: len(stream) for name, stream in streams.items()}, shares, dense.batch_size, seed
+    )
 
     def prepare(draws: list[Draw]) -> list[Pair]:
         return [streams[name].pair(index, epoch) for name, index, epoch in draws]
@@ -129,7 +150,9 @@ def tune(
         say(f"dense: step {step}, valid nDCG@10 {record['ndcg@10']:.3f}")
         if done.best is None or record["ndcg@10"] > done.best["ndcg@10"]:
             done.best = record
-            kept = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            kept = {
+                name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()
+            }
 
     check(0)
     for step in range(dense.steps):
@@ -172,12 +195,14 @@ def train_dense(
     valid_sets: Sequence[EvalSet] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """The stage: fine-tune ``embed.model`` on the training rows of ``data_folder`` and write into ``out``
+    """The stage: fine-tune ``embed.model`` on the training rows of ``data_folder`` and write into
+    ``out``
 
-    ``model/`` (a sentence-transformers folder, or two and ``towers.json``: ``embed.model`` may name it), ``items.npy``
-    (N, D) by that model as :func:`sidar.embed.load_items` reads it, of two towers ``items_query.npy`` as well,
-    ``embedder.json`` and ``log.jsonl``. ``valid_sets`` choose the step (default: all sets of role valid; none: the last
-    step is kept). Returns a report with ``summary`` and ``shapes``.
+    ``model/`` (a sentence-transformers folder, or two and ``towers.json``: ``embed.model`` may name
+    it), ``items.npy`` (N, D) by that model as :func:`sidar.embed.load_items` reads it, of two
+    towers ``items_query.npy`` as well, ``embedder.json`` and ``log.jsonl``. ``valid_sets`` choose
+    the step (default: all sets of role valid; none: the last step is kept). Returns a report with
+    ``summary`` and ``shapes``.
     """
     out, device = Path(out), resolve_device(cfg.device)
     embedder = trainable(cfg.embed, device, cfg.dense)
@@ -187,8 +212,12 @@ def train_dense(
     columns = (catalogue.column(name) for name in ("title", "category", "brand"))
     words = [item_words(*parts) for parts in zip(*columns, strict=True)]
     logged = LogPairs(data.sft(), catalogue.alive, cfg.seed, max_positives=cfg.sft.max_positives)
-    streams: dict[str, Pairs] = {"query": logged, "pseudo": PseudoPairs(words, catalogue.alive, cfg.seed)}
-    # The sets of role valid as the data stage left them: a later change of evaluate.* trains nothing again.
+    streams: dict[str, Pairs] = {
+        "query": logged,
+        "pseudo": PseudoPairs(words, catalogue.alive, cfg.seed),
+    }
+    # The sets of role valid as the data stage left them: a later change of evaluate.* trains
+    # nothing again.
     sets = data.eval_sets("valid") if valid_sets is None else valid_sets
     validate = validation(sets, catalogue, texts, cfg.dense, cfg.embed.batch_size)
     tuned = tune(embedder, streams, texts, cfg.dense, seed=cfg.seed, validate=validate, say=say)
@@ -201,9 +230,13 @@ def train_dense(
     saved = load_embedder(cfg.embed.model_copy(update={"model": str(out / "model")}), device)
     for name, view in item_views(saved).items():
         shape = (len(catalogue), view.dim)
-        vectors = np.lib.format.open_memmap(out / FILES[name], mode="w+", dtype=np.float32, shape=shape)
+        vectors = np.lib.format.open_memmap(
+            out / FILES[name], mode="w+", dtype=np.float32, shape=shape
+        )
         for start in range(0, len(texts), CHUNK):
-            vectors[start : start + CHUNK] = view.encode(texts[start : start + CHUNK], cfg.embed.batch_size)
+            vectors[start : start + CHUNK] = view.encode(
+                texts[start : start + CHUNK], cfg.embed.batch_size
+            )
         vectors.flush()
     about = {
         "model": cfg.embed.model,
@@ -233,15 +266,28 @@ def train_dense(
     else:
         quality = "no validation query, so the last step is kept"
     who = f"two towers from {cfg.embed.model}" if cfg.dense.towers == "two" else cfg.embed.model
-    summary = f"{len(catalogue):,} items by {who} tuned on {len(logged):,} requests, step {chosen}, {quality}"
-    return {"summary": summary, "shapes": {"items": [len(catalogue), saved.dim], **facts}, "log": tuned.log}
+    summary = (
+        f"{len(catalogue):,} items by {who} tuned on {len(logged):,} requests, step "
+        f"{chosen}, {quality}"
+    )
+    return {
+        "summary": summary,
+        "shapes": {"items": [len(catalogue), saved.dim], **facts},
+        "log": tuned.log,
+    }
 
 
 def apart(items: np.ndarray, seen: np.ndarray, most: int = 4096) -> dict[str, float]:
-    """How far f_i(I) and f_q(I) lie apart, on ``most`` evenly spaced rows: what the swap is meant to bring together."""
+    """How far f_i(I) and f_q(I) lie apart, on ``most`` evenly spaced rows: what the swap is meant
+    to bring together.
+    """
     if not len(items):
         return {}
     rows = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))
     one, other = np.asarray(items[rows]), np.asarray(seen[rows])
     first = float((self_ranks(other, one) <= 1).mean())
-    return {"gap": modality_gap(one, other), "cka": linear_cka(one, other), "find_themselves": first}
+    return {
+        "gap": modality_gap(one, other),
+        "cka": linear_cka(one, other),
+        "find_themselves": first,
+    }

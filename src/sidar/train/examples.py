@@ -1,6 +1,8 @@
-"""Training examples: prompts as tokens, answers as candidates, made from rows only when a batch needs them.
+"""Training examples: prompts as tokens, answers as candidates, made from rows only when a batch
+needs them.
 
-Every part of a mixture is a :class:`Stream`: something that knows its size and turns drawn indices into examples.
+Every part of a mixture is a :class:`Stream`: something that knows its size and turns drawn indices
+into examples.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from sidar.types import Prompt, SemanticIds
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt (token ids) and what is scored under it. ``is_list``: a preference list, not an SFT row.
+    """One prompt (token ids) and what is scored under it. ``is_list``: a preference list, not an
+    SFT row.
 
     ``counts`` says what packing left out, to be added up where the example is trained on.
     """
@@ -58,7 +61,9 @@ class ItemStream:
         alive: np.ndarray,
         vectors: np.ndarray | None = None,
     ) -> None:
-        """``vectors`` (N, D) by row, where the model reads sentence vectors: an item's text has its item's."""
+        """``vectors`` (N, D) by row, where the model reads sentence vectors: an item's text has its
+        item's.
+        """
         self._texts, self._sids, self._builder, self._vectors = texts, sids, builder, vectors
         said = np.fromiter((bool(t.strip()) for t in texts), bool, len(texts))
         self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
@@ -69,14 +74,18 @@ class ItemStream:
     def examples(self, draws: Sequence[tuple[int, int]]) -> list[Example]:
         rows = [int(self._rows[i]) for i, _ in draws]
         vectors = None if self._vectors is None else np.asarray(self._vectors[rows])
-        tokens = self._builder.encode_batch([Prompt(self._texts[r], task="item") for r in rows], self._sids, vectors)
+        tokens = self._builder.encode_batch(
+            [Prompt(self._texts[r], task="item") for r in rows], self._sids, vectors
+        )
         return [Example(t, [_only(self._sids, r)]) for t, r in zip(tokens, rows, strict=True)]
 
 
 class PseudoStream:
-    """Pseudo-query → the SIDs of the item that it was made from and of others that have all its words.
+    """Pseudo-query → the SIDs of the item that it was made from and of others that have all its
+    words.
 
-    Every epoch asks in other words, and for other matches: at most ``max_positives`` of them, drawn evenly.
+    Every epoch asks in other words, and for other matches: at most ``max_positives`` of them, drawn
+    evenly.
     """
 
     def __init__(
@@ -91,7 +100,9 @@ class PseudoStream:
     ) -> None:
         self._words, self._sids, self._builder, self._seed = words, sids, builder, seed
         self._max_positives = max_positives
-        said = np.fromiter((bool(w.title or w.category or w.brand) for w in words), bool, len(words))
+        said = np.fromiter(
+            (bool(w.title or w.category or w.brand) for w in words), bool, len(words)
+        )
         self._rows = np.flatnonzero(alive & (sids.lengths > 0) & said)
         self._matches = Matches(words, self._rows)
 
@@ -123,13 +134,14 @@ class PseudoStream:
 
 
 class LogStream:
-    """Logged requests → the SIDs of what was clicked; with ``max_negatives`` > 0 as preference lists.
+    """Logged requests → the SIDs of what was clicked; with ``max_negatives`` > 0 as preference
+    lists.
 
-    Lists hold all positives of a request; an example has ``max_positives`` of them, and its negatives share an SID with
-    none, cut ones included.
-    ``table`` has the columns of sft.parquet or lists.parquet; of the optional ``positive_weights`` and
-    ``negative_weights`` (list<float>, aligned with the rows; null = all 1) each is read where it is there.  Requests
-    whose positives have no SID are left out (``dropped`` counts them).
+    Lists hold all positives of a request; an example has ``max_positives`` of them, and its
+    negatives share an SID with none, cut ones included. ``table`` has the columns of sft.parquet or
+    lists.parquet; of the optional ``positive_weights`` and ``negative_weights`` (list<float>,
+    aligned with the rows; null = all 1) each is read where it is there.  Requests whose positives
+    have no SID are left out (``dropped`` counts them).
     """
 
     def __init__(
@@ -143,7 +155,11 @@ class LogStream:
         is_list: bool = False,
     ) -> None:
         self._table, self.sids, self._builder = table, sids, builder
-        self._max_positives, self._max_negatives, self._is_list = max_positives, max_negatives, is_list
+        self._max_positives, self._max_negatives, self._is_list = (
+            max_positives,
+            max_negatives,
+            is_list,
+        )
         self._weights = {"positive_weights", "negative_weights"} & set(table.column_names)
         self._usable = np.flatnonzero(_any_sid(table, sids))
         self.dropped = table.num_rows - len(self._usable)
@@ -160,16 +176,26 @@ class LogStream:
         positives = self._table.column("positives").take(pa.array(self._usable[list(indices)]))
         return pc.list_value_length(positives).to_pylist()
 
-    def rows(self, indices: Sequence[int], negatives: list[list[int]] | None = None) -> list[Example]:
-        """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones and their weights."""
+    def rows(
+        self, indices: Sequence[int], negatives: list[list[int]] | None = None
+    ) -> list[Example]:
+        """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones and
+        their weights.
+        """
         columns = ["query", "history", "profile", "positives", "tiers"]
         logged = self._max_negatives > 0 and negatives is None
         weights = self._weights if logged else self._weights - {"negative_weights"}
-        records = self._read(indices, [*columns, *(["negatives"] if logged else []), *sorted(weights)])
+        records = self._read(
+            indices, [*columns, *(["negatives"] if logged else []), *sorted(weights)]
+        )
         tokens = self._builder.encode_batch([_prompt(r) for r in records], self.sids)
         made = []
         for number, (record, one) in enumerate(zip(records, tokens, strict=True)):
-            wrong = negatives[number] if negatives is not None else (record["negatives"] if logged else [])
+            wrong = (
+                negatives[number]
+                if negatives is not None
+                else (record["negatives"] if logged else [])
+            )
             found = to_candidates(
                 record["positives"],
                 record["tiers"],
@@ -185,7 +211,10 @@ class LogStream:
                 "rows_without_sid": found.without_sid,
             }
             if self._is_list:
-                counts |= {"lists": 1, "lists_without_negatives": int(all(c.is_positive for c in found.listed))}
+                counts |= {
+                    "lists": 1,
+                    "lists_without_negatives": int(all(c.is_positive for c in found.listed)),
+                }
             made.append(Example(one, found.listed, self._is_list, counts))
         return made
 

@@ -1,4 +1,6 @@
-"""What both training stages open: the dataset, the SID table, the index, and what identifies them."""
+"""What both training stages open: the dataset, the SID table, the index, and what
+identifies them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from sidar.train.examples import Example, ItemStream, LogStream, PseudoStream
 from sidar.train.pseudo import ItemWords, item_words
 from sidar.types import SemanticIds
 
-#: Settings that change what is written down, not what is trained: an interrupted run may change them.
+#: Settings that change what is written down, not what is trained: an interrupted run may change
+#: them.
 _FREE = {"log_every", "checkpoint_every", "keep_checkpoints", "label"}
 
 
@@ -43,16 +46,28 @@ class Inputs:
         columns = (self.data.catalogue.column(name) for name in ("title", "category", "brand"))
         return [item_words(*parts) for parts in zip(*columns, strict=True)]
 
-    def items(self, fields: Sequence[str], builder: PromptBuilder, vectors: np.ndarray | None = None) -> ItemStream:
+    def items(
+        self, fields: Sequence[str], builder: PromptBuilder, vectors: np.ndarray | None = None
+    ) -> ItemStream:
         """Item text → SID; ``vectors`` (N, D) where the model reads sentence vectors."""
-        return ItemStream(self.data.item_text(list(fields)), self.sids, builder, self.data.catalogue.alive, vectors)
+        return ItemStream(
+            self.data.item_text(list(fields)),
+            self.sids,
+            builder,
+            self.data.catalogue.alive,
+            vectors,
+        )
 
     def pseudo(self, builder: PromptBuilder, seed: int, max_positives: int) -> PseudoStream:
         """Pseudo-query → SIDs."""
         alive = self.data.catalogue.alive
-        return PseudoStream(self.words(), self.sids, builder, alive, seed, max_positives=max_positives)
+        return PseudoStream(
+            self.words(), self.sids, builder, alive, seed, max_positives=max_positives
+        )
 
-    def valid_lists(self, builder: PromptBuilder, limit: int, max_positives: int, max_negatives: int) -> list[Example]:
+    def valid_lists(
+        self, builder: PromptBuilder, limit: int, max_positives: int, max_negatives: int
+    ) -> list[Example]:
         """At most ``limit`` preference lists of the validation day, evenly spread over it."""
         stream = LogStream(
             self.data.lists("valid"),
@@ -62,12 +77,16 @@ class Inputs:
             max_negatives=max_negatives,
             is_list=True,
         )
-        chosen = np.unique(np.linspace(0, max(len(stream) - 1, 0), min(limit, len(stream))).astype(int))
+        chosen = np.unique(
+            np.linspace(0, max(len(stream) - 1, 0), min(limit, len(stream))).astype(int)
+        )
         return stream.rows(chosen.tolist()) if len(stream) else []
 
 
 def hash_of(folder: Path, files: Sequence[str]) -> str:
-    """What ``folder`` holds: its manifest's hash, or those of ``files`` where no pipeline wrote a manifest."""
+    """What ``folder`` holds: its manifest's hash, or those of ``files`` where no pipeline wrote a
+    manifest.
+    """
     manifest = read_manifest(folder)
     if manifest is not None:
         return manifest.hash

@@ -1,8 +1,9 @@
 """The one training loop: SFT and every alignment objective go through it.
 
-accelerate supplies device placement and data parallelism; everything that must survive a crash is ours
-(:mod:`sidar.fitting.checkpoint`).  A run is a function of its config, its inputs and its seed: batch, learning rate and
-random draws of step s depend on (seed, s) alone, so continuing after a kill repeats what would have happened.
+accelerate supplies device placement and data parallelism; everything that must survive a crash is
+ours (:mod:`sidar.fitting.checkpoint`).  A run is a function of its config, its inputs and its seed:
+batch, learning rate and random draws of step s depend on (seed, s) alone, so continuing after a
+kill repeats what would have happened.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from sidar.types import CandidateScores
 
 @dataclass
 class Outcome:
-    """One forward: the ``loss`` to descend, and the preference lists among its rows (None in SFT) for the logs."""
+    """One forward: the ``loss`` to descend, and the preference lists among its rows (None in SFT)
+    for the logs.
+    """
 
     loss: Tensor
     parts: Parts | None = None
@@ -41,7 +44,9 @@ class Outcome:
 
 
 class Task(Protocol):
-    """What a stage trains: a model, the examples of each step, a loss, a validation, and state to keep."""
+    """What a stage trains: a model, the examples of each step, a loss, a validation, and state to
+    keep.
+    """
 
     model: SidLM
 
@@ -63,7 +68,9 @@ class Task(Protocol):
 
 @dataclass
 class Fit:
-    """How a run went: ``best`` and ``final`` validation scalars (and their ``step``), ``counts`` of packing."""
+    """How a run went: ``best`` and ``final`` validation scalars (and their ``step``), ``counts`` of
+    packing.
+    """
 
     best: dict[str, float] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
@@ -75,7 +82,9 @@ class Fit:
 
 
 class _Forward(nn.Module):
-    """The task's forward as a module, so that data parallelism sees one call from inputs to loss."""
+    """The task's forward as a module, so that data parallelism sees one call from
+    inputs to loss.
+    """
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -98,11 +107,13 @@ def fit(
     validate_first: bool = False,
     progress: bool = True,
 ) -> Fit:
-    """Train ``task`` for ``cfg.steps`` optimizer steps and return what happened; continues what ``work`` holds.
+    """Train ``task`` for ``cfg.steps`` optimizer steps and return what happened; continues what
+    ``work`` holds.
 
-    ``work`` receives ``checkpoints/``, ``best/`` (a saved model), ``log.jsonl`` and ``tensorboard/``.  ``identity``
-    (config and input hashes) must be that of the interrupted run.  Raises ``ValueError`` when it is not, when all
-    checkpoints are damaged, and when the loss stops being finite.
+    ``work`` receives ``checkpoints/``, ``best/`` (a saved model), ``log.jsonl`` and
+    ``tensorboard/``.  ``identity`` (config and input hashes) must be that of the interrupted run.
+    Raises ``ValueError`` when it is not, when all checkpoints are damaged, and when the loss stops
+    being finite.
     """
     cards = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=cards):  # the caller's random state is left as it was
@@ -123,14 +134,21 @@ class _Run:
     ) -> None:
         from accelerate import Accelerator
 
-        self.task, self.cfg, self.seed, self.work, self.title, self.progress = task, cfg, seed, work, title, progress
+        self.task, self.cfg, self.seed, self.work, self.title, self.progress = (
+            task,
+            cfg,
+            seed,
+            work,
+            title,
+            progress,
+        )
         self.accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
         self.ranks = self.accelerator.num_processes
         self.device = self.accelerator.device if self.ranks > 1 else torch.device(device)
         if cfg.batch_size % (self.ranks * cfg.accumulate):
             raise ValueError(
-                f"batch_size {cfg.batch_size} must be a multiple of {self.ranks} processes x {cfg.accumulate} "
-                "accumulated passes"
+                f"batch_size {cfg.batch_size} must be a multiple of {self.ranks} processes x "
+                f"{cfg.accumulate} accumulated passes"
             )
         task.model.to(self.device)
         self.identity = {**identity, "frozen": checkpoint.frozen_hash(task.model)}
@@ -228,8 +246,13 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(self.cfg.accumulate):
             rows = mine[part * size : (part + 1) * size]
-            packed = pack([x.tokens for x in rows], [x.candidates for x in rows], self.task.model.vocab)
-            packed, is_list = packed.to(self.device), torch.tensor([x.is_list for x in rows], device=self.device)
+            packed = pack(
+                [x.tokens for x in rows], [x.candidates for x in rows], self.task.model.vocab
+            )
+            packed, is_list = (
+                packed.to(self.device),
+                torch.tensor([x.is_list for x in rows], device=self.device),
+            )
             last = part == self.cfg.accumulate - 1
             with self.accelerator.no_sync(self.forward) if not last else _nothing():
                 with autocast(self.device, self.cfg.precision):
@@ -242,8 +265,9 @@ class _Run:
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip or float("inf")))
         if norm != norm or total != total or norm == float("inf"):
             raise ValueError(
-                f"{self.title}: step {step + 1} has loss {total} and gradient norm {norm}; lower lr_new and "
-                "lr_pretrained, or set precision: fp32. The last checkpoint is untouched"
+                f"{self.title}: step {step + 1} has loss {total} and gradient norm {norm}; lower "
+                "lr_new and lr_pretrained, or set precision: fp32. The last checkpoint is "
+                "untouched"
             )
         self.optimizer.step()
         return total, norm, tokens, stats
@@ -252,9 +276,13 @@ class _Run:
         if (ratio := stats.get("gradient_ratio")) is not None:
             self.ratios.append(ratio)
             if len(self.ratios) == 3 and statistics.median(self.ratios) < INACTIVE:
-                log.say(f"{self.title}: the contrast is inactive (its gradient is {ratio:.2%} of the SFT term's)")
+                log.say(
+                    f"{self.title}: the contrast is inactive (its gradient is {ratio:.2%} of the "
+                    "SFT term's)"
+                )
 
-    # ------------------------------------------------------------------ validation and what survives
+    # ------------------------------------------------------------------ validation and what
+    # survives
 
     def validate(self, step: int, log: RunLog) -> None:
         scalars = self.task.validate()
@@ -275,7 +303,11 @@ class _Run:
             "identity": self.identity,
             "environment": checkpoint.environment(),
             "seed": self.seed,
-            "schedule": {"kind": self.cfg.schedule, "steps": self.cfg.steps, "warmup": self.cfg.warmup},
+            "schedule": {
+                "kind": self.cfg.schedule,
+                "steps": self.cfg.steps,
+                "warmup": self.cfg.warmup,
+            },
             "best": self.fit.best,
             "final": self.fit.final,
             "seconds": self.fit.seconds,
@@ -285,11 +317,18 @@ class _Run:
             "task": self.task.state_dict(),
         }
         checkpoint.save(
-            self.work / "checkpoints", step, self.task.model, self.optimizer, state, self.cfg.keep_checkpoints
+            self.work / "checkpoints",
+            step,
+            self.task.model,
+            self.optimizer,
+            state,
+            self.cfg.keep_checkpoints,
         )
 
     def resume(self) -> int:
-        """Continue from the newest intact checkpoint; the step to go on with, 0 where there is none."""
+        """Continue from the newest intact checkpoint; the step to go on with, 0 where there is
+        none.
+        """
         found = checkpoint.newest(self.work / "checkpoints")
         if found is None:
             return 0

@@ -1,7 +1,8 @@
 """Hard negatives from the model itself: what the SFT model would have answered and nobody clicked.
 
-For logs without impressions (``preference.negatives: beam``).  The answers come from a frozen copy of the SFT model,
-so a list's negatives are a function of the list: nothing to store, nothing that a resume could change.
+For logs without impressions (``preference.negatives: beam``).  The answers come from a frozen copy
+of the SFT model, so a list's negatives are a function of the list: nothing to store, nothing that a
+resume could change.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from sidar.lm.model import SidLM
 from sidar.lm.scorer import LmScorer
 from sidar.train.examples import LogStream
 
-#: Widest beam for one list; a request with more positives may end up without negatives and then trains SFT only.
+#: Widest beam for one list; a request with more positives may end up without negatives and then
+#: trains SFT only.
 WIDEST = 512
 
 
 class BeamNegatives:
-    """The best ``width`` SIDs of a constrained beam for each list, as one catalogue row each, best first.
+    """The best ``width`` SIDs of a constrained beam for each list, as one catalogue row each, best
+    first.
 
-    Those that are positives of the list are dropped where lists become candidates (and counted there).  A list with
-    more positives than ``max_positives`` gets a beam that is wider by a power of two, because the best answers may all
-    be among its positives.
+    Those that are positives of the list are dropped where lists become candidates (and counted
+    there).  A list with more positives than ``max_positives`` gets a beam that is wider by a power
+    of two, because the best answers may all be among its positives.
     """
 
     def __init__(self, model: SidLM, index: PrefixIndex, width: int, max_positives: int) -> None:
@@ -36,18 +39,23 @@ class BeamNegatives:
     def __call__(self, lists: LogStream, indices: Sequence[int]) -> list[list[int]]:
         """Rows for each of ``indices`` of ``lists``."""
         prompts = self._builder.encode_batch(lists.prompts(indices), lists.sids)
-        first = self._index.rows[self._index.rows_start[:-1]]  # one row per SID; rows become SIDs again at packing
+        # one row per SID; rows become SIDs again at packing
+        first = self._index.rows[self._index.rows_start[:-1]]
         widths = [self._width_for(count) for count in lists.positive_counts(indices)]
         negatives: list[list[int]] = [[] for _ in indices]
         for width in sorted(set(widths)):
             places = [place for place, wanted in enumerate(widths) if wanted == width]
-            beams = beam_search(self._scorer, [prompts[place] for place in places], self._trie, width)
+            beams = beam_search(
+                self._scorer, [prompts[place] for place in places], self._trie, width
+            )
             for place, sids in zip(places, beams.sids, strict=True):
                 negatives[place] = [int(first[s]) for s in sids if s >= 0]
         return negatives
 
     def _width_for(self, positives: int) -> int:
-        """Beam of a list with that many positives: a function of the list alone, with few different values."""
+        """Beam of a list with that many positives: a function of the list alone, with few different
+        values.
+        """
         width = self._width
         while width < min(self._width - self._max_positives + positives, WIDEST):
             width *= 2

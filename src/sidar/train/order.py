@@ -1,7 +1,8 @@
 """Which examples a step trains on: a function of (seed, step), length-bucketed, and nothing else.
 
-Examples come from streams (parts of a mixture).  A *pool* is the next ``WINDOW`` batches' worth of examples; it is
-sorted by length and cut into batches, whose order is shuffled, so that a batch pads little and no epoch looks alike.
+Examples come from streams (parts of a mixture).  A *pool* is the next ``WINDOW`` batches' worth of
+examples; it is sorted by length and cut into batches, whose order is shuffled, so that a batch pads
+little and no epoch looks alike.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ T = TypeVar("T")
 
 
 class Order:
-    """Draws from streams of given sizes and shares (which need not sum to 1; empty streams give theirs away)."""
+    """Draws from streams of given sizes and shares (which need not sum to 1; empty streams give
+    theirs away).
+    """
 
-    def __init__(self, sizes: dict[str, int], shares: dict[str, float], batch_size: int, seed: int) -> None:
-        live = {name: shares[name] for name in shares if sizes.get(name, 0) > 0 and shares[name] > 0}
+    def __init__(
+        self, sizes: dict[str, int], shares: dict[str, float], batch_size: int, seed: int
+    ) -> None:
+        live = {
+            name: shares[name] for name in shares if sizes.get(name, 0) > 0 and shares[name] > 0
+        }
         if not live:
             raise ValueError(f"nothing to train on: streams of sizes {sizes} with shares {shares}")
         self.sizes, self.batch_size, self.seed = sizes, batch_size, seed
@@ -48,7 +55,9 @@ class Order:
         return draws
 
     def split(self, number: int, lengths: Sequence[int]) -> list[np.ndarray]:
-        """``WINDOW`` arrays of ``batch_size`` places into pool ``number``, whose examples have these ``lengths``."""
+        """``WINDOW`` arrays of ``batch_size`` places into pool ``number``, whose examples have
+        these ``lengths``.
+        """
         rng = np.random.default_rng([self.seed, 1, number])
         jitter = rng.random(len(lengths))  # ties must not keep one stream's examples together
         ranked = np.lexsort((jitter, np.asarray(lengths)))
@@ -61,9 +70,13 @@ class Order:
 
 
 class Pools(Generic[T]):
-    """Batches of prepared examples: ``prepare`` turns a pool's draws into examples, ``length`` orders them."""
+    """Batches of prepared examples: ``prepare`` turns a pool's draws into examples, ``length``
+    orders them.
+    """
 
-    def __init__(self, order: Order, prepare: Callable[[list[Draw]], list[T]], length: Callable[[T], int]) -> None:
+    def __init__(
+        self, order: Order, prepare: Callable[[list[Draw]], list[T]], length: Callable[[T], int]
+    ) -> None:
         self._order, self._prepare, self._length = order, prepare, length
         self._number = -1
         self._batches: list[list[T]] = []

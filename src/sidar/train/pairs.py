@@ -1,7 +1,7 @@
 """Pairs of a query and an item that answers it: what a dense encoder is fine-tuned on.
 
-The same rows as SFT has (docs/evaluation.md): logged queries with what was clicked on training days,
-and pseudo-queries.
+The same rows as SFT has (docs/evaluation.md): logged queries with what was clicked on training
+days, and pseudo-queries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from sidar.train.pseudo import ItemWords, Matches, pseudo_query
 
 @dataclass(frozen=True)
 class Pair:
-    """A query, one row that answers it, and every row that is known to (sorted; ``row`` is among them)."""
+    """A query, one row that answers it, and every row that is known to (sorted; ``row`` is among
+    them).
+    """
 
     query: str
     row: int
@@ -36,13 +38,16 @@ class Pairs(Protocol):
 class LogPairs:
     """Logged queries → one clicked item each, another one in every epoch.
 
-    ``table``: SFT rows (``query``, ``positives``, best first). A request without text or without a live positive is
-    left out and counted in ``dropped``. The item is drawn from the request's ``max_positives`` best live ones. Every
-    item that the same text (case and white space aside) was answered with in any request of the table is a positive of
-    the query, also those beyond ``max_positives``.
+    ``table``: SFT rows (``query``, ``positives``, best first). A request without text or without a
+    live positive is left out and counted in ``dropped``. The item is drawn from the request's
+    ``max_positives`` best live ones. Every item that the same text (case and white space aside) was
+    answered with in any request of the table is a positive of the query, also those beyond
+    ``max_positives``.
     """
 
-    def __init__(self, table: pa.Table, alive: np.ndarray, seed: int, *, max_positives: int = 8) -> None:
+    def __init__(
+        self, table: pa.Table, alive: np.ndarray, seed: int, *, max_positives: int = 8
+    ) -> None:
         self._seed, self._max_positives = seed, max_positives
         self._texts = [(text or "").strip() for text in table.column("query").to_pylist()]
         positives = table.column("positives").combine_chunks()
@@ -56,7 +61,10 @@ class LogPairs:
         self._rows = rows
         self._start = np.concatenate([np.searchsorted(of, self._requests), [len(of)]])
         numbers: dict[str, int] = {}
-        keys = [numbers.setdefault(" ".join(text.casefold().split()), len(numbers)) for text in self._texts]
+        keys = [
+            numbers.setdefault(" ".join(text.casefold().split()), len(numbers))
+            for text in self._texts
+        ]
         self._text_of = np.asarray(keys, np.int64)
         answers = np.unique(np.stack([self._text_of[of], rows], axis=1), axis=0)
         self._answers = answers[:, 1]
@@ -76,11 +84,15 @@ class LogPairs:
 
 
 class PseudoPairs:
-    """Pseudo-query → its item, worded anew in every epoch as in SFT; every item with all its words is a positive."""
+    """Pseudo-query → its item, worded anew in every epoch as in SFT; every item with all its words
+    is a positive.
+    """
 
     def __init__(self, words: Sequence[ItemWords], alive: np.ndarray, seed: int) -> None:
         self._words, self._seed = words, seed
-        said = np.fromiter((bool(w.title or w.category or w.brand) for w in words), bool, len(words))
+        said = np.fromiter(
+            (bool(w.title or w.category or w.brand) for w in words), bool, len(words)
+        )
         self._rows = np.flatnonzero(alive & said)
         self._matches = Matches(words, self._rows)
 
@@ -94,7 +106,9 @@ class PseudoPairs:
 
 
 def hidden(pairs: Sequence[Pair]) -> np.ndarray:
-    """(B, B) bool: item j of the batch answers query i as well and so is no negative; the diagonal is False."""
+    """(B, B) bool: item j of the batch answers query i as well and so is no negative; the diagonal
+    is False.
+    """
     rows = np.asarray([pair.row for pair in pairs])
     mask = np.stack([np.isin(rows, pair.positives) for pair in pairs])
     np.fill_diagonal(mask, False)

@@ -1,8 +1,9 @@
 """Pseudo-queries: what somebody might type who wants this product, made of its own words.
 
-SFT on clicks alone leaves never-clicked items unreachable (docs/methods/sft.md), and nobody types whole titles: so
-each item is also asked for with a few random words of its title, words of its category and its brand.  Queries are
-multi-label, pseudo-queries too: every item that has all the words is a right answer [reconstruction].
+SFT on clicks alone leaves never-clicked items unreachable (docs/methods/sft.md), and nobody types
+whole titles: so each item is also asked for with a few random words of its title, words of its
+category and its brand.  Queries are multi-label, pseudo-queries too: every item that has all the
+words is a right answer [reconstruction].
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ def item_words(title: str | None, category: Sequence[str] | None, brand: str | N
     """Lower-cased words; any part may be missing."""
     deep = " ".join(part for part in list(category or ())[-2:] if part)
     names = tuple(dict.fromkeys(_WORD.findall(deep.lower())))
-    return ItemWords(tuple(_WORD.findall((title or "").lower())), names, (brand or "").strip().lower())
+    return ItemWords(
+        tuple(_WORD.findall((title or "").lower())), names, (brand or "").strip().lower()
+    )
 
 
 def pseudo_query(words: ItemWords, rng: np.random.Generator) -> str:
     """One query for an item, drawn with ``rng``; "" only for an item without any word.
 
-    1–6 title words (two or three are likeliest) in their order or, one time in four, shuffled; with probability .4 a
-    category word or two, with .25 the brand, each in front or behind.
+    1–6 title words (two or three are likeliest) in their order or, one time in four, shuffled; with
+    probability .4 a category word or two, with .25 the brand, each in front or behind.
     """
     chosen: list[str] = []
     if words.title:
@@ -46,7 +49,10 @@ def pseudo_query(words: ItemWords, rng: np.random.Generator) -> str:
         chosen = [words.title[i] for i in (places if rng.random() < 0.25 else np.sort(places))]
     if words.category and (rng.random() < 0.4 or not chosen):
         n = min(len(words.category), 1 + int(rng.integers(2)))
-        extra = [words.category[i] for i in np.sort(rng.choice(len(words.category), size=n, replace=False))]
+        extra = [
+            words.category[i]
+            for i in np.sort(rng.choice(len(words.category), size=n, replace=False))
+        ]
         chosen = [*extra, *chosen] if rng.random() < 0.5 else [*chosen, *extra]
     if words.brand and (rng.random() < 0.25 or not chosen):
         chosen = [words.brand, *chosen] if rng.random() < 0.5 else [*chosen, words.brand]
@@ -54,7 +60,9 @@ def pseudo_query(words: ItemWords, rng: np.random.Generator) -> str:
 
 
 class Matches:
-    """Which items have all the words of a pseudo-query: an inverted index over title, category and brand words."""
+    """Which items have all the words of a pseudo-query: an inverted index over title, category and
+    brand words.
+    """
 
     def __init__(self, words: Sequence[ItemWords], rows: np.ndarray) -> None:
         """``words`` by catalogue row; only ``rows`` (sorted) can match."""
@@ -68,7 +76,9 @@ class Matches:
             owners += [row] * len(own)
         by_word = np.argsort(np.asarray(numbers, np.int64), kind="stable")
         self._rows = np.asarray(owners, np.int32)[by_word]
-        self._start = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(number)))]).astype(np.int64)
+        self._start = np.concatenate(
+            [[0], np.cumsum(np.bincount(numbers, minlength=len(number)))]
+        ).astype(np.int64)
 
     def __call__(self, query: str) -> np.ndarray:
         """Sorted rows (m,) int32 that have every word of ``query``."""

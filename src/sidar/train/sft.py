@@ -1,7 +1,8 @@
 """The SFT stage: teach the language model to write SIDs (RAD-DPO eq. 1).
 
-Three kinds of rows are mixed (docs/methods/sft.md): an item's text → its SID, pseudo-queries → the SID that they were
-made from, and logged queries with history and profile → the SIDs of everything that was clicked.
+Three kinds of rows are mixed (docs/methods/sft.md): an item's text → its SID, pseudo-queries → the
+SID that they were made from, and logged queries with history and profile → the SIDs of everything
+that was clicked.
 """
 
 from __future__ import annotations
@@ -83,17 +84,22 @@ def train_sft(
     work: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train ``cfg.lm`` on ``cfg.sft`` and write ``model/`` (final), ``best/``, ``log.jsonl``, ``tensorboard/``.
+    """Train ``cfg.lm`` on ``cfg.sft`` and write ``model/`` (final), ``best/``, ``log.jsonl``,
+    ``tensorboard/``.
 
-    Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside ``out``) and continued by the next call.
-    ``embed_folder`` is read for ``lm.geometry`` alone: item texts have their items' vectors (None: encoded again).
-    Returns a report with ``summary`` and ``shapes``.  Raises ``ValueError`` where nothing can be trained on, or the
-    interrupted work is of another config or other inputs.
+    Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside ``out``) and continued
+    by the next call. ``embed_folder`` is read for ``lm.geometry`` alone: item texts have their
+    items' vectors (None: encoded again). Returns a report with ``summary`` and ``shapes``.  Raises
+    ``ValueError`` where nothing can be trained on, or the interrupted work is of another config or
+    other inputs.
     """
     sft = cfg.sft
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
     if inputs.index.n_sids == 0:
-        raise ValueError(f"{sid_folder} assigns no item an SID, so there is nothing to learn; run sidar sid again")
+        raise ValueError(
+            f"{sid_folder} assigns no item an SID, so there is nothing to learn; run sidar sid "
+            "again"
+        )
     model = start_model(cfg, inputs, Path(sid_folder))
     device = resolve_device(cfg.device)
     vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
@@ -105,7 +111,9 @@ def train_sft(
         "pseudo": pseudo,
         "query": logged,
     }
-    valid = inputs.valid_lists(builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives)
+    valid = inputs.valid_lists(
+        builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives
+    )
     if not valid and not len(logged):  # no log: words in an order that training never draws
         spread = range(0, len(pseudo), max(1, len(pseudo) // max(sft.valid_requests, 1)))
         valid = pseudo.examples([(i, UNSEEN_EPOCH) for i in spread][: sft.valid_requests])
@@ -161,4 +169,6 @@ def start_model(cfg: Config, inputs: Inputs, sid_folder: Path) -> SidLM:
         model = SidLM.from_pretrained(Path(cfg.warm_start) / "model")
         model.vocab.check_fits(inputs.sids, f"the model of {cfg.warm_start}")
         return model
-    return SidLM.build(cfg.lm, inputs.sids, codebooks=load_tokenizer(sid_folder).codebooks_, seed=cfg.seed)
+    return SidLM.build(
+        cfg.lm, inputs.sids, codebooks=load_tokenizer(sid_folder).codebooks_, seed=cfg.seed
+    )

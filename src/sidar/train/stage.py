@@ -1,4 +1,6 @@
-"""How a training stage ends: its files in ``out``, its report, and its interrupted work cleared away."""
+"""How a training stage ends: its files in ``out``, its report, and its interrupted work cleared
+away.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from sidar.train.loop import Fit
 def finish(
     train: Callable[[Path], Fit], model: SidLM, out: Path, work: Path | None, extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """Run ``train`` in the work folder, then write ``out``: ``model/``, ``best/``, ``log.jsonl``, ``tensorboard/``.
+    """Run ``train`` in the work folder, then write ``out``: ``model/``, ``best/``, ``log.jsonl``,
+    ``tensorboard/``.
 
-    With ``work`` given its owner deletes it (the pipeline does, once the artefact stands); otherwise it goes here.
+    With ``work`` given its owner deletes it (the pipeline does, once the artefact stands);
+    otherwise it goes here.
     """
     folder = work or out.with_name(f".{out.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,9 +36,13 @@ def finish(
     weights = sum(p.numel() for p in model.parameters())
     facts = [f"loss {fit.loss:.3f}"]
     if "recall@8" in fit.final:
-        facts.append(f"valid recall@8 {fit.final['recall@8']:.3f} (best {fit.best['recall@8']:.3f})")
+        facts.append(
+            f"valid recall@8 {fit.final['recall@8']:.3f} (best {fit.best['recall@8']:.3f})"
+        )
     elif "nll" not in fit.final:
-        facts.append("nothing validated (no validation requests), so the final model is also the best")
+        facts.append(
+            "nothing validated (no validation requests), so the final model is also the best"
+        )
     if fit.gradient_ratio is not None:
         facts.append(f"contrast/SFT gradient {fit.gradient_ratio:.2f}")
     report = {

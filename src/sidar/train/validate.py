@@ -21,9 +21,9 @@ from sidar.train.examples import Example
 class Validator:
     """Scores a fixed set of examples under the model as it is now, without touching its gradients.
 
-    ``nll`` is eq. 1 of RAD-DPO (nats per prompt), ``recall@8`` the share of a prompt's positive SIDs among the best
-    8 of a beam of ``beam``, averaged over prompts.  For preference lists also ``pairs/*`` and ``logp/*``
-    (:func:`sidar.align.list_statistics`), averaged over batches.
+    ``nll`` is eq. 1 of RAD-DPO (nats per prompt), ``recall@8`` the share of a prompt's positive
+    SIDs among the best 8 of a beam of ``beam``, averaged over prompts.  For preference lists also
+    ``pairs/*`` and ``logp/*`` (:func:`sidar.align.list_statistics`), averaged over batches.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class Validator:
         totals: dict[str, list[tuple[float, int]]] = {}
         for at in range(0, len(self.examples), self.batch):
             rows = self.examples[at : at + self.batch]
-            packed = pack([x.tokens for x in rows], [x.candidates for x in rows], model.vocab).to(model.device)
+            packed = pack([x.tokens for x in rows], [x.candidates for x in rows], model.vocab).to(
+                model.device
+            )
             with autocast(model.device, self.precision):
                 scores = score(model, packed)
             scores.eos_logp = None  # training only: an SID of full length is over with certainty
@@ -65,7 +67,10 @@ class Validator:
                 found.pop("pairs/count", None)
             for name, value in found.items():
                 totals.setdefault(name, []).append((float(value), len(rows)))
-        return {name: sum(v * n for v, n in parts) / sum(n for _, n in parts) for name, parts in totals.items()}
+        return {
+            name: sum(v * n for v, n in parts) / sum(n for _, n in parts)
+            for name, parts in totals.items()
+        }
 
     def _recall(self, model: SidLM) -> float:
         if self._trie is None:
@@ -73,7 +78,9 @@ class Validator:
         scorer = LmScorer(model, precision=self.precision)
         beams = beam_search(scorer, [x.tokens for x in self.examples], self._trie, self.beam, 8)
         recalls = []
-        for codes, lengths, example in zip(beams.codes[:, :8], beams.lengths[:, :8], self.examples, strict=True):
+        for codes, lengths, example in zip(
+            beams.codes[:, :8], beams.lengths[:, :8], self.examples, strict=True
+        ):
             found = {tuple(c[:n].tolist()) for c, n in zip(codes, lengths, strict=True) if n > 0}
             wanted = {c.codes for c in example.candidates if c.is_positive}
             recalls.append(len(found & wanted) / len(wanted))

@@ -1,4 +1,6 @@
-"""Sentence vectors of prompts for models that read them (lm/geometry.py): each distinct query is encoded once."""
+"""Sentence vectors of prompts for models that read them (lm/geometry.py): each distinct query is
+encoded once.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,17 @@ AT_ONCE = 128
 
 
 class Reader:
-    """Query texts → (n, D) unit vectors. Those of ``known`` texts come from ``cache``, which is filled on the way."""
+    """Query texts → (n, D) unit vectors.
+
+    Those of ``known`` texts come from ``cache``, which is filled on the way.
+    """
 
     def __init__(
-        self, embedder: Embedder, cache: VectorCache | None, known: Sequence[str] = (), batch_size: int = AT_ONCE
+        self,
+        embedder: Embedder,
+        cache: VectorCache | None,
+        known: Sequence[str] = (),
+        batch_size: int = AT_ONCE,
     ) -> None:
         self._embedder, self._batch = embedder, batch_size
         texts = list(dict.fromkeys(known))
@@ -47,12 +56,19 @@ class Reader:
 
 
 def attach(
-    model: SidLM, cfg: Config, data: Dataset, index: PrefixIndex, embed_folder: Path | None, device: str
+    model: SidLM,
+    cfg: Config,
+    data: Dataset,
+    index: PrefixIndex,
+    embed_folder: Path | None,
+    device: str,
 ) -> np.ndarray | None:
-    """Give ``model`` index and encoder, where it reads sentence vectors at all; (N, D) vectors of the items, or None.
+    """Give ``model`` index and encoder, where it reads sentence vectors at all; (N, D) vectors of
+    the items, or None.
 
-    The encoder is that of ``embed``; vectors of the log's queries are kept in ``.embed.cache`` beside ``embed_folder``.
-    ``ValueError`` where it is not the encoder that the model's codebooks were fitted to.
+    The encoder is that of ``embed``; vectors of the log's queries are kept in ``.embed.cache``
+    beside ``embed_folder``. ``ValueError`` where it is not the encoder that the model's codebooks
+    were fitted to.
     """
     if model.geometry is None:
         return None
@@ -60,14 +76,16 @@ def attach(
     embedder = query_side(load_embedder(cfg.embed, device), cfg.sid.view)
     if embedder.dim != model.geometry.dim:
         raise ValueError(
-            f"embed.model {cfg.embed.model!r} gives {embedder.dim} dimensions, the model reads {model.geometry.dim}; "
-            "name the encoder that its Semantic IDs were made with"
+            f"embed.model {cfg.embed.model!r} gives {embedder.dim} dimensions, the model reads "
+            f"{model.geometry.dim}; name the encoder that its Semantic IDs were made with"
         )
     if embed_folder is None:
         model.prompts.reader = Reader(embedder, None, batch_size=max(AT_ONCE, cfg.embed.batch_size))
         return None
     precision = "bf16" if getattr(embedder, "bf16", False) else "fp32"
-    folder = Path(embed_folder).parent / ".embed.cache" / f"queries-{embedder.fingerprint}-{precision}"
+    folder = (
+        Path(embed_folder).parent / ".embed.cache" / f"queries-{embedder.fingerprint}-{precision}"
+    )
     known = [text or "" for text in _logged(data)]
     model.prompts.reader = Reader(
         embedder, VectorCache(folder, embedder.dim), known, max(AT_ONCE, cfg.embed.batch_size)

@@ -1,4 +1,6 @@
-"""One file per format; each yields the contract's raw columns (:class:`~sidar.data.readers.source.Source`)."""
+"""One file per format; each yields the contract's raw columns
+(:class:`~sidar.data.readers.source.Source`).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
     if config.format in _ITEMS:
         return _ITEMS[config.format](duck, config)
     return open_table(
-        duck, config.path, config.columns, ITEM_COLUMNS, ("item_id", "title"), "catalogue", config.decimal
+        duck,
+        config.path,
+        config.columns,
+        ITEM_COLUMNS,
+        ("item_id", "title"),
+        "catalogue",
+        config.decimal,
     )
 
 
@@ -37,4 +45,12 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
     """The raw log that the config names."""
     if config.format in _EVENTS:
         return _EVENTS[config.format](duck, config)
-    return open_table(duck, config.path, config.columns, EVENT_COLUMNS, ("ts", "item_id"), "events", config.decimal)
+    return open_table(
+        duck,
+        config.path,
+        config.columns,
+        EVENT_COLUMNS,
+        ("ts", "item_id"),
+        "events",
+        config.decimal,
+    )

@@ -1,4 +1,6 @@
-"""The dialect of a delimited file: delimiter and column names from its whole head, quotes respected."""
+"""The dialect of a delimited file: delimiter and column names from its whole head, quotes
+respected.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Dialect:
     columns: tuple[str, ...]
     delimiter: str
     skipped: int = 0
-    nameless: tuple[str, ...] = ()  # columns that the header does not name, such as a data frame's row numbers
+    # columns that the header does not name, such as a data frame's row numbers
+    nameless: tuple[str, ...] = ()
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -37,10 +40,11 @@ def opened(path: Path) -> IO[bytes]:
 def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
     """Return the dialect of a file with a header.
 
-    The delimiter is the one whose header has most of ``keys``, then the one that cuts most records of the head into as
-    many fields as the header, then the one with most fields.  A column without a name is called ``column 3`` by its
-    place, also one that only a delimiter at the end of each line makes.  Raises ``ValueError`` where there is no
-    header, a name stands twice, or each record has one field more than the header.
+    The delimiter is the one whose header has most of ``keys``, then the one that cuts most records
+    of the head into as many fields as the header, then the one with most fields.  A column without
+    a name is called ``column 3`` by its place, also one that only a delimiter at the end of each
+    line makes.  Raises ``ValueError`` where there is no header, a name stands twice, or each record
+    has one field more than the header.
     """
     with opened(path) as f:
         try:
@@ -56,7 +60,8 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
     text = raw.decode("utf-8-sig", errors="replace")
     stated, skipped = "", 0
     first, _, rest = text.partition("\n")
-    if first.rstrip("\r").lower() in [f"sep={mark}" for mark in DELIMITERS]:  # as Excel writes and reads it
+    # as Excel writes and reads it
+    if first.rstrip("\r").lower() in [f"sep={mark}" for mark in DELIMITERS]:
         stated, text, skipped = first.rstrip("\r")[4:], rest, 1
     best: tuple[tuple, str, list[list[str]]] | None = None
     escapes = (None, "\\") if '\\"' in text else (None,)
@@ -75,17 +80,23 @@ def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
         raise ValueError(f"{path}: its first line is no header of distinct column names: {start!r}")
     refuse_case_twins(columns, str(path))
     nameless = [
-        name for name, written in itertools.zip_longest(columns, header, fillvalue="") if name and not written.strip()
+        name
+        for name, written in itertools.zip_longest(columns, header, fillvalue="")
+        if name and not written.strip()
     ]
     return Dialect(columns, delimiter, skipped, tuple(nameless))
 
 
 def _records(text: str, delimiter: str, escape: str | None, whole: bool) -> list[list[str]]:
-    """Return the first records; blank lines are none, and a record that the head cuts short is left out."""
+    """Return the first records; blank lines are none, and a record that the head cuts short is left
+    out.
+    """
     records: list[list[str]] = []
     lines = io.StringIO(text, newline="")
     try:
-        for record in csv.reader(lines, delimiter=delimiter, escapechar=escape, doublequote=escape is None):
+        for record in csv.reader(
+            lines, delimiter=delimiter, escapechar=escape, doublequote=escape is None
+        ):
             if record:
                 records.append(record)
             if len(records) > _RECORDS:
@@ -110,14 +121,18 @@ def _fits(record: list[str], header: list[str]) -> bool:
 
 def _names(header: list[str], records: list[list[str]], path: Path) -> tuple[str, ...]:
     """Return a name for each column that the records have."""
-    names = [name if name.strip() else f"column {place}" for place, name in enumerate(header, start=1)]
+    names = [
+        name if name.strip() else f"column {place}" for place, name in enumerate(header, start=1)
+    ]
     longer = [record for record in records if len(record) == len(header) + 1]
     shorter = [record for record in records if len(record) == len(header) - 1]
     if 2 * len(longer) > len(records):
         if any(record[-1] for record in longer):
             raise ValueError(
-                f"{path}: its header has {len(header)} columns and its records have {len(header) + 1}, so values would "
-                "shift; name the first column of row numbers too, or quote values that hold the delimiter"
+                f"{path}: its header has {len(header)} columns and its records have "
+                f"{len(header) + 1}, so values would "
+                "shift; name the first column of row numbers too, or quote values that hold the "
+                "delimiter"
             )
         names.append(f"column {len(names) + 1}")
     elif 2 * len(shorter) > len(records) and not header[-1].strip():

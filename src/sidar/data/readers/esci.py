@@ -1,8 +1,9 @@
-"""The ESCI sample of the OpenSearch search-relevance files: products with prices, images and category paths.
+"""The ESCI sample of the OpenSearch search-relevance files: products with prices, images and
+category paths.
 
-``*.ndjson.zip`` (or the unpacked ndjson): bulk-index lines alternate with products.  The product field ``query_id``
-names the judged queries of a product and so gives the judgments away; it is never read (docs/evaluation.md).
-Source: amazon-science/esci-data (arXiv 2206.06588), Apache-2.0.
+``*.ndjson.zip`` (or the unpacked ndjson): bulk-index lines alternate with products.  The product
+field ``query_id`` names the judged queries of a product and so gives the judgments away; it is
+never read (docs/evaluation.md). Source: amazon-science/esci-data (arXiv 2206.06588), Apache-2.0.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
     source.sql = f"""
         SELECT {_text("asin")} AS item_id, {_text("title")} AS title,
             concat_ws(' ', {_text("bullet_points")}, {_text("description")}) AS text,
-            (line -> '$.category')::VARCHAR AS category, {_text("brand")} AS brand, {_text("price")} AS price,
+            (line -> '$.category')::VARCHAR AS category, {_text("brand")} AS brand,
+            {_text("price")} AS price,
             {_text("image")} AS image_url, NULL::VARCHAR AS in_stock, NULL::VARCHAR AS created,
             to_json({{{facts}}})::VARCHAR AS attributes, file, place
-        FROM read_parquet({files(staged)}) WHERE {_text("asin")} IS NOT NULL OR {_text("title")} IS NOT NULL"""
+        FROM read_parquet({files(staged)})
+        WHERE {_text("asin")} IS NOT NULL OR {_text("title")} IS NOT NULL"""
     return source
 
 
@@ -41,12 +44,16 @@ def _unpacked(path: Path, work: Path) -> list[Path]:
     found = []
     try:
         with zipfile.ZipFile(path) as archive:
-            for number, member in enumerate(n for n in sorted(archive.namelist()) if n.endswith(".ndjson")):
+            for number, member in enumerate(
+                n for n in sorted(archive.namelist()) if n.endswith(".ndjson")
+            ):
                 found.append(work / f"{path.stem}-{number}.ndjson")
                 with archive.open(member) as packed, found[-1].open("wb") as plain:
                     shutil.copyfileobj(packed, plain, 1 << 20)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"catalogue.path: {path} is no zip file ({error}); download it again") from error
+        raise ValueError(
+            f"catalogue.path: {path} is no zip file ({error}); download it again"
+        ) from error
     if not found:
         raise ValueError(f"catalogue.path: {path} holds no .ndjson member")
     return found

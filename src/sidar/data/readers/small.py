@@ -1,4 +1,5 @@
-"""Small tables that people keep (judged queries, qrels, held-out queries): staged like a log, then read whole.
+"""Small tables that people keep (judged queries, qrels, held-out queries): staged like a log, then
+read whole.
 
 A record that cannot be read is an error here, never a reject: one lost judgment changes a score.
 """
@@ -33,12 +34,40 @@ TREC_FIELDS = ("query_id", "iteration", "item_id", "grade")
 #: What others call the columns; the contract's own name comes first, then these in order.
 ALIASES = {
     "query_id": ("query_id", "qid", "q_id", "queryid", "topic_id", "topic", "_id", "id"),
-    "query": ("query", "query_text", "user_query", "search_query", "search_term", "keywords", "text"),
+    "query": (
+        "query",
+        "query_text",
+        "user_query",
+        "search_query",
+        "search_term",
+        "keywords",
+        "text",
+    ),
     "item_id": (
-        *("item_id", "itemid", "product_id", "productid", "doc_id", "docid", "document_id", "corpus_id", "docno"),
+        *(
+            "item_id",
+            "itemid",
+            "product_id",
+            "productid",
+            "doc_id",
+            "docid",
+            "document_id",
+            "corpus_id",
+            "docno",
+        ),
         *("object_id", "asin", "sku"),
     ),
-    "grade": ("grade", "rating", "relevance", "label", "score", "rel", "judgment", "judgement", "gain"),
+    "grade": (
+        "grade",
+        "rating",
+        "relevance",
+        "label",
+        "score",
+        "rel",
+        "judgment",
+        "judgement",
+        "gain",
+    ),
     "history": ("history",),
     "profile": ("profile",),
 }
@@ -46,7 +75,9 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class SmallTable:
-    """Columns by contract name, all of the same length; a column that the source lacks is not in ``columns``."""
+    """Columns by contract name, all of the same length; a column that the source lacks is not in
+    ``columns``.
+    """
 
     columns: dict[str, list[Any]]
     files: list[str]
@@ -70,9 +101,10 @@ def read_small(
 ) -> SmallTable:
     """Read the files of ``path`` (a file, folder or glob in any format of a log) into memory.
 
-    ``wanted`` are contract columns, found by ``columns`` (contract column -> the source's own), by name, or by a name
-    of :data:`ALIASES`.  ``trec`` also reads TREC qrels (``query 0 item grade``, no header).  Raises ``ValueError`` for
-    a missing file or column and for a record that cannot be read; ``option`` is the config key to name.
+    ``wanted`` are contract columns, found by ``columns`` (contract column -> the source's own), by
+    name, or by a name of :data:`ALIASES`.  ``trec`` also reads TREC qrels (``query 0 item grade``,
+    no header).  Raises ``ValueError`` for a missing file or column and for a record that cannot be
+    read; ``option`` is the config key to name.
     """
     if path and not Path(path).exists() and not any(c in path for c in "*?["):
         raise ValueError(f"{option}: {path} does not exist")
@@ -85,32 +117,56 @@ def read_small(
         for reject in source.rejects[:1]:
             lost = sum(source.rejected.values())
             raise ValueError(
-                f"{option}: {reject.file}, record {reject.place:,} cannot be read ({reject.reason}): "
-                f"{reject.raw.strip()[:200]!r}; {lost:,} such record{'s' * (lost != 1)}. Correct the file"
+                f"{option}: {reject.file}, record {reject.place:,} cannot be read "
+                f"({reject.reason}): {reject.raw.strip()[:200]!r}; {lost:,} such "
+                f"record{'s' * (lost != 1)}. Correct the file"
             )
-        chosen = _choose(duck, relation, wanted, needed, columns or {}, path, option, source.columns)
-        picked = [f"{_value(duck, relation, column, own)} AS {name(column)}" for column, own in chosen.items()]
-        table = duck.table(f"SELECT {', '.join(picked)}, {FILE}, {PLACE} FROM {relation} ORDER BY {FILE}, {PLACE}")
+        chosen = _choose(
+            duck, relation, wanted, needed, columns or {}, path, option, source.columns
+        )
+        picked = [
+            f"{_value(duck, relation, column, own)} AS {name(column)}"
+            for column, own in chosen.items()
+        ]
+        table = duck.table(
+            f"SELECT {', '.join(picked)}, {FILE}, {PLACE} FROM {relation} ORDER BY {FILE}, {PLACE}"
+        )
     read = table.to_pydict()
     return SmallTable({column: read[column] for column in chosen}, read[FILE], read[PLACE])
 
 
 def _open(
-    duck: Duck, path: str, found: list[Path], option: str, source: Source, trec: bool, mapped: Mapping[str, str]
+    duck: Duck,
+    path: str,
+    found: list[Path],
+    option: str,
+    source: Source,
+    trec: bool,
+    mapped: Mapping[str, str],
 ) -> str:
     """Return the name of a view over all files, with FILE and PLACE."""
     full = [file for file in found if file.stat().st_size]
     headerless = [file for file in full if trec and _is_trec(file)]
-    roles = _roles(duck, [file for file in full if file not in headerless], mapped, bool(headerless))
+    roles = _roles(
+        duck, [file for file in full if file not in headerless], mapped, bool(headerless)
+    )
     if not headerless and all(file.name.endswith((*SUFFIXES, *JSON)) for file in full):
         open_files(duck, path, roles.columns, option, "small_rows", source, roles)
         return "small_rows"
     for file in full:
-        if not file.name.endswith((*SUFFIXES, *TREC)) and Path(file.name.removesuffix(".gz")).suffix not in PLAIN:
-            raise ValueError(f"{option}: {file} has none of the known endings {', '.join((*SUFFIXES, *TREC, '.txt'))}")
+        if (
+            not file.name.endswith((*SUFFIXES, *TREC))
+            and Path(file.name.removesuffix(".gz")).suffix not in PLAIN
+        ):
+            raise ValueError(
+                f"{option}: {file} has none of the known endings "
+                f"{', '.join((*SUFFIXES, *TREC, '.txt'))}"
+            )
     staged = []
     for file in full:
-        staged.append(_stage_trec(duck, file, source) if file in headerless else stage_csv(duck, file, source))
+        staged.append(
+            _stage_trec(duck, file, source) if file in headerless else stage_csv(duck, file, source)
+        )
     rows, names = typed_rows(duck, staged, roles)
     source.columns = names
     duck.run(f"CREATE OR REPLACE VIEW small_rows AS {rows}")
@@ -118,7 +174,8 @@ def _open(
 
 
 def _roles(duck: Duck, paths: Sequence[Path], mapped: Mapping[str, str], headerless: bool) -> Roles:
-    """Return the columns that are ``mapped`` or may be wanted, all of them where there is none, and what they are.
+    """Return the columns that are ``mapped`` or may be wanted, all of them where there is none, and
+    what they are.
 
     Other columns may hold what is no text (BEIR's ``metadata``) and are not read.
     """
@@ -136,14 +193,19 @@ def _roles(duck: Duck, paths: Sequence[Path], mapped: Mapping[str, str], headerl
 
 
 def _names(duck: Duck, path: Path) -> list[str]:
-    """Return the names of a file's columns; of none where another step says what is wrong with it."""
+    """Return the names of a file's columns; of none where another step says what is
+    wrong with it.
+    """
     if path.name.endswith(PARQUET):
         with contextlib.suppress(pa.ArrowInvalid, OSError):
             return list(pq.read_schema(path).names)
         return []
     if path.name.endswith((*JSONL, *JSON)):
         lines = stage_lines(duck, path, Source(""))
-        sql = f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM read_parquet({text(lines)}) ORDER BY key"
+        sql = (
+            f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM read_parquet({text(lines)}) "
+            "ORDER BY key"
+        )
         return [key for (key,) in duck.rows(sql)]
     if path.name.endswith(CSV) or Path(path.name.removesuffix(".gz")).suffix in PLAIN:
         return list(read_dialect(path).columns)
@@ -175,10 +237,18 @@ def _is_trec(path: Path) -> bool:
 def _stage_trec(duck: Duck, path: Path, source: Source) -> Path:
     """Stage TREC qrels; raises ``ValueError`` for the first line that has not four fields."""
     lines = stage_whole_lines(duck, path, source)
-    fields = f"(SELECT *, regexp_split_to_array(trim(line), '\\s+') AS fields FROM read_parquet({text(lines)}))"
-    wrong = f"SELECT place, line FROM {fields} WHERE len(fields) <> {len(TREC_FIELDS)} ORDER BY place LIMIT 1"
+    fields = (
+        "(SELECT *, regexp_split_to_array(trim(line), '\\s+') AS fields FROM "
+        f"read_parquet({text(lines)}))"
+    )
+    wrong = (
+        f"SELECT place, line FROM {fields} WHERE len(fields) <> {len(TREC_FIELDS)} ORDER BY "
+        "place LIMIT 1"
+    )
     for place, line in duck.rows(wrong):
-        raise ValueError(f"{path}, record {place:,} is no TREC judgment (query 0 item grade): {line[:200]!r}")
+        raise ValueError(
+            f"{path}, record {place:,} is no TREC judgment (query 0 item grade): {line[:200]!r}"
+        )
     picked = ", ".join(f"fields[{n}] AS {column}" for n, column in enumerate(TREC_FIELDS, start=1))
     target = duck.new_file()
     duck.export(f"SELECT {picked}, file AS {FILE}, place AS {PLACE} FROM {fields}", target)
@@ -195,7 +265,9 @@ def _choose(
     option: str,
     every: Sequence[str],
 ) -> dict[str, str]:
-    """Return ``{contract column: the source's own}`` for those of ``wanted`` that the source has."""
+    """Return ``{contract column: the source's own}`` for those of ``wanted`` that
+    the source has.
+    """
     have = [column for column in duck.columns(relation) if column not in (FILE, PLACE)]
     filled = _filled(duck, relation, have)
     chosen = {}
@@ -205,32 +277,41 @@ def _choose(
             chosen[column] = own
             continue
         if own is not None and (column in needed or column in ("history", "profile")):
-            raise ValueError(f"{option}: columns.{column}: {path} has no column {own!r}; it has {', '.join(every)}")
+            raise ValueError(
+                f"{option}: columns.{column}: {path} has no column {own!r}; it has "
+                f"{', '.join(every)}"
+            )
         if found := _named(column, have, filled, taken=[*chosen.values(), *columns.values()]):
             if column not in found and len(found) > 1 and column != "query_id":
                 raise ValueError(
-                    f"{option}: {path}: {' and '.join(map(repr, found))} could both be {column}; name one of them, "
-                    f"columns: {{{column}: {found[0]}}}"
+                    f"{option}: {path}: {' and '.join(map(repr, found))} could both be {column}; "
+                    f"name one of them, columns: {{{column}: {found[0]}}}"
                 )
             chosen[column] = found[0]
     for column in needed:
         if column not in chosen:
             raise ValueError(
                 f"{option}: {path} has no column {column!r} (it has {', '.join(every)}); want "
-                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {every[0]}}}, or write "
-                "a first line with the names if it has none"
+                f"{', '.join(needed)}. Name yours, e.g. columns: {{{column}: {every[0]}}}, or "
+                "write a first line with the names if it has none"
             )
     return chosen
 
 
 def _filled(duck: Duck, relation: str, have: Sequence[str]) -> set[str]:
     """Return the columns that have any value."""
-    counts = duck.row(f"SELECT {', '.join(f'count({name(column)})' for column in have)} FROM {relation}")
+    counts = duck.row(
+        f"SELECT {', '.join(f'count({name(column)})' for column in have)} FROM {relation}"
+    )
     return {column for column, count in zip(have, counts, strict=True) if count}
 
 
-def _named(column: str, have: Sequence[str], filled: Collection[str], taken: Collection[str]) -> list[str]:
-    """Return the source's columns that are called ``column`` or one of its aliases, the likeliest first."""
+def _named(
+    column: str, have: Sequence[str], filled: Collection[str], taken: Collection[str]
+) -> list[str]:
+    """Return the source's columns that are called ``column`` or one of its aliases, the likeliest
+    first.
+    """
     plain = {own: _plain(own) for own in have if own not in taken}
     order = [own for alias in ALIASES[column] for own, said in plain.items() if said == alias]
     if column in order:

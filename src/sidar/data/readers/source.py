@@ -1,4 +1,6 @@
-"""What every reader hands over: a SQL view of the raw rows under contract names, and what it had to refuse."""
+"""What every reader hands over: a SQL view of the raw rows under contract names, and what it had to
+refuse.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,13 @@ EVENT_COLUMNS = (
     "dwell_s",
     "bucket",
 )
-#: Columns of times and quantities, of lists and structs, and of free text; the others hold ids and labels.
+#: Columns of times and quantities, of lists and structs, and of free text; the others hold ids and
+#: labels.
 MEASURES = frozenset({"ts", "position", "value", "dwell_s", "price", "created"})
 NESTED = frozenset({"category", "attributes"})
 PROSE = frozenset({"title", "text", "brand", "image_url", "query", "bucket"})
-#: What staged tables call a row's file and record number, so that a source may have columns "file" and "place".
+#: What staged tables call a row's file and record number, so that a source may have columns "file"
+#: and "place".
 FILE, PLACE = "sidar_file", "sidar_place"
 #: Rejected records of one file that are kept with their text; all of them are counted.
 KEPT_REJECTS = 10_000
@@ -58,10 +62,12 @@ class Reject:
 
 @dataclass
 class Source:
-    """Raw rows. ``sql`` selects the contract columns plus ``file`` (text) and ``place`` (record number, 1-based).
+    """Raw rows. ``sql`` selects the contract columns plus ``file`` (text) and ``place`` (record
+    number, 1-based).
 
-    ``place`` counts readable records only where a text file had rejects; ``shifts`` (file, provisional places after
-    which a reject stood) lets the quarantine restore true record numbers. ``rejected`` counts per file and reason.
+    ``place`` counts readable records only where a text file had rejects; ``shifts`` (file,
+    provisional places after which a reject stood) lets the quarantine restore true record numbers.
+    ``rejected`` counts per file and reason.
     """
 
     sql: str
@@ -69,9 +75,12 @@ class Source:
     rejected: dict[tuple[str, str], int] = field(default_factory=dict)
     shifts: list[tuple[str, np.ndarray]] = field(default_factory=list)
     clock: str = ""  # "s", "ms", "us": ts are numbers on the source's own clock, not calendar time
-    columns: list[str] = field(default_factory=list)  # all columns of the files, also those that are not taken
-    nameless: set[str] = field(default_factory=set)  # those that no header names, such as a data frame's row numbers
-    actions: dict[str, str] = field(default_factory=dict)  # the format's own action names; events.actions overrides
+    # all columns of the files, also those that are not taken
+    columns: list[str] = field(default_factory=list)
+    # those that no header names, such as a data frame's row numbers
+    nameless: set[str] = field(default_factory=set)
+    # the format's own action names; events.actions overrides
+    actions: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, file: str, reason: str, count: int) -> None:
         """Count records that could not be cut."""
@@ -85,7 +94,8 @@ class Source:
 def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> list[Path]:
     """The files that ``path`` (a file, a folder or a glob) names, sorted.
 
-    A folder gives its files with one of ``suffixes``; raises ``ValueError`` naming the config key when there is none.
+    A folder gives its files with one of ``suffixes``; raises ``ValueError`` naming the config key
+    when there is none.
     """
     if not path:
         raise ValueError(f"{option} is empty; name the {what} file, folder or glob there")
@@ -93,25 +103,43 @@ def find_files(path: str, suffixes: Sequence[str], what: str, option: str) -> li
     if here.is_file():
         return [here]
     if here.is_dir():
-        found = [p for p in sorted(here.rglob("*")) if p.is_file() and p.name.endswith(tuple(suffixes))]
-        found = [p for p in found if not any(part.startswith((".", "_")) for part in p.relative_to(here).parts)]
+        found = [
+            p for p in sorted(here.rglob("*")) if p.is_file() and p.name.endswith(tuple(suffixes))
+        ]
+        found = [
+            p
+            for p in found
+            if not any(part.startswith((".", "_")) for part in p.relative_to(here).parts)
+        ]
     else:
         pieces = here.parts
-        first = next((i for i, piece in enumerate(pieces) if any(c in piece for c in "*?[")), len(pieces))
+        first = next(
+            (i for i, piece in enumerate(pieces) if any(c in piece for c in "*?[")), len(pieces)
+        )
         root = Path(*pieces[:first]) if first else Path(".")
-        found = sorted(p for p in root.glob("/".join(pieces[first:])) if p.is_file()) if first < len(pieces) else []
+        found = (
+            sorted(p for p in root.glob("/".join(pieces[first:])) if p.is_file())
+            if first < len(pieces)
+            else []
+        )
     if not found:
-        raise ValueError(f"{option}: {path} names no {what} file ({', '.join(suffixes)}); check the path")
+        raise ValueError(
+            f"{option}: {path} names no {what} file ({', '.join(suffixes)}); check the path"
+        )
     return found
 
 
 def refuse_case_twins(columns: Iterable[str], where: str) -> None:
-    """Raise ``ValueError`` for two columns whose names differ in case alone: SQL takes them for one."""
+    """Raise ``ValueError`` for two columns whose names differ in case alone: SQL takes them for
+    one.
+    """
     seen: dict[str, str] = {}
     for column in columns:
         twin = seen.setdefault(column.lower(), column)
         if twin != column:
-            raise ValueError(f"{where}: columns {twin!r} and {column!r} differ only in case; rename one of them")
+            raise ValueError(
+                f"{where}: columns {twin!r} and {column!r} differ only in case; rename one of them"
+            )
 
 
 def select_columns(
@@ -125,13 +153,15 @@ def select_columns(
 ) -> str:
     """SQL that renames the source's columns to contract names; absent optional ones become NULL.
 
-    ``columns`` maps contract column to the source's own. Raises ``ValueError`` that lists what the source has
-    (``every``, where the relation holds only the columns that are wanted).
+    ``columns`` maps contract column to the source's own. Raises ``ValueError`` that lists what the
+    source has (``every``, where the relation holds only the columns that are wanted).
     """
     have = duck.columns(relation)
     unknown = [c for c in columns if c not in wanted]
     if unknown:
-        raise ValueError(f"{option}: {unknown[0]!r} is not a contract column; choose from {', '.join(wanted)}")
+        raise ValueError(
+            f"{option}: {unknown[0]!r} is not a contract column; choose from {', '.join(wanted)}"
+        )
     parts = []
     for column in wanted:
         own = columns.get(column, column)
@@ -141,7 +171,10 @@ def select_columns(
             named = [c for c in every or have if c not in (FILE, PLACE)]
             near = [repr(c) for c in named if c.strip().lower() == own.strip().lower()]
             raise ValueError(
-                f"{option}.{column}: no column {own!r}; the source has {', '.join(named)}. Map it as {column}: "
+                (
+                    f"{option}.{column}: no column {own!r}; the source has {', '.join(named)}. Map "
+                    f"it as {column}: "
+                )
                 + (near[0] if near else "<yours>")
             )
         else:

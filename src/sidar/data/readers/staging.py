@@ -1,7 +1,7 @@
 """Text files → Parquet with all columns as text, once, so that every later pass is columnar.
 
-A record that cannot be cut into columns (wrong number of columns, an open quote, invalid UTF-8, not JSON) is a reject
-with its record number, never an abort.
+A record that cannot be cut into columns (wrong number of columns, an open quote, invalid UTF-8, not
+JSON) is a reject with its record number, never an abort.
 """
 
 from __future__ import annotations
@@ -40,25 +40,30 @@ class Layout:
         listed = ", ".join(f"{text(c)}: 'VARCHAR'" for c in self.columns)
         quote = "'\"'" if self.quoted else "''"
         return (
-            f"read_csv({text(path)}, columns = {{{listed}}}, header = {self.header}, auto_detect = false, "
-            f"delim = chr({ord(self.delimiter)}), quote = {quote}, "
-            f"escape = {text(self.escape) if self.quoted else quote}, skip = {self.skipped}, "
-            f"store_rejects = true, max_line_size = {MAX_RECORD})"
+            f"read_csv({text(path)}, columns = {{{listed}}}, header = {self.header}, auto_detect = "
+            f"false, delim = chr({ord(self.delimiter)}), quote = {quote}, escape = "
+            f"{text(self.escape) if self.quoted else quote}, skip = {self.skipped}, store_rejects "
+            f"= true, max_line_size = {MAX_RECORD})"
         )
 
 
 def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()) -> Path:
-    """Stage a delimited file with a header; its dialect is read from its head (:func:`read_dialect`).
+    """Stage a delimited file with a header; its dialect is read from its head
+    (:func:`read_dialect`).
 
-    ``keys`` are columns that are looked for.  Quotes inside of quotes are doubled, or follow a backslash where that
-    way of reading cuts more records.
+    ``keys`` are columns that are looked for.  Quotes inside of quotes are doubled, or follow a
+    backslash where that way of reading cuts more records.
     """
     dialect = read_dialect(path, keys)
     source.nameless.update(dialect.nameless)
     listed = [name(c) for c in dialect.columns]
-    partitions = {key: value for key, value in hive_columns(path).items() if key not in dialect.columns}
+    partitions = {
+        key: value for key, value in hive_columns(path).items() if key not in dialect.columns
+    }
     listed += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
-    layout = Layout(dialect.columns, dialect.delimiter, quoted=True, header=True, skipped=dialect.skipped)
+    layout = Layout(
+        dialect.columns, dialect.delimiter, quoted=True, header=True, skipped=dialect.skipped
+    )
     staged, rejects = _staged_csv(duck, path, layout, listed)
     if rejects.rejected and _holds(path, b'\\"'):
         other, fewer = _staged_csv(duck, path, replace(layout, escape="\\"), listed)
@@ -91,11 +96,16 @@ def _holds(path: Path, mark: bytes) -> bool:
 
 def stage_fields(duck: Duck, path: Path, columns: Sequence[str], source: Source) -> Path:
     """Stage a tab-separated file without header or quoting: ``columns``, ``file``, ``place``."""
-    return _stage(duck, path, Layout(tuple(columns), "\t"), ", ".join(name(c) for c in columns), source)
+    return _stage(
+        duck, path, Layout(tuple(columns), "\t"), ", ".join(name(c) for c in columns), source
+    )
 
 
 def stage_whole_lines(duck: Duck, path: Path, source: Source) -> Path:
-    """Stage the lines of a text file as they are: ``line, file, place``. Blank lines are left out."""
+    """Stage the lines of a text file as they are: ``line, file, place``.
+
+    Blank lines are left out.
+    """
     raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source)
     target = duck.new_file()
     duck.export(f"SELECT * FROM read_parquet({text(raw)}) WHERE trim(line) <> ''", target)
@@ -104,10 +114,12 @@ def stage_whole_lines(duck: Duck, path: Path, source: Source) -> Path:
 
 
 def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
-    """Stage the columns of ``roles`` from JSON objects, whatever the first of them hold; None = the keys of all.
+    """Stage the columns of ``roles`` from JSON objects, whatever the first of them hold; None = the
+    keys of all.
 
-    Columns are keys or dotted paths ("object.id").  A list of plain values becomes text joined by ", "; lists and
-    objects of nested columns stay JSON text.  Raises ``ValueError`` for an object where text is wanted.
+    Columns are keys or dotted paths ("object.id").  A list of plain values becomes text joined by
+    ", "; lists and objects of nested columns stay JSON text.  Raises ``ValueError`` for an object
+    where text is wanted.
     """
     lines = stage_lines(duck, path, source)
     rows = f"read_parquet({text(lines)}, hive_partitioning = false)"
@@ -115,7 +127,12 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
     lower = [key.lower() for key in roles.columns or ()]
     alike = len(set(lower)) < len(lower)  # such as Query, which a mapping names, and query
     sample = rows if every or alike else f"(SELECT line FROM {rows} LIMIT 1000)"
-    known = [key for (key,) in duck.rows(f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM {sample} ORDER BY key")]
+    known = [
+        key
+        for (key,) in duck.rows(
+            f"SELECT DISTINCT unnest(json_keys(line)) AS key FROM {sample} ORDER BY key"
+        )
+    ]
     keys = known if roles.columns is None else list(dict.fromkeys(roles.columns))
     partitions = {key: value for key, value in hive_columns(path).items() if key not in known}
     keys = [key for key in keys if key not in partitions]
@@ -132,7 +149,8 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
         value = f"coalesce({', '.join(f'v[{places[pointer]}]' for pointer in listed)})"
         picked.append(f"{_json_text(value, listed, key, roles)} AS {name(key)}")
     picked += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
-    extracted = f"json_extract_string(line, [{', '.join(map(text, paths))}])" if paths else "NULL"  # one parse a line
+    # one parse a line
+    extracted = f"json_extract_string(line, [{', '.join(map(text, paths))}])" if paths else "NULL"
     target = duck.new_file()
     try:
         duck.export(
@@ -141,11 +159,20 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
             target,
         )
     except duckdb.InvalidInputException as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}") from error
-    absent = [] if every or not known else _empty_columns(duck, target, [key for key in keys if key not in known])
+        raise ValueError(
+            f"{path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}"
+        ) from error
+    absent = (
+        []
+        if every or not known
+        else _empty_columns(duck, target, [key for key in keys if key not in known])
+    )
     if absent:  # no record has the key: the source lacks the column
         target, full = duck.new_file(), target
-        duck.export(f"SELECT * EXCLUDE ({', '.join(map(name, absent))}) FROM read_parquet({text(full)})", target)
+        duck.export(
+            f"SELECT * EXCLUDE ({', '.join(map(name, absent))}) FROM read_parquet({text(full)})",
+            target,
+        )
         full.unlink()
     lines.unlink()
     source.columns += [key for key in known if key not in source.columns]
@@ -156,18 +183,27 @@ def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:
     """Return those of ``columns`` that hold no value."""
     if not columns:
         return []
-    counts = duck.row(f"SELECT {', '.join(f'count({name(c)})' for c in columns)} FROM read_parquet({text(path)})")
+    counts = duck.row(
+        f"SELECT {', '.join(f'count({name(c)})' for c in columns)} FROM read_parquet({text(path)})"
+    )
     return [column for column, count in zip(columns, counts, strict=True) if not count]
 
 
 def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
-    """Return SQL of a column's text; ``value`` is the JSON value as text, where a list or an object stays JSON."""
+    """Return SQL of a column's text; ``value`` is the JSON value as text, where a list or an object
+    stays JSON.
+    """
     if key in roles.nested:
         return value
-    found = ", ".join(f"nullif(json_extract(line, {text(pointer)}), 'null'::JSON)" for pointer in pointers)
+    found = ", ".join(
+        f"nullif(json_extract(line, {text(pointer)}), 'null'::JSON)" for pointer in pointers
+    )
     whole = f"coalesce({found})"  # evaluated only for the few values that look nested
     if key in roles.measures and roles.decimal == ",":
-        written = f"contains({value}, '.') AND json_type({whole}) = 'DOUBLE' AND NOT contains(lower({value}), 'e')"
+        written = (
+            f"contains({value}, '.') AND json_type({whole}) = 'DOUBLE' AND NOT "
+            f"contains(lower({value}), 'e')"
+        )
         return f"CASE WHEN {written} THEN {value} || 'e0' ELSE {value} END"
     elements = f"from_json({whole}, '[\"JSON\"]')"
     deep = f"len(list_filter({elements}, lambda e: left(e::VARCHAR, 1) IN ('{{', '['))) > 0"
@@ -178,9 +214,12 @@ def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
     joined = f"array_to_string(list_transform({elements}, lambda e: e ->> '$'), ', ')"
     power = ""
     if roles.is_label(key):
-        power = f"""WHEN contains({value}, 'e') AND regexp_full_match({value}, '-?\\d(\\.\\d+)?e\\d+') THEN
-            CASE json_type({whole}) WHEN 'DOUBLE' THEN error({text(f"column {key}: record ")} || place
-                || ' holds the number ' || {value} || ', an id or label that a double shortened, so its last digits '
+        power = f"""WHEN contains({value}, 'e') AND regexp_full_match({value},
+            '-?\\d(\\.\\d+)?e\\d+') THEN
+            CASE json_type({whole}) WHEN 'DOUBLE' THEN error({text(f"column {key}: record ")}
+            || place
+                || ' holds the number ' || {value}
+                || ', an id or label that a double shortened, so its last digits '
                 || 'are lost; write it as text') ELSE {value} END"""
     return f"""CASE {power} WHEN coalesce(left({value}, 1), '') NOT IN ('[', '{{') THEN {value}
         WHEN json_type({whole}) = 'OBJECT' THEN {refused}
@@ -189,26 +228,41 @@ def _json_text(value: str, pointers: list[str], key: str, roles: Roles) -> str:
 
 
 def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = None) -> Path:
-    """Stage the JSON objects of a file: ``line, file, place``, one object a line or the elements of one JSON list.
+    """Stage the JSON objects of a file: ``line, file, place``, one object a line or the elements of
+    one JSON list.
 
-    Blank lines are skipped.  What a search engine wrapped in ``_source`` is unwrapped; its ``_id`` stays.  ``named`` is
-    the file to name in the quarantine when ``path`` is a temporary copy.
+    Blank lines are skipped.  What a search engine wrapped in ``_source`` is unwrapped; its ``_id``
+    stays.  ``named`` is the file to name in the quarantine when ``path`` is a temporary copy.
     """
     file = str(named or path)
     if _is_whole_json(path):
         raw = _stage_objects(duck, path, file)
     else:
-        raw = _stage(duck, path, Layout(("line",), "\x01"), "ltrim(line, chr(65279)) AS line", source, named=named)
+        raw = _stage(
+            duck,
+            path,
+            Layout(("line",), "\x01"),
+            "ltrim(line, chr(65279)) AS line",
+            source,
+            named=named,
+        )
     fault = (
-        "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN 'not a JSON object' END"
+        "CASE WHEN NOT json_valid(line) THEN 'not JSON' WHEN json_type(line) <> 'OBJECT' THEN "
+        "'not a JSON object' END"
     )
     rows = f"read_parquet({text(raw)}, hive_partitioning = false)"
     bad = f"FROM {rows} WHERE line IS NOT NULL AND {fault} IS NOT NULL"
     for reason, count in duck.rows(f"SELECT {fault}, count(*) {bad} GROUP BY 1"):
         source.refuse(file, reason, count)
-    before = np.concatenate([after for shifted, after in source.shifts if shifted == file] or [np.array([], np.int64)])
-    for place, reason, line in duck.rows(f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}"):
-        source.rejects.append(Reject(file, place + int(np.searchsorted(before, place)), reason, line))
+    before = np.concatenate(
+        [after for shifted, after in source.shifts if shifted == file] or [np.array([], np.int64)]
+    )
+    for place, reason, line in duck.rows(
+        f"SELECT place, {fault}, line {bad} ORDER BY place LIMIT {KEPT_REJECTS}"
+    ):
+        source.rejects.append(
+            Reject(file, place + int(np.searchsorted(before, place)), reason, line)
+        )
     target = duck.new_file()
     wrapped = "contains(line, '\"_source\"') AND json_type(line, '$._source') = 'OBJECT'"
     inner = "json_merge_patch(json_object('_id', line -> '$._id'), line -> '$._source')::VARCHAR"
@@ -222,7 +276,9 @@ def stage_lines(duck: Duck, path: Path, source: Source, named: Path | None = Non
 
 
 def _is_whole_json(path: Path) -> bool:
-    """Return whether a file is one JSON list or objects over several lines, and not one object a line."""
+    """Return whether a file is one JSON list or objects over several lines, and not one object a
+    line.
+    """
     with opened(path) as f:
         try:
             head = f.read(MAX_RECORD).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -231,31 +287,45 @@ def _is_whole_json(path: Path) -> bool:
     first, _, rest = head.partition(b"\n")
     try:
         value = json.loads(first)
-    except ValueError:  # a line that is no JSON: the start of a longer value, or a broken record among others
+    # a line that is no JSON: the start of a longer value, or a broken record among others
+    except ValueError:
         return first[:1] == b"[" or (first[:1] == b"{" and first.strip()[-1:] in (b"{", b",", b"["))
-    response = isinstance(value, dict) and isinstance(value.get("hits"), dict) and "hits" in value["hits"]
+    response = (
+        isinstance(value, dict) and isinstance(value.get("hits"), dict) and "hits" in value["hits"]
+    )
     return (isinstance(value, list) or response) and not rest.strip()
 
 
 def _stage_objects(duck: Duck, path: Path, file: str) -> Path:
-    """Stage the elements of one JSON list, the hits of one search response, or objects over several lines."""
+    """Stage the elements of one JSON list, the hits of one search response, or objects over several
+    lines.
+    """
     target = duck.new_file()
     with duck.in_order():
         for layout in ("array", "unstructured"):
-            objects = f"read_json_objects({text(path)}, format = '{layout}', maximum_object_size = {16 * MAX_RECORD})"
+            objects = (
+                f"read_json_objects({text(path)}, format = '{layout}', maximum_object_size "
+                f"= {16 * MAX_RECORD})"
+            )
             try:
                 duck.export(
-                    f"SELECT json::VARCHAR AS line, {text(file)} AS file, row_number() OVER () AS place FROM {objects}",
+                    (
+                        f"SELECT json::VARCHAR AS line, {text(file)} AS file, row_number() OVER () "
+                        f"AS place FROM {objects}"
+                    ),
                     target,
                 )
                 break
             except (duckdb.InvalidInputException, duckdb.IOException) as error:
                 if layout == "unstructured":
-                    raise ValueError(f"{file} is no readable JSON: {str(error).splitlines()[0]}") from error
+                    raise ValueError(
+                        f"{file} is no readable JSON: {str(error).splitlines()[0]}"
+                    ) from error
         hits = "json_extract(line, '$.hits.hits')"
-        if duck.row(f"SELECT count(*) = 1 AND bool_and(json_type({hits}) = 'ARRAY') FROM read_parquet({text(target)})")[
-            0
-        ]:
+        if duck.row(
+            f"SELECT count(*) = 1 AND bool_and(json_type({hits}) = 'ARRAY') FROM "
+            f"read_parquet({text(target)})"
+        )[0]:
             target, response = duck.new_file(), target
             duck.export(
                 f"""SELECT hit::VARCHAR AS line, file, row_number() OVER () AS place
@@ -276,12 +346,17 @@ def read_json(path: Path) -> object:
 
 
 def _pointers(key: str) -> list[str]:
-    """Return the JSON paths of a column: the plain key, then its dotted parts, then those inside of ``_source``."""
+    """Return the JSON paths of a column: the plain key, then its dotted parts, then those inside of
+    ``_source``.
+    """
     dotted = [part for part in key.split(".") if part] or [key]
     listed = [[key], dotted]
     if dotted[0] == "_source" and len(dotted) > 1:  # unwrapped by stage_lines
         listed.append(dotted[1:])
-    paths = ["$" + "".join("." + json.dumps(part, ensure_ascii=False) for part in parts) for parts in listed]
+    paths = [
+        "$" + "".join("." + json.dumps(part, ensure_ascii=False) for part in parts)
+        for parts in listed
+    ]
     return list(dict.fromkeys(paths))
 
 
@@ -301,32 +376,52 @@ def _stage(
     with duck.in_order():  # row_number() must follow the file
         try:
             duck.export(f"SELECT {picked} FROM {layout.reading(path)}", target)
-        except (duckdb.InvalidInputException, duckdb.IOException):  # e.g. both Windows and Unix line ends in one file
+        # e.g. both Windows and Unix line ends in one file
+        except (duckdb.InvalidInputException, duckdb.IOException):
             try:
                 plain = _unix_copy(path, duck.new_file(".txt"))
                 duck.export(f"SELECT {picked} FROM {layout.reading(plain)}", target)
-            except (duckdb.InvalidInputException, duckdb.IOException, EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{file} cannot be cut into records: {str(error).splitlines()[0]}") from error
+            except (
+                duckdb.InvalidInputException,
+                duckdb.IOException,
+                EOFError,
+                OSError,
+                zlib.error,
+            ) as error:
+                raise ValueError(
+                    f"{file} cannot be cut into records: {str(error).splitlines()[0]}"
+                ) from error
             plain.unlink()
     _take_rejects(duck, file, source)
     return target
 
 
 def _take_rejects(duck: Duck, file: str, source: Source) -> None:
-    """Move DuckDB's rejects of one file to ``source``; an open quote counts every line that it swallowed."""
+    """Move DuckDB's rejects of one file to ``source``; an open quote counts every line that it
+    swallowed.
+    """
     duck.run(
         """CREATE OR REPLACE TEMP TABLE rejected AS
             SELECT line, CASE error_type::VARCHAR WHEN 'INVALID ENCODING' THEN 'not UTF-8'
-                    WHEN 'UNQUOTED VALUE' THEN 'open quote' ELSE lower(error_type::VARCHAR) END AS reason,
+                    WHEN 'UNQUOTED VALUE' THEN 'open quote' ELSE lower(error_type::VARCHAR)
+                    END AS reason,
                 coalesce(csv_line, '') AS raw
-            FROM reject_errors QUALIFY row_number() OVER (PARTITION BY line ORDER BY error_type, column_idx) = 1"""
+            FROM reject_errors QUALIFY row_number() OVER (PARTITION BY line ORDER BY error_type,
+            column_idx) = 1"""
     )
-    lines = "sum(1 + len(rtrim(raw, chr(10))) - len(replace(rtrim(raw, chr(10)), chr(10), '')))::BIGINT"
+    lines = (
+        "sum(1 + len(rtrim(raw, chr(10))) - len(replace(rtrim(raw, chr(10)), chr(10), '')))::BIGINT"
+    )
     for reason, count in duck.rows(f"SELECT reason, {lines} FROM rejected GROUP BY 1"):
         source.refuse(file, reason, count)
     kept = duck.rows(f"SELECT line, reason, raw FROM rejected ORDER BY line LIMIT {KEPT_REJECTS}")
     source.rejects += [Reject(file, *fields) for fields in kept]
-    places = duck.table("SELECT line FROM rejected ORDER BY line").column("line").to_numpy().astype(np.int64)
+    places = (
+        duck.table("SELECT line FROM rejected ORDER BY line")
+        .column("line")
+        .to_numpy()
+        .astype(np.int64)
+    )
     if len(places):
         source.shifts.append((file, places - np.arange(1, len(places) + 1)))
     for table in ("rejected", "reject_errors", "reject_scans"):

@@ -27,8 +27,8 @@ def open_table(
 ) -> Source:
     """All files of ``path`` as one :class:`Source` with the columns ``wanted``.
 
-    ``option`` is the config section, named in errors. Columns may be dotted paths ("object.id") into JSON objects and
-    Parquet structs. ``decimal`` is the mark in numbers that are text.
+    ``option`` is the config section, named in errors. Columns may be dotted paths ("object.id")
+    into JSON objects and Parquet structs. ``decimal`` is the mark in numbers that are text.
     """
     source = Source("")
     view = name(f"files of {option}")
@@ -42,7 +42,9 @@ def open_table(
         decimal,
     )
     open_files(duck, path, roles.columns, option, view, source, roles)
-    source.sql = select_columns(duck, view, columns, wanted, required, f"{option}.columns", source.columns)
+    source.sql = select_columns(
+        duck, view, columns, wanted, required, f"{option}.columns", source.columns
+    )
     return source
 
 
@@ -57,13 +59,15 @@ def open_files(
 ) -> None:
     """Create ``view`` over all files of ``path`` with the columns ``keys`` as text, FILE and PLACE.
 
-    ``keys`` is None for all columns; ``roles`` says which of them may be more than text. Columns that no file has are
-    left out; ``source.columns`` names all that the files have. Empty files of a folder are skipped.
+    ``keys`` is None for all columns; ``roles`` says which of them may be more than text. Columns
+    that no file has are left out; ``source.columns`` names all that the files have. Empty files of
+    a folder are skipped.
     """
     roles = roles or Roles(keys)
     found = find_files(path, (*SUFFIXES, *JSON), option, f"{option}.path")
     tables = [p for p in found if p.name.endswith(SUFFIXES)]
-    found = tables or found  # a folder's .json files are facts about its tables, unless there is nothing else
+    # a folder's .json files are facts about its tables, unless there is nothing else
+    found = tables or found
     paths = []
     for file in [p for p in found if p.stat().st_size] or found:
         if file.name.endswith(PARQUET):
@@ -73,7 +77,10 @@ def open_files(
         elif file.name.endswith((*JSONL, *JSON)):
             paths.append(stage_jsonl(duck, file, roles, source))
         else:
-            raise ValueError(f"{option}.path: {file} has none of the known endings {', '.join((*SUFFIXES, *JSON))}")
+            raise ValueError(
+                f"{option}.path: {file} has none of the known endings "
+                f"{', '.join((*SUFFIXES, *JSON))}"
+            )
     rows, columns = typed_rows(duck, paths, roles)
     source.columns = list(dict.fromkeys([*source.columns, *columns]))
     duck.run(f"CREATE OR REPLACE VIEW {view} AS {rows}")

@@ -1,9 +1,11 @@
-"""One conversion of physical types for all readers: later steps find text, and numbers and times where they are asked.
+"""One conversion of physical types for all readers: later steps find text, and numbers and times
+where they are asked.
 
-Integers and decimals become digits, whole doubles lose their ``.0``, booleans become ``true`` and ``false``, times ISO
-text, binary UTF-8 text, a list of plain values its values joined by ", ".  Columns of times and quantities keep their
-numbers and times; columns of categories and attributes keep lists, structs and maps as JSON text.  What has no such
-form is refused with file, column and type.
+Integers and decimals become digits, whole doubles lose their ``.0``, booleans become ``true`` and
+``false``, times ISO text, binary UTF-8 text, a list of plain values its values joined by ", ".
+Columns of times and quantities keep their numbers and times; columns of categories and attributes
+keep lists, structs and maps as JSON text.  What has no such form is refused with file, column and
+type.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from sidar.data.readers.source import FILE, PLACE, refuse_case_twins
 
 #: Whole numbers from here on are no longer told apart by the type.
 EXACT_BELOW = {"half": 2**11, "float": 2**24, "double": 2**53}
-_INTEGERS = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint")
+_INTEGERS = (
+    "tinyint",
+    "smallint",
+    "integer",
+    "bigint",
+    "utinyint",
+    "usmallint",
+    "uinteger",
+    "ubigint",
+    "hugeint",
+)
 _RECORDS = ("struct", "map", "union")
 _LISTS = ("list", "array")
 
@@ -30,15 +42,17 @@ _LISTS = ("list", "array")
 class Roles:
     """Which columns a reader takes, by the source's own names, and what each is for.
 
-    ``columns`` is None for all columns.  ``measures`` are times and quantities, ``nested`` may hold lists and structs,
-    ``prose`` is free text; in columns that are neither measures nor prose, ids and labels, "12.0" means 12.
+    ``columns`` is None for all columns.  ``measures`` are times and quantities, ``nested`` may hold
+    lists and structs, ``prose`` is free text; in columns that are neither measures nor prose, ids
+    and labels, "12.0" means 12.
     """
 
     columns: Sequence[str] | None = None
     measures: frozenset[str] = frozenset()
     nested: frozenset[str] = frozenset()
     prose: frozenset[str] = frozenset()
-    decimal: str = "."  # the mark in numbers that are text; a comma must not change what a program wrote as a number
+    # the mark in numbers that are text; a comma must not change what a program wrote as a number
+    decimal: str = "."
 
     def is_label(self, column: str) -> bool:
         """Return whether a column is an id or a label."""
@@ -46,11 +60,13 @@ class Roles:
 
 
 def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, list[str]]:
-    """Return SQL over Parquet files with the columns of ``roles`` converted, FILE and PLACE; and all column names.
+    """Return SQL over Parquet files with the columns of ``roles`` converted, FILE and PLACE; and
+    all column names.
 
-    Files staged in ``duck.work`` carry their own FILE and PLACE.  Each group of files that store alike is converted on
-    its own, so the parts of one source may store a column in different types.  A column "brand.name" may be the field
-    of a struct.  Raises ``ValueError`` for a file that is no Parquet and for values that have no text form.
+    Files staged in ``duck.work`` carry their own FILE and PLACE.  Each group of files that store
+    alike is converted on its own, so the parts of one source may store a column in different types.
+    A column "brand.name" may be the field of a struct.  Raises ``ValueError`` for a file that is no
+    Parquet and for values that have no text form.
     """
     groups: dict[tuple, list[Path]] = {}
     for path in paths:
@@ -61,7 +77,9 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
         staged = path.parent == duck.work
         _check_names(path, schema.names, roles, staged)
         _check_durations(path, schema, roles)
-        partitions = () if staged else tuple(key for key in hive_columns(path) if key not in schema.names)
+        partitions = (
+            () if staged else tuple(key for key in hive_columns(path) if key not in schema.names)
+        )
         fields = tuple((field.name, str(field.type)) for field in schema)
         whole = tuple(_whole_labels(duck, path, schema, roles))
         groups.setdefault((staged, partitions, fields, whole), []).append(path)
@@ -69,7 +87,9 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
         _Part(duck, group, staged, bool(partitions), frozenset(whole), roles, _halves(fields))
         for (staged, partitions, fields, whole), group in groups.items()
     ]
-    refuse_case_twins((column for part in parts for column in part.types), "the files of one source")
+    refuse_case_twins(
+        (column for part in parts for column in part.types), "the files of one source"
+    )
     kinds: dict[str, set[str]] = {}
     for part in parts:
         for column, sql_type in part.types.items():
@@ -80,26 +100,41 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
 
 
 def _check_names(path: Path, names: Sequence[str], roles: Roles, staged: bool) -> None:
-    """Raise ``ValueError`` for column names that SQL cannot tell apart or that stand for a row's file and number."""
+    """Raise ``ValueError`` for column names that SQL cannot tell apart or that stand for a row's
+    file and number.
+    """
     if not staged:
         for column in names:
             if column.lower() in (FILE, "file_row_number"):
-                raise ValueError(f"{path}: the name of column {column!r} is reserved; rename the column")
-    wanted = None if roles.columns is None else {column.split(".")[0].lower() for column in roles.columns}
+                raise ValueError(
+                    f"{path}: the name of column {column!r} is reserved; rename the column"
+                )
+    wanted = (
+        None
+        if roles.columns is None
+        else {column.split(".")[0].lower() for column in roles.columns}
+    )
     refuse_case_twins((n for n in names if wanted is None or n.lower() in wanted), str(path))
 
 
 def _check_durations(path: Path, schema: pa.Schema, roles: Roles) -> None:
-    """Raise ``ValueError`` for durations: Parquet holds them as whole numbers of a unit that its columns do not say."""
+    """Raise ``ValueError`` for durations: Parquet holds them as whole numbers of a unit that its
+    columns do not say.
+    """
     for field in schema:
-        if pa.types.is_duration(field.type) and (roles.columns is None or field.name in roles.columns):
+        if pa.types.is_duration(field.type) and (
+            roles.columns is None or field.name in roles.columns
+        ):
             raise ValueError(
-                f"{path}: column {field.name!r} holds durations ({field.type}); write them as numbers, e.g. of seconds"
+                f"{path}: column {field.name!r} holds durations ({field.type}); write them as "
+                "numbers, e.g. of seconds"
             )
 
 
 def hive_columns(path: Path) -> dict[str, str]:
-    """Return the columns that a path's folders give its rows: ``shop=7/day=2026-11-01/part.csv`` gives two."""
+    """Return the columns that a path's folders give its rows: ``shop=7/day=2026-11-01/part.csv``
+    gives two.
+    """
     pairs = [part.partition("=") for part in path.parts[:-1]]
     return {key: value for key, mark, value in pairs if mark and key}
 
@@ -124,7 +159,10 @@ class _Part:
     ) -> None:
         self.duck, self.whole, self.roles, self.halves = duck, whole, roles, halves
         if staged:
-            self.rows, self.place = f"read_parquet({files(paths)}, hive_partitioning = false)", PLACE
+            self.rows, self.place = (
+                f"read_parquet({files(paths)}, hive_partitioning = false)",
+                PLACE,
+            )
         else:
             self.rows = (
                 f"read_parquet({files(paths)}, filename = '{FILE}', file_row_number = true, "
@@ -156,7 +194,9 @@ class _Part:
         self.types[column], self.values[column] = sql_type, value
 
     def converted(self, measures: Collection[str]) -> str:
-        """Return SQL of the converted rows; ``measures`` are the columns that keep numbers and times."""
+        """Return SQL of the converted rows; ``measures`` are the columns that keep numbers and
+        times.
+        """
         self._check()
         picked = [f"{self._value(column, measures)} AS {name(column)}" for column in self.types]
         return f"SELECT {', '.join([*picked, FILE, self.place])} FROM {self.rows}"
@@ -169,13 +209,23 @@ class _Part:
             return f"to_json({_readable(value, sql_type)})::VARCHAR"
         if column in self.whole:
             return f"regexp_replace({_trimmed(_text(value, sql_type))}, '\\.0+$', '')"
-        if column in self.roles.measures and self.roles.decimal == "," and _kind(sql_type) == "number":
-            return f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE 'e0' END"
+        if (
+            column in self.roles.measures
+            and self.roles.decimal == ","
+            and _kind(sql_type) == "number"
+        ):
+            return (
+                f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE "
+                "'e0' END"
+            )
         return _text(value, sql_type)
 
     def _check(self) -> None:
-        """Raise ``ValueError`` for values that would be lost: wide whole doubles, bytes that are no text, structs."""
-        tests: list[tuple[str, str, str, str]] = []  # column, SQL of the fault, SQL of an example, what to say
+        """Raise ``ValueError`` for values that would be lost: wide whole doubles, bytes that are no
+        text, structs.
+        """
+        # column, SQL of the fault, SQL of an example, what to say
+        tests: list[tuple[str, str, str, str]] = []
         for column, sql_type in self.types.items():
             value = self.values[column]
             if sql_type.id in EXACT_BELOW and column not in self.roles.measures:
@@ -183,30 +233,51 @@ class _Part:
                 largest = f"max(abs({value})) FILTER (isfinite({value}))"
                 whole = f"bool_and(NOT isfinite({value}) OR {value} = trunc({value}))"
                 shown = f"coalesce(try_cast({largest} AS HUGEINT)::VARCHAR, ({largest})::VARCHAR)"
-                advice = f"which tells whole numbers apart only below {limit:,}; write them as integers or text"
+                advice = (
+                    f"which tells whole numbers apart only below {limit:,}; write them as "
+                    "integers or text"
+                )
                 tests.append((column, f"{whole} AND {largest} >= {limit}", shown, advice))
             elif sql_type.id == "blob":
                 bad = f"{value} IS NOT NULL AND TRY(decode({value})) IS NULL"
                 advice = "which is no UTF-8 text; write the column as text"
-                tests.append((column, f"bool_or({bad})", f"any_value({value}::VARCHAR) FILTER ({bad})", advice))
+                tests.append(
+                    (
+                        column,
+                        f"bool_or({bad})",
+                        f"any_value({value}::VARCHAR) FILTER ({bad})",
+                        advice,
+                    )
+                )
             elif column not in self.roles.nested and not _printable(sql_type):
-                advice = f"where text is wanted; name one field ({column}.<field>) or write the column as text"
+                advice = (
+                    f"where text is wanted; name one field ({column}.<field>) or write the "
+                    "column as text"
+                )
                 example = f"any_value(left(to_json({_readable(value, sql_type)})::VARCHAR, 80))"
                 tests.append((column, f"count({value}) > 0", example, advice))
         if not tests:
             return
         looks = ", ".join(f"{bad}, {shown}" for _, bad, shown, _ in tests)
-        for file, *found in self.duck.rows(f"SELECT {FILE}, {looks} FROM {self.rows} GROUP BY {FILE} ORDER BY {FILE}"):
-            for (column, _, _, advice), bad, shown in zip(tests, found[::2], found[1::2], strict=True):
+        for file, *found in self.duck.rows(
+            f"SELECT {FILE}, {looks} FROM {self.rows} GROUP BY {FILE} ORDER BY {FILE}"
+        ):
+            for (column, _, _, advice), bad, shown in zip(
+                tests, found[::2], found[1::2], strict=True
+            ):
                 if bad:
                     kind = _shown_type(self.types[column])
-                    raise ValueError(f"{file}: column {column!r} holds {kind}, e.g. {shown}, {advice}")
+                    raise ValueError(
+                        f"{file}: column {column!r} holds {kind}, e.g. {shown}, {advice}"
+                    )
 
 
 def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> list[str]:
-    """Return the text columns of ids and labels that were whole doubles once: "12.0" beside "13", and nothing else.
+    """Return the text columns of ids and labels that were whole doubles once: "12.0" beside "13",
+    and nothing else.
 
-    Raises ``ValueError`` where a column holds "1.2346E+12", or doubles too wide to be exact: digits were lost.
+    Raises ``ValueError`` where a column holds "1.2346E+12", or doubles too wide to be exact: digits
+    were lost.
     """
     wanted = schema.names if roles.columns is None else roles.columns
     texts = [
@@ -219,16 +290,22 @@ def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> li
         return []
     rows = f"read_parquet({files([path])}, hive_partitioning = false)"
     looks = []
-    values = {column: _trimmed(_text_of_text(name(column), schema.field(column).type)) for column in texts}
+    values = {
+        column: _trimmed(_text_of_text(name(column), schema.field(column).type)) for column in texts
+    }
     for value in values.values():
-        wide = f"(contains({value}, 'E+') OR contains({value}, 'e+')) AND regexp_full_match({value}, '{_POWER}')"
+        wide = (
+            f"(contains({value}, 'E+') OR contains({value}, 'e+')) AND "
+            f"regexp_full_match({value}, '{_POWER}')"
+        )
         looks.append(f"bool_or(ends_with({value}, '.0')), any_value({value}) FILTER ({wide})")
     found = duck.row(f"SELECT {', '.join(looks)} FROM {rows}")
     for column, power in zip(texts, found[1::2], strict=True):
         if power is not None:
             raise ValueError(
-                f"{_named(duck, path)}: column {column!r} holds {power!r}, an id or label that a spreadsheet or a "
-                "double shortened, so its last digits are lost; export the column as text"
+                f"{_named(duck, path)}: column {column!r} holds {power!r}, an id or label that a "
+                "spreadsheet or a double shortened, so its last digits are lost; export the "
+                "column as text"
             )
     whole = []
     for column in [c for c, ends in zip(texts, found[::2], strict=True) if ends]:
@@ -241,8 +318,9 @@ def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> li
         )
         if all_whole and largest is not None and largest >= EXACT_BELOW["double"]:
             raise ValueError(
-                f"{_named(duck, path)}: column {column!r} holds whole doubles up to {largest:.0f}, which are exact "
-                f"only below {EXACT_BELOW['double']:,}; write them as integers or text"
+                f"{_named(duck, path)}: column {column!r} holds whole doubles up to {largest:.0f}, "
+                f"which are exact only below {EXACT_BELOW['double']:,}; write them as integers or "
+                "text"
             )
         if all_whole:
             whole.append(column)
@@ -267,11 +345,17 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_binary(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_binary(inner) or pa.types.is_large_binary(inner) or pa.types.is_fixed_size_binary(inner))
+    return bool(
+        pa.types.is_binary(inner)
+        or pa.types.is_large_binary(inner)
+        or pa.types.is_fixed_size_binary(inner)
+    )
 
 
 def _text_of_text(value: str, kind: pa.DataType) -> str:
-    """Return SQL of a text column as text; bytes that are no text are NULL, and are refused elsewhere."""
+    """Return SQL of a text column as text; bytes that are no text are NULL, and are refused
+    elsewhere.
+    """
     return f"TRY(decode({value}))" if _is_binary(kind) else value
 
 
@@ -317,13 +401,20 @@ def _text(value: str, sql_type: DuckDBPyType) -> str:
         if not _printable(sql_type):  # checked: every value is null
             return "NULL::VARCHAR"
         element = _element(sql_type)
-        return f"array_to_string(list_transform({value}::{element}[], lambda e: {_text('e', element)}), ', ')"
+        return (
+            f"array_to_string(list_transform({value}::{element}[], lambda e: "
+            f"{_text('e', element)}), ', ')"
+        )
     if sql_type.id in EXACT_BELOW:
         whole = f"isfinite({value}) AND {value} = trunc({value}) AND abs({value}) < 1e18"
-        return f"CASE WHEN {whole} THEN {value}::BIGINT::VARCHAR WHEN NOT isnan({value}) THEN {value}::VARCHAR END"
+        return (
+            f"CASE WHEN {whole} THEN {value}::BIGINT::VARCHAR WHEN NOT isnan({value}) THEN "
+            f"{value}::VARCHAR END"
+        )
     if sql_type.id == "decimal":
         return (
-            f"CASE WHEN {value} = trunc({value}) THEN trunc({value})::DECIMAL(38, 0)::VARCHAR ELSE {value}::VARCHAR END"
+            f"CASE WHEN {value} = trunc({value}) THEN trunc({value})::DECIMAL(38, 0)::VARCHAR "
+            f"ELSE {value}::VARCHAR END"
         )
     if sql_type.id == "blob":
         return f"TRY(decode({value}))"
@@ -337,17 +428,25 @@ def _readable(value: str, sql_type: DuckDBPyType, depth: int = 0) -> str:
         return f"coalesce(TRY(decode({value})), {value}::VARCHAR)"
     if sql_type.id in _LISTS:
         element = _element(sql_type)
-        return f"list_transform({value}::{element}[], lambda {inner}: {_readable(inner, element, depth + 1)})"
+        return (
+            f"list_transform({value}::{element}[], lambda {inner}: "
+            f"{_readable(inner, element, depth + 1)})"
+        )
     if sql_type.id == "struct":
         fields = [
-            (field, _readable(f"{value}.{name(field)}", kind, depth)) for field, kind in _children(sql_type).items()
+            (field, _readable(f"{value}.{name(field)}", kind, depth))
+            for field, kind in _children(sql_type).items()
         ]
         packed = ", ".join(f"{name(field)} := {converted}" for field, converted in fields)
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
     if sql_type.id == "map":
         kinds = _children(sql_type)
         entry = ", ".join(
-            f"{part} := {_readable(f'{inner}.{part}', kinds[part], depth + 1)}" for part in ("key", "value")
+            f"{part} := {_readable(f'{inner}.{part}', kinds[part], depth + 1)}"
+            for part in ("key", "value")
         )
-        return f"map_from_entries(list_transform(map_entries({value}), lambda {inner}: struct_pack({entry})))"
+        return (
+            f"map_from_entries(list_transform(map_entries({value}), lambda {inner}: "
+            f"struct_pack({entry})))"
+        )
     return value

@@ -1,4 +1,6 @@
-"""When does a query resemble a judged one? One definition, used to close leaks here and in ``sidar.simulate``."""
+"""When does a query resemble a judged one? One definition, used to close leaks here and in
+``sidar.simulate``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,16 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def normal_tokens(text: str) -> frozenset[str]:
-    """The set of a text's words: NFKC, lower case, accents off, punctuation out, a plural's final *s* dropped."""
+    """The set of a text's words: NFKC, lower case, accents off, punctuation out, a plural's final
+    *s* dropped.
+    """
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower())
-    words = _WORD.findall("".join(c for c in folded if not unicodedata.combining(c)).replace("'", ""))
-    return frozenset(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words)
+    words = _WORD.findall(
+        "".join(c for c in folded if not unicodedata.combining(c)).replace("'", "")
+    )
+    return frozenset(
+        w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words
+    )
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
@@ -26,7 +34,8 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 class Overlap:
-    """Answers ``is_near(query)`` against a fixed set of queries, through an inverted index of their words.
+    """Answers ``is_near(query)`` against a fixed set of queries, through an inverted index of their
+    words.
 
     >>> Overlap(["red dog bowl"]).is_near("Bowls, red (dog)")
     True
