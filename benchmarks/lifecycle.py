@@ -34,12 +34,12 @@ import pyarrow.parquet as pq
 import torch
 
 from sidar import pipeline, simulate
-from sidar.bundle import build_bundle
 from sidar.config import AlarmsConfig, Config, SidConfig
 from sidar.data import open_dataset, sample
 from sidar.embed import item_texts, load_embedder, load_items
 from sidar.pipeline.coldstart import cold_start
 from sidar.pipeline.refresh import check, encode
+from sidar.serve.bundle import BundleSources, build_bundle
 from sidar.sid import RqKmeans
 from sidar.sid.alarms import Alarm, alarms
 from sidar.sid.ledger import squared_errors, write_up
@@ -190,7 +190,8 @@ def cold(work: Path, steps: int) -> tuple[dict[str, float], Config]:
         name: first.run_dir / name for name in ("data", "embed", "sid", "index")
     }
     before = first.run_dir / "bundle"
-    build_bundle(before, **parts, model=first.run_dir / "sft" / "model", config={}, label="sft")
+    model = first.run_dir / "sft" / "model"
+    build_bundle(before, BundleSources(**parts, model=model, config={}, label="sft"))
     second = settings(work, "day8", work / "catalogue.parquet", steps)
     after = encode(second, before)
     found = cold_start(before, after, open_dataset(second.run_dir / "data").eval_sets("test"))

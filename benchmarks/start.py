@@ -45,7 +45,7 @@ import numpy as np
 import published_sids
 
 from sidar import pipeline
-from sidar.answer.serving import GENERATIVE
+from sidar.answer.facts import GENERATIVE
 from sidar.answer.smoothed import SmoothedMemory
 from sidar.baselines import Bm25, Dense
 from sidar.config import Config

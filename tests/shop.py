@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from sidar.artifacts import read_manifest, write_artifact
-from sidar.bundle import build_bundle
 from sidar.config import LmConfig
 from sidar.data import toy
 from sidar.data.catalogue import save_catalogue
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
+from sidar.serve.bundle import BundleSources, build_bundle
 from sidar.sid.table import save_sids
 from sidar.types import Catalogue, SemanticIds
 
@@ -92,5 +92,5 @@ def write_bundle(
         "model": run / "sft" / "model"
     }
     config = {"decode": {"beam": 16, **(decode or {})}}
-    build_bundle(run / "bundle", **folders | stages, config=config, label=label)
+    build_bundle(run / "bundle", BundleSources(**folders | stages, config=config, label=label))
     return run / "bundle"

@@ -12,13 +12,13 @@ from shop import write_stages
 from tiny_encoder import save_tiny_encoder
 
 from sidar import Retriever, pipeline
-from sidar.bundle import build_bundle, open_bundle
-from sidar.bundle_encoder import open_vectors
 from sidar.config import EmbedConfig, load_config
 from sidar.data import toy
 from sidar.embed import item_texts, load_embedder
 from sidar.pipeline.compact import compact
 from sidar.pipeline.refresh import encode
+from sidar.serve.bundle import BundleSources, build_bundle, open_bundle
+from sidar.serve.bundle.encoder import open_vectors
 from sidar.types import Catalogue
 
 WEIGHT = {"weight": 2.0}
@@ -57,9 +57,8 @@ def run(tmp_path, tiny):
 
 def bundled(run, name="bundle", rerank=WEIGHT):
     parts = {part: run / part for part in ("data", "embed", "sid", "index")}
-    build_bundle(
-        run / name, **parts, model=run / "sft/model", config={}, label="sft", rerank=rerank
-    )
+    sources = BundleSources(**parts, model=run / "sft/model", config={}, label="sft", rerank=rerank)
+    build_bundle(run / name, sources)
     return run / name
 
 

@@ -198,7 +198,8 @@ def test_every_variant_names_a_known_objective():
 def test_serving_takes_host_port_and_bundle_from_the_config(tmp_path, monkeypatch):
     import uvicorn
 
-    from sidar import bundle, cli
+    from sidar.cli import service
+    from sidar.serve import bundle
 
     (tmp_path / "sidar.yaml").write_text("name: shop\nserve: {port: 9123}\n")
     asked = []
@@ -208,14 +209,15 @@ def test_serving_takes_host_port_and_bundle_from_the_config(tmp_path, monkeypatc
     monkeypatch.setattr(
         uvicorn, "run", lambda app, **options: asked.append((options["host"], options["port"]))
     )
-    cli.serve(config=tmp_path / "sidar.yaml")
+    service.serve(config=tmp_path / "sidar.yaml")
     assert asked == [str(tmp_path / "runs" / "shop" / "bundle"), ("127.0.0.1", 9123)]
 
 
 def test_serving_refuses_two_bundles_of_one_label(tmp_path, monkeypatch):
     import uvicorn
 
-    from sidar import bundle, cli
+    from sidar.cli import service
+    from sidar.serve import bundle
 
     monkeypatch.setattr(bundle, "open_bundle", lambda folder: SimpleNamespace(label="raddpo"))
     served = []
@@ -224,9 +226,9 @@ def test_serving_refuses_two_bundles_of_one_label(tmp_path, monkeypatch):
         with pytest.raises(
             ValueError, match=r"X and --bundle Y are both labelled '(a|raddpo)'.*--bundle NAME=Y"
         ):
-            cli.serve(bundle=pair)
+            service.serve(bundle=pair)
     assert not served
-    cli.serve(bundle=["a=X", "b=Y"])
+    service.serve(bundle=["a=X", "b=Y"])
     assert len(served) == 1
 
 

@@ -19,12 +19,12 @@ from listed_systems import CATALOGUE, Channel, Writer, a_set, index, priors
 from pydantic import BaseModel
 from shop import write_stages
 
-import sidar.bundle
 import sidar.lm.scorer
-from sidar import Retriever, cli
+import sidar.serve.bundle
+from sidar import Retriever
 from sidar.answer.key import VARIABLE
 from sidar.baselines import Bm25
-from sidar.bundle import build_bundle
+from sidar.cli import service
 from sidar.config import Config, load_config
 from sidar.data import build, open_dataset, toy
 from sidar.data import stage as data_stage
@@ -36,6 +36,7 @@ from sidar.index import PrefixIndex
 from sidar.pipeline import answer_log, answer_rows, answering, leave, stages
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.rerank import Reranked
+from sidar.serve.bundle import BundleSources, build_bundle
 
 SECTIONS = ("privacy", "data", "split", "decode", "memory", "evaluate", "serve")
 
@@ -166,7 +167,8 @@ def look_at_decoding(world, cfg):
     parts = {name: run / name for name in ("data", "embed", "sid", "index")} | {
         "model": run / "sft/model"
     }
-    build_bundle(made, **parts, config=cfg.model_dump(mode="json", include={"decode"}), label="m")
+    config = cfg.model_dump(mode="json", include={"decode"})
+    build_bundle(made, BundleSources(**parts, config=config, label="m"))
     asked, precisions, scorer = {}, [], sidar.lm.scorer.LmScorer
 
     def scorer_of(model, precision):
@@ -346,9 +348,9 @@ def look_at_the_server(world, cfg):
     file, seen = world.folder / "serve.yaml", []
     file.write_text(yaml.safe_dump({"name": "x", **cfg.model_dump(mode="json", include={"serve"})}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sidar.bundle, "open_bundle", lambda folder: SimpleNamespace(label="m"))
+        patch.setattr(sidar.serve.bundle, "open_bundle", lambda folder: SimpleNamespace(label="m"))
         patch.setattr(uvicorn, "run", lambda app, **options: seen.append(options))
-        cli.serve(config=file)
+        service.serve(config=file)
     ((options),) = seen
     return {f"serve.{name}": options[name] for name in ("host", "port", "root_path")}
 

@@ -14,13 +14,13 @@ from shop import SIZES, table, write_bundle, write_stages
 
 from sidar import Retriever
 from sidar.artifacts import read_manifest
-from sidar.bundle import open_bundle
 from sidar.data import toy
 from sidar.data.catalogue import found
 from sidar.decode import score_all
-from sidar.explain import common_category
 from sidar.index import PrefixIndex
-from sidar.retriever import MAX_QUERY
+from sidar.serve.bundle import open_bundle
+from sidar.serve.retriever import MAX_QUERY
+from sidar.serve.trace import common_category
 from sidar.types import Catalogue, Prompt, SemanticIds
 
 

@@ -24,11 +24,11 @@ from sidar.decode import (
     score_all,
     to_hits,
 )
-from sidar.explain import Signposts
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
 from sidar.lm.packing import Candidate, pack, score
 from sidar.lm.scorer import LmScorer
+from sidar.serve.trace import PrefixStats
 from sidar.sid.table import load_sids, save_sids
 from sidar.types import Catalogue, SemanticIds
 
@@ -128,7 +128,7 @@ def test_what_lies_below_a_prefix_is_counted_exactly(made):
     index = PrefixIndex.build(made)
     n = len(made)
     columns = {"category": [["all"]] * n, "title": [f"item {row}" for row in range(n)]}
-    posts = Signposts(index, Catalogue(pa.table(columns), "lineage"))
+    posts = PrefixStats(index, Catalogue(pa.table(columns), "lineage"))
     wanted = sids_of(made)
     for prefix in {sid[:depth] for sid in wanted for depth in range(1, len(sid) + 1)}:
         under = {sid: rows for sid, rows in wanted.items() if sid[: len(prefix)] == prefix}

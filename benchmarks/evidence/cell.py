@@ -294,7 +294,7 @@ def _score_model(
     """Every pool from one beam per query; fusions with BM25 and tuned dense on held-out pools."""
     from sidar.decode import to_hits
     from sidar.lm import SidLM
-    from sidar.retriever import Retriever
+    from sidar.serve.retriever import Retriever
 
     model = SidLM.from_pretrained(context.scored(cell), device=context.device)
     index, sids = context.index(cell.sizes), context.sids(cell.sizes)

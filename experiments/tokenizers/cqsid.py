@@ -28,7 +28,7 @@ from sidar.evaluate.slices import subset_by_hash
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pages.environment import environment
-from sidar.retriever import Retriever
+from sidar.serve.retriever import Retriever
 from sidar.types import EvalSet, Prompt, Scores
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sidar.version import __version__
 
 if TYPE_CHECKING:
-    from sidar.retriever import Retriever as Retriever
+    from sidar.serve.retriever import Retriever as Retriever
 
 __all__ = ["Retriever", "__version__"]
 
@@ -19,7 +19,7 @@ __all__ = ["Retriever", "__version__"]
 def __getattr__(name: str) -> Any:
     """Load the façade on first use, so that ``import sidar`` and ``sidar --help`` need no torch."""
     if name == "Retriever":
-        from sidar.retriever import Retriever
+        from sidar.serve.retriever import Retriever
 
         return Retriever
     raise AttributeError(f"module 'sidar' has no attribute {name!r}")

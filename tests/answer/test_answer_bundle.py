@@ -19,8 +19,6 @@ from sidar.answer.count import count_memory
 from sidar.answer.key import VARIABLE
 from sidar.answer.memory import FILE, Memory
 from sidar.artifacts import open_artifact, read_manifest
-from sidar.bundle import open_bundle
-from sidar.bundle_export import export_bundle
 from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import toy
@@ -33,6 +31,8 @@ from sidar.index.dual_view import DualViewIndex
 from sidar.pipeline import dense_rows
 from sidar.pipeline.plan import masked
 from sidar.pipeline.remember import remembered, update_memory
+from sidar.serve.bundle import open_bundle
+from sidar.serve.bundle.export import export_bundle
 from sidar.types import Catalogue, Prompt
 
 

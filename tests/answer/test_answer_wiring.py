@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from fused_shop import FIRST
 
-import sidar.bundle
 import sidar.evaluate.suite
+import sidar.serve.bundle
 from sidar import Retriever
+from sidar.answer.facts import params_of, read_facts
 from sidar.answer.fit import Fit
 from sidar.answer.memory import Memory
-from sidar.answer.serving import params_of, read_facts
 from sidar.answer.smoothed import AnswerParams, popularity
 from sidar.artifacts import sha256_file
 from sidar.baselines import DEPTH, Bm25, Dense
@@ -369,7 +369,9 @@ def test_a_served_answer_hands_each_channel_on_under_its_name(shop, served):
 def test_the_bundle_serves_the_final_model_of_the_config(shop, tmp_path, monkeypatch):
     run, asked = shop / "runs/shop", []
     monkeypatch.setattr(
-        sidar.bundle, "write_bundle", lambda out, **parts: asked.append((out, parts)) or {}
+        sidar.serve.bundle,
+        "write_bundle",
+        lambda out, sources: asked.append((out, vars(sources).copy())) or {},
     )
     cfg = config(
         shop, "decode.beam=7", "embed.batch_size=9", "align.label=other", "decode.rerank=dense"
@@ -383,6 +385,7 @@ def test_the_bundle_serves_the_final_model_of_the_config(shop, tmp_path, monkeyp
     assert parts == {
         **{name: run / name for name in ("data", "embed", "sid", "index", "answer")},
         **{"model": run / "align-other/model", "label": "other", "rerank": rerank},
+        **{"examples": None, "encoder": None},
     }
     assert config_kept == cfg.model_dump(mode="json", include={"decode", "embed"})
     made = json.loads((run / "bundle/bundle.json").read_text())

@@ -19,7 +19,7 @@ from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
-from sidar.retriever import Retriever
+from sidar.serve.retriever import Retriever
 from sidar.types import Prompt
 
 ROOT = Path(__file__).parents[2]

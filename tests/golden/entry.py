@@ -31,7 +31,7 @@ NEW_COMMANDS: frozenset[str] = frozenset()
 
 def verify_bundle(folder: Path) -> None:
     """Raise ``ValueError`` where parts of a bundle do not fit, or a file has changed."""
-    from sidar.bundle import open_bundle
+    from sidar.serve.bundle import open_bundle
 
     open_bundle(folder, verify=True)
 
@@ -64,8 +64,8 @@ def encode_items(
 
 def load_checkpoint(model: Path, bundle: Path) -> Retriever:
     """Return an SFT stage's language model with the catalogue, SIDs and index of ``bundle``."""
-    from sidar.bundle import open_bundle
     from sidar.lm import SidLM
+    from sidar.serve.bundle import open_bundle
 
     opened = open_bundle(bundle)
     lm = SidLM.from_pretrained(model)

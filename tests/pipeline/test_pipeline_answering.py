@@ -9,8 +9,8 @@ import pytest
 import reference_answer as slow
 from toy_stages import build_shop, config
 
+from sidar.answer.facts import read_facts
 from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
-from sidar.answer.serving import read_facts
 from sidar.baselines import fuse
 from sidar.baselines.fusion import simplex
 from sidar.config import HeldOutConfig

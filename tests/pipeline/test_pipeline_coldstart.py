@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidar import pipeline, simulate
-from sidar.bundle import build_bundle, open_bundle
 from sidar.config import AlarmsConfig, load_config
 from sidar.data import open_dataset, sample
 from sidar.data.catalogue import found
 from sidar.pipeline.coldstart import cold_start, reached, shared_prefixes
 from sidar.pipeline.refresh import check, encode
-from sidar.retriever import Retriever
+from sidar.serve.bundle import BundleSources, build_bundle, open_bundle
+from sidar.serve.retriever import Retriever
 from sidar.simulate.schedule import first_moment
 
 OPTIONS = {
@@ -73,7 +73,8 @@ def launched(tmp_path_factory):
         first.run_dir / "bundle",
         {n: first.run_dir / n for n in ("data", "embed", "sid", "index")},
     )
-    build_bundle(before, **parts, model=first.run_dir / "sft" / "model", config={}, label="sft")
+    model = first.run_dir / "sft" / "model"
+    build_bundle(before, BundleSources(**parts, model=model, config={}, label="sft"))
     return (
         before,
         encode(config("day8", "catalogue.parquet"), before),

@@ -13,12 +13,12 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from sidar import Retriever, pipeline
-from sidar.bundle import build_bundle, open_bundle
 from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.embed import HashingEmbedder, load_items
 from sidar.serve import create_app
+from sidar.serve.bundle import BundleSources, build_bundle, open_bundle
 
 SETTINGS = {
     "name": "shop",
@@ -141,10 +141,7 @@ def test_a_bundle_without_item_vectors_refuses_to_rerank(shop, tmp_path):
     config = load_config(shop / "sidar.yaml").model_dump(mode="json", include={"decode", "embed"})
     build_bundle(
         tmp_path / "bundle",
-        **parts,
-        model=run / "align-raddpo/model",
-        config=config,
-        label="raddpo",
+        BundleSources(**parts, model=run / "align-raddpo/model", config=config, label="raddpo"),
     )
     plain = Retriever.load(tmp_path / "bundle", precision="fp32")
     assert plain.search("bath towel", k=3)[0].cosine is None

@@ -12,11 +12,11 @@ import pytest
 
 from sidar import Retriever, pipeline
 from sidar.artifacts import read_manifest
-from sidar.bundle import open_bundle
 from sidar.config import load_config
 from sidar.data import toy
 from sidar.lm import SidLM
 from sidar.pipeline.refresh import encode
+from sidar.serve.bundle import open_bundle
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {

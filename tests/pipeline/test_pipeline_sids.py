@@ -16,13 +16,13 @@ from sidar import Retriever, pipeline
 from sidar.answer.carry import carry_to_catalogue
 from sidar.artifacts import read_manifest
 from sidar.baselines import Bm25
-from sidar.bundle import open_bundle
 from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import open_dataset, toy
 from sidar.data.catalogue import open_catalogue
 from sidar.embed import HashingEmbedder, load_items
 from sidar.index.rows import RowMap
+from sidar.serve.bundle import open_bundle
 from sidar.sid import load_sids, load_tokenizer
 from sidar.sid.ledger import Ledger
 
@@ -277,11 +277,13 @@ def test_a_model_does_not_fit_a_table_that_goes_on_from_nothing_it_knows(shop, d
     other = shop / "runs/other"
     if not (other / "index").is_dir():
         pipeline.run(config(shop, name="other", **{"events.bad_rows": 1, "seed": 7}), only="index")
-    from sidar.bundle import build_bundle
+    from sidar.serve.bundle import BundleSources, build_bundle
 
     parts = {name: other / name for name in ("data", "embed", "sid", "index")}
     with pytest.raises(ValueError, match=r"model .* was made from catalogue"):
-        build_bundle(tmp_path / "b", **parts, model=day2 / "model", config={}, label="x")
+        build_bundle(
+            tmp_path / "b", BundleSources(**parts, model=day2 / "model", config={}, label="x")
+        )
 
 
 def test_alarms_are_asked_of_a_run_and_of_a_bundle(shop, day2, tmp_path):

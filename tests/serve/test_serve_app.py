@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sidar import Retriever
 from sidar.cli import app
 from sidar.serve import create_app
-from sidar.serve.web import CONTENT_POLICY
+from sidar.serve.http.web import CONTENT_POLICY
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sidar.answer.facts import FILE
 from sidar.answer.memory import Memory
-from sidar.answer.serving import FILE
 from sidar.baselines import Bm25
 from sidar.types import Catalogue, PathLike
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sidar.answer.facts import GENERATIVE, params_of, read_facts
 from sidar.answer.memory import Memory
-from sidar.answer.serving import GENERATIVE, params_of, read_facts
 from sidar.answer.smoothed import AnswerParams, Pooled, SmoothedMemory
 from sidar.baselines import DEPTH, Bm25, Fusion
 from sidar.config import Config

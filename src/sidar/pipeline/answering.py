@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sidar.answer.facts import GENERATIVE, write_facts
 from sidar.answer.fit import Fit, fit_answer
-from sidar.answer.serving import GENERATIVE, write_facts
 from sidar.answer.smoothed import popularity
 from sidar.baselines import DEPTH, Bm25
 from sidar.config import Config

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sidar.bundle import open_bundle
 from sidar.embed import item_texts
-from sidar.retriever import Retriever
+from sidar.serve.bundle import open_bundle
+from sidar.serve.retriever import Retriever
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import load_reference
 from sidar.types import EvalSet, PathLike, Prompt, SemanticIds

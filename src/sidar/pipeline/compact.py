@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from sidar.answer.carry import carry_to_rows
-from sidar.answer.serving import dense_probes, read_facts
+from sidar.answer.facts import dense_probes, read_facts
 from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
-from sidar.bundle import ANSWER, build_bundle, open_bundle
-from sidar.bundle_encoder import ENCODER
 from sidar.data.catalogue import found, save_catalogue
 from sidar.embed import load_items
 from sidar.index import PrefixIndex
 from sidar.index.dual_view import DualViewIndex
 from sidar.index.rows import RowMap
+from sidar.serve.bundle import ANSWER, BundleSources, build_bundle, open_bundle
+from sidar.serve.bundle.encoder import ENCODER
 from sidar.sid.ledger import Ledger
 from sidar.sid.table import save_sids, table_version
 from sidar.types import PathLike, SemanticIds
@@ -113,14 +113,16 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
         folders: dict[str, Any] = {name: work / name for name in ("data", "embed", "sid", "index")}
         build_bundle(
             out,
-            **folders,
-            model=bundle / "model",
-            config=opened.config,
-            label=opened.label,
-            examples=list(opened.examples),
-            rerank=opened.rerank,
-            encoder=bundle / "embed" / ENCODER,
-            answer=answer,
+            BundleSources(
+                **folders,
+                model=bundle / "model",
+                config=opened.config,
+                label=opened.label,
+                examples=list(opened.examples),
+                rerank=opened.rerank,
+                encoder=bundle / "embed" / ENCODER,
+                answer=answer,
+            ),
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)

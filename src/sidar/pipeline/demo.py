@@ -157,9 +157,9 @@ def run_demo(
     import time
 
     from sidar import pipeline
-    from sidar.bundle import build_bundle
     from sidar.evaluate.table import print_table
     from sidar.pipeline.variants import variants
+    from sidar.serve.bundle import BundleSources, build_bundle
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,8 @@ def run_demo(
     before = run / "bundle-sft"  # the page shows both, so that what alignment changed can be seen
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     parts: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
-    build_bundle(before, **parts, model=run / "sft" / "model", config=config, label="sft")
+    sft = BundleSources(**parts, model=run / "sft" / "model", config=config, label="sft")
+    build_bundle(before, sft)
     cost: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
         "peak_rss_gb": round(peak_rss_gb(), 2),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sidar.answer.serving import dense_probes, read_facts
+from sidar.answer.facts import dense_probes, read_facts
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.baselines import DEPTH, Dense
 from sidar.baselines.dense import Encoder

@@ -17,7 +17,7 @@ from sidar.types import Catalogue, Hits, Prompt, SemanticIds
 if TYPE_CHECKING:
     from sidar.decode import Beams, Trie
     from sidar.lm.scorer import LmScorer
-    from sidar.retriever import Retriever
+    from sidar.serve.retriever import Retriever
 
 
 #: Width of the free beam whose invalid share is reported: the width of the SID columns.
@@ -54,7 +54,7 @@ class GenerativeSystem:
     def retriever(self) -> Retriever:
         """The model behind the façade, so that tables and service answer through the same code."""
         from sidar.lm import SidLM
-        from sidar.retriever import Retriever
+        from sidar.serve.retriever import Retriever
 
         model = SidLM.from_pretrained(self._model, device=self._device)
         model.prompts.reader = self._reader

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sidar.bundle import EXAMPLE_USERS, example_queries, open_bundle
-from sidar.bundle_export import Export, export_bundle
 from sidar.config import Config
+from sidar.serve.bundle import open_bundle
+from sidar.serve.bundle.examples import EXAMPLE_USERS, example_queries
+from sidar.serve.bundle.export import Export, export_bundle
 from sidar.types import PathLike
 
 

@@ -6,7 +6,7 @@ codebooks* is a newer edition of what the model learnt: its codes mean what they
 may stay while the index is rebuilt. A table with *other codebooks* is another language, even where
 the sizes agree: the model's SID rows and heads, the index and everything made with them are
 worthless for it. The plan says which of the two it is; ``open_bundle`` refuses to serve a mixture
-whatever the plan says (bundle_checks.py).
+whatever the plan says (serve/bundle/checks.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidar.artifacts import read_manifest
-from sidar.bundle import open_bundle
-from sidar.bundle_checks import MADE_FROM
 from sidar.lm.vocab import SidVocab
+from sidar.serve.bundle import open_bundle
+from sidar.serve.bundle.checks import MADE_FROM
 from sidar.sid.versions import Diff, Version, compare_versions, open_version
 from sidar.types import PathLike
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
-from sidar.bundle import ANSWER
 from sidar.config import AlignConfig, Config, DenseConfig, Extensible
 from sidar.extensions import OBJECTIVES, TOKENIZERS, Registry
+from sidar.serve.bundle import ANSWER
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
 HASH_LIMIT = 64 << 20

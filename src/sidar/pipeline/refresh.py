@@ -12,16 +12,16 @@ import numpy as np
 
 from sidar import pipeline
 from sidar.answer.carry import carry_to_catalogue
+from sidar.answer.facts import dense_probes, read_facts
 from sidar.answer.key import carry_key, check_carried
 from sidar.answer.memory import Memory
-from sidar.answer.serving import dense_probes, read_facts
-from sidar.bundle import ANSWER, build_bundle, open_bundle
-from sidar.bundle_encoder import ENCODER
 from sidar.config import AlarmsConfig, Config
 from sidar.data.catalogue import open_catalogue
 from sidar.embed import load_items
 from sidar.embed.items import FILES as VIEWS
 from sidar.index.dual_view import DualViewIndex
+from sidar.serve.bundle import ANSWER, BundleSources, build_bundle, open_bundle
+from sidar.serve.bundle.encoder import ENCODER
 from sidar.sid.alarms import Alarm, alarms
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import load_reference
@@ -67,13 +67,15 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
             carry_key(bundle, run)
         build_bundle(
             out,
-            **folders,
-            model=bundle / "model",
-            config=config,
-            label=opened.label,
-            rerank=opened.rerank,
-            encoder=bundle / "embed" / ENCODER,
-            answer=None if opened.fuse == "none" else answer,
+            BundleSources(
+                **folders,
+                model=bundle / "model",
+                config=config,
+                label=opened.label,
+                rerank=opened.rerank,
+                encoder=bundle / "embed" / ENCODER,
+                answer=None if opened.fuse == "none" else answer,
+            ),
         )
     return out
 

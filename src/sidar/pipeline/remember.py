@@ -14,16 +14,16 @@ import duckdb
 import numpy as np
 
 from sidar.answer.count import count_memory
+from sidar.answer.facts import params_of, read_facts
 from sidar.answer.key import bundle_key
 from sidar.answer.memory import Memory
-from sidar.answer.serving import params_of, read_facts
-from sidar.bundle import ANSWER, open_bundle
 from sidar.config import Config
 from sidar.data.clean import DAY_US
 from sidar.data.day_log import SPLIT, write_day_requests
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
 from sidar.data.propensity import Propensities, measure_propensities
+from sidar.serve.bundle import ANSWER, open_bundle
 from sidar.types import Catalogue, PathLike
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sidar.answer.serving import read_facts
+from sidar.answer.facts import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress, work_folder
@@ -142,11 +142,10 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
 def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage
     ``answer`` has fitted, and the item vectors where it fuses or reranks."""
-    from sidar.bundle import write_bundle
+    from sidar.serve.bundle import BundleSources, write_bundle
 
     label = cfg.align.label or cfg.align.objective
-    return write_bundle(
-        out,
+    sources = BundleSources(
         data=run / "data",
         embed=run / "embed",
         sid=run / "sid",
@@ -157,6 +156,7 @@ def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         rerank=read_facts(run / "answer").get("rerank"),
         answer=run / "answer",
     )
+    return write_bundle(out, sources)
 
 
 def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Why these items: the prefixes that a search followed, level by level, and what lies below each.
 
-Nothing here takes part in scoring. A :class:`Watch` stands between a search and its scorer, notes
-what is asked and answered, and hands the answer on unchanged; so what is shown is what was
+Nothing here takes part in scoring. A :class:`TracingScorer` stands between a search and its scorer,
+notes what is asked and answered, and hands the answer on unchanged; so what is shown is what was
 searched.
 """
 
@@ -72,7 +72,7 @@ class Level:
     ended: float = 0.0
 
 
-class Watch:
+class TracingScorer:
     """A scorer that remembers which prefixes were followed, and how long reading and writing took.
 
     ``paths`` maps each followed prefix of the *first* query to its log-probability, ``ends`` to
@@ -125,11 +125,11 @@ class Watch:
         return logp
 
 
-class Signposts:
+class PrefixStats:
     """What lies below a prefix: how many items, of which category, for instance which one.
 
     Categories are read from at most ``sample`` items, evenly spaced over the prefix's range, so the
-    cost of a signpost does not grow with the catalogue; the most recently used 8,192 are kept.
+    cost of a lookup does not grow with the catalogue; the most recently used 8,192 are kept.
     """
 
     def __init__(self, index: PrefixIndex, catalogue: Catalogue, sample: int = 48) -> None:
@@ -205,7 +205,7 @@ def levels(
     paths: Mapping[Codes, float],
     found: Sequence[Codes],
     index: PrefixIndex,
-    signposts: Signposts,
+    stats: PrefixStats,
     ends: Mapping[Codes, float] | None = None,
     show: int = 12,
 ) -> list[Level]:
@@ -221,7 +221,7 @@ def levels(
         if not here:
             break
         # −1: a search may fill up its rows with prefixes that are none
-        ids = signposts.locate(list(here))
+        ids = stats.locate(list(here))
         is_sid = {
             codes: bool(index.terminal[depth][at])
             for codes, at in zip(here, ids, strict=True)
@@ -242,7 +242,7 @@ def levels(
                 sid_text(codes),
                 logp,
                 float(np.exp(logp)),
-                *signposts.below(codes),
+                *stats.below(codes),
                 tuple(on),
                 end.get(codes),
             )

@@ -13,7 +13,8 @@ from pathlib import Path
 from sidar.answer.memory import FILE as MEMORY
 from sidar.answer.memory import Memory
 from sidar.artifacts import MANIFEST, open_artifact, write_artifact
-from sidar.bundle import ANSWER, FACTS, open_bundle
+from sidar.serve.bundle.layout import ANSWER, FACTS
+from sidar.serve.bundle.reader import open_bundle
 from sidar.types import PathLike
 
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 if TYPE_CHECKING:
-    from sidar.explain import Level
-    from sidar.retriever import Explanation, Result
+    from sidar.serve.retriever import Explanation, Result
+    from sidar.serve.trace import Level
 
 _SEARCH: JsonDict = {"query": "t towels kitchen", "k": 2}
 _PERSONAL: JsonDict = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from sidar.baselines import DEPTH
-from sidar.bundle import ANSWER, Bundle, open_bundle
-from sidar.bundle_encoder import Vectors, open_vectors
 from sidar.config import DecodeConfig
 from sidar.data.normalise import fold_text
-from sidar.explain import Level, Signposts, Watch, levels, sid_text
 from sidar.precision import Precision, resolve_device
+from sidar.serve.bundle import open_bundle
+from sidar.serve.bundle.encoder import Vectors, open_vectors
+from sidar.serve.fused import FusedAnswer, open_fused
+from sidar.serve.trace import Level, PrefixStats, TracingScorer, levels, sid_text
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
 if TYPE_CHECKING:
-    from sidar.answer.serving import FusedAnswer
     from sidar.answer.smoothed import Answer
-    from sidar.baselines.dense import VectorChannel
     from sidar.decode import Beams
     from sidar.index import PrefixIndex
     from sidar.index.shares import ItemShares
@@ -136,7 +135,7 @@ class Retriever:
             model.prompts.reader = vectors.read
         self._scorer = LmScorer(model, precision=precision)
         self.trie = Trie(index, self._scorer.device)
-        self._signposts = Signposts(index, catalogue)
+        self._prefix_stats = PrefixStats(index, catalogue)
         # the index may be older than a retirement
         self.allowed = None if catalogue.alive.all() else catalogue.alive
         decode = decode or DecodeConfig()
@@ -179,7 +178,7 @@ class Retriever:
         vectors = open_vectors(bundle, device) if wanted else None
         fused = None
         if opened.fuse != "none" and vectors is not None:
-            fused = _open_fused(Path(bundle), opened, vectors, memory_key)
+            fused = open_fused(opened, vectors, memory_key)
         return cls(
             model,
             opened.index,
@@ -356,7 +355,7 @@ class Retriever:
         prompts = [Prompt(readable(query), rows, readable(profile)) for query in queries]
         tokens = self.model.prompts.encode_batch(prompts, self.sids)
         clock.append(time.perf_counter())
-        watch = Watch(self._scorer, remember=explain)
+        watch = TracingScorer(self._scorer, remember=explain)
         beams = self._decode(watch, tokens, width, exact)
         clock.append(time.perf_counter())
         depth = min(k, len(self)) if fused is None else DEPTH
@@ -386,7 +385,7 @@ class Retriever:
                 watch.paths | ends,
                 [r.sid for r in results[0]],
                 self.index,
-                self._signposts,
+                self._prefix_stats,
                 watch.ends,
             )
         clock.append(time.perf_counter())
@@ -555,48 +554,6 @@ class Retriever:
             level_logp=() if level_logp is None else tuple(float(x) for x in level_logp[:steps]),
             sid_text=sid_text(sid),
         )
-
-
-def _open_fused(
-    folder: Path, opened: Bundle, vectors: Vectors, memory_key: bytes | None
-) -> FusedAnswer:
-    """The fused answer of an opened bundle; ``ValueError`` without the key of its memory."""
-    from sidar.answer.key import bundle_key
-    from sidar.answer.serving import open_answer
-
-    secret = bundle_key(folder, memory_key)
-    catalogue, index = opened.catalogue, opened.index
-    counts = index.counts
-    if counts is None:
-        counts = np.zeros(len(catalogue)) if index.prior is None else np.expm1(index.prior)
-    return open_answer(
-        folder / ANSWER, catalogue, counts, _open_dense(folder, vectors, catalogue), secret
-    )
-
-
-def _open_dense(folder: Path, vectors: Vectors, catalogue: Catalogue) -> VectorChannel:
-    """The dense channel as the answer was fitted with it: through the index in the bundle, or
-    exact.
-    """
-    from sidar.answer.serving import dense_probes, read_facts
-    from sidar.baselines import Dense
-    from sidar.index.dual_view import DualViewIndex, Probed
-
-    assert vectors.items is not None
-    nprobe = dense_probes(read_facts(folder / ANSWER))
-    if nprobe is None:
-        return Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
-    return Probed(DualViewIndex.load(folder / ANSWER, vectors.items, alive=catalogue.alive), nprobe)
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """A function from texts to vectors as the encoder of a dense channel."""
-
-    read: Callable[[Sequence[str]], np.ndarray]
-
-    def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        return self.read(texts)
 
 
 def item_shares(

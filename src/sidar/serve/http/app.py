@@ -19,9 +19,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from sidar.retriever import Explanation
-from sidar.serve.schemas import Info, ModelInfo, Problem, SearchRequest, SearchResponse
-from sidar.serve.web import page_file
+from sidar.serve.http.schemas import Info, ModelInfo, Problem, SearchRequest, SearchResponse
+from sidar.serve.http.web import page_file
+from sidar.serve.retriever import Explanation
 from sidar.version import __version__
 
 

@@ -28,7 +28,7 @@ _TYPES = {
 @cache
 def _page_files() -> dict[str, str]:
     """The page's files by name; only these can be asked for, whatever a path says."""
-    folder = files("sidar.serve") / "page"
+    folder = files("sidar.serve.http") / "page"
     return {
         file.name: file.read_text(encoding="utf-8")
         for file in folder.iterdir()

@@ -33,6 +33,18 @@ COMMAND = {
 _STAGE = {"catalogue": "data"}  # a part's name in the manifests of later stages, where it differs
 
 
+def check_hashes(
+    manifests: Mapping[str, Manifest], expected: Mapping[str, str], folder: Path
+) -> None:
+    """Each part is the one that the bundle was made with, as its facts name it."""
+    for part, manifest in manifests.items():
+        if manifest.hash != expected[part]:
+            raise ValueError(
+                f"the {part} part of {folder} is {short(manifest.hash)}, but the bundle was made "
+                f"with {short(expected[part])}; make it again with `sidar bundle`"
+            )
+
+
 def check_lineage(manifests: Mapping[str, Manifest], where: str = "") -> None:
     """Each part was made from the others that are here, as far as its manifest names them; else
     ``ValueError``.

@@ -1,0 +1,34 @@
+"""What the commands share: options, console and config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sidar.config import Config
+
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The run's sidar.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides, e.g. sft.steps=200 align.objective=dpo")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run and why, and stop.")]
+DEFAULT_CONFIG = Path("sidar.yaml")
+
+
+def console() -> Console:
+    """Return the terminal that tables and progress are printed on."""
+    from rich.console import Console
+
+    return Console()
+
+
+def load(config: Path, overrides: list[str] | None) -> Config:
+    """Read a ``sidar.yaml`` and its overrides."""
+    from sidar.config import load_config
+
+    return load_config(config, overrides)

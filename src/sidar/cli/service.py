@@ -1,0 +1,156 @@
+"""Commands over a bundle: search it, serve it, export its model; and the machine under it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidar.cli.base import console
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What the shopper types.")],
+    bundle: Annotated[Path, typer.Option(help="A bundle folder.")] = Path("runs/run/bundle"),
+    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+    beam: Annotated[int | None, typer.Option(help="Beams; default: the bundle's.")] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact", help="Best first, or with a beam; default: as the bundle says."
+        ),
+    ] = None,
+    rerank: Annotated[
+        bool | None,
+        typer.Option(
+            "--rerank/--no-rerank", help="By log π + w · cosine; default: as the bundle says."
+        ),
+    ] = None,
+    fuse: Annotated[
+        str | None,
+        typer.Option(help="memory = with what was chosen for this query, none = the model alone."),
+    ] = None,
+) -> None:
+    """Search a bundle from the shell."""
+    from rich.table import Table
+
+    from sidar.serve.retriever import Retriever
+
+    retriever = Retriever.load(bundle)
+    results = retriever.search(query, k=k, beam=beam, exact=exact, rerank=rerank, fuse=fuse)
+    reranked = any(hit.cosine is not None for hit in results)
+    fused = any(hit.count is not None for hit in results)
+    extra = [*(["cosine"] if reranked else []), *(["P", "chosen", "found by"] if fused else [])]
+    table = Table("#", "SID", "log p", *extra, "item", "title", box=None)
+    for hit in results:
+        cells = [
+            str(hit.rank),
+            hit.sid_text,
+            "" if hit.probability is None else f"{sum(hit.level_logp):.2f}",
+        ]
+        if reranked:
+            cells.append("" if hit.cosine is None else f"{hit.cosine:.3f}")
+        if fused:
+            cells += [f"{math.exp(hit.score):.4f}", f"{hit.count:.1f}", " ".join(hit.channels)]
+        table.add_row(*cells, hit.item_id, hit.title[:80])
+    if reranked:
+        table.caption = f"ordered by log p + log share + {retriever.rerank:g} · cosine"
+    if fused:
+        table.caption = (
+            "ordered by P: what was chosen for this query before, smoothed with every channel"
+        )
+    console().print(table)
+
+
+def serve(
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A bundle folder, or label=folder; repeat it to compare models on the page."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Take the run's bundle, host, port.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Default: serve.host of the config, 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Default: serve.port of the config, 8000.")
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Prefix such as /shop that a proxy takes off. Default: serve.root_path, none."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda … Default: the config's, auto.")
+    ] = None,
+) -> None:
+    """Serve POST /v1/search and the page; the first bundle answers where a request
+    names no model.
+    """
+    import uvicorn
+
+    from sidar.config import load_config
+    from sidar.precision import resolve_device
+    from sidar.serve import create_app
+    from sidar.serve.bundle import open_bundle
+    from sidar.serve.retriever import Retriever
+
+    cfg = load_config(config)
+    host, port, device = (
+        host or cfg.serve.host,
+        port or cfg.serve.port,
+        resolve_device(device or cfg.device),
+    )
+    folders: dict[str, str] = {}
+    for text in bundle or [str(cfg.run_dir / "bundle")]:
+        before, sep, after = text.partition("=")
+        label, path = (before, after) if sep else (open_bundle(text).label, text)
+        if label in folders:
+            raise ValueError(
+                f"--bundle {folders[label]} and --bundle {path} are both labelled {label!r}; "
+                f"give one of them another name: --bundle NAME={path}"
+            )
+        folders[label] = path
+    application = create_app(
+        lambda: {label: Retriever.load(path, device) for label, path in folders.items()}
+    )
+    if root_path is not None:
+        cfg.serve.root_path = root_path
+    typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
+    uvicorn.run(
+        application, host=host, port=port, root_path=cfg.serve.root_path, log_level="warning"
+    )
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Tell what this machine offers: torch build, device, threads, bf16, memory, disk."""
+    from sidar.doctor import main as diagnose
+
+    raise typer.Exit(diagnose(as_json=as_json))
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    out: Annotated[Path, typer.Argument(help="Where to write.")],
+    hf: Annotated[
+        bool, typer.Option("--hf", help="A plain Hugging Face causal LM for other servers.")
+    ] = True,
+) -> None:
+    """Write the bundle's language model as a plain Hugging Face checkpoint (added tokens, full
+    head).
+    """
+    from sidar.lm.export import export_hf
+    from sidar.lm.model import SidLM
+
+    if not hf:
+        raise ValueError("only --hf is known")
+    export_hf(SidLM.from_pretrained(bundle / "model"), out)
+    typer.echo(f"wrote {out}")

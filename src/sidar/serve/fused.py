@@ -1,0 +1,97 @@
+"""The fused answer of a bundle: lexical and dense channels beside the model's hits, and the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sidar.answer.facts import GENERATIVE, dense_probes, params_of, read_facts
+from sidar.answer.key import bundle_key
+from sidar.answer.memory import Memory
+from sidar.answer.smoothed import Answer, SmoothedMemory
+from sidar.baselines import DEPTH, Bm25, Dense
+from sidar.baselines.dense import VectorChannel
+from sidar.index import PrefixIndex
+from sidar.serve.bundle import ANSWER, Bundle
+from sidar.serve.bundle.encoder import Vectors
+from sidar.types import Catalogue, Hits
+
+
+@dataclass(frozen=True)
+class FusedAnswer:
+    """Everything but the model that a fused answer reads; ``reranked``: the generative channel is
+    reranked first.
+    """
+
+    lexical: Bm25
+    dense: VectorChannel
+    model: SmoothedMemory
+    reranked: bool
+
+    def channels(
+        self, queries: Sequence[str], vectors: np.ndarray, generative: Hits
+    ) -> dict[str, Hits]:
+        """Return the results of every channel that the answer was fitted with; ``vectors`` (Q, D)
+        of the queries.
+        """
+        results = {
+            "bm25": self.lexical.search(queries, DEPTH),
+            "dense": self.dense.search_vectors(vectors, DEPTH),
+            GENERATIVE: generative,
+        }
+        return {name: results[name] for name in self.model.params.channels}
+
+    def rank(self, queries: Sequence[str], channels: Mapping[str, Hits], k: int) -> Answer:
+        """Return the k most probable items of each query."""
+        return self.model.rank(queries, channels, k)
+
+
+def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None) -> FusedAnswer:
+    """Open the fused answer of a bundle.
+
+    Raises ``ValueError`` without the key of its memory, and where the memory was made with another
+    key or for another catalogue.
+    """
+    secret = bundle_key(opened.folder, memory_key)
+    folder, catalogue = opened.folder / ANSWER, opened.catalogue
+    facts = read_facts(folder)
+    memory = Memory.load(folder).check(secret, catalogue.lineage, str(folder))
+    counts = _training_clicks(opened.index, len(catalogue))
+    model = SmoothedMemory(params_of(facts), counts, catalogue.alive, memory, secret)
+    dense = _open_dense(folder, vectors, catalogue)
+    return FusedAnswer(Bm25.load(folder, catalogue.alive), dense, model, facts["reranked"])
+
+
+def _training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:
+    """(N,) training clicks by row, as the index keeps them; indexes of older versions keep only
+    their prior, log(1 + clicks).
+    """
+    if index.counts is not None:
+        return index.counts
+    return np.zeros(n_items) if index.prior is None else np.expm1(index.prior)
+
+
+def _open_dense(folder: Path, vectors: Vectors, catalogue: Catalogue) -> VectorChannel:
+    """The dense channel as the answer was fitted with it: through the index in the bundle, or
+    exact.
+    """
+    from sidar.index.dual_view import DualViewIndex, Probed
+
+    assert vectors.items is not None
+    nprobe = dense_probes(read_facts(folder))
+    if nprobe is None:
+        return Dense(vectors.items, _Encoder(vectors.search), alive=catalogue.alive)
+    return Probed(DualViewIndex.load(folder, vectors.items, alive=catalogue.alive), nprobe)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A function from texts to vectors as the encoder of a dense channel."""
+
+    read: Callable[[Sequence[str]], np.ndarray]
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        return self.read(texts)

@@ -1,0 +1,1 @@
+"""HTTP over retrievers: the application, what goes over the wire, and the page."""
