@@ -116,7 +116,7 @@ def main() -> None:
     from sidar.evaluate.slices import order_by_hash, query_cluster
     from sidar.evaluate.truth import Truth
     from sidar.index import PrefixIndex
-    from sidar.serve.retriever import item_shares
+    from sidar.serve.decoding import item_shares
     from sidar.sid import load_sids
 
     torch.set_num_threads(1)

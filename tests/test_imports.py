@@ -136,6 +136,7 @@ def test_who_may_import_what(part):
         "sidar.cli",
         "sidar.doctor",
         "sidar.serve",
+        "sidar.serve.request",
     ],
 )
 def test_importing_loads_no_torch(module):

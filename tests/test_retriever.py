@@ -19,7 +19,7 @@ from sidar.data.catalogue import found
 from sidar.decode import score_all
 from sidar.index import PrefixIndex
 from sidar.serve.bundle import open_bundle
-from sidar.serve.retriever import MAX_QUERY
+from sidar.serve.request import MAX_QUERY
 from sidar.serve.trace import common_category
 from sidar.types import Catalogue, Prompt, SemanticIds
 
@@ -260,7 +260,7 @@ def test_edges_of_a_request_are_defined(retriever):
     assert f"{MAX_QUERY:,}" in long.notes[0]
     assert len(retriever.search("\ud800 towel \x00 <s1_1> ＜s1_1＞")) == 10
     for wrong in ({"k": 0}, {"beam": 0}):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="greater than or equal to 1"):
             retriever.search("towel", **wrong)
     assert retriever.search([]) == []
 

@@ -18,7 +18,7 @@ from sidar.data.duck import Duck
 from sidar.data.log import validate_log
 from sidar.data.normalise import fold_text, normalise_query
 from sidar.data.products import load_catalogue
-from sidar.serve.retriever import readable
+from sidar.serve.request import readable
 
 INVISIBLE = {
     "Wasser\u00adflasche  Edelstahl": "Wasserflasche Edelstahl",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidar.cli.base import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sidar.serve.results import SearchAnswer
 
 
 def search(
@@ -34,34 +39,37 @@ def search(
     ] = None,
 ) -> None:
     """Search a bundle from the shell."""
-    from rich.table import Table
-
+    from sidar.serve.request import SearchRequest
     from sidar.serve.retriever import Retriever
 
-    retriever = Retriever.load(bundle)
-    results = retriever.search(query, k=k, beam=beam, exact=exact, rerank=rerank, fuse=fuse)
-    reranked = any(hit.cosine is not None for hit in results)
-    fused = any(hit.count is not None for hit in results)
-    extra = [*(["cosine"] if reranked else []), *(["P", "chosen", "found by"] if fused else [])]
+    request = SearchRequest.of(query, k, beam=beam, exact=exact, rerank=rerank, fuse=fuse)
+    console().print(_table(Retriever.load(bundle).search(request)))
+
+
+def _table(answer: SearchAnswer) -> Table:
+    """Return the results as a table; columns of reranking and fusion stand where there are any."""
+    from rich.table import Table
+
+    reranked = any(hit.cosine is not None for hit in answer.results)
+    fused = any(hit.count is not None for hit in answer.results)
+    extra = ["cosine"] if reranked else []
+    extra += ["P", "chosen", "found by"] if fused else []
     table = Table("#", "SID", "log p", *extra, "item", "title", box=None)
-    for hit in results:
-        cells = [
-            str(hit.rank),
-            hit.sid_text,
-            "" if hit.probability is None else f"{sum(hit.level_logp):.2f}",
-        ]
+    for hit in answer.results:
+        logp = "" if hit.probability is None else f"{sum(hit.level_logp):.2f}"
+        cells = [str(hit.rank), hit.sid_text, logp]
         if reranked:
             cells.append("" if hit.cosine is None else f"{hit.cosine:.3f}")
         if fused:
             cells += [f"{math.exp(hit.score):.4f}", f"{hit.count:.1f}", " ".join(hit.channels)]
         table.add_row(*cells, hit.item_id, hit.title[:80])
     if reranked:
-        table.caption = f"ordered by log p + log share + {retriever.rerank:g} · cosine"
+        table.caption = f"ordered by log p + log share + {answer.rerank:g} · cosine"
     if fused:
         table.caption = (
             "ordered by P: what was chosen for this query before, smoothed with every channel"
         )
-    console().print(table)
+    return table
 
 
 def serve(
@@ -98,27 +106,14 @@ def serve(
     from sidar.config import load_config
     from sidar.precision import resolve_device
     from sidar.serve import create_app
-    from sidar.serve.bundle import open_bundle
     from sidar.serve.retriever import Retriever
 
     cfg = load_config(config)
-    host, port, device = (
-        host or cfg.serve.host,
-        port or cfg.serve.port,
-        resolve_device(device or cfg.device),
-    )
-    folders: dict[str, str] = {}
-    for text in bundle or [str(cfg.run_dir / "bundle")]:
-        before, sep, after = text.partition("=")
-        label, path = (before, after) if sep else (open_bundle(text).label, text)
-        if label in folders:
-            raise ValueError(
-                f"--bundle {folders[label]} and --bundle {path} are both labelled {label!r}; "
-                f"give one of them another name: --bundle NAME={path}"
-            )
-        folders[label] = path
+    host, port = host or cfg.serve.host, port or cfg.serve.port
+    torch_device = resolve_device(device or cfg.device)
+    folders = _labelled(bundle or [str(cfg.run_dir / "bundle")])
     application = create_app(
-        lambda: {label: Retriever.load(path, device) for label, path in folders.items()}
+        lambda: {label: Retriever.load(path, torch_device) for label, path in folders.items()}
     )
     if root_path is not None:
         cfg.serve.root_path = root_path
@@ -126,6 +121,25 @@ def serve(
     uvicorn.run(
         application, host=host, port=port, root_path=cfg.serve.root_path, log_level="warning"
     )
+
+
+def _labelled(texts: list[str]) -> dict[str, str]:
+    """Return ``{label: folder}`` of ``label=folder`` or a folder, which has the label of its
+    bundle; ``ValueError`` for two of one label.
+    """
+    from sidar.serve.bundle import open_bundle
+
+    folders: dict[str, str] = {}
+    for text in texts:
+        before, separator, after = text.partition("=")
+        label, path = (before, after) if separator else (open_bundle(text).label, text)
+        if label in folders:
+            raise ValueError(
+                f"--bundle {folders[label]} and --bundle {path} are both labelled {label!r}; "
+                f"give one of them another name: --bundle NAME={path}"
+            )
+        folders[label] = path
+    return folders
 
 
 def doctor(

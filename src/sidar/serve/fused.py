@@ -1,4 +1,4 @@
-"""The fused answer of a bundle: lexical and dense channels beside the model's hits, and the memory."""
+"""A bundle's fused answer: lexical and dense channels beside the model's hits, and the memory."""
 
 from __future__ import annotations
 

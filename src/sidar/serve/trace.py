@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,33 @@ class Level:
     mass: float
     prefixes: list[PrefixView]  # most probable first
     ended: float = 0.0
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock milliseconds of one phase after another."""
+
+    started: float = field(default_factory=time.perf_counter)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, phase: str) -> None:
+        """End ``phase``, which began with the one before it."""
+        now = time.perf_counter()
+        self.phases[phase] = 1000 * (now - self.started)
+        self.started = now
+
+    def timing(self, prefill_seconds: float) -> dict[str, float]:
+        """Return milliseconds by phase; reading the prompts is taken out of the search around
+        it.
+        """
+        prefill = 1000 * prefill_seconds
+        timing = {
+            "prompt": self.phases["prompt"],
+            "prefill": prefill,
+            "decode": self.phases["decode"] - prefill,
+            "cards": self.phases["cards"],
+        }
+        return timing | {"total": sum(timing.values())}
 
 
 class TracingScorer:
@@ -203,7 +230,7 @@ def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:
 
 def levels(
     paths: Mapping[Codes, float],
-    found: Sequence[Codes],
+    results: Sequence[Codes],
     index: PrefixIndex,
     stats: PrefixStats,
     ends: Mapping[Codes, float] | None = None,
@@ -211,55 +238,62 @@ def levels(
 ) -> list[Level]:
     """The followed prefixes by depth, at most ``show`` of each: those on the way to results first.
 
-    ``paths`` are prefixes with their log-probabilities, ``found`` the SID of each result in rank
+    ``paths`` are prefixes with their log-probabilities, ``results`` the SID of each result in rank
     order, ``ends`` the log-probabilities of ending at prefixes shorter than L (those that are no
     SID are passed over).
     """
-    views = []
+    shown = []
     for depth in range(1, index.n_levels + 1):
-        here = {codes: logp for codes, logp in paths.items() if len(codes) == depth}
-        if not here:
+        followed = {codes: logp for codes, logp in paths.items() if len(codes) == depth}
+        if not followed:
             break
-        # −1: a search may fill up its rows with prefixes that are none
-        ids = stats.locate(list(here))
-        is_sid = {
-            codes: bool(index.terminal[depth][at])
-            for codes, at in zip(here, ids, strict=True)
-            if at >= 0
-        }
-        here = {codes: here[codes] for codes in is_sid}
-        over = here if depth == index.n_levels else ends or {}
-        end = {
-            codes: float(np.exp(over[codes])) for codes in here if is_sid[codes] and codes in over
-        }
-        ranks: dict[Codes, list[int]] = {}
-        for rank, codes in enumerate(found, start=1):
-            ranks.setdefault(codes[:depth], []).append(rank)
-        chosen = sorted(here, key=lambda codes: (codes not in ranks, -here[codes], codes))[:show]
-        prefixes = [
-            PrefixView(
-                codes,
-                sid_text(codes),
-                logp,
-                float(np.exp(logp)),
-                *stats.below(codes),
-                tuple(on),
-                end.get(codes),
-            )
-            for codes in sorted(chosen, key=lambda codes: (-here[codes], codes))
-            for logp, on in [(here[codes], ranks.get(codes, []))]
-        ]
-        mass = float(np.exp(np.fromiter(here.values(), float)).sum())
-        size, reachable = index.codebook_sizes[depth - 1], index.n_prefixes[depth]
-        views.append(
-            Level(
-                depth,
-                size,
-                reachable,
-                len(here),
-                min(1.0, mass),
-                prefixes,
-                min(1.0, sum(end.values())),
-            )
+        # after L codes the SID is over, so the prefix's own probability is that of its end
+        ending = followed if depth == index.n_levels else ends or {}
+        shown.append(_level(depth, followed, ending, results, index, stats, show))
+    return shown
+
+
+def _level(
+    depth: int,
+    followed: Mapping[Codes, float],
+    ending: Mapping[Codes, float],
+    results: Sequence[Codes],
+    index: PrefixIndex,
+    stats: PrefixStats,
+    show: int,
+) -> Level:
+    # −1: a search may fill up its rows with prefixes that are none
+    located = zip(followed, stats.locate(list(followed)).tolist(), strict=True)
+    prefix_ids = {codes: prefix for codes, prefix in located if prefix >= 0}
+    logps = {codes: followed[codes] for codes in prefix_ids}
+    end = {
+        codes: float(np.exp(ending[codes]))
+        for codes, prefix in prefix_ids.items()
+        if index.terminal[depth][prefix] and codes in ending
+    }
+    ranks: dict[Codes, list[int]] = {}
+    for rank, codes in enumerate(results, start=1):
+        ranks.setdefault(codes[:depth], []).append(rank)
+    chosen = sorted(logps, key=lambda codes: (codes not in ranks, -logps[codes], codes))[:show]
+    prefixes = [
+        PrefixView(
+            codes,
+            sid_text(codes),
+            logps[codes],
+            float(np.exp(logps[codes])),
+            *stats.below(codes),
+            tuple(ranks.get(codes, ())),
+            end.get(codes),
         )
-    return views
+        for codes in sorted(chosen, key=lambda codes: (-logps[codes], codes))
+    ]
+    mass = float(np.exp(np.fromiter(logps.values(), float)).sum())
+    return Level(
+        depth=depth,
+        codebook_size=index.codebook_sizes[depth - 1],
+        live=index.n_prefixes[depth],
+        followed=len(logps),
+        mass=min(1.0, mass),
+        prefixes=prefixes,
+        ended=min(1.0, sum(end.values())),
+    )

@@ -1,80 +1,17 @@
-"""What goes over the wire: the request and the answer of ``POST /v1/search``, with examples for
-OpenAPI.
-"""
+"""What goes over the wire in answers; requests are :class:`~sidar.serve.request.SearchRequest`."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
+from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from sidar.serve.retriever import Explanation, Result
+    from sidar.serve.http.models import Searcher
+    from sidar.serve.results import Result, SearchAnswer
     from sidar.serve.trace import Level
-
-_SEARCH: JsonDict = {"query": "t towels kitchen", "k": 2}
-_PERSONAL: JsonDict = {
-    "query": "towel",
-    "k": 10,
-    "history": ["B00A12"],
-    "profile": "age 30-44",
-    "beam": 128,
-    "explain": True,
-}
-
-
-class SearchRequest(BaseModel):
-    """One search. Unknown fields are refused, because a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_SEARCH, _PERSONAL]})
-
-    query: str = Field(
-        max_length=4096, description="What the shopper typed; may be empty (recommendation)."
-    )
-    k: int = Field(10, ge=1, le=500, description="Items wanted.")
-    history: list[str] = Field(
-        [],
-        max_length=200,
-        description=(
-            "Ids of items the user touched before, oldest first. Unknown ones are reported."
-        ),
-    )
-    profile: str = Field("", max_length=2048, description="What is known of the user, as text.")
-    user_id: str | None = Field(
-        None,
-        max_length=256,
-        description="For the caller's own logs; ranking does not read it and it is not stored.",
-    )
-    beam: int | None = Field(
-        None, ge=1, le=2048, description="Beams; default: the model's. Raised to k."
-    )
-    exact: bool | None = Field(
-        None,
-        description=(
-            "The true top by best-first search, or a beam; default: as the bundle was made."
-        ),
-    )
-    rerank: bool | None = Field(
-        None,
-        description=(
-            "Order what the beam reaches by log π + w · cosine, or not; default: as the "
-            "bundle was made."
-        ),
-    )
-    fuse: Literal["none", "memory"] | None = Field(
-        None,
-        description=(
-            "memory = what was chosen for the query, smoothed with all channels; default: "
-            "the bundle's."
-        ),
-    )
-    explain: bool = Field(False, description="Also return the beams level by level.")
-    model: str | None = Field(
-        None, max_length=128, description="Label of the model; default: the first."
-    )
 
 
 class Hit(BaseModel):
@@ -189,14 +126,12 @@ class SearchResponse(BaseModel):
     )
 
     @classmethod
-    def of(
-        cls, answer: Explanation, model: str, bundle: str, wait_ms: float, explain: bool
-    ) -> SearchResponse:
+    def of(cls, answer: SearchAnswer, model: str, wait_ms: float, explain: bool) -> SearchResponse:
         timing = answer.timing_ms | {"wait": wait_ms}
         return cls(
             query=answer.query,
             model=model,
-            bundle=bundle,
+            bundle=answer.bundle,
             beam=answer.beam,
             hits=[Hit.of(result) for result in answer.results],
             notes=list(answer.notes),
@@ -223,6 +158,18 @@ class ModelInfo(BaseModel):
     exact: bool = Field(
         False, description="Whether it searches exactly where a request does not say."
     )
+
+    @classmethod
+    def of(cls, label: str, model: Searcher) -> ModelInfo:
+        return cls(
+            label=label,
+            bundle=model.hash,
+            items=len(model),
+            sids=len(model.index),
+            codebook_sizes=list(model.index.codebook_sizes),
+            beam=model.beam,
+            exact=model.exact,
+        )
 
 
 class Info(BaseModel):

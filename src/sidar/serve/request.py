@@ -1,0 +1,210 @@
+"""One search as a value: what the command line, HTTP and Python ask a retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypedDict, Unpack
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from sidar.data.normalise import fold_text
+
+#: Characters of a query, and of a profile, that are read at all; the model then reads the first
+#: ``max_prompt_tokens`` tokens.
+MAX_QUERY = 4096
+#: Fields that a later version serves, with what they ask for. A request that sets one is refused by
+#: name. To serve one, take its line away here and declare it in :class:`SearchRequest`.
+NOT_SERVED = {
+    "filter": "conditions on the items",
+    "fields": "a choice of the fields of a hit",
+    "timeout_ms": "a deadline",
+}
+#: Values of ``fuse`` that this version answers with.
+FUSE = ("memory", "none")
+_NOT_SERVED_ERROR = "not_served"
+
+
+class RequestError(ValueError):
+    """A well-formed request asks for what is not here: the service answers 422."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """The keyword arguments of a search; each is the :class:`SearchRequest` field of its name."""
+
+    history: Sequence[str]
+    profile: str
+    user_id: str | None
+    beam: int | None
+    exact: bool | None
+    rerank: bool | None
+    fuse: str | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest request that a service takes: characters of texts, ids of ``history``, ``k``,
+    ``beam``.
+
+    A caller in Python or at the shell has none: there a long query is cut.
+    """
+
+    query: int = MAX_QUERY
+    k: int = 500
+    history: int = 200
+    profile: int = 2048
+    user_id: int = 256
+    beam: int = 2048
+    model: int = 128
+
+    def check(self, request: SearchRequest) -> None:
+        """Raise :class:`RequestError` that names every field beyond its limit."""
+        sizes = {
+            "query": (len(request.query), " characters"),
+            "k": (request.k, ""),
+            "history": (len(request.history), " ids"),
+            "profile": (len(request.profile), " characters"),
+            "user_id": (len(request.user_id or ""), " characters"),
+            "beam": (request.beam or 0, ""),
+            "model": (len(request.model or ""), " characters"),
+        }
+        limits = asdict(self)
+        problems = [
+            f"{name}: {size:,}{unit} is above this server's limit of {limits[name]:,}"
+            for name, (size, unit) in sizes.items()
+            if size > limits[name]
+        ]
+        if problems:
+            raise RequestError("; ".join(problems))
+
+
+def _describe(schema: JsonDict) -> None:
+    """Add examples, and the limits of a service, to the JSON Schema of a request."""
+    shortest: JsonDict = {"query": "t towels kitchen", "k": 2}
+    personal: JsonDict = {
+        "query": "towel",
+        "k": 10,
+        "history": ["B00A12"],
+        "profile": "age 30-44",
+        "beam": 128,
+        "explain": True,
+    }
+    schema["examples"] = [shortest, personal]
+    keyword = {"string": "maxLength", "array": "maxItems", "integer": "maximum"}
+    properties: Any = schema["properties"]
+    for name, limit in asdict(Limits()).items():
+        # an optional field is "this type, or null"
+        for option in properties[name].get("anyOf", [properties[name]]):
+            if option["type"] in keyword:
+                option[keyword[option["type"]]] = limit
+
+
+class SearchRequest(BaseModel):
+    """One search. Unknown fields are refused, because a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_describe)
+
+    query: str = Field(description="What the shopper typed; may be empty (recommendation).")
+    k: int = Field(10, ge=1, description="Items wanted.")
+    history: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Ids of items the user touched before, oldest first. Unknown ones are reported."
+        ),
+    )
+    profile: str = Field("", description="What is known of the user, as text.")
+    user_id: str | None = Field(
+        None,
+        description="For the caller's own logs; ranking does not read it and it is not stored.",
+    )
+    beam: int | None = Field(None, ge=1, description="Beams; default: the model's. Raised to k.")
+    exact: bool | None = Field(
+        None,
+        description=(
+            "The true top by best-first search, or a beam; default: as the bundle was made."
+        ),
+    )
+    rerank: bool | None = Field(
+        None,
+        description=(
+            "Order what the beam reaches by log π + w · cosine, or not; default: as the "
+            "bundle was made."
+        ),
+    )
+    fuse: Literal["none", "memory"] | None = Field(
+        None,
+        description=(
+            "memory = what was chosen for the query, smoothed with all channels; default: "
+            "the bundle's."
+        ),
+    )
+    explain: bool = Field(False, description="Also return the beams level by level.")
+    model: str | None = Field(None, description="Label of the model; default: the first.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unserved_fields(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        asked = [name for name in NOT_SERVED if data.get(name) is not None]
+        if asked:
+            problems = [
+                f"{name}: this version does not serve {NOT_SERVED[name]}; leave it out"
+                for name in asked
+            ]
+            raise PydanticCustomError(_NOT_SERVED_ERROR, "{text}", {"text": "; ".join(problems)})
+        # null asks for nothing
+        return {name: value for name, value in data.items() if name not in NOT_SERVED}
+
+    @field_validator("fuse", mode="before")
+    @classmethod
+    def _refuse_unserved_fusion(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in FUSE:
+            served = " or ".join(map(repr, FUSE))
+            raise PydanticCustomError(
+                _NOT_SERVED_ERROR,
+                "{text}",
+                {"text": f"{value!r} is not served; this version answers with {served}"},
+            )
+        return value
+
+    @classmethod
+    def of(
+        cls, query: str, k: int = 10, *, explain: bool = False, **options: Unpack[SearchOptions]
+    ) -> SearchRequest:
+        """Return the request of a call in Python; ``ValueError`` of one line where it is wrong.
+
+        Lone surrogates of the texts are replaced, which only a caller in Python can send.
+        """
+        fields: dict[str, Any] = {**options}
+        history = fields.get("history", ())
+        fields["history"] = history if isinstance(history, str) else tuple(history)
+        fields["profile"] = _encodable(fields.get("profile", ""))
+        try:
+            return cls(query=_encodable(query), k=k, explain=explain, **fields)
+        except ValidationError as error:
+            raise ValueError(in_words(error.errors())) from None
+
+
+def in_words(problems: Sequence[ErrorDetails]) -> str:
+    """Return what is wrong with a request in one line, the field before each problem."""
+    lines = []
+    for problem in problems:
+        where = ".".join(str(part) for part in problem["loc"] if part != "body")
+        if not where and problem["type"] != _NOT_SERVED_ERROR:
+            where = "body"
+        lines.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+    return "; ".join(lines)
+
+
+def readable(text: str) -> str:
+    """Return user text as the model reads it, folded as the log's: at most :data:`MAX_QUERY`
+    characters.
+    """
+    return fold_text(_encodable(text[:MAX_QUERY]))
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text

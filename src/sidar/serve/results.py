@@ -1,0 +1,63 @@
+"""The answer of a search as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sidar.serve.trace import Level
+
+
+@dataclass(frozen=True)
+class Result:
+    """One item.
+
+    Answered by the model alone, ``score`` = log π(SID | prompt) + log of the item's share inside
+    its SID, plus weight · ``cosine`` of query and item where reranked.  Fused with the memory,
+    ``score`` = log P(item | query, user). ``probability`` is π of the SID either way, = exp Σ
+    ``level_logp``; None, and no ``level_logp``, where only other channels found the item.
+    ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end
+    of a shorter one.
+    """
+
+    rank: int  # from 1
+    item_id: str
+    title: str
+    brand: str
+    price: float | None
+    image_url: str
+    category: tuple[str, ...]
+    score: float
+    probability: float | None
+    sid: tuple[int, ...]
+    level_logp: tuple[float, ...]
+    sid_text: str
+    cosine: float | None = None  # only where reranked
+    count: float | None = None  # only where fused: decayed count of this item for this query
+    # only where fused: which channels found it (memory, bm25, dense, generative)
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """An answer and how it came about. ``notes`` say in words where the request was not taken as it
+    stood.
+
+    ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the
+    cosine, None = not reranked. ``fuse``: ``none`` or ``memory``; ``seen``: decayed count of all
+    that was chosen for the query before.
+    """
+
+    query: str
+    results: list[Result]
+    beam: int
+    # prompt, prefill, decode, cards, total; of all queries answered together
+    timing_ms: dict[str, float]
+    notes: tuple[str, ...] = ()
+    ignored_history: tuple[str, ...] = ()
+    levels: list[Level] = field(default_factory=list)
+    mass: float = 0.0
+    rerank: float | None = None
+    fuse: str = "none"
+    seen: float = 0.0
+    exact: bool = False  # the best ``beam`` SIDs of all, not what a beam of that width found
+    bundle: str = ""  # hash of the bundle that answered; empty for parts in memory
