@@ -115,7 +115,13 @@ def test_a_wrong_request_is_422_in_words(client, body, words):
 
 
 def test_broken_bodies_are_refused_in_words_and_odd_text_is_searched(client):
-    for content, status in ((b"{", 422), (b'{"query": "\\ud800"}', 422), (b"\xff", 400)):
+    half = b'{"query": "", "history": ["\\ud800"]}'
+    for content, status in (
+        (b"{", 422),
+        (b'{"query": "\\ud800"}', 422),
+        (half, 422),
+        (b"\xff", 400),
+    ):
         reply = client.post(
             "/v1/search", content=content, headers={"Content-Type": "application/json"}
         )

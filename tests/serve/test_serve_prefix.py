@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sidar.config import Config
 from sidar.serve import create_app
 
-PAGE = files("sidar.serve") / "page"
+PAGE = files("sidar.serve.http") / "page"
 
 
 def model():

@@ -12,6 +12,7 @@ import sys
 import typer
 
 from sidar.cli import comparison, memory, service, sids, stages, start
+from sidar.cli.base import register
 
 __all__ = ["app", "main"]
 
@@ -45,8 +46,7 @@ COMMANDS = {
     "export": service.export,
     "compare-sids": comparison.compare_sids,
 }
-for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_command)
+register(app, COMMANDS)
 app.add_typer(sids.app, name="sids")
 app.add_typer(memory.app, name="memory")
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sidar.cli.base import register
+
 app = typer.Typer(
     help="Count a day's log into a bundle that serves, and look queries up in it.",
     no_args_is_help=True,
@@ -21,7 +23,6 @@ Config = Annotated[
 ]
 
 
-@app.command()
 def update(
     bundle: Bundle = None,
     config: Config = Path("sidar.yaml"),
@@ -44,7 +45,6 @@ def update(
     typer.echo(f"{folder} is updated; a service that runs answers from it after a restart")
 
 
-@app.command()
 def show(
     query: Annotated[str, typer.Argument(help="A query; case and punctuation do not matter.")],
     bundle: Annotated[Path, typer.Option("--bundle", help="A bundle folder.")] = Path(
@@ -73,3 +73,11 @@ def show(
         f"{sum(item.count for item in items if item.alive):.2f} in all, of items that are there"
     )
     Console().print(table)
+
+
+#: Name and function of each command, in the order of ``--help``.
+COMMANDS = {
+    "update": update,
+    "show": show,
+}
+register(app, COMMANDS)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sidar.cli.base import register
+
 app = typer.Typer(
     help="Compare, bring, take away, refresh and watch Semantic IDs.", no_args_is_help=True
 )
@@ -20,7 +22,6 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 VERSION = "An SID folder, a run, a bundle, a sids.parquet, or a table of others."
 
 
-@app.command()
 def diff(
     before: Annotated[Path, typer.Argument(help=VERSION)],
     after: Annotated[Path, typer.Argument(help=VERSION)],
@@ -38,7 +39,6 @@ def diff(
     )
 
 
-@app.command(name="import")
 def import_(
     table: Annotated[
         Path,
@@ -79,7 +79,6 @@ def import_(
     )
 
 
-@app.command()
 def export(
     source: Annotated[Path, typer.Argument(help=VERSION)],
     out: Annotated[Path, typer.Argument(help="A .json, .jsonl, .csv or .parquet file to write.")],
@@ -101,7 +100,6 @@ def export(
     typer.echo(f"{n:,} items -> {out}")
 
 
-@app.command()
 def encode(
     bundle: Annotated[
         Path, typer.Option("--from", help="The bundle in service: row numbers, codebooks, model.")
@@ -130,7 +128,6 @@ def encode(
         _say_where_the_key_is(cfg.run_dir)
 
 
-@app.command()
 def alarms(
     where: Annotated[
         Path | None, typer.Argument(help="A run or a bundle; default: the config's run.")
@@ -161,7 +158,6 @@ def alarms(
         raise typer.Exit(2)
 
 
-@app.command()
 def compact(
     bundle: Annotated[Path, typer.Argument(help="A bundle with tombstones.")],
     out: Annotated[Path, typer.Argument(help="The bundle to write.")],
@@ -179,7 +175,6 @@ def compact(
         _say_where_the_key_is(bundle.parent)
 
 
-@app.command()
 def plan(
     bundle: Annotated[Path, typer.Argument(help="The bundle in service.")],
     target: Annotated[Path, typer.Argument(help=VERSION)],
@@ -210,3 +205,16 @@ def _numbers(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")] if text else None
     except ValueError:
         raise ValueError(f"--sizes {text!r} is no list of numbers such as 256,256,256") from None
+
+
+#: Name and function of each command, in the order of ``--help``.
+COMMANDS = {
+    "diff": diff,
+    "import": import_,
+    "export": export,
+    "encode": encode,
+    "alarms": alarms,
+    "compact": compact,
+    "plan": plan,
+}
+register(app, COMMANDS)

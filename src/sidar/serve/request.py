@@ -170,6 +170,15 @@ class SearchRequest(BaseModel):
             )
         return value
 
+    @field_validator("query", "profile", "history", "user_id", "model")
+    @classmethod
+    def _refuse_lone_surrogates(cls, value: Any) -> Any:
+        """JSON can escape half a character; no answer could repeat it."""
+        for text in (value,) if isinstance(value, str) else value or ():
+            if text != _encodable(text):
+                raise PydanticCustomError("not_unicode", "the text is no valid Unicode")
+        return value
+
     @classmethod
     def of(
         cls, query: str, k: int = 10, *, explain: bool = False, **options: Unpack[SearchOptions]
@@ -180,7 +189,9 @@ class SearchRequest(BaseModel):
         """
         fields: dict[str, Any] = {**options}
         history = fields.get("history", ())
-        fields["history"] = history if isinstance(history, str) else tuple(history)
+        if not isinstance(history, str):
+            history = tuple(_encodable(item_id) for item_id in history)
+        fields["history"] = history
         fields["profile"] = _encodable(fields.get("profile", ""))
         try:
             return cls(query=_encodable(query), k=k, explain=explain, **fields)
@@ -195,7 +206,10 @@ def in_words(problems: Sequence[ErrorDetails]) -> str:
         where = ".".join(str(part) for part in problem["loc"] if part != "body")
         if not where and problem["type"] != _NOT_SERVED_ERROR:
             where = "body"
-        lines.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+        message = problem["msg"]
+        if problem["type"] == "greater_than_equal":
+            message += f", got {where}={problem['input']}"
+        lines.append(f"{where}: {message}" if where else message)
     return "; ".join(lines)
 
 
@@ -206,5 +220,6 @@ def readable(text: str) -> str:
     return fold_text(_encodable(text[:MAX_QUERY]))
 
 
-def _encodable(text: str) -> str:
+def _encodable(text: Any) -> Any:
+    """Replace lone surrogates; what is no text is left for the validation to refuse."""
     return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
