@@ -12,7 +12,7 @@ import sys
 import typer
 
 from sidar.cli import comparison, memory, service, sids, stages, start
-from sidar.cli.base import register
+from sidar.cli.base import Commands, register
 
 __all__ = ["app", "main"]
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 #: Name and function of each command, in the order of ``sidar --help``.
-COMMANDS = {
+COMMANDS: Commands = {
     "validate": stages.validate,
     "embed": stages.embed,
     "sid": stages.sid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +20,14 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run and why, and stop.")]
 DEFAULT_CONFIG = Path("sidar.yaml")
+#: Functions by the name of their command.
+Commands = dict[str, Callable[..., None]]
 
 
-def register(app: typer.Typer, commands: Mapping[str, Callable[..., None]]) -> None:
+def register(app: typer.Typer, commands: Commands) -> None:
     """Add ``commands`` by name; the help of each is its docstring, paragraphs on one line."""
     for name, function in commands.items():
-        paragraphs = inspect.getdoc(function).split("\n\n") if function.__doc__ else []
+        paragraphs = (inspect.getdoc(function) or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         app.command(name=name, help=text)(function)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sidar.cli.base import register
+from sidar.cli.base import Commands, register
 
 app = typer.Typer(
     help="Count a day's log into a bundle that serves, and look queries up in it.",
@@ -76,7 +76,7 @@ def show(
 
 
 #: Name and function of each command, in the order of ``--help``.
-COMMANDS = {
+COMMANDS: Commands = {
     "update": update,
     "show": show,
 }

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sidar.cli.base import register
+from sidar.cli.base import Commands, register
 
 app = typer.Typer(
     help="Compare, bring, take away, refresh and watch Semantic IDs.", no_args_is_help=True
@@ -208,7 +208,7 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 #: Name and function of each command, in the order of ``--help``.
-COMMANDS = {
+COMMANDS: Commands = {
     "diff": diff,
     "import": import_,
     "export": export,
