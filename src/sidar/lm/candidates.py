@@ -139,3 +139,16 @@ def flatten(
             f"codebooks {vocab.codebook_sizes}; was it made with another SID table?"
         )
     return codes, length, owner, slot
+
+
+def weights_of(listed: Sequence[Candidate], owner: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """(M,) float32 weights; ``ValueError`` names the candidate whose weight is not positive."""
+    weight = np.array([one.weight for one in listed], np.float32)
+    good = np.isfinite(weight) & (weight > 0)
+    if not good.all():
+        wrong = int(good.argmin())
+        raise ValueError(
+            f"prompt {owner[wrong]}, candidate {slot[wrong]}: weight {weight[wrong]} is not above "
+            "0 and finite; leave a candidate out instead of weighing it 0"
+        )
+    return weight

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sidar.lm.backbone import MASKED
-from sidar.lm.candidates import Candidate, flatten
+from sidar.lm.candidates import Candidate, flatten, weights_of
 from sidar.lm.model import SidLM
 from sidar.lm.prompts import vectors_of
 from sidar.lm.vocab import SidVocab
@@ -106,17 +106,74 @@ def pack(
     naming the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot
     spell or whose weight is no positive number.
     """
-    B, L = len(prompts), vocab.n_levels
     codes, length, owner, slot = flatten(prompts, candidates, vocab)  # (M, L), (M,), (M,), (M,)
-    p_len = np.fromiter(map(len, prompts), np.int64, B)
+    trie = _build_trie(codes, length, owner, len(prompts), vocab)
+    layout = _lay_out(prompts, trie, vocab, side)
+    edges = _number_edges(trie, length, vocab)
+    steps = _read_steps(codes, length, trie, edges, vocab)
+    listed = [one for listed in candidates for one in listed]
+    weight = weights_of(listed, owner, slot)
+    positive = np.array([one.is_positive for one in listed], bool)
+    tier = np.array([one.tier for one in listed], np.int64)
+    shape = (len(prompts), int(slot.max()) + 1)
 
-    # The trie, one level at a time. A node is (parent, code), numbered by first appearance, so that
-    # another candidate in a list cannot reorder this one's nodes; candidates are listed prompt by
-    # prompt, so nodes are as well.
-    # candidate m's node of depth d, among the nodes of that depth
-    node = np.full((len(codes), L + 1), -1, np.int64)
+    def table(values: np.ndarray, fill: float | bool) -> Tensor:
+        """(M, …) values of the candidates as (B, C, …)."""
+        out = np.full((*shape, *values.shape[1:]), fill, values.dtype)
+        out[owner, slot] = values
+        return torch.from_numpy(out)
+
+    return Packed(
+        tokens=torch.from_numpy(layout.tokens),
+        position_ids=torch.from_numpy(layout.positions),
+        prompt=torch.from_numpy(layout.is_prompt),
+        ancestors=torch.from_numpy(layout.ancestors),
+        real=torch.from_numpy(np.flatnonzero(layout.is_prompt | layout.is_node)),
+        asked=torch.from_numpy(np.concatenate(layout.places)),
+        n_asked=[len(places) for places in layout.places],
+        edge_state=[torch.from_numpy(state) for state in edges.state],
+        edge_column=[torch.from_numpy(column) for column in edges.column],
+        step_edge=table(steps.edge, -1),
+        step_tokens=table(steps.tokens, -1),
+        eos_edge=table(steps.certain_end, -1),
+        last_state=table(steps.last_state, 0),
+        before_last_state=table(steps.before_last_state, 0),
+        is_positive=table(positive, False),
+        is_candidate=table(np.ones(len(codes), bool), False),
+        tier=table(tier, 0),
+        star=table(np.where(positive, tier, -1), -2).argmax(1),
+        weight=None if (weight == 1).all() else table(weight, 1.0),
+        vectors=vectors_of(prompts),
+    )
+
+
+@dataclass(frozen=True)
+class _Trie:
+    """The candidates' codes as nodes. Lists have one entry per depth, 0 = the B roots.
+
+    ``parent`` (n_d,) numbers nodes of the depth above, ``code`` (n_d,) is the last code written,
+    ``owner`` (n_d,) the prompt. ``node`` (M, L + 1): candidate m's node of depth d, among the nodes
+    of that depth; −1 past its end.
+    """
+
+    node: np.ndarray
+    parent: list[np.ndarray]
+    code: list[np.ndarray]
+    owner: list[np.ndarray]
+
+
+def _build_trie(
+    codes: np.ndarray, length: np.ndarray, owner: np.ndarray, n_prompts: int, vocab: SidVocab
+) -> _Trie:
+    """Build the trie one level at a time.
+
+    A node is (parent, code), numbered by first appearance, so that another candidate in a list
+    cannot reorder this one's nodes; candidates are listed prompt by prompt, so nodes are as well.
+    """
+    node = np.full((len(codes), vocab.n_levels + 1), -1, np.int64)
     node[:, 0] = owner
-    parents, node_codes, owners = [np.arange(B)], [np.full(B, -1)], [np.arange(B)]
+    roots = np.arange(n_prompts)
+    trie = _Trie(node, [roots], [np.full(n_prompts, -1)], [roots])
     for level, size in enumerate(vocab.codebook_sizes):
         on = length > level
         key = node[on, level] * size + codes[on, level]
@@ -126,109 +183,134 @@ def pack(
         rank[order] = np.arange(len(order))
         node[on, level + 1] = rank[inverse]
         parent, code = np.divmod(key[first[order]], size)
-        parents.append(parent)
-        node_codes.append(code)
-        owners.append(owners[-1][parent])
+        trie.parent.append(parent)
+        trie.code.append(code)
+        trie.owner.append(trie.owner[-1][parent])
+    return trie
 
-    # Where each node stands: after its prompt, depth by depth.
-    per_depth = np.stack([np.bincount(o, minlength=B) for o in owners[1:]])  # (L, B) nodes
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where prompts and nodes stand: after its prompt a prompt's nodes, depth by depth.
+
+    ``places`` holds per depth the (n_d,) flat positions b·T + t of the nodes, the roots' being the
+    last prompt position.
+    """
+
+    tokens: np.ndarray  # (B, T) int64
+    positions: np.ndarray  # (B, T) int64
+    is_prompt: np.ndarray  # (B, T) bool
+    is_node: np.ndarray  # (B, T) bool
+    ancestors: np.ndarray  # (B, T, L) int64
+    places: list[np.ndarray]
+
+
+def _lay_out(
+    prompts: Sequence[Sequence[int]],
+    trie: _Trie,
+    vocab: SidVocab,
+    side: Literal["right", "left"],
+) -> _Layout:
+    B, L = len(prompts), vocab.n_levels
+    p_len = np.fromiter(map(len, prompts), np.int64, B)
+    per_depth = np.stack([np.bincount(o, minlength=B) for o in trie.owner[1:]])  # (L, B) nodes
     sizes = p_len + per_depth.sum(0)
-    T, C = int(sizes.max()), int(slot.max()) + 1
+    T = int(sizes.max())
     start = T - sizes if side == "left" else np.zeros(B, np.int64)
-    tokens, positions = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
     column = np.arange(T)
-    is_node = np.zeros((B, T), bool)
-    is_prompt = (column >= start[:, None]) & (column < (start + p_len)[:, None])
-    tokens[is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
-    positions[is_prompt] = (column - start[:, None])[is_prompt]
-    ancestors = np.broadcast_to(column[:, None], (B, T, L)).copy()
-    # a node's flat position, the roots' being the last prompt position
-    flat = [np.arange(B) * T + start + p_len - 1]
+    layout = _Layout(
+        tokens=np.zeros((B, T), np.int64),
+        positions=np.zeros((B, T), np.int64),
+        is_prompt=(column >= start[:, None]) & (column < (start + p_len)[:, None]),
+        is_node=np.zeros((B, T), bool),
+        ancestors=np.broadcast_to(column[:, None], (B, T, L)).copy(),
+        places=[np.arange(B) * T + start + p_len - 1],
+    )
+    layout.tokens[layout.is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
+    layout.positions[layout.is_prompt] = (column - start[:, None])[layout.is_prompt]
     chain = np.zeros((B, 0), np.int64)  # (n_d, d) positions of a node's ancestors and itself
     free = start + p_len
     for depth in range(1, L + 1):
-        o, parent = owners[depth], parents[depth]
-        count = per_depth[depth - 1]
-        position = free[o] + np.arange(len(o)) - (np.cumsum(count) - count)[o]
+        owner, count = trie.owner[depth], per_depth[depth - 1]
+        position = free[owner] + np.arange(len(owner)) - (np.cumsum(count) - count)[owner]
         free = free + count
-        chain = np.concatenate([chain[parent], position[:, None]], 1)
-        tokens[o, position] = vocab.text_vocab + vocab.offsets[depth - 1] + node_codes[depth]
-        positions[o, position] = p_len[o] + depth - 1
-        is_node[o, position] = True
-        ancestors[o, position, :depth] = chain
-        flat.append(o * T + position)
+        chain = np.concatenate([chain[trie.parent[depth]], position[:, None]], 1)
+        first_token = vocab.text_vocab + vocab.offsets[depth - 1]
+        layout.tokens[owner, position] = first_token + trie.code[depth]
+        layout.positions[owner, position] = p_len[owner] + depth - 1
+        layout.is_node[owner, position] = True
+        layout.ancestors[owner, position, :depth] = chain
+        layout.places.append(owner * T + position)
+    return layout
 
-    # Edges of depth d: one to each node of depth d + 1, then one EOS for each node where a
-    # candidate ends.
-    edge_state, edge_column, first_edge, eos_number = [], [], [0], []
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges of depth d: one to each node of depth d + 1, then one EOS for each node where a
+    candidate ends.
+
+    ``state`` and ``column`` as :class:`Packed` has them; ``first`` (L + 2,) numbers the first edge
+    of each depth; ``end`` (n_d,) per depth the EOS edge of each node, −1 where no candidate ends.
+    """
+
+    state: list[np.ndarray]
+    column: list[np.ndarray]
+    first: list[int]
+    end: list[np.ndarray]
+
+
+def _number_edges(trie: _Trie, length: np.ndarray, vocab: SidVocab) -> _Edges:
+    L = vocab.n_levels
+    edges = _Edges([], [], [0], [])
+    none = np.zeros(0, np.int64)
     for depth in range(L + 1):
-        ends = np.unique(node[length == depth, depth])
-        to_nodes = parents[depth + 1] if depth < L else np.zeros(0, np.int64)
-        to_codes = node_codes[depth + 1] if depth < L else np.zeros(0, np.int64)
-        edge_state.append(np.concatenate([to_nodes, ends]))
-        edge_column.append(np.concatenate([to_codes, np.full(len(ends), vocab.n_codes(depth))]))
-        number = np.full(len(flat[depth]), -1, np.int64)
-        number[ends] = first_edge[depth] + len(to_nodes) + np.arange(len(ends))
-        eos_number.append(number)
-        first_edge.append(first_edge[depth] + len(edge_state[depth]))
-    steps = np.where(node[:, 1:] >= 0, node[:, 1:] + np.array(first_edge[:L]), -1)  # (M, L)
-    steps = np.concatenate([steps, np.full((len(codes), 1), -1)], 1)
-    spelled = np.concatenate(
-        [np.where(codes >= 0, codes + np.array(vocab.offsets), -1), np.full((len(codes), 1), -1)], 1
-    )
-    m = np.arange(len(codes))
-    spelled[m, length] = vocab.eos
-    ended = np.empty(len(codes), np.int64)
-    last, before = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
-    n_asked = [len(f) for f in flat]
-    first_state = np.cumsum([0, *n_asked])
+        ends = np.unique(trie.node[length == depth, depth])
+        to_nodes = trie.parent[depth + 1] if depth < L else none
+        to_codes = trie.code[depth + 1] if depth < L else none
+        edges.state.append(np.concatenate([to_nodes, ends]))
+        edges.column.append(np.concatenate([to_codes, np.full(len(ends), vocab.n_codes(depth))]))
+        number = np.full(len(trie.code[depth]), -1, np.int64)
+        number[ends] = edges.first[depth] + len(to_nodes) + np.arange(len(ends))
+        edges.end.append(number)
+        edges.first.append(edges.first[depth] + len(edges.state[depth]))
+    return edges
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What is read of each of the M candidates: edges of its steps, tokens, states.
+
+    ``certain_end`` (M,) is the edge of an EOS that does not count as a step, −1 where it does.
+    """
+
+    edge: np.ndarray  # (M, S) int64
+    tokens: np.ndarray  # (M, S) int64
+    certain_end: np.ndarray  # (M,) int64
+    last_state: np.ndarray  # (M,) int64
+    before_last_state: np.ndarray  # (M,) int64
+
+
+def _read_steps(
+    codes: np.ndarray, length: np.ndarray, trie: _Trie, edges: _Edges, vocab: SidVocab
+) -> _Steps:
+    M, L, node = len(codes), vocab.n_levels, trie.node
+    absent = np.full((M, 1), -1)
+    edge = np.where(node[:, 1:] >= 0, node[:, 1:] + np.array(edges.first[:L]), -1)
+    edge = np.concatenate([edge, absent], 1)
+    tokens = np.where(codes >= 0, codes + np.array(vocab.offsets), -1)
+    tokens = np.concatenate([tokens, absent], 1)
+    rows = np.arange(M)
+    tokens[rows, length] = vocab.eos
+    end, last, before = (np.empty(M, np.int64) for _ in range(3))
+    first_state = np.cumsum([0, *(len(code) for code in trie.code)])
     for depth in range(1, L + 1):
         here = length == depth
-        ended[here] = eos_number[depth][node[here, depth]]
+        end[here] = edges.end[depth][node[here, depth]]
         last[here] = first_state[depth] + node[here, depth]
         before[here] = first_state[depth - 1] + node[here, depth - 1]
     early = length < L  # ending early is a choice and counts; after L codes the end is certain
-    steps[m[early], length[early]] = ended[early]
-
-    def table(values: np.ndarray, fill: float | bool) -> Tensor:
-        out = np.full((B, C, *values.shape[1:]), fill, values.dtype)
-        out[owner, slot] = values
-        return torch.from_numpy(out)
-
-    flags = [(x.is_positive, x.tier) for listed in candidates for x in listed]
-    positive, tier = (
-        np.array([f for f, _ in flags], bool),
-        np.array([t for _, t in flags], np.int64),
-    )
-    weight = np.array([x.weight for listed in candidates for x in listed], np.float32)
-    if not (good := np.isfinite(weight) & (weight > 0)).all():
-        wrong = int(good.argmin())
-        raise ValueError(
-            f"prompt {owner[wrong]}, candidate {slot[wrong]}: weight {weight[wrong]} is not above "
-            "0 and finite; leave a candidate out instead of weighing it 0"
-        )
-    return Packed(
-        tokens=torch.from_numpy(tokens),
-        position_ids=torch.from_numpy(positions),
-        prompt=torch.from_numpy(is_prompt),
-        ancestors=torch.from_numpy(ancestors),
-        real=torch.from_numpy(np.flatnonzero(is_prompt | is_node)),
-        asked=torch.from_numpy(np.concatenate(flat)),
-        n_asked=n_asked,
-        edge_state=[torch.from_numpy(x) for x in edge_state],
-        edge_column=[torch.from_numpy(x) for x in edge_column],
-        step_edge=table(steps, -1),
-        step_tokens=table(spelled, -1),
-        eos_edge=table(np.where(early, -1, ended), -1),
-        last_state=table(last, 0),
-        before_last_state=table(before, 0),
-        is_positive=table(positive, False),
-        is_candidate=table(np.ones(len(codes), bool), False),
-        tier=table(tier, 0),
-        star=table(np.where(positive, tier, -1), -2).argmax(1),
-        weight=None if (weight == 1).all() else table(weight, 1.0),
-        vectors=vectors_of(prompts),
-    )
+    edge[rows[early], length[early]] = end[early]
+    return _Steps(edge, tokens, np.where(early, -1, end), last, before)
 
 
 def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> CandidateScores:
