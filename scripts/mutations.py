@@ -186,8 +186,8 @@ LISTED: list[Mutant] = [
     _listed(
         "paired tests ignore query clusters",
         "evaluate.claims:paired_claims",
-        "paired_tests(differences, labels, seed",
-        "paired_tests(differences, None, seed",
+        "differences, labels, seed, permutations",
+        "differences, None, seed, permutations",
         "tests/evaluate/test_evaluate_claims.py::test_every_claim_is_a_clustered_test_under_holm_worked_by_hand",
     ),
     _listed(

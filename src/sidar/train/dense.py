@@ -110,7 +110,8 @@ class DenseTraining(Training[list[Pair]]):
         progress: bool,
     ) -> None:
         self.embedder, self.texts, self.dense, self._inputs = embedder, texts, dense, inputs
-        self._validation, self._validated = validate, []
+        self._validation = validate
+        self._validated: list[dict[str, Any]] = []
         self._last_losses: list[float] = []  # of the last tenth of the steps
         self._best: dict[str, torch.Tensor] = {}
         shares = {str(name): share for name, share in dense.mixture.items()}
