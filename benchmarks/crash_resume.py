@@ -103,11 +103,11 @@ def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> No
     """
     cfg = make_config(folder, steps)
     (run / "saving").unlink(missing_ok=True)
-    original = loop._Run.step
+    original = loop.LmTraining._step
 
-    def step(self: Any, number: int, look: bool) -> Any:
+    def step(self: Any, number: int) -> Any:
         at[:8] = struct.pack("q", number + 1 + (0 if self.title == "sft" else steps))
-        return original(self, number, look)
+        return original(self, number)
 
     def slowly(path: Path) -> None:
         (run / "saving").touch()
@@ -115,7 +115,7 @@ def train(folder: Path, run: Path, steps: int, slow: float, at: mmap.mmap) -> No
         fsync_tree(path)
         (run / "saving").unlink(missing_ok=True)
 
-    loop._Run.step = step
+    loop.LmTraining._step = step
     if slow:
         checkpoint.fsync_tree = slowly
     sft, align = run / "sft", run / "align-raddpo"

@@ -66,14 +66,14 @@ LISTED: list[Mutant] = [
     ),
     _listed(
         "an alignment's lists have one negative",
-        "train.align:train_align",
-        "        max_negatives=preference.max_negatives,\n",
+        "train.align:_training_lists",
+        "        max_negatives=cfg.preference.max_negatives,\n",
         "        max_negatives=1,\n",
         "tests/train/test_train_wiring.py::test_every_option_of_preference_reaches_lists_of_both_days",
     ),
     _listed(
         "alignment trains on validation lists",
-        "train.align:train_align",
+        "train.align:_training_lists",
         'inputs.data.lists("train")',
         'inputs.data.lists("valid")',
         "tests/train/test_train_wiring.py::test_a_stage_trains_on_training_requests_and_validates_on_those_of_the_validation_day",
@@ -186,8 +186,8 @@ LISTED: list[Mutant] = [
     _listed(
         "paired tests ignore query clusters",
         "evaluate.claims:paired_claims",
-        "paired_tests(differences, labels, seed",
-        "paired_tests(differences, None, seed",
+        "differences, labels, seed, permutations",
+        "differences, None, seed, permutations",
         "tests/evaluate/test_evaluate_claims.py::test_every_claim_is_a_clustered_test_under_holm_worked_by_hand",
     ),
     _listed(

@@ -193,8 +193,7 @@ def tuned(shop, encoder, tmp_path_factory):
 
 
 def test_it_learns_and_the_best_step_is_kept(tuned):
-    shapes = tuned.report["shapes"]
-    log = [json.loads(line) for line in (tuned.out / "log.jsonl").read_text().splitlines()]
+    shapes, log = tuned.report["shapes"], tuned.report["log"]
     assert [record["step"] for record in log] == [0, 10, 20, 30]
     assert shapes["untuned"] == log[0]
     assert (
@@ -206,6 +205,20 @@ def test_it_learns_and_the_best_step_is_kept(tuned):
         np.mean(list(shapes["best"]["sets"].values()))
     )
     assert shapes["step"] == shapes["best"]["step"]
+
+
+def test_the_log_is_that_of_every_training(tuned):
+    lines = (tuned.out / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in trained] == [10, 20, 30]
+    assert {"loss", "grad_norm", "lr", "pairs_per_s", "seconds"} <= set(trained[0])
+    valid = [record for record in records if record["kind"] == "valid"]
+    assert [(record["step"], record["ndcg@10"]) for record in valid] == [
+        (record["step"], record["ndcg@10"]) for record in tuned.report["log"]
+    ]
+    assert any((tuned.out / "tensorboard").iterdir())
+    assert (tuned.out / "fit.png").stat().st_size > 20_000
 
 
 def test_the_folder_is_an_encoder_and_its_vectors(tuned, shop):

@@ -36,7 +36,9 @@ def same(a, b):
 
 def test_sft_leaves_models_and_logs_and_clears_its_work(trained):
     out, report = trained
-    assert {p.name for p in out.iterdir()} == {"model", "best", "log.jsonl", "tensorboard"}
+    files = {"model", "best", "log.jsonl", "tensorboard", "fit.png"}
+    assert {path.name for path in out.iterdir()} == files
+    assert (out / "fit.png").stat().st_size > 20_000
     assert not (out.parent / ".sft.work").exists()
     assert report["streams"]["item"] == report["streams"]["pseudo"] == 64
     assert report["streams"]["query"] > 0
@@ -78,17 +80,17 @@ def test_interrupted_stages_are_continued_and_other_settings_refused(
 
     cfg, work = config(shop / "inputs"), tmp_path / ".align.work"
     whole = align(shop, trained[0], tmp_path / "whole", cfg)
-    original = loop._Run.step
+    original = loop.LmTraining._step
 
-    def dies(self, step, look):
+    def dies(self, step):
         if step == 9:
             raise KeyboardInterrupt
-        return original(self, step, look)
+        return original(self, step)
 
-    monkeypatch.setattr(loop._Run, "step", dies)
+    monkeypatch.setattr(loop.LmTraining, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         align(shop, trained[0], tmp_path / "cut", cfg, work=work)
-    monkeypatch.setattr(loop._Run, "step", original)
+    monkeypatch.setattr(loop.LmTraining, "_step", original)
     other = config(shop / "inputs", align={"beta": 5.0})
     with pytest.raises(ValueError, match=r"align\.beta: 0\.5 -> 5\.0"):
         align(shop, trained[0], tmp_path / "cut", other, work=work)

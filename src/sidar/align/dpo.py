@@ -2,9 +2,9 @@
 
 With the log-ratio l(y) = log π(y|x) − log π_ref(y|x), summed over tokens, and l_w that of y_w*:
 
-    DPO    mean_j −log σ( β (l_w − l_j) )                 β = 0.1, n pairs of a prompt       [known]
-    S-DPO  −log σ( −log Σ_j exp( β (l_j − l_w) ) )     β = 1, inside the sum    [source: S-DPO code]
-    DMPO   −log σ( β l_w − (β/k) Σ_j l_j )                β = 0.1 [reconstruction: DPO's]    [known]
+    DPO    mean_j −log σ( β (l_w − l_j) )           β = 0.1, n pairs a prompt  [known]
+    S-DPO  −log σ( −log Σ_j exp( β (l_j − l_w) ) )  β = 1, inside the sum      [source: S-DPO code]
+    DMPO   −log σ( β l_w − (β/k) Σ_j l_j )          β = 0.1 [reconstruction]   [known]
 
 None of them has an SFT term of its own; ``+sft`` adds eq. 1 of RAD-DPO.
 """

@@ -1,7 +1,7 @@
 """ORPO: likelihood of y_w* plus the log odds ratio against each negative, no reference.
 
-    −log p(y_w*) + λ · mean_j −log σ( log odds(y_w*) − log odds(y_j) ),
-    odds = p / (1 − p)                                          [source: N12; known]
+    −log p(y_w*) + λ · mean_j −log σ( log odds(y_w*) − log odds(y_j) )       [source: N12; known]
+    odds = p / (1 − p)
 
 with p = exp(mean token log-prob), so log odds = lp − log(1 − exp(lp)); λ = 0.1.
 """

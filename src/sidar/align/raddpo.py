@@ -2,8 +2,8 @@
 Semantic IDs.
 
     r̂(x, y) = log π(y|x) / |y|,   d_j = r̂(x, y_w*) − r̂(x, y_j)
-    printed  (eq. 2, 7):  L_PL = −log σ(  β · log Σ_j w_j exp( d_j) )                         [seed]
-    softmax            :  L_PL = −log σ( −β · log Σ_j w_j exp(−d_j) )               [reconstruction]
+    printed (eq. 2, 7):  L_PL = −log σ(  β · log Σ_j w_j exp( d_j) )    [seed]
+    softmax:             L_PL = −log σ( −β · log Σ_j w_j exp(−d_j) )    [reconstruction]
 
 The printed sign measures the margin against the *easiest* negative; the lineage that the paper
 cites (S-DPO, OneSearch) computes the other, which measures it against the *hardest* and under which

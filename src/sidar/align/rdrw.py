@@ -1,10 +1,10 @@
 """Similarity-based dynamic reward weighting (RAD-DPO's RDRW): negatives that look like y_w* are
 punished less.
 
-    sim_j = cos(h(y_w*, x), h(y_j, x)),  h = final hidden state that emits EOS        (eq. 5) [seed]
-    w(sim) = 1                                         sim < Q25
-           = 0.5 + 0.5 / (1 + exp(λ (sim − Q50)))      Q25 ≤ sim ≤ Q75                (eq. 6) [seed]
-           = 0.5                                       sim > Q75            λ = 12
+    sim_j = cos(h(y_w*, x), h(y_j, x)),   h = final hidden state that emits EOS      (eq. 5) [seed]
+    w(sim) = 1                                          sim < Q25
+           = 0.5 + 0.5 / (1 + exp(λ (sim − Q50)))       Q25 ≤ sim ≤ Q75,   λ = 12    (eq. 6) [seed]
+           = 0.5                                        sim > Q75
 
 Q25, Q50, Q75 are quartiles of the first N = 4096 similarities, "dynamically updated" [seed]; how is
 not said, so the default is a sliding window of the last N [reconstruction].  During the warm-up w =

@@ -8,7 +8,7 @@ two kinds apart [reconstruction].
     view               text        encoder   used for
     queries            [Q] query   f_q       what a search sends
     items              [I] item    f_i       what an index stores: ``items.npy``
-    items_as_queries  [I] item  f_q  cells and SIDs in the queries' space: ``items_query.npy``
+    items_as_queries   [I] item    f_q       cells, SIDs in the queries' space: ``items_query.npy``
     queries_as_items   [Q] query   f_i       losses and measurements
 
 Every view is an :class:`~sidar.embed.Embedder`; as an embedder itself a :class:`TowerEmbedder` is

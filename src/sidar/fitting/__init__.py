@@ -1,3 +1,1 @@
-"""What every training shares, a language model's and a tokenizer's: checkpoints, logs, the
-schedule. No model here.
-"""
+"""What all trainings share: the loop, checkpoints, logs, pictures and the schedule; no model."""

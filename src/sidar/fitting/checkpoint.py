@@ -187,6 +187,21 @@ def _moments(
     }
 
 
+def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Replace ``folder`` atomically by one that holds ``tensors``."""
+    tmp = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp / WEIGHTS)
+    fsync_tree(tmp)
+    replace_folder(tmp, folder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return what :func:`write_weights` wrote."""
+    return load_file(folder / WEIGHTS)
+
+
 def frozen_hash(model: nn.Module) -> str:
     """sha256 of all weights that are not trained; "" where everything is."""
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]

@@ -1,6 +1,4 @@
-"""Where a run tells what it does: ``log.jsonl``, TensorBoard, and one line of
-progress with an ETA.
-"""
+"""Logs of a run: ``log.jsonl``, TensorBoard, and one line of progress with an ETA."""
 
 from __future__ import annotations
 
@@ -142,6 +140,33 @@ class RunLog:
         """One line for the person who watches, above the bar."""
         if self._live or self._speak:
             self._console.print(text, highlight=False)
+
+
+class NoLog:
+    """Stands for a :class:`RunLog` where a run keeps no files: all that it is told is dropped."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        scalars: dict[str, float],
+        show: tuple[str, ...] = (),
+        *,
+        speak: bool = False,
+    ) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
 
 
 class Countdown:

@@ -1,4 +1,4 @@
-"""A lean forward of plain rotary decoders (Llama, Qwen2, Qwen3) for beams that share a prompt.
+"""A lean forward of Llama-like decoders for beams that share a prompt.
 
 What transformers spends on a beam step is overhead, not arithmetic.  Here the projections of a
 block are fused once, norm weights are folded into them, and the prompt's keys and values are
@@ -9,6 +9,7 @@ keys and values of its own ≤ L − 1 codes, found through its parent. The slow
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +17,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Families whose blocks are exactly: x + o(attention(norm(x))), then x + down(silu(gate) · up) of
-#: norm(x).
-FAMILIES = ("llama", "qwen2", "qwen3")
+from sidar.lm import llama
+from sidar.lm.llama import Block, in_pairs, inverse_rms, rotate_pairs_
+
 #: Rotary schemes whose frequencies are fixed when the model is made.
 ROPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
-class _Block:
-    """The weights of one block, norm weights folded in; q and k rows are interleaved (see
-    :func:`_interleave`).
+class Shape:
+    """Sizes of a decoder's blocks."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    dtype: torch.dtype  # of the four products; the residual stream, norms and softmax are fp32
+
+
+@dataclass(frozen=True)
+class FusedBlock(Block[Tensor]):
+    """Copies of the weights of one block without gradients, norm weights folded in; q and k rows
+    are laid out in pairs (:func:`~sidar.lm.llama.in_pairs`).
     """
 
+    shape: Shape
     qkv: Tensor  # (H·h + 2·Hkv·h, d)
     qkv_bias: Tensor | None
     qk_norm: Tensor | None  # (H + Hkv, h), with the softmax scale in the q part
@@ -38,6 +51,68 @@ class _Block:
     gate_up_bias: Tensor | None
     down: Tensor
     down_bias: Tensor | None
+
+    @classmethod
+    def of(cls, layer: Any, shape: Shape) -> FusedBlock:
+        """Fuse the weights that a layer of transformers has now, adapters merged in."""
+        attention, mlp, scale = layer.self_attn, layer.mlp, shape.head_dim**-0.5
+        qk_norm = None
+        if getattr(attention, "q_norm", None) is not None:
+            q_norm = (attention.q_norm.weight.float() * scale).expand(shape.heads, -1)
+            k_norm = attention.k_norm.weight.float().expand(shape.kv_heads, -1)
+            both = torch.cat([q_norm, k_norm])
+            qk_norm = in_pairs(both.flatten(), shape.head_dim).view_as(both).contiguous()
+            scale = 1.0
+        q, q_bias = _dense_in_pairs(attention.q_proj, shape.head_dim, scale)
+        k, k_bias = _dense_in_pairs(attention.k_proj, shape.head_dim)
+        v, v_bias = _dense(attention.v_proj)
+        o, o_bias = _dense(attention.o_proj)
+        gate, gate_bias = _dense(mlp.gate_proj)
+        up, up_bias = _dense(mlp.up_proj)
+        down, down_bias = _dense(mlp.down_proj)
+        before = layer.input_layernorm.weight.float()
+        between = layer.post_attention_layernorm.weight.float()
+        weights = {
+            "qkv": torch.cat([q, k, v]) * before,
+            "qkv_bias": _joined([q_bias, k_bias, v_bias]),
+            "o": o,
+            "o_bias": o_bias,
+            "gate_up": torch.cat([gate, up]) * between,
+            "gate_up_bias": _joined([gate_bias, up_bias]),
+            "down": down,
+            "down_bias": down_bias,
+        }
+        ready: dict[str, Any] = {
+            name: None if weight is None else weight.to(shape.dtype).contiguous()
+            for name, weight in weights.items()
+        }
+        return cls(shape, qk_norm=qk_norm, **ready)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """RMS norm over the last dimension without a weight, in the dtype of the products."""
+        return (x * inverse_rms(x, self.shape.eps)).to(self.shape.dtype)
+
+    def project(self, x: Tensor, turn: Tensor, chosen: Any) -> Tensor:
+        """(…, H + 2·Hkv, h) fp32 queries, keys and values of every position."""
+        shape = self.shape
+        qkv = F.linear(self.norm(x), self.qkv, self.qkv_bias).float()
+        qkv = qkv.unflatten(-1, (shape.heads + 2 * shape.kv_heads, shape.head_dim))
+        qk = qkv[..., : shape.heads + shape.kv_heads, :]
+        if self.qk_norm is not None:
+            qk.mul_(inverse_rms(qk, shape.eps)).mul_(self.qk_norm)
+        rotate_pairs_(qk, turn)
+        return qkv
+
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """As the interface says, in place."""
+        x += F.linear(mixed.to(self.shape.dtype), self.o, self.o_bias)
+        return x
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """As the interface says, in place."""
+        gate, up = F.linear(self.norm(x), self.gate_up, self.gate_up_bias).chunk(2, dim=-1)
+        x += F.linear(F.silu(gate, inplace=True).mul_(up), self.down, self.down_bias)
+        return x
 
 
 @dataclass
@@ -66,81 +141,31 @@ class LeanDecoder:
         self.heads = config.num_attention_heads
         self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.dtype = dtype
         self.eps = float(config.rms_norm_eps)
+        shape = Shape(self.heads, self.kv_heads, self.head_dim, self.eps, dtype)
         decoder: Any = backbone
         self._rotary = decoder.rotary_emb
         self.final_norm: Tensor = decoder.norm.weight.detach().float()
         with torch.no_grad():
-            self.blocks = [self._fuse(layer) for layer in decoder.layers]
+            self.blocks = [FusedBlock.of(layer, shape) for layer in decoder.layers]
 
     @staticmethod
     def misfit(backbone: nn.Module) -> str | None:
         """Why this backbone needs the generic path, or None."""
         config: Any = backbone.config
-        if config.model_type not in FAMILIES:
-            return f"its family is {config.model_type!r}"
+        if (reason := llama.misfit(backbone)) is not None:
+            return reason
         if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
             return f"its activation is {config.hidden_act!r}"
-        if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        windowed = config.model_type == "mistral" and config.sliding_window is not None
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if windowed or kinds != {"full_attention"}:
             return "some layers attend inside a window"
         if getattr(getattr(backbone, "rotary_emb", None), "rope_type", None) not in ROPES:
             return "its rotary frequencies depend on the length"
         if any(any(getattr(m, "use_dora", {}).values()) for m in backbone.modules()):
             return "DoRA adapters do not merge into a matrix"
         return None
-
-    def _fuse(self, layer: Any) -> _Block:
-        attention, mlp = layer.self_attn, layer.mlp
-        scale = self.head_dim**-0.5
-        q, q_bias = _dense(attention.q_proj)
-        k, k_bias = _dense(attention.k_proj)
-        v, v_bias = _dense(attention.v_proj)
-        qk_norm = None
-        if getattr(attention, "q_norm", None) is not None:
-            q_norm, k_norm = (
-                attention.q_norm.weight.float() * scale,
-                attention.k_norm.weight.float(),
-            )
-            qk_norm = torch.cat([q_norm.expand(self.heads, -1), k_norm.expand(self.kv_heads, -1)])
-            qk_norm = self._interleave(qk_norm.flatten()).view_as(qk_norm).contiguous()
-        else:
-            q, q_bias = q * scale, None if q_bias is None else q_bias * scale
-        o, o_bias = _dense(attention.o_proj)
-        gate, gate_bias = _dense(mlp.gate_proj)
-        up, up_bias = _dense(mlp.up_proj)
-        down, down_bias = _dense(mlp.down_proj)
-        before, between = (
-            layer.input_layernorm.weight.float(),
-            layer.post_attention_layernorm.weight.float(),
-        )
-
-        def ready(weight: Tensor | None) -> Tensor | None:
-            return None if weight is None else weight.to(self.dtype).contiguous()
-
-        weights = {
-            "qkv": torch.cat([self._interleave(q), self._interleave(k), v]) * before,
-            "qkv_bias": _joined(
-                [None if b is None else self._interleave(b) for b in (q_bias, k_bias)] + [v_bias]
-            ),
-            "o": o,
-            "o_bias": o_bias,
-            "gate_up": torch.cat([gate, up]) * between,
-            "gate_up_bias": _joined([gate_bias, up_bias]),
-            "down": down,
-            "down_bias": down_bias,
-        }
-        made = {name: ready(weight) for name, weight in weights.items()}
-        return _Block(qk_norm=qk_norm, **made)  # type: ignore[arg-type]  # only biases are ever None, and they may be
-
-    def _interleave(self, rows: Tensor) -> Tensor:
-        """Rows of each head from halves (x, y) to pairs (x₀, y₀, x₁, …): rotary positions become a
-        complex product.
-
-        Applied to q and k alike, so their dot products do not change.
-        """
-        halves = rows.unflatten(0, (-1, 2, self.head_dim // 2))
-        return halves.transpose(1, 2).reshape(rows.shape)
 
     def _turn(self, positions: Tensor) -> Tensor:
         """Unit complex numbers (*positions.shape, 1, h/2) of the rotary angle at each position."""
@@ -149,29 +174,6 @@ class LeanDecoder:
         half = self.head_dim // 2
         turn = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
         return turn.view(*positions.shape, 1, half)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        """RMS norm over the last dimension without a weight, in the dtype of the products."""
-        return (x * _inverse_rms(x, self.eps)).to(self.dtype)
-
-    def _qkv(self, block: _Block, x: Tensor, turn: Tensor) -> Tensor:
-        """(…, H + 2·Hkv, h) fp32 queries, keys (normed and turned) and values of
-        states x (…, d).
-        """
-        qkv = F.linear(self._norm(x), block.qkv, block.qkv_bias).float()
-        qkv = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
-        qk = qkv[..., : self.heads + self.kv_heads, :]
-        if block.qk_norm is not None:
-            qk.mul_(_inverse_rms(qk, self.eps)).mul_(block.qk_norm)
-        torch.view_as_complex(qk.unflatten(-1, (-1, 2))).mul_(turn)
-        return qkv
-
-    def _mix(self, block: _Block, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of a block, added to the residual stream x in place."""
-        x += F.linear(attended.to(self.dtype), block.o, block.o_bias)
-        gate, up = F.linear(self._norm(x), block.gate_up, block.gate_up_bias).chunk(2, dim=-1)
-        x += F.linear(F.silu(gate, inplace=True).mul_(up), block.down, block.down_bias)
-        return x
 
     def prefill(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LeanState]:
         """Embedded prompts x (Q, P, d), padded on the right → states (Q, d) at their ends, before
@@ -187,31 +189,38 @@ class LeanDecoder:
                 :, None, None
             ]
         turn = self._turn(torch.arange(p, device=x.device))
-        grouped = {"enable_gqa": True} if self.heads != self.kv_heads else {}
-        last = (torch.arange(q, device=x.device), lengths - 1)
+        ends = (torch.arange(q, device=x.device)[:, None], lengths[:, None] - 1)
         x = x.float().clone()
-        for number, block in enumerate(self.blocks):
-            queries, keys, values = (
-                self._qkv(block, x, turn)
-                .transpose(1, 2)
-                .split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-            )
+        for block in self.blocks[:-1]:
+            x = block(x, turn, self._reader(state, None))
+        # nobody reads the other positions of the last block
+        x = self.blocks[-1](x, turn, self._reader(state, ends), chosen=ends)
+        return x[:, 0], state
+
+    def _reader(
+        self, state: LeanState, ends: tuple[Tensor, Tensor] | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the attention of one block over prompts, of all positions or of ``ends`` alone; it
+        keeps the block's keys and values in ``state``.
+        """
+        grouped = {"enable_gqa": True} if self.heads != self.kv_heads else {}
+
+        def attend(qkv: Tensor) -> Tensor:
+            sizes = (self.heads, self.kv_heads, self.kv_heads)
+            queries, keys, values = qkv.transpose(1, 2).split(sizes, dim=1)
             state.keys.append(keys.contiguous())
             state.values.append(values.contiguous())
-            if number == len(self.blocks) - 1:  # nobody reads the other positions of the last block
-                bias = state.padding
-                queries, x, causal = (
-                    queries[last[0], :, last[1]][:, :, None],
-                    x[last][:, None],
-                    False,
-                )
-            else:
+            if ends is None:
                 bias, causal = None, True
+            else:
+                queries = queries[ends[0][:, 0], :, ends[1][:, 0]][:, :, None]
+                bias, causal = state.padding, False
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=bias, is_causal=causal, scale=1.0, **grouped
             )
-            x = self._mix(block, x, attended.transpose(1, 2).flatten(2))
-        return x[:, 0], state
+            return attended.transpose(1, 2).flatten(2)
+
+        return attend
 
     def step(self, state: LeanState, x: Tensor, parents: Tensor, depth: int) -> Tensor:
         """Embedded last codes x (Q, W, d) of prefixes of ``depth`` codes → states (Q, W, d) before
@@ -224,16 +233,19 @@ class LeanDecoder:
         for deeper in [d for d in state.rows if d > depth]:
             del state.rows[deeper], state.ancestors[deeper]
         x = x.float().clone()
-        for number, block in enumerate(self.blocks):
-            qkv = self._qkv(block, x, turn).flatten(0, 1)  # (Q·W, H + 2·Hkv, h)
+
+        def attend(qkv: Tensor) -> Tensor:
+            layer, qkv = len(rows), qkv.flatten(0, 1)  # (Q·W, H + 2·Hkv, h)
             own = qkv[:, self.heads :].unflatten(1, (2, self.kv_heads))
             rows.append(own)
-            chain = [
-                own,
-                *(state.rows[d][number].index_select(0, at) for d, at in enumerate(above, start=1)),
-            ]
-            attended = self._attend(qkv[:, : self.heads], chain, state, number)
-            x = self._mix(block, x, attended.view(q, w, -1))
+            ancestors = (
+                state.rows[d][layer].index_select(0, at) for d, at in enumerate(above, start=1)
+            )
+            attended = self._attend(qkv[:, : self.heads], [own, *ancestors], state, layer)
+            return attended.view(q, w, -1)
+
+        for block in self.blocks:
+            x = block(x, turn, attend)
         return x
 
     def _attend(self, queries: Tensor, chain: list[Tensor], state: LeanState, layer: int) -> Tensor:
@@ -276,16 +288,6 @@ def _ancestors(state: LeanState, parents: Tensor, depth: int) -> list[Tensor]:
     return [*(above[direct] for above in state.ancestors[depth - 1]), direct]
 
 
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return (
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        .square_()
-        .mul_(1 / x.shape[-1])
-        .add_(eps)
-        .rsqrt_()
-    )
-
-
 def _joined(biases: list[Tensor | None]) -> Tensor | None:
     present = [b for b in biases if b is not None]
     if present and len(present) != len(biases):
@@ -293,6 +295,17 @@ def _joined(biases: list[Tensor | None]) -> Tensor | None:
             "some projections of this backbone have a bias and some have none; use engine='tree'"
         )
     return torch.cat(present) if present else None
+
+
+def _dense_in_pairs(linear: Any, head_dim: int, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a projection to queries or keys, times ``scale``, heads laid out in
+    pairs.
+    """
+    weight, bias = _dense(linear)
+    return (
+        in_pairs(weight * scale, head_dim),
+        None if bias is None else in_pairs(bias * scale, head_dim),
+    )
 
 
 def _dense(linear: Any) -> tuple[Tensor, Tensor | None]:

@@ -9,10 +9,10 @@ over the codes of the next level (docs/concepts.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,41 +25,15 @@ from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
 from sidar.lm.geometry import Geometry
 from sidar.lm.legal import Legal
+from sidar.lm.model_config import SidLMConfig, check_codebooks
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
-from sidar.lm.store import FORMAT, read, save
+from sidar.lm.store import read, save
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
 
 if TYPE_CHECKING:
     from sidar.lm.prompts import PromptBuilder
-
-
-@dataclass(frozen=True)
-class SidLMConfig:
-    """What a checkpoint must know to be built again, beside the backbone's own config and its
-    tokenizer.
-    """
-
-    codebook_sizes: tuple[int, ...]
-    text_vocab: int
-    variable_length: bool
-    backbone: str  # `embedded`, or the folder or hub name that the weights came from
-    pretrained: Literal["none", "text", "all"]  # what did not start at random
-    head: Literal["level", "full"] = "level"
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
-    tied: bool = True  # head="full": text logits use the word embeddings
-    centroid_dim: int = 0  # width of the stored codebooks, 0 = none stored
-    geometry: int = 0  # width of the sentence vector that the level heads read, 0 = they read none
-    # SIDs up to which the prior of the first code is exact, 0 = always (as before it was kept)
-    geometry_exact: int = 0
-    geometry_top: int = 0  # above: prefixes of depth 1 that are exact for each prompt
-    lora: dict[str, Any] | None = None
-    template: str = "default"
-    max_prompt_tokens: int = 96
-    history_items: int = 5
-    sid_version: str = ""
-    format: int = FORMAT
 
 
 class SidLM(nn.Module):
@@ -119,45 +93,21 @@ class SidLM(nn.Module):
         the table's, and for a start at the geometry without codebooks or with a full head.
         """
         table = sids if isinstance(sids, SemanticIds) else None
-        sizes = tuple(
-            int(k) for k in (sids.codebook_sizes if isinstance(sids, SemanticIds) else sids)
-        )
+        sizes = table.codebook_sizes if table else cast("Sequence[int]", sids)
+        sizes = tuple(int(k) for k in sizes)
         if variable_length is None:
             variable_length = table is not None and not table.fixed_length
-        if codebooks is not None and (got := tuple(len(c) for c in codebooks)) != sizes:
-            raise ValueError(
-                f"codebooks of {got} codes do not belong to an SID table of {sizes}; fit both "
-                "with `sidar sid`"
-            )
-        if cfg.geometry and (codebooks is None or cfg.head == "full"):
-            why = (
-                "lm.head: full has logits of text too"
-                if cfg.head == "full"
-                else "no codebooks were given"
-            )
-            raise ValueError(
-                f"lm.geometry starts level heads at the codes' centroids, but {why}; set it to "
-                "false"
-            )
+        check_codebooks(cfg, sizes, codebooks)
         backbone = load_backbone(cfg, seed)
         words = backbone.decoder.get_input_embeddings().weight
-        config = SidLMConfig(
+        config = SidLMConfig.of(
+            cfg,
             codebook_sizes=sizes,
             text_vocab=words.shape[0],
             variable_length=variable_length,
-            backbone=cfg.backbone,
             pretrained=backbone.pretrained,
-            head=cfg.head,
-            attention=cfg.attention,
             tied=backbone.text_head is None,
             centroid_dim=0 if codebooks is None else int(codebooks[0].shape[1]),
-            geometry=int(codebooks[0].shape[1]) if cfg.geometry and codebooks is not None else 0,
-            geometry_exact=cfg.geometry_exact if cfg.geometry else 0,
-            geometry_top=cfg.geometry_top if cfg.geometry else 0,
-            lora=cfg.lora.model_dump() if cfg.lora else None,
-            template=cfg.template,
-            max_prompt_tokens=cfg.max_prompt_tokens,
-            history_items=cfg.history_items,
             sid_version=table.version if table else "",
         )
         model = cls(config, backbone)

@@ -44,7 +44,7 @@ class LmScorer:
 
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
     stay fp32, so scores do not tie); ``auto`` = bf16 where the device computes it natively.
-    ``engine``: ``lean`` for Llama, Qwen2 and Qwen3 (copies their weights, fused), ``tree`` for
+    ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
     anything else, ``auto`` picks.  Holds no search: any number of threads may use one scorer.
     """
 

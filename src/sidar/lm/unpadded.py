@@ -10,6 +10,7 @@ transformers module itself, to 1e-5 in values and gradients.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Decoders of one shape: RMSNorm, rotary attention (with or without query/key norms and biases),
-#: gated MLP.
-FAMILIES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
+from sidar.lm.llama import Block, inverse_rms, misfit, rotate
 
 #: On a CPU, torch's fused attention loses to plain matrix products up to about this many tokens a
 #: row.
@@ -27,16 +26,9 @@ EAGER_UP_TO = 256
 
 
 def fits(decoder: Any) -> bool:
-    """Whether :func:`states` computes what ``decoder`` computes."""
-    config = decoder.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """Return whether :func:`states` computes what ``decoder`` computes."""
     checkpointing = decoder.training and getattr(decoder, "gradient_checkpointing", False)
-    full_rotation = (
-        decoder.rotary_emb.inv_freq.numel() * 2 == head_dim
-        if hasattr(decoder, "rotary_emb")
-        else False
-    )
-    return config.model_type in FAMILIES and full_rotation and not checkpointing
+    return misfit(decoder) is None and not checkpointing
 
 
 def states(
@@ -48,7 +40,7 @@ def states(
     asked: Tensor,
     attention: str,
 ) -> Tensor:
-    """States after the final norm at the positions ``asked``, in their order: (n, d).
+    """Return the states after the final norm at the positions ``asked``, in their order: (n, d).
 
     ``embeds`` (B, T, d); ``bias`` (B, 1, T, T) additive; ``real`` (r,) ascending flat positions b·T
     + t of tokens that are not padding; ``asked`` (n,) flat positions among them; ``attention`` ∈
@@ -67,31 +59,63 @@ def states(
     x = embeds.flatten(0, 1)[real]  # (r, d)
     n_layers = decoder.config.num_hidden_layers
     for number, layer in enumerate(decoder.layers[:n_layers]):
-        final = number == n_layers - 1
-        block = layer.self_attn
-        y = norm(layer.input_layernorm, x)
-        heads = (-1, block.head_dim)
-        k, v = block.k_proj(y).unflatten(-1, heads), block.v_proj(y).unflatten(-1, heads)
-        queries, angles = inner, (cos, sin)
-        if final:  # nobody reads the other positions' states, only their keys and values
-            chosen = place[asked]
-            x, y, queries, angles = x[chosen], y[chosen], last, (cos[chosen], sin[chosen])
-        q = block.q_proj(y).unflatten(-1, heads)
-        if hasattr(block, "q_norm"):
-            q, k = norm(block.q_norm, q), norm(block.k_norm, k)
-        q, k = Rotate.apply(q, *angles), Rotate.apply(k, cos, sin)
-        mixed = attend(
-            queries.pad(q),
-            inner.pad(k),
-            inner.pad(v),
-            last_bias if final else bias,
-            block.scaling,
-            attention,
-        )
-        x = x + block.o_proj(queries.unpad(mixed))
-        y = norm(layer.post_attention_layernorm, x)
-        x = x + layer.mlp.down_proj(layer.mlp.act_fn(layer.mlp.gate_proj(y)) * layer.mlp.up_proj(y))
+        block = LiveBlock(layer)
+        if number < n_layers - 1:
+            attend = Attend(inner, inner, bias, block.scaling, attention)
+            x = block(x, (cos, sin), attend)
+        else:
+            attend = Attend(last, inner, last_bias, block.scaling, attention)
+            x = block(x, (cos, sin), attend, chosen=place[asked])
     return norm(decoder.norm, x)
+
+
+class LiveBlock(Block[tuple[Tensor, Tensor, Tensor]]):
+    """The modules of a layer of transformers, with gradients and adapters, on a flat list of
+    tokens.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.attention = layer, layer.self_attn
+        self.scaling: float = layer.self_attn.scaling
+
+    def project(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], chosen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        attention, heads = self.attention, (-1, self.attention.head_dim)
+        y = norm(self.layer.input_layernorm, x)
+        k = attention.k_proj(y).unflatten(-1, heads)
+        v = attention.v_proj(y).unflatten(-1, heads)
+        angles = turn
+        if chosen is not None:
+            y, angles = y[chosen], (turn[0][chosen], turn[1][chosen])
+        q = attention.q_proj(y).unflatten(-1, heads)
+        if hasattr(attention, "q_norm"):
+            q, k = norm(attention.q_norm, q), norm(attention.k_norm, k)
+        return Rotate.apply(q, *angles), Rotate.apply(k, *turn), v
+
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return x + self.attention.o_proj(mixed)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        y = norm(self.layer.post_attention_layernorm, x)
+        return x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(y)) * mlp.up_proj(y))
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Attention of flat tokens that are padded just for it."""
+
+    queries: _Layout
+    keys: _Layout
+    bias: Tensor  # (B, 1, queries, keys)
+    scaling: float
+    kernel: str
+
+    def __call__(self, projected: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        q, k, v = projected
+        padded = self.queries.pad(q), self.keys.pad(k), self.keys.pad(v)
+        return self.queries.unpad(attend(*padded, self.bias, self.scaling, self.kernel))
 
 
 class _Layout:
@@ -167,13 +191,7 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x32 = x.float()
-        scale = (
-            torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
-            .square_()
-            .div_(x.shape[-1])
-            .add_(eps)
-            .rsqrt_()
-        )
+        scale = inverse_rms(x32, eps)
         unit = x32 * scale
         ctx.save_for_backward(unit, weight, scale)
         ctx.dtype = x.dtype
@@ -194,26 +212,15 @@ class RmsNorm(torch.autograd.Function):
 
 
 class Rotate(torch.autograd.Function):
-    """Rotary positions: the halves (a, b) of each head become (a·cos − b·sin, b·cos + a·sin)."""
+    """Rotary positions of queries or keys (:func:`sidar.lm.llama.rotate`)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
+        return rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grad, cos, -sin), None, None
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    # both halves have the same angles
-    cos, sin = cos[..., :half].to(x.dtype), sin[..., :half].to(x.dtype)
-    out = torch.empty_like(x)
-    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin)
-    return out
+        return rotate(grad, cos, -sin), None, None

@@ -325,6 +325,7 @@ def stages(
                 ("data",),
                 run.dense,
                 files=towers,
+                resumable=True,
             )
         ]
 

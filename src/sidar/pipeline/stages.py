@@ -120,7 +120,7 @@ def dense(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     """The encoder fine-tuned on the training rows, and its item vectors."""
     from sidar.train import train_dense
 
-    return train_dense(cfg, run / "data", out, say=progress)
+    return train_dense(cfg, run / "data", out, work=work_folder(run / "dense"))
 
 
 def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:

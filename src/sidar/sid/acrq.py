@@ -91,7 +91,7 @@ class Acrq(RqVae):
             progress=self.progress,
             title="acrq",
         )
-        self.history_ = [{"stage": "head", **record} for record in first.run()]
+        self.history_ = [{"stage": "head", **record} for record in first.fit()]
         self.anchored = self._anchored(self.model)
         self._learn_prefixes(vectors[head])
         if len(head) < len(vectors):
@@ -108,7 +108,7 @@ class Acrq(RqVae):
             )
             self.history_ += [
                 {"stage": "tail", **record, "step": record["step"] + self.options.steps}
-                for record in second.run()
+                for record in second.fit()
             ]
         self.anchored.eval()
         codes = self._codes_of(vectors, kinds)

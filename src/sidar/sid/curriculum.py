@@ -11,20 +11,21 @@ extension codes learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidar.config import AcrqConfig
-from sidar.fitting.schedule import lr_factor, step_seed
+from sidar.fitting.loop import Loss
 from sidar.precision import autocast
 from sidar.sid.extension import AnchoredModel
-from sidar.sid.fit import AutoencoderFit, batch_rows, digest
-from sidar.sid.losses import commitment, reconstruction, residuals, straight_through
+from sidar.sid.fit import Assigned, QuantiserTraining, batch_rows, digest
+from sidar.sid.losses import commitment, reconstruction, residuals
 
 HEAD, WARM, COLD = 2, 1, 0
 
@@ -93,16 +94,23 @@ def usage(rest: Tensor, books: Sequence[Tensor]) -> Tensor:
     return total
 
 
-class TailFit(AutoencoderFit):
-    """Trains the tail's encoder and the extension of an :class:`AnchoredModel`; logged and
-    resumable as stage H is.
+@dataclass
+class Anchored(Assigned):
+    """With the rows that may take extension codes, and the nearest frozen centroids."""
+
+    warm: Tensor  # (B,) bool
+    near: Tensor  # (B, L, d)
+
+
+class TailFit(QuantiserTraining[Anchored]):
+    """Trains the tail's encoder and the extension of an :class:`AnchoredModel`.
 
     ``vectors`` (N, D) and ``counts`` (N,) of the whole catalogue, ``kinds`` (N,): HEAD, WARM or
     COLD; head items take no part. The stage has as many equal spans as there are buckets; each adds
     the next bucket to the pool.
     """
 
-    model: AnchoredModel  # type: ignore[assignment]  # trained like an autoencoder, and is none
+    model: AnchoredModel
     cfg: AcrqConfig
 
     def __init__(
@@ -118,129 +126,104 @@ class TailFit(AutoencoderFit):
         work: Path | None = None,
         progress: bool = False,
     ) -> None:
-        stage = cfg.model_copy(update={"steps": cfg.tail_steps})
         super().__init__(
-            model,  # type: ignore[arg-type]  # as above
-            stage,
+            model,
+            cfg.model_copy(update={"steps": cfg.tail_steps}),
             vectors,
+            lr=cfg.lr * cfg.encoder_lr,
             seed=seed,
             device=device,
             work=work,
             progress=progress,
             title="acrq",
         )
+        self.remedy = "lower sid.acrq.lr or sid.acrq.encoder_lr, or set sid.acrq.precision: fp32"
         self.kinds, self.counts = kinds, np.asarray(counts)
         self.buckets = buckets(counts, kinds)
-        for group in self.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if p.requires_grad]
 
     def pool(self, step: int) -> tuple[np.ndarray, int, int]:
-        """Rows that step ``step`` may draw from, the span's number, and the step
-        inside the span.
+        """Return the rows that ``step`` may draw from, the span's number, and the step inside the
+        span.
         """
         spans = len(self.buckets)
         span = min(step * spans // self.cfg.steps, spans - 1)
         first = -(-span * self.cfg.steps // spans)
         return np.concatenate(self.buckets[: span + 1]), span, step - first
 
-    def _start(self) -> None:
+    def start(self) -> None:
         generator = torch.Generator().manual_seed(self.seed + 1)
         warm = np.flatnonzero(self.kinds == WARM)
         most = min(len(warm), self.cfg.init_sample * max(self.model.quantiser.sizes))
         rows = warm[np.sort(torch.randperm(len(warm), generator=generator)[:most].numpy())]
+        if not len(rows):
+            return
         with torch.no_grad():
-            parts = [
-                self.model.encode_tail(x) for x in self._tensor(self.vectors[rows]).split(8192)
-            ]
-        z = torch.cat(parts) if len(rows) else torch.zeros(0, 1)
-        if len(rows):
-            self.model.quantiser.start(z, self.batch, generator)
+            parts = self._tensor(self.vectors[rows]).split(8192)
+            z = torch.cat([self.model.encode_tail(x) for x in parts])
+        self.model.quantiser.start(z, self.batch, generator)
 
-    def _step(self, step: int) -> tuple[dict[str, float], int]:
-        cfg, model, quantiser = self.cfg, self.model, self.model.quantiser
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = cfg.lr * cfg.encoder_lr * lr_factor(step, cfg)
+    def assign(self, step: int) -> Anchored:
+        cfg = self.cfg
         pool, span, inside = self.pool(step)
-        rows = pool[
-            batch_rows(len(pool), min(self.batch, len(pool)), self.seed + 1000 * (span + 1), inside)
-        ]
+        size, seed = min(self.batch, len(pool)), self.seed + 1000 * (span + 1)
+        rows = pool[batch_rows(len(pool), size, seed, inside)]
         x = self._tensor(self.vectors[rows])
         warm = torch.from_numpy(self.kinds[rows] == WARM).to(x.device)
         with autocast(self.device, cfg.precision):
-            z = model.encode_tail(x).float()
+            z = self.model.encode_tail(x).float()
         every = torch.ones(len(x), dtype=torch.bool, device=x.device) if cfg.transfer else None
-        codes, parts, near = quantiser.assign(z.detach(), warm, every)
-        shown = parts.sum(1)
-        if cfg.progressive:
-            depth = torch.randint(1, parts.shape[1] + 1, (len(x), 1), generator=generator).to(
-                x.device
-            )
-            shown = (
-                parts * (torch.arange(parts.shape[1], device=x.device) < depth)[:, :, None]
-            ).sum(1)
-        with autocast(self.device, cfg.precision):
-            restored = model.decode(straight_through(z, shown)).float()
-        rest, m, weight = residuals(z, parts), cfg.anchor_levels, anchor_weight(step, cfg)
+        codes, parts, near = self.model.quantiser.assign(z.detach(), warm, every)
+        return Anchored(step, rows, x, self._generator(step), z, codes, parts, warm, near)
+
+    def terms(self, batch: Anchored, restored: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        cfg, model, quantiser = self.cfg, self.model, self.model.quantiser
+        rest = residuals(batch.z, batch.parts)
         terms = {
-            "reconstruction": reconstruction(x, restored),
-            "commitment": commitment(z, parts, model.dim),
+            "reconstruction": reconstruction(batch.x, restored),
+            "commitment": commitment(batch.z, batch.parts, model.dim),
         }
         loss = terms["reconstruction"] + cfg.beta * terms["commitment"]
-        if cfg.anchor == "nearest":
-            terms["anchor"] = anchor(rest[:, :m], near[:, :m], model.dim)
-            loss = loss + weight * terms["anchor"]
-        elif cfg.anchor == "kl":
-            with torch.no_grad():
-                frozen = model.base.encode(x)
-                target = residuals(frozen, quantiser.frozen.assign(frozen)[1])
-            terms["anchor"] = (
-                soft_anchor(rest[:, :m], target[:, :m], quantiser.frozen.books[:m]) / model.dim
-            )
-            loss = loss + weight * terms["anchor"]
+        if cfg.anchor != "none":
+            terms["anchor"] = self._anchor(batch, rest)
+            loss = loss + anchor_weight(batch.step, cfg) * terms["anchor"]
         if cfg.usage and sum(quantiser.extra):
             extension = [quantiser.part("book", level) for level in range(len(quantiser.extra))]
-            terms["usage"] = usage(rest[warm], extension) / model.dim
+            terms["usage"] = usage(rest[batch.warm], extension) / model.dim
             loss = loss + cfg.usage * terms["usage"]
-        norm = 0.0
-        if cfg.encoder_lr > 0:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = float(
-                nn.utils.clip_grad_norm_(
-                    [p for p in model.parameters() if p.requires_grad], cfg.clip or 1e9
-                )
-            )
-        value = float(loss.detach())
-        if not (np.isfinite(value) and np.isfinite(norm)):
-            raise ValueError(
-                f"acrq, tail: step {step + 1} has loss {value} and gradient norm {norm}; lower "
-                "sid.acrq.lr or sid.acrq.encoder_lr, or set sid.acrq.precision: fp32. The last "
-                "checkpoint is untouched"
-            )
-        if cfg.encoder_lr > 0:
-            self.optimizer.step()
-        quantiser.follow(z.detach(), codes, parts)
-        restarted = 0
-        if (step + 1) % cfg.restart_every == 0 and step + 1 <= 0.9 * cfg.steps:
-            restarted = quantiser.restart(z.detach(), codes, parts, warm, cfg.dead_below, generator)
-        found = {name: float(term.detach()) for name, term in terms.items()}
-        sizes = torch.tensor(quantiser.frozen.sizes, device=codes.device)
-        extra = float((codes >= sizes)[warm].float().mean()) if warm.any() else 0.0
-        shown_terms = {
-            "loss": value,
-            "error": found["reconstruction"] * model.dim,
-            **found,
-            "grad_norm": norm,
-        }
-        return {**shown_terms, "span": float(span), "on_extension": extra}, restarted
+        return loss, terms
 
-    def _watch(self, scalars: dict[str, float], log: Any) -> None:
-        """The extension may go unused: the head's codes are what most of the tail should take."""
+    def _anchor(self, batch: Anchored, rest: Tensor) -> Tensor:
+        """What ties residuals ``rest`` (B, L, d) of the anchored levels to the frozen codes."""
+        m, model = self.cfg.anchor_levels, self.model
+        if self.cfg.anchor == "nearest":
+            return anchor(rest[:, :m], batch.near[:, :m], model.dim)
+        frozen = model.quantiser.frozen
+        with torch.no_grad():
+            latents = model.base.encode(batch.x)
+            target = residuals(latents, frozen.assign(latents)[1])
+        return soft_anchor(rest[:, :m], target[:, :m], frozen.books[:m]) / model.dim
 
-    def _describe(self) -> dict[str, Any]:
+    def loss(self, batch: Anchored) -> Loss:
+        loss = super().loss(batch)
+        codes, warm = batch.codes, batch.warm
+        sizes = torch.tensor(self.model.quantiser.frozen.sizes, device=codes.device)
+        on_extension = float((codes >= sizes)[warm].float().mean()) if warm.any() else 0.0
+        loss.terms |= {"span": float(self.pool(batch.step)[1]), "on_extension": on_extension}
+        return loss
+
+    def restart(self, batch: Anchored) -> int:
+        return self.model.quantiser.restart(
+            batch.z.detach(),
+            batch.codes,
+            batch.parts,
+            batch.warm,
+            self.cfg.dead_below,
+            batch.generator,
+        )
+
+    def identity(self) -> dict[str, Any]:
         """The order of the counts decides the curriculum, so other counts with as many head items
         are other work.
         """
         popularity = digest(self.kinds) + digest(self.counts)
-        return {**super()._describe(), "stage": "tail", "popularity": popularity}
+        return {**super().identity(), "stage": "tail", "popularity": popularity}

@@ -5,13 +5,14 @@ Three readings of "path entropy" (SARQ; no formula is public, all three are [rec
 docs/methods/sarq.md). Each gives an item a cost C(i, l) that never falls with the level l, and a
 credit B(i):
 
-    e3   C = −log₂( N(c_1…l) / N )           B = κ · log₂(1 + n_i)      information against evidence
-    e2   C = −log₂( share of traffic under c_1…l )   B = 0
-    e1   C = Σ_{j ≤ l} H( softmax(−‖r_{j−1} − e‖² / T_j) )   B = 0    entropy of the soft assignment
+    e3   C = −log₂( N(c_1…l) / N )                           B = κ · log₂(1 + n_i)
+    e2   C = −log₂( share of traffic under c_1…l )           B = 0
+    e1   C = Σ_{j ≤ l} H( softmax(−‖r_{j−1} − e‖² / T_j) )   B = 0
 
-and the length is L_i = max{ l ∈ [L_min, L_max] : C(i, l) − B(i) ≤ τ }.  τ is the one number that
-decides how many bits all SIDs have together (Σ_i Σ_{l ≤ L_i} log₂ K_l); a larger τ never shortens
-an SID, so sorting the margins C − B finds the τ that bisection would converge to.
+e3 weighs information against evidence; e1 is the entropy of the soft assignment. The length is L_i
+= max{ l ∈ [L_min, L_max] : C(i, l) − B(i) ≤ τ }. τ is the one number that decides how many bits all
+SIDs have together (Σ_i Σ_{l ≤ L_i} log₂ K_l); a larger τ never shortens an SID, so sorting the
+margins C − B finds the τ that bisection would converge to.
 """
 
 from __future__ import annotations

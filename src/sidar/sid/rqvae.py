@@ -82,7 +82,7 @@ class RqVae(Tokenizer):
             progress=self.progress,
             title=self.method,
         )
-        self.history_ = fitting.run()
+        self.history_ = fitting.fit()
         codes = self._codes(vectors, first)
         below, usable = self.options.collapse_below, usable_codes(self)
         for level in collapsed(codes, self.base_sizes, usable, count_distinct(vectors), below):

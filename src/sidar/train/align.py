@@ -23,7 +23,7 @@ from sidar.lm.packing import Packed, score
 from sidar.precision import resolve_device, used_precision
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
-from sidar.train.loop import Outcome, fit
+from sidar.train.loop import Fit, Outcome, fit
 from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
@@ -134,7 +134,7 @@ def train_align(
     embed_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Align the SFT model under ``cfg.align`` and write ``model/``, ``best/``, ``log.jsonl``,
-    ``tensorboard/``.
+    ``tensorboard/``, ``fit.png``.
 
     Starts from the *final* SFT model; ``embed_folder`` as in ``train_sft``.  Interrupted work is
     kept in ``work`` (default: ``.<stage>.work`` beside ``out``).  The log's step 0 is the SFT model
@@ -143,43 +143,24 @@ def train_align(
     """
     align = cfg.align.resolved(cfg.sft)  # also what a checkpoint's identity records
     objective(align.objective)  # a misspelt name is told before anything is loaded
-    preference = cfg.preference
     inputs = Inputs.open(Path(data_folder), Path(sid_folder))
     device = resolve_device(cfg.device)
     model = SidLM.from_pretrained(Path(sft_folder) / "model")
     model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
     vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
-    builder = model.prompts
-    lists = LogStream(
-        inputs.data.lists("train"),
-        inputs.sids,
-        builder,
-        max_positives=preference.max_positives,
-        max_negatives=preference.max_negatives,
-        is_list=True,
-    )
-    if not len(lists):
-        raise ValueError(
-            f"{data_folder} holds no preference list whose positives have an SID; alignment needs "
-            "logged clicks (see events in sidar.yaml)"
-        )
-    beam = None
-    if preference.negatives == "beam":
-        width = preference.max_positives + preference.max_negatives
-        beam = BeamNegatives(
-            frozen_copy(model).to(device), inputs.index, width, preference.max_positives
-        )
+    lists = _training_lists(cfg, inputs, model, Path(data_folder))
+    preference = cfg.preference
     valid = inputs.valid_lists(
-        builder, align.valid_requests, preference.max_positives, preference.max_negatives
+        model.prompts, align.valid_requests, preference.max_positives, preference.max_negatives
     )
     task = AlignTask(
         model,
         lists,
-        inputs.items(cfg.embed.fields, builder, vectors),
+        inputs.items(cfg.embed.fields, model.prompts, vectors),
         Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision),
         align,
         cfg.seed,
-        beam,
+        _beam_negatives(cfg, inputs, model, device),
     )
     identity = {
         "stage": align.folder,
@@ -191,14 +172,9 @@ def train_align(
         "sid": hash_of(Path(sid_folder), ["sids.parquet"]),
         "sft": hash_of(Path(sft_folder), ["model/model.safetensors", "model/config.json"]),
     }
-    extra = {
-        "lists": len(lists),
-        "requests_without_sid": lists.dropped,
-        "valid_lists": len(valid),
-        "precision": used_precision(device, align.precision),
-    }
-    report = finish(
-        lambda folder: fit(
+
+    def train(folder: Path) -> Fit:
+        return fit(
             task,
             align,
             seed=cfg.seed,
@@ -208,28 +184,65 @@ def train_align(
             title=align.folder,
             validate_first=True,
             progress=progress,
-        ),
-        model,
-        Path(out),
-        work,
-        extra,
-    )
+        )
+
+    facts = {
+        "lists": len(lists),
+        "requests_without_sid": lists.dropped,
+        "valid_lists": len(valid),
+        "precision": used_precision(device, align.precision),
+    }
+    report = finish(train, model, Path(out), work, facts)
     if task.window is not None:
-        seen = {
-            "pairs_seen": task.window.seen,
-            "window": align.rdrw_window,
-            "quartiles": task.window.quartiles,
-        }
-        report["shapes"]["rdrw"] = seen
-        found = task.length_correlations
-        if found and sum(found) / len(found) > 0.5:
-            report["summary"] += (
-                "; RDRW's similarity mostly tells lengths apart (correlation "
-                f"{sum(found) / len(found):.2f}): align.rdrw_state: item_vector compares SIDs of "
-                "any length"
-            )
-        if task.window.quartiles is None:
-            report["summary"] += (
-                f"; RDRW stayed in its warm-up ({task.window.seen} of {align.rdrw_window} pairs)"
-            )
+        _add_rdrw(report, task, task.window, align)
     return report
+
+
+def _training_lists(cfg: Config, inputs: Inputs, model: SidLM, data_folder: Path) -> LogStream:
+    """Return the preference lists of training days."""
+    lists = LogStream(
+        inputs.data.lists("train"),
+        inputs.sids,
+        model.prompts,
+        max_positives=cfg.preference.max_positives,
+        max_negatives=cfg.preference.max_negatives,
+        is_list=True,
+    )
+    if not len(lists):
+        raise ValueError(
+            f"{data_folder} holds no preference list whose positives have an SID; alignment needs "
+            "logged clicks (see events in sidar.yaml)"
+        )
+    return lists
+
+
+def _beam_negatives(cfg: Config, inputs: Inputs, model: SidLM, device: str) -> BeamNegatives | None:
+    """Return what draws negatives from the model as it came in; None where the log has them."""
+    preference = cfg.preference
+    if preference.negatives != "beam":
+        return None
+    width = preference.max_positives + preference.max_negatives
+    start = frozen_copy(model).to(device)
+    return BeamNegatives(start, inputs.index, width, preference.max_positives)
+
+
+def _add_rdrw(
+    report: dict[str, Any], task: AlignTask, window: SimilarityWindow, align: AlignConfig
+) -> None:
+    """Add what RDRW's window saw to a report, and warn where it told nothing of the lists."""
+    report["shapes"]["rdrw"] = {
+        "pairs_seen": window.seen,
+        "window": align.rdrw_window,
+        "quartiles": window.quartiles,
+    }
+    correlations = task.length_correlations
+    mean = sum(correlations) / len(correlations) if correlations else 0.0
+    if mean > 0.5:
+        report["summary"] += (
+            f"; RDRW's similarity mostly tells lengths apart (correlation {mean:.2f}): "
+            "align.rdrw_state: item_vector compares SIDs of any length"
+        )
+    if window.quartiles is None:
+        report["summary"] += (
+            f"; RDRW stayed in its warm-up ({window.seen} of {align.rdrw_window} pairs)"
+        )

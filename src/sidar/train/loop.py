@@ -1,17 +1,16 @@
-"""The one training loop: SFT and every alignment objective go through it.
+"""Training of a language model: what SFT and alignment give the training loop.
 
-accelerate supplies device placement and data parallelism; everything that must survive a crash is
-ours (:mod:`sidar.fitting.checkpoint`).  A run is a function of its config, its inputs and its seed:
-batch, learning rate and random draws of step s depend on (seed, s) alone, so continuing after a
-kill repeats what would have happened.
+accelerate supplies device placement and data parallelism; the loop itself, and everything that must
+survive a crash, is in :mod:`sidar.fitting.loop`.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +21,7 @@ from torch import Tensor, nn
 from sidar.align import INACTIVE, Parts, gradient_ratio, list_statistics
 from sidar.artifacts import fsync_tree, replace_folder
 from sidar.config import OptimConfig
-from sidar.fitting import checkpoint
-from sidar.fitting.logs import RunLog
-from sidar.fitting.schedule import lr_factor, step_seed
+from sidar.fitting.loop import Loss, Result, Scalars, Settings, Training
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack
 from sidar.precision import autocast
@@ -67,16 +64,12 @@ class Task(Protocol):
 
 
 @dataclass
-class Fit:
-    """How a run went: ``best`` and ``final`` validation scalars (and their ``step``), ``counts`` of
-    packing.
+class Fit(Result):
+    """How a run went: also ``counts`` of packing, and the median ratio of the contrast's gradient
+    to the SFT term's.
     """
 
-    best: dict[str, float] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    loss: float = float("nan")
     gradient_ratio: float | None = None
     resumed_from: int = 0
 
@@ -115,12 +108,18 @@ def fit(
     Raises ``ValueError`` when it is not, when all checkpoints are damaged, and when the loss stops
     being finite.
     """
-    cards = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cards):  # the caller's random state is left as it was
-        return _Run(task, cfg, seed, device, work, identity, title, progress).train(validate_first)
+    training = LmTraining(task, cfg, seed, device, work, identity, title, progress)
+    training.validates_first = validate_first
+    return training.fit()
 
 
-class _Run:
+class LmTraining(Training[Sequence[Example]]):
+    """A :class:`Task` in the training loop; a batch are the examples of one accumulated pass."""
+
+    unit = "tokens"
+    shown = ("loss", "recall@8", "nll")
+    remedy = "lower lr_new and lr_pretrained, or set precision: fp32"
+
     def __init__(
         self,
         task: Task,
@@ -134,217 +133,114 @@ class _Run:
     ) -> None:
         from accelerate import Accelerator
 
-        self.task, self.cfg, self.seed, self.work, self.title, self.progress = (
-            task,
-            cfg,
-            seed,
-            work,
-            title,
-            progress,
-        )
+        self.task, self.cfg, self._inputs, self._folder = task, cfg, identity, work
         self.accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
         self.ranks = self.accelerator.num_processes
-        self.device = self.accelerator.device if self.ranks > 1 else torch.device(device)
         if cfg.batch_size % (self.ranks * cfg.accumulate):
             raise ValueError(
                 f"batch_size {cfg.batch_size} must be a multiple of {self.ranks} processes x "
                 f"{cfg.accumulate} accumulated passes"
             )
-        task.model.to(self.device)
-        self.identity = {**identity, "frozen": checkpoint.frozen_hash(task.model)}
-        groups = task.model.parameter_groups(cfg)
-        self.optimizer = torch.optim.AdamW(groups, fused=self.device.type in ("cpu", "cuda"))
-        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        placed = self.accelerator.device if self.ranks > 1 else torch.device(device)
+        groups = task.model.to(placed).parameter_groups(cfg)
+        optimizer = torch.optim.AdamW(groups, fused=placed.type in ("cpu", "cuda"))
+        super().__init__(
+            task.model,
+            optimizer,
+            Settings(
+                cfg, cfg.log_every, cfg.checkpoint_every, cfg.validate_every, cfg.keep_checkpoints
+            ),
+            seed=seed,
+            device=placed,
+            work=work,
+            title=title,
+            progress=progress,
+        )
+        self.clipped = [p for group in optimizer.param_groups for p in group["params"]]
         self.forward: nn.Module = _Forward(task)
         if self.ranks > 1:
             self.forward = self.accelerator.prepare_model(self.forward)
-        self.fit = Fit()
         self.counts: Counter[str] = Counter()
         self.ratios: list[float] = []
 
-    # ------------------------------------------------------------------ the run
+    def fit(self) -> Fit:
+        result = self.run()
+        return Fit(
+            **vars(result),
+            counts=dict(self.counts),
+            gradient_ratio=statistics.median(self.ratios) if self.ratios else None,
+            resumed_from=self.resumed_from,
+        )
 
-    def train(self, validate_first: bool) -> Fit:
-        cfg, start = self.cfg, self.resume()
-        began = time.monotonic() - self.fit.seconds
-        losses: list[float] = []
-        if self.ranks > 1 and not self.main:
-            return self.follow(start)
-        with RunLog(self.work, start, cfg.steps, self.title, progress=self.progress) as log:
-            if start:
-                log.say(f"{self.title}: continuing at step {start} of {cfg.steps}")
-            if validate_first and start == 0 and (before := self.task.validate()):
-                log.write("valid", 0, before, show=("recall@8", "nll"))
-            tokens, since = 0, time.monotonic()
-            for step in range(start, cfg.steps):
-                due = self.every(cfg.log_every, step)
-                loss, norm, seen, stats = self.step(step, look=due)
-                losses.append(loss)
-                tokens += seen
-                if due:
-                    now = time.monotonic()
-                    recent = losses[-cfg.log_every :]
-                    log.write(
-                        "train",
-                        step + 1,
-                        {
-                            "loss": sum(recent) / len(recent),
-                            "grad_norm": norm,
-                            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-                            "tokens_per_s": tokens / max(now - since, 1e-9),
-                            "seconds": now - began,
-                            **stats,
-                        },
-                        show=("loss", "tokens_per_s"),
-                    )
-                    tokens, since = 0, now
-                    self.watch_contrast(stats, log)
-                log.advance(step + 1)
-                if self.every(cfg.validate_every, step):
-                    self.validate(step + 1, log)
-                self.fit.loss, self.fit.seconds = loss, time.monotonic() - began
-                if self.every(cfg.checkpoint_every, step):
-                    self.save(step + 1)
-        return self.finish()
-
-    def follow(self, start: int) -> Fit:
-        """The other ranks: the same steps, without files."""
-        for step in range(start, self.cfg.steps):
-            self.step(step, look=False)
-            if self.every(self.cfg.validate_every, step):
-                self.accelerator.wait_for_everyone()
-        return self.finish()
-
-    def finish(self) -> Fit:
-        self.accelerator.wait_for_everyone()
-        self.fit.counts = dict(self.counts)
-        self.fit.gradient_ratio = statistics.median(self.ratios) if self.ratios else None
-        return self.fit
-
-    @property
-    def main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
-
-    def every(self, period: int, step: int) -> bool:
-        """True after each ``period`` steps and after the last one."""
-        return (step + 1) % max(period, 1) == 0 or step + 1 == self.cfg.steps
+    def identity(self) -> dict[str, Any]:
+        return self._inputs
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, step: int, look: bool) -> tuple[float, float, int, dict[str, float]]:
-        """One optimizer step: (loss, gradient norm, tokens, what ``look`` saw of the lists)."""
-        torch.manual_seed(step_seed(self.seed, step))
-        for group, base in zip(self.optimizer.param_groups, self.base_lr, strict=True):
-            group["lr"] = base * lr_factor(step, self.cfg)
+    def batches(self, step: int) -> list[Sequence[Example]]:
         examples = self.task.batch(step)
         for example in examples:
             self.counts.update(example.counts)
         mine = examples[self.accelerator.process_index :: self.ranks]
         size = len(mine) // self.cfg.accumulate
-        total, tokens, stats = 0.0, 0, {}
-        self.optimizer.zero_grad(set_to_none=True)
-        for part in range(self.cfg.accumulate):
-            rows = mine[part * size : (part + 1) * size]
-            packed = pack(
-                [x.tokens for x in rows], [x.candidates for x in rows], self.task.model.vocab
+        return [mine[part * size : (part + 1) * size] for part in range(self.cfg.accumulate)]
+
+    def loss(self, batch: Sequence[Example]) -> Loss:
+        vocab = self.task.model.vocab
+        packed = pack([x.tokens for x in batch], [x.candidates for x in batch], vocab)
+        is_list = torch.tensor([x.is_list for x in batch], device=self.device)
+        with autocast(self.device, self.cfg.precision):
+            outcome = self.forward(packed.to(self.device), is_list)
+        size = sum(x.length for x in batch)
+        return Loss(outcome.loss, size, look=lambda: _look(outcome))
+
+    # ------------------------------------------------------------------ processes that share a run
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self.accelerator.no_sync(self.forward)
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    # ------------------------------------------------------------------ log and validation
+
+    def recorded(self, kind: str, step: int, scalars: Scalars, say: Callable[[str], None]) -> None:
+        """Warn once where the contrast's gradient is next to nothing beside the SFT term's."""
+        if (ratio := scalars.get("gradient_ratio")) is None:
+            return
+        self.ratios.append(ratio)
+        if len(self.ratios) == 3 and statistics.median(self.ratios) < INACTIVE:
+            say(
+                f"{self.title}: the contrast is inactive (its gradient is {ratio:.2%} of the SFT "
+                "term's)"
             )
-            packed, is_list = (
-                packed.to(self.device),
-                torch.tensor([x.is_list for x in rows], device=self.device),
-            )
-            last = part == self.cfg.accumulate - 1
-            with self.accelerator.no_sync(self.forward) if not last else _nothing():
-                with autocast(self.device, self.cfg.precision):
-                    outcome = self.forward(packed, is_list)
-                if look and part == 0:
-                    stats = _look(outcome)
-                (outcome.loss / self.cfg.accumulate).backward()
-            total += float(outcome.loss.detach()) / self.cfg.accumulate
-            tokens += sum(x.length for x in rows)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip or float("inf")))
-        if norm != norm or total != total or norm == float("inf"):
-            raise ValueError(
-                f"{self.title}: step {step + 1} has loss {total} and gradient norm {norm}; lower "
-                "lr_new and lr_pretrained, or set precision: fp32. The last checkpoint is "
-                "untouched"
-            )
-        self.optimizer.step()
-        return total, norm, tokens, stats
 
-    def watch_contrast(self, stats: dict[str, float], log: RunLog) -> None:
-        if (ratio := stats.get("gradient_ratio")) is not None:
-            self.ratios.append(ratio)
-            if len(self.ratios) == 3 and statistics.median(self.ratios) < INACTIVE:
-                log.say(
-                    f"{self.title}: the contrast is inactive (its gradient is {ratio:.2%} of the "
-                    "SFT term's)"
-                )
+    def validate(self) -> Scalars:
+        return self.task.validate()
 
-    # ------------------------------------------------------------------ validation and what
-    # survives
+    def is_better(self, now: Scalars, best: Scalars) -> bool:
+        """The model as it came in is shown in the log, and is not chosen."""
+        return now["step"] > 0 and (not best or _rank(now) > _rank(best))
 
-    def validate(self, step: int, log: RunLog) -> None:
-        scalars = self.task.validate()
-        found = self.fit.final = {**scalars, "step": step}
-        if scalars:
-            log.write("valid", step, scalars, show=("recall@8", "nll"))
-            better = not self.fit.best or _rank(found) > _rank(self.fit.best)
-        else:
-            better = step == self.cfg.steps  # nothing to choose by: the final model is the best one
-        if better:
-            self.fit.best = found
-            save_model(self.task.model, self.work / "best", step)
-        if self.ranks > 1:
-            self.accelerator.wait_for_everyone()
+    def keep_best(self, step: int) -> None:
+        save_model(self.task.model, self._folder / "best", step)
 
-    def save(self, step: int) -> None:
-        state = {
-            "identity": self.identity,
-            "environment": checkpoint.environment(),
-            "seed": self.seed,
-            "schedule": {
-                "kind": self.cfg.schedule,
-                "steps": self.cfg.steps,
-                "warmup": self.cfg.warmup,
-            },
-            "best": self.fit.best,
-            "final": self.fit.final,
-            "seconds": self.fit.seconds,
-            "loss": self.fit.loss,
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
             "counts": dict(self.counts),
             "ratios": self.ratios,
             "task": self.task.state_dict(),
         }
-        checkpoint.save(
-            self.work / "checkpoints",
-            step,
-            self.task.model,
-            self.optimizer,
-            state,
-            self.cfg.keep_checkpoints,
-        )
 
-    def resume(self) -> int:
-        """Continue from the newest intact checkpoint; the step to go on with, 0 where there is
-        none.
-        """
-        found = checkpoint.newest(self.work / "checkpoints")
-        if found is None:
-            return 0
-        checkpoint.check_identity(found, self.identity)
-        checkpoint.restore(found, self.task.model, self.optimizer)
-        state = found.state
-        self.task.load_state_dict(state["task"])
-        self.fit = Fit(
-            best=state["best"],
-            final=state["final"],
-            seconds=state["seconds"],
-            loss=state["loss"],
-            resumed_from=found.step,
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts, self.ratios = Counter(state["counts"]), list(state["ratios"])
-        return found.step
+        self.task.load_state_dict(state["task"])
 
 
 def save_model(model: SidLM, folder: Path, step: int) -> None:
@@ -371,11 +267,5 @@ def _look(outcome: Outcome) -> dict[str, float]:
     return {name: float(value) for name, value in seen.items()}
 
 
-def _rank(found: dict[str, float]) -> tuple[float, float]:
-    return found.get("recall@8", 0.0), -found["nll"]
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
+def _rank(record: Scalars) -> tuple[float, float]:
+    return record.get("recall@8", 0.0), -record["nll"]

@@ -16,11 +16,12 @@ from sidar.align import multi_label_sft
 from sidar.config import Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
+from sidar.lm.prompts import PromptBuilder
 from sidar.precision import resolve_device, used_precision
 from sidar.sid import load_tokenizer
-from sidar.train.examples import Example, LogStream, Stream
+from sidar.train.examples import Example, LogStream, PseudoStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
-from sidar.train.loop import Outcome, fit
+from sidar.train.loop import Fit, Outcome, fit
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.stage import finish
 from sidar.train.validate import Validator
@@ -85,7 +86,7 @@ def train_sft(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train ``cfg.lm`` on ``cfg.sft`` and write ``model/`` (final), ``best/``, ``log.jsonl``,
-    ``tensorboard/``.
+    ``tensorboard/``, ``fit.png``.
 
     Interrupted work is kept in ``work`` (default: ``.<stage>.work`` beside ``out``) and continued
     by the next call. ``embed_folder`` is read for ``lm.geometry`` alone: item texts have their
@@ -111,12 +112,7 @@ def train_sft(
         "pseudo": pseudo,
         "query": logged,
     }
-    valid = inputs.valid_lists(
-        builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives
-    )
-    if not valid and not len(logged):  # no log: words in an order that training never draws
-        spread = range(0, len(pseudo), max(1, len(pseudo) // max(sft.valid_requests, 1)))
-        valid = pseudo.examples([(i, UNSEEN_EPOCH) for i in spread][: sft.valid_requests])
+    valid = _validation_examples(cfg, inputs, builder, logged, pseudo)
     task = SftTask(
         model,
         streams,
@@ -136,14 +132,9 @@ def train_sft(
         "sid": hash_of(Path(sid_folder), ["sids.parquet", "codebooks.safetensors"]),
         "warm_start": cfg.warm_start,
     }
-    extra = {
-        "streams": {name: len(stream) for name, stream in streams.items()},
-        "requests_without_sid": logged.dropped,
-        "valid_examples": len(valid),
-        "precision": used_precision(device, sft.precision),
-    }
-    return finish(
-        lambda folder: fit(
+
+    def train(folder: Path) -> Fit:
+        return fit(
             task,
             sft,
             seed=cfg.seed,
@@ -152,12 +143,35 @@ def train_sft(
             identity=identity,
             title="sft",
             progress=progress,
-        ),
-        task.model,
-        Path(out),
-        work,
-        extra,
+        )
+
+    facts = {
+        "streams": {name: len(stream) for name, stream in streams.items()},
+        "requests_without_sid": logged.dropped,
+        "valid_examples": len(valid),
+        "precision": used_precision(device, sft.precision),
+    }
+    return finish(train, task.model, Path(out), work, facts)
+
+
+def _validation_examples(
+    cfg: Config,
+    inputs: Inputs,
+    builder: PromptBuilder,
+    logged: LogStream,
+    pseudo: PseudoStream,
+) -> list[Example]:
+    """Return the lists of the validation day; without a log, words in an order that training never
+    draws.
+    """
+    sft = cfg.sft
+    valid = inputs.valid_lists(
+        builder, sft.valid_requests, sft.max_positives, cfg.preference.max_negatives
     )
+    if valid or len(logged):
+        return valid
+    spread = range(0, len(pseudo), max(1, len(pseudo) // max(sft.valid_requests, 1)))
+    return pseudo.examples([(i, UNSEEN_EPOCH) for i in spread][: sft.valid_requests])
 
 
 def start_model(cfg: Config, inputs: Inputs, sid_folder: Path) -> SidLM:
