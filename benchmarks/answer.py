@@ -36,6 +36,7 @@ from benchmarks.common import (
     write_between,
     write_results,
 )
+from sidar.baselines import System
 
 WORK = Path(tempfile.gettempdir()) / "sidar-answer"
 POOLS = ("day8", "judged_test", "grounded_test")
@@ -155,7 +156,7 @@ def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
     return cfg, run
 
 
-class Expanded:
+class Expanded(System):
     """A model's beams expanded to items in another way: ``none`` = SIDs listed whole, one after
     another, as answers were made until 2026-11-27; ``uniform`` = the items of an SID share it
     equally."""

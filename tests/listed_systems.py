@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from sidar.baselines import SidSystem, System
 from sidar.config import Config
 from sidar.data import toy
 from sidar.data.priors import Priors
@@ -39,7 +40,7 @@ def hits_of(lists):
     return Hits(rows, np.where(rows >= 0, -np.arange(width, dtype=np.float32), -np.inf))
 
 
-class Channel:
+class Channel(System):
     """Answers each query with a list of its own, and keeps what it was asked."""
 
     def __init__(self, name, lists):
@@ -51,7 +52,7 @@ class Channel:
         return hits_of([self.lists[prompt.query][:k] for prompt in prompts])
 
 
-class Writer(Channel):
+class Writer(Channel, SidSystem):
     """A system that writes SIDs: always 0, 1, 2, 3, whatever beam it is asked for."""
 
     def __init__(self, name, lists, measured=None):

@@ -121,6 +121,13 @@ def test_every_built_in_objective_is_registered_under_its_name():
         assert OBJECTIVES[name].name == name
 
 
+def test_every_built_in_channel_is_registered_under_its_name():
+    from sidar.extensions import CHANNELS
+
+    for name in CHANNELS.builtin:
+        assert CHANNELS[name].name == name
+
+
 def test_a_warm_start_and_models_that_are_there_follow_the_file_too(tmp_path, monkeypatch):
     shop, elsewhere = tmp_path / "shop", tmp_path / "elsewhere"
     for folder in (
@@ -278,6 +285,7 @@ STALE = {
         for name in ("index", "coarse_view", "lists", "nprobe")
     },
     "evaluate": {"evaluate"},
+    "channels": {"evaluate"},
     **{name: set() for name in ("alarms", "serve", "name", "device", "threads", "runs")},
     "plugins": set(),  # the file of a part counts where the part is used (tests/extending)
 }

@@ -32,6 +32,8 @@ from sidar.data.log import LogFacts
 from sidar.embed import load_embedder
 from sidar.evaluate import suite
 from sidar.evaluate.perquery import PerQuery
+from sidar.evaluate.plugin_metrics import register_metric
+from sidar.extensions import METRICS
 from sidar.index import PrefixIndex
 from sidar.pipeline import answer_log, answer_rows, answering, leave, stages
 from sidar.pipeline.generative import GenerativeSystem
@@ -334,6 +336,7 @@ def look_at_the_suite(world, cfg):
     ((queries, seconds),) = systems["sft"].invalid_asked
     listed = PerQuery.read(out).get("judged", "bm25", "items/returned")[1]
     return {
+        "evaluate.metrics": PerQuery.read(out).get("judged", "bm25", "item/first") is not None,
         "evaluate.invalid_queries": len(queries),
         "evaluate.invalid_seconds": seconds,
         "evaluate.tune_queries": sum(query.startswith("dev") for query in systems["bm25"].asked),
@@ -449,6 +452,7 @@ GROUPS = [
             "evaluate.tune_queries": (4, 4),
             "evaluate.bootstrap": (33, {33}),
             "evaluate.depth": (12, ({12}, 12)),
+            "evaluate.metrics": (["first"], True),
         },
     ),
     Group(
@@ -460,6 +464,13 @@ GROUPS = [
         },
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def a_metric(monkeypatch):
+    """A metric of a plug-in: whether the first result is relevant."""
+    monkeypatch.setattr(METRICS, "_parts", {})
+    register_metric("first")(lambda ranks, options: ranks.relevant[:, 0])
 
 
 @pytest.fixture

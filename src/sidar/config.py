@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sidar.extensions import OBJECTIVES, TOKENIZERS, Registry, load_plugins
+from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry, load_plugins
 
 
 class Part(BaseModel):
@@ -44,33 +44,25 @@ class Extensible(Part):
     registry: ClassVar[Registry[Any]]
 
     @abstractmethod
-    def part_in_use(self) -> str:
-        """Return the name of the part that the section chooses."""
+    def parts_in_use(self) -> list[str]:
+        """Return the names of the parts that the section chooses."""
 
     @model_validator(mode="after")
     def _read_plugin_sections(self) -> Self:
         """Turn what is said of plug-ins into their options.
 
-        The part in use gets its defaults where nothing is said, so that they are recorded with what
-        it makes.
+        Parts in use get their defaults where nothing is said, so that they are recorded with what
+        they make.
         """
         extra = self.__pydantic_extra__
         assert extra is not None  # by extra="allow"
-        name = self.part_in_use()
-        if self.registry.is_external(name) and self.registry.options(name) is not None:
-            extra.setdefault(name, {})
+        for name in self.parts_in_use():
+            if self.registry.is_external(name) and self.registry.options(name) is not None:
+                if name in type(self).model_fields:
+                    raise _fault(name, "is an option of Sidar; the plug-in needs another name")
+                extra.setdefault(name, {})
         for key, value in extra.items():
-            options = self.registry.options(key) if self.registry.is_external(key) else None
-            if options is None:
-                raise _fault(key, "Extra inputs are not permitted")
-            try:
-                extra[key] = options.model_validate(
-                    value.model_dump() if isinstance(value, BaseModel) else value
-                )
-            except ValidationError as error:
-                raise _fault(
-                    key, "; ".join(_said(fault) for fault in error.errors()), deeper=True
-                ) from error
+            extra[key] = plugin_options(self.registry, key, value)
         return self
 
     def section(self, name: str) -> BaseModel | None:
@@ -79,6 +71,19 @@ class Extensible(Part):
         """
         value = {**dict(self), **(self.__pydantic_extra__ or {})}.get(name)
         return value if isinstance(value, BaseModel) else None
+
+
+def plugin_options(registry: Registry[Any], name: str, value: Any) -> BaseModel:
+    """Return ``value`` as the options of the plug-in's part ``name``."""
+    options = registry.options(name) if registry.is_external(name) else None
+    if options is None:
+        raise _fault(name, "Extra inputs are not permitted")
+    given = value.model_dump() if isinstance(value, BaseModel) else value
+    try:
+        return options.model_validate(given)
+    except ValidationError as error:
+        says = "; ".join(_said(fault) for fault in error.errors())
+        raise _fault(name, says, deeper=True) from error
 
 
 def _fault(key: str, says: str, deeper: bool = False) -> PydanticCustomError:
@@ -471,9 +476,8 @@ class CqSidConfig(RqVaeConfig):
 
 
 class AcrqConfig(RqVaeConfig):
-    """Codebooks of the head, frozen, and a tail anchored to them (docs/methods/acrq.md).
-
-    All of it a reconstruction.
+    """Codebooks of the head, frozen, and a tail anchored to them (docs/methods/acrq.md). All of it
+    a reconstruction.
     """
 
     head_items: float = Field(
@@ -580,8 +584,8 @@ class SidConfig(Extensible):
     def _path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
-    def part_in_use(self) -> str:
-        return self.method
+    def parts_in_use(self) -> list[str]:
+        return [self.method]
 
 
 class LoraConfig(Part):
@@ -787,8 +791,8 @@ class AlignConfig(OptimConfig, Extensible):
         description="Share of item text -> SID kept in alignment, same for every method.",
     )
 
-    def part_in_use(self) -> str:
-        return self.objective.removesuffix("+sft")
+    def parts_in_use(self) -> list[str]:
+        return [self.objective.removesuffix("+sft")]
 
     @property
     def folder(self) -> str:
@@ -902,8 +906,10 @@ class EvalSetConfig(Part):
     )
 
 
-class EvaluateConfig(Part):
+class EvaluateConfig(Extensible):
     """What is scored, on which queries, against what; it makes no stage stale but `evaluate`."""
+
+    registry = METRICS
 
     sets: list[EvalSetConfig] = []
     prompts: Literal["personalised", "semantic"] = Field(
@@ -944,6 +950,17 @@ class EvaluateConfig(Part):
     )
     bootstrap: int = Field(1000, ge=1)
     depth: int = Field(500, ge=1, description="All lists are cut here.")
+    metrics: list[str] = Field(
+        [], description="Metrics of plug-ins beside those of every table (docs/extending.md)."
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        return [known(METRICS, name) for name in value]
+
+    def parts_in_use(self) -> list[str]:
+        return self.metrics
 
 
 class DenseConfig(Part):
@@ -1074,9 +1091,11 @@ class Config(Part):
     runs: str = Field("runs", description="Folder that holds runs/<name>.")
     plugins: list[str] = Field(
         [],
-        description=(
-            "Modules, or .py files, with tokenizers and objectives of your own (docs/extending.md)."
-        ),
+        description="Modules, or .py files, with parts of your own (docs/extending.md).",
+    )
+    channels: dict[str, Any] = Field(
+        {},
+        description="Channels of plug-ins that are rows of every table: name -> its options.",
     )
     catalogue: CatalogueConfig = CatalogueConfig()
     events: EventsConfig = EventsConfig()
@@ -1128,6 +1147,20 @@ class Config(Part):
         if isinstance(plugins, list):
             load_plugins([plugin for plugin in plugins if isinstance(plugin, str)])
         return raw
+
+    @field_validator("channels")
+    @classmethod
+    def _channels(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Read the options of each channel; one without options has none."""
+        found: dict[str, Any] = {}
+        for name, given in value.items():
+            if name in CHANNELS.builtin:
+                raise _fault(name, "is a row of every table and has no options")
+            if name not in CHANNELS:
+                raise ValueError(CHANNELS.unknown(name, CHANNELS.external()))
+            plain = CHANNELS.options(name) is None and not given
+            found[name] = {} if plain else plugin_options(CHANNELS, name, given or {})
+        return found
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

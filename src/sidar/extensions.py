@@ -1,4 +1,4 @@
-"""Parts that users may add, tokenizers and objectives, by name.
+"""Parts that users may add, by name: tokenizers, objectives, channels and metrics.
 
 A part is one class or function in one file, registered with one decorator. Sidar finds it in two
 ways: ``plugins: [my_module]`` in ``sidar.yaml`` imports the file, and an installed package names it
@@ -13,17 +13,19 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from sidar.align.registry import Objective
+    from sidar.baselines.channel import Channel
+    from sidar.evaluate.plugin_metrics import Metric
     from sidar.sid.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -95,11 +97,13 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.key} {self.unknown(name)}")
         return self._parts[name]
 
-    def unknown(self, name: str) -> str:
-        """Return what to tell where ``name`` is no part."""
+    def unknown(self, name: str, names: Sequence[str] | None = None) -> str:
+        """Return what to tell where ``name`` is none of ``names`` (default: of all parts)."""
+        names = self.names() if names is None else names
+        known = f"is not one of {', '.join(names)}" if names else "is not known: there is none yet"
         return (
-            f"{name!r} is not one of {', '.join(self.names())}; a part of your own needs its "
-            "module under `plugins:` or its package installed"
+            f"{name!r} {known}; a part of your own needs its module under `plugins:` or its "
+            "package installed"
         )
 
     def modules(self) -> set[str]:
@@ -117,8 +121,8 @@ class Registry(Generic[T]):
         """Return the file of a part that a plug-in brings; None where it is built in."""
         if name in self.builtin:
             return None
-        found = sys.modules[self.find(name).module].__file__
-        return None if found is None else Path(found)
+        file = sys.modules[self.find(name).module].__file__
+        return None if file is None else Path(file)
 
     def is_external(self, name: str) -> bool:
         """Return whether a plug-in or an entry point has added ``name``."""
@@ -157,6 +161,30 @@ OBJECTIVES: Registry[Objective] = Registry(
     ),
 )
 
+#: Retrieval channels: built-in ones are rows of every table, others those that ``channels`` names.
+CHANNELS: Registry[type[Channel]] = Registry(
+    "channels",
+    "sidar.channels",
+    dict.fromkeys(("bm25", "popularity"), "sidar.baselines.built_in"),
+)
+
+#: Metrics beside those that every table has, named by ``evaluate.metrics``.
+METRICS: Registry[Metric] = Registry("evaluate.metrics", "sidar.metrics", {})
+
+#: Every kind of part. Entry point groups ``sidar.rewards`` and ``sidar.filters`` are kept for the
+#: kinds that come with reinforcement and with request filters; nothing reads them yet.
+REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, CHANNELS, METRICS)
+
+
+def checked_options(
+    model: type[BaseModel] | None, options: BaseModel | Mapping[str, Any] | None
+) -> BaseModel | None:
+    """Return ``options`` as an instance of a part's ``model``; None where the part has none."""
+    if model is None:
+        return None
+    given = options.model_dump() if isinstance(options, BaseModel) else options or {}
+    return model.model_validate(given)
+
 
 def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
     """Import each plug-in: a module name, or a path that ends in ``.py`` (relative to ``base``).
@@ -168,9 +196,9 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
         parts: set[str] | None = None
         try:
             if plugin.endswith(".py"):
-                before = TOKENIZERS.modules() | OBJECTIVES.modules()
+                before = _modules()
                 name = _load_file(plugin, base)
-                now = TOKENIZERS.modules() | OBJECTIVES.modules()
+                now = _modules()
                 parts = (now - before) | (now & {name})
             else:
                 importlib.import_module(plugin)
@@ -182,9 +210,15 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
             ) from error
         if parts is not None and not parts:
             raise ValueError(
-                f"plugins: {plugin!r} registers nothing; put @register_tokenizer or "
-                "@register_objective before its class or function"
+                f"plugins: {plugin!r} registers nothing; put @register_tokenizer, "
+                "@register_objective, @register_channel or @register_metric before its class or "
+                "function"
             )
+
+
+def _modules() -> set[str]:
+    """Return the modules outside Sidar that have registered a part of any kind."""
+    return set().union(*(registry.modules() for registry in REGISTRIES))
 
 
 def _line(error: Exception) -> str | None:
@@ -203,7 +237,8 @@ def _line(error: Exception) -> str | None:
 
 def _place(module: str) -> str:
     """Return the path of a plug-in's file for messages, the name of any other module."""
-    file = getattr(sys.modules.get(module), "__file__", None)
+    loaded = sys.modules.get(module)
+    file = None if loaded is None else loaded.__file__
     return file if file and module.startswith(_PREFIX) else module
 
 

@@ -2,29 +2,45 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 
 from sidar.align import objective
 from sidar.artifacts import read_manifest
+from sidar.baselines import ChannelInputs
+from sidar.baselines.channel import fitted_channel
 from sidar.config import AlignConfig, Config, load_config
 from sidar.data import open_dataset, toy
+from sidar.data.priors import Priors
 from sidar.embed import load_items
-from sidar.extensions import OBJECTIVES, TOKENIZERS, load_plugins
+from sidar.evaluate import Truth
+from sidar.evaluate.perquery import PerQuery
+from sidar.evaluate.plugin_metrics import graded_ranks, score_metrics
+from sidar.evaluate.table import check_table, read_scores
+from sidar.extensions import OBJECTIVES, REGISTRIES, TOKENIZERS, load_plugins
 from sidar.pipeline import plan
 from sidar.sid import load_sids, load_tokenizer
 from sidar.sid.plugin_checks import check_reload
 from sidar.sid.stage import fit_catalogue
-from sidar.types import CandidateScores, SidInputs
+from sidar.types import CandidateScores, Catalogue, Prompt, SidInputs
 
 HERE = Path(__file__).parent
-FILES = {"pq": HERE / "pq_tokenizer.py", "ipo": HERE / "ipo_objective.py"}
+FILES = {
+    "pq": HERE / "pq_tokenizer.py",
+    "ipo": HERE / "ipo_objective.py",
+    "words": HERE / "words_channel.py",
+    "rbp": HERE / "rbp_metric.py",
+}
 SETTINGS = {
     "name": "mine",
     "threads": 1,
@@ -43,7 +59,11 @@ SETTINGS = {
         **{"validate_every": 2, "checkpoint_every": 2},
     },
     "decode": {"beam": 8},
-    "evaluate": {"max_queries": 4, "bootstrap": 20, "invalid_queries": 1},
+    "channels": {"words": {"clicks": 0.2}},
+    "evaluate": {
+        **{"max_queries": 4, "bootstrap": 20, "invalid_queries": 1},
+        **{"metrics": ["rbp"], "rbp": {"persistence": 0.5}},
+    },
 }
 
 
@@ -51,7 +71,7 @@ SETTINGS = {
 def forget_plugins(monkeypatch):
     """What one test registers is not there in the next, nor in other test files."""
     before = set(sys.modules)
-    for registry in (TOKENIZERS, OBJECTIVES):
+    for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     yield
     for name in set(sys.modules) - before:
@@ -81,7 +101,7 @@ def shop(tmp_path_factory):
     return folder
 
 
-def test_a_run_uses_both_parts_and_records_their_options(shop):
+def test_a_run_uses_every_part_and_records_their_options(shop):
     run = shop / "runs" / "mine"
     with pytest.raises(ValueError, match="its module under `plugins:`"):
         load_tokenizer(run / "sid")
@@ -89,10 +109,37 @@ def test_a_run_uses_both_parts_and_records_their_options(shop):
     tokenizer = load_tokenizer(run / "sid")
     assert (type(tokenizer).__name__, tokenizer.options.iterations) == ("ProductQuantiser", 3)
     scores = json.loads((run / "evaluate" / "scores.json").read_text())
-    assert {"sft", "ipo", "quantised-dense"} <= set(scores["kinds"])
+    assert {"sft", "ipo", "quantised-dense", "words"} <= set(scores["kinds"])
     assert read_manifest(run / "sid").config["sid"]["pq"] == {"iterations": 3}
     assert read_manifest(run / "align-ipo").config["align.ipo"] == {"tau": 0.5}
+    about = read_manifest(run / "evaluate").config
+    assert about["channels"] == {"words": {"clicks": 0.2}}
+    assert about["evaluate"]["rbp"] == {"persistence": 0.5}
     assert (run / "bundle").is_dir()
+
+
+def test_a_channel_and_a_metric_stand_in_values_table_tests_and_report(shop):
+    folder = shop / "runs" / "mine" / "evaluate"
+    scores = read_scores(folder)
+    assert scores["about"]["words"] == "share of the query's words in the title + 0.2 x clicks"
+    assert scores["fusions"]["bm25+dense+words"]["parts"] == ["bm25", "dense", "words"]
+    values = PerQuery.read(folder)
+    (name,) = [name for name in scores["sets"] if "/" not in name]
+    cells = scores["sets"][name]["systems"]
+    for system in ("words", "bm25", "sft", "bm25+dense+words"):
+        ids, found = values.get(name, system, "item/rbp")
+        assert cells[system]["item/rbp"]["mean"] == pytest.approx(found.mean())
+        assert cells[system]["item/rbp"]["n"] == len(ids)
+    assert (values.get(name, "words", "item/rbp")[1] > 0).any()
+    asked = {test["question"] for test in scores["tests"] if test["measure"] == "item/rbp"}
+    assert "Does a channel of your own improve the fusion?" in asked
+    assert check_table(folder) > 0
+    lines = (folder / "table.md").read_text().splitlines()
+    assert any(line.startswith("| Items") and line.endswith("| RBP |") for line in lines)
+    assert any(line.startswith("| words |") for line in lines)
+    page = (folder / "report.html").read_text()
+    assert ">RBP<" in page
+    assert "words" in page
 
 
 def test_a_loaded_tokenizer_encodes_as_the_fitted_one_did(shop):
@@ -115,6 +162,13 @@ def test_only_what_depends_on_an_option_of_a_part_runs_again(shop):
     assert "align.ipo.tau" in stale("align.ipo.tau=0.2")["align-ipo"]
     assert "sid" not in stale("align.ipo.tau=0.2")
     assert "sid.pq.iterations" in stale("sid.pq.iterations=9")["sid"]
+    for override, says in (
+        ("channels.words.clicks=1", "channels"),
+        ("channels={}", "channels"),
+        ("evaluate.rbp.persistence=0.9", "evaluate.rbp.persistence"),
+        ("evaluate.metrics=[]", "evaluate.metrics"),
+    ):
+        assert stale(override) == {"evaluate": f"config changed: {says}"}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +180,12 @@ def test_only_what_depends_on_an_option_of_a_part_runs_again(shop):
         ("align.ipo.taus=1", r"align\.ipo\.taus: Extra inputs"),
         ("align.objective=iop", r"'iop' is not one of .*ipo.*its module under `plugins:`"),
         ("align.ipo+sft={tau: 1}", r"align\.ipo\+sft: Extra inputs"),
+        ("channels.words.click=1", r"channels\.words\.click: Extra inputs"),
+        ("channels.words.clicks=-1", r"channels\.words\.clicks: .*greater than or equal to 0"),
+        ("channels.wrods={}", r"channels: .*'wrods' is not one of words; .*under `plugins:`"),
+        ("channels.bm25={k1: 2}", r"channels\.bm25: is a row of every table"),
+        ("evaluate.rbp.persistance=1", r"evaluate\.rbp\.persistance: Extra inputs"),
+        ("evaluate.metrics=[rpb]", r"evaluate\.metrics: .*'rpb' is not one of rbp; .*`plugins:`"),
         ("plugins=[nowhere.py]", r"'.*nowhere\.py' cannot be imported .*does not exist"),
         ("plugins=[no_such_module]", r"'no_such_module' cannot be imported"),
     ],
@@ -159,29 +219,60 @@ def test_two_parts_of_one_name_are_refused(tmp_path):
         load_plugins([str(copy)])
 
 
-def test_installed_packages_are_found_by_entry_points(tmp_path):
-    site = tmp_path / "site"
+ENTRY_POINTS = """\
+[sidar.tokenizers]
+pq = pq_tokenizer:ProductQuantiser
+[sidar.objectives]
+ipo = ipo_objective:ipo
+[sidar.channels]
+words = words_channel:WordOverlap
+[sidar.metrics]
+rbp = rbp_metric:rbp
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A PYTHONPATH on which the four files are those of an installed package."""
+    site = tmp_path_factory.mktemp("site")
     about = site / "shop_parts-1.0.dist-info"
-    about.mkdir(parents=True)
-    for name, file in FILES.items():
-        (site / f"shop_{name}.py").write_text(file.read_text())
+    about.mkdir()
+    for file in FILES.values():
+        shutil.copy(file, site)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-parts\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[sidar.tokenizers]\npq = shop_pq:ProductQuantiser\n[sidar.objectives]\nipo = "
-        "shop_ipo:ipo\n"
-    )
-    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    schema = json.loads(sidar("init", "--schema", PYTHONPATH=path).stdout)
-    assert (
-        schema["$defs"]["SidConfig"]["properties"]["pq"]["properties"]["iterations"]["default"]
-        == 20
-    )
-    assert (
-        schema["$defs"]["AlignConfig"]["properties"]["ipo"]["properties"]["tau"]["default"] == 0.1
-    )
-    assert sidar("init", tmp_path, "--full", PYTHONPATH=path).returncode == 0
-    written = yaml.safe_load((tmp_path / "sidar.yaml").read_text())
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    return os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+
+
+def test_installed_packages_are_found_by_entry_points(installed, tmp_path):
+    schema = json.loads(sidar("init", "--schema", PYTHONPATH=installed).stdout)
+    for properties, part, option, default in (
+        (schema["$defs"]["SidConfig"]["properties"], "pq", "iterations", 20),
+        (schema["$defs"]["AlignConfig"]["properties"], "ipo", "tau", 0.1),
+        (schema["$defs"]["EvaluateConfig"]["properties"], "rbp", "persistence", 0.8),
+        (schema["properties"]["channels"]["properties"], "words", "clicks", 0.1),
+    ):
+        assert properties[part]["properties"][option]["default"] == default
+    assert sidar("init", tmp_path, "--full", PYTHONPATH=installed).returncode == 0
+    text = (tmp_path / "sidar.yaml").read_text()
+    written = yaml.safe_load(text)
     assert (written["sid"]["pq"], written["align"]["ipo"]) == ({"iterations": 20}, {"tau": 0.1})
+    # a channel is a row where it is named, so that it is written as an example
+    assert (written["channels"], written["evaluate"]["metrics"]) == ({}, [])
+    assert "# channels: {words: {clicks: 0.1}}" in text
+
+
+def test_installed_parts_go_through_a_run(installed, shop, tmp_path):
+    """Without ``plugins:`` the same parts train and score the same."""
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    (folder / "sidar.yaml").write_text(yaml.safe_dump({**SETTINGS, "plugins": []}))
+    for stage in ("sid", "align-ipo", "evaluate"):
+        shutil.rmtree(folder / "runs" / "mine" / stage)
+    done = sidar("run", "-c", folder / "sidar.yaml", PYTHONPATH=installed)
+    assert done.returncode == 0, done.stderr
+    before, after = (read_scores(path / "runs/mine/evaluate") for path in (shop, folder))
+    assert after == before
 
 
 def test_init_writes_the_options_of_a_plugin(tmp_path):
@@ -343,6 +434,118 @@ def test_what_an_objective_returns_is_checked(tmp_path, old, new, says):
         ValueError, match=r"'ipo-faulty' \(.*mine\.py\): " + "(must return )?" + says
     ):
         objective("ipo-faulty").loss(one_list(), cfg)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("return Hits(", "return (", r"must return sidar\.types\.Hits, got tuple"),
+        ("[:, :k]\n", "\n", r"rows and scores \(2, at most 5\), got \(2, 64\)"),
+        ("best, -1)", "best + 64, -1)", "whole numbers from −1 to 63, rows of the catalogue"),
+        ("best, -1)", "best * 0 + 1, -1)", "an item twice for one prompt"),
+        ("values > 0\n", "np.arange(k) == 1\n", r"must put −1 \(no item\) behind the items"),
+        ("np.where(found, values, 0)", "-values", "finite scores, best first"),
+        ("(shared > 0) & self.alive", "shared > 0", "an item that has gone"),
+        ("return self\n", "return None\n", "fit must return self, got NoneType"),
+    ],
+)
+def test_what_a_channel_returns_is_checked(tmp_path, old, new, says):
+    text = FILES["words"].read_text()
+    assert old in text
+    (tmp_path / "mine.py").write_text(text.replace('"words"', '"faulty"').replace(old, new))
+    load_plugins(["mine.py"], tmp_path)
+    with pytest.raises(ValueError, match=r"channels: 'faulty' \(.*mine\.py\): .*" + says):
+        fitted_channel("faulty", toy_inputs()).hits([Prompt(QUERY), Prompt("blue")], 5)
+
+
+#: A row of the toy catalogue that has gone, and a query that its title answers best.
+GONE = 0
+QUERY = toy.catalogue().column("title")[GONE].lower()
+
+
+def test_words_by_hand():
+    load_plugins([str(FILES["words"])])
+    inputs = toy_inputs()
+    words = set(QUERY.split())
+    titles = [set(title.lower().split()) for title in inputs.catalogue.column("title")]
+    shared = [len(words & title) / len(words) for title in titles]
+    assert shared[GONE] == 1
+    hits = fitted_channel("words", inputs, {"clicks": 0.0}).hits([Prompt(QUERY)], 64)
+    found = [row for row in hits.rows[0].tolist() if row >= 0]
+    best_first = np.argsort(-np.array(shared), kind="stable")
+    assert found == [row for row in best_first if shared[row] and row != GONE]
+    assert hits.scores[0, : len(found)] == pytest.approx([shared[row] for row in found])
+
+
+def toy_inputs():
+    """The toy catalogue as a channel sees it, without one product."""
+    whole = toy.catalogue()
+    alive = np.arange(len(whole)) != GONE
+    at = whole.table.column_names.index("alive")
+    catalogue = Catalogue(whole.table.set_column(at, "alive", pa.array(alive)), whole.lineage)
+    counts = np.arange(len(whole))
+    priors = Priors(counts, counts, 0 * counts, 0 * counts, counts)
+    dataset = SimpleNamespace(catalogue=catalogue, priors=lambda: priors)
+    return ChannelInputs(dataset, np.zeros((len(whole), 2), np.float32), encoder=None)
+
+
+@pytest.mark.parametrize("name", ["dense", "answer", "bm25", "my channel", "a+b", "x@3"])
+def test_a_channel_cannot_have_the_name_of_a_row_or_of_a_fusion(tmp_path, name):
+    (tmp_path / "mine.py").write_text(FILES["words"].read_text().replace('"words"', f'"{name}"'))
+    with pytest.raises(ValueError, match=f"channels: .*{re.escape(repr(name))}"):
+        load_plugins(["mine.py"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("ranks.relevant @", "2 * ranks.relevant @", r"returned 1\.\d+; its range is 0 to 1"),
+        ("ranks.relevant @", "np.nan * ranks.relevant @", "returned nan; its range is 0 to 1"),
+        ("@ discounts", "* discounts", r"a number per query, \(3,\), got float64 \(3, 4\)"),
+    ],
+)
+def test_what_a_metric_returns_is_checked(tmp_path, old, new, says):
+    text = FILES["rbp"].read_text()
+    assert old in text
+    (tmp_path / "mine.py").write_text(text.replace('"rbp"', '"faulty"').replace(old, new))
+    load_plugins(["mine.py"], tmp_path)
+    cfg = Config(evaluate={"metrics": ["faulty"], "faulty": {"persistence": 0.5}}).evaluate
+    with pytest.raises(ValueError, match=r"evaluate\.metrics 'faulty' \(.*mine\.py\): .*" + says):
+        score_metrics(cfg, *three_queries())
+
+
+def three_queries():
+    """Judgments of three queries, and what was returned for them (3, 4)."""
+    qrels = {"a": {"0": 1.0, "1": 0.1}, "b": {"2": 1.0, "3": 1.0, "4": 0.1}, "c": {}}
+    truth = Truth.build(qrels, list("abc"), int, n_rows=5)
+    return truth, np.array([[1, 0, -1, -1], [2, 3, 4, 0], [0, 1, -1, -1]])
+
+
+def test_rbp_by_hand():
+    load_plugins([str(FILES["rbp"])])
+    truth, rows = three_queries()
+    cfg = Config(evaluate={"metrics": ["rbp"], "rbp": {"persistence": 0.5}}).evaluate
+    # one half, one quarter, …: the first query has its item in the second place
+    assert score_metrics(cfg, truth, rows)["rbp"].tolist() == [0.25, 0.75, 0.0]
+    ranks = graded_ranks(truth, rows)
+    np.testing.assert_allclose(ranks.grades[:, :2], [[0.1, 1], [1, 1], [0, 0]])
+    np.testing.assert_allclose(ranks.ideal, [[1, 0.1, 0], [1, 1, 0.1], [0, 0, 0]])
+    assert ranks.returned.sum(axis=1).tolist() == [2, 4, 2]
+    assert ranks.n_relevant.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("name", ["ndcg@10", "mrr", "recall@7", "a/b", "a[b]"])
+def test_a_metric_cannot_have_the_name_of_a_built_in_measure(tmp_path, name):
+    (tmp_path / "mine.py").write_text(FILES["rbp"].read_text().replace('"rbp"', f'"{name}"'))
+    with pytest.raises(ValueError, match=f"evaluate.metrics: {re.escape(repr(name))}"):
+        load_plugins(["mine.py"], tmp_path)
+
+
+def test_a_metric_cannot_have_options_under_the_name_of_an_option(tmp_path):
+    (tmp_path / "mine.py").write_text(FILES["rbp"].read_text().replace('"rbp"', '"depth"'))
+    load_plugins(["mine.py"], tmp_path)
+    with pytest.raises(ValueError, match="depth: is an option of Sidar"):
+        load_config(None, ["evaluate.metrics=[depth]"])
 
 
 def test_the_page_shows_the_tested_files():

@@ -1,6 +1,15 @@
 """Systems that every table shows beside the generative ones; each turns queries into Hits."""
 
 from sidar.baselines.bm25 import Bm25, Bm25Params
+from sidar.baselines.channel import (
+    Channel,
+    ChannelInputs,
+    SidSystem,
+    System,
+    TextChannel,
+    Validation,
+    register_channel,
+)
 from sidar.baselines.dense import Dense
 from sidar.baselines.fusion import Fusion, fuse, tune_fusion
 from sidar.baselines.quantised import QuantisedDense
@@ -12,13 +21,20 @@ __all__ = [
     "DEPTH",
     "Bm25",
     "Bm25Params",
+    "Channel",
+    "ChannelInputs",
     "Dense",
     "Fusion",
     "Popularity",
     "QuantisedDense",
     "RandomOrder",
+    "SidSystem",
+    "System",
+    "TextChannel",
+    "Validation",
     "fuse",
     "reconstruct",
+    "register_channel",
     "topic_oracle",
     "tune_fusion",
 ]

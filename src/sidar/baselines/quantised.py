@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sidar.baselines.channel import Kind, SidSystem
 from sidar.baselines.dense import Dense, Encoder
 from sidar.baselines.ranking import DEPTH
 from sidar.types import Hits, Prompt
@@ -30,7 +31,7 @@ class Expand(Protocol):
     def __call__(self, sid_numbers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-class QuantisedDense:
+class QuantisedDense(SidSystem):
     """Exact search over the reconstructions (n_sids, D): SIDs by falling cosine, ties by lower
     number.
 
@@ -40,7 +41,7 @@ class QuantisedDense:
     """
 
     name = "quantised-dense"
-    kind = "baseline"
+    kind: Kind = "baseline"
     about = (
         "cosine of the query's vector and the sum of an SID's centroids, expanded by the "
         "prior; no model"

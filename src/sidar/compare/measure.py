@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sidar.artifacts import read_manifest, write_artifact
-from sidar.baselines import Bm25, Dense, QuantisedDense
+from sidar.baselines import Bm25, Dense, QuantisedDense, TextChannel
 from sidar.config import Config, EmbedConfig
 from sidar.data import open_dataset
 from sidar.data.evalsets import build_sets
@@ -20,7 +20,6 @@ from sidar.evaluate.hitrate import in_mode
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery, write_queries
 from sidar.evaluate.scorer import Scorer
-from sidar.evaluate.systems import TextChannel
 from sidar.index import PrefixIndex
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.plan import fingerprint, set_files
@@ -169,6 +168,8 @@ def _load_encoder(embed: str, on: str) -> Embedder:
 def _settings(cfg: Config) -> dict[str, object]:
     """Return the part of the config and of this code that decides the measures."""
     unread = {"bootstrap", "systems", "tune_queries", "best"}
+    if not cfg.evaluate.metrics:  # older folders were measured before there was such an option
+        unread |= {"metrics"}
     return {
         "version": VERSION,
         "decode": cfg.decode.model_dump(mode="json"),

@@ -2,6 +2,7 @@
 
 from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import evaluate, score_ranking
+from sidar.evaluate.plugin_metrics import GradedRanks, register_metric
 from sidar.evaluate.qrels import read_qrels, write_qrels
 from sidar.evaluate.runs import hits_from_run, read_trec, run_from_hits, write_trec
 from sidar.evaluate.stats import (
@@ -15,6 +16,7 @@ from sidar.evaluate.stats import (
 from sidar.evaluate.truth import Truth
 
 __all__ = [
+    "GradedRanks",
     "GroupRanking",
     "PairedTest",
     "Truth",
@@ -26,6 +28,7 @@ __all__ = [
     "paired_test",
     "read_qrels",
     "read_trec",
+    "register_metric",
     "run_from_hits",
     "score_ranking",
     "smallest_detectable",

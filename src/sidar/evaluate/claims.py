@@ -24,10 +24,13 @@ MEASURES = ("item/ndcg@10", "item/recall@100", "item/mrr", "sid/mrr")
 
 
 def pairs(
-    generative: Sequence[str], fusions: Mapping[str, Sequence[str]], systems: Collection[str] = ()
+    generative: Sequence[str],
+    fusions: Mapping[str, Sequence[str]],
+    systems: Collection[str] = (),
+    channels: Collection[str] = (),
 ) -> dict[str, list[tuple[str, str]]]:
     """``{question: [(a, b), …]}``: is a better than b? Of the dense rows those that ``systems``
-    has.
+    has; ``channels`` are those of plug-ins.
     """
     dense, dense_tuned = (dense_row(name, systems) for name in ("dense", "dense-tuned"))
     asked: dict[str, list[tuple[str, str]]] = {}
@@ -41,11 +44,15 @@ def pairs(
             (n, CONTROL) for n in others
         ]
     by_parts = {tuple(parts): name for name, parts in fusions.items()}
-    asked["Does the generative channel improve the fusion?"] = [
-        (name, base)
-        for name, parts in fusions.items()
-        if len(parts) > 1 and parts[-1] in generative and (base := by_parts.get(tuple(parts[:-1])))
-    ]
+    for question, added in (
+        ("Does the generative channel improve the fusion?", generative),
+        ("Does a channel of your own improve the fusion?", channels),
+    ):
+        asked[question] = [
+            (name, base)
+            for name, parts in fusions.items()
+            if len(parts) > 1 and parts[-1] in added and (base := by_parts.get(tuple(parts[:-1])))
+        ]
     asked["Is the generative channel better than zero-shot dense retrieval?"] = [
         (name, dense) for name in generative
     ]
@@ -71,14 +78,17 @@ def paired_claims(
     samples: int,
     seed: int,
     permutations: int = 10_000,
+    channels: Collection[str] = (),
+    metrics: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """One row per set, question, measure and pair; Holm over the pairs of one question on one set
-    and measure.
+    and measure. ``channels`` and ``metrics`` are those of plug-ins.
     """
     rows: list[dict[str, Any]] = []
     for set_name in values.sets():
-        for question, asked in pairs(generative, fusions, values.systems(set_name)).items():
-            for measure in MEASURES:
+        systems = values.systems(set_name)
+        for question, asked in pairs(generative, fusions, systems, channels).items():
+            for measure in (*MEASURES, *metrics):
                 found = [
                     (a, b, first, second)
                     for a, b in asked

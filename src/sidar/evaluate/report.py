@@ -16,8 +16,8 @@ import yaml
 from sidar.artifacts import Manifest, read_manifest
 from sidar.config import Config
 from sidar.evaluate import report_sets
-from sidar.evaluate.report_sets import HEADERS, NAMES, report_set, series_numbers
-from sidar.evaluate.table import BLOCKS, interval, number, read_scores
+from sidar.evaluate.report_sets import headers, names, report_set, series_numbers
+from sidar.evaluate.table import blocks, interval, number, read_scores
 from sidar.pages import Line, Picture, bars_around_zero, lines, render
 from sidar.types import PathLike
 from sidar.version import __version__
@@ -75,9 +75,9 @@ def write_html(
         training=_training(run),
         artefacts=_artefacts(run),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
-        blocks=BLOCKS,
-        headers=HEADERS,
-        names=NAMES,
+        blocks=blocks(scores),
+        headers=headers(scores),
+        names=names(scores),
         number=number,
         interval=interval,
         how=report_sets.how,
@@ -158,8 +158,8 @@ def _training(run: Path | None) -> list[Training]:
     logs = []
     for path in sorted(paths, key=lambda path: (path.parent.name != "sft", path.parent.name)):
         stage, records = path.parent.name, read_log(path)
-        names = dict.fromkeys(key for record in records for key in record if key not in NO_CURVE)
-        curves = {name: _curve(stage, records, name) for name in dict.fromkeys([*CURVES, *names])}
+        scalars = dict.fromkeys(key for record in records for key in record if key not in NO_CURVE)
+        curves = {name: _curve(stage, records, name) for name in dict.fromkeys([*CURVES, *scalars])}
         main = [curve for name, curve in curves.items() if curve and name in CURVES]
         more = [curve for name, curve in curves.items() if curve and name not in CURVES]
         if main or more:

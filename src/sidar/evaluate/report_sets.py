@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from sidar.evaluate.scorer import CURVE, SID_CURVE
-from sidar.evaluate.table import BLOCKS, ORIGIN, about, sampled
+from sidar.evaluate.table import ORIGIN, about, blocks, sampled
 from sidar.pages import Interval, Line, Picture, intervals, lines
 
 Scores = Mapping[str, Any]  # what scores.json holds
@@ -16,8 +16,6 @@ Tests = list[tuple[str, list[Scores]]]  # question -> its tests
 
 KIND_ORDER = ("baseline", "generative", "fusion", "oracle")
 PRIMARY = ("item/ndcg@10", "sid/mrr")
-HEADERS = {m: header for columns in BLOCKS.values() for m, header in columns.items()}
-NAMES = {m: f"{head} ({title.lower()})" for title in BLOCKS for m, head in BLOCKS[title].items()}
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,20 @@ class ReportSet:
     more_tests: Tests
     slices: dict[str, list[str]]  # kind of slice -> systems
     covered: list[str]
+
+
+def headers(scores: Scores) -> dict[str, str]:
+    """Return ``{measure: header of its column}``."""
+    return {m: header for columns in blocks(scores).values() for m, header in columns.items()}
+
+
+def names(scores: Scores) -> dict[str, str]:
+    """Return ``{measure: header and block}``, for places outside the table."""
+    return {
+        measure: f"{header} ({title.lower()})"
+        for title, columns in blocks(scores).items()
+        for measure, header in columns.items()
+    }
 
 
 def report_set(scores: Scores, name: str, colours: Mapping[str, int]) -> ReportSet:
@@ -127,7 +139,7 @@ def _pictures(scores: Scores, name: str, colours: Mapping[str, int]) -> list[Pic
                 ends = cell["low"], cell["high"]
                 rows.append(Interval(_shortened(system), cell["mean"], *ends, colours[system]))
         if rows:
-            label = NAMES[measure]
+            label = names(scores)[measure]
             alt = f"{label}, mean and 95 % interval"
             pictures.append(intervals(f"{name}-{measure}", alt, rows, label=label))
     for level, title, cutoffs in (
@@ -172,14 +184,14 @@ def _shortened(name: str) -> str:
 def _table(scores: Scores, facts: Scores, titles: Sequence[str]) -> Table | None:
     """Return one wide table of the blocks ``titles``; None where no system has their measures."""
     cells = facts["systems"]
-    blocks, queries = {}, {}
+    shown_blocks, queries = {}, {}
     for title in titles:
-        measures = [m for m in BLOCKS[title] if any(m in row for row in cells.values())]
+        measures = [m for m in blocks(scores)[title] if any(m in row for row in cells.values())]
         if measures:
-            blocks[title] = measures
+            shown_blocks[title] = measures
             counts = [row[m]["n"] for row in cells.values() for m in measures if m in row]
             queries[title] = int(max(counts))
-    shown = [measure for measures in blocks.values() for measure in measures]
+    shown = [measure for measures in shown_blocks.values() for measure in measures]
     systems = [name for name in in_order(scores, cells) if any(m in cells[name] for m in shown)]
     if not systems:
         return None
@@ -189,7 +201,7 @@ def _table(scores: Scores, facts: Scores, titles: Sequence[str]) -> Table | None
         if measure != "items/returned" and not measure.startswith("invalid/"):
             known = [cells[name][measure]["mean"] for name in rivals if measure in cells[name]]
             best[measure] = max(known, default=0.0)
-    return Table(blocks, systems, best, queries)
+    return Table(shown_blocks, systems, best, queries)
 
 
 def _by_question(tests: Sequence[Scores]) -> Tests:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
+from sidar.baselines import SidSystem, System
 from sidar.config import Config
 from sidar.evaluate.expected import GroupRanking, expected_scores
 from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery
+from sidar.evaluate.plugin_metrics import score_metrics
 from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, order_by_hash, query_cluster
-from sidar.evaluate.systems import Generative, System, ranks_sids
 from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
 
@@ -163,64 +164,66 @@ class Scorer:
         """All measures of ``hits``; ``system`` is None for a fusion, which has no
         beam of its own.
         """
-        set_name, ids = job.eval_set.name, job.eval_set.query_ids
         rows = hits.rows[:, : self.cfg.evaluate.depth]
+        self._score_items(values, job, name, rows)
+        if self.sid_of_row is None or job.sid_truth is None:
+            return
+        if isinstance(system, SidSystem):
+            self._score_ranked_sids(values, job, name, system, depth=rows.shape[1])
+        else:
+            implied = first_occurrences(
+                np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth
+            )
+            set_name, ids = job.eval_set.name, job.eval_set.query_ids
+            values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
+
+    def _score_items(self, values: PerQuery, job: Job, name: str, rows: np.ndarray) -> None:
+        """Add the measures of ranked items (Q, k), and how many of each popularity class."""
+        set_name, ids = job.eval_set.name, job.eval_set.query_ids
         values.add(set_name, name, "item", score_ranking(job.truth, rows, ITEM), ids)
+        of_plugins = score_metrics(self.cfg.evaluate, job.truth, rows)
+        values.add(set_name, name, "item", of_plugins, ids)
         values.add(set_name, name, "items", {"returned": (rows >= 0).sum(axis=1)}, ids)
         kinds = np.where(rows >= 0, self.classes[rows], "")
-        values.add(
-            set_name,
-            name,
-            "items",
-            {f"returned[{c}]": (kinds == c).sum(axis=1) for c in CLASSES},
-            ids,
-        )
+        by_class = {f"returned[{label}]": (kinds == label).sum(axis=1) for label in CLASSES}
+        values.add(set_name, name, "items", by_class, ids)
         for label, truth in job.slices.items():
             some = np.flatnonzero(truth.n_relevant > 0)
             scores = {
-                f"{measure}[{label}]": each[some]
-                for measure, each in score_ranking(truth, rows, SLICED).items()
+                f"{measure}[{label}]": of_all[some]
+                for measure, of_all in score_ranking(truth, rows, SLICED).items()
             }
             values.add(set_name, name, "item", scores, [ids[q] for q in some])
         alive = max(int(self.catalogue.alive.sum()), 1)
         job.facts["coverage"][name] = {
             f"@{k}": len(np.setdiff1d(rows[:, :k], [-1])) / alive for k in COVERAGE
         }
-        if self.sid_of_row is None or job.sid_truth is None:
-            return
-        implied = first_occurrences(
-            np.where(rows >= 0, self.sid_of_row[rows], -1), self.cfg.evaluate.depth
-        )
-        if system is None or not ranks_sids(system):
-            values.add(set_name, name, "sid", self._sid_scores(job, implied), ids)
-            return
-        ranked, logp = cast(Generative, system).sid_ranking(
-            job.eval_set.prompts, self.cfg.decode.beam
-        )
+
+    def _score_ranked_sids(
+        self, values: PerQuery, job: Job, name: str, system: SidSystem, depth: int
+    ) -> None:
+        """Add the measures of the SIDs that ``system`` ranks, and of what it writes wrongly."""
+        assert self.sid_of_row is not None
+        set_name, ids = job.eval_set.name, job.eval_set.query_ids
+        ranked, logp = system.sid_ranking(job.eval_set.prompts, self.cfg.decode.beam)
         values.add(set_name, name, "sid", self._sid_scores(job, ranked), ids)
-        groups = GroupRanking.of_sids(
-            job.truth, self._by_equal_shares(ranked, logp), self.sid_of_row
+        order = self._by_equal_shares(ranked, logp)
+        groups = GroupRanking.of_sids(job.truth, order, self.sid_of_row)
+        scores = expected_scores(job.truth, groups, EXPECTED, depth)
+        values.add(set_name, name, "expected", scores, ids)
+        asked = order_by_hash(ids)[: self.cfg.evaluate.invalid_queries]
+        rates = system.invalid(
+            [job.eval_set.prompts[q] for q in asked], self.cfg.evaluate.invalid_seconds
         )
-        values.add(
-            set_name,
-            name,
-            "expected",
-            expected_scores(job.truth, groups, EXPECTED, rows.shape[1]),
-            ids,
-        )
-        if hasattr(system, "invalid"):
-            asked = order_by_hash(ids)[: self.cfg.evaluate.invalid_queries]
-            rates = system.invalid(
-                [job.eval_set.prompts[q] for q in asked], self.cfg.evaluate.invalid_seconds
-            )
-            named = {
-                INVALID.get(key, key): np.asarray(rate, dtype=np.float64)
-                for key, rate in rates.items()
-            }
-            # the first ones, where its time was up
-            at = asked[: len(next(iter(named.values()), ()))]
-            values.add(set_name, name, "invalid", named, [ids[q] for q in at])
-            job.facts["invalid_sampled"][name] = {"asked": len(asked), "measured": len(at)}
+        if not rates:
+            return
+        named = {
+            INVALID.get(key, key): np.asarray(rate, dtype=np.float64) for key, rate in rates.items()
+        }
+        # the first ones, where its time was up
+        at = asked[: len(next(iter(named.values())))]
+        values.add(set_name, name, "invalid", named, [ids[q] for q in at])
+        job.facts["invalid_sampled"][name] = {"asked": len(asked), "measured": len(at)}
 
     def _by_equal_shares(self, ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """(Q, W) SIDs in the order of log π(SID) − log(its items): where the items of an SID share

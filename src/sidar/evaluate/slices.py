@@ -18,6 +18,8 @@ from sidar.evaluate.perquery import PerQuery
 CLASSES = ("head", "torso", "tail", "cold")
 #: Item measures that are told per popularity class.
 SLICED = ("recall@10", "recall@100")
+#: Measures that are told per label of a query.
+QUERY_SLICED = ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr")
 
 
 def first_occurrences(numbers: np.ndarray, width: int) -> np.ndarray:
@@ -66,10 +68,13 @@ def query_cluster(query: str) -> str:
 
 
 def slice_means(
-    values: PerQuery, set_name: str, queries: Sequence[Mapping[str, Any]]
+    values: PerQuery,
+    set_name: str,
+    queries: Sequence[Mapping[str, Any]],
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Means per slice: items by popularity class, queries by the labels of their set; with the
-    number of queries.
+    number of queries. ``more``: measures beside those of :data:`QUERY_SLICED`.
     """
     out: dict[str, Any] = {}
     for label in CLASSES:
@@ -93,7 +98,7 @@ def slice_means(
             inside = {query_id for query_id, each in labels.items() if each.get(name) == label}
             cells = {}
             for system in values.systems(set_name):
-                for measure in ("item/ndcg@10", "item/recall@10", "item/recall@100", "item/mrr"):
+                for measure in (*QUERY_SLICED, *more):
                     if got := values.get(set_name, system, measure):
                         mask = np.array([query_id in inside for query_id in got[0]])
                         cells.setdefault(system, {})[measure] = float(got[1][mask].mean())

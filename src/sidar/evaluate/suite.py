@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sidar.baselines import Fusion, tune_fusion
+from sidar.baselines import Fusion, System, tune_fusion
 from sidar.config import Config
 from sidar.evaluate import report, table
 from sidar.evaluate.claims import paired_claims
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.perquery import PerQuery, summarise, write_queries
+from sidar.evaluate.plugin_metrics import headers
 from sidar.evaluate.runs import write_trec_hits
-from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Priors, Scorer
+from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Job, Priors, Scorer
 from sidar.evaluate.slices import slice_means, subset_by_hash
-from sidar.evaluate.systems import System, default_fusions, fusion_parts, is_generative, is_scored
+from sidar.evaluate.systems import default_fusions, fusion_parts, is_generative
 from sidar.evaluate.usage import sid_usage
 from sidar.types import Catalogue, EvalSet, Hits
 
@@ -56,62 +58,104 @@ def run_suite(
             "nothing to score: no evaluation set of role test; name one under evaluate.sets"
         )
     out = Path(out)
-    judged = (
-        {each.name for each in cfg.evaluate.sets if each.topic_oracle}
-        if topic_oracle is None
-        else topic_oracle
-    )
     fusions = _fusions(systems, cfg, fuse_with)
-    scorer = Scorer(catalogue, priors, sid_index, cfg)
     tuned = _tune(systems, fusions, eval_sets, tune_sets, catalogue, cfg, say)
-    values = PerQuery()
-    facts: dict[str, Any] = {}
-    queries: list[dict[str, Any]] = []
+    scorer = Scorer(catalogue, priors, sid_index, cfg)
+    scored = Scored()
     for eval_set in eval_sets:
         job = scorer.open(eval_set)
-        facts[eval_set.name] = job.facts
         if seen := (trained_on or {}).get(eval_set.name):
             job.facts["trained_on"] = seen
-        found: dict[str, Hits] = {}
-        for name, system in systems.items():
-            say(f"{eval_set.name}: {name}, {len(eval_set)} queries")
-            found[name] = system.hits(eval_set.prompts, cfg.evaluate.depth)
-            if is_scored(system):
-                scorer.score(values, job, name, found[name], system)
+        results = _ask(systems, eval_set, cfg, say)
+        for name, hits in results.items():
+            if systems[name].scored:
+                scorer.score(scored.values, job, name, hits, systems[name])
         for name, parts in fusions.items():
-            found[name] = tuned[name][eval_set.name](
-                [found[part] for part in parts], cfg.evaluate.depth
-            )
-            scorer.score(values, job, name, found[name], None)
-        if eval_set.name in judged:
-            scorer.score_oracle(values, job)
-        for name, hits in found.items():
-            if not is_scored(systems.get(name)):
-                continue
-            write_trec_hits(
-                out / "runs" / f"{eval_set.name}.{name}.trec",
-                hits,
-                eval_set.query_ids,
-                catalogue,
-                name,
-            )
-        queries += job.queries
-        if eval_set.name not in {each.name for each in cfg.evaluate.sets}:
-            for part in scorer.split_by_seen(values, job):
-                facts[part.eval_set.name] = part.facts
-                queries += part.queries
-    write_queries(out, queries)
-    values.write(out)
-    clusters = {
-        name: {row["query_id"]: row["cluster"] for row in queries if row["set"] == name}
-        for name in facts
+            channels = [results[part] for part in parts]
+            results[name] = tuned[name][eval_set.name](channels, cfg.evaluate.depth)
+            scorer.score(scored.values, job, name, results[name], None)
+        if _has_oracle(eval_set.name, cfg, topic_oracle):
+            scorer.score_oracle(scored.values, job)
+        rows = {n: hits for n, hits in results.items() if n not in systems or systems[n].scored}
+        _write_runs(out, rows, eval_set, catalogue)
+        scored.keep(job)
+        if eval_set.name not in {judged.name for judged in cfg.evaluate.sets}:
+            for part in scorer.split_by_seen(scored.values, job):
+                scored.keep(part)
+    write_queries(out, scored.queries)
+    scored.values.write(out)
+    how_fused = {
+        name: {
+            "parts": parts,
+            "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()},
+        }
+        for name, parts in fusions.items()
     }
-    summary = summarise(values, clusters, samples=cfg.evaluate.bootstrap, seed=cfg.seed)
-    for name in facts:
-        facts[name]["systems"] = summary[name]
-        facts[name]["slices"] = slice_means(values, name, queries)
-    generative = [name for name, system in systems.items() if is_generative(system)]
     scores = {
+        **_header(cfg, catalogue),
+        **_rows(systems, fusions),
+        "fusions": how_fused,
+        "sid_usage": None if sid_index is None else sid_usage(sid_index, priors),
+        **_statistics(scored, systems, fusions, cfg),
+    }
+    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    (out / "table.md").write_text(table.to_markdown(scores))
+    report.write_html(out, cfg.run_dir, cfg)
+    return scores
+
+
+@dataclass
+class Scored:
+    """What scoring leaves: per-query values, and queries and facts of every set."""
+
+    values: PerQuery = field(default_factory=PerQuery)
+    queries: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def keep(self, job: Job) -> None:
+        """Add the queries and facts of a scored set."""
+        self.facts[job.eval_set.name] = job.facts
+        self.queries += job.queries
+
+    @property
+    def clusters(self) -> dict[str, dict[str, str]]:
+        """Return ``{set: {query id: cluster}}``."""
+        clusters: dict[str, dict[str, str]] = {name: {} for name in self.facts}
+        for row in self.queries:
+            clusters[row["set"]][row["query_id"]] = row["cluster"]
+        return clusters
+
+
+def _ask(
+    systems: Mapping[str, System], eval_set: EvalSet, cfg: Config, say: Callable[[str], None]
+) -> dict[str, Hits]:
+    """Return every system's results of a set."""
+    results = {}
+    for name, system in systems.items():
+        say(f"{eval_set.name}: {name}, {len(eval_set)} queries")
+        results[name] = system.hits(eval_set.prompts, cfg.evaluate.depth)
+    return results
+
+
+def _has_oracle(name: str, cfg: Config, topic_oracle: Collection[str] | None) -> bool:
+    """Return whether the set ``name`` gets the row of the topic oracle."""
+    if topic_oracle is not None:
+        return name in topic_oracle
+    return name in {judged.name for judged in cfg.evaluate.sets if judged.topic_oracle}
+
+
+def _write_runs(
+    out: Path, rows: Mapping[str, Hits], eval_set: EvalSet, catalogue: Catalogue
+) -> None:
+    """Write one TREC file per row into ``runs/``."""
+    for name, hits in rows.items():
+        path = out / "runs" / f"{eval_set.name}.{name}.trec"
+        write_trec_hits(path, hits, eval_set.query_ids, catalogue, name)
+
+
+def _header(cfg: Config, catalogue: Catalogue) -> dict[str, Any]:
+    """Return what ``scores.json`` says of the run as a whole."""
+    header: dict[str, Any] = {
         "version": 1,
         "seed": cfg.seed,
         "bootstrap": cfg.evaluate.bootstrap,
@@ -125,32 +169,47 @@ def run_suite(
             "alive": int(catalogue.alive.sum()),
             "lineage": catalogue.lineage,
         },
-        "kinds": {
-            **{
-                n: "generative" if n in generative else getattr(s, "kind", "baseline")
-                for n, s in systems.items()
-            },
-            **dict.fromkeys(fusions, "fusion"),
-            TOPIC_ORACLE: "oracle",
-        },
-        "about": {name: str(getattr(system, "about", "")) for name, system in systems.items()},
-        "fusions": {
-            name: {
-                "parts": parts,
-                "sets": {s: _fusion_fact(f, tune_sets) for s, f in tuned[name].items()},
-            }
-            for name, parts in fusions.items()
-        },
-        "sid_usage": None if sid_index is None else sid_usage(sid_index, priors),
-        "sets": facts,
-        "tests": paired_claims(
-            values, clusters, generative, fusions, samples=cfg.evaluate.bootstrap, seed=cfg.seed
-        ),
     }
-    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    (out / "table.md").write_text(table.to_markdown(scores))
-    report.write_html(out, cfg.run_dir, cfg)
-    return scores
+    if cfg.evaluate.metrics:
+        header["metrics"] = headers(cfg.evaluate.metrics)
+    return header
+
+
+def _rows(systems: Mapping[str, System], fusions: Collection[str]) -> dict[str, Any]:
+    """Return what kind each row is, and what each system says of itself."""
+    kinds: dict[str, str] = {name: system.kind for name, system in systems.items()}
+    kinds |= dict.fromkeys(fusions, "fusion")
+    kinds[TOPIC_ORACLE] = "oracle"
+    return {
+        "kinds": kinds,
+        "about": {name: system.about for name, system in systems.items()},
+    }
+
+
+def _statistics(
+    scored: Scored,
+    systems: Mapping[str, System],
+    fusions: Mapping[str, tuple[str, ...]],
+    cfg: Config,
+) -> dict[str, Any]:
+    """Return means, intervals and slices of every set, and the paired tests."""
+    clusters = scored.clusters
+    summary = summarise(scored.values, clusters, samples=cfg.evaluate.bootstrap, seed=cfg.seed)
+    metrics = [f"item/{name}" for name in cfg.evaluate.metrics]
+    for name, facts in scored.facts.items():
+        facts["systems"] = summary[name]
+        facts["slices"] = slice_means(scored.values, name, scored.queries, metrics)
+    tests = paired_claims(
+        scored.values,
+        clusters,
+        [name for name, system in systems.items() if is_generative(system)],
+        fusions,
+        samples=cfg.evaluate.bootstrap,
+        seed=cfg.seed,
+        channels=list(cfg.channels),
+        metrics=metrics,
+    )
+    return {"sets": scored.facts, "tests": tests}
 
 
 def _fusion_fact(fusion: Fusion, tune_sets: Sequence[EvalSet]) -> dict[str, Any]:
@@ -180,9 +239,8 @@ def _fusions(
             )
         return {name: parts for name, parts in named.items() if parts}
     generative = [name for name, system in systems.items() if is_generative(system)]
-    return default_fusions(
-        systems, [name for name in generative if fuse_with is None or name in fuse_with]
-    )
+    fused = [name for name in generative if fuse_with is None or name in fuse_with]
+    return default_fusions(systems, fused, list(cfg.channels))
 
 
 def _tune(

@@ -4,46 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-
+from sidar.baselines import SidSystem, System, TextChannel
 from sidar.types import Hits, Prompt
 
 
-class System(Protocol):
-    """Anything that answers prompts with ranked items."""
-
-    @property
-    def name(self) -> str: ...
-
-    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
-        """The best k items of each prompt, (Q, k)."""
-
-
-@runtime_checkable
-class Generative(Protocol):
-    """A system that ranks Semantic IDs."""
-
-    @property
-    def name(self) -> str: ...
-
-    def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
-        """The best items of the SIDs of a beam."""
-
-    def sid_ranking(self, prompts: Sequence[Prompt], beam: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, beam) SID numbers, best first, −1 = none, and their scores."""
-
-
-class TextChannel(Protocol):
-    """A baseline: query texts in, Hits out."""
-
-    def search(self, queries: Sequence[str], k: int) -> Hits:
-        """The best k items of each query."""
-
-
 @dataclass(frozen=True)
-class TextSystem:
+class TextSystem(System):
     """A baseline as a system: it reads the query and nothing of the user."""
 
     name: str
@@ -52,30 +19,15 @@ class TextSystem:
     @property
     def about(self) -> str:
         """What the channel says of itself; shown in the report."""
-        return str(getattr(self.channel, "about", ""))
+        return self.channel.about
 
     def hits(self, prompts: Sequence[Prompt], k: int) -> Hits:
         return self.channel.search([prompt.query for prompt in prompts], k)
 
 
-def is_scored(system: object) -> bool:
-    """False for a channel that only takes part in fusions and is no row of its own."""
-    return bool(getattr(system, "scored", True))
-
-
-def ranks_sids(system: object) -> bool:
-    """True where the system says itself in which order the SIDs come; the SIDs of others follow
-    from their items.
-    """
-    return isinstance(system, Generative)
-
-
-def is_generative(system: object) -> bool:
-    """True where the system writes SIDs.
-
-    A baseline that ranks SIDs without a model says so by its ``kind``.
-    """
-    return ranks_sids(system) and getattr(system, "kind", "generative") == "generative"
+def is_generative(system: System) -> bool:
+    """Return whether the system writes SIDs; a baseline may rank them without a model."""
+    return isinstance(system, SidSystem) and system.kind == "generative"
 
 
 def fusion_parts(name: str, systems: Collection[str]) -> tuple[str, ...] | None:
@@ -108,12 +60,14 @@ def dense_row(name: str, systems: Collection[str]) -> str:
 
 
 def default_fusions(
-    systems: Collection[str], generative: Sequence[str]
+    systems: Collection[str], generative: Sequence[str], plugins: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """The lexical and dense channels together, and with each generative model: {name: parts}.
+    """Return the lexical and dense channels together, and with each generative model and each
+    channel of ``plugins``: {name: parts}.
 
     Where there is a fine-tuned encoder (``dense-tuned``), the same again with it.
     """
+    added = [name for name in (*plugins, *generative) if name in systems]
     fusions: dict[str, tuple[str, ...]] = {}
     channels = [dense_row(name, systems) for name in ("dense", "dense-tuned")]
     for dense in [name for name in channels if name in systems] or ["dense"]:
@@ -123,5 +77,5 @@ def default_fusions(
             if PRIOR in systems:
                 fusions["+".join((*base, PRIOR))] = (*base, PRIOR)
         if base:
-            fusions |= {"+".join((*base, name)): (*base, name) for name in generative}
+            fusions |= {"+".join((*base, name)): (*base, name) for name in added}
     return fusions

@@ -49,6 +49,11 @@ BLOCKS: dict[str, dict[str, str]] = {
 ORIGIN = {"real": "REAL judgments", "simulated": "SIMULATED traffic", "log": "LOGGED behaviour"}
 
 
+def blocks(scores: Scores) -> dict[str, dict[str, str]]:
+    """Return the blocks of columns, with those of the metrics that plug-ins bring."""
+    return BLOCKS | {"Items": BLOCKS["Items"] | dict(scores.get("metrics", {}))}
+
+
 def read_scores(folder: PathLike) -> dict[str, Any]:
     """``scores.json`` of an evaluate folder.
 
@@ -123,7 +128,7 @@ def to_markdown(scores: Scores) -> str:
     lines = ["# Results", ""]
     for name, facts in scores["sets"].items():
         lines += [f"## {name}", "", f"{about(facts)}.", ""]
-        for title, columns in BLOCKS.items():
+        for title, columns in blocks(scores).items():
             rows = block_rows(facts, columns)
             shown = [m for m in columns if any(m in cells for cells in rows.values())]
             if not shown:
@@ -173,7 +178,7 @@ def print_table(folder: PathLike, console: Any) -> None:
     scores = read_scores(folder)
     for name, facts in scores["sets"].items():
         for title in ("Items", "Semantic IDs", "Invalid output"):
-            columns = BLOCKS[title]
+            columns = blocks(scores)[title]
             rows = block_rows(facts, columns)
             if not rows:
                 continue

@@ -12,25 +12,27 @@ import numpy as np
 from sidar.answer.facts import GENERATIVE, params_of, read_facts
 from sidar.answer.memory import Memory
 from sidar.answer.smoothed import AnswerParams, Pooled, SmoothedMemory
-from sidar.baselines import DEPTH, Bm25, Fusion
+from sidar.baselines import DEPTH, Bm25, Fusion, System
+from sidar.baselines.channel import Kind
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.duck import Duck
 from sidar.data.priors import Priors
 from sidar.embed import Embedder
-from sidar.evaluate.systems import System, TextSystem
+from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
 from sidar.pipeline.dense_rows import served_dense
 from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
 from sidar.types import EvalSet, Hits, Prompt
 
 
-class AnswerSystem:
+class AnswerSystem(System):
     """The served answer as a row: the channels' results and the memory as one distribution
     (sidar.answer.smoothed).
     """
 
-    kind = "fusion"
+    kind: Kind = "fusion"
+    about: str = ""
 
     def __init__(
         self, name: str, channels: Mapping[str, System], model: SmoothedMemory, about: str = ""
@@ -43,7 +45,7 @@ class AnswerSystem:
         return self._model.rank([prompt.query for prompt in prompts], found, k).hits
 
 
-class MemorySystem:
+class MemorySystem(System):
     """The row ``memory``: the click table over the answer's BM25, its dense channel and the prior
     of what both return.
 
@@ -52,7 +54,6 @@ class MemorySystem:
     """
 
     name = "memory"
-    kind = "baseline"
 
     def __init__(self, table: MemoryFirst, channels: Sequence[System], fusion: Fusion) -> None:
         self._table, self._channels, self._fusion = table, channels, fusion
@@ -71,7 +72,7 @@ class MemorySystem:
         return self._table.over(prompts, backoff, k)
 
 
-class CandidatePrior:
+class CandidatePrior(System):
     """Popularity as a channel of fusions: the items that the other channels return, by training
     popularity.
 
@@ -79,7 +80,6 @@ class CandidatePrior:
     """
 
     name = "prior"
-    kind = "baseline"
     scored = False
 
     def __init__(self, prior: np.ndarray, channels: Sequence[System]) -> None:

@@ -18,11 +18,11 @@ import numpy as np
 from sidar.answer.facts import GENERATIVE, write_facts
 from sidar.answer.fit import Fit, fit_answer
 from sidar.answer.smoothed import popularity
-from sidar.baselines import DEPTH, Bm25
+from sidar.baselines import DEPTH, Bm25, System
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.evaluate.metrics import objective
-from sidar.evaluate.systems import System, TextSystem
+from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
 from sidar.pipeline.answer_rows import CandidatePrior, describe
 from sidar.pipeline.dense_rows import answer_dense

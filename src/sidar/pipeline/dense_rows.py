@@ -17,11 +17,11 @@ import numpy as np
 
 from sidar.answer.facts import dense_probes, read_facts
 from sidar.artifacts import read_manifest, write_artifact
-from sidar.baselines import DEPTH, Dense
+from sidar.baselines import DEPTH, Dense, System
 from sidar.baselines.dense import Encoder
 from sidar.config import Config
 from sidar.embed import Embedder, TowerEmbedder, load_items, query_side
-from sidar.evaluate.systems import System, TextSystem
+from sidar.evaluate.systems import TextSystem
 from sidar.index.dual_view import DualViewIndex
 from sidar.types import Hits
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sidar.baselines import SidSystem
 from sidar.config import DecodeConfig
 from sidar.index import PrefixIndex
 from sidar.types import Catalogue, Hits, Prompt, SemanticIds
@@ -26,7 +27,7 @@ FREE_BEAM = 128
 MASS_BLOCK = 8
 
 
-class GenerativeSystem:
+class GenerativeSystem(SidSystem):
     """Constrained beam search with one model, ``decode.beam`` wide, for SIDs and items alike.
 
     Each distinct prompt is decoded once, whatever rows, sets and fusions ask for it.  The model is

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
 from sidar.config import AlignConfig, Config, DenseConfig, Extensible
-from sidar.extensions import OBJECTIVES, TOKENIZERS, Registry
+from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry
 from sidar.serve.bundle import ANSWER
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
@@ -243,10 +243,17 @@ def input_files(cfg: Config) -> list[str]:
 
 
 def set_files(cfg: Config) -> list[str]:
-    """The user's own files that the evaluate stage reads."""
+    """The user's own files of evaluation sets."""
     return list(
         dict.fromkeys(path for each in cfg.evaluate.sets for path in (each.queries, each.qrels))
     )
+
+
+def evaluate_files(cfg: Config) -> list[str]:
+    """The user's own files that the evaluate stage reads: sets, and plug-ins in use."""
+    plugins = [CHANNELS.file(name) for name in cfg.channels]
+    plugins += [METRICS.file(name) for name in cfg.evaluate.metrics]
+    return [*set_files(cfg), *dict.fromkeys(str(file) for file in plugins if file is not None)]
 
 
 def align_keys(align: AlignConfig) -> list[str]:
@@ -254,10 +261,8 @@ def align_keys(align: AlignConfig) -> list[str]:
     plug-in's objective.
     """
     fields = [field for field in AlignConfig.model_fields if field != "label"]
-    own = align.part_in_use()
-    return [
-        f"align.{field}" for field in [*fields, *([own] if align.section(own) is not None else [])]
-    ]
+    of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
+    return [f"align.{field}" for field in [*fields, *of_plugin]]
 
 
 def plugin_of(registry: Registry[Any], name: str) -> Callable[[Config], list[str]]:
@@ -391,10 +396,10 @@ def stages(
         ),
         Stage(
             "evaluate",
-            ("seed", "decode", "evaluate", *DENSE_INDEX),
+            ("seed", "decode", "evaluate", "channels", *DENSE_INDEX),
             ("data", "embed", "sid", "index", "answer", *models, *(stage.name for stage in tuned)),
             evaluated,
-            files=set_files,
+            files=evaluate_files,
         ),
     ]
 

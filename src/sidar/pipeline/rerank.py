@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sidar.baselines.channel import Kind, System
 from sidar.decode.rerank import Pool, choose_weight
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
@@ -17,12 +18,12 @@ from sidar.types import Catalogue, EvalSet, Hits, Prompt
 MEASURE = "ndcg@10"
 
 
-class Reranked:
+class Reranked(System):
     """``<model>+rerank``: the items of a model's beam by log π(SID) + log s + weight · cosine
     (decode/rerank.py).
     """
 
-    kind = "fusion"
+    kind: Kind = "fusion"
 
     def __init__(
         self,

@@ -171,123 +171,53 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
     """
     from rich.markup import escape
 
-    from sidar.baselines import Bm25, Popularity, QuantisedDense
-    from sidar.data import open_dataset
     from sidar.data.evalsets import build_sets, held_out_advice
-    from sidar.embed import load_embedder, load_items, query_side
     from sidar.evaluate.hitrate import in_mode
-    from sidar.evaluate.metrics import objective
     from sidar.evaluate.suite import run_suite
-    from sidar.evaluate.systems import System, TextSystem, fusion_parts
-    from sidar.index import PrefixIndex
+    from sidar.pipeline import systems as rows
     from sidar.pipeline.answer_rows import answer_rows
-    from sidar.pipeline.dense_rows import dense_rows
-    from sidar.pipeline.generative import GenerativeSystem
-    from sidar.pipeline.rerank import Reranked
-    from sidar.sid import load_sids, load_tokenizer
 
-    dataset = open_dataset(run / "data")
-    catalogue, priors = dataset.catalogue, dataset.priors()
     stored = build_sets(cfg, run / "data")
-    advice = [warning for each in stored for warning in each.warnings]
+    advice = [warning for one in stored for warning in one.warnings]
     advice += [leak] if (leak := held_out_advice(cfg, stored)) else []
     valid, test = (
-        in_mode([each.evalset for each in stored if each.role == role], cfg.evaluate.prompts)
+        in_mode([one.evalset for one in stored if one.role == role], cfg.evaluate.prompts)
         for role in ("valid", "test")
     )
-    trained_on = {each.evalset.name: each.trained_on for each in stored if each.trained_on}
-    lexical = Bm25(catalogue)
-    tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid else None)
-    if tuning is not None:
-        lexical = lexical.tune(
-            [p.query for p in tuning.prompts], objective(tuning, catalogue, "ndcg@10")
-        )
-    embedder = load_embedder(cfg.embed, device(cfg))
-    index = PrefixIndex.load(run / "index")
-    tokenizer = load_tokenizer(run / "sid")
-    clusters = tokenizer.reconstruct(index.table)
-    systems: dict[str, System] = {
-        "bm25": TextSystem("bm25", lexical),
-        **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
-        "quantised-dense": QuantisedDense(
-            clusters, index.expand_with_source, query_side(embedder, cfg.sid.view)
-        ),
-        "popularity": TextSystem("popularity", Popularity(priors.prior, alive=catalogue.alive)),
-    }
-    if read_manifest(run / "dense") is not None:
-        own = cfg.embed.model_copy(update={"model": str(run / "dense" / "model")})
-        how = "encoder fine-tuned on the training rows"
-        encoder = load_embedder(own, device(cfg))
-        systems |= dense_rows(cfg, run, "dense", encoder, catalogue.alive, "dense-tuned", how)
-    sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
-    reader = query_side(embedder, cfg.sid.view).encode
-    for name, model in checkpoints(run, models, cfg.evaluate.best):
-        written = GenerativeSystem(
-            name, model, index, sids, catalogue, cfg.decode, device(cfg), reader
-        )
-        systems[name] = written
-        if cfg.evaluate.wide_beam is not None:
-            row = f"{name}@{cfg.evaluate.wide_beam}"
-            wide = cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam})
-            systems[row] = GenerativeSystem(
-                row, model, index, sids, catalogue, wide, device(cfg), reader
-            )
-        if cfg.decode.rerank == "dense":
-            reranked = Reranked(written, query_side(embedder).encode, load_items(run / "embed"))
-            systems[reranked.name] = reranked
-    rows = answer_rows(cfg, run, systems, embedder, priors)
-    systems |= rows.systems
-    parts = [
-        (name,) if name in systems else fusion_parts(name, systems) for name in cfg.evaluate.systems
-    ]
-    # a name that is unknown is told by the suite, with those that there are
-    if parts and None not in parts:
-        wanted = {part for some in parts for part in some or ()}
-        systems = {name: system for name, system in systems.items() if name in wanted}
-    for system in systems.values():
-        if isinstance(system, Reranked) and system.weight is None:
-            tune_on, most = rows.tuning_of(valid, cfg.evaluate.tune_queries)
-            progress(f"{system.name}: weight {system.tune(tune_on, catalogue, most)['weight']:g}")
-    # every further fusion decodes the validation sets too
-    fused = {"sft", cfg.align.label or cfg.align.objective}
+    trained_on = {one.evalset.name: one.trained_on for one in stored if one.trained_on}
+
+    parts = rows.RunParts(cfg, run)
+    inputs = parts.channel_inputs(valid)
+    systems = rows.baseline_rows(parts, inputs) | rows.tuned_dense_rows(parts)
+    folders = rows.model_folders(run, models, cfg.evaluate.best)
+    trained = rows.generative_rows(parts, folders)
+    systems |= rows.plugin_rows(cfg, inputs, [*systems, *trained])
+    systems |= trained
+    answers = answer_rows(cfg, run, systems, parts.embedder, inputs.priors)
+    systems = rows.wanted_systems(systems | answers.systems, cfg.evaluate.systems)
+    rows.tune_reranking(systems, answers, valid, parts)
+
     scores = run_suite(
         systems,
         test,
-        catalogue,
-        priors,
-        index,
+        parts.dataset.catalogue,
+        inputs.priors,
+        parts.index,
         out=out,
         cfg=cfg,
         tune_sets=valid,
-        fuse_with=fused,
+        # every further fusion decodes the validation sets too
+        fuse_with={"sft", cfg.align.label or cfg.align.objective},
         trained_on=trained_on,
         say=progress,
     )
-    counts = f"{len(systems)} systems on {', '.join(f'{each.name} ({len(each)})' for each in test)}"
+    counts = f"{len(systems)} systems on {', '.join(f'{one.name} ({len(one)})' for one in test)}"
     return {
-        "summary": "\n".join([counts, *(escape(f"WARNING: {each}") for each in advice)]),
+        "summary": "\n".join([counts, *(escape(f"WARNING: {one}") for one in advice)]),
         "shapes": {
             "systems": list(systems),
-            "sets": {each.name: len(each) for each in test},
+            "sets": {one.name: len(one) for one in test},
             "trained_on": trained_on,
         },
         "scores": scores,
     }
-
-
-def checkpoints(run: Path, models: Sequence[str], best: bool) -> list[tuple[str, Path]]:
-    """Row names and model folders: each stage's final model and, with ``best``, its best one where
-    that is another.
-    """
-    found = []
-    for folder in models:
-        name = folder.removeprefix("align-")
-        found.append((name, run / folder / "model"))
-        manifest = read_manifest(run / folder)
-        if (
-            best
-            and manifest
-            and manifest.shapes["best"].get("step") != manifest.shapes["final"].get("step")
-        ):
-            found.append((f"{name}-best", run / folder / "best"))
-    return found

@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sidar.config import AlignConfig, Config, Extensible, SidConfig
-from sidar.extensions import load_plugins
+from sidar.config import AlignConfig, Config, EvaluateConfig, Extensible, SidConfig
+from sidar.extensions import CHANNELS, Registry, load_plugins
 
 HEADER = """\
 # Sidar: one file describes a run. Delete what you do not change; every line below is a default.
@@ -55,6 +56,12 @@ EXAMPLES = {
     "evaluate.sets": "[{name: judged, queries: queries.tsv, qrels: qrels.tsv}]  # query_id, query; "
     "query_id, item_id, grade",
 }
+#: Sections in which plug-ins have sections of their own.
+SECTIONS: dict[str, type[Extensible]] = {
+    "sid": SidConfig,
+    "align": AlignConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def json_schema(plugins: Sequence[str] = ()) -> str:
@@ -63,19 +70,32 @@ def json_schema(plugins: Sequence[str] = ()) -> str:
     """
     load_plugins(plugins)
     schema = Config.model_json_schema()
-    for section in (SidConfig, AlignConfig):
+    for section in SECTIONS.values():
         described = schema["$defs"][section.__name__]
         described["additionalProperties"] = False
-        for name, options in plugin_options(section).items():
-            own = options.model_json_schema(ref_template="#/$defs/{model}")
-            schema["$defs"] |= own.pop("$defs", {})
-            described["properties"][name] = own
+        for name, options in plugin_options(section.registry).items():
+            described["properties"][name] = _schema_of(options, schema)
+    if CHANNELS.external():
+        channels: dict[str, Any] = {name: {"type": "object"} for name in CHANNELS.external()}
+        for name, options in plugin_options(CHANNELS).items():
+            channels[name] = _schema_of(options, schema)
+        schema["properties"]["channels"] |= {
+            "properties": channels,
+            "additionalProperties": False,
+        }
     return json.dumps(schema, indent=1)
 
 
-def plugin_options(section: type[Extensible]) -> dict[str, type[BaseModel]]:
-    """Return the options that plug-ins bring to a section, by name."""
-    found = {name: section.registry.options(name) for name in section.registry.external()}
+def _schema_of(options: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a part's options; its definitions go into ``schema``."""
+    described = options.model_json_schema(ref_template="#/$defs/{model}")
+    schema["$defs"] |= described.pop("$defs", {})
+    return described
+
+
+def plugin_options(registry: Registry[Any]) -> dict[str, type[BaseModel]]:
+    """Return the options that plug-ins bring, by the name of their part."""
+    found = {name: registry.options(name) for name in registry.external()}
     return {name: options for name, options in found.items() if options is not None}
 
 
@@ -109,13 +129,30 @@ def _plugin_keys() -> list[str]:
     """Return the options that name and set the parts of plug-ins, such as ``sid.method`` and
     ``sid.mine.size``.
     """
-    keys = []
-    for name, section in (("sid", SidConfig), ("align", AlignConfig)):
+    keys = ["channels"] if CHANNELS.external() else []
+    for name, section in SECTIONS.items():
         if section.registry.external():
             keys.append(section.registry.key)
-        for part, options in plugin_options(section).items():
+        for part, options in plugin_options(section.registry).items():
             keys += [f"{name}.{part}.{option}" for option in options.model_fields]
     return keys
+
+
+def _example(key: str) -> str | None:
+    """Return what stands below an option; of channels, those that there are with their options."""
+    if key != "channels" or not CHANNELS.external():
+        return EXAMPLES.get(key)
+    known = plugin_options(CHANNELS)
+    channels = {
+        name: known[name]().model_dump(mode="json") if name in known else {}
+        for name in CHANNELS.external()
+    }
+    return yaml.safe_dump(channels, default_flow_style=True, width=10_000).strip()
+
+
+def _summary(section: type[BaseModel]) -> str:
+    """Return the first paragraph of a section's docstring as one line."""
+    return " ".join((section.__doc__ or "").strip().partition("\n\n")[0].split())
 
 
 def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | None) -> list[str]:
@@ -126,12 +163,13 @@ def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | No
     lines: list[str] = []
     values = {name: getattr(part, name) for name in type(part).model_fields}
     if isinstance(part, Extensible):
-        values |= {name: options() for name, options in plugin_options(type(part)).items()}
+        of_plugins = plugin_options(part.registry)
+        values |= {name: options() for name, options in of_plugins.items()}
     for name, value in values.items():
         field = type(part).model_fields.get(name)
         key = prefix + name
         if isinstance(value, BaseModel):
-            doc = ((type(value).__doc__ or "").strip() or f"Options of {name}.").splitlines()[0]
+            doc = _summary(type(value)) or f"Options of {name}."
             inner = _lines(value, indent + 1, f"{key}.", wanted)
             lines += ["", f"{pad}{name}:  # {doc}", *inner] if inner else []
             continue
@@ -145,6 +183,6 @@ def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | No
         )
         comment = f"  # {field.description}" if field is not None and field.description else ""
         lines.append(f"{pad}{name}: {text}{comment}")
-        if key in EXAMPLES:
-            lines.append(f"{pad}# {name}: {EXAMPLES[key]}")
+        if (example := _example(key)) is not None:
+            lines.append(f"{pad}# {name}: {example}")
     return lines

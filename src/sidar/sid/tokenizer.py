@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
-from sidar.extensions import TOKENIZERS
+from sidar.extensions import TOKENIZERS, checked_options
 from sidar.restore import reconstruct
 from sidar.types import PathLike, SemanticIds, SidInputs
 
@@ -76,19 +76,12 @@ class Tokenizer(ABC):
         self.base_sizes = checked_sizes(codebook_sizes)
         self.seed = seed
         self.device = device
-        self.options: Any = self._checked_options(options)
+        self.options: Any = checked_options(self.options_class, options)
         self.codebooks_: list[np.ndarray] = []
         #: Sentences for the user about the input or the fit; shown in the stage's summary.
         self.notes_: list[str] = []
         #: Records of a training: ``step``, ``loss`` and what else it logs.
         self.history_: list[dict[str, Any]] = []
-
-    @classmethod
-    def _checked_options(cls, options: BaseModel | Mapping[str, Any] | None) -> BaseModel | None:
-        if cls.options_class is None:
-            return None
-        given = options.model_dump() if isinstance(options, BaseModel) else options or {}
-        return cls.options_class.model_validate(given)
 
     @classmethod
     def from_config(
