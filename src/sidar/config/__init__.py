@@ -1,0 +1,71 @@
+"""``sidar.yaml``: one file, checked by pydantic; a module per part of it."""
+
+from sidar.config.answer import DecodeConfig, MemoryConfig, ServeConfig
+from sidar.config.data import (
+    CatalogueConfig,
+    DataConfig,
+    EventsConfig,
+    HeldOutConfig,
+    PrivacyConfig,
+    SplitConfig,
+    UsersConfig,
+)
+from sidar.config.embed import DenseConfig, EmbedConfig
+from sidar.config.evaluate import EvalSetConfig, EvaluateConfig
+from sidar.config.load import BUILT_IN, load_config
+from sidar.config.section import Extensible, Part
+from sidar.config.sid import (
+    AcrqConfig,
+    AlarmsConfig,
+    CqSidConfig,
+    RqVaeConfig,
+    SarqConfig,
+    SidConfig,
+    TableConfig,
+)
+from sidar.config.training import (
+    OBJECTIVE_DEFAULTS,
+    AlignConfig,
+    LmConfig,
+    LoraConfig,
+    OptimConfig,
+    PreferenceConfig,
+    SftConfig,
+)
+from sidar.config.whole import Config
+
+__all__ = [
+    "BUILT_IN",
+    "OBJECTIVE_DEFAULTS",
+    "AcrqConfig",
+    "AlarmsConfig",
+    "AlignConfig",
+    "CatalogueConfig",
+    "Config",
+    "CqSidConfig",
+    "DataConfig",
+    "DecodeConfig",
+    "DenseConfig",
+    "EmbedConfig",
+    "EvalSetConfig",
+    "EvaluateConfig",
+    "EventsConfig",
+    "Extensible",
+    "HeldOutConfig",
+    "LmConfig",
+    "LoraConfig",
+    "MemoryConfig",
+    "OptimConfig",
+    "Part",
+    "PreferenceConfig",
+    "PrivacyConfig",
+    "RqVaeConfig",
+    "SarqConfig",
+    "ServeConfig",
+    "SftConfig",
+    "SidConfig",
+    "SplitConfig",
+    "TableConfig",
+    "UsersConfig",
+    "load_config",
+]

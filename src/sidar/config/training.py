@@ -1,0 +1,237 @@
+"""Options of the language model and of its two trainings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from sidar.config.section import Extensible, Part, known
+from sidar.extensions import OBJECTIVES
+
+
+class LoraConfig(Part):
+    """Low-rank adapters; new SID rows are always trained beside them."""
+
+    r: int = 16
+    alpha: int = 32
+    targets: list[str] | None = Field(
+        None, description="null = all linear layers of the backbone's blocks."
+    )
+
+
+class LmConfig(Part):
+    """The language model that writes SIDs."""
+
+    backbone: str = Field(
+        "embedded", description="`embedded`, or a local folder or hub name of a causal LM."
+    )
+    layers: int = Field(6, description="Embedded default only.")
+    hidden: int = 384
+    heads: int = 6
+    kv_heads: int = 6
+    intermediate: int = 1024
+    text_embeddings: Literal["minilm", "random"] = "minilm"
+    head: Literal["level", "full"] = "level"
+    init: Literal["centroid", "mean"] = "centroid"
+    geometry: bool = Field(
+        False,
+        description=(
+            "Level heads also read the query's sentence vector and start as quantised "
+            "dense (grown.md)."
+        ),
+    )
+    geometry_exact: int = Field(
+        250_000,
+        ge=0,
+        description=(
+            "SIDs up to which the geometry's first code is exact; above it has two "
+            "stages. 0 = always."
+        ),
+    )
+    geometry_top: int = Field(
+        8, ge=0, description="Two stages: first codes of a prompt whose SIDs are all scored."
+    )
+    lora: LoraConfig | None = None
+    max_prompt_tokens: int = 96
+    history_items: int = 5
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        "auto",
+        description=(
+            "auto = plain products for short rows on a CPU, torch's fused kernel otherwise."
+        ),
+    )
+    template: str = Field("default", description="Name of a prompt template in lm/prompts.py.")
+
+
+class OptimConfig(Part):
+    """What both training stages share."""
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    lr_new: float = Field(5e-4, description="Learning rate of parts that start untrained.")
+    lr_pretrained: float = Field(
+        3e-5, description="Learning rate of weights that came from a checkpoint."
+    )
+    weight_decay: float = 0.01
+    warmup: float = Field(0.05, description="Share of the steps with rising learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validate_every: int = 100
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    valid_requests: int = Field(
+        256, description="Validation requests, chosen by hash; fewer where the day has fewer."
+    )
+    valid_beam: int = Field(
+        8, ge=1, description="Beam of the recall@8 that picks the best checkpoint."
+    )
+
+
+class SftConfig(OptimConfig):
+    """Supervised training (RAD-DPO eq. 1)."""
+
+    positives: Literal["mean", "flat"] = Field(
+        "mean", description="eq. 1's mean over positives, or one example each."
+    )
+    mixture: dict[Literal["item", "pseudo", "query"], float] = Field(
+        {"item": 0.25, "pseudo": 0.35, "query": 0.4},
+        description="Shares of item text, pseudo-queries and logged queries.",
+    )
+    max_positives: int = Field(
+        8, ge=1, description="Positives of one example: top tiers and best positions first."
+    )
+
+
+class PreferenceConfig(Part):
+    """How a logged request becomes a preference list."""
+
+    negatives: Literal["shown", "skip_above", "sampled", "beam"] = Field(
+        "shown",
+        description=(
+            "skip_above = shown above the lowest choice, so taken for seen and passed over."
+        ),
+    )
+    debias: Literal["none", "ips"] = Field(
+        "none",
+        description=(
+            "ips = a positive weighs 1 / p(position), measured in the log's bucket `random`."
+        ),
+    )
+    max_positives: int = Field(
+        8,
+        ge=1,
+        description=(
+            "Positives of one list that are trained on; those left out are still no negatives."
+        ),
+    )
+    max_negatives: int = Field(3, ge=0)
+
+
+#: Values of `align` options that are null, by objective; `+sft` changes none. An option that an
+#: objective does not read is not listed and stays null. The objectives (sidar.align) read their
+#: constants from here, so that what is recorded with a model is what it was trained with; this file
+#: must not import them. RAD-DPO's beta [reconstruction: the paper gives no figure]: 2 is SimPO's
+#: scale of length-normalised rewards. The softmax reading pushes more than the printed one at the
+#: same beta. At a quarter of it and 120 steps next-day clicks were higher (SID MRR +.0054); on true
+#: utility no difference was told (docs/evidence.md, Sweeps).
+OBJECTIVE_DEFAULTS: dict[str, dict[str, float]] = {
+    "raddpo": {"beta": 0.5},
+    "raddpo-paper": {"beta": 2.0},
+    "dpo": {"beta": 0.1},
+    "sdpo": {"beta": 1.0},
+    "dmpo": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 0.25},
+    "orpo": {"lam": 0.1},
+}
+
+
+class AlignConfig(OptimConfig, Extensible):
+    """The alignment stage: objective, its constants and its ablation switches
+    (docs/methods/raddpo.md).
+    """
+
+    registry = OBJECTIVES
+
+    objective: str = Field(
+        "raddpo",
+        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo, or a plug-in's; "
+        "`+sft` adds eq. 1 to a "
+        "baseline.",
+    )
+    label: str | None = Field(
+        None, description="Names the folder align-<label>; null = the objective."
+    )
+    steps: int = Field(
+        480, ge=1, description="Rows of alignment = steps x batch_size (docs/evidence.md, Sweeps)."
+    )
+    batch_size: int = Field(16, ge=1)
+    lr_new: float = Field(
+        3e-5, description="As a validation day of clicks chose it for 120 steps and beta 2."
+    )
+    lr_pretrained: float = 1.8e-6
+    beta: float | None = Field(
+        None,
+        description=(
+            "null = the objective's own: raddpo 0.5, raddpo-paper and simpo 2, dpo and "
+            "dmpo 0.1, sdpo 1."
+        ),
+    )
+    gamma: float | None = Field(None, description="SimPO's gamma/beta ratio.")
+    lam: float | None = Field(None, description="ORPO's weight of the odds ratio.")
+    beta_inside: bool = Field(
+        False, description="softmax reading: beta inside the log-sum-exp, as S-DPO prints it."
+    )
+    mlsft: Literal["all", "top", "none"] = "all"
+    contrast: Literal["global", "pairwise"] = "global"
+    tlgd: bool = True
+    rdrw: bool = True
+    rdrw_state: Literal["eos_out", "last_code", "item_vector"] = "eos_out"
+    rdrw_window: int = 4096
+    rdrw_lambda: float = 12.0
+    rdrw_warmup_weight: float = 1.0
+    rdrw_update: Literal["window", "ema", "frozen"] = "window"
+    rdrw_alpha: float = Field(0.01, description="Step of the ema update.")
+    rdrw_weights: Literal["similarity", "constant", "shuffled"] = Field(
+        "similarity",
+        description="Controls: rdrw_constant for all, or eq. 6's weights permuted in the batch.",
+    )
+    rdrw_constant: float = Field(
+        0.75, gt=0, description="w of every negative under `rdrw_weights: constant`."
+    )
+    lcp: Literal["star", "any_pos"] = "star"
+    positives: Literal["mean", "flat"] | None = Field(
+        None, description="null = as in sft, so that rows compare."
+    )
+    item_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of item text -> SID kept in alignment, same for every method.",
+    )
+
+    def parts_in_use(self) -> list[str]:
+        return [self.objective.removesuffix("+sft")]
+
+    @property
+    def folder(self) -> str:
+        return f"align-{self.label or self.objective}"
+
+    def resolved(self, sft: SftConfig) -> AlignConfig:
+        """Return a copy in which every null that the objective reads is replaced by the value it
+        will use.
+        """
+        values: dict[str, Any] = dict(
+            OBJECTIVE_DEFAULTS.get(self.objective.removesuffix("+sft"), {})
+        )
+        values["positives"] = sft.positives
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return self.model_copy(update=missing)
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return known(OBJECTIVES, value)
