@@ -131,6 +131,7 @@ def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
     from benchmarks.evidence.registration import registration
     from sidar.index import PrefixIndex
     from sidar.pipeline import stages
+    from sidar.pipeline.runtime import folders
 
     bed = Bed(work)
     cfg = bed.config(**settings(seed), runs=str(work / "runs"), name=f"seed-{seed}")
@@ -149,7 +150,7 @@ def run_folder(work: Path, seed: int) -> tuple[Any, Path]:
         tmp = run / f".{name}.tmp"
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir()
-        report = make(cfg, run, tmp)
+        report = make(cfg, folders(run, (*parts, cfg.align.folder, "index")), tmp, run / ".work")
         tmp.rename(run / name)
         print(f"seed {seed}: {name}: {report['summary']}", flush=True)
     assert PrefixIndex.load(run / "index").counts is not None
@@ -202,6 +203,7 @@ def score(work: Path, seed: int) -> None:
     from sidar.pipeline.dense_rows import dense_rows
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
+    from sidar.pipeline.runtime import folders
     from sidar.sid import load_sids, load_tokenizer
 
     out = work / "cells" / f"seed-{seed}"
@@ -228,7 +230,7 @@ def score(work: Path, seed: int) -> None:
     )
     systems: dict[str, Any] = {
         "bm25": TextSystem("bm25", lexical),
-        **dense_rows(cfg, run, "embed", embedder, catalogue.alive),
+        **dense_rows(cfg, run / "embed", embedder, catalogue.alive),
     }
     clusters = load_tokenizer(run / "sid").reconstruct(index.table)
     systems["quantised-dense"] = QuantisedDense(
@@ -246,7 +248,8 @@ def score(work: Path, seed: int) -> None:
         systems[f"{name}+rerank"] = Reranked(
             model, query_side(embedder).encode, load_items(run / "embed")
         )
-    rows = answer_rows(cfg, run, systems, embedder, priors)
+    inputs = folders(run, ("data", "embed", "answer"))
+    rows = answer_rows(cfg, inputs, systems, embedder, priors, run / ".work")
     for system in systems.values():
         if isinstance(system, Reranked) and system.weight is None:
             system.tune(*rows.tuning_of([], 0)[:1], catalogue, 10**6)

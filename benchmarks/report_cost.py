@@ -33,6 +33,7 @@ def main() -> None:
     from sidar import pipeline
     from sidar.config import Config
     from sidar.pipeline import stages
+    from sidar.pipeline.runtime import folders
     from sidar.pipeline.variants import variants
 
     make_inputs(args.work / "inputs", ITEMS, "full")
@@ -69,7 +70,10 @@ def main() -> None:
     lines: list[tuple[str, float]] = []
     started = time.monotonic()
     stages.progress = lambda text: lines.append((text, time.monotonic() - started))
-    report = stages.evaluate(cost.model_copy(update={"align": aligns[0]}), run, out, models)
+    inputs = folders(run, ("data", "embed", "sid", "index", "answer", *models))
+    report = stages.evaluate(
+        cost.model_copy(update={"align": aligns[0]}), inputs, out, run / ".work"
+    )
     minutes = (time.monotonic() - started) / 60
     sets = report["shapes"]["sets"]
     figures = {

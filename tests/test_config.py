@@ -326,7 +326,8 @@ def changed_by(part, names):
 
 
 def test_each_option_makes_exactly_its_stages_stale():
-    from sidar.pipeline.plan import options, stages
+    from sidar.pipeline.plan import stages
+    from sidar.pipeline.stage import options
 
     cfg = Config()
     table = stages(cfg, dense=True)
@@ -349,12 +350,13 @@ def test_each_option_makes_exactly_its_stages_stale():
 
 def test_an_option_newer_than_a_folder_had_its_default(tmp_path):
     from sidar.artifacts import write_artifact
-    from sidar.pipeline.plan import Stage
+    from sidar.pipeline.stage import Stage
 
     cfg = Config.model_validate(
         {"sft": {"mixture": {"query": 1.0}}, "events": {"columns": {"query": "q"}}}
     )
-    stage = Stage("sft", ("seed", "sft", "events", "align.beta"), (), lambda cfg, run, out: {})
+    keys = ("seed", "sft", "events", "align.beta")
+    stage = Stage("sft", keys, (), lambda cfg, inputs, out, work: {})
     old = stage.config(cfg)
     del old["sft"]["weight_decay"], old["align.beta"]
     with write_artifact(tmp_path / "sft", "sft", config=old):
@@ -517,9 +519,9 @@ def test_held_out_files_are_inputs_by_their_content(tmp_path):
 
 def test_a_path_written_before_it_was_anchored_makes_nothing_stale(tmp_path):
     from sidar.artifacts import write_artifact
-    from sidar.pipeline.plan import Stage
+    from sidar.pipeline.stage import Stage
 
-    stage = Stage("sft", ("warm_start", "embed", "lm"), (), lambda cfg, run, out: {})
+    stage = Stage("sft", ("warm_start", "embed", "lm"), (), lambda cfg, inputs, out, work: {})
     (tmp_path / "enc").mkdir()
     (tmp_path / "lms").mkdir()
     (tmp_path / "sidar.yaml").write_text(

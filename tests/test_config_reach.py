@@ -35,9 +35,10 @@ from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.plugin_metrics import register_metric
 from sidar.extensions import METRICS
 from sidar.index import PrefixIndex
-from sidar.pipeline import answer_log, answer_rows, answering, leave, stages
+from sidar.pipeline import answer_log, answer_rows, answering, leave, stages, systems
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.rerank import Reranked
+from sidar.pipeline.runtime import folders
 from sidar.serve.bundle import BundleSources, build_bundle
 
 SECTIONS = ("privacy", "data", "split", "decode", "memory", "evaluate", "serve")
@@ -254,9 +255,8 @@ def look_at_memory(world, cfg):
             lambda cfg: (world.shop / "runs/shop/memory.key").read_bytes().strip(),
         )
         embedder = load_embedder(cfg.embed, "cpu")
-        answer_rows.answer_rows(
-            cfg, world.shop / "runs/shop", {}, embedder, open_dataset(data).priors()
-        )
+        inputs = folders(world.shop / "runs/shop", ("data", "embed", "answer"))
+        answer_rows.answer_rows(cfg, inputs, {}, embedder, open_dataset(data).priors(), work)
     assert rows["most"] == cfg.memory.requests
     return seen
 
@@ -279,12 +279,13 @@ def look_at_the_stage(world, cfg):
         patch.setattr(suite, "run_suite", run_suite)
         patch.setattr(Bm25, "tune", lambda self, queries, objective: self)
         patch.setattr(Reranked, "tune", tune)
-        real = stages.read_manifest
+        real = systems.read_manifest
         best = SimpleNamespace(shapes={"best": {"step": 1}, "final": {"step": 2}})
         patch.setattr(
-            stages, "read_manifest", lambda folder: best if folder.name in models else real(folder)
+            systems, "read_manifest", lambda folder: best if folder.name in models else real(folder)
         )
-        stages.evaluate(cfg, run, world.folder, models=models)
+        inputs = folders(run, ("data", "embed", "sid", "index", "answer", *models))
+        stages.evaluate(cfg, inputs, world.folder, world.folder / "work")
     sets = {entry.name: entry for entry in reached["sets"]}
     assert reached["cfg"] is cfg
     return {

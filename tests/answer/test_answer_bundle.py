@@ -29,8 +29,9 @@ from sidar.data.duck import Duck
 from sidar.embed import HashingEmbedder
 from sidar.index.dual_view import DualViewIndex
 from sidar.pipeline import dense_rows
-from sidar.pipeline.plan import masked
 from sidar.pipeline.remember import remembered, update_memory
+from sidar.pipeline.runtime import folders
+from sidar.pipeline.stage import masked
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.export import export_bundle
 from sidar.types import Catalogue, Prompt
@@ -184,7 +185,9 @@ def test_a_large_bundle_searches_dense_through_the_index_that_the_answer_was_fit
     assert files <= set(read_manifest(bundle).files)
     large = Retriever.load(bundle, precision="fp32", verify=True)
     queries = list(toy.log_queries())[:12]
-    row = dense_rows.served_dense(run, HashingEmbedder(64), large.catalogue.alive)
+    row = dense_rows.served_dense(
+        folders(run, ("embed", "answer")), HashingEmbedder(64), large.catalogue.alive
+    )
     measured = row.hits([Prompt(query) for query in queries], 500)
     vectors = large.vectors.search(queries)
     found = large.fused.dense.search_vectors(vectors, 500)

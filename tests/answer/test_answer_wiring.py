@@ -23,10 +23,11 @@ from sidar.data import open_dataset
 from sidar.decode import beam_search
 from sidar.embed import load_embedder, load_items
 from sidar.evaluate import metrics
-from sidar.pipeline import answering, generative, memory_row, stages
+from sidar.pipeline import answering, generative, memory_row, stages, systems
 from sidar.pipeline.answer_rows import AnswerRows
 from sidar.pipeline.plan import stages as stages_of
 from sidar.pipeline.rerank import Reranked
+from sidar.pipeline.runtime import folders
 from sidar.types import Hits
 
 SETS = (
@@ -83,8 +84,13 @@ def report_of(shop, out, monkeypatch, *options, models=MODELS):
         )
         patch.setattr(sidar.evaluate.suite, "run_suite", suite)
         cfg = config(shop, *options)
-        stages.evaluate(cfg, cfg.run_dir, out, models=models)
+        stages.evaluate(cfg, inputs_of(cfg, *models), out, out / "work")
     return reached
+
+
+def inputs_of(cfg, *models):
+    """The folders that the stages behind the models read."""
+    return folders(cfg.run_dir, ("data", "embed", "sid", "index", "answer", *models))
 
 
 def queries_of(eval_set):
@@ -131,12 +137,13 @@ def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkey
     evaluate.wide_beam is one more.
     """
     run = shop / "runs/shop"
-    assert stages.checkpoints(run, MODELS, best=True) == stages.checkpoints(run, MODELS, best=False)
-    assert stages.checkpoints(run, MODELS, best=False) == [
+    trained = folders(run, MODELS)
+    assert systems.checkpoints(trained, best=True) == systems.checkpoints(trained, best=False)
+    assert systems.checkpoints(trained, best=False) == [
         ("sft", run / "sft/model"),
         ("raddpo", run / "align-raddpo/model"),
     ]
-    real = stages.read_manifest
+    real = systems.read_manifest
 
     def other_best(folder):
         reached = real(folder)
@@ -151,7 +158,7 @@ def test_the_rows_of_a_model_are_its_folder_and_its_width(shop, tmp_path, monkey
         self.weight = 1.0
         return {"weight": 1.0}
 
-    monkeypatch.setattr(stages, "read_manifest", other_best)
+    monkeypatch.setattr(systems, "read_manifest", other_best)
 
     def tuning_of(self, sets, most):
         offered.append(({entry.name for entry in sets}, most))
@@ -301,7 +308,7 @@ def test_the_answer_is_fitted_to_named_channels_on_the_validation_day(shop, tmp_
     for module in (answering, memory_row):
         monkeypatch.setattr(module, "objective", tuned)
     monkeypatch.setattr(memory_row, "MemoryFirst", FirstRows)
-    stages.answer(cfg, cfg.run_dir, tmp_path)
+    stages.answer(cfg, inputs_of(cfg, cfg.align.folder), tmp_path, tmp_path / "work")
     assert models == [("raddpo", cfg.run_dir / "align-raddpo/model", cfg.decode)]
 
     _, *for_memory_row = chosen_on = [args[0] for args, _ in tuned.calls]  # the first is for BM25
@@ -378,7 +385,7 @@ def test_the_bundle_serves_the_final_model_of_the_config(shop, tmp_path, monkeyp
     )
     rerank = {"weight": 2.0}
     monkeypatch.setattr(stages, "read_facts", lambda folder: {"rerank": rerank, "at": folder})
-    stages.bundle(cfg, run, tmp_path)
+    stages.bundle(cfg, inputs_of(cfg, cfg.align.folder), tmp_path, tmp_path / "work")
     ((out, parts),) = asked
     config_kept = parts.pop("config")
     assert out == tmp_path
@@ -405,19 +412,21 @@ def test_of_several_aligned_models_the_first_is_answered_with_and_served(shop, m
         monkeypatch.setattr(
             stages,
             name,
-            lambda stage_cfg, run, out, name=name, **kw: (
-                asked.update({name: (stage_cfg, kw)}) or {}
+            lambda stage_cfg, inputs, out, work, name=name: (
+                asked.update({name: (stage_cfg, inputs)}) or {}
             ),
         )
     aligns = [AlignConfig(objective=name) for name in ("dpo", "raddpo", "sft")]
     by_name = {stage.name: stage for stage in stages_of(cfg, aligns)}
     for name in ("answer", "bundle", "evaluate"):
-        by_name[name].run(cfg, cfg.run_dir, cfg.run_dir)
+        inputs = by_name[name].folders(cfg.run_dir)
+        by_name[name].build(cfg, inputs, cfg.run_dir, cfg.run_dir)
         stage_cfg, _ = asked[name]
         assert stage_cfg.align == aligns[0]
         assert stage_cfg.model_copy(update={"align": cfg.align}) == cfg
         assert "align-dpo" in by_name[name].inputs
-    assert asked["evaluate"][1] == {"models": ("sft", "align-dpo", "align-raddpo", "align-sft")}
+    models = ["sft", "align-dpo", "align-raddpo", "align-sft"]
+    assert list(asked["evaluate"][1])[-4:] == models
     assert not {"align-raddpo", "align-sft"} & {
         *by_name["answer"].inputs,
         *by_name["bundle"].inputs,

@@ -28,6 +28,7 @@ from sidar.pipeline.memory_row import (
     best_half_life,
     fit_memory_row,
 )
+from sidar.pipeline.runtime import folders
 from sidar.types import Hits, Prompt
 
 SECRET = b"secret"
@@ -116,11 +117,12 @@ def test_without_a_query_text_no_weight_of_reranking_is_chosen(tmp_path):
     cfg.decode.rerank, cfg.decode.fuse = "dense", "none"
     shutil.rmtree(shop / "data")
     build(cfg, shop / "data")
+    inputs = folders(shop, ("data", "embed", "sid", "index", cfg.align.folder))
     for name, make in (("embed", stages.embed), ("index", stages.index)):
         (shop / name).mkdir()
-        make(cfg, shop, shop / name)
+        make(cfg, inputs, shop / name, tmp_path / "work")
     (shop / "answer").mkdir()
-    report = answer(cfg, shop, shop / "answer")
+    report = answer(cfg, inputs, shop / "answer", tmp_path / "work")
     assert report["summary"] == "nothing fused; not reranked: no request to weigh the cosine on"
     assert read_facts(shop / "answer")["rerank"] is None
 

@@ -52,7 +52,7 @@ def embedded(run, embedder, stage="embed"):
 
 def rows_of(run, embedder, **dense):
     cfg = Config.model_validate({"dense": {"index": "both", "lists": 4, "nprobe": 4, **dense}})
-    return dense_rows(cfg, run, "embed", embedder, ALIVE)
+    return dense_rows(cfg, run / "embed", embedder, ALIVE)
 
 
 def test_both_rows_find_the_same_when_all_lists_are_probed(tmp_path):

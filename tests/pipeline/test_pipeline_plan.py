@@ -1,7 +1,7 @@
 """What identifies the user's own files, so that a changed one makes its stages stale."""
 
 from sidar.artifacts import sha256_file
-from sidar.pipeline.plan import HASH_LIMIT, fingerprint
+from sidar.pipeline.stage import HASH_LIMIT, fingerprint
 
 
 def test_a_fingerprint_follows_names_and_contents(tmp_path):

@@ -19,6 +19,7 @@ from sidar.data import open_dataset, toy
 from sidar.evaluate.runs import read_trec
 from sidar.evaluate.table import check_table
 from sidar.pipeline import stages as pipeline_stages
+from sidar.pipeline.runtime import folders
 from sidar.pipeline.variants import variants
 from sidar.sid import load_sids
 
@@ -103,7 +104,8 @@ def test_semantic_prompts_ask_with_the_query_alone(shop, tmp_path):
     cfg = load_config(
         shop / "sidar.yaml", ["evaluate.prompts=semantic", "evaluate.systems=[bm25, sft]"]
     )
-    pipeline_stages.evaluate(cfg, run, tmp_path, models=("sft",))
+    inputs = folders(run, ("data", "embed", "sid", "index", "answer", "sft"))
+    pipeline_stages.evaluate(cfg, inputs, tmp_path, tmp_path / "work")
     for system, same in (("bm25", True), ("sft", False)):
         files = [
             folder / "runs" / f"day8-clicks.{system}.trec"

@@ -12,7 +12,7 @@ from sidar.compare.methods import Method
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.pipeline.plan import stages
-from sidar.pipeline.runtime import discard_work
+from sidar.pipeline.runtime import discard_work, work_folder
 from sidar.sid import load_sids
 from sidar.types import SemanticIds
 
@@ -97,7 +97,7 @@ class Comparison:
         config = stage.config(cfg)
         out = folder / name
         with write_artifact(out, name, config=config, inputs=inputs, apart=stage.apart) as draft:
-            report = stage.run(cfg, folder, draft.path)
+            report = stage.build(cfg, stage.folders(folder), draft.path, work_folder(out))
             draft.shapes.update(report.get("shapes", {}))
             draft.shapes["cpu_seconds"] = round(time.process_time() - cpu, 2)
         discard_work(out)

@@ -22,8 +22,9 @@ from sidar.evaluate.perquery import PerQuery, write_queries
 from sidar.evaluate.scorer import Scorer
 from sidar.index import PrefixIndex
 from sidar.pipeline.generative import GenerativeSystem
-from sidar.pipeline.plan import fingerprint, set_files
+from sidar.pipeline.plan import metric_files, set_files
 from sidar.pipeline.runtime import device, progress
+from sidar.pipeline.stage import fingerprint
 from sidar.sid import load_sids, load_tokenizer
 from sidar.types import EvalSet
 
@@ -174,7 +175,7 @@ def _settings(cfg: Config) -> dict[str, object]:
         "version": VERSION,
         "decode": cfg.decode.model_dump(mode="json"),
         "evaluate": cfg.evaluate.model_dump(mode="json", exclude=unread),
-        "files": [fingerprint(Path(path)) for path in set_files(cfg)],
+        "files": [fingerprint(Path(path)) for path in (*set_files(cfg), *metric_files(cfg))],
     }
 
 

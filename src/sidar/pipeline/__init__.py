@@ -9,7 +9,7 @@ from typing import Any
 from sidar.artifacts import write_artifact
 from sidar.config import AlignConfig, Config
 from sidar.pipeline.plan import Step, plan
-from sidar.pipeline.runtime import discard_work, prepare
+from sidar.pipeline.runtime import discard_work, prepare, work_folder
 
 __all__ = ["plan", "run", "show_plan"]
 
@@ -63,7 +63,7 @@ def run(
             apart=stage.apart,
             live=stage.live,
         ) as draft:
-            report = stage.run(own, cfg.run_dir, draft.path)
+            report = stage.build(own, stage.folders(cfg.run_dir), draft.path, work_folder(folder))
             draft.shapes.update(report.get("shapes", {}))
         if stage.resumable:
             discard_work(folder)

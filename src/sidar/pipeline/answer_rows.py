@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
 from sidar.pipeline.dense_rows import served_dense
 from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
-from sidar.types import EvalSet, Hits, Prompt
+from sidar.types import Catalogue, EvalSet, Hits, Prompt
 
 
 class AnswerSystem(System):
@@ -121,7 +122,12 @@ class AnswerRows:
 
 
 def answer_rows(
-    cfg: Config, run: Path, systems: Mapping[str, System], embedder: Embedder, priors: Priors
+    cfg: Config,
+    inputs: Mapping[str, Path],
+    systems: Mapping[str, System],
+    embedder: Embedder,
+    priors: Priors,
+    work: Path,
 ) -> AnswerRows:
     """Make the rows ``answer``, ``answer-without-lm`` and ``memory``, and the channel ``prior``, as
     they are served.
@@ -131,53 +137,72 @@ def answer_rows(
     """
     from sidar.pipeline.rerank import Reranked
 
-    facts = read_facts(run / "answer")
-    dataset = open_dataset(run / "data")
-    catalogue = dataset.catalogue
-    dense = next((name for name in ("dense", "dense-ivf") if name in systems), None)
+    facts = read_facts(inputs["answer"])
+    catalogue = open_dataset(inputs["data"]).catalogue
     rows: dict[str, System] = {}
+    dense = next((name for name in ("dense", "dense-ivf") if name in systems), None)
     if dense is not None:
         rows["prior"] = CandidatePrior(priors.prior, [systems["bm25"], systems[dense]])
     tune_on = None
     if facts["fuse"] != "none" or facts.get("rerank"):
-        with Duck(run / ".answer-work", cfg.events.memory, cfg.threads) as duck:
-            asked = fitting_requests(
-                duck, usable_requests(duck, run / "data"), catalogue.alive, cfg.memory.requests
-            )
-        shutil.rmtree(run / ".answer-work", ignore_errors=True)
-        tune_on = asked.eval_set(catalogue)
-    label = facts.get("label", "")
-    served = systems.get(f"{label}+rerank")
+        tune_on = _tuning_requests(cfg, inputs["data"], catalogue, work)
+    served = systems.get(f"{facts.get('label', '')}+rerank")
     if facts.get("rerank") and isinstance(served, Reranked):
         served.weight = float(facts["rerank"]["weight"])
-    if facts["fuse"] == "none":
-        return AnswerRows(rows, tune_on)
-    secret = run_key(cfg)
-    memory = Memory.load(run / "answer").check(secret, catalogue.lineage, str(run / "answer"))
-    lexical = TextSystem("bm25", Bm25.load(run / "answer"))
+    if facts["fuse"] != "none":
+        rows |= _fused_rows(cfg, inputs, facts, systems, embedder, priors, work)
+    return AnswerRows(rows, tune_on)
+
+
+def _tuning_requests(cfg: Config, data: Path, catalogue: Catalogue, work: Path) -> EvalSet:
+    """Return the requests that the answer was fitted to, as a set to choose weights on."""
+    with Duck(work, cfg.events.memory, cfg.threads) as duck:
+        requests = usable_requests(duck, data)
+        asked = fitting_requests(duck, requests, catalogue.alive, cfg.memory.requests)
+    shutil.rmtree(work, ignore_errors=True)
+    return asked.eval_set(catalogue)
+
+
+def _fused_rows(
+    cfg: Config,
+    inputs: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    systems: Mapping[str, System],
+    embedder: Embedder,
+    priors: Priors,
+    work: Path,
+) -> dict[str, System]:
+    """Return the rows that count what was chosen: the answer with and without the model, and the
+    click table.
+    """
+    catalogue = open_dataset(inputs["data"]).catalogue
+    secret, folder = run_key(cfg), inputs["answer"]
+    memory = Memory.load(folder).check(secret, catalogue.lineage, str(folder))
     base: dict[str, System] = {
-        "bm25": lexical,
-        "dense": served_dense(run, embedder, catalogue.alive),
+        "bm25": TextSystem("bm25", Bm25.load(folder)),
+        "dense": served_dense(inputs, embedder, catalogue.alive),
     }
-    model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
 
     def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
         params = params_of(facts, key)
         smoothed = SmoothedMemory(params, priors.clicks, catalogue.alive, memory, secret)
         return AnswerSystem(name, channels, smoothed, describe(params))
 
+    rows: dict[str, System] = {}
+    label = facts["label"]
+    model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
     if model is not None:  # the caller may score other models alone
         rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
     channels = [*base.values(), CandidatePrior(priors.prior, list(base.values()))]
     chosen = MemoryRow.read(facts)
     if chosen is None:  # an answer of an older version
-        log = read_log(cfg, run / "data", secret, run / ".answer-work")
-        found = [channel.hits(log.asked.prompts, DEPTH) for channel in channels]
-        chosen = fit_memory_row(log, found, catalogue)
+        log = read_log(cfg, inputs["data"], secret, work)
+        results = [channel.hits(log.asked.prompts, DEPTH) for channel in channels]
+        chosen = fit_memory_row(log, results, catalogue)
     table = MemoryFirst(memory, secret, catalogue.alive, chosen.half_life)
     rows["memory"] = MemorySystem(table, channels, chosen.fusion)
-    return AnswerRows(rows, tune_on)
+    return rows
 
 
 def describe(params: AnswerParams) -> str:

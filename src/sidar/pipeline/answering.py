@@ -8,7 +8,7 @@ would have them on the next day.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from sidar.answer.smoothed import popularity
 from sidar.baselines import DEPTH, Bm25, System
 from sidar.config import Config
 from sidar.data import open_dataset
+from sidar.data.dataset import Dataset
+from sidar.embed import Embedder, load_embedder
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
@@ -63,7 +65,7 @@ def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.
     return fit_answer(found, log.chosen, popularity(counts, alive), int(alive.sum()))
 
 
-def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> dict[str, Any]:
     """Write ``memory.parquet``, the tuned BM25 and ``answer.json`` of the model of ``cfg.align``
     into ``out``.
 
@@ -72,61 +74,101 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     rerank with is chosen all the same, where a request has a query text to choose it on.  There is
     no default weight: its scale is the encoder's.
     """
-    from sidar.embed import load_embedder, load_items, query_side
+    from sidar.pipeline.runtime import device
+
+    dataset = open_dataset(inputs["data"])
+    fused = fuses(cfg, dataset.report)
+    if not fused and cfg.decode.rerank == "none":
+        write_facts(out, {"fuse": "none"})
+        return {"summary": "nothing to fuse: the model answers alone", "shapes": {"fuse": "none"}}
+    log = read_log(cfg, inputs["data"], run_key(cfg), work)
+    fused = fused and _can_be_fitted(cfg, log)
+    embedder = load_embedder(cfg.embed, device(cfg))
+    candidates, rerank = _candidates(cfg, inputs, dataset, log, embedder)
+    facts: dict[str, Any] = {
+        "fuse": "memory" if fused else "none",
+        "label": candidates[0].name,
+        "rerank": rerank,
+        "held_out": log.asked.held_out,
+    }
+    shapes = {"fuse": facts["fuse"], "requests": len(log.asked)}
+    if fused:
+        lines = _fuse(cfg, inputs, dataset, log, embedder, candidates, facts, out)
+        summary = "\n".join(lines)
+    elif rerank is None:
+        summary = "nothing fused; not reranked: no request to weigh the cosine on"
+    else:
+        summary = f"nothing fused; reranked with weight {rerank['weight']:g}"
+    write_facts(out, facts)
+    return {"summary": summary, "shapes": shapes}
+
+
+def _can_be_fitted(cfg: Config, log: Log) -> bool:
+    """Return whether there is a request to fit the answer to; ``ValueError`` where it was asked
+    for and there is none.
+    """
+    if not len(log.asked) and cfg.decode.fuse == "memory":
+        raise ValueError(
+            "decode.fuse is 'memory', but no request of the log has a query or a history and "
+            "chose a live item, so there is nothing to fit the answer to; set decode.fuse to "
+            "'none'"
+        )
+    return len(log.asked) > 0
+
+
+def _candidates(
+    cfg: Config, inputs: Mapping[str, Path], dataset: Dataset, log: Log, embedder: Embedder
+) -> tuple[list[System], dict[str, Any] | None]:
+    """Return the aligned model and, with a weight to be chosen, its reranked row, of which one is
+    the answer's generative channel; and what the weight was chosen on.
+    """
+    from sidar.embed import load_items, query_side
     from sidar.index import PrefixIndex
     from sidar.pipeline.generative import GenerativeSystem
     from sidar.pipeline.rerank import Reranked
     from sidar.pipeline.runtime import device
     from sidar.sid import load_sids
 
-    dataset = open_dataset(run / "data")
+    catalogue = dataset.catalogue
+    model = GenerativeSystem(
+        cfg.align.label or cfg.align.objective,
+        inputs[cfg.align.folder] / "model",
+        PrefixIndex.load(inputs["index"]),
+        load_sids(inputs["sid"] / "sids.parquet", catalogue.item_ids),
+        catalogue,
+        cfg.decode,
+        device(cfg),
+        query_side(embedder, cfg.sid.view).encode,
+    )
+    some = log.asked.eval_set(catalogue)
+    # without any query text there is no cosine to weigh
+    if cfg.decode.rerank != "dense" or not len(some):
+        return [model], None
+    row = Reranked(model, query_side(embedder).encode, load_items(inputs["embed"]))
+    rerank = row.tune([some], catalogue, cfg.memory.requests)
+    return [model, row], rerank
+
+
+def _fuse(
+    cfg: Config,
+    inputs: Mapping[str, Path],
+    dataset: Dataset,
+    log: Log,
+    embedder: Embedder,
+    candidates: Sequence[System],
+    facts: dict[str, Any],
+    out: Path,
+) -> list[str]:
+    """Fit the answer, write its memory, BM25 and dense cells into ``out``, add what was chosen to
+    ``facts``, and return the summary.
+    """
     catalogue, priors = dataset.catalogue, dataset.priors()
-    fused = fuses(cfg, dataset.report)
-    if not fused and cfg.decode.rerank == "none":
-        write_facts(out, {"fuse": "none"})
-        return {"summary": "nothing to fuse: the model answers alone", "shapes": {"fuse": "none"}}
-    log = read_log(cfg, run / "data", run_key(cfg), out / ".work")
-    if not len(log.asked):
-        if cfg.decode.fuse == "memory":
-            raise ValueError(
-                "decode.fuse is 'memory', but no request of the log has a query or a history and "
-                "chose a live item, so there is nothing to fit the answer to; set decode.fuse to "
-                "'none'"
-            )
-        fused = False
-    embedder = load_embedder(cfg.embed, device(cfg))
-    sids = load_sids(run / "sid" / "sids.parquet", catalogue.item_ids)
-    reader = query_side(embedder, cfg.sid.view).encode
-    label, folder = cfg.align.label or cfg.align.objective, run / cfg.align.folder / "model"
-    index = PrefixIndex.load(run / "index")
-    model = GenerativeSystem(label, folder, index, sids, catalogue, cfg.decode, device(cfg), reader)
-    candidates: list[System] = [model]
-    rerank: dict[str, Any] | None = None
-    if cfg.decode.rerank == "dense":
-        row = Reranked(model, query_side(embedder).encode, load_items(run / "embed"))
-        some = log.asked.eval_set(catalogue)
-        if len(some):  # without any query text there is no cosine to weigh
-            rerank = row.tune([some], catalogue, cfg.memory.requests)
-            candidates.append(row)
-    facts: dict[str, Any] = {
-        "fuse": "memory" if fused else "none",
-        "label": label,
-        "rerank": rerank,
-        "held_out": log.asked.held_out,
-    }
-    shapes = {"fuse": facts["fuse"], "requests": len(log.asked)}
-    if not fused:
-        write_facts(out, facts)
-        said = "not reranked: no request to weigh the cosine on"
-        if rerank is not None:
-            said = f"reranked with weight {rerank['weight']:g}"
-        return {"summary": f"nothing fused; {said}", "shapes": shapes}
     lexical = tuned_lexical(Bm25(catalogue), log.asked, catalogue)
-    dense, cells, searched = answer_dense(cfg, run, embedder, catalogue.alive)
+    dense, cells, searched = answer_dense(cfg, inputs["embed"], embedder, catalogue.alive)
     base: dict[str, System] = {"bm25": TextSystem("bm25", lexical), "dense": dense}
     without = fit(log, base, priors.clicks, catalogue.alive)
     fits = [
-        fit(log, {**base, GENERATIVE: each}, priors.clicks, catalogue.alive) for each in candidates
+        fit(log, {**base, GENERATIVE: row}, priors.clicks, catalogue.alive) for row in candidates
     ]
     best = max(range(len(fits)), key=lambda i: fits[i].value)
     facts |= {
@@ -135,7 +177,7 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
         "reranked": best == 1,
         "dense": searched,
         "log_likelihood": {
-            each.name: one.value for each, one in zip(candidates, fits, strict=True)
+            row.name: fitted.value for row, fitted in zip(candidates, fits, strict=True)
         },
         "memory": {
             "queries": log.memory.n_queries,
@@ -143,18 +185,14 @@ def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
             **asdict(log.memory.facts),
         },
     }
-    found = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
-    found.append(CandidatePrior(priors.prior, []).over(found))
-    facts["memory_row"] = fit_memory_row(log, found, catalogue).to_json()
+    results = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
+    results.append(CandidatePrior(priors.prior, []).over(results))
+    facts["memory_row"] = fit_memory_row(log, results, catalogue).to_json()
     log.memory.save(out)
     lexical.save(out)
     if cells is not None:
         cells.save(out)
-    write_facts(out, facts)
-    return {
-        "summary": "\n".join(_summary(cfg, log, fits[best], without, candidates[best].name)),
-        "shapes": shapes,
-    }
+    return _summary(cfg, log, fits[best], without, candidates[best].name)
 
 
 def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[str]:

@@ -8,7 +8,7 @@ A row keeps its meaning whatever the catalogue's size: ``dense`` and ``dense-tun
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,20 +57,19 @@ class DualViewDense:
 
 def dense_rows(
     cfg: Config,
-    run: Path,
-    stage: str,
+    folder: Path,
     embedder: Embedder,
     alive: np.ndarray,
     name: str = "dense",
     how: str = "zero-shot",
 ) -> dict[str, TextSystem]:
-    """The rows of the vectors in ``run / stage``: ``name`` (exact), ``name-ivf``, or both.
+    """Return the rows of the vectors in ``folder``: ``name`` (exact), ``name-ivf``, or both.
 
-    ``embedder`` is the one that made them. Indexes are kept beside the stages in ``.dense-index``
+    ``embedder`` is the one that made them. Indexes are kept beside the folder in ``.dense-index``
     and made again where vectors or options changed; deleting that folder is always safe.
     """
     queries, two_views = query_side(embedder), isinstance(embedder, TowerEmbedder)
-    views = [load_items(run / stage), *([load_items(run / stage, "query")] if two_views else [])]
+    views = [load_items(folder), *([load_items(folder, "query")] if two_views else [])]
     exact, ivf = channels(cfg.dense.index, len(views[0]), two_views)
     rows: dict[str, TextSystem] = {}
     if exact:
@@ -78,7 +77,7 @@ def dense_rows(
     if ivf:
         label = f"{name}-ivf"
         channel = DualViewDense(
-            lambda: _kept_index(cfg, run, stage, views, alive), queries, cfg.dense.nprobe, how
+            lambda: _kept_index(cfg, folder, views, alive), queries, cfg.dense.nprobe, how
         )
         rows[label] = TextSystem(label, channel)
     return rows
@@ -96,35 +95,38 @@ def channels(index: str, n_items: int, two_views: bool) -> tuple[bool, bool]:
 
 
 def answer_dense(
-    cfg: Config, run: Path, embedder: Embedder, alive: np.ndarray
+    cfg: Config, folder: Path, embedder: Embedder, alive: np.ndarray
 ) -> tuple[System, DualViewIndex | None, dict[str, Any]]:
-    """The dense channel to fit the answer with: the run's encoder as it is, exact where there is an
-    exact row.
+    """The dense channel over the vectors in ``folder`` to fit the answer with: the run's encoder as
+    it is, exact where there is an exact row.
 
     Also its index, None = exact search, and what ``answer.json`` says of it.
     """
-    rows = dense_rows(cfg, run, "embed", embedder, alive)
+    rows = dense_rows(cfg, folder, embedder, alive)
     channel = next(iter(rows.values())).channel
     if not isinstance(channel, DualViewDense):
         return TextSystem("dense", channel), None, {"index": "exact"}
     return TextSystem("dense", channel), channel.index, {"index": "ivf", "nprobe": channel.nprobe}
 
 
-def served_dense(run: Path, embedder: Embedder, alive: np.ndarray) -> System:
-    """The dense channel that the answer in ``run`` was fitted with, as a bundle searches it."""
-    items, queries = load_items(run / "embed"), query_side(embedder)
-    nprobe = dense_probes(read_facts(run / "answer"))
+def served_dense(inputs: Mapping[str, Path], embedder: Embedder, alive: np.ndarray) -> System:
+    """Return the dense channel that the stage ``answer`` was fitted with, as a bundle has it."""
+    items, queries = load_items(inputs["embed"]), query_side(embedder)
+    nprobe = dense_probes(read_facts(inputs["answer"]))
     if nprobe is None:
         return TextSystem("dense", Dense(items, queries, alive=alive))
-    index = DualViewIndex.load(run / "answer", items, alive=alive)
+    index = DualViewIndex.load(inputs["answer"], items, alive=alive)
     return TextSystem("dense", DualViewDense(lambda: index, queries, nprobe, "zero-shot"))
 
 
 def _kept_index(
-    cfg: Config, run: Path, stage: str, views: Sequence[np.ndarray], alive: np.ndarray
+    cfg: Config, vectors: Path, views: Sequence[np.ndarray], alive: np.ndarray
 ) -> DualViewIndex:
-    """The index kept for ``stage``, or a new one; ``views``: f_i(I) and, of two towers, f_q(I)."""
-    manifest, folder = read_manifest(run / stage), run / ".dense-index" / stage
+    """Return the index kept for the folder ``vectors``, or a new one; ``views``: f_i(I) and, of two
+    towers, f_q(I).
+    """
+    stage = vectors.name
+    manifest, folder = read_manifest(vectors), vectors.parent / ".dense-index" / stage
     wanted = {
         "coarse_view": cfg.dense.coarse_view,
         "lists": cfg.dense.lists,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,11 @@ def progress(text: str) -> None:
 def work_folder(folder: Path) -> Path:
     """Return where a resumable stage keeps its checkpoints until its artefact ``folder`` stands."""
     return folder.with_name(f".{folder.name}.work")
+
+
+def folders(run: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Return the folders of the stages ``names`` of a run, by name: what a stage reads."""
+    return {name: run / name for name in names}
 
 
 def discard_work(folder: Path) -> None:

@@ -1,23 +1,27 @@
-"""What each stage does: the calls behind the arrows. Every function is ``(cfg, run folder, out
-folder) -> report``.
+"""What each stage does: the calls behind the arrows, all of one shape.
 
-The pipeline wraps each in an artefact, so a function only writes its files into ``out`` and returns
-what to print (``summary``) and what the manifest should know (``shapes``).
+``build(cfg, inputs, out, work) -> report``: a stage reads the folders ``inputs`` (by the names of
+their stages), writes its files into ``out``, and keeps interrupted work in ``work``. The pipeline
+wraps each in an artefact; the report holds what to print (``summary``) and what the manifest should
+know (``shapes``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sidar.answer.facts import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
-from sidar.pipeline.runtime import device, progress, work_folder
+from sidar.pipeline.runtime import device, progress
+
+Inputs = Mapping[str, Path]
+Report = dict[str, Any]
 
 
-def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def data(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """Catalogue and log → validated tables, requests, examples, lists, evaluation sets."""
     from rich.markup import escape
 
@@ -28,24 +32,24 @@ def data(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
     try:
         report = build(cfg, out, previous=previous)
     except ValueError as error:
-        kept = _keep_quarantine(out, run)
+        kept = _keep_quarantine(out, cfg.run_dir)
         if not kept:
             raise
         raise ValueError(f"{error}\n{kept}") from error
     items, requests, quarantined = report["catalogue"], report["requests"], report["quarantined"]
-    said = [f"WARNING: {each}" for each in report["warnings"]]
-    said += [f"WARNING: {warning}" for each in report["eval"] for warning in each["warnings"]]
-    said += [f"note: {each}" for each in report["notes"]]
+    messages = [f"WARNING: {warning}" for warning in report["warnings"]]
+    messages += [f"WARNING: {text}" for facts in report["eval"] for text in facts["warnings"]]
+    messages += [f"note: {note}" for note in report["notes"]]
     # other formats know their own actions
     if cfg.events.format == "tabular" and report["events"]["unmapped_actions"]:
-        said.append(f"not used: {report['events']['unmapped_actions']}")
+        messages.append(f"not used: {report['events']['unmapped_actions']}")
     counts = (
         f"{items['alive']:,} items, {report['events']['used']:,} events, {requests['total']:,} "
         f"requests, {report['lists']['total']:,} lists; {quarantined:,} rows quarantined"
     )
     return {
         # a console's markup, and ids may have brackets
-        "summary": "\n".join([counts, *map(escape, said)]),
+        "summary": "\n".join([counts, *map(escape, messages)]),
         "shapes": {
             "items": items["items"],
             "lineage": items["lineage"],
@@ -80,104 +84,103 @@ def _keep_quarantine(out: Path, run: Path) -> str:
     return f"{rows:,} refused row{'s' * (rows != 1)}: {folder / QUARANTINE}"
 
 
-def embed(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def embed(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """Item text → (N, D) vectors."""
     import sidar.embed
     from sidar.fitting.logs import Countdown
 
     return sidar.embed.build(
-        cfg, run / "data", out, device=device(cfg), progress=Countdown("items embedded", progress)
+        cfg, inputs["data"], out, device=device(cfg), progress=Countdown("items embedded", progress)
     )
 
 
-def sid(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def sid(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """Vectors → Semantic IDs, tokenizer and quality report."""
     import sidar.sid
 
-    return sidar.sid.build(cfg, run / "data", run / "embed", out, work=work_folder(run / "sid"))
+    return sidar.sid.build(cfg, inputs["data"], inputs["embed"], out, work=work)
 
 
-def sft(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """SFT of the language model; interrupted work is continued from ``.sft.work``."""
+def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+    """SFT of the language model; interrupted work is continued."""
     from sidar.train import train_sft
 
-    return train_sft(
-        cfg, run / "data", run / "embed", run / "sid", out, work=work_folder(run / "sft")
-    )
+    return train_sft(cfg, inputs["data"], inputs["embed"], inputs["sid"], out, work=work)
 
 
-def align(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """Alignment of the SFT model under ``cfg.align``."""
+def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+    """Alignment of the SFT model under ``cfg.align``; interrupted work is continued."""
     from sidar.train import train_align
 
-    work = work_folder(run / cfg.align.folder)
-    return train_align(
-        cfg, run / "data", run / "sid", run / "sft", out, work=work, embed_folder=run / "embed"
-    )
+    data, sids, sft = inputs["data"], inputs["sid"], inputs["sft"]
+    return train_align(cfg, data, sids, sft, out, work=work, embed_folder=inputs["embed"])
 
 
-def dense(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
-    """The encoder fine-tuned on the training rows, and its item vectors."""
+def dense(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+    """The encoder fine-tuned on the training rows, and its item vectors; interrupted work is
+    continued.
+    """
     from sidar.train import train_dense
 
-    return train_dense(cfg, run / "data", out, work=work_folder(run / "dense"))
+    return train_dense(cfg, inputs["data"], out, work=work)
 
 
-def index(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def index(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """SIDs and priors → prefix index."""
     import sidar.index
 
-    return sidar.index.build_stage(cfg, run / "sid", run / "data", out)
+    return sidar.index.build_stage(cfg, inputs["sid"], inputs["data"], out)
 
 
-def answer(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def answer(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """Memory, tuned lexical channel, and the constants of the answer around the aligned model of
     ``cfg.align``.
     """
     from sidar.pipeline.answering import answer as build
 
-    return build(cfg, run, out)
+    return build(cfg, inputs, out, work)
 
 
-def bundle(cfg: Config, run: Path, out: Path) -> dict[str, Any]:
+def bundle(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage
-    ``answer`` has fitted, and the item vectors where it fuses or reranks."""
+    ``answer`` has fitted, and the item vectors where it fuses or reranks.
+    """
     from sidar.serve.bundle import BundleSources, write_bundle
 
     label = cfg.align.label or cfg.align.objective
     sources = BundleSources(
-        data=run / "data",
-        embed=run / "embed",
-        sid=run / "sid",
-        index=run / "index",
-        model=run / cfg.align.folder / "model",
+        data=inputs["data"],
+        embed=inputs["embed"],
+        sid=inputs["sid"],
+        index=inputs["index"],
+        model=inputs[cfg.align.folder] / "model",
         config=cfg.model_dump(mode="json", include={"decode", "embed"}),
         label=label,
-        rerank=read_facts(run / "answer").get("rerank"),
-        answer=run / "answer",
+        rerank=read_facts(inputs["answer"]).get("rerank"),
+        answer=inputs["answer"],
     )
     return write_bundle(out, sources)
 
 
-def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> dict[str, Any]:
-    """Score the baselines and ``models`` (stage folders) on every evaluation set of role test.
+def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+    """Score the baselines, plug-ins' channels and the models of ``inputs`` on every evaluation set
+    of role test.
 
-    ``dense-tuned`` is a row where `sidar tune-dense` has left a ``dense`` folder; ``dense.index``
-    says whether the dense rows search exactly or through an index. SFT and the model that is served
-    are also fused with BM25 + dense; weights come from the sets of role valid. ``evaluate.prompts:
-    semantic`` asks with the query alone. The sets are those of the config as it stands now; the
-    data folder's ``eval/`` may be older. Sets whose queries training has seen are named in the
-    summary.
+    ``dense-tuned`` is a row where the encoder that `sidar tune-dense` leaves is among the inputs;
+    ``dense.index`` says whether the dense rows search exactly or through an index. SFT and the
+    model that is served are also fused with BM25 + dense; weights come from the sets of role valid.
+    ``evaluate.prompts: semantic`` asks with the query alone. The sets are those of the config as it
+    stands now; the data folder's ``eval/`` may be older. Sets whose queries training has seen are
+    named in the summary.
     """
     from rich.markup import escape
 
     from sidar.data.evalsets import build_sets, held_out_advice
     from sidar.evaluate.hitrate import in_mode
     from sidar.evaluate.suite import run_suite
-    from sidar.pipeline import systems as rows
-    from sidar.pipeline.answer_rows import answer_rows
+    from sidar.pipeline.systems import RunParts, all_rows
 
-    stored = build_sets(cfg, run / "data")
+    stored = build_sets(cfg, inputs["data"])
     advice = [warning for one in stored for warning in one.warnings]
     advice += [leak] if (leak := held_out_advice(cfg, stored)) else []
     valid, test = (
@@ -185,23 +188,13 @@ def evaluate(cfg: Config, run: Path, out: Path, models: Sequence[str] = ()) -> d
         for role in ("valid", "test")
     )
     trained_on = {one.evalset.name: one.trained_on for one in stored if one.trained_on}
-
-    parts = rows.RunParts(cfg, run)
-    inputs = parts.channel_inputs(valid)
-    systems = rows.baseline_rows(parts, inputs) | rows.tuned_dense_rows(parts)
-    folders = rows.model_folders(run, models, cfg.evaluate.best)
-    trained = rows.generative_rows(parts, folders)
-    systems |= rows.plugin_rows(cfg, inputs, [*systems, *trained])
-    systems |= trained
-    answers = answer_rows(cfg, run, systems, parts.embedder, inputs.priors)
-    systems = rows.wanted_systems(systems | answers.systems, cfg.evaluate.systems)
-    rows.tune_reranking(systems, answers, valid, parts)
-
+    parts = RunParts(cfg, inputs)
+    systems = all_rows(parts, valid, work)
     scores = run_suite(
         systems,
         test,
         parts.dataset.catalogue,
-        inputs.priors,
+        parts.dataset.priors(),
         parts.index,
         out=out,
         cfg=cfg,

@@ -17,7 +17,7 @@ from sidar.embed import Embedder, load_embedder, load_items, query_side
 from sidar.evaluate import metrics
 from sidar.evaluate.systems import fusion_parts
 from sidar.index import PrefixIndex
-from sidar.pipeline.answer_rows import AnswerRows
+from sidar.pipeline.answer_rows import AnswerRows, answer_rows
 from sidar.pipeline.dense_rows import dense_rows
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.rerank import Reranked
@@ -31,11 +31,11 @@ class RunParts:
     """What the rows of a run are made from, each opened when it is first asked for."""
 
     cfg: Config
-    run: Path
+    inputs: Mapping[str, Path]
 
     @cached_property
     def dataset(self) -> Dataset:
-        return open_dataset(self.run / "data")
+        return open_dataset(self.inputs["data"])
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -43,7 +43,7 @@ class RunParts:
 
     @cached_property
     def index(self) -> PrefixIndex:
-        return PrefixIndex.load(self.run / "index")
+        return PrefixIndex.load(self.inputs["index"])
 
     @property
     def device(self) -> str:
@@ -60,7 +60,7 @@ class RunParts:
             validation = Validation(one.prompts, value)
         return ChannelInputs(
             self.dataset,
-            load_items(self.run / "embed"),
+            load_items(self.inputs["embed"]),
             query_side(self.embedder),
             validation,
             self.cfg.seed,
@@ -68,14 +68,29 @@ class RunParts:
         )
 
 
+def all_rows(parts: RunParts, valid: Sequence[EvalSet], work: Path) -> dict[str, System]:
+    """Return the systems that a table scores, by name; what they must be tuned on are the sets
+    ``valid``, or the requests that the answer was fitted to.
+    """
+    cfg, inputs = parts.cfg, parts.channel_inputs(valid)
+    rows = baseline_rows(parts, inputs) | tuned_dense_rows(parts)
+    trained = generative_rows(parts, checkpoints(parts.inputs, cfg.evaluate.best))
+    rows |= plugin_rows(cfg, inputs, [*rows, *trained])
+    rows |= trained
+    answers = answer_rows(cfg, parts.inputs, rows, parts.embedder, inputs.priors, work)
+    rows = wanted_systems(rows | answers.systems, cfg.evaluate.systems)
+    tune_reranking(rows, answers, valid, parts)
+    return rows
+
+
 def baseline_rows(parts: RunParts, inputs: ChannelInputs) -> dict[str, System]:
     """Return the rows that need no training: BM25, dense, quantised dense, popularity."""
     cfg, catalogue = parts.cfg, parts.dataset.catalogue
-    centroids = load_tokenizer(parts.run / "sid").reconstruct(parts.index.table)
+    centroids = load_tokenizer(parts.inputs["sid"]).reconstruct(parts.index.table)
     reader = query_side(parts.embedder, cfg.sid.view)
     return {
         "bm25": fitted_channel("bm25", inputs),
-        **dense_rows(cfg, parts.run, "embed", parts.embedder, catalogue.alive),
+        **dense_rows(cfg, parts.inputs["embed"], parts.embedder, catalogue.alive),
         "quantised-dense": QuantisedDense(centroids, parts.index.expand_with_source, reader),
         "popularity": fitted_channel("popularity", inputs),
     }
@@ -83,12 +98,13 @@ def baseline_rows(parts: RunParts, inputs: ChannelInputs) -> dict[str, System]:
 
 def tuned_dense_rows(parts: RunParts) -> dict[str, System]:
     """Return the rows of the encoder that ``sidar tune-dense`` has trained, where it has."""
-    if read_manifest(parts.run / "dense") is None:
+    folder = parts.inputs.get("dense")
+    if folder is None:
         return {}
-    tuned = parts.cfg.embed.model_copy(update={"model": str(parts.run / "dense" / "model")})
+    tuned = parts.cfg.embed.model_copy(update={"model": str(folder / "model")})
     encoder = load_embedder(tuned, parts.device)
     alive, how = parts.dataset.catalogue.alive, "encoder fine-tuned on the training rows"
-    return {**dense_rows(parts.cfg, parts.run, "dense", encoder, alive, "dense-tuned", how)}
+    return {**dense_rows(parts.cfg, folder, encoder, alive, "dense-tuned", how)}
 
 
 def plugin_rows(cfg: Config, inputs: ChannelInputs, taken: Collection[str]) -> dict[str, System]:
@@ -101,7 +117,7 @@ def plugin_rows(cfg: Config, inputs: ChannelInputs, taken: Collection[str]) -> d
 def generative_rows(parts: RunParts, models: Sequence[tuple[str, Path]]) -> dict[str, System]:
     """Return a row per trained model, by its name and folder, and its wider and reranked ones."""
     cfg, catalogue = parts.cfg, parts.dataset.catalogue
-    sids = load_sids(parts.run / "sid" / "sids.parquet", catalogue.item_ids)
+    sids = load_sids(parts.inputs["sid"] / "sids.parquet", catalogue.item_ids)
     reader = query_side(parts.embedder, cfg.sid.view).encode
 
     def row(name: str, model: Path, beam: int) -> GenerativeSystem:
@@ -118,26 +134,27 @@ def generative_rows(parts: RunParts, models: Sequence[tuple[str, Path]]) -> dict
             rows[wide] = row(wide, model, cfg.evaluate.wide_beam)
         if cfg.decode.rerank == "dense":
             encode = query_side(parts.embedder).encode
-            reranked = Reranked(plain, encode, load_items(parts.run / "embed"))
+            reranked = Reranked(plain, encode, load_items(parts.inputs["embed"]))
             rows[reranked.name] = reranked
     return rows
 
 
-def model_folders(run: Path, models: Sequence[str], best: bool) -> list[tuple[str, Path]]:
-    """Return row names and model folders: each stage's final model and, with ``best``, its best one
-    where that is another.
+def checkpoints(inputs: Mapping[str, Path], best: bool) -> list[tuple[str, Path]]:
+    """Return row names and model folders: the final model of each trained stage and, with ``best``,
+    its best one where that is another.
     """
     folders = []
-    for folder in models:
-        name = folder.removeprefix("align-")
-        folders.append((name, run / folder / "model"))
-        manifest = read_manifest(run / folder)
+    trained = {n: folder for n, folder in inputs.items() if n == "sft" or n.startswith("align-")}
+    for stage, folder in trained.items():
+        name = stage.removeprefix("align-")
+        folders.append((name, folder / "model"))
+        manifest = read_manifest(folder)
         if (
             best
             and manifest
             and manifest.shapes["best"].get("step") != manifest.shapes["final"].get("step")
         ):
-            folders.append((f"{name}-best", run / folder / "best"))
+            folders.append((f"{name}-best", folder / "best"))
     return folders
 
 
