@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidar.config import Config
+from sidar.config import Config, HeldOutConfig
 from sidar.data import health
 from sidar.data.catalogue import open_catalogue, save_catalogue
 from sidar.data.clean import DAY_US
@@ -21,7 +21,7 @@ from sidar.data.evalsets import make_sets, read_files, write_sets
 from sidar.data.examples import write_lists, write_sft
 from sidar.data.heldout import held_out_files, hold_out
 from sidar.data.judged import read_held_out
-from sidar.data.log import validate_log
+from sidar.data.log import LogFacts, validate_log
 from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
 from sidar.data.propensity import measure_propensities
@@ -80,72 +80,139 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """The user's files, read and checked: what later steps group."""
+
+    catalogue: Catalogue
+    bad_items: Quarantine
+    facts: LogFacts
+    bad_events: Quarantine
+    split: Split
+    users: int
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """The log as requests: their counts, and how many queries and requests were held out."""
+
+    requests: dict[str, int]
+    held_out: list[HeldOutConfig]
+
+
 def _build(
     duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found
 ) -> dict[str, Any]:
+    """Write everything into ``out`` and return the report."""
+    read = _read(duck, cfg, out, previous, found)
+    # before the long part, so that a broken file is found early
+    files = read_files(cfg, read.catalogue)
+    grouped = _group(duck, cfg, out, read, found)
+    lists, sft = _write_training(duck, cfg, out, read)
+    requests = out / "requests.parquet"
+    warnings, notes = health.of_windows(duck, read.split, requests)
+    found.warnings += [
+        *warnings,
+        *health.of_lists(cfg, lists),
+        *health.of_reranking(duck, cfg, requests),
+    ]
+    sets = make_sets(duck, cfg, files, out, read.split, read.catalogue)
+    listed = write_sets(sets, out / "eval")
+    quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
+    return {
+        "warnings": found.warnings,
+        "notes": notes,
+        **_report_of_files(read),
+        "quarantined": quarantined,
+        "split": read.split.report(),
+        "requests": grouped.requests,
+        "sft": sft,
+        "lists": lists,
+        "eval": listed,
+        "held_out": [held.model_dump() for held in grouped.held_out],
+    }
+
+
+def _read(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found) -> _Read:
+    """Read catalogue, log and users, and cut the log into windows."""
     old = None if previous is None else open_catalogue(Path(previous) / "catalogue.arrow")
     catalogue, bad_items = load_catalogue(duck, cfg, old)
     found.quarantines.append(bad_items)
-    log, requests = out / "interactions.parquet", out / "requests.parquet"
+    log = out / "interactions.parquet"
     facts, bad_events = validate_log(duck, cfg, catalogue, log)
     found.quarantines.append(bad_events)
     found.warnings += [*bad_items.unread, *facts.warnings, *health.of_log(duck, cfg, facts, log)]
     check_unit(cfg.split)
-    split = resolve_split(
-        cfg.split,
-        facts,
-        cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None,
-    )
+    moments = cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None
+    split = resolve_split(cfg.split, facts, moments)
     catalogue = keep_clicked(duck, cfg, catalogue, log, split)
     save_catalogue(catalogue, out / "catalogue.arrow")
     users = write_users(duck, cfg, out / "users.parquet")
     found.quarantines += [users.quarantine] if users.quarantine else []
     found.warnings += [*users.warnings, *unmatched(duck, cfg, log)]
+    return _Read(catalogue, bad_items, facts, bad_events, split, users.users)
 
-    files = read_files(cfg, catalogue)  # before the long part, so that a broken file is found early
+
+def _group(duck: Duck, cfg: Config, out: Path, read: _Read, found: _Found) -> _Grouped:
+    """Write ``requests.parquet``, in which requests of held-out queries are marked."""
+    log, requests = out / "interactions.parquet", out / "requests.parquet"
     held_out = held_out_files(cfg)
     held: dict[str, list[str]] = {"near": [], "exact": []}
-    for each in held_out:
-        held[each.match] += read_held_out(each)
+    for one in held_out:
+        held[one.match] += read_held_out(one)
     near = hold_out(duck, f"read_parquet({text(log)})", held["near"], held["exact"])
-
-    grouped = write_requests(duck, cfg, log, facts, split, requests)
+    grouped = write_requests(duck, cfg, log, read.facts, read.split, requests)
     found.warnings += grouped.warnings()
     splits = dict(
         duck.rows(
             f"SELECT split, count(*) FROM read_parquet({text(requests)}) GROUP BY 1 ORDER BY 1"
         )
     )
-    dropped = _held_out_requests(duck, split, requests)
-    check_windows(split, {**splits, "train": splits.get("train", 0) + dropped})
-    priors = count_priors(duck, requests, len(catalogue))
+    dropped = _held_out_requests(duck, read.split, requests)
+    check_windows(read.split, {**splits, "train": splits.get("train", 0) + dropped})
+    counts = {
+        "total": grouped.requests,
+        **splits,
+        "repeated_events": grouped.repeated_events,
+        "repeated_ids": grouped.repeated_ids,
+        "shared_ids": grouped.shared_ids,
+        "events_of_filtered_items": grouped.filtered_events,
+        "held_out_queries_in_log": near,
+        "held_out_requests_dropped": dropped,
+    }
+    return _Grouped(counts, held_out)
+
+
+def _write_training(duck: Duck, cfg: Config, out: Path, read: _Read) -> tuple[dict[str, Any], int]:
+    """Write priors, SFT rows and preference lists; return facts of the lists, and how many rows."""
+    requests = out / "requests.parquet"
+    priors = count_priors(duck, requests, len(read.catalogue))
     priors.save(out / "priors.parquet")
     sft = write_sft(duck, requests, out / "sft.parquet")
-    propensities = (
-        measure_propensities(duck, requests, facts) if cfg.preference.debias == "ips" else None
-    )
-    lists = write_lists(duck, cfg, requests, facts, priors, out / "lists.parquet", propensities)
-    list_facts = _list_facts(duck, out / "lists.parquet", lists)
-    warnings, notes = health.of_windows(duck, split, requests)
-    found.warnings += [
-        *warnings,
-        *health.of_lists(cfg, list_facts),
-        *health.of_reranking(duck, cfg, requests),
-    ]
-    listed = write_sets(make_sets(duck, cfg, files, out, split, catalogue), out / "eval")
-    quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
+    propensities = None
+    if cfg.preference.debias == "ips":
+        propensities = measure_propensities(duck, requests, read.facts)
+    path = out / "lists.parquet"
+    n_lists = write_lists(duck, cfg, requests, read.facts, priors, path, propensities)
+    lists = _list_facts(duck, path, n_lists)
+    if propensities is not None:
+        lists["propensities"] = propensities.report()
+    return lists, sft
+
+
+def _report_of_files(read: _Read) -> dict[str, Any]:
+    """Return what the report says of catalogue, log and users."""
+    catalogue, facts = read.catalogue, read.facts
     return {
-        "warnings": found.warnings,
-        "notes": notes,
         "catalogue": {
-            **bad_items.report(),
+            **read.bad_items.report(),
             "items": len(catalogue),
             "alive": int(catalogue.alive.sum()),
             "lineage": catalogue.lineage,
-            "warnings": bad_items.unread,
+            "warnings": read.bad_items.unread,
         },
         "events": {
-            **bad_events.report(),
+            **read.bad_events.report(),
             "used": facts.rows,
             "actions": facts.actions,
             "without_request_id": facts.without_request,
@@ -155,26 +222,7 @@ def _build(
             "warnings": facts.warnings,
             "unmapped_actions": facts.unmapped,
         },
-        "users": users.users,
-        "quarantined": quarantined,
-        "split": split.report(),
-        "requests": {
-            "total": grouped.requests,
-            **splits,
-            "repeated_events": grouped.repeated_events,
-            "repeated_ids": grouped.repeated_ids,
-            "shared_ids": grouped.shared_ids,
-            "events_of_filtered_items": grouped.filtered_events,
-            "held_out_queries_in_log": near,
-            "held_out_requests_dropped": dropped,
-        },
-        "sft": sft,
-        "lists": {
-            **list_facts,
-            **({} if propensities is None else {"propensities": propensities.report()}),
-        },
-        "eval": listed,
-        "held_out": [each.model_dump() for each in held_out],
+        "users": read.users,
     }
 
 

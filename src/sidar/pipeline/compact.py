@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,17 @@ import numpy as np
 
 from sidar.answer.carry import carry_to_rows
 from sidar.answer.facts import dense_probes, read_facts
-from sidar.artifacts import MANIFEST, continues, read_manifest, write_artifact
+from sidar.artifacts import MANIFEST, Draft, continues, read_manifest, write_artifact
 from sidar.data.catalogue import found, save_catalogue
 from sidar.embed import load_items
 from sidar.index import PrefixIndex
 from sidar.index.dual_view import DualViewIndex
 from sidar.index.rows import RowMap
-from sidar.serve.bundle import ANSWER, BundleSources, build_bundle, open_bundle
+from sidar.serve.bundle import ANSWER, Bundle, BundleSources, build_bundle, open_bundle
 from sidar.serve.bundle.encoder import ENCODER
 from sidar.sid.ledger import Ledger
 from sidar.sid.table import save_sids, table_version
-from sidar.types import PathLike, SemanticIds
+from sidar.types import Catalogue, PathLike, SemanticIds
 
 
 def compact(bundle: PathLike, out: PathLike) -> RowMap:
@@ -51,82 +53,108 @@ def compact(bundle: PathLike, out: PathLike) -> RowMap:
         )
     small = found(catalogue.table.filter(kept))
     rows = RowMap.keep(kept, catalogue.lineage, small.lineage)
-    sids = SemanticIds(
-        rows.take(opened.sids.codes),
-        rows.take(opened.sids.lengths),
-        opened.sids.codebook_sizes,
-        opened.sids.method,
-    )
-    sids = replace(sids, version=table_version(sids))
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".compact-", dir=out.parent))
     try:
-        inputs: dict[str, str] = {}
-        with write_artifact(
-            work / "data", "data", config={"compacted": catalogue.lineage}
-        ) as draft:
-            save_catalogue(small, draft.path / "catalogue.arrow")
-            rows.save(draft.path, catalogue.item_ids)
-            draft.shapes |= {
-                "items": len(small),
-                "lineage": small.lineage,
-                "continues": continues(bundle / "catalogue"),
-            }
-        inputs["data"] = _hash(work / "data")
-        with write_artifact(
-            work / "embed", "embed", config=_config(bundle / "embed"), inputs=dict(inputs)
-        ) as draft:
-            shutil.copyfile(bundle / "embed" / "embedder.json", draft.path / "embedder.json")
-            if opened.rerank is not None or opened.fuse != "none":
-                np.save(draft.path / "items.npy", rows.take(load_items(bundle / "embed")))
-        inputs["embed"] = _hash(work / "embed")
-        with write_artifact(
-            work / "sid", "sid", config=_config(bundle / "sid"), inputs=dict(inputs)
-        ) as draft:
-            shutil.copytree(bundle / "sid", draft.path, dirs_exist_ok=True)
-            (draft.path / MANIFEST).unlink()
-            save_sids(draft.path / "sids.parquet", small.item_ids, sids)
-            _shorten_ledger(draft.path, set(small.item_ids))
-            draft.shapes |= {
-                "codes": list(sids.codes.shape),
-                "codebook_sizes": list(sids.codebook_sizes),
-                "version": sids.version,
-                "continues": continues(bundle / "sid"),
-            }
-        inputs["sid"] = _hash(work / "sid")
-        prior, counts = (
-            None if values is None else rows.take(values)
-            for values in (opened.index.prior, opened.index.counts)
-        )
-        mine = {name: inputs[name] for name in ("data", "sid")}
-        with write_artifact(
-            work / "index", "index", config=_config(bundle / "index"), inputs=mine
-        ) as draft:
-            PrefixIndex.build(sids, prior, counts).save(draft.path)
-            draft.shapes |= {"sid_version": sids.version, "items": int((sids.lengths > 0).sum())}
-        answer = None
-        if opened.fuse != "none":
-            answer = work / ANSWER
-            answer.mkdir()
-            carry_to_rows(bundle / ANSWER, rows.new, small.lineage, answer)
-            _carry_cells(bundle, rows, load_items(work / "embed"), answer)
-        folders: dict[str, Any] = {name: work / name for name in ("data", "embed", "sid", "index")}
-        build_bundle(
-            out,
-            BundleSources(
-                **folders,
-                model=bundle / "model",
-                config=opened.config,
-                label=opened.label,
-                examples=list(opened.examples),
-                rerank=opened.rerank,
-                encoder=bundle / "embed" / ENCODER,
-                answer=answer,
-            ),
-        )
+        _Compaction(bundle, opened, small, rows, work).write(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return rows
+
+
+@dataclass(frozen=True)
+class _Compaction:
+    """The stage folders of a bundle, written anew in ``work`` for the rows that are kept."""
+
+    bundle: Path
+    opened: Bundle
+    small: Catalogue
+    rows: RowMap
+    work: Path
+
+    def write(self, out: Path) -> None:
+        """Write the folders one after another, and the bundle ``out`` of them."""
+        opened, sids = self.opened, self._sids()
+        hashes: dict[str, str] = {}
+        steps: list[tuple[str, Callable[[Draft], None], tuple[str, ...]]] = [
+            ("data", self._write_data, ()),
+            ("embed", self._write_embed, ("data",)),
+            ("sid", partial(self._write_sid, sids=sids), ("data", "embed")),
+            ("index", partial(self._write_index, sids=sids), ("data", "sid")),
+        ]
+        for name, write, reads in steps:
+            config = _config(self.bundle / name)
+            if name == "data":
+                config = {"compacted": opened.catalogue.lineage}
+            inputs = {part: hashes[part] for part in reads}
+            with write_artifact(self.work / name, name, config=config, inputs=inputs) as draft:
+                write(draft)
+            hashes[name] = _hash(self.work / name)
+        answer = self._carry_answer() if opened.fuse != "none" else None
+        folders: dict[str, Any] = {name: self.work / name for name in hashes}
+        sources = BundleSources(
+            **folders,
+            model=self.bundle / "model",
+            config=opened.config,
+            label=opened.label,
+            examples=list(opened.examples),
+            rerank=opened.rerank,
+            encoder=self.bundle / "embed" / ENCODER,
+            answer=answer,
+        )
+        build_bundle(out, sources)
+
+    def _sids(self) -> SemanticIds:
+        """Return the SID table of the rows that are kept."""
+        before = self.opened.sids
+        codes, lengths = self.rows.take(before.codes), self.rows.take(before.lengths)
+        sids = SemanticIds(codes, lengths, before.codebook_sizes, before.method)
+        return replace(sids, version=table_version(sids))
+
+    def _write_data(self, draft: Draft) -> None:
+        save_catalogue(self.small, draft.path / "catalogue.arrow")
+        self.rows.save(draft.path, self.opened.catalogue.item_ids)
+        draft.shapes |= {
+            "items": len(self.small),
+            "lineage": self.small.lineage,
+            "continues": continues(self.bundle / "catalogue"),
+        }
+
+    def _write_embed(self, draft: Draft) -> None:
+        before = self.bundle / "embed"
+        shutil.copyfile(before / "embedder.json", draft.path / "embedder.json")
+        if self.opened.rerank is not None or self.opened.fuse != "none":
+            np.save(draft.path / "items.npy", self.rows.take(load_items(before)))
+
+    def _write_sid(self, draft: Draft, sids: SemanticIds) -> None:
+        before, item_ids = self.bundle / "sid", self.small.item_ids
+        shutil.copytree(before, draft.path, dirs_exist_ok=True)
+        (draft.path / MANIFEST).unlink()
+        save_sids(draft.path / "sids.parquet", item_ids, sids)
+        _shorten_ledger(draft.path, set(item_ids))
+        draft.shapes |= {
+            "codes": list(sids.codes.shape),
+            "codebook_sizes": list(sids.codebook_sizes),
+            "version": sids.version,
+            "continues": continues(before),
+        }
+
+    def _write_index(self, draft: Draft, sids: SemanticIds) -> None:
+        index = self.opened.index
+        prior, counts = (
+            None if values is None else self.rows.take(values)
+            for values in (index.prior, index.counts)
+        )
+        PrefixIndex.build(sids, prior, counts).save(draft.path)
+        draft.shapes |= {"sid_version": sids.version, "items": int((sids.lengths > 0).sum())}
+
+    def _carry_answer(self) -> Path:
+        """Write memory, BM25 and dense cells in the new numbering; return their folder."""
+        answer = self.work / ANSWER
+        answer.mkdir()
+        carry_to_rows(self.bundle / ANSWER, self.rows.new, self.small.lineage, answer)
+        _carry_cells(self.bundle, self.rows, load_items(self.work / "embed"), answer)
+        return answer
 
 
 def _carry_cells(bundle: Path, rows: RowMap, items: np.ndarray, out: Path) -> None:

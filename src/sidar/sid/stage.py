@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,9 @@ from sidar.sid.tokenizer import (
     wants_queries,
 )
 from sidar.types import PathLike, SemanticIds, SidInputs
+
+if TYPE_CHECKING:
+    from sidar.data.dataset import Dataset
 
 _MAX_PAIRS = 200_000
 #: Positives of one list that the report counts pairs of.
@@ -108,6 +111,33 @@ def fit_catalogue(
     return best[0], best[1], tried
 
 
+@dataclass(frozen=True)
+class Items:
+    """What the stage gives SIDs to: the vectors (N, D) of a catalogue, its live rows (n,), and what
+    a tokenizer may look at of these.
+    """
+
+    data: Dataset
+    vectors: np.ndarray
+    rows: np.ndarray
+    inputs: SidInputs
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """SIDs of the live items ``inputs``, and what was learnt on the way.
+
+    ``tried``: items per SID by sizes tried; ``recall``: what quantised dense finds at each.
+    """
+
+    tokenizer: Tokenizer
+    inputs: SidInputs
+    today: Refreshed
+    reference: dict[str, Any] | None
+    tried: dict[str, float] = field(default_factory=dict)
+    recall: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 def build(
     cfg: Config,
     data_folder: PathLike,
@@ -126,10 +156,42 @@ def build(
     Tombstones keep no SID. A warm start keeps the codebooks and most SIDs (sid/refresh.py).
     ``ValueError`` when the vectors belong to another catalogue or no item is left.
     """
+    items = _read_items(cfg, Path(data_folder), embed_folder)
+    before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
+    if before is not None:
+        assigned = _continue(cfg, items, before, Path(embed_folder))
+    else:
+        on = device or resolve_device(cfg.device)
+        assigned = _fit(cfg, items, embed_folder, on, work)
+    sids = _of_catalogue(assigned.today.sids, items)
+    out = Path(out)
+    _write(out, items, assigned, sids, is_fitted=before is None)
+    quality, fit = _quality(cfg, items, assigned, sids, out)
+    summary = (
+        f"{quality['sids']:,} SIDs of {_name(sids)} for {quality['items']:,} items "
+        f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
+    )
+    summary += recalled(quality["quantised_dense"])
+    shapes: dict[str, Any] = {
+        "codes": list(sids.codes.shape),
+        "codebook_sizes": list(sids.codebook_sizes),
+        "version": sids.version,
+    }
+    if before is not None:
+        changes = assigned.today.counts
+        shapes |= {"continues": continues(before), "changes": changes}
+        moved = sum(changes.get(cause, 0) for cause in ("text", "category", "tokenizer"))
+        summary += f"; codebooks kept, {changes.get('new', 0):,} new items, {moved:,} moved"
+    summary += spoken(fit)
+    return {"summary": summary, "shapes": shapes, "quality": quality}
+
+
+def _read_items(cfg: Config, data_folder: Path, embed_folder: PathLike) -> Items:
+    """Open catalogue and vectors; ``ValueError`` where they do not fit or no item is left."""
     from sidar.data import open_dataset
     from sidar.embed import load_items
 
-    data = open_dataset(Path(data_folder))
+    data = open_dataset(data_folder)
     catalogue, vectors = data.catalogue, load_items(embed_folder, cfg.sid.view)
     if len(vectors) != len(catalogue):
         raise ValueError(
@@ -150,75 +212,91 @@ def build(
         counts=data.priors().clicks[rows],
         item_ids=catalogue.item_ids[rows].tolist(),
     )
-    tried: dict[str, float] = {}
-    recall: dict[str, dict[str, Any]] = {}
-    before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None
-    # yesterday's codebooks: an SID keeps its meaning, new items get theirs from the same codes
-    if before is not None:
-        check_encoder(before.parent / "embed", Path(embed_folder))
-        check_settings(before, cfg.sid)
-        tokenizer = load_tokenizer(before)
-        yesterday = load_sids(before / "sids.parquet", inputs.item_ids or ())
-        today = refresh(
-            tokenizer, yesterday, Ledger.load(before), inputs, margin=cfg.sid.keep_margin
+    return Items(data, vectors, rows, inputs)
+
+
+def _continue(cfg: Config, items: Items, before: Path, embed_folder: Path) -> Assigned:
+    """Return SIDs by yesterday's codebooks: an SID keeps its meaning, and new items get theirs from
+    the same codes.
+    """
+    check_encoder(before.parent / "embed", embed_folder)
+    check_settings(before, cfg.sid)
+    tokenizer = load_tokenizer(before)
+    yesterday = load_sids(before / "sids.parquet", items.inputs.item_ids or ())
+    ledger = Ledger.load(before)
+    today = refresh(tokenizer, yesterday, ledger, items.inputs, margin=cfg.sid.keep_margin)
+    return Assigned(tokenizer, items.inputs, today, load_reference(before))
+
+
+def _fit(
+    cfg: Config, items: Items, embed_folder: PathLike, device: str, work: Path | None
+) -> Assigned:
+    """Return SIDs by codebooks fitted to the catalogue, with the log's queries where asked for."""
+    inputs, rows = items.inputs, items.rows
+    if most := wants_queries(cfg.sid):
+        sft = items.data.sft()
+        vectors, pairs = query_inputs(
+            sft, rows, most, cfg.embed, embed_folder, cfg.sid.view, device
         )
-        found, reference = today.sids, load_reference(before)
-    else:
-        on = device or resolve_device(cfg.device)
-        if most := wants_queries(cfg.sid):
-            said = query_inputs(data.sft(), rows, most, cfg.embed, embed_folder, cfg.sid.view, on)
-            inputs = replace(inputs, query_vectors=said[0], query_item_pairs=said[1])
-        tokenizer, found, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, on, work, recall)
-        today = Refreshed(found, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
-        reference = make_reference(cfg.sid, tokenizer, found, inputs, cfg.seed, on)
-    codes = np.full((len(catalogue), found.n_levels), -1, np.int32)
-    lengths = np.zeros(len(catalogue), np.int32)
-    codes[rows], lengths[rows] = found.codes, found.lengths
-    sids = SemanticIds(codes, lengths, found.codebook_sizes, method=found.method)
-    sids = replace(sids, version=table_version(sids))
-    out = Path(out)
+        inputs = replace(inputs, query_vectors=vectors, query_item_pairs=pairs)
+    recall: dict[str, dict[str, Any]] = {}
+    tokenizer, sids, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device, work, recall)
+    today = Refreshed(sids, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
+    reference = make_reference(cfg.sid, tokenizer, sids, inputs, cfg.seed, device)
+    return Assigned(tokenizer, inputs, today, reference, tried, recall)
+
+
+def _of_catalogue(sids: SemanticIds, items: Items) -> SemanticIds:
+    """Return the table over all rows of the catalogue, tombstones without an SID."""
+    n_rows = len(items.vectors)
+    codes = np.full((n_rows, sids.n_levels), -1, np.int32)
+    lengths = np.zeros(n_rows, np.int32)
+    codes[items.rows], lengths[items.rows] = sids.codes, sids.lengths
+    table = SemanticIds(codes, lengths, sids.codebook_sizes, method=sids.method)
+    return replace(table, version=table_version(table))
+
+
+def _write(out: Path, items: Items, assigned: Assigned, sids: SemanticIds, is_fitted: bool) -> None:
+    """Write tokenizer, table, ledger and reference."""
+    tokenizer, today = assigned.tokenizer, assigned.today
     tokenizer.save(out)
-    if before is None:
-        check_reload(tokenizer, out, inputs)
-    save_sids(out / "sids.parquet", catalogue.item_ids, sids)
-    write_up(inputs, tokenizer, found, today.fitted, today.cause).save(out)
-    if reference is not None:
-        save_reference(out, reference)
+    if is_fitted:
+        check_reload(tokenizer, out, assigned.inputs)
+    save_sids(out / "sids.parquet", items.data.catalogue.item_ids, sids)
+    write_up(assigned.inputs, tokenizer, today.sids, today.fitted, today.cause).save(out)
+    if assigned.reference is not None:
+        save_reference(out, assigned.reference)
+
+
+def _quality(
+    cfg: Config, items: Items, assigned: Assigned, sids: SemanticIds, out: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write ``quality.json``, ``quality.png`` and the picture of a training; return the quality
+    and what of it is the training's.
+    """
+    data, tokenizer, found = items.data, assigned.tokenizer, assigned.today.sids
+    priors = data.priors()
     quality = report(
         sids,
-        vectors=vectors,
+        vectors=items.vectors,
         tokenizer=tokenizer,
-        categories=categories,
+        categories=data.catalogue.column("category"),
         pairs=preference_pairs(data.lists("train"), cfg.seed),
-        classes=data.priors().popularity(),
-        counts=data.priors().clicks,
+        classes=priors.popularity(),
+        counts=priors.clicks,
         seed=cfg.seed,
     )
-    quality["sizes_tried"] = tried
-    sizes = _name(sids)
-    quality["quantised_dense"] = recall.get(sizes) or _recall(inputs, found, tokenizer, cfg.seed)
-    quality["sizes_recall"] = {name: each.get("neighbours") for name, each in recall.items()}
-    fit = describe_fit(tokenizer, found, inputs, out)
+    recall = assigned.recall
+    quality["sizes_tried"] = assigned.tried
+    quality["quantised_dense"] = recall.get(_name(sids)) or _recall(
+        assigned.inputs, found, tokenizer, cfg.seed
+    )
+    quality["sizes_recall"] = {name: kept.get("neighbours") for name, kept in recall.items()}
+    fit = describe_fit(tokenizer, found, assigned.inputs, out)
     quality |= fit
     (out / "quality.json").write_text(json.dumps(quality, indent=1, ensure_ascii=False) + "\n")
     draw(quality, sids, out / "quality.png")
-    summary = (
-        f"{quality['sids']:,} SIDs of {sizes} for {quality['items']:,} items "
-        f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
-    )
-    summary += recalled(quality["quantised_dense"])
-    shapes: dict[str, Any] = {
-        "codes": list(codes.shape),
-        "codebook_sizes": list(sids.codebook_sizes),
-        "version": sids.version,
-    }
-    if before is not None:
-        shapes |= {"continues": continues(before), "changes": today.counts}
-        new = today.counts.get("new", 0)
-        moved = sum(today.counts.get(cause, 0) for cause in ("text", "category", "tokenizer"))
-        summary += f"; codebooks kept, {new:,} new items, {moved:,} moved"
-    summary += spoken(fit)
-    return {"summary": summary, "shapes": shapes, "quality": quality}
+    return quality, fit
 
 
 def _name(sids: SemanticIds) -> str:
