@@ -66,8 +66,8 @@ class Objective:
         """The batch's loss () and scalars to log; ``state`` is updated where RDRW runs."""
         parts = self.parts(scores, cfg, state)
         logs = {**list_statistics(scores), **parts.logs, "loss": parts.total.detach()}
-        for name in ("sft", "contrast"):
-            if (part := getattr(parts, name)) is not None:
+        for name, part in (("sft", parts.sft), ("contrast", parts.contrast)):
+            if part is not None:
                 logs[f"loss/{name}"] = part.detach()
         return parts.total, logs
 

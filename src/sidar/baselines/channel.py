@@ -153,8 +153,8 @@ def register_channel(name: str, options: type[BaseModel] | None = None) -> Calla
             reason = "is a row of every table" if name in ROWS else "wants letters, digits, - and _"
             raise ValueError(f"channels: the name {name!r} {reason}; choose another")
         if inspect.isabstract(cls):
-            missing = sorted(cls.__abstractmethods__)
-            raise TypeError(f"{cls.__name__} lacks {' and '.join(missing)}")
+            missing = " and ".join(sorted(cls.__abstractmethods__))
+            raise TypeError(f"{cls.__name__} lacks {missing}")
         cls.name = name
         if options is not None:
             cls.options_class = options

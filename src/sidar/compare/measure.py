@@ -138,7 +138,7 @@ class CachedEncoder:
     def __init__(self, encoder: Embedder) -> None:
         self._encoder = encoder
         self._vectors: dict[str, np.ndarray] = {}
-        self.dim = encoder.dim
+        self.dim, self.bf16 = encoder.dim, encoder.bf16
 
     @property
     def fingerprint(self) -> str:

@@ -32,6 +32,10 @@ class Embedder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def bf16(self) -> bool:
+        """Whether the matrix products run in bf16: such vectors are cached apart."""
+
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """(n, D) float32, rows of length 1, in the order of ``texts``."""
         ...
@@ -75,6 +79,8 @@ class HashingEmbedder:
 
     For tests, docs and demos that need an embedder's interface and not its quality.
     """
+
+    bf16 = False
 
     def __init__(self, dim: int = 64) -> None:
         self.dim = dim

@@ -109,7 +109,7 @@ def embed_texts(
     """(n, D) float32 vectors of ``texts``, through the same cache (``cache_folder``/<fingerprint>)
     as a catalogue's.
     """
-    bf16 = bool(getattr(embedder, "bf16", False))
+    bf16 = embedder.bf16
     cache = VectorCache(
         cache_folder / f"{embedder.fingerprint}-{'bf16' if bf16 else 'fp32'}", embedder.dim
     )
@@ -144,7 +144,7 @@ def build(
 
     catalogue = open_dataset(Path(data_folder)).catalogue
     embedder = load_embedder(cfg.embed, device or cfg.device)
-    bf16, new = bool(getattr(embedder, "bf16", False)), 0
+    bf16, new = embedder.bf16, 0
     for name, view in item_views(embedder).items():
         folder = (
             Path(out).parent / ".embed.cache" / f"{view.fingerprint}-{'bf16' if bf16 else 'fp32'}"

@@ -122,7 +122,7 @@ class Doubled:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self.dim = 2 * embedder.dim
+        self.dim, self.bf16 = 2 * embedder.dim, embedder.bf16
         self.fingerprint = f"doubled-{embedder.fingerprint}"
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

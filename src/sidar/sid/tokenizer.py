@@ -4,6 +4,7 @@ made them.
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,8 +225,9 @@ def register_tokenizer(method: str, options: type[BaseModel] | None = None) -> C
     """
 
     def add(cls: T) -> T:
-        if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-            raise TypeError(f"{cls.__name__} lacks {' and '.join(missing)}")
+        if inspect.isabstract(cls):
+            missing = " and ".join(sorted(cls.__abstractmethods__))
+            raise TypeError(f"{cls.__name__} lacks {missing}")
         cls.method = method
         if options is not None:
             cls.options_class = options
