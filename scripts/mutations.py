@@ -151,15 +151,8 @@ LISTED: list[Mutant] = [
     _listed(
         "BM25 is tuned on a test set",
         "pipeline.stages:evaluate",
-        (
-            'tuning = next((each for each in valid if each.origin == "real"), valid[0] if valid '
-            "else "
-            "None)"
-        ),
-        (
-            'tuning = next((each for each in test if each.origin == "real"), test[0] if test else '
-            "None)"
-        ),
+        "all_rows(parts, valid, work)",
+        "all_rows(parts, test, work)",
         "tests/answer/test_answer_wiring.py::test_what_is_tuned_reads_validation_and_what_is_scored_is_the_test",
     ),
     _listed(
@@ -199,16 +192,16 @@ LISTED: list[Mutant] = [
     ),
     _listed(
         "expected columns are in prior order",
-        "evaluate.scorer:Scorer.score",
-        "expected_scores(job.truth, groups, EXPECTED, rows.shape[1])",
-        "score_ranking(job.truth, rows, EXPECTED)",
+        "evaluate.scorer:Scorer._score_ranked_sids",
+        "expected_scores(job.truth, groups, EXPECTED, depth)",
+        "score_ranking(job.truth, system.hits(job.eval_set.prompts, depth).rows, EXPECTED)",
         "tests/evaluate/test_evaluate_wiring.py::test_expected_columns_take_sids_by_equal_shares_and_their_items_in_random_order",
     ),
     _listed(
         "expected columns ignore how many items share an SID",
-        "evaluate.scorer:Scorer.score",
-        "self._by_equal_shares(ranked, logp), self.sid_of_row",
-        "ranked, self.sid_of_row",
+        "evaluate.scorer:Scorer._score_ranked_sids",
+        "order = self._by_equal_shares(ranked, logp)",
+        "order = ranked",
         "tests/evaluate/test_evaluate_wiring.py::test_expected_columns_take_sids_by_equal_shares_and_their_items_in_random_order",
     ),
     _listed(
@@ -227,16 +220,16 @@ LISTED: list[Mutant] = [
     ),
     _listed(
         "the wide row decodes with the narrow beam",
-        "pipeline.stages:evaluate",
-        'cfg.decode.model_copy(update={"beam": cfg.evaluate.wide_beam})',
-        "cfg.decode",
+        "pipeline.systems:generative_rows",
+        "row(wide, model, cfg.evaluate.wide_beam)",
+        "row(wide, model, cfg.decode.beam)",
         "tests/answer/test_answer_wiring.py::test_the_rows_of_a_model_are_its_folder_and_its_width",
     ),
     _listed(
         "the bundle serves the best checkpoint",
         "pipeline.stages:bundle",
-        'model=run / cfg.align.folder / "model"',
-        'model=run / cfg.align.folder / "best"',
+        'model=inputs[cfg.align.folder] / "model"',
+        'model=inputs[cfg.align.folder] / "best"',
         "tests/answer/test_answer_wiring.py::test_the_bundle_serves_the_final_model_of_the_config",
     ),
     _listed(
@@ -255,7 +248,7 @@ LISTED: list[Mutant] = [
     ),
     _listed(
         "SARQ and ACRQ count impressions",
-        "sid.stage:build",
+        "sid.stage:_read_items",
         "counts=data.priors().clicks[rows],",
         "counts=data.priors().impressions[rows],",
         "tests/sid/test_sid_inputs.py::test_counts_are_requests_of_training_days_that_chose_the_item",
