@@ -442,6 +442,13 @@ def test_fusion_names_are_read_longest_first():
         "bm25+dense-tuned",
         "bm25+dense-tuned+sft",
     ]
+    # a plug-in's channel is added to the baselines, as a model is
+    assert list(default_fusions(["bm25", "dense", "mine", "sft"], ["sft"], ["mine"])) == [
+        *("bm25+dense", "bm25+dense+mine", "bm25+dense+sft"),
+    ]
+    fusions = {"bm25+dense": ("bm25", "dense"), "bm25+dense+mine": ("bm25", "dense", "mine")}
+    asked = pairs([], fusions, channels=["mine"])["Does a channel of your own improve the fusion?"]
+    assert asked == [("bm25+dense+mine", "bm25+dense")]
 
 
 def test_a_baseline_may_rank_sids_without_being_a_model(world):
