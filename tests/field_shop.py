@@ -55,7 +55,8 @@ def run(folder: Path, rows: list[Row], people: str | None = None, **sections: ob
         cfg.users.path = str(folder / "users.csv")
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    summary = str(data_stage(cfg, folder / "run", out)["summary"])
+    cfg.runs, cfg.name = str(folder), "run"
+    summary = str(data_stage(cfg, {}, out, folder / "work")["summary"])
     report = json.loads((out / "report.json").read_text())
     assert [f"WARNING: {each}" for each in report["warnings"]] == [
         line.replace("\\[", "[") for line in summary.splitlines() if line.startswith("WARNING")

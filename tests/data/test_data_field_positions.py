@@ -93,8 +93,9 @@ def test_ordinals_of_ubi_start_at_zero_by_its_standard(
         {"threads": 1, "events": {"format": "ubi", "first_position": option}}
     )
     cfg.catalogue.path, cfg.events.path = str(catalogue(tmp_path)), str(tmp_path / "ubi.ndjson")
+    cfg.runs, cfg.name = str(tmp_path), "run"
     (tmp_path / "out").mkdir()
-    summary = str(data_stage(cfg, tmp_path / "run", tmp_path / "out")["summary"])
+    summary = str(data_stage(cfg, {}, tmp_path / "out", tmp_path / "work")["summary"])
     assert ("WARNING: 16 of 16 lists look as if position.ordinal counted from 1" in summary) == told
     assert positions(tmp_path) == ([2, 3, 4] if told else [1, 2, 3])
 
@@ -119,8 +120,9 @@ def test_answers_of_ubi_give_lists_with_negatives(tmp_path: Path) -> None:
     (tmp_path / "ubi.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
     cfg = Config.model_validate({"threads": 1, "events": {"format": "ubi"}})
     cfg.catalogue.path, cfg.events.path = str(catalogue(tmp_path)), str(tmp_path / "ubi.ndjson")
+    cfg.runs, cfg.name = str(tmp_path), "run"
     (tmp_path / "out").mkdir()
-    data_stage(cfg, tmp_path / "run", tmp_path / "out")
+    data_stage(cfg, {}, tmp_path / "out", tmp_path / "work")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["lists"]["mean_negatives"], report["lists"]["without_negatives"]) == (2.0, 0)
     assert positions(tmp_path) == [1, 2, 3]
@@ -150,7 +152,8 @@ def test_an_ordinal_of_ubi_that_is_no_whole_number_is_refused(
     (tmp_path / "e.ndjson").write_text(json.dumps({**event, "event_attributes": attributes}) + "\n")
     cfg = Config.model_validate({"events": {"path": str(tmp_path / "e.ndjson"), "format": "ubi"}})
     cfg.catalogue.path = str(catalogue(tmp_path))
+    cfg.runs, cfg.name = str(tmp_path), "run"
     with pytest.raises(
         ValueError, match=rf"bad position \(1\).*e\.ndjson, record 1, position '{ordinal}'"
     ):
-        data_stage(cfg, tmp_path / "run", tmp_path / "out")
+        data_stage(cfg, {}, tmp_path / "out", tmp_path / "work")

@@ -234,14 +234,14 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path) -> None:
     cfg = config(tmp_path)
     events = pq.read_table(cfg.events.path)
     ids, actions = events.column("item_id").to_pylist(), events.column("action").to_pylist()
-    assert "\n" not in data_stage(cfg, tmp_path, tmp_path / "data")["summary"]
+    assert "\n" not in data_stage(cfg, {}, tmp_path / "data", tmp_path)["summary"]
     ids = [f"[{item}]" if row % 5 == 0 else item for row, item in enumerate(ids)]
     actions = ["buy" if action == "order" else action for action in actions]
     for name, column in (("item_id", ids), ("action", actions)):
         events = events.set_column(events.column_names.index(name), name, pa.array(column))
     pq.write_table(events, cfg.events.path)
     console = Console(width=1000, file=io.StringIO())
-    console.print(data_stage(cfg, tmp_path, tmp_path / "again")["summary"])
+    console.print(data_stage(cfg, {}, tmp_path / "again", tmp_path)["summary"])
     _, warning, unused = console.file.getvalue().splitlines()
     assert warning.startswith("WARNING: ")
     assert "(20%) name items that the catalogue does not have, e.g. '[T" in warning
