@@ -61,10 +61,14 @@ def vectors_of(prompts: Sequence[Sequence[int]]) -> Tensor | None:
     """(B, D) float32 sentence vectors that ``prompts`` bring along; None where any brings none."""
     import torch
 
-    found = [getattr(prompt, "vector", None) for prompt in prompts]
-    if any(vector is None for vector in found) or not found:
+    vectors = [
+        np.asarray(prompt.vector, np.float32)
+        for prompt in prompts
+        if isinstance(prompt, Encoded) and prompt.vector is not None
+    ]
+    if not vectors or len(vectors) < len(prompts):
         return None
-    return torch.from_numpy(np.stack([np.asarray(vector, np.float32) for vector in found]))
+    return torch.from_numpy(np.stack(vectors))
 
 
 class PromptBuilder:

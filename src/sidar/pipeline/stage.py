@@ -176,16 +176,24 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
     """
     found = {}
     for key, value in config.items():
-        part: Any = Config()
-        plugin = False
-        for name in key.split("."):
-            plugin = isinstance(part, Extensible) and name not in type(part).model_fields
-            part = getattr(part, name, None)
-        if (plugin or isinstance(part, BaseModel)) and isinstance(value, dict):
+        if isinstance(value, dict) and _is_section(key):
             found.update(options({f"{key}.{name}": inner for name, inner in value.items()}))
         else:
             found[key] = value
     return found
+
+
+def _is_section(key: str) -> bool:
+    """Return whether a dotted key names a section of the config, or of a plug-in in it."""
+    section: Any = Config()
+    names = key.split(".")
+    for depth, name in enumerate(names, start=1):
+        if not isinstance(section, BaseModel):
+            return False
+        if name not in type(section).model_fields:
+            return isinstance(section, Extensible) and depth == len(names)
+        section = getattr(section, name)
+    return isinstance(section, BaseModel)
 
 
 def fingerprint(path: Path) -> str:

@@ -82,7 +82,7 @@ def attach(
     if embed_folder is None:
         model.prompts.reader = Reader(embedder, None, batch_size=max(AT_ONCE, cfg.embed.batch_size))
         return None
-    precision = "bf16" if getattr(embedder, "bf16", False) else "fp32"
+    precision = "bf16" if embedder.bf16 else "fp32"
     folder = (
         Path(embed_folder).parent / ".embed.cache" / f"queries-{embedder.fingerprint}-{precision}"
     )
