@@ -103,18 +103,26 @@ def run(
     _write_catalogue(catalogue, launch, config, for_launch, out / "catalogue.parquet", note)
     pq.write_table(who.table().replace_schema_metadata(note), out / "users.parquet")
     write_grounded(grounded, catalogue.item_ids, out)
-    report = {
+    report = _report(catalogue, config, grounded, out)
+    (out / "simulator.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _report(
+    catalogue: Catalogue, config: SimulatorConfig, grounded: Grounded, out: Path
+) -> dict[str, Any]:
+    """Return what the traffic was made from, and its marginals."""
+    splits = ("train", "valid", "test")
+    return {
         "simulated": True,
         "config": config.model_dump(),
         "config_hash": config.hash,
         "lexicon_hash": sha256_file(Path(lexicon_module.__file__).with_name("lexicon.yaml")),
         "catalogue_lineage": catalogue.lineage,
-        "grounded_queries": {s: len(grounded.of_split(s)) for s in ("train", "valid", "test")},
-        "grounded_intents": {s: grounded.splits.count(s) for s in ("train", "valid", "test")},
+        "grounded_queries": {split: len(grounded.of_split(split)) for split in splits},
+        "grounded_intents": {split: grounded.splits.count(split) for split in splits},
         "marginals": marginals(out),
     }
-    (out / "simulator.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
 
 
 def draw_launches(
