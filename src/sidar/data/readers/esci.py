@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sidar.config import CatalogueConfig
 from sidar.data.duck import Duck, files
+from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import Source, find_files
-from sidar.data.readers.staging import stage_lines
 
 _FACTS = ("color", "rating", "rating_count", "is_book")
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from sidar.config import CatalogueConfig, EventsConfig
 from sidar.data.duck import Duck, name
+from sidar.data.readers.json_files import read_json
 from sidar.data.readers.source import FILE, ITEM_COLUMNS, PLACE, Source, find_files
-from sidar.data.readers.staging import read_json
 from sidar.data.readers.tabular import SUFFIXES, open_files, open_table
 from sidar.data.readers.typed import Roles
 

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from sidar.data import clean
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers.dialect import read_dialect
+from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import FILE, PLACE, Source, find_files
-from sidar.data.readers.staging import stage_csv, stage_lines, stage_whole_lines
+from sidar.data.readers.staging import stage_csv, stage_whole_lines
 from sidar.data.readers.tabular import CSV, JSON, JSONL, PARQUET, SUFFIXES, open_files
 from sidar.data.readers.typed import Roles, typed_rows
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sidar.data.duck import Duck, name
+from sidar.data.readers.json_files import stage_jsonl
 from sidar.data.readers.source import MEASURES, NESTED, PROSE, Source, find_files, select_columns
-from sidar.data.readers.staging import stage_csv, stage_jsonl
+from sidar.data.readers.staging import stage_csv
 from sidar.data.readers.typed import Roles, typed_rows
 
 PARQUET = (".parquet", ".pq")

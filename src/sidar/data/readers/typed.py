@@ -20,22 +20,20 @@ from duckdb.sqltypes import DuckDBPyType
 
 from sidar.data.duck import Duck, files, name
 from sidar.data.readers.source import FILE, PLACE, refuse_case_twins
-
-#: Whole numbers from here on are no longer told apart by the type.
-EXACT_BELOW = {"half": 2**11, "float": 2**24, "double": 2**53}
-_INTEGERS = (
-    "tinyint",
-    "smallint",
-    "integer",
-    "bigint",
-    "utinyint",
-    "usmallint",
-    "uinteger",
-    "ubigint",
-    "hugeint",
+from sidar.data.readers.sql_types import (
+    EXACT_BELOW,
+    LISTS,
+    RECORDS,
+    as_text,
+    children,
+    is_printable,
+    is_text,
+    kind_of,
+    readable,
+    shown_type,
+    text_of_text,
+    trimmed,
 )
-_RECORDS = ("struct", "map", "union")
-_LISTS = ("list", "array")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def typed_rows(duck: Duck, paths: Sequence[Path], roles: Roles) -> tuple[str, li
     kinds: dict[str, set[str]] = {}
     for part in parts:
         for column, sql_type in part.types.items():
-            kinds.setdefault(column, set()).add(_kind(sql_type))
+            kinds.setdefault(column, set()).add(kind_of(sql_type))
     measures = {column for column in roles.measures if len(kinds.get(column, set()) - {""}) == 1}
     names = dict.fromkeys(column for part in parts for column in part.all_columns)
     return " UNION ALL BY NAME ".join(part.converted(measures) for part in parts), list(names)
@@ -187,7 +185,7 @@ class _Part:
             return
         sql_type, value = every[first], name(first)
         for field in rest:
-            fields = _children(sql_type) if sql_type.id == "struct" else {}
+            fields = children(sql_type) if sql_type.id == "struct" else {}
             if field not in fields:
                 return
             sql_type, value = fields[field], f"{value}.{name(field)}"
@@ -203,22 +201,22 @@ class _Part:
 
     def _value(self, column: str, measures: Collection[str]) -> str:
         value, sql_type = self.values[column], self.types[column]
-        if column in measures and _kind(sql_type) in ("number", "time"):
+        if column in measures and kind_of(sql_type) in ("number", "time"):
             return value
-        if column in self.roles.nested and sql_type.id in (*_LISTS, *_RECORDS):
-            return f"to_json({_readable(value, sql_type)})::VARCHAR"
+        if column in self.roles.nested and sql_type.id in (*LISTS, *RECORDS):
+            return f"to_json({readable(value, sql_type)})::VARCHAR"
         if column in self.whole:
-            return f"regexp_replace({_trimmed(_text(value, sql_type))}, '\\.0+$', '')"
+            return f"regexp_replace({trimmed(as_text(value, sql_type))}, '\\.0+$', '')"
         if (
             column in self.roles.measures
             and self.roles.decimal == ","
-            and _kind(sql_type) == "number"
+            and kind_of(sql_type) == "number"
         ):
             return (
                 f"{value}::VARCHAR || CASE WHEN contains({value}::VARCHAR, 'e') THEN '' ELSE "
                 "'e0' END"
             )
-        return _text(value, sql_type)
+        return as_text(value, sql_type)
 
     def _check(self) -> None:
         """Raise ``ValueError`` for values that would be lost: wide whole doubles, bytes that are no
@@ -249,12 +247,12 @@ class _Part:
                         advice,
                     )
                 )
-            elif column not in self.roles.nested and not _printable(sql_type):
+            elif column not in self.roles.nested and not is_printable(sql_type):
                 advice = (
                     f"where text is wanted; name one field ({column}.<field>) or write the "
                     "column as text"
                 )
-                example = f"any_value(left(to_json({_readable(value, sql_type)})::VARCHAR, 80))"
+                example = f"any_value(left(to_json({readable(value, sql_type)})::VARCHAR, 80))"
                 tests.append((column, f"count({value}) > 0", example, advice))
         if not tests:
             return
@@ -266,7 +264,7 @@ class _Part:
                 tests, found[::2], found[1::2], strict=True
             ):
                 if bad:
-                    kind = _shown_type(self.types[column])
+                    kind = shown_type(self.types[column])
                     raise ValueError(
                         f"{file}: column {column!r} holds {kind}, e.g. {shown}, {advice}"
                     )
@@ -284,14 +282,14 @@ def _whole_labels(duck: Duck, path: Path, schema: pa.Schema, roles: Roles) -> li
         column
         for column in dict.fromkeys(wanted)
         if column in schema.names and column not in (FILE, PLACE) and roles.is_label(column)
-        if _is_text(schema.field(column).type)
+        if is_text(schema.field(column).type)
     ]
     if not texts:
         return []
     rows = f"read_parquet({files([path])}, hive_partitioning = false)"
     looks = []
     values = {
-        column: _trimmed(_text_of_text(name(column), schema.field(column).type)) for column in texts
+        column: trimmed(text_of_text(name(column), schema.field(column).type)) for column in texts
     }
     for value in values.values():
         wide = (
@@ -336,117 +334,3 @@ def _named(duck: Duck, path: Path) -> str:
     if path.parent != duck.work:
         return str(path)
     return str(duck.row(f"SELECT {FILE} FROM read_parquet({files([path])}) LIMIT 1")[0])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner)) or _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_binary(inner)
-        or pa.types.is_large_binary(inner)
-        or pa.types.is_fixed_size_binary(inner)
-    )
-
-
-def _text_of_text(value: str, kind: pa.DataType) -> str:
-    """Return SQL of a text column as text; bytes that are no text are NULL, and are refused
-    elsewhere.
-    """
-    return f"TRY(decode({value}))" if _is_binary(kind) else value
-
-
-def _trimmed(value: str) -> str:
-    """Return SQL of a text without ASCII's white space at its ends."""
-    return f"trim({value}, ' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13))"
-
-
-def _kind(sql_type: DuckDBPyType) -> str:
-    """Return "number", "time" or "text"; empty for a column of nulls."""
-    if sql_type.id in (*_INTEGERS, *EXACT_BELOW, "decimal", "uhugeint"):
-        return "number"
-    if sql_type.id.startswith("timestamp") or sql_type.id == "date":
-        return "time"
-    return "" if sql_type.id == "null" else "text"
-
-
-def _printable(sql_type: DuckDBPyType) -> bool:
-    """Return whether a type is a scalar or a list of scalars."""
-    if sql_type.id in _LISTS:
-        return _element(sql_type).id not in (*_LISTS, *_RECORDS)
-    return sql_type.id not in _RECORDS
-
-
-def _element(sql_type: DuckDBPyType) -> DuckDBPyType:
-    return _children(sql_type)["child"]
-
-
-def _children(sql_type: DuckDBPyType) -> dict[str, DuckDBPyType]:
-    """Return the inner types of a list, struct or map by name."""
-    return {key: kind for key, kind in sql_type.children if isinstance(kind, DuckDBPyType)}
-
-
-def _shown_type(sql_type: DuckDBPyType) -> str:
-    """Return a type in words that a reader of Parquet files knows."""
-    words = {"double": "whole doubles", "float": "whole floats", "blob": "binary"}
-    return words.get(sql_type.id, f"values of type {str(sql_type).replace(chr(34), '')}")
-
-
-def _text(value: str, sql_type: DuckDBPyType) -> str:
-    """Return SQL of a scalar as text, or of a list of scalars as text joined by ", "."""
-    if sql_type.id in _LISTS:
-        if not _printable(sql_type):  # checked: every value is null
-            return "NULL::VARCHAR"
-        element = _element(sql_type)
-        return (
-            f"array_to_string(list_transform({value}::{element}[], lambda e: "
-            f"{_text('e', element)}), ', ')"
-        )
-    if sql_type.id in EXACT_BELOW:
-        whole = f"isfinite({value}) AND {value} = trunc({value}) AND abs({value}) < 1e18"
-        return (
-            f"CASE WHEN {whole} THEN {value}::BIGINT::VARCHAR WHEN NOT isnan({value}) THEN "
-            f"{value}::VARCHAR END"
-        )
-    if sql_type.id == "decimal":
-        return (
-            f"CASE WHEN {value} = trunc({value}) THEN trunc({value})::DECIMAL(38, 0)::VARCHAR "
-            f"ELSE {value}::VARCHAR END"
-        )
-    if sql_type.id == "blob":
-        return f"TRY(decode({value}))"
-    return "NULL::VARCHAR" if sql_type.id in (*_RECORDS, "null") else f"{value}::VARCHAR"
-
-
-def _readable(value: str, sql_type: DuckDBPyType, depth: int = 0) -> str:
-    """Return SQL of a nested value with binary as text all the way down."""
-    inner = f"e{depth}"
-    if sql_type.id == "blob":
-        return f"coalesce(TRY(decode({value})), {value}::VARCHAR)"
-    if sql_type.id in _LISTS:
-        element = _element(sql_type)
-        return (
-            f"list_transform({value}::{element}[], lambda {inner}: "
-            f"{_readable(inner, element, depth + 1)})"
-        )
-    if sql_type.id == "struct":
-        fields = [
-            (field, _readable(f"{value}.{name(field)}", kind, depth))
-            for field, kind in _children(sql_type).items()
-        ]
-        packed = ", ".join(f"{name(field)} := {converted}" for field, converted in fields)
-        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
-    if sql_type.id == "map":
-        kinds = _children(sql_type)
-        entry = ", ".join(
-            f"{part} := {_readable(f'{inner}.{part}', kinds[part], depth + 1)}"
-            for part in ("key", "value")
-        )
-        return (
-            f"map_from_entries(list_transform(map_entries({value}), lambda {inner}: "
-            f"struct_pack({entry})))"
-        )
-    return value

@@ -15,8 +15,8 @@ from __future__ import annotations
 from sidar.config import EventsConfig
 from sidar.data.clean import whole_id
 from sidar.data.duck import Duck, files, text
+from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import Source, find_files
-from sidar.data.readers.staging import stage_lines
 
 SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz", ".json.gz")
 #: Keys under which a query lists the ids of its answer.
