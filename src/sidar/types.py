@@ -275,3 +275,5 @@ class SidInputs:
 
 
 PathLike = str | Path
+#: A JSON object: what a manifest, a report or a file of figures holds.
+Json = dict[str, Any]

@@ -16,7 +16,7 @@ and a quarter 0.5 whatever the noise in the log.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.align.terms import full_precision
+from sidar.types import Json
 
 Quartiles = tuple[float, float, float]
 
@@ -140,7 +141,7 @@ class SimilarityWindow:
             new = (1 - self.alpha) * old + self.alpha * np.asarray(_quartiles(values))
             self._quartiles = (float(new[0]), float(new[1]), float(new[2]))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Json:
         """JSON-able; floats survive JSON exactly."""
         return {
             "size": self.size,
@@ -150,7 +151,7 @@ class SimilarityWindow:
             "quartiles": self._quartiles,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Json) -> None:
         """Continue from ``state``; ``ValueError`` when it belongs to a window of another size or
         rule.
         """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sidar.answer.smoothed import AnswerParams
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 FILE = "answer.json"
 FORMAT = 1
@@ -16,12 +16,12 @@ FORMAT = 1
 GENERATIVE = "generative"
 
 
-def read_facts(folder: PathLike) -> dict[str, Any]:
+def read_facts(folder: PathLike) -> Json:
     """Read ``answer.json``; ``ValueError`` for a missing file or another format."""
     path = Path(folder) / FILE
     if not path.is_file():
         raise ValueError(f"{path} does not exist; it is made by `sidar run`")
-    facts: dict[str, Any] = json.loads(path.read_text())
+    facts: Json = json.loads(path.read_text())
     if facts.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {facts.get('format')}, Sidar reads {FORMAT}; run `sidar run` again"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sidar.answer.smoothed import PRIOR, AnswerParams, Pooled
-from sidar.types import Hits
+from sidar.types import Hits, Json
 
 #: Bounds of the logarithms: kappa, half-life in days, and of ε and δ as they are.
 KAPPA, HALF_LIFE, SMALL = (1e-3, 1e3), (0.5, 365.0), (1e-6, 0.5)
@@ -56,7 +56,7 @@ class Fit:
     value: float
     requests: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {
             "params": self.params.to_json(),
             "log_likelihood": self.value,

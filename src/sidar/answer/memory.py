@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 
 from sidar.data.normalise import VERSION as NORMALISER
 from sidar.data.normalise import normalise_query
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 FILE = "memory.parquet"
 FORMAT = 1
@@ -277,7 +276,7 @@ class Memory:
         )
         try:
             table = pq.read_table(path)
-            about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+            about: Json = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(damaged) from error
         if about.get("format") != FORMAT:

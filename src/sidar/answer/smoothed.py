@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from sidar.answer.memory import Memory
-from sidar.types import Hits
+from sidar.types import Hits, Json
 
 #: Pseudo-count of every item in the prior, so that a new item can be answered.
 PRIOR_PSEUDO = 1.0
@@ -47,7 +46,7 @@ class AnswerParams:
         """Names of the channels, in a fixed order."""
         return tuple(self.temperatures)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return asdict(self)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sidar.baselines.ranking import DEPTH, top_k
 from sidar.baselines.text import words
-from sidar.types import Catalogue, Hits, PathLike
+from sidar.types import Catalogue, Hits, Json, PathLike
 
 #: Stem of the files of a saved index, and their version.
 FILE, FORMAT = "bm25", 1
@@ -229,11 +229,11 @@ class Bm25:
         return best
 
 
-def _read_facts(folder: PathLike) -> dict[str, Any]:
+def _read_facts(folder: PathLike) -> Json:
     path = Path(folder) / f"{FILE}.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; it is made by `sidar run`")
-    facts: dict[str, Any] = json.loads(path.read_text())
+    facts: Json = json.loads(path.read_text())
     if facts["format"] != FORMAT:
         raise ValueError(
             f"{path} has format {facts['format']}, Sidar reads {FORMAT}; run `sidar run` again"

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import JsonValue
@@ -14,7 +13,7 @@ from pydantic import JsonValue
 from sidar.artifacts import replace_file, sha256_json
 from sidar.config import Config
 from sidar.sid.lengths import code_bits
-from sidar.types import SemanticIds
+from sidar.types import Json, SemanticIds
 
 #: Two code budgets are equal within this share.
 TOLERANCE = 0.01
@@ -57,11 +56,11 @@ class KeptAnswer:
         self.path = path
         self.question = sha256_json(question)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Json:
         """Return what was kept; empty where nothing is, or where it answers another question."""
         if not self.path.is_file():
             return {}
-        kept: dict[str, Any] = json.loads(self.path.read_text())
+        kept: Json = json.loads(self.path.read_text())
         return kept if kept["asked"] == self.question else {}
 
     def write(self, values: Mapping[str, JsonValue]) -> None:

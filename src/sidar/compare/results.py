@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from sidar.artifacts import replace_file
 from sidar.evaluate.stats import Verdict
+from sidar.types import Json
 
 FILE = "results.json"
 
@@ -250,7 +251,7 @@ class Results:
         ]
 
 
-def _upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
+def _upgraded(value: Mapping[str, Any]) -> Json:
     """Return results of version 1, which held beams of many widths, as results of today.
 
     The oldest of them listed the items of an SID whole, from an item beam: they stay version 1.

@@ -33,6 +33,7 @@ from sidar.compare.verdict import find_leaders, id_figures, sentence
 from sidar.data import open_dataset
 from sidar.evaluate.perquery import QUERIES_FILE, PerQuery, read_clusters, summarise
 from sidar.evaluate.slices import CLASSES
+from sidar.types import Json
 
 
 def summarise_runs(comparison: Comparison, runs: Sequence[MethodRun], baselines: Path) -> Results:
@@ -139,7 +140,7 @@ def _mean(values: Sequence[Any]) -> Any:
     return float(np.mean(values))
 
 
-def _measure_shapes(run: MethodRun) -> dict[str, Any]:
+def _measure_shapes(run: MethodRun) -> Json:
     manifest = read_manifest(run.folder / "measure")
     return manifest.shapes if manifest else {}
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from sidar.data.catalogue import open_catalogue
 from sidar.data.evalsets import read_sets
 from sidar.data.priors import Priors
-from sidar.types import Catalogue, EvalSet, PathLike, Prompt, Request
+from sidar.types import Catalogue, EvalSet, Json, PathLike, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Dataset:
         return self.folder / "interactions.parquet"
 
     @cached_property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Counts of everything that was read, dropped and made."""
         return json.loads((self.folder / "report.json").read_text())
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from sidar.data.duck import Duck, text
+from sidar.types import Json
 
 #: The ``bucket`` of requests that were shown in random order.
 RANDOM = "random"
@@ -49,7 +50,7 @@ class Propensities:
         p = self.p[at.clip(min=0)]
         return np.concatenate([[0.0], 1.0 / p.clip(min=1.0 / CLIP)])
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """The table, JSON-able."""
         return {
             "bucket": RANDOM,

@@ -8,13 +8,13 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidar.data.duck import Duck
 from sidar.data.readers.source import Source
+from sidar.types import Json
 
 #: Columns of ``quarantine.parquet``. ``place`` is the 1-based record of the file (a CSV's header is
 #: record 1).
@@ -87,7 +87,7 @@ class Quarantine:
             return f"{where}, {column} {str(fields[column])[:_SHOWN]!r}"
         return f"{where}, {row['reason']}: {row['raw'][:_SHOWN]}"
 
-    def _first(self) -> dict[str, Any] | None:
+    def _first(self) -> Json | None:
         """The refused row that comes first by file and record."""
         tables = [self.rows.slice(0, 1).to_pylist()]
         for part in self.parts:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sidar.config import SplitConfig
 from sidar.data.clean import DAY_US
 from sidar.data.log import LogFacts
+from sidar.types import Json
 
 Unit = Literal["day", "time", "fraction", "leave_one_out"]
 #: A window in time: from the first moment (µs UTC) up to the second, which is outside; empty where
@@ -113,12 +114,12 @@ class Split:
         first, last = self.days_of(self.valid if role == "valid" else self.test)
         return f"day{first}" if first == last else f"day{first}-{last}"
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Return the split as JSON; :meth:`from_report` reads it back.
 
         ``valid_day`` and ``test_day`` are the first days of the windows, for ``unit: day`` only.
         """
-        facts: dict[str, Any] = {"unit": self.unit, "valid_day": None, "test_day": None}
+        facts: Json = {"unit": self.unit, "valid_day": None, "test_day": None}
         if self.unit == "leave_one_out":
             return facts
         if self.unit == "day":
@@ -129,7 +130,7 @@ class Split:
         return facts
 
     @classmethod
-    def from_report(cls, facts: dict[str, Any], day0: int) -> Split:
+    def from_report(cls, facts: Json, day0: int) -> Split:
         """Read what :meth:`report` wrote; older data folders hold only the two days."""
         if "test_us" in facts:
             return cls(facts["unit"], day0, tuple(facts["valid_us"]), tuple(facts["test_us"]))

@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -29,13 +28,13 @@ from sidar.data.quarantine import Quarantine, Stopped, write_quarantine
 from sidar.data.requests import cuts, write_requests
 from sidar.data.splits import Split, check_unit, check_windows, resolve_split
 from sidar.data.users import unmatched, write_users
-from sidar.types import Catalogue, PathLike
+from sidar.types import Catalogue, Json, PathLike
 
 #: The file of rows that were refused; it is also left by a stop.
 QUARANTINE = "quarantine.parquet"
 
 
-def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> dict[str, Any]:
+def build(cfg: Config, out: PathLike, previous: PathLike | None = None) -> Json:
     """Read, check and group everything into the folder ``out``; returns the report that it also
     writes.
 
@@ -100,9 +99,7 @@ class _Grouped:
     held_out: list[HeldOutConfig]
 
 
-def _build(
-    duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found
-) -> dict[str, Any]:
+def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: _Found) -> Json:
     """Write everything into ``out`` and return the report."""
     read = _read(duck, cfg, out, previous, found)
     # before the long part, so that a broken file is found early
@@ -183,7 +180,7 @@ def _group(duck: Duck, cfg: Config, out: Path, read: _Read, found: _Found) -> _G
     return _Grouped(counts, held_out)
 
 
-def _write_training(duck: Duck, cfg: Config, out: Path, read: _Read) -> tuple[dict[str, Any], int]:
+def _write_training(duck: Duck, cfg: Config, out: Path, read: _Read) -> tuple[Json, int]:
     """Write priors, SFT rows and preference lists; return facts of the lists, and how many rows."""
     requests = out / "requests.parquet"
     priors = count_priors(duck, requests, len(read.catalogue))
@@ -200,7 +197,7 @@ def _write_training(duck: Duck, cfg: Config, out: Path, read: _Read) -> tuple[di
     return lists, sft
 
 
-def _report_of_files(read: _Read) -> dict[str, Any]:
+def _report_of_files(read: _Read) -> Json:
     """Return what the report says of catalogue, log and users."""
     catalogue, facts = read.catalogue, read.facts
     return {
@@ -271,7 +268,7 @@ def keep_clicked(
     return Catalogue(table, catalogue.lineage)
 
 
-def _list_facts(duck: Duck, path: Path, lists: int) -> dict[str, Any]:
+def _list_facts(duck: Duck, path: Path, lists: int) -> Json:
     mean, empty = duck.row(
         "SELECT avg(len(negatives)), count(*) FILTER (len(negatives) = 0) FROM "
         f"read_parquet({text(path)})"

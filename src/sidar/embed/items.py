@@ -15,7 +15,7 @@ from sidar.embed.cache import VectorCache, text_keys
 from sidar.embed.encoder import Embedder
 from sidar.embed.load import load_embedder
 from sidar.embed.towers import TWO_TOWERS, TowerEmbedder, View, side_by_side
-from sidar.types import CATALOGUE_SCHEMA, Catalogue, PathLike
+from sidar.types import CATALOGUE_SCHEMA, Catalogue, Json, PathLike
 
 #: View -> file of an embed artefact.
 FILES = {"item": "items.npy", "query": "items_query.npy"}
@@ -132,7 +132,7 @@ def build(
     *,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """The embed stage: ``items.npy`` (N, D) float32, rows of length 1, and ``embedder.json`` in
     ``out``.
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.stats import holm, paired_tests, verdict
 from sidar.evaluate.systems import dense_row
+from sidar.types import Json
 
 #: The model that every aligned model is judged against.
 SFT = "sft"
@@ -80,11 +80,11 @@ def paired_claims(
     permutations: int = 10_000,
     channels: Collection[str] = (),
     metrics: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """One row per set, question, measure and pair; Holm over the pairs of one question on one set
     and measure. ``channels`` and ``metrics`` are those of plug-ins.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for set_name in values.sets():
         systems = values.systems(set_name)
         for question, asked in pairs(generative, fusions, systems, channels).items():

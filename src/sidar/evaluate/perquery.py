@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidar.evaluate.stats import bootstrap_intervals
-from sidar.types import PathLike, Scores
+from sidar.types import Json, PathLike, Scores
 
 FILE = "per_query.parquet"
 QUERIES_FILE = "queries.parquet"
@@ -74,7 +74,7 @@ class PerQuery:
     def write(self, folder: PathLike) -> None:
         """Write ``per_query.parquet`` into ``folder``."""
         sizes = [len(ids) for ids, _ in self._values.values()]
-        columns: dict[str, Any] = {}
+        columns: Json = {}
         for at, name in enumerate(("set", "system", "measure")):
             words = list(dict.fromkeys(key[at] for key in self._values))
             number = {word: i for i, word in enumerate(words)}

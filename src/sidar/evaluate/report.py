@@ -19,7 +19,7 @@ from sidar.evaluate import report_sets
 from sidar.evaluate.report_sets import headers, names, report_set, series_numbers
 from sidar.evaluate.table import blocks, interval, number, read_scores
 from sidar.pages import Line, Picture, bars_around_zero, lines, render
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 from sidar.version import __version__
 
 #: Training scalars that are shown first, where a log has them; the others are behind a click.
@@ -27,7 +27,7 @@ CURVES = {"loss": "Loss", "nll": "NLL of the positives", "recall@8": "Recall@8"}
 #: Fields of a log that are no curves.
 NO_CURVE = {"kind", "step", "lr", "tokens_per_s", "seconds"}
 
-Record = dict[str, Any]
+Record = Json
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.plugin_metrics import score_metrics
 from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, order_by_hash, query_cluster
 from sidar.evaluate.truth import Truth
-from sidar.types import Catalogue, EvalSet, Hits
+from sidar.types import Catalogue, EvalSet, Hits, Json
 
 #: Cutoffs of the recall curves, of items and of SIDs.
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -99,8 +99,8 @@ class Job:
     truth: Truth
     sid_truth: Truth | None
     slices: dict[str, Truth]
-    queries: list[dict[str, Any]]
-    facts: dict[str, Any]
+    queries: list[Json]
+    facts: Json
 
 
 class Scorer:

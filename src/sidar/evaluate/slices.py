@@ -13,6 +13,7 @@ import numpy as np
 
 from sidar.data.normalise import query_key
 from sidar.evaluate.perquery import PerQuery
+from sidar.types import Json
 
 #: Popularity classes of items on training days (``data``'s ``Priors.popularity``).
 CLASSES = ("head", "torso", "tail", "cold")
@@ -72,11 +73,11 @@ def slice_means(
     set_name: str,
     queries: Sequence[Mapping[str, Any]],
     more: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Json:
     """Means per slice: items by popularity class, queries by the labels of their set; with the
     number of queries. ``more``: measures beside those of :data:`QUERY_SLICED`.
     """
-    out: dict[str, Any] = {}
+    out: Json = {}
     for label in CLASSES:
         cells = {}
         for system in values.systems(set_name):

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Job, Priors, Scorer
 from sidar.evaluate.slices import slice_means, subset_by_hash
 from sidar.evaluate.systems import default_fusions, fusion_parts, is_generative
 from sidar.evaluate.usage import sid_usage
-from sidar.types import Catalogue, EvalSet, Hits
+from sidar.types import Catalogue, EvalSet, Hits, Json
 
 
 def run_suite(
@@ -41,7 +40,7 @@ def run_suite(
     topic_oracle: Collection[str] | None = None,
     trained_on: Mapping[str, int] | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> Json:
     """Score ``systems`` and their fusions on ``eval_sets``; write everything into ``out``; return
     ``scores.json``.
 
@@ -109,8 +108,8 @@ class Scored:
     """What scoring leaves: per-query values, and queries and facts of every set."""
 
     values: PerQuery = field(default_factory=PerQuery)
-    queries: list[dict[str, Any]] = field(default_factory=list)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    queries: list[Json] = field(default_factory=list)
+    facts: dict[str, Json] = field(default_factory=dict)
 
     def keep(self, job: Job) -> None:
         """Add the queries and facts of a scored set."""
@@ -153,9 +152,9 @@ def _write_runs(
         write_trec_hits(path, hits, eval_set.query_ids, catalogue, name)
 
 
-def _header(cfg: Config, catalogue: Catalogue) -> dict[str, Any]:
+def _header(cfg: Config, catalogue: Catalogue) -> Json:
     """Return what ``scores.json`` says of the run as a whole."""
-    header: dict[str, Any] = {
+    header: Json = {
         "version": 1,
         "seed": cfg.seed,
         "bootstrap": cfg.evaluate.bootstrap,
@@ -175,7 +174,7 @@ def _header(cfg: Config, catalogue: Catalogue) -> dict[str, Any]:
     return header
 
 
-def _rows(systems: Mapping[str, System], fusions: Collection[str]) -> dict[str, Any]:
+def _rows(systems: Mapping[str, System], fusions: Collection[str]) -> Json:
     """Return what kind each row is, and what each system says of itself."""
     kinds: dict[str, str] = {name: system.kind for name, system in systems.items()}
     kinds |= dict.fromkeys(fusions, "fusion")
@@ -191,7 +190,7 @@ def _statistics(
     systems: Mapping[str, System],
     fusions: Mapping[str, tuple[str, ...]],
     cfg: Config,
-) -> dict[str, Any]:
+) -> Json:
     """Return means, intervals and slices of every set, and the paired tests."""
     clusters = scored.clusters
     summary = summarise(scored.values, clusters, samples=cfg.evaluate.bootstrap, seed=cfg.seed)
@@ -212,7 +211,7 @@ def _statistics(
     return {"sets": scored.facts, "tests": tests}
 
 
-def _fusion_fact(fusion: Fusion, tune_sets: Sequence[EvalSet]) -> dict[str, Any]:
+def _fusion_fact(fusion: Fusion, tune_sets: Sequence[EvalSet]) -> Json:
     tuned = bool(tune_sets) and bool(np.isfinite(fusion.value))
     return {
         "method": fusion.method,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sidar.evaluate.perquery import PerQuery, read_clusters, summarise
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 Scores = Mapping[str, Any]  # what scores.json holds
 
@@ -54,7 +54,7 @@ def blocks(scores: Scores) -> dict[str, dict[str, str]]:
     return BLOCKS | {"Items": BLOCKS["Items"] | dict(scores.get("metrics", {}))}
 
 
-def read_scores(folder: PathLike) -> dict[str, Any]:
+def read_scores(folder: PathLike) -> Json:
     """``scores.json`` of an evaluate folder.
 
     Raises ``ValueError`` naming the command that makes it.

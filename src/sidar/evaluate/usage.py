@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from sidar.evaluate.scorer import Index, Priors
+from sidar.types import Json
 
 
-def sid_usage(index: Index, priors: Priors) -> dict[str, Any]:
+def sid_usage(index: Index, priors: Priors) -> Json:
     """How items and training clicks spread over the tree: per first code, and used prefixes per
     depth.
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sidar.config import Config
 from sidar.index.prefix import PrefixIndex
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 
-def build_stage(
-    cfg: Config, sid_folder: PathLike, data_folder: PathLike, out: PathLike
-) -> dict[str, Any]:
+def build_stage(cfg: Config, sid_folder: PathLike, data_folder: PathLike, out: PathLike) -> Json:
     """Write ``prefix.safetensors`` into ``out``: prefixes of all SIDs, items of each SID, their
     clicks and priors.
     """

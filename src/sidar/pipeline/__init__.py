@@ -10,6 +10,7 @@ from sidar.artifacts import write_artifact
 from sidar.config import AlignConfig, Config
 from sidar.pipeline.plan import Step, plan
 from sidar.pipeline.runtime import discard_work, prepare, work_folder
+from sidar.types import Json
 
 __all__ = ["plan", "run", "show_plan"]
 
@@ -32,7 +33,7 @@ def run(
     only: str | None = None,
     force: bool = False,
     console: Any = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """Run every missing or stale stage (of ``only`` and what it needs, if given) and return their
     reports.
 
@@ -40,7 +41,7 @@ def run(
     """
     prepare(cfg)
     steps = plan(cfg, aligns, only=only)
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, Json] = {}
     for step in steps:
         stage, own, folder = step.stage, step.config, cfg.run_dir / step.stage.name
         # Re-asked, not planned: an input that was remade may turn out the same.

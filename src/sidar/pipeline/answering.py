@@ -29,7 +29,7 @@ from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
 from sidar.pipeline.answer_rows import CandidatePrior, describe
 from sidar.pipeline.dense_rows import answer_dense
 from sidar.pipeline.memory_row import fit_memory_row
-from sidar.types import Catalogue
+from sidar.types import Catalogue, Json
 
 #: Queries that the lexical channel is tuned on.
 TUNE = 256
@@ -65,7 +65,7 @@ def fit(log: Log, channels: Mapping[str, System], counts: np.ndarray, alive: np.
     return fit_answer(found, log.chosen, popularity(counts, alive), int(alive.sum()))
 
 
-def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> dict[str, Any]:
+def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Json:
     """Write ``memory.parquet``, the tuned BM25 and ``answer.json`` of the model of ``cfg.align``
     into ``out``.
 
@@ -85,7 +85,7 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> di
     fused = fused and _can_be_fitted(cfg, log)
     embedder = load_embedder(cfg.embed, device(cfg))
     candidates, rerank = _candidates(cfg, inputs, dataset, log, embedder)
-    facts: dict[str, Any] = {
+    facts: Json = {
         "fuse": "memory" if fused else "none",
         "label": candidates[0].name,
         "rerank": rerank,
@@ -118,7 +118,7 @@ def _can_be_fitted(cfg: Config, log: Log) -> bool:
 
 def _candidates(
     cfg: Config, inputs: Mapping[str, Path], dataset: Dataset, log: Log, embedder: Embedder
-) -> tuple[list[System], dict[str, Any] | None]:
+) -> tuple[list[System], Json | None]:
     """Return the aligned model and, with a weight to be chosen, its reranked row, of which one is
     the answer's generative channel; and what the weight was chosen on.
     """
@@ -156,7 +156,7 @@ def _fuse(
     log: Log,
     embedder: Embedder,
     candidates: Sequence[System],
-    facts: dict[str, Any],
+    facts: Json,
     out: Path,
 ) -> list[str]:
     """Fit the answer, write its memory, BM25 and dense cells into ``out``, add what was chosen to

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from sidar.serve.bundle import open_bundle
 from sidar.serve.retriever import Retriever
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import load_reference
-from sidar.types import EvalSet, PathLike, Prompt, SemanticIds
+from sidar.types import EvalSet, Json, PathLike, Prompt, SemanticIds
 
 BEAMS = (10, 64, 512)
 
@@ -32,7 +31,7 @@ def cold_start(
     sample: int = 400,
     k: int = 100,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """JSON-able figures of the items that ``after`` has and ``before`` had not.
 
     ``quantised``: mean squared error of new items, of items that were left out of a second fit, of
@@ -57,7 +56,7 @@ def cold_start(
     retriever = Retriever.load(after)
     about = json.loads((after / "embed" / "embedder.json").read_text())
     texts = item_texts(new.catalogue, about["fields"])
-    figures: dict[str, Any] = {
+    figures: Json = {
         "items": {"new": len(fresh), "old": len(fitted)},
         "quantised": {
             "new": float(ledger.error[ledger.cause == "new"].mean()),

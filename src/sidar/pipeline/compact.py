@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from sidar.serve.bundle import ANSWER, Bundle, BundleSources, build_bundle, open
 from sidar.serve.bundle.encoder import ENCODER
 from sidar.sid.ledger import Ledger
 from sidar.sid.table import save_sids, table_version
-from sidar.types import Catalogue, PathLike, SemanticIds
+from sidar.types import Catalogue, Json, PathLike, SemanticIds
 
 
 def compact(bundle: PathLike, out: PathLike) -> RowMap:
@@ -91,7 +90,7 @@ class _Compaction:
                 write(draft)
             hashes[name] = _hash(self.work / name)
         answer = self._carry_answer() if opened.fuse != "none" else None
-        folders: dict[str, Any] = {name: self.work / name for name in hashes}
+        folders: Json = {name: self.work / name for name in hashes}
         sources = BundleSources(
             **folders,
             model=self.bundle / "model",
@@ -182,6 +181,6 @@ def _hash(folder: Path) -> str:
     return manifest.hash
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> Json:
     manifest = read_manifest(folder)
     return dict(manifest.config) if manifest else {}

@@ -15,9 +15,10 @@ import yaml
 
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import load_config
+from sidar.types import Json
 
 
-def base(inputs: str, name: str) -> dict[str, Any]:
+def base(inputs: str, name: str) -> Json:
     """Settings that differ from the defaults. Sizes fit two cores and fifteen minutes."""
     sets = (
         ("judged", "dev", "valid"),
@@ -75,7 +76,7 @@ def base(inputs: str, name: str) -> dict[str, Any]:
 
 
 #: ``--tiny``: every step runs, nothing is learnt.
-TINY: dict[str, Any] = {
+TINY: Json = {
     "embed": {"model": "hashing:64"},
     "lm": {
         "layers": 2,
@@ -98,7 +99,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Json, extra: Json) -> Json:
     """``extra`` over ``base``, section by section."""
     merged = dict(base)
     for key, value in extra.items():
@@ -107,7 +108,7 @@ def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def settings(*, everything: bool, tiny: bool) -> dict[str, Any]:
+def settings(*, everything: bool, tiny: bool) -> Json:
     """The demo's ``sidar.yaml`` as a mapping.
 
     ``everything`` has inputs and a run of its own: its log is larger.
@@ -123,7 +124,7 @@ def settings(*, everything: bool, tiny: bool) -> dict[str, Any]:
     return merge(chosen, {"evaluate": {"max_queries": 300, "invalid_queries": 32}})
 
 
-def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> dict[str, Any]:
+def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> Json:
     """Write the sample catalogue, judged queries and a simulated log into ``folder`` unless they
     are there already.
 
@@ -183,10 +184,10 @@ def run_demo(
     run = cfg.run_dir
     before = run / "bundle-sft"  # the page shows both, so that what alignment changed can be seen
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
-    parts: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
+    parts: Json = {name: run / name for name in ("data", "embed", "sid", "index")}
     sft = BundleSources(**parts, model=run / "sft" / "model", config=config, label="sft")
     build_bundle(before, sft)
-    cost: dict[str, Any] = {
+    cost: Json = {
         "seconds": round(time.monotonic() - started, 1),
         "peak_rss_gb": round(peak_rss_gb(), 2),
         "ran": list(reports),

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from sidar.config import Config
 from sidar.embed import Embedder, TowerEmbedder, load_items, query_side
 from sidar.evaluate.systems import TextSystem
 from sidar.index.dual_view import DualViewIndex
-from sidar.types import Hits
+from sidar.types import Hits, Json
 
 #: ``dense.index: auto`` searches exactly up to this many items.
 EXACT_LIMIT = 100_000
@@ -96,7 +95,7 @@ def channels(index: str, n_items: int, two_views: bool) -> tuple[bool, bool]:
 
 def answer_dense(
     cfg: Config, folder: Path, embedder: Embedder, alive: np.ndarray
-) -> tuple[System, DualViewIndex | None, dict[str, Any]]:
+) -> tuple[System, DualViewIndex | None, Json]:
     """The dense channel over the vectors in ``folder`` to fit the answer with: the run's encoder as
     it is, exact where there is an exact row.
 

@@ -18,7 +18,7 @@ from sidar.answer.memory import Memory
 from sidar.baselines import Fusion, fuse, tune_fusion
 from sidar.evaluate.metrics import objective
 from sidar.pipeline.answer_log import Log
-from sidar.types import Catalogue, Hits, Prompt
+from sidar.types import Catalogue, Hits, Json, Prompt
 
 #: Half-lives in days to choose from.
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, float("inf"))
@@ -78,7 +78,7 @@ class MemoryRow:
     fusion: Fusion
     requests: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """The part ``memory_row`` of ``answer.json``."""
         value = self.fusion.value
         return {

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sidar.artifacts import read_manifest
 from sidar.lm.vocab import SidVocab
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.checks import MADE_FROM
 from sidar.sid.versions import Diff, Version, compare_versions, open_version
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 Action = Literal["keep", "take", "rebuild", "train on", "train anew"]
 
@@ -51,7 +51,7 @@ class Migration:
     diff: Diff
     notes: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """JSON-able."""
         return {**asdict(self), "diff": self.diff.as_dict()}
 

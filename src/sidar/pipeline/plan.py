@@ -13,6 +13,7 @@ from sidar.config import AlignConfig, Config, DenseConfig
 from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry
 from sidar.pipeline.stage import Build, Stage
 from sidar.serve.bundle import ANSWER
+from sidar.types import Json
 
 Inputs = Mapping[str, Path]
 
@@ -21,7 +22,7 @@ Inputs = Mapping[str, Path]
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
 
 
-def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
+def cut_positives(folder: Path, config: Json) -> str | None:
     """Why the data folder of an older version must be built again: it may have cut positives when
     it stored them.
     """
@@ -32,7 +33,7 @@ def cut_positives(folder: Path, config: dict[str, Any]) -> str | None:
     return why_cut(folder, config)
 
 
-def without_counts(folder: Path, config: dict[str, Any]) -> str | None:
+def without_counts(folder: Path, config: Json) -> str | None:
     """Why an index of an older version is made again: it does not hold the clicks that shares are
     made from.
     """
@@ -202,7 +203,7 @@ def _after_alignment(served: AlignConfig, models: Sequence[str]) -> list[Stage]:
     import sidar.pipeline.stages as run
 
     def of_served(build: Build) -> Build:
-        def with_align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> dict[str, Any]:
+        def with_align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
             return build(cfg.model_copy(update={"align": served}), inputs, out, work)
 
         return with_align

@@ -26,7 +26,7 @@ from sidar.sid.alarms import Alarm, alarms
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import load_reference
 from sidar.sid.table import load_sids
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 
 def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: Any = None) -> Path:
@@ -54,7 +54,7 @@ def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: 
     cfg = cfg.model_copy(update={"warm_start": str(bundle)})
     pipeline.run(cfg, only="index", console=console)
     run = cfg.run_dir
-    folders: dict[str, Any] = {name: run / name for name in ("data", "embed", "sid", "index")}
+    folders: Json = {name: run / name for name in ("data", "embed", "sid", "index")}
     config = cfg.model_dump(mode="json", include={"decode", "embed"})
     # as the bundle: nothing chose a weight
     config["decode"]["rerank"] = "none" if opened.rerank is None else "dense"

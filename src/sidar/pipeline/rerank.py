@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from sidar.decode.rerank import Pool, choose_weight
 from sidar.evaluate.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
 from sidar.pipeline.generative import GenerativeSystem
-from sidar.types import Catalogue, EvalSet, Hits, Prompt
+from sidar.types import Catalogue, EvalSet, Hits, Json, Prompt
 
 #: What the weight of the dense score is chosen by.
 MEASURE = "ndcg@10"
@@ -46,7 +45,7 @@ class Reranked(System):
             f"item; w = {said}"
         )
 
-    def tune(self, sets: Sequence[EvalSet], catalogue: Catalogue, queries: int) -> dict[str, Any]:
+    def tune(self, sets: Sequence[EvalSet], catalogue: Catalogue, queries: int) -> Json:
         """Choose the weight on ``sets`` (role valid; at most ``queries`` of each, by hash) and say
         how.
         """

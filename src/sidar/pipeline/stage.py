@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from sidar.artifacts import read_manifest, sha256_file, sha256_json
 from sidar.config import AlignConfig, Config, Extensible
 from sidar.pipeline.runtime import folders
+from sidar.types import Json
 
 #: (config, folders of the inputs by name, folder to write, folder for interrupted work) -> report.
-Build = Callable[[Config, Mapping[str, Path], Path, Path], dict[str, Any]]
+Build = Callable[[Config, Mapping[str, Path], Path, Path], Json]
 
 #: Files up to this size are compared by content, larger ones by size and modification time.
 HASH_LIMIT = 64 << 20
@@ -53,13 +54,13 @@ class Stage:
     live: tuple[str, ...] = ()  # files that go on changing after the stage and check themselves
     #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's
     #: config.
-    outdated: Callable[[Path, dict[str, Any]], str | None] = lambda folder, config: None
+    outdated: Callable[[Path, Json], str | None] = lambda folder, config: None
 
     def folders(self, run: Path) -> dict[str, Path]:
         """Return the folders that it reads, by the names of their stages."""
         return folders(run, (*self.inputs, *self.also))
 
-    def config(self, cfg: Config) -> dict[str, Any]:
+    def config(self, cfg: Config) -> Json:
         """The part of the config that this stage depends on, with the values of today's defaults,
         not their nulls.
         """
@@ -110,7 +111,7 @@ class Stage:
         return "input changed: " + ", ".join(changed) if changed else None
 
 
-def unset_align_options(cfg: Config) -> dict[str, Any]:
+def unset_align_options(cfg: Config) -> Json:
     """Return the values of :data:`ONCE_NULL` that the objective of ``cfg`` uses where the config
     gives none.
     """
@@ -118,7 +119,7 @@ def unset_align_options(cfg: Config) -> dict[str, Any]:
     return {key: getattr(unset, key.removeprefix("align.")) for key in ONCE_NULL}
 
 
-def changes(keys: Sequence[str], before: dict[str, Any]) -> str:
+def changes(keys: Sequence[str], before: Json) -> str:
     """Say that ``keys`` changed since a folder was written with ``before``.
 
     A null of an option in :data:`ONCE_NULL` is said apart: the version that wrote it did not record
@@ -168,7 +169,7 @@ def differs(key: str, before: Any, now: Any) -> bool:
     return bool(before != now)
 
 
-def options(config: dict[str, Any]) -> dict[str, Any]:
+def options(config: Json) -> Json:
     """``{"sft": {"steps": 5}}`` → ``{"sft.steps": 5}``: a stage's config, option by option.
 
     Only sections are opened: the keys of a mapping that the user fills (``events.columns``) are no

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sidar.answer.facts import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress
+from sidar.types import Json
 
 Inputs = Mapping[str, Path]
-Report = dict[str, Any]
 
 
-def data(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def data(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Catalogue and log → validated tables, requests, examples, lists, evaluation sets."""
     from rich.markup import escape
 
@@ -84,7 +83,7 @@ def _keep_quarantine(out: Path, run: Path) -> str:
     return f"{rows:,} refused row{'s' * (rows != 1)}: {folder / QUARANTINE}"
 
 
-def embed(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def embed(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Item text → (N, D) vectors."""
     import sidar.embed
     from sidar.fitting.logs import Countdown
@@ -94,21 +93,21 @@ def embed(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     )
 
 
-def sid(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def sid(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Vectors → Semantic IDs, tokenizer and quality report."""
     import sidar.sid
 
     return sidar.sid.build(cfg, inputs["data"], inputs["embed"], out, work=work)
 
 
-def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """SFT of the language model; interrupted work is continued."""
     from sidar.train import train_sft
 
     return train_sft(cfg, inputs["data"], inputs["embed"], inputs["sid"], out, work=work)
 
 
-def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Alignment of the SFT model under ``cfg.align``; interrupted work is continued."""
     from sidar.train import train_align
 
@@ -116,7 +115,7 @@ def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     return train_align(cfg, data, sids, sft, out, work=work, embed_folder=inputs["embed"])
 
 
-def dense(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def dense(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """The encoder fine-tuned on the training rows, and its item vectors; interrupted work is
     continued.
     """
@@ -125,14 +124,14 @@ def dense(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     return train_dense(cfg, inputs["data"], out, work=work)
 
 
-def index(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def index(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """SIDs and priors → prefix index."""
     import sidar.index
 
     return sidar.index.build_stage(cfg, inputs["sid"], inputs["data"], out)
 
 
-def answer(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def answer(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Memory, tuned lexical channel, and the constants of the answer around the aligned model of
     ``cfg.align``.
     """
@@ -141,7 +140,7 @@ def answer(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     return build(cfg, inputs, out, work)
 
 
-def bundle(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def bundle(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Everything that serving needs, around the aligned model of ``cfg.align``: what the stage
     ``answer`` has fitted, and the item vectors where it fuses or reranks.
     """
@@ -162,7 +161,7 @@ def bundle(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
     return write_bundle(out, sources)
 
 
-def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Report:
+def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Score the baselines, plug-ins' channels and the models of ``inputs`` on every evaluation set
     of role test.
 

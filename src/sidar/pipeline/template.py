@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from sidar.config import AlignConfig, Config, EvaluateConfig, Extensible, SidConfig
 from sidar.extensions import CHANNELS, Registry, load_plugins
+from sidar.types import Json
 
 HEADER = """\
 # Sidar: one file describes a run. Delete what you do not change; every line below is a default.
@@ -76,7 +77,7 @@ def json_schema(plugins: Sequence[str] = ()) -> str:
         for name, options in plugin_options(section.registry).items():
             described["properties"][name] = _schema_of(options, schema)
     if CHANNELS.external():
-        channels: dict[str, Any] = {name: {"type": "object"} for name in CHANNELS.external()}
+        channels: Json = {name: {"type": "object"} for name in CHANNELS.external()}
         for name, options in plugin_options(CHANNELS).items():
             channels[name] = _schema_of(options, schema)
         schema["properties"]["channels"] |= {
@@ -86,7 +87,7 @@ def json_schema(plugins: Sequence[str] = ()) -> str:
     return json.dumps(schema, indent=1)
 
 
-def _schema_of(options: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
+def _schema_of(options: type[BaseModel], schema: Json) -> Json:
     """Return the schema of a part's options; its definitions go into ``schema``."""
     described = options.model_json_schema(ref_template="#/$defs/{model}")
     schema["$defs"] |= described.pop("$defs", {})

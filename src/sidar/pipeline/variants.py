@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sidar.config import AlignConfig
 from sidar.extensions import OBJECTIVES
+from sidar.types import Json
 
 #: Row name -> what it changes in the config's `align` section. Controls: docs/evaluation.md.
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, Json] = {
     "raddpo": {"objective": "raddpo"},
     "raddpo-paper": {"objective": "raddpo-paper"},
     "sft-continued": {"objective": "sft"},

@@ -22,14 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from sidar.config import AlarmsConfig
 from sidar.sid.ledger import Ledger
 from sidar.sid.reference import experienced
-from sidar.types import SemanticIds
+from sidar.types import Json, SemanticIds
 
 _DRAWS = 2000
 
@@ -48,7 +47,7 @@ class Alarm:
     rings: bool
     says: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         return asdict(self)
 
 
@@ -56,7 +55,7 @@ def alarms(
     sids: SemanticIds,
     item_ids: Sequence[str] | np.ndarray,
     ledger: Ledger,
-    reference: dict[str, Any],
+    reference: Json,
     limits: AlarmsConfig,
     *,
     seed: int = 0,
@@ -84,7 +83,7 @@ def alarms(
     ]
 
 
-def _error(errors: np.ndarray, reference: dict[str, Any], limits: AlarmsConfig) -> Alarm:
+def _error(errors: np.ndarray, reference: Json, limits: AlarmsConfig) -> Alarm:
     before, n = reference["errors"], reference["items"]
     if len(errors) < limits.least:
         return _silent(
@@ -132,7 +131,7 @@ def _codes(first: np.ndarray, counts: np.ndarray, limits: AlarmsConfig, seed: in
     )
 
 
-def _growth(codes: np.ndarray, reference: dict[str, Any], limits: AlarmsConfig) -> Alarm:
+def _growth(codes: np.ndarray, reference: Json, limits: AlarmsConfig) -> Alarm:
     now = experienced(codes)
     value = now / max(reference["bucket"], 1e-12) - 1
     rings = value > limits.growth

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from sidar.artifacts import read_manifest
 from sidar.config import SidConfig
+from sidar.types import Json
 
 _KMEANS = ("iterations", "init", "restarts", "sample", "balance_last", "category_first")
 #: Options of a section that say how a fit is watched, not what it makes.
@@ -59,7 +59,7 @@ def check_settings(before: Path, config: SidConfig) -> None:
         )
 
 
-def asked(sid: dict[str, Any]) -> dict[str, Any]:
+def asked(sid: Json) -> Json:
     """``rqvae.steps`` → value: the options of a `sid` section that its method's codebooks depend
     on.
     """

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sidar.fitting.picture import Panel, draw_curves
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 _TERMS = ("reconstruction", "commitment", "contrast", "anchor", "usage")
 
 
-def draw_fit(history: Sequence[dict[str, Any]], path: PathLike, title: str = "") -> None:
+def draw_fit(history: Sequence[Json], path: PathLike, title: str = "") -> None:
     """Draw loss terms, error, use and perplexity of each level over the steps of ``history``
     (``fit.jsonl``) as a PNG.
     """

@@ -5,25 +5,22 @@ know.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sidar.sid.collapse import BELOW, collapsed, usable_codes, warning
 from sidar.sid.fit_picture import draw_fit
 from sidar.sid.quality import count_distinct
 from sidar.sid.tokenizer import Tokenizer
-from sidar.types import SemanticIds, SidInputs
+from sidar.types import Json, SemanticIds, SidInputs
 
 
-def describe_fit(
-    tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out: Path
-) -> dict[str, Any]:
+def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out: Path) -> Json:
     """Entries for ``quality.json``; also draws ``fit.png`` into ``out`` where there was a training.
 
     ``fit``: steps, restarts and the last record of the log; ``collapse``: levels that collapsed,
     with the ``remedy``; ``notes``: what the tokenizer said of its input. What does not apply is
     left out.
     """
-    found: dict[str, Any] = {}
+    found: Json = {}
     trained = tokenizer.trained_part()
     records = [] if trained is None else [record for record in trained.history_ if "loss" in record]
     if trained is not None and records:
@@ -54,7 +51,7 @@ def all_notes(tokenizer: Tokenizer) -> list[str]:
     return [note for part in tokenizer.chain() for note in part.notes_]
 
 
-def spoken(found: dict[str, Any]) -> str:
+def spoken(found: Json) -> str:
     """The end of the stage's summary: warnings and notes, each on a line of its own."""
     said = [f"WARNING: {level['says']}" for level in found.get("collapse", [])]
     return "".join(f"\n{line}" for line in [*said, *found.get("notes", [])])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from sidar.sid.tokenizer import (
     register_tokenizer,
     write_description,
 )
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 TABLE = "imported.parquet"
 
@@ -154,7 +154,7 @@ class TableTokenizer(Tokenizer):
         """(N,) row of the table of each item, −1 where it has none."""
         return np.fromiter((self._row_of.get(item, -1) for item in _ids(inputs)), np.int64)
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Json:
         return {"missing": self.missing, "unknown": self.unknown, "names": list(self.table.names)}
 
     def save(self, folder: PathLike) -> None:

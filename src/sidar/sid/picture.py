@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sidar.types import PathLike, SemanticIds
+from sidar.types import Json, PathLike, SemanticIds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _INK, _ACCENT, _SECOND, _PALE = "#22313f", "#2a6f97", "#e07a5f", "#c9d6df"
 
 
-def draw(report: dict[str, Any], sids: SemanticIds, path: PathLike) -> None:
+def draw(report: Json, sids: SemanticIds, path: PathLike) -> None:
     """``report`` (:func:`sidar.sid.quality.report`) as a PNG of six panels; what a report lacks
     says so.
 
@@ -44,7 +44,7 @@ def draw(report: dict[str, Any], sids: SemanticIds, path: PathLike) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _buckets(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _buckets(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Items by size of their SID")
     bars = [bar for bar in report["buckets"] if bar["sids"]]
     total = max(report["items"], 1)
@@ -59,7 +59,7 @@ def _buckets(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.margins(y=0.12)
 
 
-def _usage(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _usage(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Items per code, busiest first")
     for level, colour in zip(
         range(sids.n_levels), (_ACCENT, _SECOND, "#81b29a", "#9d8189", _INK) * 9, strict=False
@@ -78,7 +78,7 @@ def _usage(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
-def _levels(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _levels(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Codes: in the book, used, perplexity")
     place = np.arange(len(report["levels"]))
     for offset, key, colour in (
@@ -96,7 +96,7 @@ def _levels(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.margins(y=0.12)
 
 
-def _classes(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _classes(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Items that share their SID, by popularity")
     found = report["classes"]
     drawn = axes.bar(
@@ -111,7 +111,7 @@ def _classes(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.margins(y=0.2)
 
 
-def _lengths(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _lengths(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Codes per item, by popularity")
     found = report["classes"]
     drawn = axes.bar(list(found), [each["mean_length"] for each in found.values()], color=_SECOND)
@@ -129,7 +129,7 @@ def _lengths(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.margins(y=0.12)
 
 
-def _purity(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _purity(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Purity of prefixes (dashed: chance)")
     rows = report.get("purity", [])
     if not rows:
@@ -154,7 +154,7 @@ def _purity(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def _error(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _error(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Reconstruction error")
     if "reconstruction" not in report:
         return _nothing(axes, "no vectors")
@@ -176,7 +176,7 @@ def _error(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
     axes.margins(x=0.1, y=0.15)
 
 
-def _pairs(axes: Axes, report: dict[str, Any], sids: SemanticIds) -> None:
+def _pairs(axes: Axes, report: Json, sids: SemanticIds) -> None:
     axes.set_title("Positive and negative share their first codes")
     if not report.get("pairs", {}).get("pairs"):
         return _nothing(axes, "no preference pairs")

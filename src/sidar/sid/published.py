@@ -43,7 +43,7 @@ from sidar.data.readers.staging import stage_csv
 from sidar.data.readers.typed import Roles, typed_rows
 from sidar.sid.spellings import codes_of
 from sidar.sid.table import META, save_sids
-from sidar.types import PathLike, SemanticIds
+from sidar.types import Json, PathLike, SemanticIds
 
 FORMS = ("tokens", "text", "codes")
 #: What others call the column of item ids.
@@ -156,7 +156,7 @@ def write_published(
     if path.suffix == ".parquet" and form == "codes":
         save_sids(path, item_ids, sids)
         return int((sids.lengths > 0).sum())
-    table: dict[str, Any] = {}
+    table: Json = {}
     ids = np.asarray(item_ids, dtype=object)
     for row in np.flatnonzero(sids.lengths > 0):
         codes = sids.tuple_of(int(row))
@@ -198,7 +198,7 @@ def _letter(level: int) -> str:
     return chr(ord("a") + level) if level < 26 else f"level{level + 1}"
 
 
-def _pairs(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+def _pairs(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, Any]], Json]:
     """(item, SID as the file has it) in the file's order, and what the file's own metadata say."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind == "json":

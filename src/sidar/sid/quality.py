@@ -5,13 +5,12 @@ lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from sidar.sid.lengths import code_bits
 from sidar.sid.tokenizer import Tokenizer
-from sidar.types import SemanticIds
+from sidar.types import Json, SemanticIds
 
 #: RAD-DPO's log [seed]: share of (positive, negative) pairs whose SIDs begin with the same one and
 #: two codes.
@@ -29,7 +28,7 @@ def report(
     classes: np.ndarray | None = None,
     counts: np.ndarray | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """JSON-able numbers on an SID table; rows without an SID do not count.
 
     ``vectors`` (N, D) and ``tokenizer`` add the reconstruction error, ``categories`` (paths by row)
@@ -42,7 +41,7 @@ def report(
     codes = sids.codes[rows]
     groups = [_group(codes[:, : depth + 1]) for depth in range(sids.n_levels)]
     sizes = np.bincount(groups[-1]) if len(rows) else np.zeros(0, int)  # items per SID
-    result: dict[str, Any] = {
+    result: Json = {
         "items": len(rows),
         "sids": len(sizes),
         "items_per_sid": len(rows) / max(len(sizes), 1),
@@ -122,7 +121,7 @@ def gini(sizes: np.ndarray) -> float:
     return float((n + 1) / n - 2 * ((n - np.arange(n)) * x).sum() / (n * x.sum()))
 
 
-def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
+def reconstruction(vectors: np.ndarray, codes: np.ndarray, tokenizer: Tokenizer) -> Json:
     """Mean squared error after 0, 1, … L levels (0: against the mean vector), and the cosine after
     the last.
 
@@ -183,7 +182,7 @@ def purity(
     return results
 
 
-def shared_prefixes(sids: SemanticIds, pairs: np.ndarray) -> dict[str, Any]:
+def shared_prefixes(sids: SemanticIds, pairs: np.ndarray) -> Json:
     """How many codes positive and negative have in common, beside the paper's shares.
 
     Pairs of one and the same SID are counted apart: packing drops them, since no model can tell
@@ -256,7 +255,7 @@ def _level(codes: np.ndarray, size: int) -> dict[str, float]:
     }
 
 
-def _histogram(sizes: np.ndarray) -> list[dict[str, Any]]:
+def _histogram(sizes: np.ndarray) -> list[Json]:
     """SIDs and items by bucket size."""
     bars = []
     for low, high in _BUCKETS:

@@ -9,12 +9,10 @@ No test query is read.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from sidar.sid.tokenizer import Tokenizer
-from sidar.types import SemanticIds
+from sidar.types import Json, SemanticIds
 
 #: Items, and pairs of query and item, that are looked at.
 SAMPLE = 512
@@ -31,7 +29,7 @@ def quantised_recall(
     query_vectors: np.ndarray | None = None,
     pairs: np.ndarray | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """JSON-able: ``neighbours``, the share of an item's 10 nearest other items among the first 100
     of quantised dense.
 
@@ -60,7 +58,7 @@ def quantised_recall(
         exact[np.arange(len(block)), np.searchsorted(rows, block)] = -np.inf
         near = rows[np.argpartition(-exact, width - 1, axis=1)[:, :width]]
         shares.append(clusters.reach(queries, near, besides=block))
-    found: dict[str, Any] = {
+    found: Json = {
         "depth": DEPTH,
         "items": len(chosen),
         "neighbours": float(np.concatenate(shares).mean()),
@@ -134,7 +132,7 @@ def _scores(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     )
 
 
-def spoken(found: dict[str, Any]) -> str:
+def spoken(found: Json) -> str:
     """One clause for the stage's summary, "" where there is nothing to say."""
     if not found:
         return ""

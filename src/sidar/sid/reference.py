@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from sidar.config import SidConfig
 from sidar.sid.ledger import codebook_errors, squared_errors
 from sidar.sid.refresh import take
 from sidar.sid.tokenizer import Tokenizer, tokenizer_class
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 FILE = "reference.json"
 #: Beyond this many items a second fit costs minutes.
@@ -37,7 +36,7 @@ def make_reference(
     inputs: SidInputs,
     seed: int,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Json:
     """The reference of a fit: ``errors`` and ``shared`` of unseen items, ``first`` codes and
     ``bucket`` of all.
 
@@ -83,12 +82,12 @@ def make_reference(
     }
 
 
-def save_reference(folder: PathLike, reference: dict[str, Any]) -> None:
+def save_reference(folder: PathLike, reference: Json) -> None:
     """Write ``reference.json`` into ``folder``."""
     (Path(folder) / FILE).write_text(json.dumps(reference) + "\n")
 
 
-def load_reference(folder: PathLike) -> dict[str, Any] | None:
+def load_reference(folder: PathLike) -> Json | None:
     """What :func:`save_reference` wrote; None where there is none."""
     path = Path(folder) / FILE
     return json.loads(path.read_text()) if path.is_file() else None

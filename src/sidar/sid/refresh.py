@@ -16,7 +16,6 @@ changed moves in any case.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from sidar.sid.categories import given_first
 from sidar.sid.ledger import Ledger, squared_errors
 from sidar.sid.quality import row_hashes
 from sidar.sid.tokenizer import Tokenizer
-from sidar.types import SemanticIds, SidInputs
+from sidar.types import Json, SemanticIds, SidInputs
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def refiled_items(tokenizer: Tokenizer, inputs: SidInputs, codes: np.ndarray) ->
 
 def take(inputs: SidInputs, rows: np.ndarray) -> SidInputs:
     """``inputs`` of some rows; pairs of query and item keep those of these rows, renumbered."""
-    changed: dict[str, Any] = {"vectors": inputs.vectors[rows]}
+    changed: Json = {"vectors": inputs.vectors[rows]}
     for field in fields(SidInputs):
         value = getattr(inputs, field.name)
         if field.name in ("categories", "item_ids") and value is not None:

@@ -5,7 +5,7 @@ encoder). [known]
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from sidar.sid.tokenizer import (
     register_tokenizer,
     write_description,
 )
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 _BALANCE_ROUNDS = 3
 
@@ -204,7 +204,7 @@ class RqKmeans(Tokenizer):
             codes[:, -1] = balanced_codes(left, books[-1], codes[:, :-1])
         return self.full_table(codes)
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Json:
         guided = {"category_first": True} if self.category_first else {}
         return {
             "codebook_sizes": list(self.codebook_sizes),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -38,7 +38,7 @@ from sidar.sid.tokenizer import (
     tokenizer_class,
     write_description,
 )
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 FILE = "prefixes.safetensors"
 BASE = "base"
@@ -314,7 +314,7 @@ class Sarq(Tokenizer):
 
     # ------------------------------------------------------------------ on disk
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Json:
         return {
             "levels": self.levels,
             "seed": self.seed,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from sidar.sid.tokenizer import (
     tokenizer_class,
     wants_queries,
 )
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 if TYPE_CHECKING:
     from sidar.data.dataset import Dataset
@@ -53,7 +53,7 @@ def fit_catalogue(
     seed: int,
     device: str = "cpu",
     work: Path | None = None,
-    recall: dict[str, dict[str, Any]] | None = None,
+    recall: dict[str, Json] | None = None,
 ) -> tuple[Tokenizer, SemanticIds, dict[str, float]]:
     """Fitted tokenizer, SIDs of all rows of ``inputs``, and the sizes that were tried with their
     items per SID.
@@ -133,9 +133,9 @@ class Assigned:
     tokenizer: Tokenizer
     inputs: SidInputs
     today: Refreshed
-    reference: dict[str, Any] | None
+    reference: Json | None
     tried: dict[str, float] = field(default_factory=dict)
-    recall: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recall: dict[str, Json] = field(default_factory=dict)
 
 
 def build(
@@ -146,7 +146,7 @@ def build(
     *,
     device: str | None = None,
     work: Path | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Write ``sids.parquet``, tokenizer, ledger, reference, ``quality.json`` and ``quality.png``
     into ``out``.
 
@@ -172,7 +172,7 @@ def build(
         f"({quality['items_per_sid']:.2f} per SID, {quality['collision_rate']:.0%} share theirs)"
     )
     summary += recalled(quality["quantised_dense"])
-    shapes: dict[str, Any] = {
+    shapes: Json = {
         "codes": list(sids.codes.shape),
         "codebook_sizes": list(sids.codebook_sizes),
         "version": sids.version,
@@ -239,7 +239,7 @@ def _fit(
             sft, rows, most, cfg.embed, embed_folder, cfg.sid.view, device
         )
         inputs = replace(inputs, query_vectors=vectors, query_item_pairs=pairs)
-    recall: dict[str, dict[str, Any]] = {}
+    recall: dict[str, Json] = {}
     tokenizer, sids, tried = fit_catalogue(cfg.sid, inputs, cfg.seed, device, work, recall)
     today = Refreshed(sids, np.full(len(rows), "fit", object), np.ones(len(rows), bool))
     reference = make_reference(cfg.sid, tokenizer, sids, inputs, cfg.seed, device)
@@ -270,7 +270,7 @@ def _write(out: Path, items: Items, assigned: Assigned, sids: SemanticIds, is_fi
 
 def _quality(
     cfg: Config, items: Items, assigned: Assigned, sids: SemanticIds, out: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Json, Json]:
     """Write ``quality.json``, ``quality.png`` and the picture of a training; return the quality
     and what of it is the training's.
     """
@@ -303,9 +303,7 @@ def _name(sids: SemanticIds) -> str:
     return "/".join(map(str, sids.codebook_sizes))
 
 
-def _recall(
-    inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int
-) -> dict[str, Any]:
+def _recall(inputs: SidInputs, sids: SemanticIds, tokenizer: Tokenizer, seed: int) -> Json:
     queries, pairs = inputs.query_vectors, inputs.query_item_pairs
     return quantised_recall(
         inputs.vectors, sids, tokenizer, query_vectors=queries, pairs=pairs, seed=seed

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from sidar.config import SidConfig
 from sidar.extensions import TOKENIZERS, checked_options
 from sidar.restore import reconstruct
-from sidar.types import PathLike, SemanticIds, SidInputs
+from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
 if TYPE_CHECKING:
     from sidar.sid.categories import CategoryCodes
@@ -82,7 +82,7 @@ class Tokenizer(ABC):
         #: Sentences for the user about the input or the fit; shown in the stage's summary.
         self.notes_: list[str] = []
         #: Records of a training: ``step``, ``loss`` and what else it logs.
-        self.history_: list[dict[str, Any]] = []
+        self.history_: list[Json] = []
 
     @classmethod
     def from_config(
@@ -144,9 +144,9 @@ class Tokenizer(ABC):
 
     # ------------------------------------------------------------------ on disk
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Json:
         """Return the constructor's arguments, JSON-able."""
-        params: dict[str, Any] = {"codebook_sizes": list(self.base_sizes), "seed": self.seed}
+        params: Json = {"codebook_sizes": list(self.base_sizes), "seed": self.seed}
         if self.options is not None:
             params["options"] = json.loads(self.options.model_dump_json())
         return params
@@ -260,7 +260,7 @@ def write_description(folder: PathLike, tokenizer: Tokenizer) -> None:
     (Path(folder) / FILE).write_text(json.dumps(about, indent=1) + "\n")
 
 
-def read_description(folder: PathLike) -> dict[str, Any]:
+def read_description(folder: PathLike) -> Json:
     """What :func:`write_description` wrote; ``ValueError`` where there is none."""
     path = Path(folder) / FILE
     if not path.is_file():

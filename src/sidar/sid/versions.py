@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +20,7 @@ from sidar.sid.ledger import Ledger
 from sidar.sid.published import read_published
 from sidar.sid.table import META, load_sids
 from sidar.sid.tokenizer import FILE, stored_codebooks
-from sidar.types import PathLike, SemanticIds
+from sidar.types import Json, PathLike, SemanticIds
 
 #: Cause of a change -> how it is said.
 CAUSES = {
@@ -69,7 +68,7 @@ class Diff:
     sizes: tuple[tuple[int, ...], tuple[int, ...]]
     examples: dict[str, list[tuple[str, str, tuple[int, ...], tuple[int, ...]]]]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """JSON-able."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

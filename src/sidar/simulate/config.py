@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from sidar.artifacts import sha256_json
 from sidar.config import Part
+from sidar.types import Json
 
 _PACKAGED = Path(__file__).with_name("simulator.yaml")
 
@@ -170,7 +171,7 @@ def load_config(
     )
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merged(below: Json, above: Json) -> Json:
     out = dict(below)
     for key, value in above.items():
         out[key] = (

@@ -5,19 +5,18 @@ should check first.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidar.types import PathLike
+from sidar.types import Json, PathLike
 
 _POSITIONS = (1, 2, 3, 5, 10, 15, 20)
 
 
-def marginals(folder: PathLike) -> dict[str, Any]:
+def marginals(folder: PathLike) -> Json:
     """Measured from the files of ``simulate.run``; shares lie in [0, 1] and are of what their name
     says.
 
@@ -68,7 +67,7 @@ def marginals(folder: PathLike) -> dict[str, Any]:
     }
 
 
-def describe(folder: PathLike) -> dict[str, Any]:
+def describe(folder: PathLike) -> Json:
     """Print :func:`marginals`, one per line, under a line that says that the log is simulated; and
     return them.
     """

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from sidar.data.catalogue import found
 from sidar.simulate.axes import Axis, axes_of
 from sidar.simulate.lexicon import load_lexicon
-from sidar.types import CATALOGUE_SCHEMA, Catalogue, PathLike
+from sidar.types import CATALOGUE_SCHEMA, Catalogue, Json, PathLike
 
 #: Most variants of one product.
 MOST = 1000
@@ -102,13 +102,13 @@ class Growth:
                 )
             yield kept.cast(CATALOGUE_SCHEMA)
 
-    def variant(self, at: int) -> dict[str, Any]:
+    def variant(self, at: int) -> Json:
         """What the ``at``-th variant has of its own: item_id, title, text, price, attributes."""
         parent, number = int(self._parent[at]), int(self._number[at])
         title, text, price, raw, item_id = (column[parent] for column in self._columns)
         axes, order = self._parents[parent]
         chosen: dict[str, str] = {}
-        known: dict[str, Any] = json.loads(raw) if raw else {}
+        known: Json = json.loads(raw) if raw else {}
         ranks = np.unravel_index(int(order[number]), [len(axis.values) + 1 for axis in axes])
         for axis, rank in zip(axes, ranks, strict=True):
             if rank:

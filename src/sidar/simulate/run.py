@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from sidar.simulate.log import Names, Page, Sink, events, truth
 from sidar.simulate.schedule import DAY_US, Demand, Schedule, draw_schedule, first_moment
 from sidar.simulate.shelf import Shelf
 from sidar.simulate.shoppers import Taste, draw_shoppers
-from sidar.types import Catalogue, PathLike
+from sidar.types import Catalogue, Json, PathLike
 
 _YEAR_US = 365 * DAY_US
 
@@ -37,7 +36,7 @@ def run(
     out: PathLike,
     *,
     avoid: Iterable[str] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Write a simulated log with known truth into the folder ``out``; returns what
     ``simulator.json`` holds.
 
@@ -108,9 +107,7 @@ def run(
     return report
 
 
-def _report(
-    catalogue: Catalogue, config: SimulatorConfig, grounded: Grounded, out: Path
-) -> dict[str, Any]:
+def _report(catalogue: Catalogue, config: SimulatorConfig, grounded: Grounded, out: Path) -> Json:
     """Return what the traffic was made from, and its marginals."""
     splits = ("train", "valid", "test")
     return {
