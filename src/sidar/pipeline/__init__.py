@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sidar.artifacts import write_artifact
@@ -43,35 +44,46 @@ def run(
     steps = plan(cfg, aligns, only=only)
     reports: dict[str, Json] = {}
     for step in steps:
-        stage, own, folder = step.stage, step.config, cfg.run_dir / step.stage.name
+        stage, name = step.stage, step.stage.name
         # Re-asked, not planned: an input that was remade may turn out the same.
-        reason = stage.why_stale(own, cfg.run_dir) or (
-            "asked for" if force and stage.name == only else None
-        )
+        reason = stage.why_stale(step.config, cfg.run_dir)
+        if reason is None and force and name == only:
+            reason = "asked for"
         if reason is None:
             if console:
-                console.print(f"[dim]{stage.name:<16} up to date[/dim]")
+                console.print(f"[dim]{name:<16} up to date[/dim]")
             continue
         if console:
-            console.print(f"[bold]{stage.name:<16}[/bold] [dim]{reason}[/dim]")
+            console.print(f"[bold]{name:<16}[/bold] [dim]{reason}[/dim]")
         started = time.monotonic()
-        inputs = stage.input_hashes(own, cfg.run_dir)
+        reports[name] = report = _build(step, cfg.run_dir)
+        if console:
+            seconds = time.monotonic() - started
+            summary = report.get("summary", "done")
+            console.print(f"{'':<16} {summary} [dim]({seconds:.1f} s)[/dim]")
+    return reports
+
+
+def _build(step: Step, run_dir: Path) -> Json:
+    """Write the folder of a stage and return its report.
+
+    Interrupted work stays where the stage can go on with it, and goes once the folder stands.
+    """
+    stage, folder = step.stage, run_dir / step.stage.name
+    try:
         with write_artifact(
             folder,
             stage.name,
-            config=stage.config(own),
-            inputs=inputs,
+            config=stage.config(step.config),
+            inputs=stage.input_hashes(step.config, run_dir),
             apart=stage.apart,
             live=stage.live,
         ) as draft:
-            report = stage.build(own, stage.folders(cfg.run_dir), draft.path, work_folder(folder))
+            inputs = stage.folders(run_dir)
+            report = stage.build(step.config, inputs, draft.path, work_folder(folder))
             draft.shapes.update(report.get("shapes", {}))
-        if stage.resumable:
+    finally:
+        if not stage.resumable:
             discard_work(folder)
-        reports[stage.name] = report
-        if console:
-            console.print(
-                f"{'':<16} {report.get('summary', 'done')} [dim]({time.monotonic() - started:.1f} "
-                "s)[/dim]"
-            )
-    return reports
+    discard_work(folder)
+    return report
