@@ -26,13 +26,13 @@ from sidar.fitting import checkpoint
 from sidar.fitting.loop import Loss, Scalars, Settings, Training
 from sidar.fitting.picture import Panel
 from sidar.precision import resolve_device
-from sidar.train.dense_quality import Validation, apart, validation
 from sidar.train.inputs import hash_of
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs
 from sidar.train.pseudo import ItemWords, item_words
 from sidar.train.stage import draw_log, keep_log, work_folder
 from sidar.train.towers import Trainable, batch_loss, trainable
+from sidar.train.validate import Validation, apart, validation
 from sidar.types import Catalogue, EvalSet, PathLike
 
 CHUNK = 2048
