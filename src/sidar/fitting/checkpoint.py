@@ -214,7 +214,7 @@ def frozen_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """What bit-exactness leans on beside the identity: a change is a warning, not a refusal."""
     return {
         "torch": torch.__version__,
@@ -223,7 +223,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def differing(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
+def differing(checkpoint: Checkpoint, identity: dict[str, object]) -> list[str]:
     """``key: before -> now`` of every key in which the checkpoint's identity is not
     ``identity``.
     """
@@ -235,7 +235,7 @@ def differing(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
     ]
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
+def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
     """Refuse to continue under another config or on other inputs; warn where only the environment
     differs.
 
@@ -254,10 +254,10 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(value, dict):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, inner in value.items():
         flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -115,7 +115,7 @@ class Training(ABC, Generic[Batch]):
         self._window: list[Scalars] = []  # terms of the steps since the last record
         self._looked: Scalars = {}
         self._norm, self._size, self._since, self._began = 0.0, 0, 0.0, 0.0
-        self._identity: dict[str, Any] = {}
+        self._identity: dict[str, object] = {}
         self._discarded = ""  # why interrupted work was not continued
 
     # ------------------------------------------------------------------ what a subclass gives
@@ -129,7 +129,7 @@ class Training(ABC, Generic[Batch]):
         """Return the loss of one batch, with gradients."""
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return what an interrupted run must share with the one that continues it."""
 
     def start(self) -> None:
@@ -172,7 +172,7 @@ class Training(ABC, Generic[Batch]):
         """Whether this process writes the files."""
         return True
 
-    def no_sync(self, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, last: bool) -> AbstractContextManager[object]:
         """Hold gradients back from other processes until the ``last`` batch of a step."""
         return nullcontext()
 

@@ -25,10 +25,9 @@ from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
 from sidar.lm.geometry import Geometry
 from sidar.lm.legal import Legal
-from sidar.lm.model_config import SidLMConfig, check_codebooks
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
-from sidar.lm.store import read, save
+from sidar.lm.store import SidLMConfig, check_codebooks, read, save
 from sidar.lm.vocab import SidVocab
 from sidar.types import SemanticIds
 

@@ -61,11 +61,11 @@ def states(
     for number, layer in enumerate(decoder.layers[:n_layers]):
         block = LiveBlock(layer)
         if number < n_layers - 1:
-            attend = Attend(inner, inner, bias, block.scaling, attention)
-            x = block(x, (cos, sin), attend)
+            mix = Attend(inner, inner, bias, block.scaling, attention)
+            x = block(x, (cos, sin), mix)
         else:
-            attend = Attend(last, inner, last_bias, block.scaling, attention)
-            x = block(x, (cos, sin), attend, chosen=place[asked])
+            mix = Attend(last, inner, last_bias, block.scaling, attention)
+            x = block(x, (cos, sin), mix, chosen=place[asked])
     return norm(decoder.norm, x)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -221,7 +220,7 @@ class TailFit(QuantiserTraining[Anchored]):
             batch.generator,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The order of the counts decides the curriculum, so other counts with as many head items
         are other work.
         """

@@ -199,7 +199,7 @@ class QuantiserTraining(Training[A]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.records, self._restarts = list(state["records"]), int(state["restarts"])
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return {
             "config": json.loads(self.cfg.model_dump_json()),
             "codebook_sizes": list(self.model.quantiser.sizes),
@@ -324,7 +324,7 @@ class AutoencoderFit(QuantiserTraining[Guided]):
                     "it collapses"
                 )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         pairs = self.pairs
         return {
             **super().identity(),

@@ -162,7 +162,7 @@ def train_align(
         cfg.seed,
         _beam_negatives(cfg, inputs, model, device),
     )
-    identity = {
+    identity: dict[str, object] = {
         "stage": align.folder,
         "seed": cfg.seed,
         "align": binding(align),
@@ -186,7 +186,7 @@ def train_align(
             progress=progress,
         )
 
-    facts = {
+    facts: dict[str, object] = {
         "lists": len(lists),
         "requests_without_sid": lists.dropped,
         "valid_lists": len(valid),

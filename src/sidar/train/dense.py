@@ -26,13 +26,13 @@ from sidar.fitting import checkpoint
 from sidar.fitting.loop import Loss, Scalars, Settings, Training
 from sidar.fitting.picture import Panel
 from sidar.precision import resolve_device
-from sidar.train.dense_quality import Validation, apart, validation
 from sidar.train.inputs import hash_of
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs
 from sidar.train.pseudo import ItemWords, item_words
 from sidar.train.stage import draw_log, keep_log, work_folder
 from sidar.train.towers import Trainable, batch_loss, trainable
+from sidar.train.validate import Validation, apart, validation
 from sidar.types import Catalogue, EvalSet, PathLike
 
 CHUNK = 2048
@@ -72,7 +72,7 @@ def tune(
     seed: int = 0,
     validate: Validation | None = None,
     work: Path | None = None,
-    inputs: dict[str, Any] | None = None,
+    inputs: dict[str, object] | None = None,
     progress: bool = False,
 ) -> Tuned:
     """Fine-tune ``embedder.model`` in place; it ends as the step of the highest mean nDCG@10, step
@@ -106,7 +106,7 @@ class DenseTraining(Training[list[Pair]]):
         seed: int,
         validate: Validation | None,
         work: Path | None,
-        inputs: dict[str, Any],
+        inputs: dict[str, object],
         progress: bool,
     ) -> None:
         self.embedder, self.texts, self.dense, self._inputs = embedder, texts, dense, inputs
@@ -143,7 +143,7 @@ class DenseTraining(Training[list[Pair]]):
         loss = float(np.mean(self._last_losses))
         return Tuned(best, self._validated, loss, self.result.step_seconds)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         trained = self.dense.model_dump(mode="json", exclude=SEARCHED)
         return {"stage": "dense", "seed": self.seed, "dense": trained, **self._inputs}
 
@@ -233,7 +233,7 @@ def train_dense(
     # The sets of role valid as the data stage left them: a later change of evaluate.* trains
     # nothing again.
     sets = data.eval_sets("valid") if valid_sets is None else valid_sets
-    inputs = {
+    inputs: dict[str, object] = {
         "encoder": embedder.fingerprint,
         "fields": cfg.embed.fields,
         "max_positives": cfg.sft.max_positives,
@@ -256,7 +256,7 @@ def train_dense(
         keep_log(folder, out)
     saved = _save_encoder(embedder, cfg, out, device)
     _write_vectors(saved, texts, cfg.embed, out)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "best": tuned.best,
         "untuned": tuned.log[0] if tuned.log else None,
         "step": tuned.best["step"] if tuned.best else cfg.dense.steps,

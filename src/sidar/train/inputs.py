@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -93,6 +92,6 @@ def hash_of(folder: Path, files: Sequence[str]) -> str:
     return "+".join(sha256_file(Path(folder) / f) for f in files if (Path(folder) / f).is_file())
 
 
-def binding(part: OptimConfig) -> dict[str, Any]:
+def binding(part: OptimConfig) -> dict[str, object]:
     """The settings of a stage that an interrupted run must keep."""
     return {k: v for k, v in part.model_dump(mode="json").items() if k not in _FREE}

@@ -95,7 +95,7 @@ def fit(
     seed: int,
     device: str,
     work: Path,
-    identity: dict[str, Any],
+    identity: dict[str, object],
     title: str,
     validate_first: bool = False,
     progress: bool = True,
@@ -127,7 +127,7 @@ class LmTraining(Training[Sequence[Example]]):
         seed: int,
         device: str,
         work: Path,
-        identity: dict[str, Any],
+        identity: dict[str, object],
         title: str,
         progress: bool,
     ) -> None:
@@ -172,7 +172,7 @@ class LmTraining(Training[Sequence[Example]]):
             resumed_from=self.resumed_from,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         return self._inputs
 
     # ------------------------------------------------------------------ one step
@@ -200,7 +200,7 @@ class LmTraining(Training[Sequence[Example]]):
     def is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
-    def no_sync(self, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, last: bool) -> AbstractContextManager[object]:
         return nullcontext() if last else self.accelerator.no_sync(self.forward)
 
     def wait(self) -> None:

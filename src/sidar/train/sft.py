@@ -122,7 +122,7 @@ def train_sft(
         batch_size=sft.batch_size,
         seed=cfg.seed,
     )
-    identity = {
+    identity: dict[str, object] = {
         "stage": "sft",
         "seed": cfg.seed,
         "sft": binding(sft),
@@ -145,7 +145,7 @@ def train_sft(
             progress=progress,
         )
 
-    facts = {
+    facts: dict[str, object] = {
         "streams": {name: len(stream) for name, stream in streams.items()},
         "requests_without_sid": logged.dropped,
         "valid_examples": len(valid),

@@ -53,7 +53,11 @@ def draw_log(out: Path, panels: Sequence[Panel], headline: str) -> None:
 
 
 def finish(
-    train: Callable[[Path], Fit], model: SidLM, out: Path, work: Path | None, extra: dict[str, Any]
+    train: Callable[[Path], Fit],
+    model: SidLM,
+    out: Path,
+    work: Path | None,
+    extra: dict[str, object],
 ) -> dict[str, Any]:
     """Run ``train`` in the work folder, then write ``out``: ``model/``, ``best/``, ``log.jsonl``,
     ``tensorboard/``, ``fit.png``.
