@@ -162,9 +162,8 @@ def commit() -> str:
     head = git("rev-parse", "HEAD")
     if not head:
         return "unknown"
-    return head + (
-        "+changes" if git("status", "--porcelain", "--", "src", "benchmarks/*.py") else ""
-    )
+    sources = ("src", "benchmarks/*.py", "experiments/*.py")
+    return head + ("+changes" if git("status", "--porcelain", "--", *sources) else "")
 
 
 def device() -> dict[str, Any]:
@@ -198,17 +197,18 @@ def write_results(
     figures: Mapping[str, float],
     *,
     threads: int = 1,
+    folder: Path = RESULTS,
     **more: Any,
 ) -> Path:
-    """Write ``results/<name>.json`` and return its path.
+    """Write ``<name>.json`` into ``folder`` and return its path.
 
     ``more`` holds further JSON-able sections (tables, notes).
     """
     for key, value in figures.items():
         if not isinstance(value, (int, float)):
             raise TypeError(f"figures[{key!r}] must be a number, got {value!r}")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     content = {
         "name": name,
         "config": dict(config),

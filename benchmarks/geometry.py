@@ -5,7 +5,7 @@ one thread.
     python benchmarks/geometry.py --only 1m
 
 Beds. `50k`: 50,000 products grown from the sample and a simulated log (docs/grown.md), codes
-512/256/128 from MiniLM's vectors, batches as in benchmarks/grown.py; kept in --work. `1m`: a
+512/256/128 from MiniLM's vectors, batches as in experiments/start/grown.py; kept in --work. `1m`: a
 million distinct random SIDs at the automatic sizes (first codes of log-normal popularity, below
 each of them a share of the later codes; random centroids, smaller by level), prompts of random
 words and as many tokens and answers as the grown bed's, query vectors near answers: nothing is
@@ -30,15 +30,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 import common
 
 common.single_thread()
 
-import grown
 import numpy as np
 import torch
 
+from experiments.start import grown
 from sidar import pipeline
 from sidar.config import Config, LmConfig
 from sidar.decode import Trie, beam_search

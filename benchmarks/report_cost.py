@@ -2,11 +2,11 @@
 
     python benchmarks/report_cost.py --work /var/tmp/sidar-grown
 
-The catalogue is the grown one of benchmarks/grown.py (SIMULATED), whose data, vectors and SIDs are
-made once in --work. The models are of the demo's sizes and hardly trained: what they cost does not
-depend on what they know, except that invalid mass of an untrained model is the dearest there is, as
-no prefix is improbable. Wall-clock minutes of the stage `evaluate` (bar: 15), and of its parts as
-the log tells them.
+The catalogue is the grown one of experiments/start/grown.py (SIMULATED), whose data, vectors and
+SIDs are made once in --work. The models are of the demo's sizes and hardly trained: what they cost
+does not depend on what they know, except that invalid mass of an untrained model is the dearest
+there is, as no prefix is improbable. Wall-clock minutes of the stage `evaluate` (bar: 15), and of
+its parts as the log tells them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCES = "docs/sources.md"
-FOLDERS = ("src", "tests", "benchmarks", "docs", "examples", "scripts")
+FOLDERS = ("src", "tests", "benchmarks", "docs", "experiments", "scripts")
 TEXT = {".py", ".md", ".yaml", ".toml", ".sh", ""}
 #: A path or a bare name that ends in .md or .py.
 NAME = re.compile(r"(?<![\w./%-])((?:[\w.-]+/)*\w[\w-]*\.(?:md|py))\b")

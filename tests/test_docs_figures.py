@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.plan import cells
-from benchmarks.evidence.report import REGISTRATION, read_evidence
-from benchmarks.evidence.report.compare import difference, per_query
-from benchmarks.evidence.report.parts import rows_at_equal_rates
-from benchmarks.evidence.report.show import signed
-from benchmarks.evidence.report.sweeps import changes
+from experiments.raddpo.report import read_kept
+from experiments.raddpo.report.compare import difference, per_query
+from experiments.raddpo.report.families import family
+from experiments.raddpo.report.show import signed
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "experiments" / "results"
+SPEEDS = ROOT / "benchmarks" / "results"
+TIMED = ("demo", "geometry")
 
 
 def results(name):
     """A results file; skips where it is still being measured."""
-    path = RESULTS / f"{name}.json"
+    path = SPEEDS / f"{name}.json" if name in TIMED else RESULTS / f"{name}.json"
     if not path.is_file():
         pytest.skip(f"{path.relative_to(ROOT)} does not exist yet: the measurement has not ended")
     return json.loads(path.read_text())
@@ -38,12 +38,13 @@ def benchmark(monkeypatch):
     """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    monkeypatch.setattr(importlib.import_module("common"), "single_thread", lambda: None)
+    for name in ("common", "experiments.common"):
+        monkeypatch.setattr(importlib.import_module(name), "single_thread", lambda: None)
     return importlib.import_module
 
 
 def test_the_page_of_the_bake_off(benchmark, tmp_path):
-    benchmark("bakeoff").write_docs(results("bakeoff"), tmp_path)
+    benchmark("experiments.tokenizers.bakeoff").write_docs(results("bakeoff"), tmp_path)
     assert page("bakeoff.md") == (tmp_path / "bakeoff.md").read_text(encoding="utf-8")
     drawn = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
     assert {
@@ -54,15 +55,15 @@ def test_the_page_of_the_bake_off(benchmark, tmp_path):
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("grown", "grown.md"),
-        ("sci", "methods/sci.md"),
-        ("answer", "answer.md"),
-        ("shares", "answer.md"),
+        ("start.grown", "grown.md"),
+        ("retrieval.sci", "methods/sci.md"),
+        ("answer.answer", "answer.md"),
+        ("answer.shares", "answer.md"),
     ],
 )
 def test_tables_between_marks(benchmark, name, where):
-    kept, made = results(name), benchmark(name)
-    table = made.page_table(kept["figures"] if name == "sci" else kept)
+    kept, made = results(name.split(".")[-1]), benchmark(f"experiments.{name}")
+    table = made.page_table(kept["figures"] if name == "retrieval.sci" else kept)
     assert made.MARKS[0] + table + made.MARKS[1] in page(where)
 
 
@@ -260,8 +261,7 @@ EVIDENCE = [
 
 @pytest.fixture(scope="module")
 def evidence():
-    planned = list({cell.name: cell for cell in [*cells("full"), *cells("tune")]}.values())
-    return read_evidence(RESULTS / "evidence", REGISTRATION, planned)
+    return read_kept(RESULTS / "raddpo")
 
 
 def prose(name):
@@ -285,10 +285,10 @@ def test_what_grows_with_the_rows(evidence):
     """The one verdict of the evidence page on each measure, in the words of the findings."""
     text = prose("findings.md")
     rows = {
-        m: changes(evidence, "lists", m)["RAD-DPO (softmax): 7680 − 960"]
+        m: family(evidence, "lists", m)["RAD-DPO (softmax): 7680 − 960"]
         for m in (MRR, NDCG, TRUE_SID, TRUE_ITEM)
     }
-    rates = {m: rows_at_equal_rates(evidence, m)["the change"] for m in rows}
+    rates = {m: family(evidence, "rows at equal rates", m)["the change"] for m in rows}
     assert [r.word for r in rows.values()] == [
         "cannot tell here",
         "cannot tell here",
@@ -312,7 +312,7 @@ def test_what_grows_with_the_rows(evidence):
         "MRR on clicks ({0}) and "
     )
     assert told.format(*equal) + f"item nDCG@10 on true utility ({equal[3]}) cannot be told" in text
-    most = rows_at_equal_rates(evidence, MRR)["7680 rows"]
+    most = family(evidence, "rows at equal rates", MRR)["7680 rows"]
     assert most.word == "cannot tell here"
     assert (
         f"({signed(most.test.effect)}, {signed(most.test.low)} to {signed(most.test.high)})"

@@ -4,7 +4,7 @@
     python experiments/tokenizers/cqsid.py              write the page of the kept results again
 
 The models are those of a finished ``sidar compare-sids`` of one seed with this config. The measures
-go to ``results/cqsid.json`` beside this file, the page to ``cqsid.md``.
+go to ``experiments/results/cqsid.json``, the page to ``cqsid.md``.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def page(kept: dict[str, object]) -> str:
 
 
 def main() -> None:
-    path = HERE / "results" / "cqsid.json"
+    path = HERE.parent / "results" / "cqsid.json"
     if len(sys.argv) > 1:
         cfg = load_config(Path(sys.argv[1]))
         path.write_text(json.dumps(measure(cfg), indent=1) + "\n")

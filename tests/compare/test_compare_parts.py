@@ -49,7 +49,7 @@ def answer(values, names, figures=None):
 @pytest.fixture(scope="module")
 def kept():
     """The kept comparison of the embedded sample."""
-    return Results.from_json(json.loads((ROOT / "benchmarks/results/bakeoff.json").read_text()))
+    return Results.from_json(json.loads((ROOT / "experiments/results/bakeoff.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_prompts_are_bared_only_where_there_is_something_to_take_away(cqsid):
 
 def test_the_replication_of_cqsid_is_the_page_of_its_results(cqsid):
     folder = ROOT / "experiments/tokenizers"
-    kept = json.loads((folder / "results/cqsid.json").read_text())
+    kept = json.loads((folder.parent / "results/cqsid.json").read_text())
     assert (folder / "cqsid.md").read_text() == cqsid.page(kept)
 
 
@@ -288,7 +288,7 @@ def test_results_of_older_versions_are_read(kept):
     assert (kept.version, kept.beam, kept.latency.beam) == (1, 256, 100)
     assert kept.latency.ms["sarq"] == 39.5944
     assert "SIDs expand in beam order" in make_page(kept).markdown
-    value = json.loads((ROOT / "benchmarks/results/bakeoff.json").read_text())
+    value = json.loads((ROOT / "experiments/results/bakeoff.json").read_text())
     later = Results.from_json(value | {"beams": {"beam": 500, "widths": [1]}, "decoding": {}})
     assert (later.version, later.beam, later.latency) == (2, 500, None)
     assert "an item scores log π(SID)" in make_page(later).markdown

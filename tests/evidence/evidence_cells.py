@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.evidence.report import read_evidence, registration_hash, write_report
+from experiments.raddpo.report import read_evidence, registration_hash, write_tables
+from experiments.raddpo.store import CELLS, VALUES, keep
 
 SIMULATOR, LEXICON = "ab" * 32, "cd" * 32
 RULES = {
@@ -137,17 +139,19 @@ def day8_metrics():
 
 
 class Folder:
-    """``root/registration.yaml``, ``root/results/evidence/`` with queries, and cells as they are
-    added.
+    """``root/registration.yaml``, ``root/results/raddpo/`` with queries, and in ``root/cells`` the
+    single cells as they are added; :func:`fold` keeps them.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.results, self.rules = (
             root,
-            root / "results" / "evidence",
+            root / "results" / "raddpo",
             root / "registration.yaml",
         )
+        self.loose = root / "cells"
         self.results.mkdir(parents=True)
+        self.loose.mkdir()
         self.rules.write_text(yaml.safe_dump(RULES, sort_keys=False))
         self.planned = []
         rng = np.random.default_rng(0)
@@ -216,7 +220,7 @@ class Folder:
             tables.append(
                 pa.table({"set": [set_name] * n, "query_id": self.ids[set_name], **columns})
             )
-        pq.write_table(pa.concat_tables(tables), self.results / f"{name}.parquet")
+        pq.write_table(pa.concat_tables(tables), self.loose / f"{name}.parquet")
         axes = {
             "n": 3,
             "noise": 0.0,
@@ -249,7 +253,7 @@ class Folder:
             "distributions": distributions(rng) if system in ("sft", "raddpo") and not axis else {},
             "train": {"gradient_ratio": 0.3, "oscillation": 0.01} if kind == "align" else {},
         }
-        (self.results / f"{name}.json").write_text(json.dumps({**facts, **change}))
+        (self.loose / f"{name}.json").write_text(json.dumps({**facts, **change}))
         self.plan(name, system, seed, groups)
         return name
 
@@ -326,15 +330,24 @@ def main_cells(folder, *, seeds=3):
     return folder
 
 
+def fold(folder):
+    """Make the kept cells of ``folder`` anew from its single cells."""
+    for name in (CELLS, VALUES):
+        (folder.results / name).unlink(missing_ok=True)
+    copies = folder.root / "copies"
+    shutil.copytree(folder.loose, copies)
+    keep(copies, folder.results)
+    copies.rmdir()
+
+
 def read(folder):
+    fold(folder)
     return read_evidence(folder.results, folder.rules, folder.planned)
 
 
 def write(folder):
-    """The page as Markdown and HTML, written into ``folder.root/docs``."""
-    write_report(
-        folder.results, folder.root / "docs", registration=folder.rules, planned=folder.planned
-    )
-    return (folder.root / "docs" / "evidence.md").read_text(), (
-        folder.root / "docs" / "evidence.html"
-    ).read_text()
+    """The tables as Markdown and HTML, written into ``folder.root/report``."""
+    fold(folder)
+    out = folder.root / "report"
+    markdown = write_tables(folder.results, out, registration=folder.rules, planned=folder.planned)
+    return markdown, (out / "tables.html").read_text()

@@ -10,8 +10,8 @@ import torch
 from reference_align import common_prefix, cosine, mean
 from toy_train import list_stream, tiny_model, toy_lists, toy_sids, write_backbone
 
-from benchmarks.evidence import auc
-from benchmarks.evidence.gradients import (
+from experiments.raddpo import auc
+from experiments.raddpo.gradients import (
     cut,
     first_step_cosines,
     gradient_figures,
@@ -21,9 +21,9 @@ from benchmarks.evidence.gradients import (
     window_at,
     yardstick,
 )
-from benchmarks.evidence.labels import LabelledList, label, normalise
-from benchmarks.evidence.mechanisms import distributions, oscillation, probe
-from benchmarks.evidence.tables import STATES, Measured, Truth, embedding_similarity, measure
+from experiments.raddpo.labels import LabelledList, label, normalise
+from experiments.raddpo.mechanisms import distributions, oscillation, probe
+from experiments.raddpo.tables import STATES, Measured, Truth, embedding_similarity, measure
 from sidar.align import objective
 from sidar.align.rdrw import similarity_weight
 from sidar.config import AlignConfig

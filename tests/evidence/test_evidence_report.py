@@ -3,7 +3,6 @@ nothing else does.
 """
 
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in s
 
 from evidence_cells import CLUSTERS, EFFECTS, MASS, QUERIES, RULES, Folder, main_cells, read  # noqa: E402
 
-from benchmarks.evidence.report.compare import (  # noqa: E402
+from experiments.raddpo.report.compare import (  # noqa: E402
     Contrast,
     Side,
     against,
@@ -26,8 +25,8 @@ from benchmarks.evidence.report.compare import (  # noqa: E402
     levels,
     per_query,
 )
-from benchmarks.evidence.report.noise import slopes  # noqa: E402
-from benchmarks.evidence.report.summary import at_each, claims, lines, order  # noqa: E402
+from experiments.raddpo.report.families import claims, family  # noqa: E402
+from experiments.raddpo.report.show import all_words  # noqa: E402
 from sidar.evaluate.stats import holm, paired_test, smallest_detectable  # noqa: E402
 
 MRR = "click.sid.mrr"
@@ -54,7 +53,7 @@ def slow_difference(folder, a, b, metric, seeds):
     for seed in seeds:
         tables = []
         for system in (a, b):
-            rows = pq.read_table(folder.results / f"{system}.s{seed}.parquet").to_pylist()
+            rows = pq.read_table(folder.loose / f"{system}.s{seed}.parquet").to_pylist()
             tables.append({row["query_id"]: row[metric] for row in rows if row["set"] == "day8"})
         for query_id, value in tables[0].items():
             if not np.isnan(value) and not np.isnan(tables[1][query_id]):
@@ -191,7 +190,7 @@ def test_an_interaction_is_a_difference_of_differences(tmp_path):
             folder.add(system, seed, effect=clean, noise_sd=0.03)
             folder.add(system, seed, effect=noisy, noise_sd=0.03, axis="noise=0.5")
     found = read(folder)
-    result = slopes(found, MRR)["RAD-DPO (softmax) − w/o RDRW"]
+    result = family(found, "noise slopes", MRR)["RAD-DPO (softmax) − w/o RDRW"]
     assert result.test.effect == pytest.approx(0.05, abs=0.01)
     parts = [
         per_query(found, difference("raddpo", "raddpo-no-rdrw", MRR, variant=v))[0]
@@ -230,7 +229,7 @@ def test_claims_carry_the_registered_direction_and_the_familys_correction(eviden
 
 def test_the_order_of_harm(evidence):
     names = RULES["hallucination_order"]
-    steps = order(evidence)
+    steps = list(family(evidence, "order of harm", "invalid.mass").values())
     assert [r.word for r in steps] == ["holds"] * 4
     for (a, b), r in zip(itertools.pairwise(names), steps, strict=True):
         assert r.test.effect == pytest.approx(MASS[b] - MASS[a], abs=0.01)
@@ -243,8 +242,8 @@ def test_the_order_of_harm_is_refused_when_one_step_is_turned(tmp_path):
         folder.add(
             system, seed, kind="sft" if system == "sft" else "align", mass=mass, held_out=False
         )
-    line = next(x for x in lines(read(folder)) if x.text.startswith("Invalid mass"))
-    assert line.words[0] == "does not hold"
+    steps = family(read(folder), "order of harm", "invalid.mass").values()
+    assert all_words(steps) == "**does not hold**"
 
 
 def test_sizes_hold_only_if_every_size_was_run_and_holds(tmp_path):
@@ -254,26 +253,13 @@ def test_sizes_hold_only_if_every_size_was_run_and_holds(tmp_path):
             folder.add("sft", seed, kind="sft", axis=axis, held_out=False)
             folder.add("raddpo", seed, axis=axis, held_out=False)
 
-    def word():
-        return next(x for x in lines(read(folder)) if "every size" in x.text).words[0]
+    def results():
+        return family(read(folder), "sizes", MRR)
 
-    assert [value for value, _ in at_each(read(folder), "size", "raddpo", "sft", MRR)] == [
-        "2x192",
-        "3x384",
+    assert list(results()) == [
+        "RAD-DPO (softmax) (size 2x192) − SFT (size 2x192)",
+        "RAD-DPO (softmax) − SFT",
     ]
-    assert word() == "holds"
+    assert all_words(results().values()) == "**holds**"
     folder.plan("raddpo@size=8x512.s0", "raddpo", 0)
-    assert word() == "cannot tell here"
-
-
-@pytest.mark.parametrize(
-    ("speed", "memory", "word"),
-    [(8.3, 4.0, "holds"), (8.3, 1.5, "does not hold"), (2.0, 4.0, "does not hold")],
-)
-def test_the_packed_steps_claim_needs_both_speed_and_memory(tmp_path, speed, memory, word):
-    folder = Folder(tmp_path)
-    figures = {"dpo_pairs_over_packed_n3": speed, "pairs_extra_memory_over_packed_n3": memory}
-    (folder.results.parent / "preference_step.json").write_text(json.dumps({"figures": figures}))
-    line = next(x for x in lines(read(folder)) if "packed" in x.text)
-    assert line.words[0] == word
-    assert line.effects[0] == f"× {speed}, memory −{1 - 1 / memory:.0%}"
+    assert all_words(results().values()) == "cannot tell here"

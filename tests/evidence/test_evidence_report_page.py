@@ -13,10 +13,8 @@ sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in s
 
 from evidence_cells import Folder, main_cells, read, write  # noqa: E402
 
-from benchmarks.evidence.report import registration_hash, write_report  # noqa: E402
-from benchmarks.evidence.report.compare import against, compare, difference, levels  # noqa: E402
-from benchmarks.evidence.report.document import inline, plain  # noqa: E402
-from benchmarks.evidence.report.pictures import nice_ticks  # noqa: E402
+from experiments.raddpo.report import registration_hash  # noqa: E402
+from experiments.raddpo.report.compare import against, compare, difference, levels  # noqa: E402
 
 MRR = "click.sid.mrr"
 
@@ -68,14 +66,15 @@ def test_changing_the_registration_voids_every_cell(tmp_path):
     assert not found.cells
     assert len(found.void) == len(folder.planned)
     page, _ = write(folder)
-    assert "**not run**" in page
+    assert "0 cells count" in page
+    assert "not run" in page
 
 
 def test_the_registration_hash_is_the_one_that_cells_are_stamped_with():
-    from benchmarks.evidence import registration
+    from experiments.raddpo import registration
 
     assert (
-        registration_hash(ROOT / "benchmarks/evidence/registration.yaml")
+        registration_hash(ROOT / "experiments/raddpo/registration.yaml")
         == registration.registration_hash()
     )
 
@@ -85,21 +84,21 @@ def test_a_planned_cell_without_a_file_is_not_run(tmp_path):
     folder.plan("raddpo@n=7.s0", "raddpo", 0)
     folder.plan("raddpo@n=7.s1", "raddpo", 1)
     page, _ = write(folder)
-    assert "Planned and not run: 2 cells" in page
     assert "| `raddpo@n=7` | 0, 1 |" in page
     cells = len(folder.planned) - 2
-    assert f"| {cells} of {cells + 2} | 0 |" in page
+    assert f"{cells} cells count" in page
+    assert "0 are void; 2 were planned and not run" in page
 
 
 def test_values_of_unknown_queries_are_refused(tmp_path):
     folder = Folder(tmp_path)
     folder.add("sft", 0, kind="sft")
-    path = folder.results / "sft.s0.parquet"
+    path = folder.loose / "sft.s0.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
     rows[0]["query_id"] = "stranger"
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
-    with pytest.raises(ValueError, match=r"sft\.s0\.parquet has query 'stranger' of day8"):
+    with pytest.raises(ValueError, match=r"sft\.s0 has query 'stranger' of day8"):
         levels(read(folder), "sft", [MRR])
 
 
@@ -125,46 +124,33 @@ def test_the_page_prints_what_was_computed(folder, evidence):
     page, html = write(folder)
     r = against(evidence, "sft-continued", MRR)["raddpo"]
     shown = f"+{r.test.effect:.4f}".replace("+0.", "+.")
-    assert f"SID MRR: {shown} (" in page
-    assert f"| RAD-DPO (softmax) | {shown} (" in page
+    assert f"| RAD-DPO (softmax) | {shown} *" in page
     assert shown in html
-    titles = re.findall(r"^## (\d+)\. (.*)", page, re.MULTILINE)
-    assert [int(n) for n, _ in titles] == list(range(13))
-    number = re.search(r"judged queries of section (\d+) alone", page).group(1)
-    assert (number, "Unseen queries") in titles
-    assert titles[0][1] == "Headroom"  # before any table of methods or verdicts
+    titles = re.findall(r"^## (.*)", page, re.MULTILINE)
+    assert len(titles) == 14
+    assert titles[0] == "Headroom"  # before any table of methods or verdicts
 
 
 def test_markdown_tables_are_tables(folder):
-    page, _ = write(folder)
-    for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+    page, html = write(folder)
+    blocks = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    assert len(blocks) > 40
+    for block in blocks:
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1, block[:300]
+    assert html.count("<table") == len(blocks)
 
 
-def test_pictures_of_the_markdown_exist_and_are_svg(folder):
-    page, _ = write(folder)
-    names = re.findall(r"!\[[^]]*\]\((images/evidence-[^)]+\.svg)\)", page)
-    assert "images/evidence-forest-click.svg" in names
-    for name in names:
-        text = (folder.root / "docs" / name).read_text()
-        assert text.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
-        assert "prefers-color-scheme:dark" in text
-
-
-def test_marks_become_html_and_the_star_of_the_star_stays():
-    assert (
-        inline("*so* and **bold**, y_w* only, log π of y_w*")
-        == "<i>so</i> and <b>bold</b>, y_w* only, log π of y_w*"
-    )
-    assert plain("*so*, **bold** and `code`, y_w* and y_w*") == "so, bold and code, y_w* and y_w*"
+def test_verdicts_are_marked_in_the_html(folder):
+    _, html = write(folder)
+    assert '<strong class="mark holds">holds</strong>' in html
+    assert '<strong class="mark fails">does not hold</strong>' in html
 
 
 def test_the_html_loads_nothing_and_is_small(folder):
     _, html = write(folder)
     assert not re.search(r"<script|<link|@import|url\(|src=|https?://", html)
     assert len(html.encode()) < 1_500_000
-    assert html.count("<svg") == html.count("</svg>") > 4
 
 
 def test_the_page_is_the_same_every_time(folder):
@@ -175,34 +161,5 @@ def test_a_page_without_any_cell_says_so(tmp_path):
     folder = Folder(tmp_path)
     folder.plan("raddpo.s0", "raddpo", 0)
     page, _ = write(folder)
-    assert "holds: " not in page.lower().split("## 1.")[0].replace("does not hold: ", "")
-    assert "Planned and not run: 1 cells" in page
-
-
-def test_the_committed_page_is_what_the_committed_cells_generate(tmp_path):
-    """Without committed cells there must be no page: then nothing more is asked."""
-    results, docs = ROOT / "benchmarks/results/evidence", ROOT / "docs"
-    if not list(results.glob("*.json")):
-        assert not (docs / "evidence.md").exists(), "docs/evidence.md has no cells behind it"
-        return
-    write_report(results, tmp_path)
-    for name in (
-        "evidence.md",
-        "evidence.html",
-        *(f"images/{p.name}" for p in (tmp_path / "images").iterdir()),
-    ):
-        assert (docs / name).read_text() == (tmp_path / name).read_text(), (
-            f"run `python -m benchmarks.evidence report` ({name})"
-        )
-    stale = {p.name for p in (docs / "images").glob("evidence-*.svg")} - {
-        p.name for p in (tmp_path / "images").iterdir()
-    }
-    assert not stale
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 0.042), (-3, 1200), (5, 5), (0, 0)])
-def test_ticks_cover_the_range(low, high):
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 9
+    assert "**holds**" not in page.replace("**Holds**", "")
+    assert "1 were planned and not run" in page

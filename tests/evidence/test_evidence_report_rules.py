@@ -17,9 +17,9 @@ sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in s
 
 from evidence_cells import Folder, main_cells, read, write  # noqa: E402
 
-from benchmarks.evidence.report.compare import against, compare, difference, per_query, room  # noqa: E402
-from benchmarks.evidence.report.show import level_table, signed  # noqa: E402
-from benchmarks.evidence.report.summary import lines  # noqa: E402
+from experiments.raddpo.report.compare import against, compare, difference, per_query, room  # noqa: E402
+from experiments.raddpo.report.families import at_equal_rates, family, pick  # noqa: E402
+from experiments.raddpo.report.show import base_rows, level_table, signed  # noqa: E402
 from sidar.evaluate.stats import holm, smallest_detectable  # noqa: E402
 
 MRR = "click.sid.mrr"
@@ -38,7 +38,7 @@ def test_a_planned_method_that_is_not_run_counts_with_p_1_in_holm_and_in_what_co
     folder = main_cells(Folder(tmp_path))
     whole = against(read(folder), "sft-continued", MRR)
     for name in ("simpo", "orpo"):
-        for path in folder.results.glob(f"{name}.s*"):
+        for path in folder.loose.glob(f"{name}.s*"):
             path.unlink()
     part = against(read(folder), "sft-continued", MRR)
     assert part["simpo"].test is None
@@ -102,23 +102,21 @@ def test_rows_without_any_difference_are_identical_and_have_no_detectable_effect
     assert result.word == "identical"
     assert np.isnan(result.detectable)
     page, _ = write(folder)
-    judged, grounded = page[page.index("### judged") :].split("### grounded", 1)
-    line = line_of(judged, "RAD-DPO (softmax) fused − SFT fused")
+    line = line_of(page, "RAD-DPO (softmax) fused − SFT fused")
     assert line == (
         "| RAD-DPO (softmax) fused − SFT fused | 0 | – | – | – | – | – | weight 0 chosen on dev |"
     )
     # no weights are told there
-    assert "identical" in line_of(grounded, "RAD-DPO (softmax) fused − SFT fused")
-    assert (
-        "| RAD-DPO (softmax) | 2 | BM25 / dense, fine-tuned / model | .60 / .40 / .00 |" in judged
-    )
+    grounded = family(read(folder), "fused", "item.ndcg@10", "grounded_test")
+    assert grounded["RAD-DPO (softmax) fused − SFT fused"].word == "identical"
+    assert "| RAD-DPO (softmax) | 2 | BM25 / dense, fine-tuned / model | .60 / .40 / .00 |" in page
 
 
 # ---------------------------------------------------------------------- room
 
 
 def reachable(folder, gain):
-    for path in folder.results.glob("sft.s*.parquet"):
+    for path in folder.loose.glob("sft.s*.parquet"):
         table = pq.read_table(path)
         values = table.column(MRR).to_numpy()
         pq.write_table(table.append_column(f"reachable.{MRR}", [np.float32(values + gain)]), path)
@@ -138,11 +136,10 @@ def test_without_room_above_sft_there_is_no_verdict(tmp_path, gain, word):
     # Item level has the utility oracle alone, and room.
     assert against(evidence, "sft-continued", "click.item.ndcg@10")["raddpo"].word == "holds"
     page, _ = write(folder)
-    assert ("**No verdict, for want of room**: clicks under the logger: SID MRR" in page) == (
-        gain < 0.1
-    )
+    line = line_of(page[page.index("### Room") :], "SID MRR (click)")
+    assert ("**no verdict, for want of room**" in line) == (gain < 0.1)
     assert "SFT's beam by true utility (reachable)" in page
-    assert page.index("## 0. Headroom") < page.index("## 1. What holds")
+    assert page.index("## Headroom") < page.index("## The registered claims")
 
 
 # ---------------------------------------------------------------------- tables
@@ -155,14 +152,14 @@ def test_a_table_of_levels_averages_the_same_seeds_in_every_row(tmp_path):
     for seed in range(3):
         folder.add("dpo", seed, held_out=False)
     evidence = read(folder)
-    table = level_table(evidence, ["sft", "dpo"], [MRR])
+    table = level_table(evidence, base_rows(["sft", "dpo"]), [MRR])
     assert [r[1] for r in table.rows] == ["3", "3"]
-    assert float(table.rows[0][2].text) < 0.5
-    assert "every row has (0, 1, 2;" in table.note
-    assert level_table(evidence, ["sft"], [MRR]).note == ""
+    assert float(table.rows[0][2].split()[0]) < 0.5
+    assert "every row has (0, 1, 2)" in table.note
+    assert level_table(evidence, base_rows(["sft"]), [MRR]).note == ""
     # A row that has only begun shows what it has, and leaves the others theirs.
     folder.add("simpo", 0, held_out=False)
-    table = level_table(read(folder), ["sft", "dpo", "simpo"], [MRR])
+    table = level_table(read(folder), base_rows(["sft", "dpo", "simpo"]), [MRR])
     assert [r[1] for r in table.rows] == ["3", "3", "1"]
 
 
@@ -173,7 +170,7 @@ def test_the_papers_table_is_beside_paired_differences_of_equal_seeds(tmp_path):
     (result,) = compare(read(folder), [difference("dpo", "sft", MRR)])
     t = result.test
     part = page[page.index("### Beside the paper") :]
-    assert f"{signed(t.effect)} ({signed(t.low)} … {signed(t.high)})" in line_of(part, "DPO")
+    assert f"{signed(t.effect)} *{signed(t.low)} … {signed(t.high)}*" in line_of(part, "DPO")
 
 
 def test_the_gain_with_rows_is_an_interaction_with_sft_continued(tmp_path):
@@ -182,19 +179,19 @@ def test_the_gain_with_rows_is_an_interaction_with_sft_continued(tmp_path):
         for axis, effect in (("lists=960", 0.0), ("lists=7680", 0.1)):
             folder.add("sft-continued", seed, axis=axis, effect=effect, held_out=False)
             folder.add("raddpo", seed, axis=axis, effect=effect, held_out=False)
-    line = next(x for x in lines(read(folder)) if "rows of alignment" in x.text)
-    assert line.words[0] == "cannot tell here"  # both gain alike
+    (name,) = (asked := family(read(folder), "lists", MRR))
+    assert name == "RAD-DPO (softmax): 7680 − 960"
+    assert asked[name].word == "cannot tell here"  # both gain alike
     for seed in (0, 1, 2):
         folder.add("raddpo", seed, axis="lists=7680", effect=0.2, held_out=False)
-    line = next(x for x in lines(read(folder)) if "rows of alignment" in x.text)
-    assert line.words[0] == "holds"
-    assert "(7680 against 960)" in line.text
+    assert family(read(folder), "lists", MRR)[name].word == "holds"
 
 
 def test_the_ladder_has_a_rung_at_the_methods_own_rate_where_it_is_planned(tmp_path):
     folder = main_cells(Folder(tmp_path))
     rung = "SFT continued (lr_new 3e-05) − SFT continued"
-    assert rung not in write(folder)[0]
+    assert rung not in family(read(folder), "ladder", MRR)
+    assert at_equal_rates(read(folder), MRR) is None
     for seed in range(3):
         folder.add(
             "sft-continued",
@@ -204,13 +201,12 @@ def test_the_ladder_has_a_rung_at_the_methods_own_rate_where_it_is_planned(tmp_p
             groups=("ladder",),
             held_out=False,
         )
-    page, _ = write(folder)
-    assert "**holds**" in line_of(page, rung)
-    assert "SFT + contrast only − SFT continued (lr_new 3e-05): + contrast" in page
-    why = page[page.index("Why") :]
-    assert "−.0" in line_of(
-        why, "RAD-DPO (softmax) less SFT continued at RAD-DPO's own learning rate"
-    )
+    evidence = read(folder)
+    ladder = family(evidence, "ladder", MRR)
+    assert ladder[rung].word == "holds"
+    assert "SFT + contrast only − SFT continued (lr_new 3e-05)" in ladder
+    assert at_equal_rates(evidence, MRR) == list(ladder.values())[-1]
+    assert at_equal_rates(evidence, MRR).test.effect < 0
 
 
 def test_noise_is_tested_on_recall_and_told_as_it_was_trained_on(tmp_path):
@@ -219,15 +215,14 @@ def test_noise_is_tested_on_recall_and_told_as_it_was_trained_on(tmp_path):
         folder.add("raddpo", seed, axis="noise=0.5", held_out=False, lists={"relevant_share": 0.62})
         folder.add("raddpo-no-rdrw", seed, axis="noise=0.5", effect=-0.1, held_out=False)
     page, _ = write(folder)
-    part = page[page.index("Against injected noise") :]
-    assert "| 50% | .620 |" in part
-    table = part[part.index("| SID R@8 | effect") :]
-    assert "**holds**" in line_of(table, "RAD-DPO (softmax) − w/o RDRW, noise 50%")
+    assert "| 0.5 | .620 |" in page
+    results = family(read(folder), "noise", "click.sid.recall@8")
+    assert results["RAD-DPO (softmax) (noise 0.5) − w/o RDRW (noise 0.5)"].word == "holds"
 
 
 def test_the_denoisers_are_asked_again_where_alignment_is_longer(tmp_path):
     folder = main_cells(Folder(tmp_path))
-    assert "faster\n\nNot run." in write(folder)[0]
+    assert family(read(folder), "dose", MRR) == {}
     setting = "lists=9600,lr_new=9e-05"
     for seed in range(3):
         for system, effect in (("raddpo", 0.1), ("raddpo-no-rdrw", 0.0), ("raddpo-truth", 0.1)):
@@ -248,19 +243,18 @@ def test_the_denoisers_are_asked_again_where_alignment_is_longer(tmp_path):
             held_out=False,
             groups=("dose",),
         )
-    page, _ = write(folder)
-    part = page[page.index("Where alignment is longer") :]
-    table = part[part.index("| SID nDCG@10 (utility) |") :]
-    assert "**holds**" in line_of(table, "RAD-DPO (softmax) − w/o RDRW")
-    assert "**does not hold**" in line_of(table, "half relevant: RAD-DPO (softmax) − w/o RDRW")
-    assert "| w/o RDRW, half relevant |" in part
+    results = family(read(folder), "dose", "utility.sid.ndcg@10").values()
+    noisy = f"noise=0.5,{setting}"
+    pairs = [(("raddpo", variant), ("raddpo-no-rdrw", variant)) for variant in (setting, noisy)]
+    assert [pick(results, *pair).word for pair in pairs] == ["holds", "does not hold"]
+    assert "| w/o RDRW, half relevant |" in write(folder)[0]
 
 
 def test_skip_above_tells_how_many_lists_it_empties(tmp_path):
     folder = main_cells(Folder(tmp_path))
     counts = {"counts": {"lists": 200, "lists_without_negatives": 50}}
     folder.add("raddpo-skip-above", 0, train=counts, held_out=False)
-    assert "Skip-above leaves 25% of the training lists without any negative" in write(folder)[0]
+    assert "| lists that skip-above leaves without a negative | .250 |" in write(folder)[0]
 
 
 def test_the_full_head_is_compared_and_marked_as_one_seed(tmp_path):
@@ -270,11 +264,11 @@ def test_the_full_head_is_compared_and_marked_as_one_seed(tmp_path):
         index = {"n_sids": 6150, "density": 0.0004, "uniform_invalid_mass": 0.9996}
         folder.add(system, 0, axis="head=full", kind=kind, mass=mass, held_out=False, index=index)
     page, _ = write(folder)
-    part = page[page.index("One head over all codes") : page.index("Mechanisms")]
+    part = page[page.index("One head over all codes") : page.index("## Mechanisms")]
     # however large: one seed decides nothing
-    assert "cannot tell here" in line_of(part, "DPO − RAD-DPO (softmax)")
+    assert "cannot tell here" in line_of(part, "DPO (head full) − RAD-DPO (softmax) (head full)")
     assert "**One seed**" in part
-    assert "another regime" in page
+    assert "| uniform model | 0.9996 |" in page
 
 
 # ---------------------------------------------------------------------- what counts
@@ -320,51 +314,4 @@ def test_tuning_says_where_the_choice_lies_and_how_far_the_runs_are_apart(tmp_pa
     for value, rate in ((0.41, 0.1), (0.43, 0.3), (0.42, 0.2)):
         facts = {"figures": {"day7.click.sid.mrr": value}, "axes": {"lr_new": rate, "beta": 1.0}}
         folder.add("raddpo", None, axis=f"lr_new={rate}.tune", groups=("tune",), **facts)
-    assert "| RAD-DPO (softmax) | lr_new 0.3: highest of 3 | .4300 | .0200 |" in write(folder)[0]
-
-
-# ---------------------------------------------------------------------- the lab
-
-
-@pytest.mark.parametrize(
-    ("auc", "within", "word"),
-    [
-        (0.52, 0.55, "weak here"),
-        (0.55, 0.66, "at the edge here"),
-        (0.64, 0.68, "enough to gain a little"),
-    ],
-)
-def test_rdrws_auc_is_held_against_the_labs_own_threshold(tmp_path, auc, within, word):
-    folder = main_cells(Folder(tmp_path))
-    figures = {"D/noise=0.1/threshold/constant": 0.9, "D/noise=0.1/proved/constant": 2.0}
-    figures |= {"D/noise=0.25/threshold/constant": 0.6, "D/noise=0.25/proved/constant": 0.7}
-    for noise, gain in (("0", 0.0126), ("0.5", -0.0087)):
-        names = (
-            f"E/map/mean/noise={noise}/ndcg@10",
-            f"E/map/mean/noise={noise}/click.mrr",
-            f"E/noise={noise}/ndcg@10",
-        )
-        figures |= {
-            name + end: gain + d
-            for name in names
-            for end, d in (("", 0.0), (".lo", -0.001), (".hi", 0.001))
-        }
-    (folder.results.parent / "prefix_lab.json").write_text(json.dumps({"figures": figures}))
-    for seed in range(3):
-        shares = {"rdrw/eos_out/auc": auc, "rdrw/eos_out/auc_within": within, "pairs/pseudo": 0.3}
-        folder.add("raddpo", seed, mechanism=shares, lists={"relevant_share": 0.3})
-    page, _ = write(folder)
-    line = next(x for x in page.splitlines() if x.startswith("**RDRW's similarity"))
-    assert word in line
-    assert f"pooled {signed(auc, 3)[1:]}, inside a list {signed(within, 3)[1:]}" in line
-    # the lab's noise that is nearest to this bed's share
-    assert "at 25% relevant negatives" in line
-    assert "from an AUC of .60 on" in line
-    assert "| lab, 50% of the negatives relevant | −.0087 (−.0097 … −.0077) |" in page
-    assert "30% of the first 3 negatives of the training lists" in page
-
-
-def test_without_the_lab_nothing_is_said_of_it(tmp_path):
-    page, _ = write(main_cells(Folder(tmp_path)))
-    assert "RDRW's similarity is" not in page
-    assert "The lab's figures are not there." in page
+    assert "| RAD-DPO (softmax) | lr_new 0.3: highest of 3 | .0200 |" in write(folder)[0]

@@ -7,10 +7,9 @@ import re
 import pytest
 from evidence_cells import LEXICON, SIMULATOR, Folder, main_cells, read, write
 
-from benchmarks.evidence.report.compare import compare, difference
-from benchmarks.evidence.report.show import plain_number, signed
-from benchmarks.evidence.report.summary import lines
-from benchmarks.evidence.report.sweeps import changes
+from experiments.raddpo.report.compare import compare, difference
+from experiments.raddpo.report.families import family
+from experiments.raddpo.report.show import signed
 
 MRR = "click.sid.mrr"
 
@@ -18,12 +17,6 @@ MRR = "click.sid.mrr"
 @pytest.fixture
 def folder(tmp_path):
     return main_cells(Folder(tmp_path))
-
-
-def part(folder, heading):
-    page, _ = write(folder)
-    page = page[page.index("Sweeps") :]
-    return page[page.index(f"### {heading}") :].split("\n### ")[0]
 
 
 def line_of(text, start):
@@ -36,14 +29,20 @@ def test_values_are_compared_with_each_other_over_shared_seeds(folder):
     for seed in range(3):
         folder.add("raddpo", seed, axis="n=1", effect=0.1, held_out=False)
         folder.add("raddpo", seed, axis="n=16", effect=-0.1, held_out=False)
-    text = part(folder, "Negatives per list")
+    results = family(read(folder), "n", MRR)
+    words = {"RAD-DPO (softmax): 1 − 3": "holds", "RAD-DPO (softmax): 16 − 1": "does not hold"}
+    assert {name: results[name].word for name in words} == words
+    assert [r.word for r in results.values()] == ["holds", "does not hold", "does not hold"]
+    page, _ = write(folder)
+    text = page[page.index("### Negatives per list, from one value to another: SID MRR (click)") :]
     assert "**higher**" in line_of(text, "RAD-DPO (softmax): 1 − 3")
-    assert "**lower**" in line_of(text, "RAD-DPO (softmax): 16 − 1")
-    assert "SID MRR (click): 1 higher, 2 lower, 0 cannot tell." in text
     (own,) = compare(read(folder), [difference("raddpo", "sft", MRR, seeds=(0, 1, 2))])
-    base = line_of(text, "RAD-DPO (softmax), 3 (*base*)")
-    assert f"{signed(own.test.effect)} (" in base  # not with the fourth seed's .9
-    assert "holds" not in base
+    level = page[page.index("### Negatives per list\n") :]
+    mean = line_of(level, "RAD-DPO (softmax) |").split(" | ")[2].split()[0]
+    assert float(mean) < 0.6  # not with the fourth seed's .9
+    assert signed(own.test.effect)
+    varied = family(read(folder), f"n − {'sft'}", MRR)
+    assert not any(name.startswith("RAD-DPO (softmax) −") for name in varied)  # the base is none
 
 
 def test_a_contrast_without_a_gradient_is_marked(folder):
@@ -52,9 +51,10 @@ def test_a_contrast_without_a_gradient_is_marked(folder):
         folder.add(
             "raddpo-paper", seed, axis="n=16", train={"gradient_ratio": 0.002}, held_out=False
         )
-    text = part(folder, "Negatives per list")
-    assert ".002, inactive" in line_of(text, "RAD-DPO (printed), 16")
-    assert "inactive" not in line_of(text, "RAD-DPO (printed), 3")
+    page, _ = write(folder)
+    text = page[page.index("### Negatives per list: in training") :]
+    assert ".002, inactive" in line_of(text, "RAD-DPO (printed) (n 16)")
+    assert "inactive" not in line_of(text, "RAD-DPO (printed) |")
 
 
 def sized(folder, size, gain, seeds=3):
@@ -74,13 +74,12 @@ def sized(folder, size, gain, seeds=3):
 
 def test_models_of_other_sizes_are_compared_by_their_gains(folder):
     sized(folder, "2x192", 0.1)
-    line = next(x for x in lines(read(folder)) if "smaller on a larger" in x.text)
-    assert line.words[0] == "not run"
+    assert family(read(folder), "shrinks", MRR) == {}
     sized(folder, "8x512", 0.0)
-    text = part(folder, "Size of the model")
-    assert "**lower**" in line_of(text, "RAD-DPO (softmax): 8x512 − 2x192")
-    line = next(x for x in lines(read(folder)) if "smaller on a larger" in x.text)
-    assert (line.words[0], "(8x512 against 2x192)" in line.text) == ("holds", True)
+    results = family(read(folder), "size", MRR)
+    assert results["RAD-DPO (softmax): 8x512 − 2x192"].word == "does not hold"
+    ((name, smaller),) = family(read(folder), "shrinks", MRR).items()
+    assert ("(8x512 against 2x192)" in name, smaller.word) == (True, "holds")
 
 
 def test_what_tlgd_is_worth_is_asked_at_every_codebook_in_the_order_of_sharing(folder):
@@ -92,12 +91,19 @@ def test_what_tlgd_is_worth_is_asked_at_every_codebook_in_the_order_of_sharing(f
             folder.add("sft", seed, axis=axis, kind="sft", mechanism=mechanism, held_out=False)
             folder.add("raddpo", seed, axis=axis, effect=gain, held_out=False, **own)
             folder.add("raddpo-no-tlgd", seed, axis=axis, effect=0.02, held_out=False, **own)
-    text = part(folder, "Prefix sharing")
-    assert "**holds**" in line_of(text, "at 64-8 |")
-    assert "**holds**" in line_of(text, "at 64-8, less at 16-8 (*base*)")
-    assert "cannot tell here" in line_of(text, "at 8-64, less at 16-8 (*base*)")
-    table = text[text.index("| codebooks |") :]
-    assert re.findall(r"^\| (\d+-\d+) \|", table, re.MULTILINE) == ["8-64", "16-8", "64-8"]
+    results = family(read(folder), "sharing", MRR)
+    at = "RAD-DPO (softmax) (sids {0}) − w/o TLGD (sids {0})".format
+    assert list(results)[:2] == [at("8-64"), at("64-8")]  # by how much is shared
+    assert results[at("64-8")].word == "holds"
+    assert results[at("64-8") + ", less at the base"].word == "holds"
+    assert results[at("8-64") + ", less at the base"].word == "cannot tell here"
+    page, _ = write(folder)
+    table = page[page.index("| codebooks |") :]
+    assert re.findall(r"^\| (\S+) \| \.", table, re.MULTILINE)[:3] == [
+        "base",
+        "sids=8-64",
+        "sids=64-8",
+    ]
 
 
 def test_growth_with_rows_is_asked_again_at_equal_rates(folder):
@@ -108,14 +114,14 @@ def test_growth_with_rows_is_asked_again_at_equal_rates(folder):
             folder.add("raddpo", seed, axis=axis, effect=own, held_out=False)
             folder.add("sft-continued", seed, axis=axis, effect=control, held_out=False)
         folder.add("sft-continued", seed, axis=f"lists=9600,{rate}", effect=0.08, held_out=False)
-    text = part(folder, "Rows of alignment")
-    assert "**higher**" in line_of(text, "RAD-DPO (softmax): 9600 − 960")
-    table = text[text.index("− SFT continued at its rate: SID MRR (click)") :]
-    assert "**higher**" in line_of(table, "2400 rows")  # the planted .02
-    assert "cannot tell here" in line_of(table, "the change")
-    found = lines(read(folder))
-    grown = next(i for i, x in enumerate(found) if "grows with the rows" in x.text)
-    assert [x.words[0] for x in found[grown : grown + 2]] == ["holds", "cannot tell here"]
+    evidence = read(folder)
+    assert family(evidence, "lists", MRR)["RAD-DPO (softmax): 9600 − 960"].word == "holds"
+    equal = family(evidence, "rows at equal rates", MRR)
+    assert {name: result.word for name, result in equal.items()} == {
+        "2400 rows": "holds",  # the planted .02
+        "9600 rows": "holds",
+        "the change": "cannot tell here",
+    }
 
 
 def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
@@ -125,7 +131,7 @@ def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
     bed = {"simulator": SIMULATOR, "lexicon": LEXICON, "lists": "1", "sids": "3"}
     own = {"bed": bed, "held_out": True, "groups": ("shipped",)}
     settings = {"beta": 0.5, "steps": 480, "batch_size": 16, "rdrw_window": 4096, "lr_new": 3e-5}
-    assert "The shipped RAD-DPO" not in write(folder)[0]
+    assert family(read(folder), "shipped", MRR) == {}
     for seed in range(3):
         folder.add("sft", seed, axis="bed=shipped", kind="sft", effect=-0.1, **own)
         folder.add("sft-continued", seed, axis="bed=shipped,lists=7680", effect=0.0, **own)
@@ -139,15 +145,11 @@ def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
             **facts,
         )
     page, _ = write(folder)
-    text = page[page.index("### The shipped RAD-DPO") :].split("\n## ")[0]
+    text = page[page.index("## The shipped RAD-DPO") :].split("\n## ")[0]
     assert "β 0.5, 480 steps of 16, a window of 4096 and lr_new 3e-05" in text
-    assert "6,143 SIDs" in text
-    assert "**higher**" in line_of(text, "RAD-DPO (softmax) as shipped − SFT continued")
-    assert text.count("2 higher, 0 lower, 0 cannot tell") == 4
-    assert (
-        "| Does it, as shipped, beat SFT continued at the same rate on next-day clicks? | "
-        "**holds** |"
-    ) in page
+    for metric in (MRR, "click.item.ndcg@10", "utility.sid.ndcg@10", "utility.item.ndcg@10"):
+        results = family(read(folder), "shipped", metric)
+        assert [result.word for result in results.values()] == ["holds", "holds"]
     (across,) = compare(
         read(folder),
         [
@@ -161,19 +163,3 @@ def test_the_shipped_setting_is_compared_with_its_controls_alone(folder):
         ],
     )
     assert across.test is None  # SFT of the other bed
-
-
-def test_one_question_has_one_verdict(folder):
-    """The summary's line on rows is the sweep's own, corrected with it."""
-    for seed in range(3):
-        for lists, gain in (("960", 0.0), ("9600", 0.05)):
-            for system, effect in (("sft-continued", 0.0), ("raddpo", gain), ("dpo", 0.0)):
-                folder.add(system, seed, axis=f"lists={lists}", effect=effect, held_out=False)
-    evidence = read(folder)
-    line = next(each for each in lines(evidence) if "grows with the rows" in each.text)
-    found = changes(evidence, "lists", MRR)
-    assert [what for what in found if what.startswith("RAD-DPO")] == [
-        "RAD-DPO (softmax): 9600 − 960"
-    ]
-    assert line.words[0] == found["RAD-DPO (softmax): 9600 − 960"].word == "holds"
-    assert line.seen[0] == plain_number(found["RAD-DPO (softmax): 9600 − 960"].detectable, 4)

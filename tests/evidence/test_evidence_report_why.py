@@ -1,6 +1,4 @@
-"""The section that says why: causes from the cells' figures, and the lab's corners on planted
-effects.
-"""
+"""The lab's corners, the reordered beam and the ladder on planted effects."""
 
 import re
 
@@ -9,14 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from evidence_cells import Folder, main_cells, read, write
 
-from benchmarks.evidence.report.document import Text, plain
-from benchmarks.evidence.report.why import checkpoints, why
+from experiments.raddpo.report.compare import room
+from experiments.raddpo.report.families import at_equal_rates, family
 
+MRR = "click.sid.mrr"
+TRUE = "utility.sid.ndcg@10"
 LONGER = "lists=7680,lr_new=9e-05"
-
-
-def said(section):
-    return " ".join(plain(block.text) for block in section.blocks if isinstance(block, Text))
 
 
 @pytest.fixture
@@ -33,16 +29,16 @@ def corners(folder, win, lose, seeds=3):
 
 def reachable(folder, gain):
     """Give the SFT cells the columns of their own beam in the order of the true utility."""
-    for path in folder.results.glob("sft.s*.parquet"):
+    for path in folder.loose.glob("sft.s*.parquet"):
         table = pq.read_table(path)
-        values = table.column("click.sid.mrr").to_numpy()
-        pq.write_table(
-            table.append_column("reachable.click.sid.mrr", [np.float32(values + gain)]), path
-        )
+        values = table.column(MRR).to_numpy()
+        pq.write_table(table.append_column(f"reachable.{MRR}", [np.float32(values + gain)]), path)
 
 
 def test_without_the_labs_cells_the_corners_are_not_run(folder):
-    assert "Not run." in said(why(read(folder)))
+    assert family(read(folder), "corners", TRUE) == {}
+    page, _ = write(folder)
+    assert "Not run." in page[page.index("## Where it must win") :].split("\n## ")[0]
 
 
 @pytest.mark.parametrize(
@@ -50,82 +46,57 @@ def test_without_the_labs_cells_the_corners_are_not_run(folder):
 )
 def test_the_labs_corners_get_the_verdicts_of_their_planted_effects(folder, win, lose, words):
     corners(folder, win, lose)
-    page, _ = write(folder)
-    part = page[page.index("Where it must win") :]
-    for name, word in zip(("better", "worse", "the first above the second"), words, strict=True):
-        line = next(x for x in part.splitlines() if x.startswith("|") and name in x)
-        assert word in line, line
-    # The lab predicts nothing on clicks: effects are shown there, and no words.
-    part = part[part.index("| SID MRR (click), predicted") :]
-    tables = re.findall(r"^\| (?:SID|item) .*\((?:click|utility)\), .*$", page, re.MULTILINE)
-    assert [("verdict" in head) for head in tables] == [
-        "utility), predicted" in head for head in tables
-    ]
-    assert len(tables) == 8
-    line = next(
-        x for x in part.splitlines() if x.startswith("| no relevant negative − SFT continued, base")
-    )
-    assert f"{'+' if win > 0 else '−'}.0" in line
-    assert (
-        "it does **not** set the share of accidental clicks, negatives from the model's own beam"
-        in page
-    )
-    level = next(
-        x for x in part.splitlines() if x.startswith("| RAD-DPO (softmax), no relevant negative |")
-    )
-    assert level.count("±") == 4
-
-
-@pytest.mark.parametrize(
-    ("gain", "text"), [(0.1, "clicks do reward the truth"), (-0.1, "do not reward the truth")]
-)
-def test_the_reordered_beam_says_whether_clicks_reward_the_truth(folder, gain, text):
-    reachable(folder, gain)
-    assert text in said(why(read(folder)))
-
-
-def test_a_contrast_that_points_where_sft_points_is_said_to(folder):
     evidence = read(folder)
-    assert "points much where SFT points" not in said(why(evidence))
-    for cell in evidence.runs("raddpo").values():
-        cell.facts["mechanism"]["gradient/cosine"] = 0.8
-    assert "points much where SFT points" in said(why(evidence))
+    predicted = family(evidence, "corners", TRUE)
+    assert [name.split(": ")[-1] for name in predicted] == [
+        "better",
+        "worse",
+        "the first above the second",
+    ]
+    assert [result.word for result in predicted.values()] == words
+    beside = family(evidence, "beside the corners", MRR)
+    first = next(iter(beside.values()))
+    assert first.test.effect == pytest.approx(win, abs=0.01)
+    # The lab predicts nothing on clicks: effects are shown there, and no words.
+    page, _ = write(folder)
+    tables = re.findall(r"^### Predicted: .*\((\w+)\)\n\n(.*)$", page, re.MULTILINE)
+    assert [("verdict" in head) for _, head in tables] == [t == "utility" for t, _ in tables]
+    assert len(tables) == 4
+    name = "| RAD-DPO (softmax), no relevant negative |"
+    level = next(line for line in page.splitlines() if line.startswith(name))
+    assert level.count("–") == 4
 
 
-def test_at_equal_learning_rates_the_cause_follows_the_ladder(folder):
-    assert "At equal learning rates" not in said(why(read(folder)))
+@pytest.mark.parametrize("gain", [0.1, -0.1])
+def test_the_reordered_beam_says_whether_clicks_reward_the_truth(folder, gain):
+    reachable(folder, gain)
+    assert room(read(folder), MRR).reachable.test.effect == pytest.approx(gain, abs=1e-4)
+
+
+def test_at_equal_learning_rates_the_answer_follows_the_ladder(folder):
+    assert at_equal_rates(read(folder), MRR) is None
     for seed in range(3):
         folder.add("sft-continued", seed, axis="lr_new=3e-05", effect=0.1, groups=("ladder",))
-    text = said(why(read(folder)))
-    assert re.search(
-        r"At equal learning rates RAD-DPO \(softmax\) is −\.0\d+ .* lower, so it is the contrast",
-        text,
-    )
-    page, _ = write(folder)
-    assert re.search(
-        r"\| … at the same learning rate\? \| \*\*does not hold\*\* \| SID MRR −\.0", page
-    )
+    result = at_equal_rates(read(folder), MRR)
+    assert result.word == "does not hold"
+    assert result.test.effect < 0
 
 
-def test_an_sft_that_still_learns_is_said_to_be_short_of_its_plateau(folder):
+def test_more_sft_is_compared_with_sft(folder):
     corners(folder, 0.05, -0.05)
     for seed in range(3):
-        folder.add("sft-continued", seed, axis=LONGER, effect=-0.1, groups=("lab",))
-    assert "not at its plateau" not in said(why(read(folder)))
-    for seed in range(3):
         folder.add("sft-continued", seed, axis=LONGER, effect=0.2, groups=("lab",))
-    assert "SFT was not at its plateau" in said(why(read(folder)))
+    beside = family(read(folder), "beside the corners", TRUE)
+    more = beside["SFT continued (lists 7680,lr_new 9e-05) − SFT"]
+    assert (more.word, more.test.effect > 0.1) == ("holds", True)
 
 
 def test_best_and_final_checkpoints_stand_beside_each_other(folder):
-    evidence = read(folder)
-    assert checkpoints(evidence) == []
-    for seed, cell in evidence.runs("raddpo").items():
+    for seed in range(3):
         last = 0.4 if seed else 0.6
-        cell.facts["train"]["valid"] = [
-            {"step": s, "recall@8": r} for s, r in ((0, 0.3), (60, 0.5), (120, last))
-        ]
-    table = checkpoints(evidence)[1]
-    assert re.search("RAD-DPO", str(table.rows[0][0]))
-    assert table.rows[0][-1] == "1 of 3"
-    assert [entry.text for entry in table.rows[0][1:4]] == [".300", ".533", ".467"]
+        points = [{"step": s, "recall@8": r} for s, r in ((0, 0.3), (60, 0.5), (120, last))]
+        folder.add("raddpo", seed, train={"gradient_ratio": 0.3, "valid": points})
+    page, _ = write(folder)
+    part = page[page.index("### Best and final checkpoint") :]
+    line = next(line for line in part.splitlines() if line.startswith("| RAD-DPO"))
+    assert line == "| RAD-DPO (softmax) | .300 | .533 *.500 … .600* | .467 *.400 … .600* | 1 of 3 |"

@@ -3,19 +3,20 @@ recomputed.
 """
 
 import fcntl
-import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from toy_evidence import toy_registration
 
-from benchmarks.evidence import registration
-from benchmarks.evidence.bed import Bed
-from benchmarks.evidence.cell import SECTIONS, SFT_SECTIONS, _as_read_today
-from benchmarks.evidence.plan import Cell, cells
-from benchmarks.evidence.run import Settings, jobs_of, rerun, run
-from benchmarks.evidence.sets import day_pool, held_out_pool
+from experiments.raddpo import registration
+from experiments.raddpo.bed import Bed
+from experiments.raddpo.cell import SECTIONS, SFT_SECTIONS, _as_read_today
+from experiments.raddpo.plan import Cell, cells
+from experiments.raddpo.rerun import rerun
+from experiments.raddpo.run import Settings, jobs_of, run
+from experiments.raddpo.sets import day_pool, held_out_pool
+from experiments.raddpo.store import Values, read_cells
 from sidar.config import Config
 
 NAMES = (
@@ -49,13 +50,15 @@ def wanted() -> list[Cell]:
 
 
 def result(settings: Settings, name: str) -> dict:
-    return json.loads((settings.results / f"{name}.json").read_text())
+    return read_cells(settings.results)[name]
 
 
-def test_every_cell_leaves_json_and_the_values_that_its_figures_are_means_of(toy):
+def test_every_cell_leaves_facts_and_the_values_that_its_figures_are_means_of(toy):
+    assert not list(toy.loose.iterdir())  # folded into the kept ones
+    kept = Values(toy.results)
     for name in NAMES:
         found = result(toy, name)
-        table = pq.read_table(toy.results / f"{name}.parquet")
+        table = kept.table(name)
         sets = np.array(table.column("set").to_pylist())
         assert found["figures"], name
         for figure, mean in found["figures"].items():
@@ -76,10 +79,9 @@ def test_the_best_checkpoint_of_day_7_is_scored_where_a_cell_asks_for_it(toy):
 def test_the_queries_of_every_cell_are_listed_with_their_clusters(toy):
     listed = pq.read_table(toy.results / "queries.parquet").to_pydict()
     known = set(zip(listed["set"], listed["query_id"], strict=True))
+    values = Values(toy.results)
     for name in NAMES:
-        found = pq.read_table(
-            toy.results / f"{name}.parquet", columns=["set", "query_id"]
-        ).to_pydict()
+        found = values.table(name).select(["set", "query_id"]).to_pydict()
         assert set(zip(found["set"], found["query_id"], strict=True)) <= known
     assert all(listed["cluster"])
 
@@ -103,20 +105,19 @@ def test_a_finished_run_has_nothing_left_to_do(toy):
 def test_a_rerun_from_the_json_gives_the_same_figures_even_when_the_sft_model_is_gone(
     toy, tmp_path
 ):
-    again = Settings(toy.work, tmp_path, workers=1)
+    again = Settings(toy.work, tmp_path / "again", workers=1)
     for model in (toy.work / "models").iterdir():
         for file in model.rglob("*"):
             if file.is_file():
                 file.unlink()
-    assert rerun(toy.results / "sft-continued.s3.json", again, lambda text: None) == {}
+    assert rerun(result(toy, "sft-continued.s3"), again, lambda text: None) == {}
 
 
 def test_a_rerun_names_what_differs(toy, tmp_path):
     changed = result(toy, "bm25")
     changed["figures"]["day8.click.sid.mrr"] += 0.25
-    path = tmp_path / "bm25.json"
-    path.write_text(json.dumps(changed))
-    differing = rerun(path, Settings(toy.work, tmp_path / "again", workers=1), lambda text: None)
+    again = Settings(toy.work, tmp_path / "again", workers=1)
+    differing = rerun(changed, again, lambda text: None)
     assert list(differing) == ["figures/day8.click.sid.mrr"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.evidence import registration
+from experiments.raddpo import registration
 
 CHANGES = {"users": 150, "requests": 700, "queries": {"count": 200}}
 

@@ -15,11 +15,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def lab():
-    """The lab's modules, imported as the script imports them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "examples")
-        names = ("figures", "mechanisms", "pictures", "policy", "predictions", "report", "world")
-        yield type("Lab", (), {name: importlib.import_module(f"lab.{name}") for name in names})
+    """The lab's modules."""
+    names = ("figures", "mechanisms", "pictures", "policy", "predictions", "report", "world")
+    modules = {name: importlib.import_module(f"experiments.lab.{name}") for name in names}
+    return type("Lab", (), modules)
 
 
 def leaf_by_leaf(lab, table, leaf):
@@ -195,7 +194,7 @@ def test_oscillation_ignores_a_trend_and_measures_what_is_left(lab):
 
 
 def results(lab):
-    kept = json.loads((ROOT / "benchmarks/results/prefix_lab.json").read_text())
+    kept = json.loads((ROOT / "experiments/results/prefix_lab.json").read_text())
     return lab.figures.Figures(kept["figures"])
 
 

@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[2]
 def benchmarks():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        # this process goes on
-        patch.setattr(importlib.import_module("common"), "single_thread", lambda: None)
-        yield {name: importlib.import_module(name) for name in ("start", "geometry")}
+        for name in ("common", "experiments.common"):  # this process goes on
+            patch.setattr(importlib.import_module(name), "single_thread", lambda: None)
+        names = {"start": "experiments.start.start", "geometry": "geometry"}
+        yield {short: importlib.import_module(name) for short, name in names.items()}
 
 
 def test_random_sids_are_distinct_and_fit_the_codebooks(benchmarks):

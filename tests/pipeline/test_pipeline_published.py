@@ -194,7 +194,8 @@ def test_the_benchmark_runs_at_toy_size(data):
     folder, _ = data
     command = [
         sys.executable,
-        ROOT / "benchmarks/published_sids.py",
+        "-m",
+        "experiments.tokenizers.published_sids",
         "--data",
         folder,
         "--no-save",
@@ -214,7 +215,7 @@ def test_the_benchmark_runs_at_toy_size(data):
         "hashing:48",
     ]
     command += ["--tables", "rkmeans", "ours, automatic"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     for row in ("rkmeans", "ours, automatic", "popularity"):
         assert f"\n{row} " in done.stdout

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def figures(name):
-    return json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text())["figures"]
+    return json.loads((ROOT / "experiments/results" / f"{name}.json").read_text())["figures"]
 
 
 def rows(page, heading):

@@ -48,7 +48,7 @@ NAMES = {
 
 def test_the_table_is_the_results_file_and_the_file_is_of_these_settings():
     results = json.loads(
-        (ROOT / "benchmarks" / "results" / "simulator.json").read_text(encoding="utf-8")
+        (ROOT / "experiments" / "results" / "simulator.json").read_text(encoding="utf-8")
     )
     table = PAGE.split("| | demo | full |")[1].split("\n\n")[0]
     rows = [

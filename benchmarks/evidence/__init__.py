@@ -1,6 +1,0 @@
-"""The evidence for RAD-DPO: cells that are run, and the page that is made from them
-(docs/evidence.md).
-
-``python -m benchmarks.evidence core`` from the repository's root; everything that was fixed
-beforehand stands in ``registration.yaml``.
-"""
