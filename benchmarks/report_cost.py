@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from common import print_table, write_results
-from grown import make_inputs, settings
+from common import ROOT, print_table, write_results
+
+sys.path.append(str(ROOT))
+from experiments.start.grown import make_inputs, settings
 
 QUERIES, ITEMS = 2000, 50_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.raddpo.report import read_kept
-from experiments.raddpo.report.compare import difference, per_query
+from experiments.raddpo.report.contrast import difference, per_query
 from experiments.raddpo.report.families import family
 from experiments.raddpo.report.show import signed
 

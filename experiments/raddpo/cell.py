@@ -189,7 +189,6 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     train: dict[str, Any] = {}
     mechanism: dict[str, Any] = {}
-    distributions: dict[str, Any] = {}
     judge = Judge(context.catalogue, context.index(cell.sizes), registration()["bed"]["beam"])
     scored = pools(context.bed, cell.pools)
     if cell.kind in ("sft", "align"):
@@ -202,7 +201,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         seconds["score"] = time.monotonic() - start
         if cell.probe:
             start = time.monotonic()
-            mechanism, distributions = _probe(cell, context)
+            mechanism = _probe(cell, context)
             seconds["mechanism"] = time.monotonic() - start
     else:
         from experiments.raddpo.channels import score_channel
@@ -238,7 +237,6 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "figures": means(columns),
         "mechanism": mechanism,
-        "distributions": distributions,
         "fusion": fusion,
         "train": train,
     }
@@ -364,9 +362,9 @@ def _invalid(model: Any, sids: Any, index: PrefixIndex, pool: Pool) -> Columns:
     return {f"invalid.{name}": spread(values, at, len(pool)) for name, values in found.items()}
 
 
-def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, Any]]:
+def _probe(cell: Cell, context: Context) -> dict[str, float]:
     """RAD-DPO's mechanisms (docs/methods/raddpo.md) on validation lists with known truth."""
-    from experiments.raddpo.mechanisms import distributions, labelled_lists, measure, probe
+    from experiments.raddpo.mechanisms import labelled_lists, measure, probe
     from sidar.embed import load_items
     from sidar.lm import SidLM
 
@@ -385,7 +383,7 @@ def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, An
             context.model(cell.parent) / "model", device=context.device
         )
     said = measure(model, lists)
-    figures = probe(
+    return probe(
         model,
         lists,
         cfg.align,
@@ -394,5 +392,3 @@ def _probe(cell: Cell, context: Context) -> tuple[dict[str, float], dict[str, An
         vectors=np.asarray(load_items(context.bed.embed)),
         max_negatives=cfg.preference.max_negatives,
     )
-    pictured = cell.seed == 0 and cell.system in ("sft", "raddpo") and "@" not in cell.name
-    return figures, distributions(model, lists, cfg.align, said=said) if pictured else {}

@@ -2,7 +2,7 @@
 known.
 
 Lists first (:func:`labelled_lists`, once per bed), then :func:`probe` after each training run;
-:func:`distributions` holds the histograms of the page and :func:`oscillation` reads a training log.
+:func:`oscillation` reads a training log.
 See docs/methods/raddpo.md.
 """
 
@@ -28,9 +28,7 @@ from experiments.raddpo.tables import (
 from sidar.config import AlignConfig
 from sidar.lm.model import SidLM
 
-__all__ = ["LabelledList", "distributions", "labelled_lists", "measure", "oscillation", "probe"]
-
-_BINS = 20
+__all__ = ["LabelledList", "labelled_lists", "measure", "oscillation", "probe"]
 
 
 def probe(
@@ -124,58 +122,16 @@ def probe(
     )
 
 
-def distributions(
-    model: SidLM, lists: Sequence[LabelledList], cfg: AlignConfig, *, said: Measured | None = None
-) -> dict[str, list[float]]:
-    """Histograms of pseudo- and true negatives: counts of pairs in 20 even bins, ``edges`` has 21
-    entries.
-
-    ``similarity/`` (of ``eos_out``): ``edges``, ``pseudo``, ``true``, ``quartiles`` (3);
-    ``weight/`` (eq. 6 at these quartiles, from .5 to 1): ``edges``, ``pseudo``, ``true``.  Pairs
-    without similarity are left out.  ``said``: as in :func:`probe`.
-    """
-    truth, said = Truth.of(lists), measure(model, lists) if said is None else said
-    sims = said.similarity["eos_out"]
-    known = truth.negative & np.isfinite(sims)
-    anchors = quartiles(sims[known])
-    weights = eq6(sims, anchors, cfg.rdrw_lambda)
-    out: dict[str, list[float]] = {"similarity/quartiles": list(anchors)}
-    for name, values, low, high in (
-        (
-            "similarity",
-            sims,
-            float(sims[known].min(initial=1.0)),
-            float(sims[known].max(initial=-1.0)),
-        ),
-        ("weight", weights, 0.5, 1.0),
-    ):
-        edges = np.linspace(min(low, high), max(low, high), _BINS + 1)
-        out[f"{name}/edges"] = edges.tolist()
-        for kind, mask in (("pseudo", known & truth.pseudo), ("true", known & ~truth.pseudo)):
-            inside = np.clip(values[mask], edges[0], edges[-1])  # .5 and 1 may be off by a rounding
-            out[f"{name}/{kind}"] = np.histogram(inside, edges)[0].astype(float).tolist()
-    return out
-
-
-def oscillation(
-    log_rows: Iterable[Mapping[str, Any]],
-    against: Iterable[Mapping[str, Any]] | None = None,
-    *,
-    width: int = 9,
-) -> float:
+def oscillation(log_rows: Iterable[Mapping[str, Any]], *, width: int = 9) -> float:
     """Variance over the logged steps of log π(first code of y_w*), around its running mean. NaN
     below 3 rows.
 
     ``log_rows``: records of log.jsonl, those of kind ``train`` with ``logp/star_first`` count.  The
     running mean takes ``width`` records, centred, fewer at the ends.  Each record is of another
     batch, and that moves it more than any method: compare runs of one seed and one ``log_every``
-    only, or give the other run's records as ``against``; then it is the variance of the difference
-    step by step, in which the batch cancels.
+    only.
     """
     series = _star_first(log_rows)
-    if against is not None:
-        other = _star_first(against)
-        series = {step: value - other[step] for step, value in series.items() if step in other}
     values = np.array([series[step] for step in sorted(series)])
     if len(values) < 3:
         return float("nan")

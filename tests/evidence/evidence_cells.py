@@ -250,7 +250,6 @@ class Folder:
             "seconds": {"train": 10.0, "score": 5.0, "mechanism": 1.0},
             "figures": {},
             "mechanism": mechanism(rng) if kind in ("sft", "align") else {},
-            "distributions": distributions(rng) if system in ("sft", "raddpo") and not axis else {},
             "train": {"gradient_ratio": 0.3, "oscillation": 0.01} if kind == "align" else {},
         }
         (self.loose / f"{name}.json").write_text(json.dumps({**facts, **change}))
@@ -300,22 +299,6 @@ def mechanism(rng):
         "pairs/shared1": 0.35,
         "pairs/shared2": 0.02,
     }
-
-
-def distributions(rng):
-    edges = np.linspace(-0.2, 1, 21)
-    centres = (edges[1:] + edges[:-1]) / 2
-    out = {"similarity/edges": edges.tolist(), "similarity/quartiles": [0.3, 0.45, 0.6]}
-    out |= {
-        f"similarity/{k}": (100 * np.exp(-(((centres - m) / 0.2) ** 2))).tolist()
-        for k, m in (("pseudo", 0.55), ("true", 0.4))
-    }
-    out |= {
-        "weight/edges": np.linspace(0.5, 1, 21).tolist(),
-        "weight/pseudo": [5.0] * 20,
-        "weight/true": [1.0] * 19 + [50.0],
-    }
-    return out
 
 
 def main_cells(folder, *, seeds=3):

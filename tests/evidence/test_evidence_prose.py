@@ -5,7 +5,8 @@ from evidence_cells import Folder, main_cells, read
 
 from experiments.raddpo.registration import RESULTS
 from experiments.raddpo.report import read_kept
-from experiments.raddpo.report.compare import compare, difference
+from experiments.raddpo.report.compare import compare
+from experiments.raddpo.report.contrast import difference
 from experiments.raddpo.report.picture import NAME, picture
 from experiments.raddpo.report.prose import PAGE, TIED, answer, fill, shown, untied
 

@@ -3,31 +3,17 @@ nothing else does.
 """
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from evidence_cells import CLUSTERS, EFFECTS, MASS, QUERIES, RULES, Folder, main_cells, read
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in sys.path]
-
-from evidence_cells import CLUSTERS, EFFECTS, MASS, QUERIES, RULES, Folder, main_cells, read  # noqa: E402
-
-from experiments.raddpo.report.compare import (  # noqa: E402
-    Contrast,
-    Side,
-    against,
-    all_of,
-    compare,
-    difference,
-    levels,
-    per_query,
-)
-from experiments.raddpo.report.families import claims, family  # noqa: E402
-from experiments.raddpo.report.show import all_words  # noqa: E402
-from sidar.evaluate.stats import holm, paired_test, smallest_detectable  # noqa: E402
+from experiments.raddpo.report.compare import against, all_of, compare, levels
+from experiments.raddpo.report.contrast import Contrast, Side, difference, per_query
+from experiments.raddpo.report.families import claims, family
+from experiments.raddpo.report.show import all_words
+from sidar.evaluate.stats import holm, paired_test, smallest_detectable
 
 MRR = "click.sid.mrr"
 

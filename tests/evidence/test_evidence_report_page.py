@@ -1,21 +1,18 @@
 """What counts for the evidence page (void cells, cells not run, tuning), and how it is rendered."""
 
 import re
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evidence_cells import Folder, main_cells, read, write
+
+from experiments.raddpo.report import registration_hash
+from experiments.raddpo.report.compare import against, compare, levels
+from experiments.raddpo.report.contrast import difference
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in sys.path]
-
-from evidence_cells import Folder, main_cells, read, write  # noqa: E402
-
-from experiments.raddpo.report import registration_hash  # noqa: E402
-from experiments.raddpo.report.compare import against, compare, difference, levels  # noqa: E402
-
 MRR = "click.sid.mrr"
 
 

@@ -4,23 +4,18 @@ every row of a table.
 
 import json
 import re
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from evidence_cells import Folder, main_cells, read, write
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [p for p in (str(ROOT), str(Path(__file__).parent)) if p not in sys.path]
-
-from evidence_cells import Folder, main_cells, read, write  # noqa: E402
-
-from experiments.raddpo.report.compare import against, compare, difference, per_query, room  # noqa: E402
-from experiments.raddpo.report.families import at_equal_rates, family, pick  # noqa: E402
-from experiments.raddpo.report.show import base_rows, level_table, signed  # noqa: E402
-from sidar.evaluate.stats import holm, smallest_detectable  # noqa: E402
+from experiments.raddpo.report.compare import against, compare, room
+from experiments.raddpo.report.contrast import difference, per_query
+from experiments.raddpo.report.families import at_equal_rates, family, pick
+from experiments.raddpo.report.show import base_rows, level_table, signed
+from sidar.evaluate.stats import holm, smallest_detectable
 
 MRR = "click.sid.mrr"
 

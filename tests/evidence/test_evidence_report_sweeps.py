@@ -7,7 +7,8 @@ import re
 import pytest
 from evidence_cells import LEXICON, SIMULATOR, Folder, main_cells, read, write
 
-from experiments.raddpo.report.compare import compare, difference
+from experiments.raddpo.report.compare import compare
+from experiments.raddpo.report.contrast import difference
 from experiments.raddpo.report.families import family
 from experiments.raddpo.report.show import signed
 

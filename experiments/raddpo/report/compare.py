@@ -17,47 +17,16 @@ import numpy as np
 from experiments.raddpo.report.cells import Evidence
 from experiments.raddpo.report.contrast import (
     DAY,
-    IDENTICAL,
     LEAST_SEEDS,
     NOT_RUN,
-    NOTHING,
-    UNSURE,
-    WEIGHT_0,
     Contrast,
     Result,
     Side,
     assess,
     difference,
-    per_query,
 )
 from experiments.raddpo.report.names import TARGETS
 from sidar.evaluate.stats import bootstrap_intervals
-
-__all__ = [
-    "CONTROL",
-    "DAY",
-    "IDENTICAL",
-    "LEAST_SEEDS",
-    "NOTHING",
-    "NOT_RUN",
-    "START",
-    "UNSURE",
-    "WEIGHT_0",
-    "Contrast",
-    "Level",
-    "Result",
-    "Room",
-    "Side",
-    "against",
-    "all_of",
-    "compare",
-    "difference",
-    "levels",
-    "methods",
-    "per_query",
-    "room",
-    "shared_seeds",
-]
 
 CONTROL, START = "sft-continued", "sft"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.raddpo.report.cells import Evidence, sort_key, split_name
-from experiments.raddpo.report.compare import CONTROL, START, difference
+from experiments.raddpo.report.compare import CONTROL, START
+from experiments.raddpo.report.contrast import difference
 from experiments.raddpo.report.names import row
 from experiments.raddpo.report.questions import (
     BEST_CHECKPOINT,

@@ -12,16 +12,8 @@ from functools import cache
 
 from experiments.raddpo.report import dials, questions
 from experiments.raddpo.report.cells import Evidence
-from experiments.raddpo.report.compare import (
-    CONTROL,
-    DAY,
-    START,
-    WEIGHT_0,
-    Result,
-    against,
-    compare,
-    difference,
-)
+from experiments.raddpo.report.compare import CONTROL, START, against, compare
+from experiments.raddpo.report.contrast import DAY, WEIGHT_0, Result, difference
 from experiments.raddpo.report.questions import SYSTEM, Asked, Row, rate_of_the_method
 
 

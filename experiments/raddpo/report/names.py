@@ -78,16 +78,6 @@ PAPER_COLUMNS = (
     "SID R@128",
     "SID MRR",
 )
-#: Table 2: SID MRR of RAD-DPO less that of SFT.
-PAPER_SIZES = {
-    "0.6B": 0.2796 - 0.2672,
-    "1.7B": 0.2947 - 0.2859,
-    "4B": 0.3161 - 0.3080,
-    "8B": 0.3246 - 0.3178,
-}
-#: The team's article on label packing: training throughput × 3, memory − 50 % against a DPO
-#: framework.
-PAPER_SPEED, PAPER_MEMORY = 3.0, 0.5
 
 
 def row(system: str) -> str:

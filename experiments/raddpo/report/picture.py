@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.raddpo.report.cells import Evidence, split_name
-from experiments.raddpo.report.compare import compare, difference
+from experiments.raddpo.report.compare import compare
+from experiments.raddpo.report.contrast import difference
 from sidar.pages import Interval, Picture, intervals
 
 NAME = "evidence-effects"

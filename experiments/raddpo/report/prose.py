@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.raddpo.report.cells import Evidence, split_name
-from experiments.raddpo.report.compare import DAY, Result, against, compare, difference, levels
+from experiments.raddpo.report.compare import against, compare, levels
+from experiments.raddpo.report.contrast import DAY, Result, difference
 from experiments.raddpo.report.families import claims, family, pick
 from experiments.raddpo.report.show import of_seeds
 

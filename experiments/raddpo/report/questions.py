@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from experiments.raddpo.report.cells import Evidence
-from experiments.raddpo.report.compare import CONTROL, START, Contrast, Side, difference
+from experiments.raddpo.report.compare import CONTROL, START
+from experiments.raddpo.report.contrast import Contrast, Side, difference
 from experiments.raddpo.report.names import row
 
 SYSTEM, BARE = "raddpo", "raddpo-no-rdrw"

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from experiments.raddpo.report.cells import Cell, Evidence
-from experiments.raddpo.report.compare import CONTROL, Level, Result, all_of, levels, shared_seeds
+from experiments.raddpo.report.compare import CONTROL, Level, all_of, levels, shared_seeds
+from experiments.raddpo.report.contrast import Result
 from experiments.raddpo.report.names import PRIMARY, SIGNS, TARGETS, measure, row
 
 DASH = "–"

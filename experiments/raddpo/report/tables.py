@@ -8,11 +8,11 @@ from experiments.raddpo.report.compare import (
     START,
     against,
     compare,
-    difference,
     levels,
     methods,
     room,
 )
+from experiments.raddpo.report.contrast import difference
 from experiments.raddpo.report.families import claims, family
 from experiments.raddpo.report.names import (
     PAPER_COLUMNS,

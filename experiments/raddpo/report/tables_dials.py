@@ -6,10 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from experiments.raddpo.report.cells import Cell, Evidence, split_name
-from experiments.raddpo.report.compare import (
-    CONTROL,
-    START,
-)
+from experiments.raddpo.report.compare import CONTROL, START
 from experiments.raddpo.report.dials import AXES, places, shared_codes, shipped_variants
 from experiments.raddpo.report.families import family
 from experiments.raddpo.report.names import (

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.raddpo.report.cells import Cell, Evidence
-from experiments.raddpo.report.compare import (
-    CONTROL,
-    LEAST_SEEDS,
-    START,
-    UNSURE,
-    compare,
-    difference,
-    methods,
-)
+from experiments.raddpo.report.compare import CONTROL, START, compare, methods
+from experiments.raddpo.report.contrast import LEAST_SEEDS, UNSURE, difference
 from experiments.raddpo.report.families import family
 from experiments.raddpo.report.names import (
     PRIMARY,
@@ -146,7 +139,9 @@ def hallucination(evidence: Evidence) -> Section:
     index = next((cell.facts["index"] for cell in cells if cell.facts.get("index")), None)
     if index:
         names = {"n_sids": "SIDs", "density": "density", "uniform_invalid_mass": "uniform model"}
-        section.add(Table(["", "index"], [[t, f"{index[k]:.4g}"] for k, t in names.items() if k in index]))
+        section.add(
+            Table(["", "index"], [[t, f"{index[k]:.4g}"] for k, t in names.items() if k in index])
+        )
     for metric in MEASURED:
         results = family(evidence, "order of harm", metric)
         whole = all_words(list(results.values()))
