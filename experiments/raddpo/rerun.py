@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from experiments.common import ROOT
+from experiments.common import ROOT, device
 from experiments.raddpo.plan import Cell
 from experiments.raddpo.registration import HERE
 from experiments.raddpo.run import Settings, run
@@ -101,7 +101,14 @@ def history(facts: Facts, root: Path = ROOT) -> list[str]:
         )
     if str(facts["commit"]) != commit:
         lines.append("Its code had changes that were not committed.")
-    lines += [f"Later fix {fix.commit}: {fix.what}" for fix in later_fixes(facts, root)]
+    lines += [
+        f"A later fix ({fix.commit}) changed it: {fix.what}" for fix in later_fixes(facts, root)
+    ]
+    cpu = (facts.get("device") or {}).get("cpu", "")
+    if cpu != device()["cpu"]:
+        lines.append(
+            f"It was made on another kind of CPU ({cpu}), where k-means in bf16 gives other SIDs."
+        )
     return lines
 
 
@@ -109,8 +116,12 @@ def history(facts: Facts, root: Path = ROOT) -> list[str]:
 
 
 def differing(was: Facts, now: Facts) -> dict[str, tuple[Any, Any]]:
-    """Return {figure: (was, is)} of the figures that differ."""
-    found = {}
+    """Return {figure: (was, is)} of the figures that differ, what the bed is made of first."""
+    found = {
+        f"bed/{name}": (value[:12], now["bed"][name][:12])
+        for name, value in was["bed"].items()
+        if now["bed"][name] != value
+    }
     for part in ("figures", "mechanism"):
         for name in sorted({*was[part], *now[part]}):
             old, new = was[part].get(name), now[part].get(name)

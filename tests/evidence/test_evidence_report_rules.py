@@ -256,8 +256,9 @@ def test_the_full_head_is_compared_and_marked_as_one_seed(tmp_path):
     folder = main_cells(Folder(tmp_path))
     for system, mass in (("sft", 0.1), ("raddpo", 0.2), ("dpo", 0.4)):
         kind = "sft" if system == "sft" else "align"
-        index = {"n_sids": 6150, "density": 0.0004, "uniform_invalid_mass": 0.9996}
-        folder.add(system, 0, axis="head=full", kind=kind, mass=mass, held_out=False, index=index)
+        folder.add(system, 0, axis="head=full", kind=kind, mass=mass, held_out=False)
+    index = {"n_sids": 6150, "density": 0.0004, "uniform_invalid_mass": 0.9996}
+    folder.add("sft", 0, kind="sft", index=index)
     page, _ = write(folder)
     part = page[page.index("One head over all codes") : page.index("## Mechanisms")]
     # however large: one seed decides nothing

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
+from experiments.common import device
 from experiments.raddpo import __main__ as main
 from experiments.raddpo import rerun
 from experiments.raddpo.registration import RESULTS
@@ -61,7 +62,9 @@ def history(tmp_path, monkeypatch):
 
 def cell(commit, **align):
     kind = "align" if align else "baseline"
-    return {"cell": "x.s0", "kind": kind, "commit": commit, "config": {"align": align}}
+    cpu = device()["cpu"]
+    facts = {"cell": "x.s0", "kind": kind, "commit": commit, "device": {"cpu": cpu}}
+    return facts | {"config": {"align": align}}
 
 
 def test_a_cell_is_run_by_the_code_of_its_commit(history, tmp_path):
@@ -85,6 +88,8 @@ def test_fixes_that_a_cell_was_made_without_are_named(history):
     lines = rerun.history(cell(first), root)
     assert "1 later commits touch its code" in lines[0]
     assert lines[1].endswith("a fix of everything")
+    elsewhere = rerun.history(cell(first) | {"device": {"cpu": "made up"}}, root)
+    assert "another kind of CPU (made up)" in elsewhere[-1]
 
 
 def test_a_commit_that_is_gone_is_said_to_be(history):
@@ -112,3 +117,16 @@ def test_the_command_names_what_it_cannot_find(monkeypatch):
     found = CliRunner().invoke(main.app, ["rerun", next(iter(kept))])
     assert found.exit_code == 2
     assert "cannot be checked out" in found.output
+
+
+def test_what_differs_is_named_the_bed_first():
+    was = {"bed": {"lists": "a" * 64, "sids": "b" * 64}, "figures": {"x": 1.0, "y": float("nan")}}
+    was["mechanism"] = {}
+    now = {"bed": {"lists": "a" * 64, "sids": "c" * 64}, "figures": {"x": 1.5, "y": float("nan")}}
+    now["mechanism"] = {"z": 2.0}
+    assert list(rerun.differing(was, now).items()) == [
+        ("bed/sids", ("b" * 12, "c" * 12)),
+        ("figures/x", (1.0, 1.5)),
+        ("mechanism/z", (None, 2.0)),
+    ]
+    assert rerun.differing(was, was) == {}
