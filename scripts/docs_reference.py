@@ -111,7 +111,7 @@ def yaml_reference() -> str:
             plain.append((name, option))
         else:
             sections.append(_yaml_section(name, part, schema, level=3))
-    top = _fields_table(plain, schema, "option")
+    top = _fields_table(plain, "option")
     return f"### At the top of the file\n\n{top}\n" + "\n".join(sections)
 
 
@@ -125,10 +125,10 @@ def _yaml_section(name: str, part: Schema, root: Schema, level: int) -> str:
             inner.append(_yaml_section(f"{name}.{key}", nested, root, level=4))
         for entry in _entries(option, root):
             title = f"{'#' * 4} Entries of {name}.{key}"
-            table = _fields_table(list(entry["properties"].items()), root, "key")
+            table = _fields_table(list(entry["properties"].items()), "key")
             inner.append(f"{title}\n\n{_prose(entry.get('description'))}\n\n{table}")
     text = f"{'#' * level} {name}\n\n{_prose(part.get('description'))}\n\n"
-    return text + _fields_table(plain, root, "option") + "\n" + "\n".join(inner)
+    return text + _fields_table(plain, "option") + "\n" + "\n".join(inner)
 
 
 def http_reference() -> str:
@@ -144,7 +144,7 @@ def http_reference() -> str:
     validation = {"HTTPValidationError", "ValidationError"}
     schemas = [
         f"### {name}\n\n{_prose(schema.get('description'))}\n\n"
-        + _fields_table(list(schema["properties"].items()), api, "field", schema.get("required"))
+        + _fields_table(list(schema["properties"].items()), "field", schema.get("required"))
         for name, schema in api["components"]["schemas"].items()
         if name not in validation and "properties" in schema
     ]
@@ -168,7 +168,6 @@ def _route(method: str, path: str, about: Schema, api: Schema) -> str:
 
 def _fields_table(
     fields: Sequence[tuple[str, Schema]],
-    root: Schema,
     header: str,
     required: Sequence[str] | None = None,
 ) -> str:
@@ -177,29 +176,30 @@ def _fields_table(
         default = "" if "default" not in field else f"`{_yaml_value(field['default'])}`"
         if required and name in required:
             default = "required"
-        rows.append((f"`{name}`", _schema_type(field, root), default, field.get("description")))
+        rows.append((f"`{name}`", _schema_type(field), default, field.get("description")))
     return _table((header, "type", "default", "meaning"), rows) if rows else ""
 
 
 def _yaml_value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\\u2014", "—")
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _schema_type(field: Schema, root: Schema | None = None) -> str:
+def _schema_type(field: Schema) -> str:
     """Return the type of a field in words."""
-    if "$ref" in field:
+    if "$ref" in field:  # the bodies of HTTP have headings of their own
         name = field["$ref"].rpartition("/")[2]
         is_body = "/components/" in field["$ref"]
         return f"[{name}](#{name.lower()})" if is_body else "section"
     if "anyOf" in field:
-        words = [_schema_type(each, root) for each in field["anyOf"]]
+        words = [_schema_type(each) for each in field["anyOf"]]
         return " or ".join(dict.fromkeys(words))
     if "enum" in field or "const" in field:
         values = field.get("enum", [field.get("const")])
         return ", ".join(f"`{value}`" for value in values)
     kind = field.get("type", "any")
     if kind == "array" and "items" in field:
-        return f"list of {_schema_type(field['items'], root)}"
+        entry = _schema_type(field["items"])
+        return f"list of {'sections' if entry == 'section' else entry}" + _bounds(field)
     words = {"object": "mapping", "string": "text", "integer": "whole number", "null": "null"}
     return words.get(kind, kind) + _bounds(field)
 
@@ -207,7 +207,9 @@ def _schema_type(field: Schema, root: Schema | None = None) -> str:
 def _bounds(field: Schema) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
-    return f" {', '.join(bounds)}" if bounds else ""
+    sizes = {"maxLength": "characters", "maxItems": "entries"}
+    bounds += [f"at most {field[key]} {unit}" for key, unit in sizes.items() if key in field]
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _resolved(field: Schema, root: Schema) -> Schema:
