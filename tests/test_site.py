@@ -55,7 +55,7 @@ def options(schema, root, prefix=""):
         if inner and "properties" in inner[0]:
             yield from options(inner[0], root, f"{prefix}{name}.")
         else:
-            yield prefix, name
+            yield prefix, name, field.get("description")
 
 
 def test_every_option_is_on_the_site(site):
@@ -63,7 +63,8 @@ def test_every_option_is_on_the_site(site):
     schema = Config.model_json_schema()
     found = list(options(schema, schema))
     assert len(found) > 200
-    for prefix, name in found:
+    for prefix, name, description in found:
+        assert description, f"{prefix}{name} has no description"
         section = prefix.rstrip(".") or "at-the-top-of-the-file"
         start = html.index(f'id="{section.replace(".", "")}"')
         rest = html[start : html.find("<h3", start + 1)]
