@@ -31,7 +31,7 @@ def run(kind, code, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/answer.md"])
+@pytest.mark.parametrize("page", ["docs/getting-started.md", "docs/tutorial.md", "docs/answer.md"])
 def test_blocks_run(page, tmp_path):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks

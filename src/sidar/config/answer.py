@@ -35,7 +35,9 @@ class DecodeConfig(Part):
             "Search best first for the true top `beam` SIDs, in tables and in the bundle; slower."
         ),
     )
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    )
     rerank: Literal["none", "dense"] = Field(
         "none",
         description="dense = also rows <model>+rerank, and a bundle that orders what its beams "
@@ -77,8 +79,8 @@ class MemoryConfig(Part):
 class ServeConfig(Part):
     """The HTTP service."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    port: int = Field(8000, description="Port that the server listens on.")
     root_path: str = Field(
         "",
         description=(

@@ -16,8 +16,9 @@ class CatalogueConfig(Part):
     path: str = Field(
         "", description="Catalogue file or folder (Parquet, CSV, JSONL or the format's own files)."
     )
-    format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = (
-        "tabular"
+    format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = Field(
+        "tabular",
+        description="tabular = columns of your own; the others are formats of public data.",
     )
     columns: dict[str, str] = Field(
         {}, description="contract column -> your column, e.g. {item_id: sku, title: name}"
@@ -46,8 +47,9 @@ class EventsConfig(Part):
     path: str = Field(
         "", description="Log file, folder or glob (Parquet, CSV, JSONL, UBI ndjson …)."
     )
-    format: Literal["tabular", "ubi", "sequences", "esci_full", "kuaisearch", "jdsearch"] = (
-        "tabular"
+    format: Literal["tabular", "ubi", "sequences", "esci_full", "kuaisearch", "jdsearch"] = Field(
+        "tabular",
+        description="tabular = columns of your own; the others are formats of public data.",
     )
     columns: dict[str, str] = Field({}, description="contract column -> your column")
     actions: dict[str, str] = Field(
@@ -60,12 +62,17 @@ class EventsConfig(Part):
         ".", description='Mark before the fraction of numbers in text; "," reads 1.299,50.'
     )
     locale: str = Field("us", description="esci_full only: us, es or jp.")
-    unknown_items: Literal["quarantine", "drop"] = "quarantine"
+    unknown_items: Literal["quarantine", "drop"] = Field(
+        "quarantine",
+        description="Rows of items that the catalogue lacks: in the quarantine file, or left out.",
+    )
     bad_rows: float = Field(
         0.01, ge=0, le=1, description="Share of malformed rows above which reading stops."
     )
     memory: str = Field("1GB", description="DuckDB's memory cap while grouping.")
-    ts_unit: Literal["auto", "us", "ms", "s"] = "auto"
+    ts_unit: Literal["auto", "us", "ms", "s"] = Field(
+        "auto", description="Unit of times that are numbers; auto = by their size."
+    )
     first_position: Literal[0, 1] | None = Field(
         None,
         description=(

@@ -19,12 +19,16 @@ class EmbedConfig(Part):
             "`hashing:64` (tests)."
         ),
     )
-    fields: list[str] = Field(["title", "category"])
+    fields: list[str] = Field(
+        ["title", "category"], description="Columns that make an item's text, joined in this order."
+    )
     batch_size: int = Field(
         32, ge=1, description="32 is fastest on a CPU (its activations stay in the cache)."
     )
     max_tokens: int = Field(128, ge=1, description="Longer texts are cut.")
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    )
 
 
 class DenseConfig(Part):
@@ -36,7 +40,7 @@ class DenseConfig(Part):
         "tied",
         description="tied = one encoder for both sides; two = SCI's query tower and item tower.",
     )
-    loss: Literal["infonce", "hinge"] = "infonce"
+    loss: Literal["infonce", "hinge"] = Field("infonce", description="Over the items of the batch.")
     margin: float = Field(0.2, gt=0, description="Of the hinge, over cosines.")
     swap: float = Field(
         1.0, ge=0, description="Two towers: weight of alignment by input swapping; 0 = none."
@@ -52,16 +56,18 @@ class DenseConfig(Part):
     train_layers: int | None = Field(
         None, ge=1, description="Train the last n layers only; null = all."
     )
-    steps: int = Field(300, ge=1)
+    steps: int = Field(300, ge=1, description="Training steps.")
     batch_size: int = Field(
         64, ge=2, description="Pairs of query and item; the other items are the negatives."
     )
-    lr: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    lr: float = Field(2e-5, gt=0, description="Learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
     warmup: float = Field(
         0.1, ge=0, le=1, description="Share of the steps with rising learning rate."
     )
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "linear", description="How the learning rate goes after the warm-up."
+    )
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
     temperature: float = Field(0.05, gt=0, description="Of the softmax over cosines: 1 / scale.")
     symmetric: bool = Field(False, description="Also ask each item for its query.")
@@ -70,8 +76,10 @@ class DenseConfig(Part):
     )
     query_tokens: int = Field(24, ge=1, description="Longer queries are cut in training.")
     item_tokens: int = Field(48, ge=1, description="Longer item texts are cut in training.")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    validate_every: int = Field(75, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    )
+    validate_every: int = Field(75, ge=1, description="Steps between two validations.")
     valid_queries: int = Field(256, ge=1, description="Queries per validation set, chosen by hash.")
     valid_items: int = Field(
         10_000, ge=1, description="Items ranked in validation: all judged ones, then a sample."

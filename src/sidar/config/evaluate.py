@@ -13,7 +13,7 @@ from sidar.extensions import METRICS
 class EvalSetConfig(Part):
     """One set of queries with graded truth."""
 
-    name: str
+    name: str = Field(description="Name of the set in tables and files.")
     queries: str = Field(
         description="CSV, TSV, JSONL or Parquet: query_id, query (optional history, profile)."
     )
@@ -29,8 +29,12 @@ class EvalSetConfig(Part):
         "other common names "
         "need none.",
     )
-    origin: Literal["real", "simulated"] = "real"
-    role: Literal["test", "valid"] = "test"
+    origin: Literal["real", "simulated"] = Field(
+        "real", description="Printed beside every number of the set."
+    )
+    role: Literal["test", "valid"] = Field(
+        "test", description="valid = the set tunes weights of fusions instead of being reported."
+    )
     topic_oracle: bool = Field(
         False, description="Print the topic-oracle row (judged sets that are topic clusters)."
     )
@@ -41,7 +45,7 @@ class EvaluateConfig(Extensible):
 
     registry = METRICS
 
-    sets: list[EvalSetConfig] = Field([])
+    sets: list[EvalSetConfig] = Field([], description="Judged queries (docs/tutorial.md).")
     prompts: Literal["personalised", "semantic"] = Field(
         "personalised",
         description="semantic = the query alone, without history and profile, in every prompt.",
@@ -78,7 +82,7 @@ class EvaluateConfig(Extensible):
     tune_queries: int = Field(
         64, description="Queries per validation set on which fusion weights are chosen."
     )
-    bootstrap: int = Field(1000, ge=1)
+    bootstrap: int = Field(1000, ge=1, description="Samples behind an interval.")
     depth: int = Field(500, ge=1, description="All lists are cut here.")
     metrics: list[str] = Field(
         [], description="Metrics of plug-ins beside those of every table (docs/extending.md)."

@@ -99,14 +99,16 @@ class RqVaeConfig(Part):
             "alone, as in TIGER."
         ),
     )
-    steps: int = Field(1000, ge=0)
-    batch_size: int = Field(1024, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    steps: int = Field(1000, ge=0, description="Training steps.")
+    batch_size: int = Field(1024, ge=1, description="Vectors of a step.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Of AdamW; biases do not decay.")
     warmup: float = Field(
         0.02, ge=0, le=1, description="Share of the steps with rising learning rate."
     )
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate goes after the warm-up."
+    )
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
     beta: float = Field(0.25, ge=0, description="Weight of the commitment term.")
     decay: float = Field(
@@ -122,8 +124,10 @@ class RqVaeConfig(Part):
     init_sample: int = Field(
         64, ge=1, description="Vectors per code for the k-means that starts each level."
     )
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    log_every: int = Field(50, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    )
+    log_every: int = Field(50, ge=1, description="Steps between two records of the log.")
     checkpoint_every: int = Field(200, ge=1, description="Rounded up to a multiple of log_every.")
     collapse_below: float = Field(
         0.5, ge=0, le=1, description="Share of a level's codes in use that is called collapse."
@@ -141,7 +145,7 @@ class CqSidConfig(RqVaeConfig):
     )
     contrast: bool = Field(True, description="Query-item InfoNCE; false = the ablation -QI.")
     gamma: float = Field(0.001, ge=0, description="Weight of the contrast.")
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.1, gt=0, description="Of the contrast's softmax over cosines.")
     contrast_batch: int = Field(
         128, ge=2, description="Pairs that are contrasted with one another."
     )
@@ -209,17 +213,21 @@ class SidConfig(Extensible):
             "control), or a plug-in's."
         ),
     )
-    levels: int = Field(3, ge=1)
+    levels: int = Field(3, ge=1, description="Codes of an SID.")
     codebook_sizes: list[int] | None = Field(
         None, description="Codes per level; null = from the catalogue's size."
     )
     items_per_sid: float = Field(
         1.3, gt=1, description="Target of the automatic sizes (170M / 130M in the paper)."
     )
-    iterations: int = 20
-    init: Literal["kmeans++", "random"] = "kmeans++"
-    restarts: int = 1
-    balance_last: bool = False
+    iterations: int = Field(20, description="k-means: most passes.")
+    init: Literal["kmeans++", "random"] = Field(
+        "kmeans++", description="k-means: how centroids start."
+    )
+    restarts: int = Field(1, description="k-means: fits per level; the best one stays.")
+    balance_last: bool = Field(
+        False, description="Spread the items of one parent evenly over the codes of the last level."
+    )
     sample: int = Field(256, description="Training points per centroid; larger sets are sampled.")
     view: Literal["item", "query", "both"] = Field(
         "item",

@@ -13,8 +13,8 @@ from sidar.extensions import OBJECTIVES
 class LoraConfig(Part):
     """Low-rank adapters; new SID rows are always trained beside them."""
 
-    r: int = 16
-    alpha: int = 32
+    r: int = Field(16, description="Rank of the adapters.")
+    alpha: int = Field(32, description="Scale of the adapters: alpha / r.")
     targets: list[str] | None = Field(
         None, description="null = all linear layers of the backbone's blocks."
     )
@@ -27,13 +27,23 @@ class LmConfig(Part):
         "embedded", description="`embedded`, or a local folder or hub name of a causal LM."
     )
     layers: int = Field(6, description="Embedded default only.")
-    hidden: int = 384
-    heads: int = 6
-    kv_heads: int = 6
-    intermediate: int = 1024
-    text_embeddings: Literal["minilm", "random"] = "minilm"
-    head: Literal["level", "full"] = "level"
-    init: Literal["centroid", "mean"] = "centroid"
+    hidden: int = Field(384, description="Embedded default only: width.")
+    heads: int = Field(6, description="Embedded default only: attention heads.")
+    kv_heads: int = Field(6, description="Embedded default only: heads of keys and values.")
+    intermediate: int = Field(
+        1024, description="Embedded default only: width inside the feed-forward layers."
+    )
+    text_embeddings: Literal["minilm", "random"] = Field(
+        "minilm", description="Embedded default only: where word embeddings start."
+    )
+    head: Literal["level", "full"] = Field(
+        "level",
+        description="level = softmax over the codes of a level; full = over the whole vocabulary.",
+    )
+    init: Literal["centroid", "mean"] = Field(
+        "centroid",
+        description="Where SID embeddings start: at their centroids, or near the mean word.",
+    )
     geometry: bool = Field(
         False,
         description=(
@@ -53,8 +63,10 @@ class LmConfig(Part):
         8, ge=0, description="Two stages: first codes of a prompt whose SIDs are all scored."
     )
     lora: LoraConfig | None = None
-    max_prompt_tokens: int = 96
-    history_items: int = 5
+    max_prompt_tokens: int = Field(96, description="Longer prompts are cut.")
+    history_items: int = Field(
+        5, description="Most recent items of the history that enter a prompt."
+    )
     attention: Literal["auto", "sdpa", "eager"] = Field(
         "auto",
         description=(
@@ -67,22 +79,28 @@ class LmConfig(Part):
 class OptimConfig(Part):
     """What both training stages share."""
 
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
+    steps: int = Field(400, ge=1, description="Training steps.")
+    batch_size: int = Field(64, ge=1, description="Rows of a step.")
+    accumulate: int = Field(
+        1, ge=1, description="Passes that a step is made in; more passes need less memory."
+    )
     lr_new: float = Field(5e-4, description="Learning rate of parts that start untrained.")
     lr_pretrained: float = Field(
         3e-5, description="Learning rate of weights that came from a checkpoint."
     )
-    weight_decay: float = 0.01
+    weight_decay: float = Field(0.01, description="Of AdamW.")
     warmup: float = Field(0.05, description="Share of the steps with rising learning rate.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate goes after the warm-up."
+    )
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    validate_every: int = 100
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    )
+    validate_every: int = Field(100, description="Steps between two validations.")
+    checkpoint_every: int = Field(200, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(2, description="Newest checkpoints that are kept.")
+    log_every: int = Field(10, description="Steps between two records of the log.")
     valid_requests: int = Field(
         256, description="Validation requests, chosen by hash; fewer where the day has fewer."
     )
@@ -128,7 +146,7 @@ class PreferenceConfig(Part):
             "Positives of one list that are trained on; those left out are still no negatives."
         ),
     )
-    max_negatives: int = Field(3, ge=0)
+    max_negatives: int = Field(3, ge=0, description="Negatives of one list that are trained on.")
 
 
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an
@@ -168,11 +186,13 @@ class AlignConfig(OptimConfig, Extensible):
     steps: int = Field(
         480, ge=1, description="Rows of alignment = steps x batch_size (docs/evidence.md, Sweeps)."
     )
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="Lists of a step.")
     lr_new: float = Field(
         3e-5, description="As a validation day of clicks chose it for 120 steps and beta 2."
     )
-    lr_pretrained: float = 1.8e-6
+    lr_pretrained: float = Field(
+        1.8e-6, description="Learning rate of weights that came from a checkpoint."
+    )
     beta: float | None = Field(
         None,
         description=(
@@ -185,15 +205,33 @@ class AlignConfig(OptimConfig, Extensible):
     beta_inside: bool = Field(
         False, description="softmax reading: beta inside the log-sum-exp, as S-DPO prints it."
     )
-    mlsft: Literal["all", "top", "none"] = "all"
-    contrast: Literal["global", "pairwise"] = "global"
-    tlgd: bool = True
-    rdrw: bool = True
-    rdrw_state: Literal["eos_out", "last_code", "item_vector"] = "eos_out"
-    rdrw_window: int = 4096
-    rdrw_lambda: float = 12.0
-    rdrw_warmup_weight: float = 1.0
-    rdrw_update: Literal["window", "ema", "frozen"] = "window"
+    mlsft: Literal["all", "top", "none"] = Field(
+        "all",
+        description="RAD-DPO's SFT term: all positives, the best one, or no term (ablations).",
+    )
+    contrast: Literal["global", "pairwise"] = Field(
+        "global", description="global = one list; pairwise = each negative alone (ablation)."
+    )
+    tlgd: bool = Field(
+        True,
+        description="Stop the gradient of negatives on tokens shared with y_w*; false = ablation.",
+    )
+    rdrw: bool = Field(
+        True, description="Weigh negatives by similarity to y_w*; false = ablation, all weights 1."
+    )
+    rdrw_state: Literal["eos_out", "last_code", "item_vector"] = Field(
+        "eos_out",
+        description="What is compared: the state that outputs EOS, the one before, or centroids.",
+    )
+    rdrw_window: int = Field(4096, description="Similarities behind the quartiles (N of eq. 6).")
+    rdrw_lambda: float = Field(12.0, description="Steepness of the weight between the quartiles.")
+    rdrw_warmup_weight: float = Field(
+        1.0, description="Weight before the first rdrw_window similarities."
+    )
+    rdrw_update: Literal["window", "ema", "frozen"] = Field(
+        "window",
+        description="Quartiles of the last N, an exponential mean, or of the first N for ever.",
+    )
     rdrw_alpha: float = Field(0.01, description="Step of the ema update.")
     rdrw_weights: Literal["similarity", "constant", "shuffled"] = Field(
         "similarity",
@@ -202,7 +240,9 @@ class AlignConfig(OptimConfig, Extensible):
     rdrw_constant: float = Field(
         0.75, gt=0, description="w of every negative under `rdrw_weights: constant`."
     )
-    lcp: Literal["star", "any_pos"] = "star"
+    lcp: Literal["star", "any_pos"] = Field(
+        "star", description="Prefixes are compared with y_w*, or with every positive."
+    )
     positives: Literal["mean", "flat"] | None = Field(
         None, description="null = as in sft, so that rows compare."
     )

@@ -30,8 +30,8 @@ class Config(Part):
     Relative paths are relative to the file's own folder, in overrides as well.
     """
 
-    name: str = "run"
-    seed: int = 0
+    name: str = Field("run", description="Name of the run; its folder is runs/<name>.")
+    seed: int = Field(0, description="Of every random choice.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     threads: int | None = Field(None, description="CPU threads; null = all cores.")
     runs: str = Field("runs", description="Folder that holds runs/<name>.")
