@@ -30,7 +30,7 @@ from experiments.raddpo.report.show import of_seeds
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "evidence.md"
 WORDS = ("cannot tell here", "does not hold", "holds", "not run")
-NUMBER = r"[+−]?(?:\d[\d,]*)?(?:\.\d+)?"
+NUMBER = r"[+−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 #: A number, an effect with its interval, or a verdict, with the question behind it.
 TIED = re.compile(
     rf"(?P<shown>{NUMBER}|{'|'.join(WORDS)})"
