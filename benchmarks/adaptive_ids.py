@@ -388,7 +388,7 @@ def recall_rows(
         index = PrefixIndex.build(sids, prior)
         restore = getattr(tokenizer, "reconstruct", None)
         if restore is None:
-            from sidar.baselines.quantised import reconstruct
+            from sidar.restore import reconstruct
 
             vectors = reconstruct(tokenizer.codebooks_, index.table)
         else:
