@@ -47,7 +47,7 @@ import torch
 from sidar.config import SidConfig
 from sidar.precision import use_bf16
 from sidar.sid import Acrq, CqSid, RqKmeans, RqVae, Sarq
-from sidar.sid.refresh import take
+from sidar.sid.lifecycle.refresh import take
 from sidar.sid.sizes import extended
 from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs
@@ -225,7 +225,7 @@ def products(x: torch.Tensor, sizes: tuple[int, ...], rows: int) -> Callable[[],
 
 def encode(args: argparse.Namespace) -> None:
     """Vectors a second, and the k-means family's time over that of its matrix products."""
-    from sidar.sid.kmeans import CHUNK
+    from sidar.sid.codebooks.kmeans import CHUNK
 
     made = catalogue_with_log(args.vectors, args.topics)
     x = made.vectors

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from sidar.data import toy
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 
 #: What one shopper typed and nobody else; no file may hold it.
 PRIVATE = "zyzzogeton for my secret quux"

@@ -9,7 +9,7 @@ import numpy as np
 from sidar.baselines import SidSystem, System
 from sidar.config import Config
 from sidar.data import toy
-from sidar.data.priors import Priors
+from sidar.data.training.priors import Priors
 from sidar.index import PrefixIndex
 from sidar.types import EvalSet, Hits, Prompt, SemanticIds
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sidar.data.normalise import normalise_query
+from sidar.data.cleaning.normalise import normalise_query
 
 GAP_US = 30 * 60 * 1_000_000
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.data.heldout import normalised
+from sidar.data.judgments.heldout import normalised
 from sidar.lm.candidates import Candidate
 from sidar.lm.prompts import PromptBuilder
 from sidar.simulate.intents import EXACT, GRADES

@@ -41,10 +41,10 @@ from sidar.pipeline.coldstart import cold_start
 from sidar.pipeline.refresh import check, encode
 from sidar.serve.bundle import BundleSources, build_bundle
 from sidar.sid import RqKmeans
-from sidar.sid.alarms import Alarm, alarms
-from sidar.sid.ledger import squared_errors, write_up
-from sidar.sid.reference import make_reference
-from sidar.sid.refresh import refresh
+from sidar.sid.lifecycle.alarms import Alarm, alarms
+from sidar.sid.lifecycle.ledger import squared_errors, write_up
+from sidar.sid.lifecycle.reference import make_reference
+from sidar.sid.lifecycle.refresh import refresh
 from sidar.simulate.schedule import first_moment
 from sidar.types import Catalogue, SidInputs
 

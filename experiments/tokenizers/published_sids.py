@@ -43,7 +43,7 @@ from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pipeline.generative import GenerativeSystem
 from sidar.sid import load_sids, load_tokenizer
-from sidar.sid.imported import TableTokenizer
+from sidar.sid.tokenizers.imported import TableTokenizer
 from sidar.types import SidInputs
 
 MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")

@@ -138,13 +138,13 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
     "sid.method",
     "sidar.tokenizers",
     {
-        "acrq": "sidar.sid.acrq",
-        "cqsid": "sidar.sid.cqsid",
-        "random": "sidar.sid.random_ids",
-        "rqkmeans": "sidar.sid.rqkmeans",
-        "rqvae": "sidar.sid.rqvae",
-        "sarq": "sidar.sid.sarq",
-        "table": "sidar.sid.imported",
+        "acrq": "sidar.sid.tokenizers.acrq",
+        "cqsid": "sidar.sid.tokenizers.cqsid",
+        "random": "sidar.sid.tokenizers.random_ids",
+        "rqkmeans": "sidar.sid.tokenizers.rqkmeans",
+        "rqvae": "sidar.sid.tokenizers.rqvae",
+        "sarq": "sidar.sid.tokenizers.sarq",
+        "table": "sidar.sid.tokenizers.imported",
     },
 )
 

@@ -23,7 +23,7 @@ from sidar.cli import app
 from sidar.config import load_config
 from sidar.data import toy
 from sidar.data.catalogue import open_catalogue, save_catalogue
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.day_log import write_day_requests
 from sidar.data.duck import Duck
 from sidar.embed import HashingEmbedder

@@ -14,11 +14,11 @@ from sidar.answer.count import count_memory, without_request
 from sidar.answer.memory import ACTION_WEIGHT, Memory, MemoryFacts, key_check, query_key
 from sidar.config import Config
 from sidar.data import toy
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
+from sidar.data.cleaning.normalise import normalise_query
 from sidar.data.day_log import write_day_requests
 from sidar.data.duck import Duck
-from sidar.data.normalise import normalise_query
-from sidar.data.propensity import Propensities
+from sidar.data.training.propensity import Propensities
 
 SECRET = b"secret"
 # the first two are one query, the last has no normal form

@@ -14,8 +14,8 @@ from toy_leaks import words, write_typed_sets
 
 from sidar.config import Config, DataConfig, EvalSetConfig, HeldOutConfig
 from sidar.data import build, open_dataset, toy
-from sidar.data.evalsets import StoredSet, build_sets, held_out_advice
-from sidar.data.judged import read_file_set
+from sidar.data.judgments.evalsets import StoredSet, build_sets, held_out_advice
+from sidar.data.judgments.judged import read_file_set
 
 ITEMS = toy.catalogue()
 

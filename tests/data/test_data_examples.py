@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from sidar.config import Config
 from sidar.data import toy
 from sidar.data.duck import Duck
-from sidar.data.examples import (
+from sidar.data.log import LogFacts
+from sidar.data.training.examples import (
     MAX_STORED_NEGATIVES,
     sample_negatives,
     why_cut,
     write_lists,
     write_sft,
 )
-from sidar.data.log import LogFacts
-from sidar.data.priors import Priors, count_priors
+from sidar.data.training.priors import Priors, count_priors
 from sidar.lm.candidates import to_candidates
 from sidar.types import SemanticIds
 

@@ -13,7 +13,7 @@ import pytest
 from field_shop import DAY, START, log, run
 
 from sidar.config import Config
-from sidar.data.health import of_lists
+from sidar.data.training.health import of_lists
 
 
 def test_an_ordinary_log_has_no_warning(tmp_path: Path) -> None:

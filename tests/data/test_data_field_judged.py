@@ -14,8 +14,8 @@ import pytest
 
 from sidar.config import EvalSetConfig, HeldOutConfig
 from sidar.data import toy
-from sidar.data.evalsets import StoredSet
-from sidar.data.judged import read_file_set, read_held_out
+from sidar.data.judgments.evalsets import StoredSet
+from sidar.data.judgments.judged import read_file_set, read_held_out
 
 ITEMS = toy.catalogue()
 QUERIES = "query_id,query\nq1,pan\nq2,pot\n"

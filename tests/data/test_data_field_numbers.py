@@ -14,7 +14,8 @@ from field_shop import log, run
 from test_data_field_categories import read
 
 from sidar.config import Config
-from sidar.data import clean, read_catalogue
+from sidar.data import read_catalogue
+from sidar.data.cleaning import clean
 from sidar.data.duck import Duck
 from sidar.data.log import validate_log
 

@@ -13,10 +13,10 @@ from test_data_field_types import events
 
 from sidar.baselines.text import words
 from sidar.config import Config
-from sidar.data import clean
+from sidar.data.cleaning import clean
+from sidar.data.cleaning.normalise import fold_text, normalise_query
 from sidar.data.duck import Duck
 from sidar.data.log import validate_log
-from sidar.data.normalise import fold_text, normalise_query
 from sidar.data.products import load_catalogue
 from sidar.serve.request import readable
 

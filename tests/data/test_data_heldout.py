@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.data.duck import Duck
-from sidar.data.heldout import found_in, hold_out
+from sidar.data.judgments.heldout import found_in, hold_out
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import yaml
 
 from sidar.config import Config
 from sidar.data import toy
-from sidar.data.advice import unmapped_actions
+from sidar.data.cleaning.advice import unmapped_actions
+from sidar.data.cleaning.quarantine import Quarantine, write_quarantine
 from sidar.data.duck import Duck
 from sidar.data.log import LogFacts, action_codes, validate_log
-from sidar.data.quarantine import Quarantine, write_quarantine
 from sidar.types import INTERACTIONS_SCHEMA
 
 TS = toy.FIRST_DAY + 36_000_000_000  # ten o'clock

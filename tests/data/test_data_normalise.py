@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidar.data.normalise import normalise_query
+from sidar.data.cleaning.normalise import normalise_query
 
 
 @pytest.mark.parametrize(

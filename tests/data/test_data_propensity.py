@@ -18,10 +18,16 @@ from test_data_examples import SCHEMA, request
 from sidar.config import Config
 from sidar.data import build, open_dataset, toy
 from sidar.data.duck import Duck
-from sidar.data.examples import write_lists
 from sidar.data.log import LogFacts
-from sidar.data.priors import count_priors
-from sidar.data.propensity import CLIP, DEEPEST, Propensities, measure_propensities, non_increasing
+from sidar.data.training.examples import write_lists
+from sidar.data.training.priors import count_priors
+from sidar.data.training.propensity import (
+    CLIP,
+    DEEPEST,
+    Propensities,
+    measure_propensities,
+    non_increasing,
+)
 
 
 def slow_non_increasing(values: list[float], weights: list[float]) -> list[float]:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from sidar.config import Config
 from sidar.data import toy
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.duck import Duck
 from sidar.data.log import LogFacts
 from sidar.data.requests import RequestFacts, write_requests
-from sidar.data.splits import Split, resolve_split
+from sidar.data.training.splits import Split, resolve_split
 from sidar.types import INTERACTIONS_SCHEMA
 
 SPLIT = Split.of_days(toy.FIRST_DAY, (7, 7), (8, 8))

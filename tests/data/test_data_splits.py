@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from sidar.config import Config, SplitConfig
 from sidar.data import build, open_dataset, toy
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.duck import Duck
 from sidar.data.log import LogFacts
 from sidar.data.requests import cuts
-from sidar.data.splits import Split, check_windows, resolve_split
+from sidar.data.training.splits import Split, check_windows, resolve_split
 from sidar.types import INTERACTIONS_SCHEMA
 
 HOUR = 3_600_000_000

@@ -17,7 +17,7 @@ from rich.console import Console
 from sidar.artifacts import sha256_file
 from sidar.config import Config, EvalSetConfig
 from sidar.data import build, open_dataset, toy
-from sidar.data.quarantine import QUARANTINE_SCHEMA
+from sidar.data.cleaning.quarantine import QUARANTINE_SCHEMA
 from sidar.pipeline.stages import data as data_stage
 from sidar.types import INTERACTIONS_SCHEMA
 

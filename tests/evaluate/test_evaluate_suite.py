@@ -13,7 +13,7 @@ from sidar.artifacts import write_artifact
 from sidar.baselines import Bm25, Popularity, SidSystem, tune_fusion
 from sidar.config import Config
 from sidar.data import toy
-from sidar.data.priors import Priors
+from sidar.data.training.priors import Priors
 from sidar.evaluate import GroupRanking, Truth, evaluate, expected_scores, read_trec
 from sidar.evaluate.claims import pairs
 from sidar.evaluate.metrics import objective

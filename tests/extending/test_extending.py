@@ -21,7 +21,7 @@ from sidar.baselines import ChannelInputs
 from sidar.baselines.channel import fitted_channel
 from sidar.config import AlignConfig, Config, load_config
 from sidar.data import open_dataset, toy
-from sidar.data.priors import Priors
+from sidar.data.training.priors import Priors
 from sidar.embed import load_items
 from sidar.evaluate import Truth
 from sidar.evaluate.perquery import PerQuery
@@ -214,7 +214,7 @@ def test_two_parts_of_one_name_are_refused(tmp_path):
         load_plugins([str(copy)])
     copy.write_text(FILES["pq"].read_text().replace('"pq"', '"rqkmeans"'))
     with pytest.raises(
-        ValueError, match=r"'rqkmeans' of .* has the name of a part of sidar\.sid\.rqkmeans"
+        ValueError, match=r"'rqkmeans' of .* has the name of a part of sidar\.sid\.tokenizers\."
     ):
         load_plugins([str(copy)])
 

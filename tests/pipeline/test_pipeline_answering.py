@@ -15,7 +15,7 @@ from sidar.baselines import fuse
 from sidar.baselines.fusion import simplex
 from sidar.config import HeldOutConfig
 from sidar.data import build, open_dataset, toy
-from sidar.data.normalise import normalise_query
+from sidar.data.cleaning.normalise import normalise_query
 from sidar.evaluate.metrics import objective
 from sidar.pipeline import stages
 from sidar.pipeline.answer_log import read_log

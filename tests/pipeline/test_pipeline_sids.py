@@ -24,7 +24,7 @@ from sidar.embed import HashingEmbedder, load_items
 from sidar.index.rows import RowMap
 from sidar.serve.bundle import open_bundle
 from sidar.sid import load_sids, load_tokenizer
-from sidar.sid.ledger import Ledger
+from sidar.sid.lifecycle.ledger import Ledger
 
 OPTIONS = {
     "threads": 1,

@@ -15,9 +15,8 @@ import torch
 
 from sidar.config import AcrqConfig, Config, RqVaeConfig
 from sidar.sid import Acrq, RqVae, Sarq, load_tokenizer
-from sidar.sid.acrq import head_threshold
-from sidar.sid.autoencoder import Autoencoder
-from sidar.sid.curriculum import (
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.curriculum import (
     COLD,
     HEAD,
     WARM,
@@ -28,10 +27,11 @@ from sidar.sid.curriculum import (
     soft_anchor,
     usage,
 )
-from sidar.sid.extension import ExtendedQuantiser
+from sidar.sid.autoencoders.extension import ExtendedQuantiser
+from sidar.sid.autoencoders.quantiser import ResidualQuantiser
 from sidar.sid.quality import report
-from sidar.sid.quantiser import ResidualQuantiser
 from sidar.sid.stage import fit_catalogue
+from sidar.sid.tokenizers.acrq import head_threshold
 from sidar.types import SidInputs
 
 SIZES = (32, 16, 8)

@@ -7,9 +7,9 @@ import pytest
 
 from sidar.config import AlarmsConfig, SidConfig
 from sidar.sid import RqKmeans, RqVae, Sarq
-from sidar.sid.alarms import alarms
-from sidar.sid.ledger import Ledger, squared_errors, write_up
-from sidar.sid.reference import make_reference
+from sidar.sid.lifecycle.alarms import alarms
+from sidar.sid.lifecycle.ledger import Ledger, squared_errors, write_up
+from sidar.sid.lifecycle.reference import make_reference
 from sidar.types import SemanticIds, SidInputs
 
 SHELVES = 24

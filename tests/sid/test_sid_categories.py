@@ -16,10 +16,10 @@ from shops import shop
 from sidar.config import SidConfig
 from sidar.sid import RqKmeans, Sarq, load_tokenizer
 from sidar.sid.categories import SHARE, CategoryCodes, given_first, load_categories, save_categories
-from sidar.sid.ledger import write_up
-from sidar.sid.refresh import refresh
+from sidar.sid.lifecycle.ledger import write_up
+from sidar.sid.lifecycle.refresh import refresh
+from sidar.sid.lifecycle.versions import Version, compare_versions
 from sidar.sid.stage import fit_catalogue
-from sidar.sid.versions import Version, compare_versions
 from sidar.types import SidInputs
 
 PATHS = [["a", "x", "1"], ["a", "x", "2"], ["a", "y"], ["b", "z"], ["b"], [], ["a", "x", "1"]]

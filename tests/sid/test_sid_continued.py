@@ -14,7 +14,7 @@ from sidar.config import Part, SidConfig
 from sidar.data import build as build_data
 from sidar.data import toy
 from sidar.sid import build
-from sidar.sid.continued import asked, check_settings
+from sidar.sid.lifecycle.continued import asked, check_settings
 
 
 def folder_of(tmp_path, sid, sizes=(8, 4, 4)):

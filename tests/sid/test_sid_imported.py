@@ -9,9 +9,9 @@ import pytest
 
 from sidar.config import SidConfig, TableConfig, load_config
 from sidar.sid import RqKmeans, TableTokenizer, load_tokenizer
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.published import write_published
 from sidar.sid.stage import fit_catalogue
-from sidar.sid.standin import standin_codebooks
 from sidar.types import SemanticIds, SidInputs
 
 IDS = [f"p{i}" for i in range(60)]

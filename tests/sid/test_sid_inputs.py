@@ -22,7 +22,7 @@ from sidar.config import Config, load_config
 from sidar.data import toy
 from sidar.embed.cache import VectorCache, text_keys
 from sidar.sid import stage
-from sidar.sid.fit import AutoencoderFit
+from sidar.sid.autoencoders.fit import AutoencoderFit
 from sidar.sid.inputs import logged_queries, query_inputs
 from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.kmeans import Nearest, group_sums, kmeans, nearest
+from sidar.sid.codebooks.kmeans import Nearest, group_sums, kmeans, nearest
 
 
 def fit(points: np.ndarray, k: int, seed: int = 0, **options: object) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_ties_with_every_code_are_decided_in_blocks_and_copies_at_the_end_cost_n
     tied[20] += 10  # not at the end, so that copies lie on both sides of it
     tied[39] += 20
     want = nearest(points, tied, "fp32")[0]
-    monkeypatch.setattr("sidar.sid.kmeans._PAIRS", 7)
+    monkeypatch.setattr("sidar.sid.codebooks.kmeans._PAIRS", 7)
     assert nearest(points, tied, "bf16")[0].tolist() == want.tolist()
     assert set(want.tolist()) == {0}
     copies = torch.cat([points[:3], points[2:3].expand(4000, -1)])

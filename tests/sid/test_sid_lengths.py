@@ -10,7 +10,7 @@ import reference_sid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.lengths import (
+from sidar.sid.codebooks.lengths import (
     PrefixCounts,
     allowed,
     code_bits,

@@ -7,9 +7,15 @@ import pytest
 
 from sidar.config import SidConfig
 from sidar.sid import RqKmeans
-from sidar.sid.ledger import Ledger, squared_errors, write_up
-from sidar.sid.reference import experienced, load_reference, make_reference, save_reference, shared
-from sidar.sid.refresh import refresh, take
+from sidar.sid.lifecycle.ledger import Ledger, squared_errors, write_up
+from sidar.sid.lifecycle.reference import (
+    experienced,
+    load_reference,
+    make_reference,
+    save_reference,
+    shared,
+)
+from sidar.sid.lifecycle.refresh import refresh, take
 from sidar.types import SemanticIds, SidInputs
 
 IDS = [f"p{i}" for i in range(80)]

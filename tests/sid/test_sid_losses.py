@@ -11,8 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.contrast import QueryPairs
-from sidar.sid.losses import bi_infonce, commitment, reconstruction, residuals, straight_through
+from sidar.sid.autoencoders.contrast import QueryPairs
+from sidar.sid.autoencoders.losses import (
+    bi_infonce,
+    commitment,
+    reconstruction,
+    residuals,
+    straight_through,
+)
 
 
 def test_terms_by_hand() -> None:

@@ -17,9 +17,9 @@ import torch
 from shops import shop
 
 from sidar.config import AcrqConfig, CqSidConfig, RqVaeConfig, SarqConfig, SidConfig, TableConfig
-from sidar.sid import rqkmeans as rqkmeans_module
 from sidar.sid.stage import fit_catalogue
 from sidar.sid.tokenizer import tokenizer_class, wants_queries
+from sidar.sid.tokenizers import rqkmeans as rqkmeans_module
 from sidar.types import SidInputs
 
 SIZES = (12, 6, 4)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.quantiser import ResidualQuantiser
+from sidar.sid.autoencoders.quantiser import ResidualQuantiser
 
 
 def quantiser(

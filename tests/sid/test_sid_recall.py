@@ -8,7 +8,7 @@ from reference_sid import Books
 
 from sidar.config import SidConfig
 from sidar.sid import RqKmeans, RqVae, Sarq
-from sidar.sid.ledger import squared_errors
+from sidar.sid.lifecycle.ledger import squared_errors
 from sidar.sid.quality import report
 from sidar.sid.recall import DEPTH, quantised_recall, spoken
 from sidar.sid.sizes import ENOUGH, WORTH

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sidar.config import SidConfig
 from sidar.sid import RqKmeans, auto_codebook_sizes, load_tokenizer
-from sidar.sid.balance import balanced_codes
+from sidar.sid.codebooks.balance import balanced_codes
 from sidar.sid.stage import fit_catalogue
 from sidar.sid.tokenizer import tokenizer_class
 from sidar.types import SidInputs
@@ -174,7 +174,7 @@ def test_balance_in_blocks_equals_balance_at_once(monkeypatch: pytest.MonkeyPatc
     points, centroids = torch.randn(200, 4), torch.randn(8, 4)
     parents = rng.integers(0, 30, (200, 1))
     whole = balanced_codes(points, centroids, parents)
-    monkeypatch.setattr("sidar.sid.balance._BLOCK", 40)
+    monkeypatch.setattr("sidar.sid.codebooks.balance._BLOCK", 40)
     np.testing.assert_array_equal(balanced_codes(points, centroids, parents), whole)
 
 

@@ -19,9 +19,9 @@ from shops import topics
 
 from sidar.config import RqVaeConfig, SidConfig
 from sidar.sid import RqKmeans, RqVae, load_tokenizer
+from sidar.sid.autoencoders.fit import AutoencoderFit, batch_rows
+from sidar.sid.autoencoders.fit_picture import draw_fit
 from sidar.sid.collapse import collapsed
-from sidar.sid.fit import AutoencoderFit, batch_rows
-from sidar.sid.fit_picture import draw_fit
 from sidar.sid.stage import fit_catalogue
 from sidar.types import SidInputs
 
@@ -89,7 +89,7 @@ def test_encoding_in_blocks_and_prefixes(monkeypatch: pytest.MonkeyPatch) -> Non
     tokenizer = fitted(x)
     whole = tokenizer.encode(SidInputs(x)).codes
     restored = tokenizer.reconstruct(whole)
-    monkeypatch.setattr("sidar.sid.rqvae._BLOCK", 37)
+    monkeypatch.setattr("sidar.sid.tokenizers.rqvae._BLOCK", 37)
     np.testing.assert_array_equal(tokenizer.encode(SidInputs(x)).codes, whole)
     np.testing.assert_allclose(tokenizer.reconstruct(whole), restored, atol=1e-6)
     cut = np.where(np.arange(3) < 2, whole, -1)
@@ -219,7 +219,7 @@ def test_kill_9_between_two_checkpoints(tmp_path: Path) -> None:
         "from shops import topics\n"
         "from test_sid_rqvae import SMALL\n"
         "from sidar.sid import RqVae\n"
-        "from sidar.sid.fit import AutoencoderFit\n"
+        "from sidar.sid.autoencoders.fit import AutoencoderFit\n"
         "from sidar.types import SidInputs\n"
         "step = AutoencoderFit._step\n"
         "def maybe(self, number):\n"

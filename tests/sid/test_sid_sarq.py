@@ -14,7 +14,7 @@ import reference_sid
 
 from sidar.config import Config
 from sidar.sid import RqKmeans, Sarq, load_tokenizer
-from sidar.sid.lengths import code_bits
+from sidar.sid.codebooks.lengths import code_bits
 from sidar.sid.quality import report
 from sidar.sid.stage import fit_catalogue
 from sidar.types import SemanticIds, SidInputs

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidar.sid.split import BucketSplit, projection
+from sidar.sid.codebooks.split import BucketSplit, projection
 from sidar.types import SemanticIds
 
 

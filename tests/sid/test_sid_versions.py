@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from reference_index import semantic_ids
 
-from sidar.sid.ledger import Ledger
+from sidar.sid.lifecycle.ledger import Ledger
+from sidar.sid.lifecycle.versions import CAUSES, Version, compare_versions, lines, open_version
 from sidar.sid.published import write_published
 from sidar.sid.table import save_sids
-from sidar.sid.versions import CAUSES, Version, compare_versions, lines, open_version
 
 SIZES = (8, 8, 8)
 BEFORE = {

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from sidar.answer.memory import ACTION_WEIGHT, Memory, MemoryFacts, key_check, keys_of
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.duck import Duck, text
-from sidar.data.propensity import DEEPEST, Propensities
+from sidar.data.training.propensity import DEEPEST, Propensities
 
 #: Who counts once a day: the user, or where none is known the session, or the request alone.
 _WHO = (

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.data.normalise import VERSION as NORMALISER
-from sidar.data.normalise import normalise_query
+from sidar.data.cleaning.normalise import VERSION as NORMALISER
+from sidar.data.cleaning.normalise import normalise_query
 from sidar.types import Json, PathLike
 
 FILE = "memory.parquet"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sidar.data.dataset import Dataset
-    from sidar.data.priors import Priors
+    from sidar.data.training.priors import Priors
 
 #: What a row is: retrieval without a model that writes SIDs, such a model, or made of other rows.
 Kind = Literal["baseline", "generative", "fusion"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from sidar.data.normalise import fold_text
+from sidar.data.cleaning.normalise import fold_text
 
 # Runs of letters and digits; scripts that are written without spaces (kana, CJK ideographs) give
 # one token a character.

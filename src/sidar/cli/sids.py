@@ -29,7 +29,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Which items moved from one version of the IDs to the next, and why."""
-    from sidar.sid.versions import compare_versions, lines, open_version
+    from sidar.sid.lifecycle.versions import compare_versions, lines, open_version
 
     found = compare_versions(open_version(before), open_version(after), examples=examples)
     typer.echo(
@@ -90,8 +90,8 @@ def export(
     ] = None,
 ) -> None:
     """Write SIDs as others read them: {item: ["<a_1>", "<b_12>", ...]}."""
+    from sidar.sid.lifecycle.versions import open_version
     from sidar.sid.published import write_published
-    from sidar.sid.versions import open_version
 
     version = open_version(source)
     n = write_published(

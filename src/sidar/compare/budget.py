@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from sidar.artifacts import replace_file, sha256_json
 from sidar.config import Config
-from sidar.sid.lengths import code_bits
+from sidar.sid.codebooks.lengths import code_bits
 from sidar.types import Json, SemanticIds
 
 #: Two code budgets are equal within this share.

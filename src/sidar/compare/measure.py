@@ -14,7 +14,7 @@ from sidar.artifacts import read_manifest, write_artifact
 from sidar.baselines import Bm25, Dense, QuantisedDense, TextChannel
 from sidar.config import Config, EmbedConfig
 from sidar.data import open_dataset
-from sidar.data.evalsets import build_sets
+from sidar.data.judgments.evalsets import build_sets
 from sidar.embed import Embedder, TowerEmbedder, load_embedder, load_items, query_side
 from sidar.evaluate.hitrate import in_mode
 from sidar.evaluate.metrics import score_ranking

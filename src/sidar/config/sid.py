@@ -279,7 +279,7 @@ class SidConfig(Extensible):
 
 
 class AlarmsConfig(Part):
-    """When `sidar sids alarms` rings (sid/alarms.py has each test)."""
+    """When `sidar sids alarms` rings (sid/lifecycle/alarms.py has each test)."""
 
     error: float = Field(
         0.1,

@@ -4,10 +4,10 @@ Imports neither torch nor anything above :mod:`sidar.types`, :mod:`sidar.config`
 :mod:`sidar.artifacts`.
 """
 
+from sidar.data.cleaning.quarantine import Quarantine
 from sidar.data.dataset import Dataset, open_dataset
-from sidar.data.priors import Priors
 from sidar.data.products import read_catalogue
-from sidar.data.quarantine import Quarantine
 from sidar.data.stage import build
+from sidar.data.training.priors import Priors
 
 __all__ = ["Dataset", "Priors", "Quarantine", "build", "open_dataset", "read_catalogue"]

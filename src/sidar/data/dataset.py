@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidar.data.catalogue import open_catalogue
-from sidar.data.evalsets import read_sets
-from sidar.data.priors import Priors
+from sidar.data.judgments.evalsets import read_sets
+from sidar.data.training.priors import Priors
 from sidar.types import Catalogue, EvalSet, Json, PathLike, Prompt, Request
 
 
@@ -74,7 +74,7 @@ class Dataset:
         """Evaluation sets of ``test`` or ``valid`` (None = both) as the config named them when the
         data stage ran.
 
-        :func:`sidar.data.evalsets.build_sets` makes those of the config as it stands.
+        :func:`sidar.data.judgments.evalsets.build_sets` makes those of the config as it stands.
         """
         return read_sets(self.folder / "eval", role)
 

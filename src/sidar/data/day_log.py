@@ -7,11 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidar.config import Config
+from sidar.data.cleaning.quarantine import Quarantine
 from sidar.data.duck import Duck
 from sidar.data.log import LogFacts, validate_log
-from sidar.data.quarantine import Quarantine
 from sidar.data.requests import RequestFacts, write_requests
-from sidar.data.splits import Split
+from sidar.data.training.splits import Split
 from sidar.types import Catalogue
 
 #: The split of every request: a log that is only counted has no validation and no test.

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from sidar.config import Config
-from sidar.data import clean
-from sidar.data.advice import unknown_items, unmapped_actions, unread_values
+from sidar.data.cleaning import clean
+from sidar.data.cleaning.advice import unknown_items, unmapped_actions, unread_values
+from sidar.data.cleaning.quarantine import Quarantine, Stopped, restored
 from sidar.data.duck import Duck, name, text
-from sidar.data.quarantine import Quarantine, Stopped, restored
 from sidar.data.readers import open_events
 from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue

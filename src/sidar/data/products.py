@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidar.config import Config
-from sidar.data import clean
-from sidar.data.advice import unread_values
 from sidar.data.catalogue import extend, found
-from sidar.data.categories import attributes_json, category_path, suggested_separator
+from sidar.data.cleaning import clean
+from sidar.data.cleaning.advice import unread_values
+from sidar.data.cleaning.categories import attributes_json, category_path, suggested_separator
+from sidar.data.cleaning.normalise import fold_text, unescape
+from sidar.data.cleaning.quarantine import QUARANTINE_SCHEMA, Quarantine, Stopped, restored
 from sidar.data.duck import Duck, name
-from sidar.data.normalise import fold_text, unescape
-from sidar.data.quarantine import QUARANTINE_SCHEMA, Quarantine, Stopped, restored
 from sidar.data.readers import open_items
 from sidar.data.readers.source import ITEM_COLUMNS, Source
 from sidar.types import CATALOGUE_SCHEMA, Catalogue

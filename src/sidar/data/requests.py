@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from sidar.config import Config, SplitConfig
 from sidar.data.duck import Duck, files, text
 from sidar.data.log import LogFacts
-from sidar.data.splits import Split
+from sidar.data.training.splits import Split
 from sidar.types import ACTIONS
 
 #: Events of one shard, about; bounds the memory of grouping.

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidar.config import Config, HeldOutConfig
-from sidar.data import health
 from sidar.data.catalogue import open_catalogue, save_catalogue
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
+from sidar.data.cleaning.quarantine import Quarantine, Stopped, write_quarantine
 from sidar.data.duck import Duck, text
-from sidar.data.evalsets import make_sets, read_files, write_sets
-from sidar.data.examples import write_lists, write_sft
-from sidar.data.heldout import held_out_files, hold_out
-from sidar.data.judged import read_held_out
+from sidar.data.judgments.evalsets import make_sets, read_files, write_sets
+from sidar.data.judgments.heldout import held_out_files, hold_out
+from sidar.data.judgments.judged import read_held_out
 from sidar.data.log import LogFacts, validate_log
-from sidar.data.priors import count_priors
 from sidar.data.products import load_catalogue
-from sidar.data.propensity import measure_propensities
-from sidar.data.quarantine import Quarantine, Stopped, write_quarantine
 from sidar.data.requests import cuts, write_requests
-from sidar.data.splits import Split, check_unit, check_windows, resolve_split
+from sidar.data.training import health
+from sidar.data.training.examples import write_lists, write_sft
+from sidar.data.training.priors import count_priors
+from sidar.data.training.propensity import measure_propensities
+from sidar.data.training.splits import Split, check_unit, check_windows, resolve_split
 from sidar.data.users import unmatched, write_users
 from sidar.types import Catalogue, Json, PathLike
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sidar.config import Config
-from sidar.data import clean
+from sidar.data.cleaning import clean
+from sidar.data.cleaning.quarantine import Quarantine
 from sidar.data.duck import Duck, text
 from sidar.data.log import hashed_user
-from sidar.data.quarantine import Quarantine
 from sidar.data.readers.source import FILE, PLACE, Source
 from sidar.data.readers.tabular import open_files
 

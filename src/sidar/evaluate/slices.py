@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sidar.data.normalise import query_key
+from sidar.data.cleaning.normalise import query_key
 from sidar.evaluate.perquery import PerQuery
 from sidar.types import Json
 

@@ -86,7 +86,7 @@ class DualViewIndex:
         """
         import torch
 
-        from sidar.sid.kmeans import kmeans
+        from sidar.sid.codebooks.kmeans import kmeans
 
         if coarse_view not in ("item", "query", "both"):
             raise ValueError(
@@ -283,7 +283,7 @@ def _assigned(
     """(N,) int32 list of each of ``rows``, that of its nearest centroid; −1 elsewhere."""
     import torch
 
-    from sidar.sid.kmeans import nearest
+    from sidar.sid.codebooks.kmeans import nearest
 
     lists = np.full(len(items), -1, np.int32)
     cells = torch.from_numpy(centroids)

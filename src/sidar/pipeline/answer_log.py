@@ -22,9 +22,9 @@ from sidar.answer.memory import Memory
 from sidar.config import Config, HeldOutConfig
 from sidar.data import open_dataset
 from sidar.data.duck import Duck, text
-from sidar.data.heldout import hold_out
-from sidar.data.judged import read_held_out
-from sidar.data.propensity import Propensities, measure_propensities
+from sidar.data.judgments.heldout import hold_out
+from sidar.data.judgments.judged import read_held_out
+from sidar.data.training.propensity import Propensities, measure_propensities
 from sidar.types import Catalogue, EvalSet, Prompt
 
 

@@ -18,7 +18,7 @@ from sidar.baselines.channel import Kind
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.duck import Duck
-from sidar.data.priors import Priors
+from sidar.data.training.priors import Priors
 from sidar.embed import Embedder
 from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests

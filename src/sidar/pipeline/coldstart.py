@@ -16,8 +16,8 @@ import numpy as np
 from sidar.embed import item_texts
 from sidar.serve.bundle import open_bundle
 from sidar.serve.retriever import Retriever
-from sidar.sid.ledger import Ledger
-from sidar.sid.reference import load_reference
+from sidar.sid.lifecycle.ledger import Ledger
+from sidar.sid.lifecycle.reference import load_reference
 from sidar.types import EvalSet, Json, PathLike, Prompt, SemanticIds
 
 BEAMS = (10, 64, 512)

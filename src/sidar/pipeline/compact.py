@@ -29,7 +29,7 @@ from sidar.index.dual_view import DualViewIndex
 from sidar.index.rows import RowMap
 from sidar.serve.bundle import ANSWER, Bundle, BundleSources, build_bundle, open_bundle
 from sidar.serve.bundle.encoder import ENCODER
-from sidar.sid.ledger import Ledger
+from sidar.sid.lifecycle.ledger import Ledger
 from sidar.sid.table import save_sids, table_version
 from sidar.types import Catalogue, Json, PathLike, SemanticIds
 

@@ -20,7 +20,7 @@ from sidar.artifacts import read_manifest
 from sidar.lm.vocab import SidVocab
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.checks import MADE_FROM
-from sidar.sid.versions import Diff, Version, compare_versions, open_version
+from sidar.sid.lifecycle.versions import Diff, Version, compare_versions, open_version
 from sidar.types import Json, PathLike
 
 Action = Literal["keep", "take", "rebuild", "train on", "train anew"]

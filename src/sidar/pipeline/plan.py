@@ -28,7 +28,7 @@ def cut_positives(folder: Path, config: Json) -> str | None:
     """
     if not {"preference.max_positives", "sft.max_positives"} & set(config):
         return None
-    from sidar.data.examples import why_cut
+    from sidar.data.training.examples import why_cut
 
     return why_cut(folder, config)
 

@@ -22,9 +22,9 @@ from sidar.embed.items import FILES as VIEWS
 from sidar.index.dual_view import DualViewIndex
 from sidar.serve.bundle import ANSWER, BundleSources, build_bundle, open_bundle
 from sidar.serve.bundle.encoder import ENCODER
-from sidar.sid.alarms import Alarm, alarms
-from sidar.sid.ledger import Ledger
-from sidar.sid.reference import load_reference
+from sidar.sid.lifecycle.alarms import Alarm, alarms
+from sidar.sid.lifecycle.ledger import Ledger
+from sidar.sid.lifecycle.reference import load_reference
 from sidar.sid.table import load_sids
 from sidar.types import Json, PathLike
 

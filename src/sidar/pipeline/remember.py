@@ -18,11 +18,11 @@ from sidar.answer.facts import params_of, read_facts
 from sidar.answer.key import bundle_key
 from sidar.answer.memory import Memory
 from sidar.config import Config
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.day_log import SPLIT, write_day_requests
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
-from sidar.data.propensity import Propensities, measure_propensities
+from sidar.data.training.propensity import Propensities, measure_propensities
 from sidar.serve.bundle import ANSWER, open_bundle
 from sidar.types import Catalogue, PathLike
 

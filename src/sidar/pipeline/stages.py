@@ -174,7 +174,7 @@ def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """
     from rich.markup import escape
 
-    from sidar.data.evalsets import build_sets, held_out_advice
+    from sidar.data.judgments.evalsets import build_sets, held_out_advice
     from sidar.evaluate.hitrate import in_mode
     from sidar.evaluate.suite import run_suite
     from sidar.pipeline.systems import RunParts, all_rows

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from sidar.data.normalise import fold_text
+from sidar.data.cleaning.normalise import fold_text
 
 #: Characters of a query, and of a profile, that are read at all; the model then reads the first
 #: ``max_prompt_tokens`` tokens.

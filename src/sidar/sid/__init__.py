@@ -1,17 +1,17 @@
 """Vectors → Semantic IDs: tokenizers, the SID table and its quality report."""
 
-from sidar.sid.acrq import Acrq
-from sidar.sid.cqsid import CqSid
-from sidar.sid.imported import TableTokenizer
-from sidar.sid.random_ids import RandomIds
-from sidar.sid.rqkmeans import RqKmeans
-from sidar.sid.rqvae import RqVae
-from sidar.sid.sarq import Sarq
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.sizes import auto_codebook_sizes
 from sidar.sid.stage import build
-from sidar.sid.standin import standin_codebooks
 from sidar.sid.table import load_sids, save_sids
 from sidar.sid.tokenizer import Tokenizer, load_tokenizer, register_tokenizer
+from sidar.sid.tokenizers.acrq import Acrq
+from sidar.sid.tokenizers.cqsid import CqSid
+from sidar.sid.tokenizers.imported import TableTokenizer
+from sidar.sid.tokenizers.random_ids import RandomIds
+from sidar.sid.tokenizers.rqkmeans import RqKmeans
+from sidar.sid.tokenizers.rqvae import RqVae
+from sidar.sid.tokenizers.sarq import Sarq
 
 __all__ = [
     "Acrq",

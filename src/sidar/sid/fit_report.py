@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sidar.sid.autoencoders.fit_picture import draw_fit
 from sidar.sid.collapse import BELOW, collapsed, usable_codes, warning
-from sidar.sid.fit_picture import draw_fit
 from sidar.sid.quality import count_distinct
 from sidar.sid.tokenizer import Tokenizer
 from sidar.types import Json, SemanticIds, SidInputs

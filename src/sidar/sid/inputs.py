@@ -22,8 +22,9 @@ def logged_queries(table: pa.Table, rows: np.ndarray, most: int) -> tuple[list[s
 
     ``table``: columns ``query`` and ``positives`` (catalogue rows clicked, carted or ordered) of
     the training split, from which evaluation queries are held out already
-    (:mod:`sidar.data.heldout`). Queries are the same when case and white space are; ties in
-    frequency go by text. ``rows``: the catalogue rows that get SIDs; an item is its place in them.
+    (:mod:`sidar.data.judgments.heldout`). Queries are the same when case and white space are; ties
+    in frequency go by text. ``rows``: the catalogue rows that get SIDs; an item is its place in
+    them.
     """
     texts = [
         " ".join((text or "").casefold().split()) for text in table.column("query").to_pylist()

@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.data.clean import present
+from sidar.data.cleaning.clean import present
 from sidar.data.duck import Duck
 from sidar.data.duck import text as quoted
 from sidar.data.readers.source import FILE, PLACE, Source

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidar.sid.lengths import code_bits
+from sidar.sid.codebooks.lengths import code_bits
 from sidar.sid.tokenizer import Tokenizer
 from sidar.types import Json, SemanticIds
 

@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 from sidar.artifacts import continues
 from sidar.config import Config, SidConfig
 from sidar.precision import resolve_device
-from sidar.sid.continued import check_encoder, check_settings
 from sidar.sid.fit_report import describe_fit, spoken
 from sidar.sid.inputs import query_inputs
-from sidar.sid.ledger import Ledger, write_up
+from sidar.sid.lifecycle.continued import check_encoder, check_settings
+from sidar.sid.lifecycle.ledger import Ledger, write_up
+from sidar.sid.lifecycle.reference import load_reference, make_reference, save_reference
+from sidar.sid.lifecycle.refresh import Refreshed, refresh
 from sidar.sid.picture import draw
 from sidar.sid.plugin_checks import check_reload, check_sids
 from sidar.sid.quality import count_distinct, report
 from sidar.sid.recall import quantised_recall
 from sidar.sid.recall import spoken as recalled
-from sidar.sid.reference import load_reference, make_reference, save_reference
-from sidar.sid.refresh import Refreshed, refresh
 from sidar.sid.sizes import ENOUGH, WORTH, auto_codebook_sizes, halving, is_better, is_far
 from sidar.sid.table import load_sids, save_sids, table_version
 from sidar.sid.tokenizer import (
@@ -153,8 +153,9 @@ def build(
     A tokenizer that is trained also leaves ``fit.jsonl`` and ``fit.png``, and keeps interrupted
     work in ``work``; one that knows queries gets those of training days (sid/inputs.py).
 
-    Tombstones keep no SID. A warm start keeps the codebooks and most SIDs (sid/refresh.py).
-    ``ValueError`` when the vectors belong to another catalogue or no item is left.
+    Tombstones keep no SID. A warm start keeps the codebooks and most SIDs
+    (sid/lifecycle/refresh.py). ``ValueError`` when the vectors belong to another catalogue or no
+    item is left.
     """
     items = _read_items(cfg, Path(data_folder), embed_folder)
     before = Path(cfg.warm_start) / "sid" if cfg.warm_start else None

@@ -40,7 +40,7 @@ class Tokenizer(ABC):
 
     After ``fit``: ``codebooks_``, per level (K, D) float32 in the space of the vectors. Where a
     code has no place in that space, means of the items that carry it do
-    (:func:`sidar.sid.standin.standin_codebooks`); then override :meth:`reconstruct`.
+    (:func:`sidar.sid.codebooks.standin.standin_codebooks`); then override :meth:`reconstruct`.
     """
 
     method: ClassVar[str]
@@ -51,7 +51,7 @@ class Tokenizer(ABC):
     #: False: codes say nothing of the vectors (a control), so sizes go by items per SID alone.
     keeps_vectors: ClassVar[bool] = True
     #: True: a fit is cheap, so that a second one without some items can serve as the reference of
-    #: the drift alarms (sid/reference.py).
+    #: the drift alarms (sid/lifecycle/reference.py).
     cheap_to_refit: ClassVar[bool] = False
     #: True: a fit is a training, with interrupted work in ``work`` and a log in ``history_``.
     is_trained: ClassVar[bool] = False
@@ -128,7 +128,7 @@ class Tokenizer(ABC):
         own.
 
         ``stays`` (n,) bool: items whose vector is yesterday's, or nearly. None: the general rule
-        stands (sid/refresh.py).
+        stands (sid/lifecycle/refresh.py).
         """
         return None
 

@@ -14,7 +14,7 @@ unknown).
 from __future__ import annotations
 
 from sidar.config import CatalogueConfig, EventsConfig
-from sidar.data.clean import whole_id
+from sidar.data.cleaning.clean import whole_id
 from sidar.data.duck import Duck, files
 from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import Source, find_files

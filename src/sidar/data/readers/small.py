@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidar.data import clean
+from sidar.data.cleaning import clean
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers.dialect import read_dialect
 from sidar.data.readers.json_files import stage_lines

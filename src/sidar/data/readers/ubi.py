@@ -13,7 +13,7 @@ filters, sorting, hovers) are not ours: they are ignored and counted.
 from __future__ import annotations
 
 from sidar.config import EventsConfig
-from sidar.data.clean import whole_id
+from sidar.data.cleaning.clean import whole_id
 from sidar.data.duck import Duck, files, text
 from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import Source, find_files

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from sidar.data.cleaning.quarantine import Quarantine
 from sidar.data.duck import Duck
-from sidar.data.quarantine import Quarantine
 from sidar.data.readers.source import Source
 from sidar.types import ACTIONS, Catalogue
 

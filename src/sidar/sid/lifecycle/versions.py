@@ -1,8 +1,8 @@
 """Two versions of an SID table: which items moved, and why.
 
 A version is whatever holds SIDs by item id: an SID folder, a bundle, a run, a ``sids.parquet`` or a
-table of others. Why is read from what the folders remember (:mod:`sidar.sid.ledger`); plain tables
-remember nothing, and the diff says so.
+table of others. Why is read from what the folders remember (:mod:`sidar.sid.lifecycle.ledger`);
+plain tables remember nothing, and the diff says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from sidar.sid.ledger import Ledger
+from sidar.sid.lifecycle.ledger import Ledger
 from sidar.sid.published import read_published
 from sidar.sid.table import META, load_sids
 from sidar.sid.tokenizer import FILE, stored_codebooks

@@ -23,10 +23,10 @@ from sidar.config import CqSidConfig, RqVaeConfig
 from sidar.fitting.loop import Loss, Scalars, Settings, Training
 from sidar.fitting.schedule import step_seed
 from sidar.precision import autocast
-from sidar.sid.autoencoder import Autoencoder
-from sidar.sid.contrast import QueryPairs
-from sidar.sid.extension import AnchoredModel
-from sidar.sid.losses import bi_infonce, commitment, reconstruction, straight_through
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.contrast import QueryPairs
+from sidar.sid.autoencoders.extension import AnchoredModel
+from sidar.sid.autoencoders.losses import bi_infonce, commitment, reconstruction, straight_through
 
 #: Share of the steps after which dead codes stay: a code restarted at the very end would not be
 #: trained.

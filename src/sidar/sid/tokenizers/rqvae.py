@@ -21,12 +21,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sidar.config import RqVaeConfig
-from sidar.sid.autoencoder import Autoencoder
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.contrast import QueryPairs
+from sidar.sid.autoencoders.fit import AutoencoderFit
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.collapse import collapsed, usable_codes, warning
-from sidar.sid.contrast import QueryPairs
-from sidar.sid.fit import AutoencoderFit
 from sidar.sid.quality import count_distinct
-from sidar.sid.standin import standin_codebooks
 from sidar.sid.tokenizer import (
     Tokenizer,
     checked_vectors,
@@ -46,9 +46,9 @@ class RqVae(Tokenizer):
 
     Codes add up in latent space, so ``codebooks_`` are a linear stand-in in the space of the
     vectors: per code the mean of what the codes before it leave of the items that carry it
-    (:mod:`sidar.sid.standin`). :meth:`reconstruct` asks the decoder. ``work`` (a folder) makes
-    :meth:`fit` resumable; ``history_`` is its log; ``notes_`` is what a user should know about the
-    fit.
+    (:mod:`sidar.sid.codebooks.standin`). :meth:`reconstruct` asks the decoder. ``work`` (a folder)
+    makes :meth:`fit` resumable; ``history_`` is its log; ``notes_`` is what a user should know
+    about the fit.
     """
 
     is_trained = True

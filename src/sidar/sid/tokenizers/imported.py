@@ -1,10 +1,10 @@
 """``sid.method: table``: IDs that others made, brought through the pipeline as they are.
 
 The table (:mod:`sidar.sid.published`) says which item has which codes. It says nothing about
-vectors, so the codebooks are stand-ins (:mod:`sidar.sid.standin`): with them the model starts from
-centroids, ``quantised-dense`` has a row, and items that the table lacks can be encoded: at each
-level the nearest code that some item of the table carries [ours]. An item that *is* in the table
-always keeps the table's SID, whatever its text says.
+vectors, so the codebooks are stand-ins (:mod:`sidar.sid.codebooks.standin`): with them the model
+starts from centroids, ``quantised-dense`` has a row, and items that the table lacks can be encoded:
+at each level the nearest code that some item of the table carries [ours]. An item that *is* in the
+table always keeps the table's SID, whatever its text says.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from sidar.config import SidConfig
-from sidar.sid.kmeans import nearest
+from sidar.sid.codebooks.kmeans import nearest
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.published import Published, read_published, write_published
-from sidar.sid.standin import standin_codebooks
 from sidar.sid.tokenizer import (
     Tokenizer,
     checked_vectors,

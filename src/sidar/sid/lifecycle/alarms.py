@@ -6,8 +6,8 @@ catalogue nor a small delivery rings for nothing [ours]:
 
 * ``error``: mean squared quantisation error of new items / that of unseen items at the fit, less 1.
   Chance: Welch's test of the two means, one-sided. It never rings where the reference is ``in
-  sample`` (sid/reference.py): codebooks flatter the items that they were fitted to, so any new item
-  looks strange beside those.
+  sample`` (sid/lifecycle/reference.py): codebooks flatter the items that they were fitted to, so
+  any new item looks strange beside those.
 * ``codes``: total variation ½ Σ |q − p| between the first codes of new items (q) and of the items
   at the fit (p), less what it is on average for as many draws from p. Chance: 2,000 such draws.
 * ``growth``: how many items share an item's SID on average, now / at the fit, less 1.
@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sidar.config import AlarmsConfig
-from sidar.sid.ledger import Ledger
-from sidar.sid.reference import experienced
+from sidar.sid.lifecycle.ledger import Ledger
+from sidar.sid.lifecycle.reference import experienced
 from sidar.types import Json, SemanticIds
 
 _DRAWS = 2000

@@ -32,7 +32,8 @@ def fold_text(text: str) -> str:
     """Return ``text`` as catalogue and log keep it: format characters removed, white space and
     controls one space.
 
-    The twin in SQL is :func:`sidar.data.clean.folded`; words, case and marks stay as they are.
+    The twin in SQL is :func:`sidar.data.cleaning.clean.folded`; words, case and marks stay as they
+    are.
     """
     if text.isascii():
         return _ASCII_GAPS.sub(" ", text).strip()

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from sidar.config import Config
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
+from sidar.data.cleaning.positions import origin
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
-from sidar.data.positions import origin
-from sidar.data.splits import Split, date_of
+from sidar.data.training.splits import Split, date_of
 
 #: Days without any event that part a clock that is wrong from a pause. [ours]
 FAR_DAYS = 30

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from sidar.sid.categories import given_first
-from sidar.sid.ledger import Ledger, squared_errors
+from sidar.sid.lifecycle.ledger import Ledger, squared_errors
 from sidar.sid.quality import row_hashes
 from sidar.sid.tokenizer import Tokenizer
 from sidar.types import Json, SemanticIds, SidInputs
@@ -28,7 +28,8 @@ from sidar.types import Json, SemanticIds, SidInputs
 
 @dataclass(frozen=True)
 class Refreshed:
-    """SIDs of today's items (n,), and why each has its own (:data:`~sidar.sid.ledger.CAUSES`)."""
+    """SIDs of today's items (n,), and why each has its own
+    (:data:`~sidar.sid.lifecycle.ledger.CAUSES`)."""
 
     sids: SemanticIds
     cause: np.ndarray

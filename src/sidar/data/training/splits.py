@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from sidar.config import SplitConfig
-from sidar.data.clean import DAY_US
+from sidar.data.cleaning.clean import DAY_US
 from sidar.data.log import LogFacts
 from sidar.types import Json
 

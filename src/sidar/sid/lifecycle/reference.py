@@ -5,7 +5,7 @@ The items that the codebooks were fitted to are no yardstick for new ones: with 
 code, as on the sample, items that were left out lose a third more though nothing drifted
 (docs/lifecycle.md). So the reference is the error of items that a second fit did not see, wherever
 a fit is cheap, or of fitted items where so many share a code that it hardly flatters them;
-elsewhere nothing rings by it (sid/alarms.py). [ours]
+elsewhere nothing rings by it (sid/lifecycle/alarms.py). [ours]
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from sidar.config import SidConfig
-from sidar.sid.ledger import codebook_errors, squared_errors
-from sidar.sid.refresh import take
+from sidar.sid.lifecycle.ledger import codebook_errors, squared_errors
+from sidar.sid.lifecycle.refresh import take
 from sidar.sid.tokenizer import Tokenizer, tokenizer_class
 from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
@@ -44,7 +44,7 @@ def make_reference(
     tokenizer whose fit is a training (not ``cheap_to_refit``) and beyond :data:`MOST` items, errors
     are those of the fitted items. ``how`` says which: ``held out``, ``many per code``
     (:data:`MANY`: as good as unseen) or ``in sample`` (flattered). Of SARQ all this is the base's
-    (:func:`~sidar.sid.ledger.codebook_errors`).
+    (:func:`~sidar.sid.lifecycle.ledger.codebook_errors`).
     """
     n = len(inputs.vectors)
     base = tokenizer.base or tokenizer

@@ -4,8 +4,8 @@
 A popular item has been seen often enough to deserve a long, discriminative SID; a cold one gets a
 short one that it shares with its neighbours.  The base tokenizer writes L_max codes; SARQ cuts each
 SID where the information spent on its path exceeds what the item's interactions pay for
-(:mod:`sidar.sid.lengths`), with τ set so that all SIDs together cost as many bits as those of a
-rival with a fixed length.  Truncation happens after the base is trained (post hoc).
+(:mod:`sidar.sid.codebooks.lengths`), with τ set so that all SIDs together cost as many bits as
+those of a rival with a fixed length.  Truncation happens after the base is trained (post hoc).
 
 Lengths depend on the item, so a short SID may be a prefix of a long one: EOS is a choice that is
 scored (lm, decode).
@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
-from sidar.sid.lengths import (
+from sidar.sid.codebooks.lengths import (
     PrefixCounts,
     allowed,
     code_bits,
@@ -51,10 +51,11 @@ class Sarq(Tokenizer):
     """``base`` of L_max levels, cut to lengths between ``min_levels`` and L_max.
 
     ``levels``: those of the fixed-length rival, whose cost is the default budget; ``budget``: mean
-    bits per item instead. ``rule``, ``kappa``: see :mod:`sidar.sid.lengths`. ``hysteresis`` (bits):
-    in :meth:`refresh` an SID keeps its length unless the item's credit has left the range that pays
-    for it by more than this. ``lengths``: ``shuffled`` deals the rule's lengths out at random (the
-    control that must lose), ``fixed`` gives every SID ``levels`` codes (the rival itself).
+    bits per item instead. ``rule``, ``kappa``: see :mod:`sidar.sid.codebooks.lengths`.
+    ``hysteresis`` (bits): in :meth:`refresh` an SID keeps its length unless the item's credit has
+    left the range that pays for it by more than this. ``lengths``: ``shuffled`` deals the rule's
+    lengths out at random (the control that must lose), ``fixed`` gives every SID ``levels`` codes
+    (the rival itself).
 
     After ``fit``: ``tau_`` and ``paid_`` (bits; the last margin that was granted), ``bits_`` (mean
     bits per item), ``n_fixed_sids_`` (SIDs of the rival).

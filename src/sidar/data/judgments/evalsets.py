@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 
 from sidar.config import Config, HeldOutConfig
 from sidar.data.catalogue import open_catalogue
+from sidar.data.cleaning.normalise import query_key
 from sidar.data.duck import Duck, text
-from sidar.data.heldout import found_in, rule_of
-from sidar.data.judged import StoredSet, read_file_set, rows_of
-from sidar.data.normalise import query_key
-from sidar.data.priors import Priors
-from sidar.data.splits import Split
+from sidar.data.judgments.heldout import found_in, rule_of
+from sidar.data.judgments.judged import StoredSet, read_file_set, rows_of
+from sidar.data.training.priors import Priors
+from sidar.data.training.splits import Split
 from sidar.types import Catalogue, EvalSet, PathLike, Prompt, Qrels
 
 QUERIES_SCHEMA = pa.schema(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sidar.precision import Precision
-from sidar.sid.autoencoder import Autoencoder
-from sidar.sid.kmeans import group_sums, kmeans, nearest
-from sidar.sid.losses import residuals
-from sidar.sid.quantiser import ResidualQuantiser
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.losses import residuals
+from sidar.sid.autoencoders.quantiser import ResidualQuantiser
+from sidar.sid.codebooks.kmeans import group_sums, kmeans, nearest
 
 _FADED = 1e-6  # an extension code whose moving count is below this keeps its place
 #: Extension codes begin among the residuals that the frozen codes fit worst, this share of them.

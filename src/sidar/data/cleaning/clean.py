@@ -51,7 +51,7 @@ def folded(sql: str) -> str:
     """Trimmed text of an expression, control characters and white space folded to single spaces.
 
     Format characters (soft hyphens, zero-width joiners, directional marks) vanish: they stand
-    inside words.  The twin in Python is :func:`sidar.data.normalise.fold_text`.
+    inside words.  The twin in Python is :func:`sidar.data.cleaning.normalise.fold_text`.
     """
     # most texts need no folding, and looking is fifteen times cheaper than replacing
     dirty = f"regexp_matches({sql}, '\\pC|[^ \\S]|[^ \\PZ]|  ')"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidar.config import EvalSetConfig, HeldOutConfig
-from sidar.data.categories import parsed
+from sidar.data.cleaning.categories import parsed
 from sidar.data.readers.small import SmallTable, read_small
 from sidar.types import Catalogue, EvalSet, Prompt, Qrels
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sidar.sid.kmeans import Nearest, group_sums
+from sidar.sid.codebooks.kmeans import Nearest, group_sums
 
 
 def first_codes(points: Tensor, open_codes: Nearest, first: Tensor | None) -> Tensor:

@@ -22,9 +22,9 @@ from torch import Tensor
 from sidar.config import AcrqConfig
 from sidar.fitting.loop import Loss
 from sidar.precision import autocast
-from sidar.sid.extension import AnchoredModel
-from sidar.sid.fit import Assigned, QuantiserTraining, batch_rows, digest
-from sidar.sid.losses import commitment, reconstruction, residuals
+from sidar.sid.autoencoders.extension import AnchoredModel
+from sidar.sid.autoencoders.fit import Assigned, QuantiserTraining, batch_rows, digest
+from sidar.sid.autoencoders.losses import commitment, reconstruction, residuals
 
 HEAD, WARM, COLD = 2, 1, 0
 

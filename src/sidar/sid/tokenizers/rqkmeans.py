@@ -12,10 +12,10 @@ import torch
 
 from sidar.config import SidConfig
 from sidar.precision import Precision
-from sidar.sid.balance import balanced_codes
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
-from sidar.sid.guided import first_book, first_codes
-from sidar.sid.kmeans import CHUNK, Nearest, group_sums, kmeans
+from sidar.sid.codebooks.balance import balanced_codes
+from sidar.sid.codebooks.guided import first_book, first_codes
+from sidar.sid.codebooks.kmeans import CHUNK, Nearest, group_sums, kmeans
 from sidar.sid.tokenizer import (
     Tokenizer,
     checked_vectors,
@@ -42,8 +42,8 @@ class RqKmeans(Tokenizer):
     in CQ-SID (:mod:`sidar.sid.categories`); without an encoder there is no gradient, so no query
     contrast [ours].
 
-    Parameters are those of :func:`sidar.sid.kmeans.kmeans`; ``device`` holds the matrices while
-    fitting and encoding.
+    Parameters are those of :func:`sidar.sid.codebooks.kmeans.kmeans`; ``device`` holds the matrices
+    while fitting and encoding.
     """
 
     cheap_to_refit = True

@@ -4,8 +4,8 @@ losses [reconstruction]).
 Stage H trains an RQ-VAE on the head items alone: encoder, decoder and codebooks become a frozen
 manifold.  Stage T goes from torso over tail to cold items: an encoder of their own, started from
 the head's and anchored to its codes, and a few extension codes per level for what the head does not
-have (:mod:`sidar.sid.curriculum`).  Cold items, now and at serving, get frozen codes only: what
-nobody has touched is described in words that popular items have taught.
+have (:mod:`sidar.sid.autoencoders.curriculum`).  Cold items, now and at serving, get frozen codes
+only: what nobody has touched is described in words that popular items have taught.
 
 SA²CRQ is SARQ over this: ``sid.method: sarq``, ``sid.sarq.base: acrq``.
 """
@@ -23,13 +23,13 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from sidar.config import AcrqConfig
-from sidar.sid.autoencoder import Autoencoder
-from sidar.sid.curriculum import COLD, HEAD, WARM, TailFit
-from sidar.sid.extension import AnchoredModel
-from sidar.sid.fit import AutoencoderFit
-from sidar.sid.rqvae import LOG, WEIGHTS, RqVae
-from sidar.sid.standin import standin_codebooks
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.curriculum import COLD, HEAD, WARM, TailFit
+from sidar.sid.autoencoders.extension import AnchoredModel
+from sidar.sid.autoencoders.fit import AutoencoderFit
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.tokenizer import checked_vectors, read_description, register_tokenizer
+from sidar.sid.tokenizers.rqvae import LOG, WEIGHTS, RqVae
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 _BLOCK = 8192  # rows that are encoded together

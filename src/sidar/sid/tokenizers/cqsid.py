@@ -17,12 +17,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import CqSidConfig, SidConfig
-from sidar.sid.autoencoder import Autoencoder
+from sidar.sid.autoencoders.autoencoder import Autoencoder
+from sidar.sid.autoencoders.contrast import QueryPairs
 from sidar.sid.categories import CategoryCodes, load_categories, save_categories
-from sidar.sid.contrast import QueryPairs
-from sidar.sid.rqvae import RqVae
-from sidar.sid.split import BucketSplit, projection
+from sidar.sid.codebooks.split import BucketSplit, projection
 from sidar.sid.tokenizer import checked_vectors, register_tokenizer
+from sidar.sid.tokenizers.rqvae import RqVae
 from sidar.types import PathLike, SemanticIds, SidInputs
 
 SPLIT = "split.safetensors"

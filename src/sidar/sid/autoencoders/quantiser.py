@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sidar.precision import Precision
-from sidar.sid.guided import first_book, first_codes
-from sidar.sid.kmeans import Nearest, group_sums, kmeans, nearest
-from sidar.sid.losses import residuals
+from sidar.sid.autoencoders.losses import residuals
+from sidar.sid.codebooks.guided import first_book, first_codes
+from sidar.sid.codebooks.kmeans import Nearest, group_sums, kmeans, nearest
 
 _FADED = 1e-6  # a code whose moving count is below this keeps its place
 
@@ -88,7 +88,7 @@ class ResidualQuantiser(nn.Module):
         """Each level begins as k-means of the residuals of a sample z (n, d); counts as in a batch
         of ``batch`` rows.
 
-        With ``first`` (n,), level 1 begins as :func:`~sidar.sid.guided.first_book` says.
+        With ``first`` (n,), level 1 begins as :func:`~sidar.sid.codebooks.guided.first_book` says.
         """
 
         def cluster(points: Tensor, k: int) -> Tensor:

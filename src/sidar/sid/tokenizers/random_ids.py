@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
+from sidar.sid.codebooks.standin import standin_codebooks
 from sidar.sid.quality import row_hashes
-from sidar.sid.standin import standin_codebooks
 from sidar.sid.tokenizer import Tokenizer, checked_vectors, register_tokenizer
 from sidar.types import SemanticIds, SidInputs
 
@@ -21,7 +21,7 @@ class RandomIds(Tokenizer):
     same SID.
 
     Identical vectors share an SID; any other two share codes by chance alone. ``codebooks_``: means
-    by code (:mod:`sidar.sid.standin`), which lie near one another, as they should.
+    by code (:mod:`sidar.sid.codebooks.standin`), which lie near one another, as they should.
     """
 
     keeps_vectors = False

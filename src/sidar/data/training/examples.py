@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from sidar.config import Config
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
-from sidar.data.priors import Priors
-from sidar.data.propensity import DEEPEST, Propensities
+from sidar.data.training.priors import Priors
+from sidar.data.training.propensity import DEEPEST, Propensities
 
 #: Negatives stored per list, so that their number can be swept without building again; packing
 #: cuts.
@@ -66,8 +66,8 @@ def write_lists(
     the top alone ends up without negatives and trains SFT only); ``sampled`` draws items by their
     training popularity (seeded, independent of the number of shards); ``beam`` leaves negatives
     empty for the align stage.  ``propensities`` adds the column ``positive_weights`` (see
-    :mod:`sidar.data.propensity`): unknown positions weigh the mean, 1, and so do all positives of
-    the validation lists, so that validation means the same with and without.
+    :mod:`sidar.data.training.propensity`): unknown positions weigh the mean, 1, and so do all
+    positives of the validation lists, so that validation means the same with and without.
 
     Raises ``ValueError`` for ``shown`` and ``skip_above`` on a log without impressions, and for
     ``skip_above`` without positions.

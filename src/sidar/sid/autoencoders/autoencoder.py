@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidar.config import RqVaeConfig
-from sidar.sid.quantiser import ResidualQuantiser
+from sidar.sid.autoencoders.quantiser import ResidualQuantiser
 
 
 class Autoencoder(nn.Module):

@@ -1,0 +1,1 @@
+"""From what sources write to what the contract says, and what is told of the rest."""

@@ -1,0 +1,1 @@
+"""From requests to training rows: splits, examples, lists, priors."""

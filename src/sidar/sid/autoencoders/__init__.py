@@ -1,0 +1,1 @@
+"""Quantisers behind an encoder: their model, losses and training."""

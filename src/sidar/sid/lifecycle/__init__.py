@@ -1,0 +1,1 @@
+"""Semantic IDs after the first fit: refresh, versions, alarms."""

@@ -1,0 +1,1 @@
+"""The tokenizers that Sidar brings, one module per method."""
