@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -251,7 +251,7 @@ class Results:
         ]
 
 
-def _upgraded(value: Mapping[str, Any]) -> Json:
+def _upgraded(value: Json) -> Json:
     """Return results of version 1, which held beams of many widths, as results of today.
 
     The oldest of them listed the items of an SID whole, from an item beam: they stay version 1.
