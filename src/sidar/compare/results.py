@@ -213,7 +213,7 @@ class Results:
     @classmethod
     def from_json(cls, value: Mapping[str, JsonValue]) -> Results:
         """Return what :meth:`to_json` wrote, or a version before it."""
-        return _adapter().validate_python(value if "latency" in value else _upgraded(value))
+        return _adapter().validate_python(value if "latency" in value else _upgraded(dict(value)))
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return JSON with floats of six digits, and null for what is not finite."""
