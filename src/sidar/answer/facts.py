@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sidar.answer.smoothed import AnswerParams
 from sidar.types import Json, PathLike
@@ -29,17 +27,17 @@ def read_facts(folder: PathLike) -> Json:
     return facts
 
 
-def write_facts(folder: PathLike, facts: Mapping[str, Any]) -> None:
+def write_facts(folder: PathLike, facts: Json) -> None:
     """Write ``answer.json``."""
     (Path(folder) / FILE).write_text(json.dumps({"format": FORMAT, **facts}, indent=1) + "\n")
 
 
-def params_of(facts: Mapping[str, Any], name: str = "fit") -> AnswerParams:
+def params_of(facts: Json, name: str = "fit") -> AnswerParams:
     """Return the fitted constants: ``fit`` with the model, ``without_generative`` without."""
     return AnswerParams(**facts[name]["params"])
 
 
-def dense_probes(facts: Mapping[str, Any]) -> int | None:
+def dense_probes(facts: Json) -> int | None:
     """Return how many lists of its index the dense channel looks into; None = exact search."""
     nprobe = facts.get("dense", {}).get("nprobe")
     return None if nprobe is None else int(nprobe)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -213,7 +213,7 @@ class Results:
     @classmethod
     def from_json(cls, value: Mapping[str, JsonValue]) -> Results:
         """Return what :meth:`to_json` wrote, or a version before it."""
-        return _adapter().validate_python(value if "latency" in value else _upgraded(value))
+        return _adapter().validate_python(value if "latency" in value else _upgraded(dict(value)))
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return JSON with floats of six digits, and null for what is not finite."""
@@ -251,7 +251,7 @@ class Results:
         ]
 
 
-def _upgraded(value: Mapping[str, Any]) -> Json:
+def _upgraded(value: Json) -> Json:
     """Return results of version 1, which held beams of many widths, as results of today.
 
     The oldest of them listed the items of an SID whole, from an item beam: they stay version 1.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +116,7 @@ class PerQuery:
         return out
 
 
-def write_queries(folder: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_queries(folder: PathLike, rows: Iterable[Json]) -> None:
     """Write ``queries.parquet``: set, query_id, query, cluster, labels (JSON) of every scored
     query.
     """

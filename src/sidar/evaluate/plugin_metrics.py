@@ -113,7 +113,7 @@ def headers(names: Sequence[str]) -> dict[str, str]:
     return {f"item/{name}": METRICS[name].header for name in names}
 
 
-def _checked(metric: Metric, values: Any, n_queries: int) -> np.ndarray:
+def _checked(metric: Metric, values: object, n_queries: int) -> np.ndarray:
     """Return the values of a metric; ``ValueError`` names its file where they are none."""
     where = f"evaluate.metrics {metric.name!r} ({METRICS.file(metric.name)})"
     array = np.asarray(values)

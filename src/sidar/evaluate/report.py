@@ -6,10 +6,9 @@ import base64
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -90,7 +89,7 @@ def write_html(
     return path
 
 
-def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
+def _facts(scores: Json) -> dict[str, str]:
     """Return what, when and how much."""
     beams, sets = scores["beams"], scores["sets"].values()
     beam = str(beams["beam"])
@@ -109,7 +108,7 @@ def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _tree(scores: Mapping[str, Any], run: Path | None) -> Tree | None:
+def _tree(scores: Json, run: Path | None) -> Tree | None:
     usage = scores.get("sid_usage")
     if not usage:
         return None

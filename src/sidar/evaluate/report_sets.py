@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from sidar.evaluate.scorer import CURVE, SID_CURVE
 from sidar.evaluate.table import ORIGIN, about, blocks, sampled
 from sidar.pages import Interval, Line, Picture, intervals, lines
+from sidar.types import Json
 
-Scores = Mapping[str, Any]  # what scores.json holds
+Scores = Json  # what scores.json holds
 Tests = list[tuple[str, list[Scores]]]  # question -> its tests
 
 KIND_ORDER = ("baseline", "generative", "fusion", "oracle")

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -71,7 +70,7 @@ def query_cluster(query: str) -> str:
 def slice_means(
     values: PerQuery,
     set_name: str,
-    queries: Sequence[Mapping[str, Any]],
+    queries: Sequence[Json],
     more: Sequence[str] = (),
 ) -> Json:
     """Means per slice: items by popularity class, queries by the labels of their set; with the

@@ -8,12 +8,15 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sidar.evaluate.perquery import PerQuery, read_clusters, summarise
 from sidar.types import Json, PathLike
 
-Scores = Mapping[str, Any]  # what scores.json holds
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Scores = Json  # what scores.json holds
 
 #: Blocks of columns: title -> {measure: header}.
 BLOCKS: dict[str, dict[str, str]] = {
@@ -81,7 +84,7 @@ def interval(cell: Mapping[str, float]) -> str:
 
 
 def block_rows(
-    facts: Mapping[str, Any], columns: Mapping[str, str]
+    facts: Json, columns: Mapping[str, str]
 ) -> dict[str, dict[str, Mapping[str, float]]]:
     """{system: {measure: cell}} of the systems that have any of ``columns``, in the order they were
     scored.
@@ -94,7 +97,7 @@ def block_rows(
     return {system: cells for system, cells in rows.items() if any(m in cells for m in columns)}
 
 
-def about(facts: Mapping[str, Any]) -> str:
+def about(facts: Json) -> str:
     """One line: what the set is."""
     rule = "grade ≥ 1" if facts["relevant_from"] >= 1 else "any positive grade"
     text = f"{ORIGIN.get(facts['origin'], facts['origin'])}, {facts['queries']:,} queries"
@@ -106,7 +109,7 @@ def about(facts: Mapping[str, Any]) -> str:
     return text
 
 
-def sampled(facts: Mapping[str, Any]) -> str:
+def sampled(facts: Json) -> str:
     """Which systems' invalid output was measured on fewer queries than asked for; empty where none
     was.
     """
@@ -169,7 +172,7 @@ def _markdown_cell(measure: str, cells: Mapping[str, Mapping[str, float]]) -> st
     return f"{number(cells[measure]['mean'])} ({interval(cells[measure])})"
 
 
-def print_table(folder: PathLike, console: Any) -> None:
+def print_table(folder: PathLike, console: Console) -> None:
     """Print the tables of an evaluate folder on a rich console, then the verdicts; ± is half the 95
     % interval.
     """
@@ -215,7 +218,7 @@ def _rich_cell(measure: str, cells: Mapping[str, Mapping[str, float]], best: flo
     return f"{mean} [dim]±{number((cell['high'] - cell['low']) / 2)}[/dim]"
 
 
-def print_verdicts(scores: Scores, console: Any) -> None:
+def print_verdicts(scores: Scores, console: Console) -> None:
     """Print the paired tests on the primary measures, one line each; the report has the others.
 
     Of a question with many pairs (the answer against every other row) only a count and the pairs
@@ -228,7 +231,7 @@ def print_verdicts(scores: Scores, console: Any) -> None:
     console.print(
         "[bold]Is a better than b?[/bold] Paired, clustered by query, Holm; ± is the 95 % interval."
     )
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[tuple[str, str], list[Json]] = {}
     for t in rows:
         groups.setdefault((t["set"], t["question"]), []).append(t)
     wide = max((len(f"{t['a']} − {t['b']}") for t in rows if t["question"] not in MANY), default=0)

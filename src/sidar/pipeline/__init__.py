@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sidar.artifacts import write_artifact
 from sidar.config import AlignConfig, Config
@@ -13,10 +13,13 @@ from sidar.pipeline.plan import Step, plan
 from sidar.pipeline.runtime import discard_work, prepare, work_folder
 from sidar.types import Json
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["plan", "run", "show_plan"]
 
 
-def show_plan(steps: Sequence[Step], console: Any) -> None:
+def show_plan(steps: Sequence[Step], console: Console) -> None:
     """Print what would run and why (``--dry-run``)."""
     from rich.table import Table
 
@@ -33,7 +36,7 @@ def run(
     *,
     only: str | None = None,
     force: bool = False,
-    console: Any = None,
+    console: Console | None = None,
 ) -> dict[str, Json]:
     """Run every missing or stale stage (of ``only`` and what it needs, if given) and return their
     reports.

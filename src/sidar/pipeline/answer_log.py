@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from sidar.data.duck import Duck, text
 from sidar.data.judgments.heldout import hold_out
 from sidar.data.judgments.judged import read_held_out
 from sidar.data.training.propensity import Propensities, measure_propensities
-from sidar.types import Catalogue, EvalSet, Prompt
+from sidar.types import Catalogue, EvalSet, Json, Prompt
 
 
 @dataclass(frozen=True)
@@ -195,16 +194,14 @@ def read_log(cfg: Config, data: Path, secret: bytes, work: Path) -> Log:
     return Log(memory, before, asked, chosen, secret)
 
 
-def _taken(records: Sequence[Mapping[str, Any]]) -> dict[str, dict]:
+def _taken(records: Sequence[Json]) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for record in records:
         found.setdefault(record["request_id"], {})[record["row"], record["day"]] = record["weight"]
     return found
 
 
-def _propensities(
-    duck: Duck, cfg: Config, requests: Path, report: Mapping[str, Any]
-) -> Propensities | None:
+def _propensities(duck: Duck, cfg: Config, requests: Path, report: Json) -> Propensities | None:
     if cfg.memory.debias == "none":
         return None
     try:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
 from sidar.pipeline.dense_rows import served_dense
 from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
-from sidar.types import Catalogue, EvalSet, Hits, Prompt
+from sidar.types import Catalogue, EvalSet, Hits, Json, Prompt
 
 
 class AnswerSystem(System):
@@ -166,7 +165,7 @@ def _tuning_requests(cfg: Config, data: Path, catalogue: Catalogue, work: Path) 
 def _fused_rows(
     cfg: Config,
     inputs: Mapping[str, Path],
-    facts: Mapping[str, Any],
+    facts: Json,
     systems: Mapping[str, System],
     embedder: Embedder,
     priors: Priors,

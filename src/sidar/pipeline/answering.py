@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from sidar.types import Catalogue, Json
 TUNE = 256
 
 
-def fuses(cfg: Config, report: Mapping[str, Any]) -> bool:
+def fuses(cfg: Config, report: Json) -> bool:
     """Whether bundle and tables answer with the smoothed memory: asked for, or ``auto`` and the log
     has choices.
     """

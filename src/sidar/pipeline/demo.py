@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from sidar.artifacts import read_manifest, write_artifact
 from sidar.config import load_config
 from sidar.types import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def base(inputs: str, name: str) -> Json:
@@ -150,7 +153,7 @@ def write_inputs(folder: Path, *, everything: bool, tiny: bool) -> Json:
 
 
 def run_demo(
-    folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Any
+    folder: Path, *, everything: bool, tiny: bool, overrides: list[str], console: Console
 ) -> list[Path]:
     """Run the demo and print its table; returns the bundles of the aligned and of the SFT model, to
     be served.

@@ -8,9 +8,8 @@ counts have decided already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -90,7 +89,7 @@ class MemoryRow:
         }
 
     @classmethod
-    def read(cls, facts: Mapping[str, Any]) -> MemoryRow | None:
+    def read(cls, facts: Json) -> MemoryRow | None:
         """What ``answer.json`` says; None where an older version wrote it."""
         row = facts.get("memory_row")
         if row is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,8 +28,13 @@ from sidar.sid.lifecycle.reference import load_reference
 from sidar.sid.table import load_sids
 from sidar.types import Json, PathLike
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def encode(cfg: Config, bundle: PathLike, out: PathLike | None = None, console: Any = None) -> Path:
+
+def encode(
+    cfg: Config, bundle: PathLike, out: PathLike | None = None, console: Console | None = None
+) -> Path:
     """Read today's catalogue, give new items SIDs under the bundle's codebooks, and bundle them
     with its model.
 

@@ -149,13 +149,15 @@ def masked(secret: str) -> str:
     return f"secret {sha256_json(['sidar', secret])[:8]}" if secret else ""
 
 
-def differs(key: str, before: Any, now: Any) -> bool:
+def differs(key: str, before: object, now: object) -> bool:
     """Whether an option changed; a path that was written before it was anchored is the same when it
     ends alike.
     """
     if now is None and key in ONCE_DEFAULT and before == ONCE_DEFAULT[key]:
         return False
-    if key == "privacy.salt" and before != now and masked(before) == now:
+    if before == now or not isinstance(before, str) or not isinstance(now, str):
+        return before != now
+    if key == "privacy.salt" and masked(before) == now:
         return False  # an older version wrote the salt itself
     if (
         key in ONCE_RELATIVE
@@ -166,7 +168,7 @@ def differs(key: str, before: Any, now: Any) -> bool:
     ):
         tail = [part for part in Path(before).parts if part != ".."]
         return list(Path(now).parts[-len(tail) :]) != tail
-    return bool(before != now)
+    return True
 
 
 def options(config: Json) -> Json:

@@ -7,14 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from sidar.data.cleaning.quarantine import Quarantine
 from sidar.data.duck import Duck
 from sidar.data.readers.source import Source
-from sidar.types import ACTIONS, Catalogue
+from sidar.types import ACTIONS, Catalogue, Json
 
 #: Share of the rows whose items the catalogue lacks above which another cause is likelier than
 #: retired items. [ours]
@@ -67,7 +66,7 @@ def unread_values(
     wanted: str,
     count: int,
     there: int,
-    first: Mapping[str, Any],
+    first: Json,
     decimal: str = "",
 ) -> str:
     """Say that ``count`` of ``there`` values of a source's ``column`` are not what is ``wanted``.

@@ -10,9 +10,7 @@ best position first.  A request without query and without history has no prompt 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
 from sidar.data.training.priors import Priors
 from sidar.data.training.propensity import DEEPEST, Propensities
+from sidar.types import Json
 
 #: Negatives stored per list, so that their number can be swept without building again; packing
 #: cuts.
@@ -221,7 +220,7 @@ def _with_best(requests: Path, splits: str) -> str:
         WHERE split IN ('{splits}') AND {_PROMPTED}) WHERE len(best) > 0"""
 
 
-def why_cut(data: Path, config: Mapping[str, Any]) -> str | None:
+def why_cut(data: Path, config: Json) -> str | None:
     """Why a data folder of an older version must be built again, in words; None for a folder of
     today or as good as.
 

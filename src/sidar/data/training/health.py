@@ -6,9 +6,7 @@ Each function returns sentences; nothing here changes the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from sidar.data.cleaning.positions import origin
 from sidar.data.duck import Duck, text
 from sidar.data.log import LogFacts
 from sidar.data.training.splits import Split, date_of
+from sidar.types import Json
 
 #: Days without any event that part a clock that is wrong from a pause. [ours]
 FAR_DAYS = 30
@@ -140,7 +139,7 @@ def of_reranking(duck: Duck, cfg: Config, requests: Path) -> list[str]:
     ]
 
 
-def of_lists(cfg: Config, lists: Mapping[str, Any]) -> list[str]:
+def of_lists(cfg: Config, lists: Json) -> list[str]:
     """Warnings about the lists that alignment learns from; the model's own mistakes (``beam``) come
     later.
     """
