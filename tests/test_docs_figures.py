@@ -58,6 +58,7 @@ def test_the_page_of_the_bake_off(benchmark, tmp_path):
         ("sci", "methods/sci.md"),
         ("answer", "answer.md"),
         ("shares", "answer.md"),
+        ("online", "ab.md"),
     ],
 )
 def test_tables_between_marks(benchmark, name, where):
