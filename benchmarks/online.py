@@ -16,6 +16,7 @@ probabilities, so that every metric has the planted relative lift exactly.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,17 +99,23 @@ def experiment(rng: np.random.Generator, lift: float) -> UserLog:
     return UserLog(("a", "b"), bucket, joined, days, 1, before, 0, None)
 
 
-def estimates(lift: float, runs: int = RUNS) -> dict[bool, dict[str, list[Effect]]]:
-    """Return the effects of every metric in ``runs`` experiments, without and with CUPED."""
+def estimates(
+    lift: float, runs: int = RUNS, adjusted: Sequence[Metric] = SIMULATED
+) -> dict[bool, dict[str, list[Effect]]]:
+    """Return the effects of every metric in ``runs`` experiments, and of those ``adjusted`` with
+    CUPED.
+    """
     rng = np.random.default_rng(14)
     effects: dict[bool, dict[str, list[Effect]]] = {
-        cuped: {metric.name: [] for metric in SIMULATED} for cuped in (False, True)
+        cuped: {metric.name: [] for metric in metrics}
+        for cuped, metrics in ((False, SIMULATED), (True, adjusted))
     }
     chosen = np.ones(2 * USERS, dtype=bool)
     for _ in range(runs):
         log = experiment(rng, lift)
-        for cuped, seen in ((False, replace(log, before=None)), (True, log)):
-            for metric in SIMULATED:
+        plain = replace(log, before=None)
+        for cuped, seen, metrics in ((False, plain, SIMULATED), (True, log, adjusted)):
+            for metric in metrics:
                 effect = effect_of(seen, metric, log.days.sums, 1, chosen)
                 assert effect is not None
                 effects[cuped][metric.name].append(effect)

@@ -8,8 +8,12 @@ from benchmarks import online
 
 @pytest.fixture(scope="module")
 def estimates():
-    """``{lift: {CUPED: effects by metric}}`` of 1,000 experiments each."""
-    return {lift: online.estimates(lift) for lift in (0.0, online.LIFT)}
+    """``{lift: {CUPED: effects by metric}}`` of 1,000 experiments each.
+
+    With CUPED only metrics that the pre-period foretells; the benchmark has all.
+    """
+    adjusted = [metric for metric in online.SIMULATED if metric.name in ("CTR", "dwell")]
+    return {lift: online.estimates(lift, adjusted=adjusted) for lift in (0.0, online.LIFT)}
 
 
 @pytest.mark.parametrize("lift", [0.0, online.LIFT])
@@ -48,7 +52,7 @@ def test_peeking_twenty_times_keeps_the_level():
 
 
 def test_peeking_at_users_who_stay_keeps_the_level():
-    runs = 100
+    runs = 60
     for name, share in online.users_who_stay(runs, per_bucket=200).items():
         assert share <= online.ALPHA + noise_of(online.ALPHA, runs), name
 
