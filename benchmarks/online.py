@@ -138,7 +138,7 @@ def new_users_at_every_look(
     """
     rng = np.random.default_rng(15)
     shape = (2, runs, LOOKS)
-    found = {}
+    shares = {}
     for name in ("UCVR", "GMV"):
         sums, squares = np.empty(shape), np.empty(shape)
         for at in np.ndindex(shape[:2]):
@@ -152,8 +152,8 @@ def new_users_at_every_look(
         difference, total = mean[1] - mean[0], variance.sum(axis=0)
         always = always_valid_p(difference, total, LIFT * mean.mean(axis=0))[:, -1]
         ordinary = (np.abs(difference) > 1.96 * np.sqrt(total)).any(axis=1)
-        found[name] = float((always < ALPHA).mean()), float(ordinary.mean())
-    return found
+        shares[name] = float((always < ALPHA).mean()), float(ordinary.mean())
+    return shares
 
 
 def users_who_stay(runs: int = RUNS, per_bucket: int = 300, lift: float = 0.0) -> dict[str, float]:
@@ -274,12 +274,12 @@ def page_table(results: dict[str, Any]) -> str:
 
 def _shares(figures: dict[str, float], kind: str, test: str) -> str:
     """Return the shares of a kind of peeking by metric, as "1.0 % (UCVR) and 2.0 % (GMV)"."""
-    found = {
+    shares = {
         name.split("/")[1]: value
         for name, value in figures.items()
         if name.startswith(f"{kind}/") and name.endswith(f"/{test}")
     }
-    return " and ".join(f"{_per_cent(value)} ({name})" for name, value in found.items())
+    return " and ".join(f"{_per_cent(value)} ({name})" for name, value in shares.items())
 
 
 def _per_cent(value: float) -> str:

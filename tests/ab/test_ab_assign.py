@@ -58,7 +58,7 @@ def test_agreement_counts_users_who_are_elsewhere():
         "all 10 users are in the bucket that the hash of experiment 'x' gives them"
     ]
     moved = ["b" if drawn[0] == "a" else "a", *drawn[1:]]
-    found = agreement(users, moved, "x", HALVES)
-    assert (found.users, found.differing) == (10, 1)
-    assert "1 of 10 users (10.0%)" in found.lines()[0]
-    assert "--shares" in found.lines()[0]
+    check = agreement(users, moved, "x", HALVES)
+    assert (check.users, check.differing) == (10, 1)
+    assert "1 of 10 users (10.0%)" in check.lines()[0]
+    assert "--shares" in check.lines()[0]

@@ -196,10 +196,10 @@ def simulated(rng, users, requests, better, spread):
 def test_preference_finds_a_planted_one_and_allows_for_users():
     rng = np.random.default_rng(3)
     credits, users = simulated(rng, 400, 5, better=0.05, spread=0.0)
-    found = preference(credits, users, ("a", "b"))
-    assert found.low < 0.1 < found.high
-    assert found.p < 0.05
-    assert "b is preferred" in found.line()
+    planted = preference(credits, users, ("a", "b"))
+    assert planted.low < 0.1 < planted.high
+    assert planted.p < 0.05
+    assert "b is preferred" in planted.line()
     alarms = []
     for _ in range(200):
         credits, users = simulated(rng, 60, 20, better=0.0, spread=0.2)

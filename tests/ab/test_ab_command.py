@@ -69,7 +69,7 @@ def test_a_config_names_log_columns_and_folder(sidar, tmp_path):
 
 
 def test_channels_and_interleaving_are_printed_and_written(sidar, tmp_path):
-    names = ["a channel with a rather long name of its own", "dense"]
+    names = ["a channel with a rather long name for a table", "dense"]
     events = []
     for i in range(40):
         for place, team in enumerate("ab"):

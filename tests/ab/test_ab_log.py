@@ -223,13 +223,13 @@ def test_missing_columns_and_actions_leave_metrics_out_and_say_so(tmp_path):
 def test_few_users_and_lost_clicks_are_warned_of(tmp_path):
     events = [*users(30, "a"), *users(30, "b", value=3.0)]
     events += [event(f"a{i}", "click", "i7", bucket="a") for i in range(30)]
-    said = "\n".join(run(tmp_path, events).warnings)
-    assert "fewer than 100 users in a, b" in said
+    warned = "\n".join(run(tmp_path, events).warnings)
+    assert "fewer than 100 users in a, b" in warned
     outcome = run(tmp_path, [*events, event("a1", "look", bucket="a")])
     assert outcome.events["ignored"] == {"look": 1}
     assert "1 rows have actions that nothing maps and are left out: look (1)" in outcome.warnings[0]
-    assert "33% of the clicks have no impression" in said
-    assert "30 order events of 60 orders have no value" in said
+    assert "33% of the clicks have no impression" in warned
+    assert "30 order events of 60 orders have no value" in warned
     outcome = run(tmp_path, [*users(5, "a"), *users(5, "b")])
     assert "fewer than 25 users with any of UCVR, UCTCVR, CTR" in "\n".join(outcome.warnings)
     assert [row.p_any_time for row in outcome.rows] == [1, 1, 1]

@@ -29,14 +29,14 @@ def test_intervals_cover_the_planted_lift_as_stated(estimates, lift, cuped):
 def test_cuped_is_unbiased_and_its_spread_is_as_stated(estimates, lift):
     for name, effects in estimates[lift][True].items():
         control = online.EXPECTED[name]
-        found = np.array([effect.absolute for effect in effects])
-        noise = found.std() / np.sqrt(len(found))
-        assert found.mean() == pytest.approx(lift * control, abs=3.5 * noise), name
+        lifts = np.array([effect.absolute for effect in effects])
+        noise = lifts.std() / np.sqrt(len(lifts))
+        assert lifts.mean() == pytest.approx(lift * control, abs=3.5 * noise), name
         stated = np.mean([effect.absolute_se for effect in effects])
-        assert found.std() == pytest.approx(stated, rel=0.08), name
+        assert lifts.std() == pytest.approx(stated, rel=0.08), name
         plain = np.std([effect.absolute for effect in estimates[lift][False][name]])
         saved = np.mean([effect.variance_saved for effect in effects])
-        assert (found.std() / plain) ** 2 == pytest.approx(1 - saved, rel=0.15), name
+        assert (lifts.std() / plain) ** 2 == pytest.approx(1 - saved, rel=0.15), name
     # a metric that the pre-period foretells
     assert np.mean([e.variance_saved for e in estimates[lift][True]["dwell"]]) > 0.3
 
@@ -58,8 +58,8 @@ def test_peeking_at_users_who_stay_keeps_the_level():
 
 
 def test_a_real_lift_is_seen_at_any_time():
-    found = online.users_who_stay(25, per_bucket=400, lift=0.2)
-    assert found["CTR"] > 0.8
+    below = online.users_who_stay(25, per_bucket=400, lift=0.2)
+    assert below["CTR"] > 0.8
 
 
 def test_a_mismatch_of_two_per_cent_rings_and_none_does_not():

@@ -97,11 +97,11 @@ def read_events(duck: Duck, cfg: Config, sources: Sequence[LogFile]) -> EventFac
 
 def _no_row(facts: EventFacts) -> str:
     """Return why no row can be used, and what to do."""
-    said = f"none of {facts.rows:,} rows of the log is usable"
+    reason = f"none of {facts.rows:,} rows of the log is usable"
     if facts.ignored:
         named = ", ".join(f"{name} ({count:,})" for name, count in facts.ignored.most_common(5))
-        said += f"; their actions are not mapped: {named}. Map them with events.actions"
-    return f"{said}; check events.path, events.columns and events.format"
+        reason += f"; their actions are not mapped: {named}. Map them with events.actions"
+    return f"{reason}; check events.path, events.columns and events.format"
 
 
 def _stage(duck: Duck, cfg: Config, source: LogFile, facts: EventFacts) -> Path:

@@ -112,14 +112,14 @@ class Preference:
         )
         if not np.isfinite(self.effect):
             return counts
-        said = (
+        verdict = (
             f"cannot be told from noise; smallest effect seen at 80 % power {self.detectable:.3f}"
         )
         if self.p < 0.05:
-            said = f"{second if self.effect > 0 else first} is preferred"
+            verdict = f"{second if self.effect > 0 else first} is preferred"
         return (
             f"{counts}; effect {self.effect:+.4f} ({self.low:+.4f} to {self.high:+.4f}), "
-            f"p = {self.p:.3g} (sign test {self.p_sign:.3g}): {said}"
+            f"p = {self.p:.3g} (sign test {self.p_sign:.3g}): {verdict}"
         )
 
 

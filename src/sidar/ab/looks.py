@@ -56,7 +56,7 @@ def all_looks(
                 effects[metric.name, name].append(
                     effect_of(log, metric, so_far, number, chosen, ENOUGH)
                 )
-    return {key: _sequence(found, lift, alpha) for key, found in effects.items()}
+    return {key: _sequence(daily, lift, alpha) for key, daily in effects.items()}
 
 
 def effect_of(

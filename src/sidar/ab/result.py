@@ -50,7 +50,7 @@ class Need:
 
 @dataclass
 class Outcome:
-    """Everything that ``sidar ab`` found."""
+    """Everything that ``sidar ab`` reports."""
 
     events: dict[str, Any]
     lift: float
@@ -71,24 +71,24 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
     def sentences(self) -> list[str]:
-        """Return for each row what can be said of it."""
+        """Return one sentence per row."""
         return [self._sentence(row) for row in self.rows]
 
     def _sentence(self, row: Row) -> str:
         effect = row.effect
-        said = (
+        sentence = (
             f"{row.metric} in {row.treatment}: {percent(effect.relative)} "
             f"({percent(effect.relative_low)} to {percent(effect.relative_high)})"
         )
         word = row.verdict(self.alpha)
         if word != "cannot tell":
-            return f"{said}: {word} than in {self.names[0]} (p = {row.p_holm:.2g} after Holm)."
-        said += f": cannot be told from noise (p = {row.p_holm:.2g} after Holm)."
+            return f"{sentence}: {word} than in {self.names[0]} (p = {row.p_holm:.2g} after Holm)."
+        sentence += f": cannot be told from noise (p = {row.p_holm:.2g} after Holm)."
         if not math.isfinite(row.needed):
-            return said
+            return sentence
         enough = "enough" if row.needed <= row.users else "too few"
         return (
-            f"{said} To see {percent(self.lift)} with {self.power:.0%} power takes "
+            f"{sentence} To see {percent(self.lift)} with {self.power:.0%} power takes "
             f"{math.ceil(row.needed):,} users; {row.users:,} are {enough}."
         )
 

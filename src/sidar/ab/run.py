@@ -118,9 +118,9 @@ def _buckets(log: UserLog, design: Design, outcome: Outcome) -> None:
     adjusted = holm([1.0 if np.isnan(effect.p) else effect.p for effect in effects])
     any_time = holm([looks[metric.name, name].p[-1] for metric, name, _ in keys])
     for i, (metric, name, users) in enumerate(keys):
-        found = looks[metric.name, name]
+        by_day = looks[metric.name, name]
         p_values = float(adjusted[i]), float(any_time[i])
-        outcome.rows.append(_row(metric, name, users, effects[i], p_values, found, outcome))
+        outcome.rows.append(_row(metric, name, users, effects[i], p_values, by_day, outcome))
     outcome.warnings += _of_users(log, counts, totals, metrics, outcome)
 
 
@@ -203,22 +203,22 @@ def _channels(duck: Duck, channels: Sequence[str], log: UserLog | None) -> list[
 
 def _of_events(facts: EventFacts) -> list[str]:
     """Return warnings about the events, whatever their buckets."""
-    said = []
+    warnings = []
     if facts.malformed:
         reasons = ", ".join(f"{why} ({n:,})" for why, n in facts.malformed.most_common(3))
-        said.append(f"{facts.malformed.total():,} malformed rows are left out: {reasons}")
+        warnings.append(f"{facts.malformed.total():,} malformed rows are left out: {reasons}")
     if facts.ignored:
         named = ", ".join(f"{name} ({n:,})" for name, n in facts.ignored.most_common(5))
-        said.append(
+        warnings.append(
             f"{facts.ignored.total():,} rows have actions that nothing maps and are left out: "
             f"{named}; events.actions maps them"
         )
     if facts.without_user > MANY * facts.used:
-        said.append(
+        warnings.append(
             f"{facts.without_user:,} of {facts.used:,} events have no user_id and count for no "
             "bucket"
         )
-    return said
+    return warnings
 
 
 def _of_users(
@@ -229,15 +229,15 @@ def _of_users(
     outcome: Outcome,
 ) -> list[str]:
     """Return warnings about the users of the buckets and what is missing in their events."""
-    said = []
+    warnings = []
     if log.crossed:
-        said.append(
+        warnings.append(
             f"{log.crossed:,} users are in several buckets; --crossing says what becomes of them "
             "(drop: they are left out, first: they stay in their first)"
         )
     few = [name for name, n in zip(log.names, counts, strict=True) if n < FEW_USERS]
     if few:
-        said.append(
+        warnings.append(
             f"fewer than {FEW_USERS} users in {', '.join(few)}: intervals and p-values are rough; "
             "collect more days"
         )
@@ -248,15 +248,15 @@ def _of_users(
             rare.append(metric.name)
     unseen, clicks = totals["unseen_clicks"].sum(), totals["clicks"].sum()
     if totals["shown"].any() and unseen > MANY * (unseen + clicks):
-        said.append(
+        warnings.append(
             f"{unseen / (unseen + clicks):.0%} of the clicks have no impression of the same user, "
             "request and item and are left out of CTR; check that clicks carry the request_id"
         )
     unpriced, orders = totals["unpriced"].sum(), totals["orders"].sum()
     if unpriced and any(metric.name == "GMV" for metric in metrics):
-        said.append(f"{unpriced:,.0f} order events of {orders:,.0f} orders have no value")
+        warnings.append(f"{unpriced:,.0f} order events of {orders:,.0f} orders have no value")
     if rare:
-        said.append(
+        warnings.append(
             f"a bucket has fewer than {ENOUGH} users with any of {', '.join(rare)}: intervals and "
             "p-values of these are rough, and the p-value at any time is 1"
         )
@@ -265,4 +265,4 @@ def _of_users(
             "no pre-period, so no CUPED: intervals are shorter with a log that begins before the "
             "experiment and --from <its first day>"
         )
-    return said
+    return warnings

@@ -122,8 +122,8 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _signed(value: float) -> str:
-    said = quantity(value)
-    return said if value < 0 or said == "–" else f"+{said}"
+    text = quantity(value)
+    return text if value < 0 or text == "–" else f"+{text}"
 
 
 def _say(console: Console, line: str) -> None:
