@@ -59,6 +59,7 @@ def test_the_page_of_the_bake_off(benchmark, tmp_path):
         ("retrieval.sci", "methods/sci.md"),
         ("answer.answer", "answer.md"),
         ("answer.shares", "answer.md"),
+        ("online", "ab.md"),
     ],
 )
 def test_tables_between_marks(benchmark, name, where):

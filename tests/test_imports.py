@@ -28,6 +28,7 @@ MAY = {
     "sid": {"data", "embed", "fitting"},
     "index": {"data", "sid"},
     "pages": set(),
+    "ab": {"data", "evaluate", "pages"},
     "evaluate": {"data", "index", "baselines", "pages"},
     "baselines": {"data", "embed"},
     "simulate": {"data", "baselines", "embed"},

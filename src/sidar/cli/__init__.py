@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from sidar.cli import comparison, memory, service, sids, stages, start
+from sidar.cli import comparison, memory, online, service, sids, stages, start
 from sidar.cli.base import Commands, register
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ COMMANDS: Commands = {
     "doctor": service.doctor,
     "export": service.export,
     "compare-sids": comparison.compare_sids,
+    "ab": online.ab,
 }
 register(app, COMMANDS)
 app.add_typer(sids.app, name="sids")

@@ -189,7 +189,14 @@ def action_codes(overrides: Mapping[str, str]) -> dict[str, int]:
     return {spelling: ACTIONS.index(action) for spelling, action in known.items()}
 
 
-def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
+def typed_events(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
+    """Return SQL of the view ``raw_events`` with typed columns and a ``verdict``, NULL for good
+    rows.
+
+    No catalogue is asked: of the verdicts, *unknown item* is missing. ``channels`` is text as the
+    source wrote it, NULL where there is none; ``item_id`` is the source's. Adds to ``notes`` how
+    columns were read.
+    """
     types = duck.columns("raw_events")
     unit: str = cfg.events.ts_unit
     calendar = unit == "auto" and not source.clock
@@ -217,6 +224,7 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
         )
         for column, value in quantities.items()
     )
+    channels = clean.present("channels") if "channels" in types else "NULL::VARCHAR"
     bad_time = f"WHEN NOT ({clean.calendar('ts')}) THEN 'ts outside 1990-2100'" if calendar else ""
     return f"""
         WITH typed AS (
@@ -229,23 +237,30 @@ def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
                 {clean.present("position")} AS position_said, try_cast({name("position")}
                 AS DOUBLE){later} AS spot,
                 {said} AS said, (CASE {said} {cases} END)::TINYINT AS action,
-                {read}, coalesce({clean.present("bucket")}, '') AS bucket, file, place
+                {read}, coalesce({clean.present("bucket")}, '') AS bucket,
+                {channels} AS channels, file, place
             FROM raw_events)
+        SELECT *, CASE WHEN action IS NULL AND said <> '' THEN 'ignored'
+            WHEN action IS NULL THEN 'missing action'
+                WHEN ts IS NULL AND ts_said IS NULL THEN 'missing ts'
+                WHEN ts IS NULL THEN 'bad ts' {bad_time}
+                WHEN item_id IS NULL THEN 'missing item_id'
+                WHEN spot IS NULL AND position_said IS NOT NULL THEN 'bad position'
+                WHEN NOT coalesce(spot, 0) BETWEEN 0
+                AND 1e9 OR spot <> trunc(spot) THEN 'bad position' END AS verdict
+        FROM typed"""
+
+
+def _judged(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> str:
+    """Return SQL of the raw events with the rows of their items and the verdict of every row."""
+    unknown = "CASE WHEN item_rows.row IS NULL THEN 'unknown item' END"
+    return f"""
         SELECT ts, user_id, session_id, request_id, query, item_rows.row, coalesce(spot,
         0)::INTEGER AS position,
             action, value, dwell_s, value_unread, dwell_s_unread, bucket, said, ts_said,
             position_said, item_id,
-            file, place,
-            CASE WHEN action IS NULL AND said <> '' THEN 'ignored'
-            WHEN action IS NULL THEN 'missing action'
-                WHEN ts IS NULL AND ts_said IS NULL THEN 'missing ts'
-                WHEN ts IS NULL THEN 'bad ts' {bad_time}
-                WHEN typed.item_id IS NULL THEN 'missing item_id'
-                WHEN spot IS NULL AND position_said IS NOT NULL THEN 'bad position'
-                WHEN NOT coalesce(spot, 0) BETWEEN 0
-                AND 1e9 OR spot <> trunc(spot) THEN 'bad position'
-                WHEN item_rows.row IS NULL THEN 'unknown item' END AS verdict
-        FROM typed LEFT JOIN item_rows USING (item_id)"""
+            file, place, coalesce(verdict, {unknown}) AS verdict
+        FROM ({typed_events(duck, cfg, source, notes)}) LEFT JOIN item_rows USING (item_id)"""
 
 
 def _export_bad(duck: Duck, where: str, quarantine: Quarantine, source: Source) -> None:

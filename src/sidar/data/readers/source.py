@@ -12,7 +12,8 @@ import numpy as np
 
 from sidar.data.duck import Duck, name
 
-#: Contract columns of a raw catalogue and of a raw log, as readers name them.
+#: Contract columns of a raw catalogue and of a raw log, as readers name them. ``channels`` (which
+#: channels delivered a shown item) is read by online experiments alone (sidar.ab).
 ITEM_COLUMNS = (
     "item_id",
     "title",
@@ -37,11 +38,12 @@ EVENT_COLUMNS = (
     "value",
     "dwell_s",
     "bucket",
+    "channels",
 )
 #: Columns of times and quantities, of lists and structs, and of free text; the others hold ids and
 #: labels.
 MEASURES = frozenset({"ts", "position", "value", "dwell_s", "price", "created"})
-NESTED = frozenset({"category", "attributes"})
+NESTED = frozenset({"category", "attributes", "channels"})
 PROSE = frozenset({"title", "text", "brand", "image_url", "query", "bucket"})
 #: What staged tables call a row's file and record number, so that a source may have columns "file"
 #: and "place".

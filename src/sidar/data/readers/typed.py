@@ -3,9 +3,9 @@ where they are asked.
 
 Integers and decimals become digits, whole doubles lose their ``.0``, booleans become ``true`` and
 ``false``, times ISO text, binary UTF-8 text, a list of plain values its values joined by ", ".
-Columns of times and quantities keep their numbers and times; columns of categories and attributes
-keep lists, structs and maps as JSON text.  What has no such form is refused with file, column and
-type.
+Columns of times and quantities keep their numbers and times; columns of categories, attributes and
+channels keep lists, structs and maps as JSON text.  What has no such form is refused with file,
+column and type.
 """
 
 from __future__ import annotations

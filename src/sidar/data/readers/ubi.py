@@ -4,10 +4,11 @@ Queries and events stand in one file or in several; bulk-index lines (``{"index"
 with them.  A line with ``action_name`` is an event, one with ``user_query`` alone is a query.
 Events take their text from the query with the same ``query_id``.  What differs from the contract:
 ordinals are 0-based; the item is ``event_attributes.object.object_id``; a user without an account
-is its ``client_id``; purchases are ``purchase``. Where a query has no impression events, the ids of
-its answer (``query_response_hit_ids``) are what was shown.  A file may also be one JSON list, a
-search response or a dump whose records stand in ``_source``.  Most of UBI's actions (search,
-filters, sorting, hovers) are not ours: they are ignored and counted.
+is its ``client_id``; purchases are ``purchase``; an experiment's bucket and the channels of a shown
+item are ``event_attributes.bucket`` and ``event_attributes.channels``.  Where a query has no
+impression events, the ids of its answer (``query_response_hit_ids``) are what was shown.  A file
+may also be one JSON list, a search response or a dump whose records stand in ``_source``.  Most of
+UBI's actions (search, filters, sorting, hovers) are not ours: they are ignored and counted.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def open_events(duck: Duck, config: EventsConfig) -> Source:
             AS BIGINT) + {later} END)::VARCHAR, {_ORDINAL})
                 AS position,
             {_text("action_name")} AS action, NULL::DOUBLE AS value,
-            {_text("event_attributes.dwell_time")} AS dwell_s, NULL::VARCHAR AS bucket, file, place
+            {_text("event_attributes.dwell_time")} AS dwell_s,
+            {_text("event_attributes.bucket")} AS bucket,
+            {_text("event_attributes.channels")} AS channels, file, place
         FROM ubi_lines LEFT JOIN ubi_queries ON {_id("query_id")} = ubi_queries.query_id
         WHERE {_text("action_name")} IS NOT NULL
         UNION ALL BY NAME ({_shown(config)})"""
