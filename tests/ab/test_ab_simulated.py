@@ -1,9 +1,9 @@
-"""What the statistics promise, on simulated users with a planted lift (benchmarks/online.py)."""
+"""What the statistics promise, on simulated users with a planted lift (experiments/online.py)."""
 
 import numpy as np
 import pytest
 
-from benchmarks import online
+from experiments import online
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Do the statistics of `sidar ab` hold what they state?  Simulated users with a known lift.
 
-    python -m benchmarks.online
+    python -m experiments.online
 
 *Coverage*: how often the 95 % intervals of 1,000 experiments without a lift (A/A) and of 1,000 with
 one (A/B) hold the true relative and absolute difference, with and without CUPED.  *Peeking*: how
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.common import ROOT, print_table, single_thread, write_between, write_results
+from experiments.common import ROOT, print_table, single_thread, write_between, write_results
 
 single_thread()
 
