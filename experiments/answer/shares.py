@@ -70,7 +70,7 @@ def page_table(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"{n:,} of {total:,} requests under {int(figures['seeds'])} models, item nDCG@10, "
-        "**simulated**; p is not corrected. From `experiments/results/shares.json` (`python -m "
+        "**simulated**; p is not corrected. From\n`experiments/results/shares.json` (`python -m "
         "experiments.answer.shares`).",
     ]
     return "\n".join(lines) + "\n"
