@@ -123,8 +123,8 @@ LISTED: list[Mutant] = [
     _listed(
         "the validator's recall is 0 or 1",
         "train.validate:Validator._recall",
-        "len(found & wanted) / len(wanted)",
-        "float(bool(found & wanted))",
+        "len(best & wanted) / len(wanted)",
+        "float(bool(best & wanted))",
         "tests/train/test_train_validate.py::test_recall_is_the_mean_share_of_each_prompts_positives",
     ),
     _listed(

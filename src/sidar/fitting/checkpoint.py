@@ -54,8 +54,8 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _moved(model: nn.Module, buffers: Sequence[str]) -> dict[str, Tensor]:
     """``{name: tensor}`` of trainable parameters and of the named ``buffers``."""
-    own = dict(model.named_buffers())
-    return {**trainable(model), **{name: own[name] for name in buffers}}
+    named = dict(model.named_buffers())
+    return {**trainable(model), **{name: named[name] for name in buffers}}
 
 
 def save(
@@ -99,8 +99,8 @@ def newest(folder: Path) -> Checkpoint | None:
 
     A damaged one is passed over with a ``RuntimeWarning``; when all are damaged, ``ValueError``.
     """
-    found = sorted(Path(folder).glob("step-*"), reverse=True)
-    for path in found:
+    paths = sorted(Path(folder).glob("step-*"), reverse=True)
+    for path in paths:
         problem = damage(path)
         if problem is None:
             state = json.loads((path / STATE).read_text())
@@ -110,9 +110,9 @@ def newest(folder: Path) -> Checkpoint | None:
             RuntimeWarning,
             2,
         )
-    if found:
+    if paths:
         raise ValueError(
-            f"all {len(found)} checkpoints in {folder} are damaged; delete that folder to start "
+            f"all {len(paths)} checkpoints in {folder} are damaged; delete that folder to start "
             "afresh"
         )
     return None
@@ -163,13 +163,13 @@ def restore(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             prefix = names[id(parameter)] + "::"
-            own = {
+            kept = {
                 key[len(prefix) :]: value
                 for key, value in moments.items()
                 if key.startswith(prefix)
             }
-            if own:
-                state[number] = own
+            if kept:
+                state[number] = kept
             number += 1
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
@@ -241,10 +241,10 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, object]) -> None:
 
     Raises ``ValueError`` naming every differing key with both values.
     """
-    if found := differing(checkpoint, identity):
+    if changed := differing(checkpoint, identity):
         raise ValueError(
             f"{checkpoint.path.parent} holds an interrupted run with other settings or inputs "
-            f"({'; '.join(found)}). Restore them to continue it, or delete that folder to start "
+            f"({'; '.join(changed)}). Restore them to continue it, or delete that folder to start "
             "afresh"
         )
     was, here = checkpoint.state["environment"], environment()

@@ -20,12 +20,12 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
     with the ``remedy``; ``notes``: what the tokenizer said of its input. What does not apply is
     left out.
     """
-    found: Json = {}
+    entries: Json = {}
     trained = tokenizer.trained_part()
     records = [] if trained is None else [record for record in trained.history_ if "loss" in record]
     if trained is not None and records:
         restarts = sum(record["restarts"] for record in records)
-        found["fit"] = {**records[-1], "steps": records[-1]["step"], "restarts": restarts}
+        entries["fit"] = {**records[-1], "steps": records[-1]["step"], "restarts": restarts}
         draw_fit(trained.history_, out / "fit.png", trained.method)
     below = BELOW if trained is None else trained.collapse_below
     levels = collapsed(
@@ -40,10 +40,10 @@ def describe_fit(tokenizer: Tokenizer, sids: SemanticIds, inputs: SidInputs, out
             "trained" if trained is not None else "given" if tokenizer.has_own_sizes else "k-means"
         )
         method = tokenizer.method if trained is None else trained.method
-        found["collapse"] = [{**level, "says": warning(level, method, kind)} for level in levels]
+        entries["collapse"] = [{**level, "says": warning(level, method, kind)} for level in levels]
     if notes := all_notes(tokenizer):
-        found["notes"] = notes
-    return found
+        entries["notes"] = notes
+    return entries
 
 
 def all_notes(tokenizer: Tokenizer) -> list[str]:
@@ -51,7 +51,7 @@ def all_notes(tokenizer: Tokenizer) -> list[str]:
     return [note for part in tokenizer.chain() for note in part.notes_]
 
 
-def spoken(found: Json) -> str:
+def spoken(entries: Json) -> str:
     """The end of the stage's summary: warnings and notes, each on a line of its own."""
-    said = [f"WARNING: {level['says']}" for level in found.get("collapse", [])]
-    return "".join(f"\n{line}" for line in [*said, *found.get("notes", [])])
+    warnings = [f"WARNING: {level['says']}" for level in entries.get("collapse", [])]
+    return "".join(f"\n{line}" for line in [*warnings, *entries.get("notes", [])])

@@ -81,9 +81,9 @@ class AlignTask:
     def _prepare(self, draws: list[Draw]) -> list[Example]:
         lists = [index for source, index, _ in draws if source == "list"]
         negatives = self._beam(self._lists, lists) if self._beam and lists else None
-        found = self._lists.rows(lists, negatives) if lists else []
+        examples = self._lists.rows(lists, negatives) if lists else []
         items = [(index, epoch) for source, index, epoch in draws if source == "item"]
-        return found + (self._items.examples(items) if items else [])
+        return examples + (self._items.examples(items) if items else [])
 
     def batch(self, step: int) -> list[Example]:
         self.model.eval()  # dropout off; nothing else in a decoder depends on the mode
@@ -98,8 +98,8 @@ class AlignTask:
                 scores.ref_logp = score(self._reference, packed).logp
         lists = take_rows(scores, is_list)
         parts = self.objective.parts(lists, self.cfg, self.window)
-        if (found := parts.logs.get("rdrw/length_correlation")) is not None:
-            self.length_correlations.append(float(found))
+        if (correlation := parts.logs.get("rdrw/length_correlation")) is not None:
+            self.length_correlations.append(float(correlation))
         loss = parts.total * is_list.float().mean()
         if not is_list.all():
             rest = multi_label_sft(take_rows(scores, ~is_list))

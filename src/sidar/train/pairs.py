@@ -54,8 +54,8 @@ class LogPairs:
         counts = np.diff(positives.offsets.to_numpy())
         rows = positives.flatten().to_numpy().astype(np.int64)
         of = np.repeat(np.arange(table.num_rows), counts)
-        said = np.fromiter((bool(text) for text in self._texts), bool, len(self._texts))
-        keep = alive[rows] & said[of]
+        has_text = np.fromiter((bool(text) for text in self._texts), bool, len(self._texts))
+        keep = alive[rows] & has_text[of]
         rows, of = rows[keep], of[keep]
         self._requests = np.unique(of)
         self._rows = rows
@@ -90,10 +90,10 @@ class PseudoPairs:
 
     def __init__(self, words: Sequence[ItemWords], alive: np.ndarray, seed: int) -> None:
         self._words, self._seed = words, seed
-        said = np.fromiter(
+        has_text = np.fromiter(
             (bool(w.title or w.category or w.brand) for w in words), bool, len(words)
         )
-        self._rows = np.flatnonzero(alive & said)
+        self._rows = np.flatnonzero(alive & has_text)
         self._matches = Matches(words, self._rows)
 
     def __len__(self) -> int:

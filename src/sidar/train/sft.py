@@ -51,11 +51,11 @@ class SftTask:
         self._pools = Pools(self.order, self._prepare, lambda x: x.length)
 
     def _prepare(self, draws: list[Draw]) -> list[Example]:
-        found: list[Example] = []
+        examples: list[Example] = []
         for name, stream in self._streams.items():
-            own = [(index, epoch) for source, index, epoch in draws if source == name]
-            found += stream.examples(own) if own else []
-        return found
+            chosen = [(index, epoch) for source, index, epoch in draws if source == name]
+            examples += stream.examples(chosen) if chosen else []
+        return examples
 
     def batch(self, step: int) -> list[Example]:
         self.model.train()

@@ -69,11 +69,11 @@ class Validator:
             with autocast(model.device, self.precision):
                 scores = score(model, packed)
             scores.eos_logp = None  # training only: an SID of full length is over with certainty
-            found = {"nll": multi_label_sft(scores)}
+            figures = {"nll": multi_label_sft(scores)}
             if any(x.is_list for x in rows):
-                found |= list_statistics(scores)
-                found.pop("pairs/count", None)
-            for name, value in found.items():
+                figures |= list_statistics(scores)
+                figures.pop("pairs/count", None)
+            for name, value in figures.items():
                 totals.setdefault(name, []).append((float(value), len(rows)))
         return {
             name: sum(v * n for v, n in parts) / sum(n for _, n in parts)
@@ -89,9 +89,9 @@ class Validator:
         for codes, lengths, example in zip(
             beams.codes[:, :8], beams.lengths[:, :8], self.examples, strict=True
         ):
-            found = {tuple(c[:n].tolist()) for c, n in zip(codes, lengths, strict=True) if n > 0}
+            best = {tuple(c[:n].tolist()) for c, n in zip(codes, lengths, strict=True) if n > 0}
             wanted = {c.codes for c in example.candidates if c.is_positive}
-            recalls.append(len(found & wanted) / len(wanted))
+            recalls.append(len(best & wanted) / len(wanted))
         return float(np.mean(recalls))
 
 

@@ -51,8 +51,10 @@ class Reader:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         new = [text for text in texts if text not in self._known]
-        found = dict(zip(new, self._embedder.encode(new, self._batch), strict=True)) if new else {}
-        return np.stack([found[text] if text in found else self._known[text] for text in texts])
+        encoded = (
+            dict(zip(new, self._embedder.encode(new, self._batch), strict=True)) if new else {}
+        )
+        return np.stack([encoded[text] if text in encoded else self._known[text] for text in texts])
 
 
 def attach(
@@ -95,7 +97,7 @@ def attach(
 
 def _logged(data: Dataset) -> list[str | None]:
     """Distinct queries of training rows and validation lists, at most :data:`MOST_KNOWN`."""
-    found: dict[str | None, None] = {}
+    queries: dict[str | None, None] = {}
     for table in (data.sft(), data.lists("train"), data.lists("valid")):
-        found |= dict.fromkeys(pc.unique(table.column("query")).to_pylist())
-    return list(found)[:MOST_KNOWN]
+        queries |= dict.fromkeys(pc.unique(table.column("query")).to_pylist())
+    return list(queries)[:MOST_KNOWN]

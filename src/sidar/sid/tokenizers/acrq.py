@@ -180,10 +180,10 @@ class Acrq(RqVae):
             rows = rows[:: max(1, len(rows) // _BLOCK)]
             if len(rows) < 2:
                 continue
-            own = np.asarray(vectors[rows], np.float32)
-            spread = float(np.square(own - own.mean(0)).sum())
+            x = np.asarray(vectors[rows], np.float32)
+            spread = float(np.square(x - x.mean(0)).sum())
             lost = (
-                float(np.square(own - self.reconstruct(codes[rows])).sum()) / spread
+                float(np.square(x - self.reconstruct(codes[rows])).sum()) / spread
                 if spread
                 else 0.0
             )
@@ -220,16 +220,16 @@ class Acrq(RqVae):
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """(n, D) float32: what the frozen decoder makes of codes (n, L), −1 past the end."""
         model = self._tail()
-        found = np.empty((len(codes), model.dim), np.float32)
+        restored = np.empty((len(codes), model.dim), np.float32)
         with torch.no_grad():
             for start in range(0, len(codes), _BLOCK):
                 block = torch.from_numpy(np.asarray(codes[start : start + _BLOCK], np.int64)).to(
                     self.device
                 )
-                found[start : start + _BLOCK] = (
+                restored[start : start + _BLOCK] = (
                     model.decode(model.quantiser.restore(block)).cpu().numpy()
                 )
-        return found
+        return restored
 
     def _tail(self) -> AnchoredModel:
         if self.anchored is None:

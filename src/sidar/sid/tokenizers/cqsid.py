@@ -86,9 +86,9 @@ class CqSid(RqVae):
 
     def _settle(self, inputs: SidInputs, codes: np.ndarray) -> SemanticIds:
         projected = projection(inputs.vectors, self.seed)
-        own = self.options
+        options = self.options
         self.split_ = BucketSplit.fit(
-            codes, projected, self.base_sizes, own.max_bucket, own.max_groups
+            codes, projected, self.base_sizes, options.max_bucket, options.max_groups
         )
         return self.full_table(self.split_.apply(codes, projected, whole=True))
 

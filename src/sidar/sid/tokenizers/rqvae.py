@@ -129,14 +129,14 @@ class RqVae(Tokenizer):
         """(n, D) float32: what the decoder makes of codes (n, L), −1 past the end."""
         model = self._fitted()
         base = self._base(np.asarray(codes, np.int64))
-        found = np.empty((len(base), model.dim), np.float32)
+        restored = np.empty((len(base), model.dim), np.float32)
         with torch.no_grad():
             for start in range(0, len(base), _BLOCK):
                 block = torch.from_numpy(base[start : start + _BLOCK]).to(self.device)
-                found[start : start + _BLOCK] = (
+                restored[start : start + _BLOCK] = (
                     model.decode(model.quantiser.restore(block)).cpu().numpy()
                 )
-        return found
+        return restored
 
     def _latents(self, vectors: np.ndarray) -> Iterator[torch.Tensor]:
         model = self._fitted()
