@@ -111,19 +111,19 @@ def test_interrupted_training_goes_on_to_the_same_weights(
 ):
     from sidar.train import loop
 
-    cfg, original = configured(shop), loop._Run.step
+    cfg, original = configured(shop), loop.LmTraining._step
     where = (shop / "data", embed_folder, shop / "sid")
     train_sft(cfg, *where, tmp_path / "whole", progress=False)
 
-    def dies(self, step, look):
+    def dies(self, step):
         if step == 9:
             raise KeyboardInterrupt
-        return original(self, step, look)
+        return original(self, step)
 
-    monkeypatch.setattr(loop._Run, "step", dies)
+    monkeypatch.setattr(loop.LmTraining, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         train_sft(cfg, *where, tmp_path / "cut", work=tmp_path / ".work", progress=False)
-    monkeypatch.setattr(loop._Run, "step", original)
+    monkeypatch.setattr(loop.LmTraining, "_step", original)
     train_sft(cfg, *where, tmp_path / "cut", work=tmp_path / ".work", progress=False)
     whole, cut = (
         SidLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "cut")
