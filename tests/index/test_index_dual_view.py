@@ -195,7 +195,6 @@ def test_a_vector_that_is_not_finite_is_named_by_its_row(case):
 
 
 # --- the proposition of docs/methods/sci.md
-# ---------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)

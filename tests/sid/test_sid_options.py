@@ -44,7 +44,6 @@ def make(config: SidConfig, sizes: tuple[int, ...] = SIZES) -> Any:
 
 
 # --- k-means, SARQ, tables of others
-# --------------------------------------------------------------------------------
 
 KMEANS = {
     "iterations": 3,
@@ -138,7 +137,6 @@ def test_options_of_a_table_reach_it(tmp_path: Path) -> None:
 
 
 # --- what is trained
-# ------------------------------------------------------------------------------------------------
 
 RQVAE: dict[str, Any] = {
     "hidden": [20],
@@ -289,7 +287,6 @@ def test_each_option_changes_the_fit(
 
 
 # --- what interrupted work belongs to
-# -------------------------------------------------------------------------------
 
 
 def identities(
@@ -343,11 +340,11 @@ def test_interrupted_work_is_bound_to_every_option_and_input(tmp_path: Path, met
             for key in one
             if one[key] != other[key]
         }
-        assert differs == keys
+        # ACRQ's tail is also bound to the head's weights, which follow sizes, seed and vectors
+        assert differs - {"frozen"} == keys
 
 
 # --- the stage
-# --------------------------------------------------------------------------------------------------
 
 
 def test_options_of_the_stage_decide_method_and_sizes() -> None:

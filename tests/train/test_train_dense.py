@@ -36,7 +36,6 @@ def sft_table(*rows):
 
 
 # --- the loss
-# --------------------------------------------------------------------------------------------------
 
 NOTHING = torch.zeros(2, 2, dtype=torch.bool)
 QUERIES, ITEMS = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])  # cosines [[1, .6], [0, .8]]
@@ -103,7 +102,6 @@ def test_without_hidden_items_it_is_sentence_transformers_loss():
 
 
 # --- the pairs
-# --------------------------------------------------------------------------------------------------
 
 
 def test_logged_pairs_know_every_answer_to_the_same_text():
@@ -162,7 +160,6 @@ def test_what_answers_a_query_too_is_no_negative():
 
 
 # --- tuning
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +328,6 @@ def test_validation_ranks_all_judged_items_and_as_many_others_as_are_allowed(sho
 
 
 # --- bad input
-# --------------------------------------------------------------------------------------------------
 
 
 def test_no_validation_query_keeps_the_last_step(shop, encoder, tmp_path):

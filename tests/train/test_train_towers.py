@@ -48,7 +48,6 @@ def two(**changes):
 
 
 # --- the losses
-# --------------------------------------------------------------------------------------------------
 
 NOTHING = torch.zeros(2, 2, dtype=torch.bool)
 QUERIES, ITEMS = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])  # cosines [[1, .6], [0, .8]]
@@ -130,7 +129,6 @@ def test_moments_by_hand():
 
 
 # --- the towers
-# --------------------------------------------------------------------------------------------------
 
 PAIRS = [
     Pair("red mug", 0, np.array([0])),
@@ -278,7 +276,6 @@ def test_only_the_last_layers_are_trained(encoders):
 
 
 # --- the stage
-# --------------------------------------------------------------------------------------------------
 
 
 def run_config(shop, encoder, **dense):
@@ -394,7 +391,6 @@ def open_table():
 
 
 # --- bad input
-# --------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_two_towers_says_so(tuned):

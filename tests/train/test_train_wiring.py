@@ -75,7 +75,6 @@ STAGES = {"sft": (sft_stage, run_sft), "align": (align_stage, run_align)}
 
 
 # --- which split
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -147,7 +146,6 @@ def test_the_encoder_is_tuned_on_training_requests_and_chosen_on_the_validation_
 
 
 # --- what the config becomes
-# ----------------------------------------------------------------------------------------
 
 
 class Opened(Exception):
@@ -485,7 +483,6 @@ def test_every_option_of_lm_reaches_the_model(
 
 
 # --- what interrupted work belongs to
-# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
