@@ -20,3 +20,8 @@ def fused_shop(tmp_path_factory):
     (folder / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
     pipeline.run(load_config(folder / "sidar.yaml"), only="bundle")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the file that takes longest, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
