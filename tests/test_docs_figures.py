@@ -375,3 +375,14 @@ def test_sentences_on_the_demo():
     assert "day-8 clicks from {} to {} (dense {}, `memory` {})".format(*both[1], memory) in text
     alone = [t for t in kept["tests"] if (t["a"], t["b"]) == ("raddpo", "sft")]
     assert {t["verdict"] for t in alone} == {"cannot tell here"}
+
+
+def test_the_cost_of_a_report():
+    figures = json.loads((SPEEDS / "report_cost.json").read_text())["figures"]
+    sentence = (
+        f"Scoring {figures['queries']:,} queries over the {figures['items']:,} products with three "
+        "models, BM25, dense, popularity, `memory` and the answer takes "
+        f"{figures['evaluate_minutes']:.1f} minutes"
+    )
+    assert figures["models"] == 3
+    assert sentence in prose("grown.md")
