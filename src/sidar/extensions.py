@@ -182,7 +182,7 @@ METRICS: Registry[Metric] = Registry("evaluate.metrics", "sidar.metrics", {})
 REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, CHANNELS, METRICS)
 
 
-def check_class(part: object, base: type, decorator: str) -> None:
+def check_class(part: Any, base: type, decorator: str) -> None:
     """Raise ``TypeError`` unless ``part`` is a subclass of ``base`` that lacks nothing.
 
     The decorator runs when the file is imported, long before a run calls the part.

@@ -181,7 +181,7 @@ def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | No
         if isinstance(value, BaseModel):
             doc = _summary(type(value)) or f"Options of {name}."
             if isinstance(part, Extensible) and name in of_plugins:
-                doc += f" Chosen by {part.registry.key}: {_choice(part, name)}."
+                doc = f"{doc.rstrip('.')}. Chosen by {part.registry.key}: {_choice(part, name)}."
             inner = _lines(value, indent + 1, f"{key}.", wanted)
             lines += ["", f"{pad}{name}:  # {doc}", *inner] if inner else []
             continue
