@@ -55,14 +55,17 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "overrides", "says"),
     [
-        ("sfft: {}", [], "sfft: Extra inputs"),
+        ("sfft: {}", [], r"sfft: there is no such option; did you mean sft\?"),
+        ("lm: {lora: {rank: 8}}", [], r"lm\.lora\.rank: .*want one of r, alpha, "),
+        ("evaluate: {sets: [{querys: q}]}", [], r"sets\.0\.querys: .*did you mean queries\?"),
+        ("sid: {method: pq}\nplugin: [pq.py]", [], r"\n  plugin: .*plugins\?\n  sid\.method: 'pq'"),
         ("sft: {steps: many}", [], "sft.steps"),
         ("[1, 2]", [], "must hold a mapping"),
         ("a: [", [], "not valid YAML"),
         ("name: x", ["steps"], "not key=value"),
         ("name: x", ["name.y=1"], "name is not a section"),
         ("name: x", ["seed=["], "is not a YAML value"),
-        ("sft: {steps: 0}", ["align.batch_size=0"], r"sft\.steps.*align\.batch_size"),
+        ("sft: {steps: 0}", ["align.batch_size=0"], r"(?s)sft\.steps.*\n  align\.batch_size"),
         (
             "sid: {method: rqkmean}",
             [],

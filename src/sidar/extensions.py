@@ -8,12 +8,14 @@ Nothing is imported before its name is asked for.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -66,8 +68,10 @@ class Registry(Generic[T]):
         """Register ``part``, which ``module`` brings, as ``name``.
 
         Raises ``ValueError`` where another module has the name: the config would not say which part
-        it means.
+        it means; ``TypeError`` where the options are no pydantic model.
         """
+        if options is not None and not _is_subclass(options, BaseModel):
+            raise TypeError(f"the options of {name!r} must be a subclass of pydantic.BaseModel")
         taken = self._parts[name].module if name in self._parts else self.builtin.get(name, module)
         if taken != module:
             raise ValueError(
@@ -101,8 +105,10 @@ class Registry(Generic[T]):
         """Return what to tell where ``name`` is none of ``names`` (default: of all parts)."""
         names = self.names() if names is None else names
         known = f"is not one of {', '.join(names)}" if names else "is not known: there is none yet"
+        near = difflib.get_close_matches(name, names, n=1)
+        more = f"did you mean {near[0]}? A" if near else "a"
         return (
-            f"{name!r} {known}; a part of your own needs its module under `plugins:` or its "
+            f"{name!r} {known}; {more} part of your own needs its module under `plugins:` or its "
             "package installed"
         )
 
@@ -176,6 +182,41 @@ METRICS: Registry[Metric] = Registry("evaluate.metrics", "sidar.metrics", {})
 REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, CHANNELS, METRICS)
 
 
+def check_class(part: Any, base: type, decorator: str) -> None:
+    """Raise ``TypeError`` unless ``part`` is a subclass of ``base`` that lacks nothing.
+
+    The decorator runs when the file is imported, long before a run calls the part.
+    """
+    if not _is_subclass(part, base):
+        raise TypeError(
+            f"@{decorator} wants a class made of sidar's {base.__name__}: class X({base.__name__})"
+        )
+    if inspect.isabstract(part):
+        missing = " and ".join(sorted(part.__abstractmethods__))
+        raise TypeError(f"{part.__name__} lacks {missing}")
+
+
+def check_name(name: object, decorator: str) -> None:
+    """Raise ``TypeError`` where a decorator was written without its name."""
+    if not isinstance(name, str):
+        raise TypeError(f'@{decorator} wants the name of the part: @{decorator}("mine")')
+
+
+def check_function(part: Callable[..., Any], *arguments: str) -> None:
+    """Raise ``TypeError`` where ``part`` cannot be called with ``arguments``."""
+    try:
+        inspect.signature(part).bind(*arguments)
+    except TypeError:
+        name, wanted = getattr(part, "__name__", part), ", ".join(arguments)
+        raise TypeError(
+            f"{name} must take ({wanted}); options is None where none are registered"
+        ) from None
+
+
+def _is_subclass(part: object, base: type) -> bool:
+    return isinstance(part, type) and issubclass(part, base)
+
+
 def checked_options(
     model: type[BaseModel] | None, options: BaseModel | Mapping[str, Any] | None
 ) -> BaseModel | None:
@@ -206,7 +247,7 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
             at = _line(error)
             raise ValueError(
                 f"plugins: {plugin!r} cannot be imported ({type(error).__name__}: {error}); "
-                + (f"see {at}" if at else "want an installed module, or the path of a .py file")
+                + (f"see {at}" if at else _wanted(plugin))
             ) from error
         if parts is not None and not parts:
             raise ValueError(
@@ -214,6 +255,13 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
                 "@register_objective, @register_channel or @register_metric before its class or "
                 "function"
             )
+
+
+def _wanted(plugin: str) -> str:
+    """Return what to write instead of a plug-in of which there is neither module nor file."""
+    if plugin.endswith(".py"):
+        return "a path is relative to sidar.yaml, or to the folder you are in with --plugin"
+    return f"want an installed module, or the path of a .py file, such as {plugin}.py"
 
 
 def _modules() -> set[str]:

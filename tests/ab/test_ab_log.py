@@ -169,7 +169,11 @@ def test_users_in_two_buckets(tmp_path):
         (users(3, "a"), Design(), "all 3 users are in one bucket, 'a'.*--plan"),
         (users(3, ""), Design(), "names a bucket; map your column with events.columns.bucket"),
         (users(3, "a"), Design(names=("x", "y")), "its buckets are a"),
-        ([*users(3, "a"), *users(3, "b")], Design(names=("a", "c")), "bucket 'c' has no users"),
+        (
+            [*users(3, "a"), *users(3, "b")],
+            Design(names=("a", "c")),
+            "'c' has no users; the log has a, b",
+        ),
         ([*users(3, "a"), *users(3, "b")], Design(control="c"), "no such bucket; want a, b"),
         (users(3, "a"), Design(start=START + 9 * DAY), "check --from and --to"),
         ([event("", "click", bucket="a")], Design(), "no event has a user_id.*events.columns"),
@@ -218,6 +222,14 @@ def test_missing_columns_and_actions_leave_metrics_out_and_say_so(tmp_path):
     write_log(tmp_path / "x.parquet", [{"ts": 1, "user_id": "u", "action": "click"}])
     with pytest.raises(ValueError, match=r"events.columns.*item_id"):
         analyse(Config(), [LogFile(str(tmp_path / "x.parquet"))], Design(), Question())
+
+
+def test_a_control_that_nobody_named_is_said(tmp_path):
+    events = [*users(30, "new"), *users(30, "old")]
+    said = "new is the control because its name comes first; --control names another"
+    assert said in run(tmp_path, events).notes
+    named = run(tmp_path, events, Design(control="old"))
+    assert (named.names[0], said in named.notes) == ("old", False)
 
 
 def test_few_users_and_lost_clicks_are_warned_of(tmp_path):

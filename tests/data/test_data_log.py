@@ -77,8 +77,10 @@ def test_the_toy_log_validates_to_its_own_interactions(tmp_path: Path) -> None:
 )
 def test_every_clock_becomes_microseconds(tmp_path: Path, values: list, unit: str) -> None:
     log = pa.table({"ts": values, "item_id": ["T000"], "action": ["click"]})
-    table, _, _ = validate(tmp_path, log, ts_unit=unit)
+    table, facts, _ = validate(tmp_path, log, ts_unit=unit)
     assert table.column("ts").to_pylist() == [TS]
+    counted = isinstance(values[0], int | float) or str(values[0]).isdigit()
+    assert any("numeric timestamps are read as" in note for note in facts.notes) == counted
 
 
 def test_dates_and_mixed_spellings_in_one_column(tmp_path: Path) -> None:

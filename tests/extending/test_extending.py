@@ -174,26 +174,41 @@ def test_only_what_depends_on_an_option_of_a_part_runs_again(shop):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sid.pq.iteration=3", r"sid\.pq\.iteration: Extra inputs"),
+        ("sid.pq.iteration=3", r"sid\.pq\.iteration: .*did you mean iterations\?"),
         ("sid.pq.iterations=0", r"sid\.pq\.iterations: .*greater than or equal to 1"),
-        ("sid.qp={}", r"sid\.qp: Extra inputs"),
-        ("align.ipo.taus=1", r"align\.ipo\.taus: Extra inputs"),
+        ("sid.pqq={}", r"sid\.pqq: there is no such option; did you mean pq\?"),
+        ("sid.pq=3", r"sid\.pq: want a mapping of option: value, got 3"),
+        ("align.ipo.taus=1", r"align\.ipo\.taus: .*did you mean tau\?"),
         ("align.objective=iop", r"'iop' is not one of .*ipo.*its module under `plugins:`"),
-        ("align.ipo+sft={tau: 1}", r"align\.ipo\+sft: Extra inputs"),
-        ("channels.words.click=1", r"channels\.words\.click: Extra inputs"),
+        ("align.ipo+sft={tau: 1}", r"align\.ipo\+sft: this part has no options"),
+        ("channels.words.click=1", r"channels\.words\.click: .*did you mean clicks\?"),
         ("channels.words.clicks=-1", r"channels\.words\.clicks: .*greater than or equal to 0"),
-        ("channels.wrods={}", r"channels: .*'wrods' is not one of words; .*under `plugins:`"),
+        (
+            "channels.wrods={}",
+            r"channels: 'wrods' .* words; did you mean words\?.*under `plugins:`",
+        ),
         ("channels.bm25={k1: 2}", r"channels\.bm25: is a row of every table"),
-        ("evaluate.rbp.persistance=1", r"evaluate\.rbp\.persistance: Extra inputs"),
+        ("evaluate.rbp.persistance=1", r"persistance: .*did you mean persistence\?"),
+        ("evaluate.metrics=rbp", r"evaluate\.metrics: .*list; write \[rbp\]"),
         ("evaluate.metrics=[rpb]", r"evaluate\.metrics: .*'rpb' is not one of rbp; .*`plugins:`"),
-        ("plugins=[nowhere.py]", r"'.*nowhere\.py' cannot be imported .*does not exist"),
-        ("plugins=[no_such_module]", r"'no_such_module' cannot be imported"),
+        ("plugins=[nowhere.py]", r"yaml: plugins: '.*nowhere\.py' .*does not exist.*relative to"),
+        ("plugins=[no_such_module]", r"'no_such_module' cannot be .* such as no_such_module\.py"),
     ],
 )
 def test_a_misspelt_option_of_a_part_is_named(tmp_path, override, says):
     (tmp_path / "sidar.yaml").write_text(yaml.safe_dump(SETTINGS))
     with pytest.raises(ValueError, match=says):
         load_config(tmp_path / "sidar.yaml", [override])
+
+
+def test_a_misspelt_option_is_refused_whatever_the_model_of_the_options_says(tmp_path):
+    lenient = FILES["rbp"].read_text().replace('"rbp"', '"rbp-lenient"').replace("forbid", "ignore")
+    (tmp_path / "mine.py").write_text(lenient)
+    (tmp_path / "sidar.yaml").write_text("plugins: [mine.py]\nevaluate: {metrics: [rbp-lenient]}\n")
+    with pytest.raises(ValueError, match=r"persistance: .*did you mean persistence\?"):
+        load_config(tmp_path / "sidar.yaml", ["evaluate.rbp-lenient.persistance=0.5"])
+    cfg = load_config(tmp_path / "sidar.yaml", ["evaluate.rbp-lenient.persistence=0.5"])
+    assert cfg.evaluate.section("rbp-lenient").persistence == 0.5
 
 
 def test_a_plugin_is_found_beside_the_config(tmp_path):
@@ -283,6 +298,32 @@ def test_init_writes_the_options_of_a_plugin(tmp_path):
     assert Config.model_validate(written).plugins == [str(FILES["pq"])]
 
 
+def test_init_says_which_line_chooses_a_part(tmp_path):
+    files = [argument for file in FILES.values() for argument in ("--plugin", file)]
+    done = sidar("init", tmp_path, *files)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "sidar.yaml").read_text()
+    for line in ("sid.method: pq", "align.objective: ipo", "evaluate.metrics: [rbp]"):
+        assert f"Chosen by {line}." in text
+
+
+def test_init_leaves_what_the_user_has_to_say_empty(tmp_path):
+    text = (
+        FILES["rbp"].read_text().replace('"rbp"', '"rbp-required"').replace("Field(0.8,", "Field(")
+    )
+    (tmp_path / "mine.py").write_text(text)
+    done = sidar("init", tmp_path / "shop", "--plugin", tmp_path / "mine.py")
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "shop" / "sidar.yaml").read_text())
+    assert written["evaluate"]["rbp-required"] == {"persistence": None}
+
+
+def test_a_failed_init_leaves_no_folder(tmp_path):
+    done = sidar("init", tmp_path / "shop", "--plugin", "nowhere.py")
+    assert done.returncode == 2
+    assert not (tmp_path / "shop").exists()
+
+
 def test_init_writes_the_path_of_a_plugin_as_seen_from_the_new_file(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(FILES["pq"].read_text())
     monkeypatch.chdir(tmp_path)
@@ -318,6 +359,30 @@ def test_a_bundle_answers_and_versions_compare_without_the_plugin(shop):
         (
             FILES["pq"].read_text().replace("def encode(", "def encod("),
             "ProductQuantiser lacks encode",
+        ),
+        (
+            FILES["pq"].read_text().replace("(Tokenizer):", ":"),
+            r"@register_tokenizer wants a class made of .* class X\(Tokenizer\)",
+        ),
+        (
+            FILES["words"].read_text().replace("(Channel):", ":"),
+            r"@register_channel wants a class made of .* class X\(Channel\)",
+        ),
+        (
+            FILES["rbp"].read_text().replace("(BaseModel):", ":"),
+            r"the options of 'rbp' must be a subclass of pydantic\.BaseModel",
+        ),
+        (
+            FILES["rbp"].read_text().replace(", options: RbpOptions)", ")"),
+            r"rbp must take \(ranks, options\)",
+        ),
+        (
+            FILES["ipo"].read_text().replace(", options: IpoOptions)", ")"),
+            r"ipo must take \(scores, options\)",
+        ),
+        (
+            re.sub(r"@register_tokenizer\(.*\)", "@register_tokenizer", FILES["pq"].read_text()),
+            r'wants the name of the part: @register_tokenizer\("mine"\)',
         ),
     ],
 )

@@ -100,6 +100,10 @@ def _buckets(log: UserLog, design: Design, outcome: Outcome) -> None:
     counts = np.bincount(log.bucket, minlength=len(log.names))
     outcome.names, outcome.days, outcome.crossed = log.names, log.n_days, log.crossed
     outcome.pre_period, outcome.agreement = log.before is not None, log.agreement
+    if not (design.control or design.names or design.shares) and log.names[0] != "control":
+        outcome.notes.append(
+            f"{log.names[0]} is the control because its name comes first; --control names another"
+        )
     # an experiment on some of the buckets keeps the proportions of their shares
     shares = {name: design.shares[name] for name in log.names if name in design.shares}
     outcome.ratio = sample_ratio(log.names, counts, shares if len(shares) > 1 else None)

@@ -247,10 +247,10 @@ def _names(duck: Duck, design: Design) -> tuple[str, ...]:
     rows = duck.rows("SELECT bucket, count(*) FROM seats GROUP BY 1 ORDER BY 1")
     there = [row[0] for row in rows]
     missing = [name for name in design.names or design.shares if name not in there]
-    if missing:
-        raise ValueError(
-            f"bucket {missing[0]!r} has no users; the experiment has {', '.join(there)}"
-        )
+    if missing:  # of all buckets of the log, not only of those that were asked for
+        logged = duck.rows("SELECT DISTINCT bucket FROM ab_events WHERE bucket <> ''")
+        buckets = sorted({*there, *(row[0] for row in logged)})
+        raise ValueError(f"bucket {missing[0]!r} has no users; the log has {', '.join(buckets)}")
     names = list(design.names or design.shares)
     if not design.names:
         names += [name for name in there if name not in names]

@@ -18,7 +18,7 @@ from sidar.align.sft import multi_label_sft
 from sidar.align.simpo import simpo
 from sidar.align.terms import refuse_negative_weights
 from sidar.config import AlignConfig
-from sidar.extensions import OBJECTIVES
+from sidar.extensions import OBJECTIVES, check_function, check_name
 from sidar.types import CandidateScores
 
 #: A function of scores and options; any pydantic model, or None.
@@ -150,7 +150,11 @@ def register_objective(
     same with eq. 1 of RAD-DPO added, as for every baseline.
     """
 
+    check_name(name, "register_objective")
+
     def add(contrast: Contrast) -> Contrast:
+        check_function(contrast, "scores", "options")
+
         def with_options(scores: CandidateScores, cfg: AlignConfig) -> Tensor:
             return checked_loss(name, contrast(scores, cfg.section(name)), scores)
 

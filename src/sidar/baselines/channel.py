@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from abc import ABC, abstractmethod
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sidar.baselines.dense import Encoder
-from sidar.extensions import CHANNELS, checked_options
+from sidar.extensions import CHANNELS, check_class, check_name, checked_options
 from sidar.types import Catalogue, Hits, Prompt
 
 if TYPE_CHECKING:
@@ -110,8 +109,10 @@ class ChannelInputs:
         return self.dataset.priors()
 
     def training_rows(self) -> pa.Table:
-        """Return what the model is trained on: query, history and chosen rows, without held-out
-        queries.
+        """Return the logged requests that the model is trained on, without held-out queries.
+
+        Columns: ``source``, ``query``, ``history`` and ``positives`` (lists of catalogue rows),
+        ``tiers`` of the positives, ``profile``, ``request_id`` and ``ts``.
         """
         return self.dataset.sft()
 
@@ -148,13 +149,13 @@ T = TypeVar("T", bound=type[Channel])
 def register_channel(name: str, options: type[BaseModel] | None = None) -> Callable[[T], T]:
     """Return a class decorator: ``channels: {<name>: {...}}`` finds the class and its options."""
 
+    check_name(name, "register_channel")
+
     def add(cls: T) -> T:
+        check_class(cls, Channel, "register_channel")
         if not _NAME.fullmatch(name) or name in ROWS:
             reason = "is a row of every table" if name in ROWS else "wants letters, digits, - and _"
             raise ValueError(f"channels: the name {name!r} {reason}; choose another")
-        if inspect.isabstract(cls):
-            missing = " and ".join(sorted(cls.__abstractmethods__))
-            raise TypeError(f"{cls.__name__} lacks {missing}")
         cls.name = name
         if options is not None:
             cls.options_class = options

@@ -33,8 +33,9 @@ def init(
     path = folder / "sidar.yaml"
     if path.exists():
         raise ValueError(f"{path} exists already; delete it or name another folder")
+    written = commented_yaml(full, plugin or (), folder)  # before the folder: a plug-in may fail
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(commented_yaml(full, plugin or (), folder))
+    path.write_text(written)
     typer.echo(f"wrote {path}; fill in catalogue.path and events.path, then `sidar run -c {path}`")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sidar.config.section import fault_line
+from sidar.config.faults import fault_lines
 from sidar.config.whole import Config
 
 
@@ -103,8 +103,9 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [fault_line(fault) for fault in error.errors()]
-        raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
+        lines = fault_lines(error.errors(), Config)
+        shown = f" {lines[0]}" if len(lines) == 1 else "\n  ".join(["", *lines])
+        raise ValueError(f"{path or 'config'}:{shown}") from error
     _anchor(config, base)
     return config
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import date
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
+from sidar.config.faults import fault_lines, no_option, plugin_fault
 from sidar.extensions import Registry
 
 
@@ -58,8 +57,15 @@ class Extensible(Part):
                     )
                 extra.setdefault(name, {})
         for key, value in extra.items():
+            if not self.registry.is_external(key):
+                raise plugin_fault(key, no_option(key, self._sections()))
             extra[key] = plugin_options(self.registry, key, value)
         return self
+
+    def _sections(self) -> list[str]:
+        """Return the names of the options, and of the plug-ins' parts that have some."""
+        parts = [name for name in self.registry.external() if self.registry.options(name)]
+        return [*type(self).model_fields, *parts]
 
     def section(self, name: str) -> BaseModel | None:
         """Return the options of the part ``name``, built-in or a plug-in's; None
@@ -70,36 +76,31 @@ class Extensible(Part):
 
 
 def plugin_options(registry: Registry[Any], name: str, value: Any) -> BaseModel:
-    """Return ``value`` as the options of the plug-in's part ``name``."""
+    """Return ``value`` as the options of the plug-in's part ``name``, which has some."""
     options = registry.options(name) if registry.is_external(name) else None
     if options is None:
-        raise plugin_fault(name, "Extra inputs are not permitted")
+        raise plugin_fault(name, "this part has no options of its own")
     given = value.model_dump() if isinstance(value, BaseModel) else value
+    if not isinstance(given, Mapping):
+        raise plugin_fault(name, f"want a mapping of option: value, got {given!r}")
+    for key in unread_options(options, given):
+        says = no_option(str(key), options.model_fields)
+        raise plugin_fault(name, f"{key}: {says}", deeper=True)
     try:
         return options.model_validate(given)
     except ValidationError as error:
-        says = "; ".join(fault_line(fault) for fault in error.errors())
+        says = "; ".join(fault_lines(error.errors(), options))
         raise plugin_fault(name, says, deeper=True) from error
 
 
-def plugin_fault(key: str, says: str, deeper: bool = False) -> PydanticCustomError:
-    """Return an error of the option ``key`` of a section; ``deeper``: ``says`` begins with a path
-    below it.
-    """
-    return PydanticCustomError(
-        "plugin_option", "{says}", {"key": key, "says": says, "deeper": deeper}
-    )
+def unread_options(options: type[BaseModel], given: Mapping[str, Any]) -> list[str]:
+    """Return the keys of ``given`` that the model does not read.
 
-
-def fault_line(error: Mapping[str, Any]) -> str:
-    """Return one fault of a config; a value that YAML read as something else than text is to be
-    quoted.
+    pydantic drops them in silence unless the author of the part wrote ``extra="forbid"``; here a
+    misspelt option must not be ignored, whatever the author wrote.
     """
-    typed = (
-        isinstance(error.get("input"), (bool, int, float, date)) and error["type"] == "string_type"
-    )
-    hint = f"; YAML reads it as {error['input']!r}: quote it" if typed else ""
-    if error["type"] == "plugin_option":
-        path = ".".join([*map(str, error["loc"]), error["ctx"]["key"]])
-        return f"{path}{'.' if error['ctx']['deeper'] else ': '}{error['msg']}"
-    return f"{'.'.join(map(str, error['loc'])) or 'config'}: {error['msg']}{hint}"
+    fields = options.model_fields
+    renamed = any(field.validation_alias is not None for field in fields.values())
+    if renamed or options.model_config.get("extra") == "allow":
+        return []
+    return [key for key in given if key not in fields]

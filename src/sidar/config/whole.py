@@ -18,7 +18,8 @@ from sidar.config.data import (
 )
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvaluateConfig
-from sidar.config.section import Part, plugin_fault, plugin_options
+from sidar.config.faults import plugin_fault
+from sidar.config.section import Part, plugin_options
 from sidar.config.sid import AlarmsConfig, SidConfig
 from sidar.config.training import AlignConfig, LmConfig, PreferenceConfig, SftConfig
 from sidar.extensions import CHANNELS, load_plugins

@@ -200,12 +200,15 @@ def typed_events(duck: Duck, cfg: Config, source: Source, notes: list[str]) -> s
     types = duck.columns("raw_events")
     unit: str = cfg.events.ts_unit
     calendar = unit == "auto" and not source.clock
-    if unit == "auto":
-        unit = source.clock or clean.time_unit(duck, "SELECT ts FROM raw_events", "ts")
-    notes.append(
-        f"numeric timestamps are read as {unit}"
-        + (" on the source's own clock" if source.clock else "")
-    )
+    counted = None if unit == "auto" else unit
+    if counted is None:
+        counted = source.clock or clean.time_unit(duck, "SELECT ts FROM raw_events", "ts")
+    if counted is not None:  # None: every time is a date in text
+        notes.append(
+            f"numeric timestamps are read as {counted}"
+            + (" on the source's own clock" if source.clock else "")
+        )
+    unit = counted or "us"
     ts = clean.micros("ts", types["ts"], unit)
     codes = action_codes({**source.actions, **cfg.events.actions})
     cases = " ".join(f"WHEN {text(spelling)} THEN {code}" for spelling, code in codes.items())

@@ -179,7 +179,7 @@ def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
     """{column: SQL of its value} of what may be there and unreadable, then NULL."""
     types = duck.columns("raw_items")
     split = clean.path("category", types["category"], cfg.catalogue.category_separator)
-    unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created")
+    unit = clean.time_unit(duck, "SELECT created FROM raw_items", "created") or "us"
     created = clean.micros("created", types["created"], unit)
     price = clean.number("price", types["price"], cfg.catalogue.decimal)
     return {

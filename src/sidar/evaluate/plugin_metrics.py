@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from sidar.config import EvaluateConfig
 from sidar.evaluate.truth import Truth
-from sidar.extensions import METRICS
+from sidar.extensions import METRICS, check_function, check_name
 from sidar.types import Scores
 
 
@@ -71,7 +71,10 @@ def register_metric(
     by an error.
     """
 
+    check_name(name, "register_metric")
+
     def add(score: Score) -> Score:
+        check_function(score, "ranks", "options")
         if not _NAME.fullmatch(name) or _BUILT_IN.fullmatch(name):
             raise ValueError(
                 f"evaluate.metrics: {name!r} is a built-in measure, or has other signs than "

@@ -143,17 +143,27 @@ def _example(key: str) -> str | None:
     """Return what stands below an option; of channels, those that there are with their options."""
     if key != "channels" or not CHANNELS.external():
         return EXAMPLES.get(key)
-    known = plugin_options(CHANNELS)
-    channels = {
-        name: known[name]().model_dump(mode="json") if name in known else {}
-        for name in CHANNELS.external()
-    }
+    channels: Json = {name: {} for name in CHANNELS.external()}
+    for name, options in plugin_options(CHANNELS).items():
+        channels[name] = _defaults(options).model_dump(mode="json", warnings=False)
     return yaml.safe_dump(channels, default_flow_style=True, width=10_000).strip()
 
 
 def _summary(section: type[BaseModel]) -> str:
     """Return the first paragraph of a section's docstring as one line."""
     return " ".join((section.__doc__ or "").strip().partition("\n\n")[0].split())
+
+
+def _defaults(options: type[BaseModel]) -> BaseModel:
+    """Return the defaults of a part's options; null stands where the user has to say something."""
+    required = [name for name, field in options.model_fields.items() if field.is_required()]
+    return options.model_construct(None, **dict.fromkeys(required)) if required else options()
+
+
+def _choice(section: Extensible, name: str) -> str:
+    """Return what to write at the option that names parts to choose the part ``name``."""
+    chooses_several = isinstance(getattr(section, section.registry.key.partition(".")[2]), list)
+    return f"[{name}]" if chooses_several else name
 
 
 def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | None) -> list[str]:
@@ -163,14 +173,15 @@ def _lines(part: BaseModel, indent: int, prefix: str, wanted: Sequence[str] | No
     pad = "  " * indent
     lines: list[str] = []
     values = {name: getattr(part, name) for name in type(part).model_fields}
-    if isinstance(part, Extensible):
-        of_plugins = plugin_options(part.registry)
-        values |= {name: options() for name, options in of_plugins.items()}
+    of_plugins = plugin_options(part.registry) if isinstance(part, Extensible) else {}
+    values |= {name: _defaults(options) for name, options in of_plugins.items()}
     for name, value in values.items():
         field = type(part).model_fields.get(name)
         key = prefix + name
         if isinstance(value, BaseModel):
             doc = _summary(type(value)) or f"Options of {name}."
+            if isinstance(part, Extensible) and name in of_plugins:
+                doc = f"{doc.rstrip('.')}. Chosen by {part.registry.key}: {_choice(part, name)}."
             inner = _lines(value, indent + 1, f"{key}.", wanted)
             lines += ["", f"{pad}{name}:  # {doc}", *inner] if inner else []
             continue

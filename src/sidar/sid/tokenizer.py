@@ -4,7 +4,6 @@ made them.
 
 from __future__ import annotations
 
-import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pydantic import BaseModel
 from safetensors.numpy import load_file, save_file
 
 from sidar.config import SidConfig
-from sidar.extensions import TOKENIZERS, checked_options
+from sidar.extensions import TOKENIZERS, check_class, check_name, checked_options
 from sidar.restore import reconstruct
 from sidar.types import Json, PathLike, SemanticIds, SidInputs
 
@@ -224,10 +223,10 @@ def register_tokenizer(method: str, options: type[BaseModel] | None = None) -> C
     options.
     """
 
+    check_name(method, "register_tokenizer")
+
     def add(cls: T) -> T:
-        if inspect.isabstract(cls):
-            missing = " and ".join(sorted(cls.__abstractmethods__))
-            raise TypeError(f"{cls.__name__} lacks {missing}")
+        check_class(cls, Tokenizer, "register_tokenizer")
         cls.method = method
         if options is not None:
             cls.options_class = options

@@ -152,9 +152,9 @@ def micros(column: str, sql_type: str, unit: str) -> str:
     return counted
 
 
-def time_unit(duck: Duck, relation: str, column: str) -> str:
+def time_unit(duck: Duck, relation: str, column: str) -> str | None:
     """The unit of numeric timestamps, from the size of their median: seconds reach 1e9, ms 1e12, µs
-    1e15, ns 1e18.
+    1e15, ns 1e18; None where no timestamp is a number.
 
     One unit for the whole column: a value that the others' unit puts outside 1990–2100 is bad, not
     of another unit.
@@ -164,7 +164,7 @@ def time_unit(duck: Duck, relation: str, column: str) -> str:
     )
     middle = duck.row(f"SELECT median(abs(v)) FROM {sample} WHERE isfinite(v)")[0]
     if middle is None:
-        return "us"
+        return None
     return "s" if middle < 1e11 else "ms" if middle < 1e14 else "us" if middle < 1e17 else "ns"
 
 
