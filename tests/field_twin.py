@@ -84,9 +84,29 @@ _MARKS = st.sampled_from(
 _WORDS = st.text(_LETTERS, max_size=6)
 _HARD = st.lists(st.one_of(_LETTERS, _MARKS), max_size=7).map("".join)
 _NUMBERS_AS_TEXT = st.sampled_from(
-    ["12.0", "13.0", "13", "007", "1.10", "-5.0", "12.00", "9007199254740993", "9007199254740993.0",
-     "1.23457E+12", "1e5", "0x1F", "NaN", "null", "None", "", " 7.0", "7.0 ", "true", "2.0e3"]
-)  # fmt: skip
+    [
+        "12.0",
+        "13.0",
+        "13",
+        "007",
+        "1.10",
+        "-5.0",
+        "12.00",
+        "9007199254740993",
+        "9007199254740993.0",
+        "1.23457E+12",
+        "1e5",
+        "0x1F",
+        "NaN",
+        "null",
+        "None",
+        "",
+        " 7.0",
+        "7.0 ",
+        "true",
+        "2.0e3",
+    ]
+)
 TEXTS = st.one_of(_WORDS, _HARD, _NUMBERS_AS_TEXT)
 _WHOLE = st.one_of(
     st.integers(-50, 50).map(float),
@@ -142,16 +162,23 @@ def _rounded(moment: datetime.datetime) -> datetime.datetime:
 
 
 KINDS: dict[str, Kind] = {
-    **{f"int{bits}": Kind(_integers(bits), _as(getattr(pa, f"int{bits}")())) for bits in (8, 16,
-    32, 64)},
-    **{f"uint{bits}": Kind(_integers(bits, False), _as(getattr(pa,
-    f"uint{bits}")())) for bits in (8, 16, 32, 64)},
+    **{
+        f"int{bits}": Kind(_integers(bits), _as(getattr(pa, f"int{bits}")()))
+        for bits in (8, 16, 32, 64)
+    },
+    **{
+        f"uint{bits}": Kind(_integers(bits, False), _as(getattr(pa, f"uint{bits}")()))
+        for bits in (8, 16, 32, 64)
+    },
     "double": Kind(DOUBLES, _as(pa.float64())),
     "whole double": Kind(WHOLE_SMALL, _as(pa.float64())),
     "float": Kind(DOUBLES.map(_single), _as(pa.float32())),
-    "half": Kind(st.integers(-2050, 2050).map(lambda n: float(np.float16(n))),
-                 lambda values: pa.array([None if v is None else np.float16(v) for v in values],
-                 pa.float16())),
+    "half": Kind(
+        st.integers(-2050, 2050).map(lambda n: float(np.float16(n))),
+        lambda values: pa.array(
+            [None if v is None else np.float16(v) for v in values], pa.float16()
+        ),
+    ),
     "bool": Kind(st.booleans(), _as(pa.bool_())),
     "decimal": Kind(_decimals(9, 2), _as(pa.decimal128(9, 2))),
     "wide decimal": Kind(_decimals(38, 10), _as(pa.decimal128(38, 10))),
@@ -160,8 +187,9 @@ KINDS: dict[str, Kind] = {
     "time in ns": Kind(MOMENTS, _as(pa.timestamp("ns"))),
     "time in ms": Kind(MOMENTS.map(_rounded), _as(pa.timestamp("ms"))),
     "time with zone": Kind(MOMENTS.map(_utc), _as(pa.timestamp("us", "UTC"))),
-    "time in Berlin": Kind(MOMENTS.map(_rounded).map(_utc), _as(pa.timestamp("ms",
-    "Europe/Berlin"))),
+    "time in Berlin": Kind(
+        MOMENTS.map(_rounded).map(_utc), _as(pa.timestamp("ms", "Europe/Berlin"))
+    ),
     "date": Kind(st.dates(datetime.date(1990, 1, 1), datetime.date(2100, 1, 1)), _as(pa.date32())),
     "text": Kind(TEXTS, _as(pa.string())),
     "large text": Kind(TEXTS, _as(pa.large_string())),
@@ -175,22 +203,33 @@ KINDS: dict[str, Kind] = {
     "list of texts": Kind(st.lists(_WORDS, max_size=3), _as(pa.list_(pa.string()))),
     "list of integers": Kind(st.lists(st.integers(0, 9), max_size=3), _as(pa.list_(pa.int32()))),
     "list of doubles": Kind(st.lists(WHOLE_SMALL, max_size=2), _as(pa.large_list(pa.float64()))),
-    "list of two": Kind(st.lists(st.integers(0, 9), min_size=2, max_size=2),
-    _as(pa.list_(pa.int16(), 2))),
-    "list of binary": Kind(st.lists(_WORDS.map(str.encode), max_size=2),
-    _as(pa.list_(pa.binary()))),
+    "list of two": Kind(
+        st.lists(st.integers(0, 9), min_size=2, max_size=2), _as(pa.list_(pa.int16(), 2))
+    ),
+    "list of binary": Kind(
+        st.lists(_WORDS.map(str.encode), max_size=2), _as(pa.list_(pa.binary()))
+    ),
     "list of codes": Kind(st.nothing(), _as(pa.list_(pa.int32()))),
-    "list of lists": Kind(st.lists(st.lists(_WORDS, max_size=2), max_size=2),
-    _as(pa.list_(pa.list_(pa.string())))),
-    "struct": Kind(st.fixed_dictionaries({"name": _WORDS, "n": st.integers(0, 9)}),
-                   _as(pa.struct({"name": pa.string(), "n": pa.int64()}))),
-    "list of structs": Kind(st.lists(st.fixed_dictionaries({"name": _WORDS}), max_size=2),
-                            _as(pa.list_(pa.struct({"name": pa.string()})))),
-    "map": Kind(st.dictionaries(st.sampled_from(["size", "color"]), _WORDS, max_size=2),
-                lambda values: pa.array([None if v is None else list(v.items()) for v in values],
-                                        pa.map_(pa.string(), pa.string()))),
+    "list of lists": Kind(
+        st.lists(st.lists(_WORDS, max_size=2), max_size=2), _as(pa.list_(pa.list_(pa.string())))
+    ),
+    "struct": Kind(
+        st.fixed_dictionaries({"name": _WORDS, "n": st.integers(0, 9)}),
+        _as(pa.struct({"name": pa.string(), "n": pa.int64()})),
+    ),
+    "list of structs": Kind(
+        st.lists(st.fixed_dictionaries({"name": _WORDS}), max_size=2),
+        _as(pa.list_(pa.struct({"name": pa.string()}))),
+    ),
+    "map": Kind(
+        st.dictionaries(st.sampled_from(["size", "color"]), _WORDS, max_size=2),
+        lambda values: pa.array(
+            [None if v is None else list(v.items()) for v in values],
+            pa.map_(pa.string(), pa.string()),
+        ),
+    ),
     "null": Kind(st.none(), lambda values: pa.nulls(len(values))),
-}  # fmt: skip
+}
 NESTED_KINDS = ("list of lists", "struct", "list of structs", "map")
 LISTS = ("list of texts", "list of integers", "list of doubles", "list of two", "list of binary")
 BINARY = ("binary", "large binary", "bytes of a dictionary", "bad binary", "fixed binary")
@@ -198,10 +237,20 @@ FLOATS = {"double": 2**53, "whole double": 2**53, "float": 2**24, "half": 2**11}
 TEXT_KINDS = ("text", "large text", "words of a dictionary", *BINARY)
 #: What JSON and CSV can hold.
 JSON_KINDS = (
-    "int64", "uint64", "double", "whole double", "bool", "text", ("list of "
-                                                                  "texts"), "list of integers",
-    "list of doubles", "list of lists", "struct", "list of structs", "null",
-)  # fmt: skip
+    "int64",
+    "uint64",
+    "double",
+    "whole double",
+    "bool",
+    "text",
+    "list of texts",
+    "list of integers",
+    "list of doubles",
+    "list of lists",
+    "struct",
+    "list of structs",
+    "null",
+)
 CSV_KINDS = ("int64", "double", "whole double", "bool", "text", "null")
 
 

@@ -377,9 +377,15 @@ def scale(n: int, queries: int = 200) -> dict[str, float]:
     return {f"scale/{n} items: {name}": value for name, value in figures.items()}
 
 
-COLUMNS = ["ndcg@10", "recall@100", "tail recall@100", ("gap of queries and "
-                                                        "items"), "gap of the views of items",
-           "cka of items", "items that find themselves"]  # fmt: skip
+COLUMNS = [
+    "ndcg@10",
+    "recall@100",
+    "tail recall@100",
+    "gap of queries and items",
+    "gap of the views of items",
+    "cka of items",
+    "items that find themselves",
+]
 CELLS = [
     "routing@1",
     "routing@4",
@@ -447,14 +453,28 @@ def report(bed: Bed, work: Path, save: bool) -> None:
         figures |= json.loads((work / "scale.json").read_text())
     print_table(
         ["panel", "a", "b", "measure", "queries", "a - b", "low", "high", "p"],
-        [[t["panel"], f"{t['a']} ({t['a cells']})", f"{t['b']} ({t['b cells']})",
-          *(t[x] for x in ("measure", "queries", "effect", "low", "high", "p"))] for t in tests],
+        [
+            [
+                t["panel"],
+                f"{t['a']} ({t['a cells']})",
+                f"{t['b']} ({t['b cells']})",
+                *(t[x] for x in ("measure", "queries", "effect", "low", "high", "p")),
+            ]
+            for t in tests
+        ],
         title="\npaired tests over queries, means over seeds",
-    )  # fmt: skip
+    )
     if save:
-        config = {"words": WORDS, "minilm": MINILM, "shared": SHARED, "variants": VARIANTS,
-        "set": bed.set_name,
-                  "queries": len(bed.queries), "items": len(bed.texts), "seeds": seeds}  # fmt: skip
+        config = {
+            "words": WORDS,
+            "minilm": MINILM,
+            "shared": SHARED,
+            "variants": VARIANTS,
+            "set": bed.set_name,
+            "queries": len(bed.queries),
+            "items": len(bed.texts),
+            "seeds": seeds,
+        }
         path = write_results("sci", config, figures, tests=tests)
         write_page(json.loads(path.read_text())["figures"])
         print(f"written to {path} and {PAGE}")

@@ -52,13 +52,17 @@ WANT = ({"q1": "pan", "q2": "pot"}, {"q1": {"T000": 1.0}, "q2": {"T001": 2.0}})
     ("queries", "qrels", "names"),
     [
         pytest.param(QUERIES, QRELS, ("q.csv.gz", "r.csv.gz"), id="gzip"),
-        pytest.param("\ufeff" + QUERIES, "\ufeff" + QRELS, ("q.csv", "r.csv"), id=("byte order "
-                                                                                   "mark")),
-        pytest.param(QUERIES.replace(",", "|"), QRELS.replace(",", ";"), ("q.csv", "r.txt"),
-        id="delimiters"),
         pytest.param(
-            ('{"_id": "q1", "text": "pan", "metadata": {}}\n{"_id": "q2", "text": "pot", '
-             '"metadata": {}}\n'),
+            "\ufeff" + QUERIES, "\ufeff" + QRELS, ("q.csv", "r.csv"), id=("byte order mark")
+        ),
+        pytest.param(
+            QUERIES.replace(",", "|"), QRELS.replace(",", ";"), ("q.csv", "r.txt"), id="delimiters"
+        ),
+        pytest.param(
+            (
+                '{"_id": "q1", "text": "pan", "metadata": {}}\n{"_id": "q2", "text": "pot", '
+                '"metadata": {}}\n'
+            ),
             "query-id\tcorpus-id\tscore\nq1\tT000\t1\nq2\tT001\t2\n",
             ("queries.jsonl", "test.tsv"),
             id="BEIR",
@@ -69,19 +73,26 @@ WANT = ({"q1": "pan", "q2": "pot"}, {"q1": {"T000": 1.0}, "q2": {"T001": 2.0}})
             ("query.csv", "label.csv"),
             id="WANDS",
         ),
-        pytest.param(QUERIES, ("q1 0 T000 1\nq2 Q0 T001 "
-                               "2.0\n"), ("q.csv", "qrels"), id="TREC with spaces"),
-        pytest.param(QUERIES, "\ufeffq1\t0\tT000\t1\r\n\nq2\t0\tT001\t2\r\n", ("q.csv", "r.tsv"),
-        id=("TREC, "
-                                                                                                      "Windows")),
-        pytest.param(QUERIES, "q1 0 T000 1\nq2 0 T001 2\n", ("q.csv", "r.qrels.gz"),
-        id="TREC, gzip"),
-        pytest.param("QID,Query\nq1,pan\nq2,pot\n", ("Query "
-                                                     "ID,DocId,Rating\nq1,T000,1\nq2,T001,2\n"),
-                                                     ("q.csv", "r.csv"),
-                     id="upper case"),
+        pytest.param(
+            QUERIES, "q1 0 T000 1\nq2 Q0 T001 2.0\n", ("q.csv", "qrels"), id="TREC with spaces"
+        ),
+        pytest.param(
+            QUERIES,
+            "\ufeffq1\t0\tT000\t1\r\n\nq2\t0\tT001\t2\r\n",
+            ("q.csv", "r.tsv"),
+            id=("TREC, Windows"),
+        ),
+        pytest.param(
+            QUERIES, "q1 0 T000 1\nq2 0 T001 2\n", ("q.csv", "r.qrels.gz"), id="TREC, gzip"
+        ),
+        pytest.param(
+            "QID,Query\nq1,pan\nq2,pot\n",
+            "Query ID,DocId,Rating\nq1,T000,1\nq2,T001,2\n",
+            ("q.csv", "r.csv"),
+            id="upper case",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_others_write_reads_alike(
     tmp_path: Path, queries: str, qrels: str, names: tuple[str, str]
 ) -> None:
@@ -158,12 +169,12 @@ def test_a_mapping_names_any_column_and_a_wrong_one_is_told(tmp_path: Path) -> N
         ("q1,T000,inf\n", r"record 2: grade 'inf'"),
         ("q1,T000,\n", r"record 2: grade None"),
         ("q1,,1\n", r"record 2 has no item_id"),
-        (',T000,1\n', r"record 2 has no query_id"),
+        (",T000,1\n", r"record 2 has no query_id"),
         ('q1,T000,1\nq2,"T001,2\n', r"record 3 cannot be read"),
         ("q7,T000,1\n", r"1 of 1 judgments name queries .*'q7' \(an id there is 'q1'\)"),
         ("q1,t000,1\n", r"1 of 1 judgments name items .*'t000' \(an id there is 'T000'\)"),
     ],
-)  # fmt: skip
+)
 def test_wrong_judgments_are_refused_with_their_place(
     tmp_path: Path, qrels: str, message: str
 ) -> None:
@@ -250,10 +261,17 @@ def test_json_lists_of_records_are_sets_too(tmp_path: Path) -> None:
         read(tmp_path, QUERIES, other, ("q.csv", "r.json"))
 
 
-@pytest.mark.parametrize("history", ["['T003', 'T004']", ('["T003", "T004"]'), ("('T003', "
-                                                                       "'T004')"), "T003 T004",
-                                     "['T003' 'T004']", ("array(['T003', 'T004'], "
-                                                         "dtype=object)")])  # fmt: skip
+@pytest.mark.parametrize(
+    "history",
+    [
+        "['T003', 'T004']",
+        ('["T003", "T004"]'),
+        "('T003', 'T004')",
+        "T003 T004",
+        "['T003' 'T004']",
+        "array(['T003', 'T004'], dtype=object)",
+    ],
+)
 def test_histories_are_read_as_any_list_that_is_written(tmp_path: Path, history: str) -> None:
     quoted = history.replace('"', '""')
     stored = read(tmp_path, f'query_id,query,history\nq1,pan,"{quoted}"\n', QRELS)

@@ -101,11 +101,17 @@ def test_dates_and_mixed_spellings_in_one_column(tmp_path: Path) -> None:
 
 def test_each_bad_row_has_its_reason_place_and_raw_text(tmp_path: Path) -> None:
     rows = [
-        click(), click(ts=None), click(ts=float("nan")), click(item_id=None), click(item_id=" "),
+        click(),
+        click(ts=None),
+        click(ts=float("nan")),
+        click(item_id=None),
+        click(item_id=" "),
         click(action=None),
-        click(position=-1), click(position=2.0), click(item_id="gone"), click(action="hover",
-        item_id=None),
-    ]  # fmt: skip
+        click(position=-1),
+        click(position=2.0),
+        click(item_id="gone"),
+        click(action="hover", item_id=None),
+    ]
     log = pa.Table.from_pylist(
         [{"position": None, "user_id": "secret", "query": "q  uery", **r} for r in rows]
     )
@@ -125,11 +131,14 @@ def test_each_bad_row_has_its_reason_place_and_raw_text(tmp_path: Path) -> None:
     assert (quarantine.unknown, dict(quarantine.ignored), quarantine.total) == (1, {"hover": 1}, 10)
     kept = pq.read_table(tmp_path / "q.parquet").to_pylist()
     assert {(r["place"], r["reason"]) for r in kept} == {
-        (2, "missing ts"), (3, "missing ts"), (4, ("missing item_id")), (5, ("missing "
-                                                                     "item_id")), (6, ("missing "
-                                                                                       "action")),
-        (7, "bad position"), (9, "unknown item"),
-    }  # fmt: skip
+        (2, "missing ts"),
+        (3, "missing ts"),
+        (4, "missing item_id"),
+        (5, "missing item_id"),
+        (6, "missing action"),
+        (7, "bad position"),
+        (9, "unknown item"),
+    }
     assert json.loads(kept[-1]["raw"])["item_id"] == "gone"
     assert not any("secret" in r["raw"] for r in kept)
     assert all(r["file"].endswith("log.parquet") for r in kept)

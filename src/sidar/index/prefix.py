@@ -296,7 +296,8 @@ class PrefixIndex:
                     f"{path} is not a prefix index of this version ({_FORMAT}); run `sidar index` "
                     "again"
                 )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = file.keys()  # `file` is no mapping
+            arrays = {name: file.get_tensor(name) for name in names}
         sizes = tuple(int(size) for size in about["codebook_sizes"].split(","))
         levels = range(len(sizes))
         return cls(

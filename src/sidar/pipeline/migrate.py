@@ -118,19 +118,33 @@ def _migration(diff: Diff, bundle: Path, after: Version) -> list[Step]:
         Step("training data", "keep", "examples, lists and evaluation sets hold rows, no SIDs"),
         Step("item vectors", "keep", "unless the encoder changes (see notes)"),
         Step("SID table", "take", f"{why}; every one of {diff.items[1]:,} items gets a new name"),
-        Step("vocabulary", "rebuild", (f"{tokens}; input rows, level heads and EOS start "
-                                       "again"), "sidar sft"),
-        Step("model", "train anew", ("what it learnt of SIDs is of the old codebooks; it starts "
-                                     "from the backbone"),
-             "sidar sft, then sidar align"),
+        Step(
+            "vocabulary",
+            "rebuild",
+            f"{tokens}; input rows, level heads and EOS start again",
+            "sidar sft",
+        ),
+        Step(
+            "model",
+            "train anew",
+            "what it learnt of SIDs is of the old codebooks; it starts from the backbone",
+            "sidar sft, then sidar align",
+        ),
         Step("RDRW window, checkpoints", "rebuild", "states of the old model; made by sidar align"),
         Step("index", "rebuild", "prefixes of other SIDs", "sidar index"),
-        Step("evaluation", "rebuild", ("SID-level columns of two tables are not comparable; "
-                                       "item-level ones are"),
-             "sidar evaluate"),
-        Step("bundle", "rebuild", ("swap it whole; until it is evaluated the old bundle "
-                                   "serves"), "sidar bundle"),
-    ]  # fmt: skip
+        Step(
+            "evaluation",
+            "rebuild",
+            "SID-level columns of two tables are not comparable; item-level ones are",
+            "sidar evaluate",
+        ),
+        Step(
+            "bundle",
+            "rebuild",
+            "swap it whole; until it is evaluated the old bundle serves",
+            "sidar bundle",
+        ),
+    ]
 
 
 def _lengths_break(bundle: Path, after: Version) -> bool:

@@ -63,14 +63,23 @@ FORMATS = (
 MODELS = tuple(f"Model {letter}{100 + 37 * n}" for n, letter in enumerate("KTVRXHJZQNEDGLPS"))
 
 _BOOKS = {"Books", "Kindle Store", "Audible Books & Originals"}
-_CONSUMED = {"Grocery & Gourmet Food", "Health & Household", ("Beauty & Personal "
-                                                              "Care"), ("Pet Supplies"), ("Baby "
-                                                                                      "Products"),
-             "Office Products", "Industrial & Scientific"}  # fmt: skip
-_PATTERNED = {"Clothing, Shoes & Jewelry", "Home & Kitchen", ("Pet Supplies"), ("Baby "
-                                                                            "Products"), ("Office "
-                                                                                          "Products"),
-              "Cell Phones & Accessories"}  # fmt: skip
+_CONSUMED = {
+    "Grocery & Gourmet Food",
+    "Health & Household",
+    "Beauty & Personal Care",
+    "Pet Supplies",
+    "Baby Products",
+    "Office Products",
+    "Industrial & Scientific",
+}
+_PATTERNED = {
+    "Clothing, Shoes & Jewelry",
+    "Home & Kitchen",
+    "Pet Supplies",
+    "Baby Products",
+    "Office Products",
+    "Cell Phones & Accessories",
+}
 _LETTERS = {
     "xs": "xs",
     "x-small": "xs",

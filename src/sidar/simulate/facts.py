@@ -253,7 +253,8 @@ def _matches(title: str, table: Mapping[tuple[str, ...], str]) -> set[str]:
         for start in range(len(words) - length + 1):
             # None stands where a word was used; no phrase of the table holds one, so such a key
             # finds nothing.
-            value = table.get(tuple(words[start : start + length]))  # type: ignore[arg-type]  # keys with None
+            key = tuple(words[start : start + length])
+            value = table.get(key)  # type: ignore[arg-type]  # keys with None
             if value is None:
                 continue
             before = words[start - 1] if start else None

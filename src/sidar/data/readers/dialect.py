@@ -34,7 +34,9 @@ class Dialect:
 
 def opened(path: Path) -> IO[bytes]:
     """Open a file for its unpacked bytes."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # GzipFile reads bytes, too
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]  # GzipFile reads bytes, too
+    return path.open("rb")
 
 
 def read_dialect(path: Path, keys: Collection[str] = ()) -> Dialect:
