@@ -104,8 +104,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         config = Config.model_validate(raw)
     except ValidationError as error:
         lines = fault_lines(error.errors(), Config)
-        shown = f" {lines[0]}" if len(lines) == 1 else "\n  ".join(["", *lines])
-        raise ValueError(f"{path or 'config'}:{shown}") from error
+        raise ValueError(f"{path or 'config'}: " + "; ".join(lines)) from error
     _anchor(config, base)
     return config
 
