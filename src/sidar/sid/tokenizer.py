@@ -312,3 +312,22 @@ def checked_vectors(inputs: SidInputs, dim: int | None = None) -> np.ndarray:
                 "run `sidar embed` again"
             )
     return np.ascontiguousarray(vectors)
+
+
+def checked_counts(inputs: SidInputs) -> np.ndarray | None:
+    """Return the (n,) int64 interactions of the items; None where the inputs have none.
+
+    Raises ``ValueError`` for another number of counts than of vectors, and for one below 0 or none.
+    """
+    if inputs.counts is None:
+        return None
+    counts = np.asarray(inputs.counts)
+    if counts.shape != (len(inputs.vectors),):
+        raise ValueError(
+            f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item"
+        )
+    bad = ~np.isfinite(counts) | (counts < 0)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"the count of row {row} is {counts[row]}; counts are numbers from 0 up")
+    return counts.astype(np.int64)

@@ -28,7 +28,12 @@ from sidar.sid.autoencoders.curriculum import COLD, HEAD, WARM, TailFit
 from sidar.sid.autoencoders.extension import AnchoredModel
 from sidar.sid.autoencoders.fit import AutoencoderFit
 from sidar.sid.codebooks.standin import standin_codebooks
-from sidar.sid.tokenizer import checked_vectors, read_description, register_tokenizer
+from sidar.sid.tokenizer import (
+    checked_counts,
+    checked_vectors,
+    read_description,
+    register_tokenizer,
+)
 from sidar.sid.tokenizers.rqvae import LOG, WEIGHTS, RqVae
 from sidar.types import PathLike, SemanticIds, SidInputs
 
@@ -132,29 +137,19 @@ class Acrq(RqVae):
 
     def _counts(self, inputs: SidInputs, *, need: bool = False) -> np.ndarray:
         """(n,) int64 interactions; 0 where none were given."""
-        if inputs.counts is None:
+        counts = checked_counts(inputs)
+        if counts is None:
             if need:
                 raise ValueError(
                     "acrq learns from popular items first and has no counts; give SidInputs.counts"
                 )
             return np.zeros(len(inputs.vectors), np.int64)
-        counts = np.asarray(inputs.counts)
-        if counts.shape != (len(inputs.vectors),):
-            raise ValueError(
-                f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item"
-            )
-        bad = ~np.isfinite(counts) | (counts < 0)
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"the count of row {row} is {counts[row]}; counts are numbers from 0 up"
-            )
         if need and not counts.any():
             raise ValueError(
                 f"all {len(counts)} counts are 0, so there is no head to learn from; without a "
                 "log use rqvae"
             )
-        return counts.astype(np.int64)
+        return counts
 
     def _kinds(self, counts: np.ndarray) -> np.ndarray:
         """(n,) int8 HEAD, WARM or COLD."""

@@ -33,6 +33,7 @@ from sidar.sid.codebooks.lengths import (
 from sidar.sid.sizes import extended
 from sidar.sid.tokenizer import (
     Tokenizer,
+    checked_counts,
     read_description,
     register_tokenizer,
     tokenizer_class,
@@ -269,26 +270,16 @@ class Sarq(Tokenizer):
             "give SidInputs.counts (training-day clicks), or set sid.sarq.kappa: 0 (lengths "
             "by crowding alone)"
         )
-        if inputs.counts is None:
+        counts = checked_counts(inputs)
+        if counts is None:
             if need and wanted:
                 raise ValueError(
                     f"sarq gives popular items longer SIDs and has no counts; {way_out}"
                 )
             return np.zeros(len(inputs.vectors), np.int64)
-        counts = np.asarray(inputs.counts)
-        if counts.shape != (len(inputs.vectors),):
-            raise ValueError(
-                f"counts {counts.shape} do not fit {len(inputs.vectors)} vectors; want one per item"
-            )
-        bad = ~np.isfinite(counts) | (counts < 0)
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"the count of row {row} is {counts[row]}; counts are numbers from 0 up"
-            )
         if need and wanted and len(counts) and not counts.any():
             raise ValueError(f"all {len(counts)} counts are 0, so no item is popular; {way_out}")
-        return counts.astype(np.int64)
+        return counts
 
     def _margin(self, inputs: SidInputs, full: np.ndarray) -> np.ndarray:
         """(n, L) float64 C − B of the rule, rising along L."""
