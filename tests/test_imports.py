@@ -36,7 +36,11 @@ MAY = {
     "align": {"lm"},
     "answer": {"data", "baselines"},
     "decode": {"index"},
-    "train": {"fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"},
+    "rewards": {"data", "index"},
+    "train": {
+        *("fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"),
+        "rewards",
+    },
     "serve": {"answer", "baselines", "data", "decode", "embed", "index", "lm", "sid"},
     "doctor": {"embed"},
 }

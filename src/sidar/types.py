@@ -211,11 +211,36 @@ class CandidateScores:
     hidden: Tensor | None = None  # (B, C, d) state that outputs EOS (see rdrw_state)
     ref_logp: Tensor | None = None  # (B, C, S) same steps under the frozen reference
     old_logp: Tensor | None = None  # (B, C, S) under the policy that sampled
-    reward: Tensor | None = None  # (B, C)
+    reward: Tensor | None = None  # (B, C) of rollouts and of positives, 0 elsewhere
+    # (B, C) bool: members of the group that GRPO compares, sampled ones and injected experts
+    rollout: Tensor | None = None
+    expert: Tensor | None = None  # (B, C) bool: logged positives put into the group (EG-GRPO)
+    # (B, C) bool: rollouts that are SIDs of the index; None = all are
+    valid: Tensor | None = None
+    # (B, C) float ≥ 0: inclusion weights of a group drawn without replacement; None = all 1
+    inclusion: Tensor | None = None
+    # (B, m) rewards of other requests' SIDs under this request (AdaGRPO's gate), NaN = none
+    perturbation_reward: Tensor | None = None
     # (B, C) float > 0: v_i of positives, given w_j of negatives; None = all 1
     weight: Tensor | None = None
     # (B, K_0) log-probs of all first codes, detached: entropy is logged from it
     first_logp: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A group of G SIDs for each of B prompts, written by a policy. Made by ``decode/sample.py``.
+
+    Padding (only where a method allows a smaller group): SID −1, length 0, log-prob −inf.
+    """
+
+    sids: np.ndarray  # (B, G) int64 SID numbers of the index, −1 = not an SID of it
+    codes: np.ndarray  # (B, G, L) int32, −1 past the end
+    lengths: np.ndarray  # (B, G) int32
+    logp: np.ndarray  # (B, G) float64, log π(y | x) under the policy that wrote it
+    level_logp: np.ndarray  # (B, G, L + 1) float32, as Beams
+    # (B, G) float64 inclusion weights p(y) / q(y) of a draw without replacement; None = all 1
+    weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
