@@ -11,13 +11,13 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.raddpo.plan import Cell, channel_cell, sft_parent
+from experiments.raddpo.plan import EVERYWHERE, Cell, channel_cell, sft_parent
 from experiments.raddpo.registration import check_frozen, registration_file, use
 from experiments.raddpo.store import QUERIES, keep, read_cells
 
@@ -140,17 +140,16 @@ def jobs_of(
     return sorted(jobs.values(), key=lambda job: not job.train), finished
 
 
-def write_queries(bed: Any, results: Path) -> None:
+def write_queries(bed: Any, results: Path, names: Sequence[str] = EVERYWHERE) -> None:
     """``queries.parquet``: every query that is scored, its text and cluster; unchanged where it
     stands already.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from experiments.raddpo.plan import EVERYWHERE
     from experiments.raddpo.sets import pools
 
-    table = pa.concat_tables([pool.table() for pool in pools(bed, EVERYWHERE)])
+    table = pa.concat_tables([pool.table() for pool in pools(bed, names)])
     path = results / QUERIES
     if path.is_file() and pq.read_table(path).equals(table):
         return

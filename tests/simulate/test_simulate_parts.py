@@ -26,7 +26,7 @@ def test_presets_differ_in_size_only_and_changes_merge():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="no preset 'huge'; there are demo, full"):
+    with pytest.raises(ValueError, match="no preset 'huge'; there are demo, full, busy"):
         load_config("huge")
     with pytest.raises(ValidationError, match="leave a share for the test"):
         small_config(queries={"train": 0.9, "valid": 0.1})

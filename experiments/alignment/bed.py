@@ -1,0 +1,50 @@
+"""The bed: a home shop of some 1,500 real products under the simulator's preset ``busy``.
+
+Folders and stages are those of the evidence for RAD-DPO (experiments.raddpo.bed); products, log and
+codes are smaller, so that SFT reaches its plateau within minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from experiments.raddpo import bed as evidence
+from experiments.raddpo.registration import registration, simulator_config, use
+from sidar.config import Config
+from sidar.pipeline.demo import merge
+from sidar.types import Catalogue
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "alignment"
+
+
+def register(path: Path = HERE / "registration.yaml") -> None:
+    """Work under the registration of this experiment; every process calls it first."""
+    use(path)
+
+
+def shop() -> Catalogue:
+    """Return the products of the registered departments, as a catalogue of their own."""
+    from sidar.data import sample
+    from sidar.data.catalogue import found
+
+    whole = sample.load_catalogue()
+    departments = set(registration()["bed"]["departments"])
+    kept = [bool(path) and path[0] in departments for path in whole.column("category")]
+    return found(whole.table.filter(pa.array(kept)))
+
+
+class Bed(evidence.Bed):
+    """As the evidence's bed, without the judged queries: most of them ask for other products."""
+
+    def config(self, **sections: Any) -> Config:
+        alone = {"data": {"held_out": []}, "evaluate": {"sets": []}}
+        return super().config(**merge(alone, sections))
+
+    def _write_inputs(self, out: Path) -> None:
+        from sidar import simulate
+
+        simulate.run(shop(), simulator_config(), out)
