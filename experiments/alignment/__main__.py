@@ -1,4 +1,4 @@
-"""``python -m experiments.alignment``: plateau, tune, core, all, report, page, rerun."""
+"""``python -m experiments.alignment``: plateau, tune, core, tune-all, all, report, page, rerun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def main() -> None:
     """Parse the command and run it."""
     parser = argparse.ArgumentParser(prog="python -m experiments.alignment", description=__doc__)
     parser.add_argument(
-        "command", choices=["plateau", "tune", "core", "all", "report", "page", "rerun"]
+        "command",
+        choices=["plateau", "tune", "core", "tune-all", "all", "report", "page", "rerun"],
     )
     parser.add_argument("cell", nargs="?", help="rerun: the name of a kept cell")
     parser.add_argument("--work", type=Path, default=Path("runs/alignment"))
@@ -47,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     ]
     count = run(wanted, args.work.resolve(), args.results.resolve())
     print(f"{count} of {len(wanted)} cells were run; the others stand or are run elsewhere")
-    if args.command == "tune":
+    if args.command in ("tune", "tune-all"):
         from experiments.alignment.tune import write
 
         for system, chosen in write(args.results).items():

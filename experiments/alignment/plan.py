@@ -49,7 +49,10 @@ def align_cell(system: str, seed: int, profile: str, chosen: dict[str, Any] | No
     """
     parent = sft_cell(seed)
     settings = tuned_settings(system) if chosen is None else chosen
-    align = {**methods(profile)[system], **expanded(settings), "label": system}
+    row = dict(methods(profile)[system])
+    preference = row.pop("preference", {})
+    # what the row itself is goes before what day 7 chose for the row that it varies
+    align = {**merge(expanded(settings), row), "label": system}
     return Cell(
         f"{system}.s{seed}",
         system,
@@ -59,7 +62,7 @@ def align_cell(system: str, seed: int, profile: str, chosen: dict[str, Any] | No
         parent=parent.name,
         needs=(parent.name,),
         axes=dict(settings),
-        config=merge(parent.config, {"align": align}),
+        config=merge(parent.config, {"align": align, "preference": preference}),
         sizes=sizes(),
     )
 
@@ -76,11 +79,10 @@ def expanded(settings: dict[str, Any]) -> dict[str, Any]:
     return align
 
 
-def tune_cells() -> list[Cell]:
+def tune_cells(profile: str) -> list[Cell]:
     """Return the runs that choose each method's settings on day 7, all from the SFT of seed 0."""
     cells = []
-    for system, grid in registration()["tuning"]["grid"].items():
-        profile = "core" if system in methods("core") else "all"
+    for system, grid in registration()["tuning"]["grid"][profile].items():
         for chosen in grid:
             cell = align_cell(system, 0, profile, chosen)
             setting = ",".join(f"{name}={value}" for name, value in chosen.items())
@@ -97,12 +99,14 @@ def tune_cells() -> list[Cell]:
 
 
 def cells(profile: str, seeds: Iterable[int] | None = None) -> list[Cell]:
-    """Return the cells of ``tune``, ``plateau``, ``core`` or ``all``, seed by seed."""
-    if profile == "tune":
-        return tune_cells()
+    """Return the cells of a profile, seed by seed: ``plateau``, ``core`` or ``all``, or the tuning
+    runs of these two (``tune``, ``tune-all``).
+    """
+    if profile in ("tune", "tune-all"):
+        return tune_cells("core" if profile == "tune" else "all")
     count = registration()["bed"]["seeds"]
     if profile == "plateau":
-        return [sft_cell(0), sft_cell(0, registration()["plateau"]["steps"])]
+        return [sft_cell(0), *(sft_cell(0, steps) for steps in registration()["plateau"]["steps"])]
     headline = range(count["headline"]) if seeds is None else seeds
     if profile == "core":
         systems = methods("core")
@@ -114,4 +118,4 @@ def cells(profile: str, seeds: Iterable[int] | None = None) -> list[Cell]:
     if profile == "all":
         others = range(count["other"]) if seeds is None else seeds
         return [align_cell(name, seed, "all") for seed in others for name in methods("all")]
-    raise ValueError(f"no profile {profile!r}; there are plateau, tune, core and all")
+    raise ValueError(f"no profile {profile!r}; there are plateau, tune, core, tune-all, all")

@@ -158,20 +158,15 @@ def _of_training(kept: Kept, row: str) -> Figures:
 def _plateau(kept: Kept) -> Figures:
     """Return SFT's curve, and what twice the steps add on day 8."""
     found: Figures = {"plateau; steps": registration()["bed"]["settings"]["sft"]["steps"]}
-    longer = f"sft@steps={registration()['plateau']['steps']}"
-    for row in ("sft", longer):
+    others = [f"sft@steps={steps}" for steps in registration()["plateau"]["steps"]]
+    for row in ("sft", *others):
         if f"{row}.s0" in kept.cells:
             for point in kept.cells[f"{row}.s0"]["train"]["valid"]:
                 for name in ("recall@8", "nll"):
                     found[f"curve; {row}; {point['step']}; {name}"] = point[name]
-    rises = []
-    for seed in kept.seeds("sft"):
-        points = kept.cells[f"sft.s{seed}"]["train"]["valid"]
-        rises.append(points[-1]["recall@8"] - points[-1 - len(points) // 4]["recall@8"])
-    if rises:
-        found |= {"plateau; last quarter": float(np.mean(rises))}
-    for metric in registration()["primary"]["metrics"]:
-        found |= differences(kept, [(longer, "sft")], metric)
+    for row in others:
+        for metric in registration()["primary"]["metrics"]:
+            found |= differences(kept, [(row, "sft")], metric)
     return found
 
 

@@ -2,20 +2,17 @@
 figures are those of the kept cells.
 """
 
-import json
-
 import pytest
 import yaml
 from toy_evidence import CHANGES
 
-from experiments.alignment.bed import HERE, RESULTS, Bed, register, shop
+from experiments.alignment.bed import HERE, Bed, register, shop
 from experiments.alignment.plan import CONTROL, align_cell, cells, methods, sft_cell
 from experiments.alignment.rerun import rerun
 from experiments.alignment.run import run
-from experiments.alignment.tables import PAGE, PICTURE, Kept, figures, fill, picture, stacked
+from experiments.alignment.tables import Kept, figures, fill, stacked
 from experiments.raddpo import registration
 from experiments.raddpo.registration import check_frozen
-from experiments.raddpo.report.prose import TIED, untied
 from experiments.raddpo.store import read_cells
 
 TINY = {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128}
@@ -92,6 +89,7 @@ def test_every_method_is_tuned_with_as_many_runs(registered):
         ratio = registered["tuning"]["lr_pretrained_ratio"]
         assert align["lr_pretrained"] == pytest.approx(align["lr_new"] * ratio)
     assert set(counts) == set(methods("core"))
+    assert all(len(grid) == 4 for grid in registered["tuning"]["grid"]["all"].values())
     assert len(set(counts.values())) == 1
 
 
