@@ -6,6 +6,7 @@ codes are smaller, so that SFT reaches its plateau within minutes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,28 @@ class Bed(evidence.Bed):
         from sidar import simulate
 
         simulate.run(shop(), simulator_config(), out)
+
+    def build_reward(self, say: Callable[[str], None] = print) -> None:
+        """The learned ranker in the folder above the data, where the reward ``ranker`` looks for
+        it.
+        """
+        from sidar.answer.key import FILE
+        from sidar.pipeline.ranking import ranker
+
+        run, codebooks = self.data().parent, registration()["bed"]["codebooks"]
+        if not (run / "embed").exists():
+            (run / "embed").symlink_to(self.embed.resolve(), target_is_directory=True)
+        cfg = self.config(
+            device="cpu",
+            threads=1,
+            memory={"key_file": str(run / FILE)},
+            ranker={"enabled": True, "learner": "lambdamart"},
+        )
+        inputs = {
+            "data": self.data(),
+            "embed": self.embed,
+            "sid": self.sid("/".join(map(str, codebooks))),
+        }
+        self._stage(
+            run / "ranker", "ranker", say, lambda out: ranker(cfg, inputs, out, self.work / ".ranker")
+        )
