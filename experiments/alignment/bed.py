@@ -72,5 +72,8 @@ class Bed(evidence.Bed):
             "sid": self.sid("/".join(map(str, codebooks))),
         }
         self._stage(
-            run / "ranker", "ranker", say, lambda out: ranker(cfg, inputs, out, self.work / ".ranker")
+            run / "ranker",
+            "ranker",
+            say,
+            lambda out: ranker(cfg, inputs, out, self.work / ".ranker"),
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import experiments.alignment.rewards  # noqa: F401  (registers the rewards of a simulation)
 from experiments.alignment.answer import Channels, answers
 from experiments.common import commit, device, versions
 from experiments.raddpo.cell import INVALID_TOLERANCE, SECTIONS, train_model
@@ -74,6 +75,11 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "spec": cell.spec,
         "config": {name: dumped[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
+        "lists": {
+            "relevant_share": context.bed.relevant_share(
+                cell.data, registration()["bed"]["settings"]["preference"]["max_negatives"]
+            )
+        },
         "registration": registration_hash(),
         "commit": commit(),
         "versions": versions(),

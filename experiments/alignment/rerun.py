@@ -31,6 +31,8 @@ def rerun(name: str, work: Path, results: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     bed = Bed(work.resolve())
     bed.build()
+    if cell.config.get("align", {}).get("reward") == "ranker":
+        bed.build_reward()
     context = Context(bed, folder / "cells", "cpu", fresh={name: folder / "model"})
     if cell.parent is not None and cell.seed is not None:
         train_model(sft_cell(cell.seed), context)

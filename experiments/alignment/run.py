@@ -53,6 +53,8 @@ def run(
     with _locked(locks / "bed", wait=True):
         bed.build(say)
         write_queries(bed, results, ("day8",))
+        if any(cell.config.get("align", {}).get("reward") == "ranker" for cell in wanted):
+            bed.build_reward(say)
     context = Context(bed, loose, "cpu")
     count, started = 0, time.monotonic()
     for cell in wanted:
