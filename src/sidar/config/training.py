@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sidar.config.section import Extensible, Part, known
 from sidar.extensions import OBJECTIVES
@@ -147,6 +147,23 @@ class PreferenceConfig(Part):
         ),
     )
     max_negatives: int = Field(3, ge=0, description="Negatives of one list that are trained on.")
+    refresh_every: int = Field(
+        0,
+        ge=0,
+        description=(
+            "beam: steps after which the model as it is then answers for the negatives; 0 = the "
+            "SFT model answers to the end."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _beam_options(self) -> Self:
+        if self.refresh_every and self.negatives != "beam":
+            raise ValueError(
+                f"refresh_every: {self.refresh_every} renews negatives from the model's beams; set "
+                "preference.negatives to 'beam', or refresh_every to 0"
+            )
+        return self
 
 
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an
