@@ -13,6 +13,7 @@ from sidar.config.data import (
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvalSetConfig, EvaluateConfig
 from sidar.config.load import BUILT_IN, load_config
+from sidar.config.rollouts import GradedConfig, RewardsConfig, RolloutConfig, UrlConfig
 from sidar.config.section import Extensible, Part
 from sidar.config.sid import (
     AcrqConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "EvaluateConfig",
     "EventsConfig",
     "Extensible",
+    "GradedConfig",
     "HeldOutConfig",
     "LmConfig",
     "LoraConfig",
@@ -59,6 +61,8 @@ __all__ = [
     "Part",
     "PreferenceConfig",
     "PrivacyConfig",
+    "RewardsConfig",
+    "RolloutConfig",
     "RqVaeConfig",
     "SarqConfig",
     "ServeConfig",
@@ -66,6 +70,7 @@ __all__ = [
     "SidConfig",
     "SplitConfig",
     "TableConfig",
+    "UrlConfig",
     "UsersConfig",
     "load_config",
 ]

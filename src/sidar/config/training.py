@@ -6,8 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sidar.config.rollouts import RewardsConfig, RolloutConfig
 from sidar.config.section import Extensible, Part, known
-from sidar.extensions import OBJECTIVES
+from sidar.extensions import OBJECTIVES, REWARDS
 
 
 class LoraConfig(Part):
@@ -269,6 +270,14 @@ class AlignConfig(OptimConfig, Extensible):
         lt=1,
         description="Share of item text -> SID kept in alignment, same for every method.",
     )
+    reward: str = Field(
+        "graded",
+        description=(
+            "Reinforcement: what SIDs are rewarded by: graded, rule, ranking, url, or a plug-in's."
+        ),
+    )
+    rewards: RewardsConfig = RewardsConfig()
+    rollouts: RolloutConfig = RolloutConfig()
 
     def parts_in_use(self) -> list[str]:
         return [self.objective.removesuffix("+sft")]
@@ -292,3 +301,14 @@ class AlignConfig(OptimConfig, Extensible):
     @classmethod
     def _known(cls, value: str) -> str:
         return known(OBJECTIVES, value)
+
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, value: str) -> str:
+        return known(REWARDS, value)
+
+    @model_validator(mode="after")
+    def _state_options_of_reward(self) -> Self:
+        """Give a plug-in's reward in use its defaults, so that they are recorded."""
+        self.rewards.state(self.reward)
+        return self
