@@ -136,7 +136,7 @@ def test_what_a_plugin_returns_is_checked(plugin, body, says):
 
 
 def test_a_plugin_that_is_no_reward_is_refused(plugin, tmp_path):
-    file = tmp_path / "bad.py"
+    file = (tmp_path / "mine").with_suffix(".py")
     file.write_text(PLUGIN.format(body="rows").replace("(request, rows, options)", "(rows)"))
     with pytest.raises(ValueError, match=r"must take \(request, rows, options\)"):
         load_plugins([str(file)])

@@ -15,7 +15,7 @@ from sidar.types import Rollouts
 
 @register_reward("graded")
 class Graded(ItemReward):
-    """The graded reward of EG-GRPO (methods/eggrpo.md): the first that an item matches.
+    """The graded reward of EG-GRPO: the first that an item matches.
 
     Ordered 1, clicked 1, shown and not chosen .5, any other product .1, no product 0 [source: N1,
     N2]; carted counts as clicked [reconstruction: the paper knows no carts].
@@ -50,8 +50,8 @@ class Ranking(Reward):
         R(o_i) = 1 where o_i is right; else −(1 / log2(i + 2)) / Σ_k 1 / log2(k + 2), if some SID of
         the group is right, and 0 if none is                        [source: MiniOneRec code]
 
-    Rank i counts from 0 in falling log-probability; equal ones, and a group without log-probs, keep
-    the order in which they are listed.
+    Rank i counts from 0 in falling log-probability; SIDs that the model has not written come last,
+    and equal ones keep the order in which they are listed. Padding has no rank.
     """
 
     relative = True
@@ -62,9 +62,10 @@ class Ranking(Reward):
 
     def score(self, requests: Sequence[LoggedRequest], rollouts: Rollouts) -> np.ndarray:
         right = self._rule.score(requests, rollouts) > 0  # (B, G)
-        order = np.argsort(-np.nan_to_num(rollouts.logp), axis=1, kind="stable")
-        rank = np.argsort(order, axis=1)
-        discount = 1 / np.log2(rank + 2)
-        penalty = discount / discount.sum(1, keepdims=True)
-        wrong = np.where(right.any(1, keepdims=True), -penalty, 0.0)
-        return np.where(right, 1.0, wrong)
+        there = rollouts.logp != -np.inf
+        known = np.nan_to_num(rollouts.logp, nan=np.finfo(np.float64).min, neginf=-np.inf)
+        rank = np.argsort(np.argsort(-known, axis=1, kind="stable"), axis=1)
+        discount = np.where(there, 1 / np.log2(rank + 2), 0.0)
+        total = discount.sum(1, keepdims=True)
+        penalty = np.where(right.any(1, keepdims=True), discount / np.where(total, total, 1.0), 0.0)
+        return np.where(right, 1.0, -penalty)
