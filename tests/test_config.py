@@ -75,7 +75,7 @@ def test_overrides_are_yaml_and_paths_follow_the_file(tmp_path):
         (
             "align: {objective: raddop}",
             [],
-            r"align\.objective.*'raddop' is not one of dmpo, .*orpo\+sft, raddpo, ",
+            r"align\.objective.*'raddop' is not one of adagrpo, .*orpo\+sft, raddpo, ",
         ),
         (
             "split: {test_day: 8, test_days: 2}",

@@ -156,6 +156,9 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
 )
 
 _PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
+#: Objectives of a group of rollouts that have no likelihood term of their own.
+_GROUPWISE = ("grpo", "drgrpo", "dapo", "gspo", "minionerec", "eggrpo", "recast")
+_WITH_SFT = (*_PAIRWISE, *_GROUPWISE)
 
 #: Objectives of the alignment stage, named by ``align.objective``; ``+sft`` adds eq. 1 of RAD-DPO
 #: to a baseline.
@@ -163,7 +166,11 @@ OBJECTIVES: Registry[Objective] = Registry(
     "align.objective",
     "sidar.objectives",
     dict.fromkeys(
-        ("raddpo", "raddpo-paper", "sft", *_PAIRWISE, *(f"{name}+sft" for name in _PAIRWISE)),
+        (
+            *("raddpo", "raddpo-paper", "sft", "adagrpo"),
+            *_WITH_SFT,
+            *(f"{name}+sft" for name in _WITH_SFT),
+        ),
         "sidar.align.registry",
     ),
 )

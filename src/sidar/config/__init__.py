@@ -13,6 +13,14 @@ from sidar.config.data import (
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvalSetConfig, EvaluateConfig
 from sidar.config.load import BUILT_IN, load_config
+from sidar.config.reinforce import (
+    GRPO_DEFAULTS,
+    AdaGrpoConfig,
+    EgGrpoConfig,
+    GrpoConfig,
+    RecastConfig,
+    resolved_grpo,
+)
 from sidar.config.rollouts import GradedConfig, RewardsConfig, RolloutConfig, UrlConfig
 from sidar.config.section import Extensible, Part
 from sidar.config.sid import (
@@ -37,8 +45,10 @@ from sidar.config.whole import Config
 
 __all__ = [
     "BUILT_IN",
+    "GRPO_DEFAULTS",
     "OBJECTIVE_DEFAULTS",
     "AcrqConfig",
+    "AdaGrpoConfig",
     "AlarmsConfig",
     "AlignConfig",
     "CatalogueConfig",
@@ -47,12 +57,14 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DenseConfig",
+    "EgGrpoConfig",
     "EmbedConfig",
     "EvalSetConfig",
     "EvaluateConfig",
     "EventsConfig",
     "Extensible",
     "GradedConfig",
+    "GrpoConfig",
     "HeldOutConfig",
     "LmConfig",
     "LoraConfig",
@@ -61,6 +73,7 @@ __all__ = [
     "Part",
     "PreferenceConfig",
     "PrivacyConfig",
+    "RecastConfig",
     "RewardsConfig",
     "RolloutConfig",
     "RqVaeConfig",
@@ -73,4 +86,5 @@ __all__ = [
     "UrlConfig",
     "UsersConfig",
     "load_config",
+    "resolved_grpo",
 ]

@@ -6,6 +6,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sidar.config.reinforce import (
+    AdaGrpoConfig,
+    EgGrpoConfig,
+    GrpoConfig,
+    RecastConfig,
+    resolved_grpo,
+)
 from sidar.config.rollouts import RewardsConfig, RolloutConfig
 from sidar.config.section import Extensible, Part, known
 from sidar.extensions import OBJECTIVES, REWARDS
@@ -194,9 +201,9 @@ class AlignConfig(OptimConfig, Extensible):
 
     objective: str = Field(
         "raddpo",
-        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo, or a plug-in's; "
-        "`+sft` adds eq. 1 to a "
-        "baseline.",
+        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; with rollouts "
+        "adagrpo, eggrpo, grpo, drgrpo, dapo, gspo, minionerec, recast; or a plug-in's. `+sft` "
+        "adds eq. 1 to a baseline.",
     )
     label: str | None = Field(
         None, description="Names the folder align-<label>; null = the objective."
@@ -278,6 +285,10 @@ class AlignConfig(OptimConfig, Extensible):
     )
     rewards: RewardsConfig = RewardsConfig()
     rollouts: RolloutConfig = RolloutConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    adagrpo: AdaGrpoConfig = AdaGrpoConfig()
+    eggrpo: EgGrpoConfig = EgGrpoConfig()
+    recast: RecastConfig = RecastConfig()
 
     def parts_in_use(self) -> list[str]:
         return [self.objective.removesuffix("+sft")]
@@ -294,8 +305,9 @@ class AlignConfig(OptimConfig, Extensible):
             OBJECTIVE_DEFAULTS.get(self.objective.removesuffix("+sft"), {})
         )
         values["positives"] = sft.positives
+        grpo = resolved_grpo(self.objective, self.grpo, self.eggrpo)
         missing = {name: value for name, value in values.items() if getattr(self, name) is None}
-        return self.model_copy(update=missing)
+        return self.model_copy(update={**missing, "grpo": grpo})
 
     @field_validator("objective")
     @classmethod

@@ -89,7 +89,7 @@ def align_keys(align: AlignConfig) -> list[str]:
     """
     fields = [field for field in AlignConfig.model_fields if field != "label"]
     of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
-    return [f"align.{field}" for field in [*fields, *of_plugin]]
+    return [f"align.{field}" for field in dict.fromkeys([*fields, *of_plugin])]
 
 
 def plugin_of(registry: Registry[Any], name: str) -> Callable[[Config], list[str]]:
