@@ -289,6 +289,7 @@ STALE = {
     },
     "evaluate": {"evaluate"},
     "channels": {"evaluate"},
+    "progressive": set(),  # its stages are there only where it names some (tests/pipeline)
     **{name: set() for name in ("alarms", "serve", "name", "device", "threads", "runs")},
     "plugins": set(),  # the file of a part counts where the part is used (tests/extending)
 }

@@ -13,6 +13,7 @@ from sidar.config.data import (
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvalSetConfig, EvaluateConfig
 from sidar.config.load import BUILT_IN, load_config
+from sidar.config.progressive import ProgressiveConfig
 from sidar.config.reinforce import (
     GRPO_DEFAULTS,
     AdaGrpoConfig,
@@ -73,6 +74,7 @@ __all__ = [
     "Part",
     "PreferenceConfig",
     "PrivacyConfig",
+    "ProgressiveConfig",
     "RecastConfig",
     "RewardsConfig",
     "RolloutConfig",
