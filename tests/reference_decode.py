@@ -1,7 +1,7 @@
 """Slow twins of sidar.decode: plain loops over SIDs and tables, written from the definitions."""
 
 import math
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 
@@ -65,3 +65,16 @@ def beam(scorer, prompt, index, width):
                 candidates.append((score + float(logp[code]), (*prefix, code), depth + 1 == levels))
         front = sorted(candidates, key=lambda b: -b[0])[:width]
     return front
+
+
+def answers(scorer, prompt, index, continued, count):
+    """[(score, SID numbers)] of every ordered choice of ``count`` different SIDs, best first."""
+    sids = [tuple(code for code in row if code >= 0) for row in index.table.tolist()]
+    scored = []
+    for chosen in permutations(range(len(sids)), count):
+        score, reads = 0.0, prompt
+        for number in chosen:
+            score += sid_logp(scorer, reads[0], sids[number])[0]
+            reads = continued(reads, sids[number]) if number != chosen[-1] else reads
+        scored.append((score, chosen))
+    return sorted(scored, key=lambda one: (-one[0], one[1]))

@@ -142,8 +142,10 @@ def look_at_requests(world, cfg):
     """What reading hides, what training is not shown, and what a bundle that leaves
     is thinned by.
     """
-    report, requests = built(world, cfg)
-    exported = []
+    exported, related = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_stage, "keep_related", lambda path, _: related.append(path.name))
+        report, requests = built(world, cfg)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             leave, "export_bundle", lambda bundle, out, least, examples: exported.append(least)
@@ -153,6 +155,7 @@ def look_at_requests(world, cfg):
     trained = {entry["query"] for entry in requests if entry["split"] == "train"}
     return {
         "split.max_history": max(len(entry["history"]) for entry in requests),
+        "split.history": related,
         "privacy.min_users": exported,
         "privacy.hash_users": users,
         "privacy.salt": users,
@@ -402,6 +405,7 @@ GROUPS = [
         look_at_requests,
         {
             "split.max_history": (1, 1),
+            "split.history": ("related", ["requests.parquet"]),
             "privacy.min_users": (4, [4]),
             "privacy.salt": ("pepper", sorted(hashed("pepper", f"u{n}") for n in range(4))),
             "data.held_out": (a_held_out_file, (2, False)),

@@ -1,4 +1,4 @@
-"""Parts that users may add, by name: tokenizers, objectives, channels and metrics.
+"""Parts that users may add, by name: tokenizers, objectives, rewards, channels and metrics.
 
 A part is one class or function in one file, registered with one decorator. Sidar finds it in two
 ways: ``plugins: [my_module]`` in ``sidar.yaml`` imports the file, and an installed package names it
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sidar.align.registry import Objective
     from sidar.baselines.channel import Channel
     from sidar.evaluate.plugin_metrics import Metric
+    from sidar.rewards.interface import Reward
     from sidar.sid.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -155,6 +156,9 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
 )
 
 _PAIRWISE = ("dpo", "sdpo", "dmpo", "simpo", "orpo")
+#: Objectives of a group of rollouts that have no likelihood term of their own.
+_GROUPWISE = ("grpo", "drgrpo", "dapo", "gspo", "minionerec", "eggrpo", "recast")
+_WITH_SFT = (*_PAIRWISE, *_GROUPWISE)
 
 #: Objectives of the alignment stage, named by ``align.objective``; ``+sft`` adds eq. 1 of RAD-DPO
 #: to a baseline.
@@ -162,9 +166,25 @@ OBJECTIVES: Registry[Objective] = Registry(
     "align.objective",
     "sidar.objectives",
     dict.fromkeys(
-        ("raddpo", "raddpo-paper", "sft", *_PAIRWISE, *(f"{name}+sft" for name in _PAIRWISE)),
+        (
+            *("raddpo", "raddpo-paper", "sft", "adagrpo"),
+            *_WITH_SFT,
+            *(f"{name}+sft" for name in _WITH_SFT),
+        ),
         "sidar.align.registry",
     ),
+)
+
+#: Rewards of reinforcement, named by ``align.reward``; a part is a class, or a function made one.
+REWARDS: Registry[type[Reward]] = Registry(
+    "align.reward",
+    "sidar.rewards",
+    {
+        "graded": "sidar.rewards.logged",
+        "rule": "sidar.rewards.logged",
+        "ranking": "sidar.rewards.logged",
+        "url": "sidar.rewards.url",
+    },
 )
 
 #: Retrieval channels: built-in ones are rows of every table, others those that ``channels`` names.
@@ -177,9 +197,9 @@ CHANNELS: Registry[type[Channel]] = Registry(
 #: Metrics beside those that every table has, named by ``evaluate.metrics``.
 METRICS: Registry[Metric] = Registry("evaluate.metrics", "sidar.metrics", {})
 
-#: Every kind of part. Entry point groups ``sidar.rewards`` and ``sidar.filters`` are kept for the
-#: kinds that come with reinforcement and with request filters; nothing reads them yet.
-REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, CHANNELS, METRICS)
+#: Every kind of part. The entry point group ``sidar.filters`` is kept for the kind that comes with
+#: request filters; nothing reads it yet.
+REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, REWARDS, CHANNELS, METRICS)
 
 
 def check_class(part: Any, base: type, decorator: str) -> None:
@@ -252,8 +272,8 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
         if parts is not None and not parts:
             raise ValueError(
                 f"plugins: {plugin!r} registers nothing; put @register_tokenizer, "
-                "@register_objective, @register_channel or @register_metric before its class or "
-                "function"
+                "@register_objective, @register_reward, @register_channel or @register_metric "
+                "before its class or function"
             )
 
 

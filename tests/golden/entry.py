@@ -144,10 +144,10 @@ def scores_of_arrays(arrays: dict[str, np.ndarray]) -> Any:
 
 
 def objective_names() -> list[str]:
-    """Return the names of all objectives."""
-    from sidar.align.registry import names
+    """Return the names of the objectives of logged lists."""
+    from sidar.align.registry import names, objective
 
-    return names()
+    return [name for name in names() if not objective(name).needs_rollouts]
 
 
 def objective_loss(

@@ -237,7 +237,13 @@ ALIGN = {
     "positives": "flat",
     "item_share": 0.25,
 }
-PREFERENCE = {"negatives": "beam", "debias": "ips", "max_positives": 3, "max_negatives": 5}
+PREFERENCE = {
+    "negatives": "beam",
+    "debias": "ips",
+    "max_positives": 3,
+    "max_negatives": 5,
+    "refresh_every": 7,
+}
 
 
 def loop_facts(run: Opened) -> dict[str, Any]:
@@ -368,6 +374,7 @@ def test_every_option_of_preference_reaches_lists_of_both_days(shop: Path, tmp_p
     # of the beam, always
     assert {sum(not c.is_positive for c in example.candidates) for example in examples} == {5}
     assert run.task._beam._width == 3 + 5
+    assert run.task._refresh_every == 7
     assert run.identity["preference"] == PREFERENCE
     # `negatives` and `debias` are also the data stage's: test_data_examples.py,
     # test_data_propensity.py

@@ -9,15 +9,19 @@ from typing import Any
 from pydantic import BaseModel
 from torch import Tensor
 
+from sidar.align.adagrpo import adagrpo
 from sidar.align.dpo import dmpo, dpo, sdpo
+from sidar.align.eggrpo import eggrpo
+from sidar.align.grpo import grpo
 from sidar.align.monitor import list_statistics
 from sidar.align.orpo import orpo
 from sidar.align.raddpo import raddpo_contrast
 from sidar.align.rdrw import SimilarityWindow
+from sidar.align.recast import recast
 from sidar.align.sft import multi_label_sft
 from sidar.align.simpo import simpo
 from sidar.align.terms import refuse_negative_weights
-from sidar.config import AlignConfig
+from sidar.config import GRPO_DEFAULTS, AlignConfig, resolved_grpo
 from sidar.extensions import OBJECTIVES, check_function, check_name
 from sidar.types import CandidateScores
 
@@ -50,15 +54,26 @@ class Objective:
     """A preference objective as a function of :class:`~sidar.types.CandidateScores` alone.
 
     ``needs_reference``: ``ref_logp`` must be filled.  ``needs_window``: RDRW may run, so a window
-    must be kept. Weights of positives count everywhere (:func:`~sidar.align.terms.list_mean`, eq.
-    1).  Weights of negatives are part of RAD-DPO's contrast; ``sft`` uses no negative, and every
-    other objective raises ``ValueError`` on them.
+    must be kept.  ``needs_rollouts``: ``rollout`` and ``reward`` must be filled with a group of
+    SIDs that the policy wrote for each prompt; whether such an objective compares with a reference
+    is up to the weight of its KL term.  Weights of positives count everywhere but in a group, whose
+    rewards say what a SID is worth (:func:`~sidar.align.terms.list_mean`, eq. 1).  Weights of
+    negatives are part of RAD-DPO's contrast; ``sft`` uses no negative, and every other objective
+    raises ``ValueError`` on them.
     """
 
     name: str
     parts: Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]
     needs_reference: bool = False
     needs_window: bool = False
+    needs_rollouts: bool = False
+
+    def compares_with_reference(self, cfg: AlignConfig) -> bool:
+        """Return whether ``ref_logp`` must be filled under ``cfg``."""
+        name = self.name.removesuffix("+sft")
+        if not self.needs_rollouts or name not in GRPO_DEFAULTS:
+            return self.needs_reference
+        return bool(resolved_grpo(name, cfg.grpo, cfg.eggrpo).kl)
 
     def loss(
         self, scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None = None
@@ -117,12 +132,36 @@ def _baseline(
     return parts
 
 
+def _groupwise(
+    contrast: Callable[[CandidateScores, AlignConfig], tuple[Tensor, dict[str, Tensor]]],
+    plus_sft: bool,
+) -> Callable[[CandidateScores, AlignConfig, SimilarityWindow | None], Parts]:
+    """Return the parts of an objective with rollouts: eq. 1 + c · surrogate, or the surrogate."""
+
+    def parts(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+        refuse_negative_weights(scores, cfg.objective)
+        loss, logs = contrast(scores, cfg)
+        if not plus_sft:
+            return Parts(None, loss, logs)
+        return Parts(sft_term(scores, cfg), cfg.grpo.mix * loss, logs)
+
+    return parts
+
+
+def _adagrpo(scores: CandidateScores, cfg: AlignConfig, state: SimilarityWindow | None) -> Parts:
+    refuse_negative_weights(scores, cfg.objective)
+    loss, logs = adagrpo(scores, cfg)
+    return Parts(sft_term(scores, cfg), loss, logs)
+
+
 def _register_built_in() -> None:
     built_in = [
         Objective("raddpo", _raddpo("softmax"), needs_window=True),
         Objective("raddpo-paper", _raddpo("printed"), needs_window=True),
         Objective("sft", _sft),
+        Objective("adagrpo", _adagrpo, needs_rollouts=True),
     ]
+    surrogates = {name: grpo(name) for name in ("grpo", "drgrpo", "dapo", "gspo", "minionerec")}
     for plus in ("", "+sft"):
         built_in += [
             Objective(f"dpo{plus}", _baseline(dpo, bool(plus)), needs_reference=True),
@@ -131,6 +170,9 @@ def _register_built_in() -> None:
             Objective(f"simpo{plus}", _baseline(simpo, bool(plus))),
             Objective(f"orpo{plus}", _orpo(bool(plus))),
         ]
+        for name, contrast in {**surrogates, "eggrpo": eggrpo, "recast": recast}.items():
+            parts = _groupwise(contrast, bool(plus))
+            built_in.append(Objective(name + plus, parts, needs_rollouts=True))
     for each in built_in:
         OBJECTIVES.add(each.name, each, __name__)
 
@@ -139,13 +181,18 @@ _register_built_in()
 
 
 def register_objective(
-    name: str, options: type[BaseModel] | None = None, *, needs_reference: bool = False
+    name: str,
+    options: type[BaseModel] | None = None,
+    *,
+    needs_reference: bool = False,
+    needs_rollouts: bool = False,
 ) -> Callable[[Contrast], Contrast]:
     """Return a decorator for a function ``(scores, options) -> () loss`` that trains under
     ``align.objective: <name>``.
 
     ``scores``: a batch of B lists × C candidates (:class:`~sidar.types.CandidateScores`);
-    ``ref_logp`` is there with ``needs_reference``. ``options``: an instance of the model given
+    ``ref_logp`` is there with ``needs_reference``; ``rollout`` and ``reward``, of a group of SIDs
+    that the policy wrote, with ``needs_rollouts``. ``options``: an instance of the model given
     here, read from ``align.<name>``; None without one. ``<name>+sft`` is registered beside it: the
     same with eq. 1 of RAD-DPO added, as for every baseline.
     """
@@ -160,7 +207,10 @@ def register_objective(
 
         for plus in ("", "+sft"):
             made = Objective(
-                name + plus, _baseline(with_options, bool(plus)), needs_reference=needs_reference
+                name + plus,
+                _baseline(with_options, bool(plus)),
+                needs_reference=needs_reference,
+                needs_rollouts=needs_rollouts,
             )
             OBJECTIVES.add(made.name, made, contrast.__module__, None if plus else options)
         return contrast

@@ -37,6 +37,7 @@ COMMANDS: Commands = {
     "evaluate": stages.evaluate,
     "run": stages.run,
     "experiment": stages.experiment,
+    "progressive": stages.progressive,
     "init": start.init,
     "demo": start.demo,
     "grow": start.grow,

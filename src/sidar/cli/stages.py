@@ -133,3 +133,18 @@ def experiment(
         pipeline.show_plan(pipeline.plan(cfg, aligns), console())
         return
     pipeline.run(cfg, aligns, console=console())
+
+
+def progressive(
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train in stages, each from the last (progressive.stages), with hit rates after every one."""
+    from sidar.pipeline import curriculum
+
+    cfg = load(config, overrides)
+    if dry_run:
+        curriculum.show(cfg, console())
+        return
+    curriculum.train(cfg, console())

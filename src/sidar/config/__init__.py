@@ -13,6 +13,16 @@ from sidar.config.data import (
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvalSetConfig, EvaluateConfig
 from sidar.config.load import BUILT_IN, load_config
+from sidar.config.progressive import ProgressiveConfig
+from sidar.config.reinforce import (
+    GRPO_DEFAULTS,
+    AdaGrpoConfig,
+    EgGrpoConfig,
+    GrpoConfig,
+    RecastConfig,
+    resolved_grpo,
+)
+from sidar.config.rollouts import GradedConfig, RewardsConfig, RolloutConfig, UrlConfig
 from sidar.config.section import Extensible, Part
 from sidar.config.sid import (
     AcrqConfig,
@@ -36,8 +46,10 @@ from sidar.config.whole import Config
 
 __all__ = [
     "BUILT_IN",
+    "GRPO_DEFAULTS",
     "OBJECTIVE_DEFAULTS",
     "AcrqConfig",
+    "AdaGrpoConfig",
     "AlarmsConfig",
     "AlignConfig",
     "CatalogueConfig",
@@ -46,11 +58,14 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DenseConfig",
+    "EgGrpoConfig",
     "EmbedConfig",
     "EvalSetConfig",
     "EvaluateConfig",
     "EventsConfig",
     "Extensible",
+    "GradedConfig",
+    "GrpoConfig",
     "HeldOutConfig",
     "LmConfig",
     "LoraConfig",
@@ -59,6 +74,10 @@ __all__ = [
     "Part",
     "PreferenceConfig",
     "PrivacyConfig",
+    "ProgressiveConfig",
+    "RecastConfig",
+    "RewardsConfig",
+    "RolloutConfig",
     "RqVaeConfig",
     "SarqConfig",
     "ServeConfig",
@@ -66,6 +85,8 @@ __all__ = [
     "SidConfig",
     "SplitConfig",
     "TableConfig",
+    "UrlConfig",
     "UsersConfig",
     "load_config",
+    "resolved_grpo",
 ]

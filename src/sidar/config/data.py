@@ -195,6 +195,13 @@ class SplitConfig(Part):
     max_history: int = Field(
         20, ge=0, description="Most recent interactions of a user that enter a prompt."
     )
+    history: Literal["recent", "related"] = Field(
+        "recent",
+        description=(
+            "related = of these only products of categories that the query is about "
+            "(docs/progressive.md)."
+        ),
+    )
 
     @field_validator("test_from", mode="before")
     @classmethod

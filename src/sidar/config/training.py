@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from sidar.config.reinforce import (
+    AdaGrpoConfig,
+    EgGrpoConfig,
+    GrpoConfig,
+    RecastConfig,
+    resolved_grpo,
+)
+from sidar.config.rollouts import RewardsConfig, RolloutConfig
 from sidar.config.section import Extensible, Part, known
-from sidar.extensions import OBJECTIVES
+from sidar.extensions import OBJECTIVES, REWARDS
 
 
 class LoraConfig(Part):
@@ -147,6 +155,23 @@ class PreferenceConfig(Part):
         ),
     )
     max_negatives: int = Field(3, ge=0, description="Negatives of one list that are trained on.")
+    refresh_every: int = Field(
+        0,
+        ge=0,
+        description=(
+            "beam: steps after which the model as it is then answers for the negatives; 0 = the "
+            "SFT model answers to the end."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _beam_options(self) -> Self:
+        if self.refresh_every and self.negatives != "beam":
+            raise ValueError(
+                f"refresh_every: {self.refresh_every} renews negatives from the model's beams; set "
+                "preference.negatives to 'beam', or refresh_every to 0"
+            )
+        return self
 
 
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an
@@ -176,9 +201,9 @@ class AlignConfig(OptimConfig, Extensible):
 
     objective: str = Field(
         "raddpo",
-        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo, or a plug-in's; "
-        "`+sft` adds eq. 1 to a "
-        "baseline.",
+        description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; with rollouts "
+        "adagrpo, eggrpo, grpo, drgrpo, dapo, gspo, minionerec, recast; or a plug-in's. `+sft` "
+        "adds eq. 1 to a baseline.",
     )
     label: str | None = Field(
         None, description="Names the folder align-<label>; null = the objective."
@@ -252,6 +277,18 @@ class AlignConfig(OptimConfig, Extensible):
         lt=1,
         description="Share of item text -> SID kept in alignment, same for every method.",
     )
+    reward: str = Field(
+        "graded",
+        description=(
+            "Reinforcement: what SIDs are rewarded by: graded, rule, ranking, url, or a plug-in's."
+        ),
+    )
+    rewards: RewardsConfig = RewardsConfig()
+    rollouts: RolloutConfig = RolloutConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    adagrpo: AdaGrpoConfig = AdaGrpoConfig()
+    eggrpo: EgGrpoConfig = EgGrpoConfig()
+    recast: RecastConfig = RecastConfig()
 
     def parts_in_use(self) -> list[str]:
         return [self.objective.removesuffix("+sft")]
@@ -268,10 +305,22 @@ class AlignConfig(OptimConfig, Extensible):
             OBJECTIVE_DEFAULTS.get(self.objective.removesuffix("+sft"), {})
         )
         values["positives"] = sft.positives
+        grpo = resolved_grpo(self.objective, self.grpo, self.eggrpo)
         missing = {name: value for name, value in values.items() if getattr(self, name) is None}
-        return self.model_copy(update=missing)
+        return self.model_copy(update={**missing, "grpo": grpo})
 
     @field_validator("objective")
     @classmethod
     def _known(cls, value: str) -> str:
         return known(OBJECTIVES, value)
+
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, value: str) -> str:
+        return known(REWARDS, value)
+
+    @model_validator(mode="after")
+    def _state_options_of_reward(self) -> Self:
+        """Give a plug-in's reward in use its defaults, so that they are recorded."""
+        self.rewards.state(self.reward)
+        return self

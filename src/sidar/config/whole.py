@@ -19,6 +19,7 @@ from sidar.config.data import (
 from sidar.config.embed import DenseConfig, EmbedConfig
 from sidar.config.evaluate import EvaluateConfig
 from sidar.config.faults import plugin_fault
+from sidar.config.progressive import ProgressiveConfig
 from sidar.config.section import Part, plugin_options
 from sidar.config.sid import AlarmsConfig, SidConfig
 from sidar.config.training import AlignConfig, LmConfig, PreferenceConfig, SftConfig
@@ -55,6 +56,7 @@ class Config(Part):
     lm: LmConfig = LmConfig()
     sft: SftConfig = SftConfig()
     preference: PreferenceConfig = PreferenceConfig()
+    progressive: ProgressiveConfig = ProgressiveConfig()
     align: AlignConfig = AlignConfig()
     decode: DecodeConfig = DecodeConfig()
     memory: MemoryConfig = MemoryConfig()

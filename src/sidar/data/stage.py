@@ -26,6 +26,7 @@ from sidar.data.training import health
 from sidar.data.training.examples import write_lists, write_sft
 from sidar.data.training.priors import count_priors
 from sidar.data.training.propensity import measure_propensities
+from sidar.data.training.related import keep_related
 from sidar.data.training.splits import Split, check_unit, check_windows, resolve_split
 from sidar.data.users import unmatched, write_users
 from sidar.types import Catalogue, Json, PathLike
@@ -159,6 +160,8 @@ def _group(duck: Duck, cfg: Config, out: Path, read: _Read, found: _Found) -> _G
         held[one.match] += read_held_out(one)
     near = hold_out(duck, f"read_parquet({text(log)})", held["near"], held["exact"])
     grouped = write_requests(duck, cfg, log, read.facts, read.split, requests)
+    if cfg.split.history == "related":
+        keep_related(requests, read.catalogue)
     found.warnings += grouped.warnings()
     splits = dict(
         duck.rows(

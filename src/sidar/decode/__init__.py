@@ -6,11 +6,13 @@ from sidar.decode.free import KINDS, FreeBeams, free_beam_search, kind_shares
 from sidar.decode.hits import to_hits
 from sidar.decode.mass import invalid_mass, uniform_invalid_mass
 from sidar.decode.protocol import FreeScorer, Scorer
+from sidar.decode.several import Answers, several_search
 from sidar.decode.table import TableScorer
 from sidar.decode.trie import Trie
 
 __all__ = [
     "KINDS",
+    "Answers",
     "Beams",
     "FreeBeams",
     "FreeScorer",
@@ -23,6 +25,7 @@ __all__ = [
     "invalid_mass",
     "kind_shares",
     "score_all",
+    "several_search",
     "to_hits",
     "uniform_invalid_mass",
 ]

@@ -3,9 +3,10 @@
 ``step-00000200/`` holds ``model.safetensors`` (what training moves: trainable weights, and the
 buffers that a caller names, such as codebooks that follow running means), ``optimizer.safetensors``
 (AdamW's moments by parameter name), ``state.json`` (step, best validation, RDRW window, counters,
-identity) and ``manifest.json``: the sha256 of each, written last.  All of it is written into a
-temporary sibling, flushed to disk and renamed, so a folder with the final name is complete; its
-hashes are checked again before anything resumes from it.
+identity) and ``manifest.json``: the sha256 of each, written last.  Where a run reads an earlier
+state of the model as well, ``kept.safetensors`` holds it: no other file of the run has these
+weights.  All of it is written into a temporary sibling, flushed to disk and renamed, so a folder
+with the final name is complete; its hashes are checked again before anything resumes from it.
 
 No generator state is stored: the data order, the learning rate and every random draw are functions
 of (seed, step). Frozen weights (LoRA) are not stored either: the run rebuilds them, and their hash
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from torch import Tensor, nn
 
 from sidar.artifacts import fsync_tree, replace_folder, sha256_file
 
-WEIGHTS, MOMENTS, STATE, MANIFEST = (
+WEIGHTS, MOMENTS, STATE, MANIFEST, KEPT = (
     "model.safetensors",
     "optimizer.safetensors",
     "state.json",
     "manifest.json",
+    "kept.safetensors",
 )
 
 
@@ -66,10 +68,12 @@ def save(
     state: dict[str, Any],
     keep: int = 2,
     buffers: Sequence[str] = (),
+    kept: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``folder/step-<step>`` atomically and delete all but the newest ``keep`` checkpoints.
 
-    ``buffers`` names the model's buffers that training moves without a gradient.
+    ``buffers`` names the model's buffers that training moves without a gradient; ``kept`` are
+    tensors beside the model that the run reads and no step can be computed without.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
@@ -77,13 +81,14 @@ def save(
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir()
     tensors = _moved(model, buffers)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        tmp / WEIGHTS,
-    )
+    save_file(_on_cpu(tensors), tmp / WEIGHTS)
     save_file(_moments(trainable(model), optimizer), tmp / MOMENTS)
+    written = [WEIGHTS, MOMENTS, STATE]
+    if kept:
+        save_file(_on_cpu(kept), tmp / KEPT)
+        written.append(KEPT)
     (tmp / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
-    files = {name: sha256_file(tmp / name) for name in (WEIGHTS, MOMENTS, STATE)}
+    files = {name: sha256_file(tmp / name) for name in written}
     fsync_tree(tmp)  # the files reach the disk before the manifest that vouches for them
     (tmp / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
     fsync_tree(tmp)
@@ -124,7 +129,7 @@ def damage(path: Path) -> str | None:
         files = json.loads((path / MANIFEST).read_text())["files"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         return f"its manifest cannot be read: {error}"
-    if set(files) != {WEIGHTS, MOMENTS, STATE}:
+    if set(files) - {KEPT} != {WEIGHTS, MOMENTS, STATE}:
         return f"its manifest names {sorted(files)}"
     for name, want in files.items():
         if not (path / name).is_file():
@@ -139,24 +144,17 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     buffers: Sequence[str] = (),
+    kept: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Put a checkpoint's weights, ``buffers`` and moments into ``model`` and ``optimizer``, in
-    place.
+    """Put a checkpoint's weights, ``buffers``, moments and ``kept`` tensors back, in place.
 
-    Raises ``ValueError`` when it was made by a model with other trainable weights or buffers.
+    Raises ``ValueError`` when it was made by a model with other trainable weights or buffers, or
+    keeps other tensors beside it.
     """
-    parameters, tensors = trainable(model), _moved(model, buffers)
-    weights, moments = load_file(checkpoint.path / WEIGHTS), load_file(checkpoint.path / MOMENTS)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    if (got := {name: tuple(t.shape) for name, t in weights.items()}) != shapes:
-        odd = sorted({*got.items()} ^ {*shapes.items()})[:3]
-        raise ValueError(
-            f"{checkpoint.path} belongs to another model (e.g. {odd}); delete its folder to start "
-            "afresh"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(weights[name])
+    parameters, moments = trainable(model), load_file(checkpoint.path / MOMENTS)
+    _put_back(checkpoint, WEIGHTS, _moved(model, buffers))
+    if kept:
+        _put_back(checkpoint, KEPT, kept)
     names = {id(p): name for name, p in parameters.items()}
     state: dict[int, dict[str, Tensor]] = {}
     number = 0
@@ -174,6 +172,28 @@ def restore(
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _put_back(checkpoint: Checkpoint, file: str, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of one file of a checkpoint into ``tensors``, which must be the same ones.
+
+    Raises ``ValueError`` where names or shapes differ.
+    """
+    path = checkpoint.path / file
+    stored = load_file(path) if path.is_file() else {}
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if (got := {name: tuple(t.shape) for name, t in stored.items()}) != shapes:
+        odd = sorted({*got.items()} ^ {*shapes.items()})[:3]
+        raise ValueError(
+            f"{path} belongs to another model (e.g. {odd}); delete its folder to start afresh"
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(stored[name])
 
 
 def _moments(

@@ -165,6 +165,12 @@ class Training(ABC, Generic[Batch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return tensors beside the model that a checkpoint must hold; a resume fills them in place
+        before :meth:`load_state_dict`.
+        """
+        return {}
+
     # ------------------------------------------------------------------ processes that share a run
 
     @property
@@ -333,6 +339,7 @@ class Training(ABC, Generic[Batch]):
             state,
             self.settings.keep_checkpoints,
             self.buffers,
+            self.kept(),
         )
 
     def _resume(self) -> int:
@@ -349,7 +356,7 @@ class Training(ABC, Generic[Batch]):
             shutil.rmtree(self._checkpoints)
             return 0
         checkpoint.check_identity(newest, self._identity)
-        checkpoint.restore(newest, self.model, self.optimizer, self.buffers)
+        checkpoint.restore(newest, self.model, self.optimizer, self.buffers, self.kept())
         self.result = Result(**newest.state["result"])
         self._window = newest.state["window"]
         self.load_state_dict(newest.state["task"])

@@ -22,13 +22,15 @@ class Candidate:
 
     ``weight`` > 0: how much a positive counts in multi-label SFT, and with it its list's contrast
     where it is y_w*; a negative's is a factor of its w_j (docs/methods/raddpo.md, "Controls and
-    cheap denoisers").
+    cheap denoisers").  ``at``: how many tokens of the prompt it follows, None = all: the SIDs of
+    one answer are scored in one prompt, each after those before it.
     """
 
     codes: tuple[int, ...]
     is_positive: bool = False
     tier: int = 0
     weight: float = 1.0
+    at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,41 @@ def flatten(
             f"codebooks {vocab.codebook_sizes}; was it made with another SID table?"
         )
     return codes, length, owner, slot
+
+
+def in_one_answer(
+    prompt: Sequence[int], answer: Sequence[tuple[int, ...]], vocab: SidVocab
+) -> tuple[list[int], list[Candidate]]:
+    """Return one row in which an answer of several SIDs is scored: its tokens and candidates.
+
+    The tokens are the prompt, then each SID but the last with the separator behind it; each SID is
+    a positive that follows what stands before it.
+    """
+    if len(answer) == 1:
+        return prompt if isinstance(prompt, list) else list(prompt), [Candidate(answer[0], True, 1)]
+    tokens, listed = list(prompt), []
+    for codes in answer[:-1]:
+        listed.append(Candidate(codes, True, 1, at=len(tokens)))
+        tokens = vocab.continued(tokens, codes)
+    return tokens, [*listed, Candidate(answer[-1], True, 1)]
+
+
+def places_of(
+    prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
+) -> np.ndarray:
+    """(M,) int64 tokens of its prompt that each candidate follows; ``ValueError`` names the
+    candidate that follows none, or more than there are.
+    """
+    after = []
+    for b, (prompt, listed) in enumerate(zip(prompts, candidates, strict=True)):
+        for slot, one in enumerate(listed):
+            after.append(len(prompt) if one.at is None else one.at)
+            if not 1 <= after[-1] <= len(prompt):
+                raise ValueError(
+                    f"prompt {b}, candidate {slot}: it follows {one.at} tokens of a prompt of "
+                    f"{len(prompt)}; want 1 … {len(prompt)}, or None for all"
+                )
+    return np.array(after, np.int64)
 
 
 def weights_of(listed: Sequence[Candidate], owner: np.ndarray, slot: np.ndarray) -> np.ndarray:

@@ -5,6 +5,9 @@ sees the prompt and its own ancestors, and positions restart after the prompt, s
 exactly the states that it would have alone.  A log-prob belongs to an *edge* of the trie: the first
 code of every candidate is predicted from the last prompt position, code l + 1 from the node of code
 l, EOS from the node of the last code.  Each edge is computed once.
+
+A candidate may follow a part of its prompt (``Candidate.at``): the SIDs of one answer are packed as
+``[prompt SID₁ sep SID₂ sep | SID₁, SID₂, SID₃]``, each seeing what comes before it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor
 
 from sidar.lm.backbone import MASKED
-from sidar.lm.candidates import Candidate, flatten, weights_of
+from sidar.lm.candidate_trie import CandidateTrie, build_trie, roots_of
+from sidar.lm.candidates import Candidate, flatten, places_of, weights_of
 from sidar.lm.model import SidLM
 from sidar.lm.prompts import vectors_of
 from sidar.lm.vocab import SidVocab
@@ -33,10 +37,11 @@ class Packed:
     :func:`pack`.
 
     ``asked`` (n,) lists the flat positions b·T + t whose states somebody reads, by the number d of
-    codes written: the ``n_asked[0]`` last prompt positions, then ``n_asked[d]`` nodes of depth d
-    for d = 1 … L.  ``edge_state[d]`` (e_d,) indexes depth d's part of it and ``edge_column[d]`` the
-    columns of ``level_logits(·, d)``.  ``step_edge`` and ``eos_edge`` number the edges of all
-    depths, concatenated; ``last_state`` and ``before_last_state`` index ``asked``.
+    codes written: the ``n_asked[0]`` prompt positions that candidates follow (the last of each
+    prompt, B of them, unless some candidate follows a part of its prompt), then ``n_asked[d]``
+    nodes of depth d for d = 1 … L.  ``edge_state[d]`` (e_d,) indexes depth d's part of it and
+    ``edge_column[d]`` the columns of ``level_logits(·, d)``.  ``step_edge`` and ``eos_edge`` number
+    the edges of all depths, concatenated; ``last_state`` and ``before_last_state`` index ``asked``.
     """
 
     tokens: Tensor  # (B, T) int64: text ids, SIDs as text_vocab + s, 0 in padding
@@ -63,6 +68,8 @@ class Packed:
     weight: Tensor | None = None
     # (B, D) float32 sentence vectors of the prompts, where these bring them along
     vectors: Tensor | None = None
+    # (B, T) int64 how many prompt tokens a node sees; None where each sees its whole prompt
+    prompt_seen: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -88,6 +95,8 @@ class Packed:
             self.prompt[:, None, :]
             & torch.ones(n, n, dtype=torch.bool, device=self.tokens.device).tril()
         )
+        if self.prompt_seen is not None:
+            sees &= self.position_ids[:, None, :] < self.prompt_seen[:, :, None]
         return torch.where(sees, 0.0, MASKED).scatter_(2, self.ancestors, 0.0)[:, None]
 
 
@@ -104,10 +113,13 @@ def pack(
     ``prompts`` are mixed token ids (``PromptBuilder.encode``) and may bring their sentence vectors
     along (:class:`sidar.lm.prompts.Encoded`); padding goes to ``side``.  Raises ``ValueError``
     naming the prompt that is empty or has no candidate, or the candidate that ``vocab`` cannot
-    spell or whose weight is no positive number.
+    spell, whose weight is no positive number or whose place is not in its prompt; and where
+    candidates follow parts of prompts that have sentence vectors.
     """
     codes, length, owner, slot = flatten(prompts, candidates, vocab)  # (M, L), (M,), (M,), (M,)
-    trie = _build_trie(codes, length, owner, len(prompts), vocab)
+    vectors, after = vectors_of(prompts), places_of(prompts, candidates)
+    roots = roots_of(owner, after)
+    trie = build_trie(codes, length, roots, vocab)
     layout = _lay_out(prompts, trie, vocab, side)
     edges = _number_edges(trie, length, vocab)
     steps = _read_steps(codes, length, trie, edges, vocab)
@@ -143,50 +155,29 @@ def pack(
         tier=table(tier, 0),
         star=table(np.where(positive, tier, -1), -2).argmax(1),
         weight=None if (weight == 1).all() else table(weight, 1.0),
-        vectors=vectors_of(prompts),
+        vectors=vectors,
+        prompt_seen=_prompt_seen(layout, prompts, trie, vectors),
     )
 
 
-@dataclass(frozen=True)
-class _Trie:
-    """The candidates' codes as nodes. Lists have one entry per depth, 0 = the B roots.
-
-    ``parent`` (n_d,) numbers nodes of the depth above, ``code`` (n_d,) is the last code written,
-    ``owner`` (n_d,) the prompt. ``node`` (M, L + 1): candidate m's node of depth d, among the nodes
-    of that depth; −1 past its end.
+def _prompt_seen(
+    layout: _Layout, prompts: Sequence[Sequence[int]], trie: CandidateTrie, vectors: Tensor | None
+) -> Tensor | None:
+    """Return :attr:`Packed.prompt_seen`; ``ValueError`` where a part of a prompt would have to
+    carry its sentence vector, which stands at the end of the whole.
     """
-
-    node: np.ndarray
-    parent: list[np.ndarray]
-    code: list[np.ndarray]
-    owner: list[np.ndarray]
-
-
-def _build_trie(
-    codes: np.ndarray, length: np.ndarray, owner: np.ndarray, n_prompts: int, vocab: SidVocab
-) -> _Trie:
-    """Build the trie one level at a time.
-
-    A node is (parent, code), numbered by first appearance, so that another candidate in a list
-    cannot reorder this one's nodes; candidates are listed prompt by prompt, so nodes are as well.
-    """
-    node = np.full((len(codes), vocab.n_levels + 1), -1, np.int64)
-    node[:, 0] = owner
-    roots = np.arange(n_prompts)
-    trie = _Trie(node, [roots], [np.full(n_prompts, -1)], [roots])
-    for level, size in enumerate(vocab.codebook_sizes):
-        on = length > level
-        key = node[on, level] * size + codes[on, level]
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        node[on, level + 1] = rank[inverse]
-        parent, code = np.divmod(key[first[order]], size)
-        trie.parent.append(parent)
-        trie.code.append(code)
-        trie.owner.append(trie.owner[-1][parent])
-    return trie
+    lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    if (trie.after[0] == lengths[trie.owner[0]]).all():
+        return None
+    if vectors is not None:
+        raise ValueError(
+            "a candidate that follows a part of its prompt does not fit prompts with sentence "
+            "vectors; set lm.geometry: false, or leave the stage with several SIDs out"
+        )
+    seen = np.full(layout.tokens.shape, layout.tokens.shape[1], np.int64)
+    for depth, places in enumerate(layout.places[1:], start=1):
+        seen.reshape(-1)[places] = trie.after[depth]
+    return torch.from_numpy(seen)
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,7 @@ class _Layout:
     """Where prompts and nodes stand: after its prompt a prompt's nodes, depth by depth.
 
     ``places`` holds per depth the (n_d,) flat positions b·T + t of the nodes, the roots' being the
-    last prompt position.
+    last prompt position that they have.
     """
 
     tokens: np.ndarray  # (B, T) int64
@@ -207,7 +198,7 @@ class _Layout:
 
 def _lay_out(
     prompts: Sequence[Sequence[int]],
-    trie: _Trie,
+    trie: CandidateTrie,
     vocab: SidVocab,
     side: Literal["right", "left"],
 ) -> _Layout:
@@ -224,11 +215,12 @@ def _lay_out(
         is_prompt=(column >= start[:, None]) & (column < (start + p_len)[:, None]),
         is_node=np.zeros((B, T), bool),
         ancestors=np.broadcast_to(column[:, None], (B, T, L)).copy(),
-        places=[np.arange(B) * T + start + p_len - 1],
+        places=[trie.owner[0] * T + start[trie.owner[0]] + trie.after[0] - 1],
     )
     layout.tokens[layout.is_prompt] = np.concatenate([np.asarray(p, np.int64) for p in prompts])
     layout.positions[layout.is_prompt] = (column - start[:, None])[layout.is_prompt]
-    chain = np.zeros((B, 0), np.int64)  # (n_d, d) positions of a node's ancestors and itself
+    # (n_d, d) positions of a node's ancestors and itself
+    chain = np.zeros((len(trie.owner[0]), 0), np.int64)
     free = start + p_len
     for depth in range(1, L + 1):
         owner, count = trie.owner[depth], per_depth[depth - 1]
@@ -237,7 +229,7 @@ def _lay_out(
         chain = np.concatenate([chain[trie.parent[depth]], position[:, None]], 1)
         first_token = vocab.text_vocab + vocab.offsets[depth - 1]
         layout.tokens[owner, position] = first_token + trie.code[depth]
-        layout.positions[owner, position] = p_len[owner] + depth - 1
+        layout.positions[owner, position] = trie.after[depth] + depth - 1
         layout.is_node[owner, position] = True
         layout.ancestors[owner, position, :depth] = chain
         layout.places.append(owner * T + position)
@@ -259,7 +251,7 @@ class _Edges:
     end: list[np.ndarray]
 
 
-def _number_edges(trie: _Trie, length: np.ndarray, vocab: SidVocab) -> _Edges:
+def _number_edges(trie: CandidateTrie, length: np.ndarray, vocab: SidVocab) -> _Edges:
     L = vocab.n_levels
     edges = _Edges([], [], [0], [])
     none = np.zeros(0, np.int64)
@@ -291,7 +283,7 @@ class _Steps:
 
 
 def _read_steps(
-    codes: np.ndarray, length: np.ndarray, trie: _Trie, edges: _Edges, vocab: SidVocab
+    codes: np.ndarray, length: np.ndarray, trie: CandidateTrie, edges: _Edges, vocab: SidVocab
 ) -> _Steps:
     M, L, node = len(codes), vocab.n_levels, trie.node
     absent = np.full((M, 1), -1)
@@ -337,7 +329,7 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         logits = model.level_logits(hidden, depth, priors[depth])
         normaliser = model.log_normaliser(hidden, logits)
         edges.append(logits[edge_state, edge_column].float() - normaliser[edge_state])
-        if depth == 0:
+        if depth == 0 and len(hidden) == len(packed.tokens):
             first_logp = logits.detach().float() - normaliser.detach()[:, None]
     flat = torch.cat(edges)  # (E,)
 

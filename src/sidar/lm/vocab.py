@@ -54,6 +54,22 @@ class SidVocab:
         """Number of SID tokens, EOS included."""
         return self.eos + 1
 
+    @property
+    def separator(self) -> int:
+        """The token between two SIDs of one answer: the one that ends an SID.
+
+        It has an input row in every model, which nothing else reads, so that models of older
+        versions can be taught answers of several SIDs.
+        """
+        return self.eos
+
+    def continued(self, prompt: Sequence[int], codes: Sequence[int]) -> list[int]:
+        """Mixed token ids: ``prompt``, an SID that was answered, and the separator; the next SID
+        follows.
+        """
+        answered = [*self.tokens(codes), self.separator]
+        return [*prompt, *(self.text_vocab + token for token in answered)]
+
     def n_codes(self, depth: int) -> int:
         """Codes among the choices after ``depth`` codes: level ``depth``'s, and at depth L the last
         level's again.

@@ -11,6 +11,7 @@ from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest
 from sidar.config import AlignConfig, Config, DenseConfig
 from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry
+from sidar.pipeline import progressive as progressive_stages
 from sidar.pipeline.stage import Build, Stage
 from sidar.serve.bundle import ANSWER
 from sidar.types import Json
@@ -89,7 +90,7 @@ def align_keys(align: AlignConfig) -> list[str]:
     """
     fields = [field for field in AlignConfig.model_fields if field != "label"]
     of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
-    return [f"align.{field}" for field in [*fields, *of_plugin]]
+    return [f"align.{field}" for field in dict.fromkeys([*fields, *of_plugin])]
 
 
 def plugin_of(registry: Registry[Any], name: str) -> Callable[[Config], list[str]]:
@@ -118,21 +119,36 @@ def towers(cfg: Config) -> list[str]:
 
 
 def stages(
-    cfg: Config, aligns: Sequence[AlignConfig] | None = None, *, dense: bool = False
+    cfg: Config,
+    aligns: Sequence[AlignConfig] | None = None,
+    *,
+    dense: bool = False,
+    hits: bool = False,
 ) -> list[Stage]:
     """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's
     one).
 
     The first of them is the one that the bundle serves. The stage ``dense`` (the fine-tuned
     encoder) takes minutes and is a baseline: it is there where it was asked for, now (``dense``) or
-    before (its folder stands).
+    before (its folder stands). With ``progressive.stages`` alignment starts from the last of these,
+    and ``hits`` adds the hit rates of each.
     """
     aligns = [cfg.align] if aligns is None else aligns
-    aligned = [_aligned(align) for align in aligns]
+    progressive = progressive_stages.training_stages(cfg)
+    start = progressive_stages.start_of_alignment(cfg)
+    aligned = [_aligned(align, start) for align in aligns]
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
-    return [*_before_alignment(), *aligned, *tuned, *_after_alignment(aligns[0], models)]
+    measured = [stage.name for stage in (*progressive, *aligned)] if hits else []
+    return [
+        *_before_alignment(),
+        *progressive,
+        *aligned,
+        *tuned,
+        *_after_alignment(aligns[0], models),
+        *(progressive_stages.hits_stage(name) for name in measured),
+    ]
 
 
 def _before_alignment() -> list[Stage]:
@@ -173,15 +189,15 @@ def _before_alignment() -> list[Stage]:
     ]
 
 
-def _aligned(align: AlignConfig) -> Stage:
-    """Return the stage of one aligned model."""
+def _aligned(align: AlignConfig, start: str) -> Stage:
+    """Return the stage of one aligned model; ``start``: the folder of the model it starts from."""
     import sidar.pipeline.stages as run
 
     return Stage(
         align.folder,
         ("seed", "preference", *align_keys(align)),
-        ("data", "sid", "sft"),
-        run.align,
+        ("data", "sid", start),
+        run.aligned_from(start),
         also=("embed",),
         files=plugin_of(OBJECTIVES, align.objective),
         resumable=True,
@@ -253,7 +269,8 @@ def plan(
     ``only`` restricts the plan to the named stage and those it needs.
     """
     by_name = {a.folder: a for a in ([cfg.align] if aligns is None else aligns)}
-    chosen = stages(cfg, aligns, dense=only == "dense")
+    hits = only is not None and only.startswith(progressive_stages.HITS)
+    chosen = stages(cfg, aligns, dense=only == "dense", hits=hits)
     if only is not None:
         wanted = _needed({stage.name: stage for stage in chosen}, only)
         chosen = [stage for stage in chosen if stage.name in wanted]

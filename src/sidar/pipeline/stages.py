@@ -15,6 +15,7 @@ from sidar.answer.facts import read_facts
 from sidar.artifacts import continues, read_manifest
 from sidar.config import Config
 from sidar.pipeline.runtime import device, progress
+from sidar.pipeline.stage import Build
 from sidar.types import Json
 
 Inputs = Mapping[str, Path]
@@ -107,12 +108,17 @@ def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     return train_sft(cfg, inputs["data"], inputs["embed"], inputs["sid"], out, work=work)
 
 
-def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
-    """Alignment of the SFT model under ``cfg.align``; interrupted work is continued."""
-    from sidar.train import train_align
+def aligned_from(start: str) -> Build:
+    """Return the stage that aligns the model in the folder ``start``, mostly ``sft``."""
 
-    data, sids, sft = inputs["data"], inputs["sid"], inputs["sft"]
-    return train_align(cfg, data, sids, sft, out, work=work, embed_folder=inputs["embed"])
+    def align(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
+        """Alignment under ``cfg.align``; interrupted work is continued."""
+        from sidar.train import train_align
+
+        data, sids, embedded = inputs["data"], inputs["sid"], inputs["embed"]
+        return train_align(cfg, data, sids, inputs[start], out, work=work, embed_folder=embedded)
+
+    return align
 
 
 def dense(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:

@@ -14,7 +14,14 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sidar.config import AlignConfig, Config, EvaluateConfig, Extensible, SidConfig
+from sidar.config import (
+    AlignConfig,
+    Config,
+    EvaluateConfig,
+    Extensible,
+    RewardsConfig,
+    SidConfig,
+)
 from sidar.extensions import CHANNELS, Registry, load_plugins
 from sidar.types import Json
 
@@ -61,6 +68,7 @@ EXAMPLES = {
 SECTIONS: dict[str, type[Extensible]] = {
     "sid": SidConfig,
     "align": AlignConfig,
+    "align.rewards": RewardsConfig,
     "evaluate": EvaluateConfig,
 }
 
@@ -162,7 +170,8 @@ def _defaults(options: type[BaseModel]) -> BaseModel:
 
 def _choice(section: Extensible, name: str) -> str:
     """Return what to write at the option that names parts to choose the part ``name``."""
-    chooses_several = isinstance(getattr(section, section.registry.key.partition(".")[2]), list)
+    option = section.registry.key.rpartition(".")[2]
+    chooses_several = isinstance(getattr(section, option, None), list)
     return f"[{name}]" if chooses_several else name
 
 

@@ -46,10 +46,19 @@ class RewardInputs:
     device: str = "cpu"
 
 
+class CountError(ValueError):
+    """A reward of items gave another number of values than it was given items."""
+
+
 class Reward(ABC):
-    """A reward of SIDs. ``options_class`` holds what a user sets, as a pydantic model."""
+    """A reward of SIDs. ``options_class`` holds what a user sets, as a pydantic model.
+
+    ``relative``: the reward of an SID depends on the others of its group, so that a group must not
+    be scored together with other SIDs.
+    """
 
     options_class: ClassVar[type[BaseModel] | None] = None
+    relative: ClassVar[bool] = False
 
     def __init__(self, options: BaseModel | Mapping[str, Any] | None = None) -> None:
         self.options: Any = checked_options(self.options_class, options)
@@ -62,7 +71,11 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, requests: Sequence[LoggedRequest], rollouts: Rollouts) -> np.ndarray:
-        """Return (B, G) float64 rewards; finite for every SID, invalid ones included."""
+        """Return (B, G) float64 rewards; finite for every SID, invalid ones included.
+
+        ``rollouts.sids`` says what is scored. Log-probs are NaN for SIDs that the model has not
+        written for this request: choices of the log, and SIDs of other requests.
+        """
 
 
 class ItemReward(Reward):
@@ -78,26 +91,38 @@ class ItemReward(Reward):
     def item_scores(self, request: LoggedRequest, rows: np.ndarray) -> np.ndarray:
         """Return (n,) float64 rewards of catalogue rows (n,) int64 for one request."""
 
+    def batch_scores(
+        self, requests: Sequence[LoggedRequest], rows: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Return the rewards of each request's rows; override it to ask for all of them at once."""
+        return [
+            self.item_scores(request, some) if len(some) else np.zeros(0)
+            for request, some in zip(requests, rows, strict=True)
+        ]
+
     def score(self, requests: Sequence[LoggedRequest], rollouts: Rollouts) -> np.ndarray:
+        members = [[self._available(int(sid)) for sid in sids] for sids in rollouts.sids]
+        rows = [np.concatenate([*parts, np.zeros(0, np.int64)]) for parts in members]
+        scores = self.batch_scores(requests, [some.astype(np.int64) for some in rows])
         rewards = np.full(rollouts.sids.shape, self.invalid, np.float64)
-        for b, request in enumerate(requests):
-            known = np.flatnonzero(rollouts.sids[b] >= 0)
-            members = [self._available(int(sid)) for sid in rollouts.sids[b, known]]
-            counts = np.array([len(rows) for rows in members])
-            if not counts.sum():
-                continue
-            scores = self.item_scores(request, np.concatenate(members))
+        for b, (parts, values) in enumerate(zip(members, scores, strict=True)):
+            counts = np.array([len(part) for part in parts])
+            if np.shape(values) != (counts.sum(),):
+                raise CountError(
+                    f"must return a number per item, ({counts.sum()},), got {np.shape(values)}"
+                )
             some = np.flatnonzero(counts)
-            starts = np.concatenate([[0], np.cumsum(counts[some])[:-1]])
-            if self.pool == "max":
-                pooled = np.maximum.reduceat(scores, starts)
-            else:
-                pooled = np.add.reduceat(scores, starts) / counts[some]
-            rewards[b, known[some]] = pooled
+            if len(some):
+                starts = np.cumsum(counts[some]) - counts[some]
+                pooled = np.maximum if self.pool == "max" else np.add
+                pieces = pooled.reduceat(np.asarray(values, np.float64), starts)
+                rewards[b, some] = pieces if self.pool == "max" else pieces / counts[some]
         return rewards
 
     def _available(self, sid: int) -> np.ndarray:
-        """Return the rows of an SID's items that are still sold."""
+        """Return the rows of an SID's items that are still sold; none for SID −1."""
+        if sid < 0:
+            return np.zeros(0, np.int64)
         start, stop = self.index.rows_start[sid : sid + 2]
         rows = self.index.rows[start:stop]
         return rows[self.alive[rows]]

@@ -8,7 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {"fit": "loop", "train_align": "align", "train_dense": "dense", "train_sft": "sft"}
+_HOME = {
+    "fit": "loop",
+    "train_align": "align",
+    "train_dense": "dense",
+    "train_progressive": "progressive",
+    "train_sft": "sft",
+}
 __all__ = sorted(_HOME)
 
 

@@ -10,6 +10,7 @@ reference compared under noise is no reference.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ from sidar.train.validate import Validator
 from sidar.train.vectors import attach
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """An example of a pool; ``list`` is its index among the preference lists, None = an item."""
+
+    example: Example
+    list: int | None = None
+
+
 class AlignTask:
     """Preference lists and item rows under one objective (see :class:`sidar.train.loop.Task`).
 
@@ -49,7 +58,9 @@ class AlignTask:
         cfg: AlignConfig,
         seed: int,
         beam_negatives: BeamNegatives | None = None,
+        refresh_every: int = 0,
     ) -> None:
+        """``refresh_every``: steps between two refreshes of ``beam_negatives``; 0 = never."""
         self.model, self.cfg = model, cfg
         self.objective: Objective = objective(cfg.objective)
         self._lists, self._items, self._validator, self._beam = (
@@ -58,7 +69,15 @@ class AlignTask:
             validator,
             beam_negatives,
         )
-        self._reference = frozen_copy(model) if self.objective.needs_reference else None
+        self._refresh_every = refresh_every if beam_negatives is not None else 0
+        if self.objective.needs_rollouts:
+            raise ValueError(
+                f"align.objective {cfg.objective!r} learns from SIDs that the model writes while "
+                "it trains, and this task has only logged lists; choose one of raddpo, sft, dpo, "
+                "sdpo, dmpo, simpo, orpo"
+            )
+        compares = self.objective.compares_with_reference(cfg)
+        self._reference = frozen_copy(model) if compares else None
         self.window = (
             SimilarityWindow(
                 cfg.rdrw_window,
@@ -74,20 +93,38 @@ class AlignTask:
         self.length_correlations: list[float] = []
         sizes = {"list": len(lists), "item": len(items)}
         shares = {"list": 1.0 - cfg.item_share, "item": cfg.item_share}
-        self._pools = Pools(
-            Order(sizes, shares, cfg.batch_size, seed), self._prepare, lambda x: x.length
-        )
+        order = Order(sizes, shares, cfg.batch_size, seed)
+        self._pools = Pools(order, self._prepare, self._length)
 
-    def _prepare(self, draws: list[Draw]) -> list[Example]:
+    def _prepare(self, draws: list[Draw]) -> list[_Drawn]:
         lists = [index for source, index, _ in draws if source == "list"]
-        negatives = self._beam(self._lists, lists) if self._beam and lists else None
-        examples = self._lists.rows(lists, negatives) if lists else []
+        # the beam's negatives are drawn for each batch: a pool of batches may span a refresh
+        none: list[list[int]] | None = [[] for _ in lists] if self._beam else None
+        examples = self._lists.rows(lists, none) if lists else []
         items = [(index, epoch) for source, index, epoch in draws if source == "item"]
-        return examples + (self._items.examples(items) if items else [])
+        drawn = [_Drawn(example, index) for example, index in zip(examples, lists, strict=True)]
+        return drawn + [_Drawn(example) for example in self._items.examples(items) if items]
+
+    def _length(self, drawn: _Drawn) -> int:
+        """Return the length by which a pool is sorted, counting the beam's negatives that a list
+        will get: the order of a run must not depend on what its model answers.
+        """
+        coming = self._beam is not None and drawn.list is not None
+        return drawn.example.length + (self._lists.most_negative_codes if coming else 0)
 
     def batch(self, step: int) -> list[Example]:
         self.model.eval()  # dropout off; nothing else in a decoder depends on the mode
-        return self._pools.batch(step)
+        if self._beam is not None and self._is_refresh(step):
+            self._beam.refresh(self.model)
+        batch = self._pools.batch(step)
+        lists = [drawn.list for drawn in batch if drawn.list is not None]
+        if self._beam is None or not lists:
+            return [drawn.example for drawn in batch]
+        examples = iter(self._lists.rows(lists, self._beam(self._lists, lists)))
+        return [drawn.example if drawn.list is None else next(examples) for drawn in batch]
+
+    def _is_refresh(self, step: int) -> bool:
+        return bool(self._refresh_every and step and step % self._refresh_every == 0)
 
     def forward(self, packed: Packed, is_list: Tensor) -> Outcome:
         state = self.cfg.rdrw_state if self.window is not None else None
@@ -115,6 +152,14 @@ class AlignTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.window is not None:
             self.window.load_state_dict(state["window"])
+        if self._beam is not None:
+            self._beam.reread()
+
+    def earlier_models(self) -> dict[str, SidLM]:
+        """Return the model of the last refresh; without any, it is rebuilt from the SFT model."""
+        if self._beam is None or not self._refresh_every:
+            return {}
+        return {"negatives": self._beam.model}
 
 
 def frozen_copy(model: SidLM) -> SidLM:
@@ -161,6 +206,7 @@ def train_align(
         align,
         cfg.seed,
         _beam_negatives(cfg, inputs, model, device),
+        preference.refresh_every,
     )
     identity: dict[str, object] = {
         "stage": align.folder,

@@ -167,6 +167,11 @@ class LogStream:
     def __len__(self) -> int:
         return len(self._usable)
 
+    @property
+    def most_negative_codes(self) -> int:
+        """Codes of a full set of negatives."""
+        return self._max_negatives * self.sids.n_levels
+
     def prompts(self, indices: Sequence[int]) -> list[Prompt]:
         """The prompts of some examples, as said (not as tokens)."""
         return [_prompt(r) for r in self._read(indices, ["query", "history", "profile"])]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from sidar.artifacts import read_manifest, sha256_file
 from sidar.config import OptimConfig
@@ -65,11 +66,18 @@ class Inputs:
         )
 
     def valid_lists(
-        self, builder: PromptBuilder, limit: int, max_positives: int, max_negatives: int
+        self,
+        builder: PromptBuilder,
+        limit: int,
+        max_positives: int,
+        max_negatives: int,
+        table: pa.Table | None = None,
     ) -> list[Example]:
-        """At most ``limit`` preference lists of the validation day, evenly spread over it."""
+        """At most ``limit`` preference lists of the validation day, evenly spread over it;
+        ``table`` holds them where their prompts are to be others than the log's.
+        """
         stream = LogStream(
-            self.data.lists("valid"),
+            self.data.lists("valid") if table is None else table,
             self.sids,
             builder,
             max_positives=max_positives,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sidar.align import INACTIVE, Parts, gradient_ratio, list_statistics
 from sidar.artifacts import fsync_tree, replace_folder
 from sidar.config import OptimConfig
+from sidar.fitting import checkpoint
 from sidar.fitting.loop import Loss, Result, Scalars, Settings, Training
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack
@@ -61,6 +62,13 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def earlier_models(self) -> dict[str, SidLM]:
+        """Earlier states of ``model`` that later steps read and that only a checkpoint can bring
+        back, by name; a resume fills their trained weights in place, then calls
+        :meth:`load_state_dict`.
+        """
+        ...
 
 
 @dataclass
@@ -241,6 +249,14 @@ class LmTraining(Training[Sequence[Example]]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts, self.ratios = Counter(state["counts"]), list(state["ratios"])
         self.task.load_state_dict(state["task"])
+
+    def kept(self) -> dict[str, Tensor]:
+        trained = checkpoint.trainable(self.task.model)
+        return {
+            f"{earlier}/{name}": model.get_parameter(name)
+            for earlier, model in self.task.earlier_models().items()
+            for name in trained
+        }
 
 
 def save_model(model: SidLM, folder: Path, step: int) -> None:

@@ -1,16 +1,20 @@
-"""Hard negatives from the model itself: what the SFT model would have answered and nobody clicked.
+"""Hard negatives from the model itself: what the model would have answered and nobody clicked.
 
-For logs without impressions (``preference.negatives: beam``).  The answers come from a frozen copy
-of the SFT model, so a list's negatives are a function of the list: nothing to store, nothing that a
-resume could change.
+For logs without impressions, and for iterative preference alignment (``preference.negatives:
+beam``).  The answers come from a frozen copy of the model: of the SFT model for the whole run, or
+with ``preference.refresh_every: n`` of the model as it was after the last multiple of n steps.
+Between two refreshes a list's negatives are a function of the list, whatever batch it is in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from sidar.decode import beam_search
 from sidar.decode.trie import Trie
+from sidar.fitting.checkpoint import trainable
 from sidar.index import PrefixIndex
 from sidar.lm.model import SidLM
 from sidar.lm.scorer import LmScorer
@@ -23,7 +27,7 @@ WIDEST = 512
 
 class BeamNegatives:
     """The best ``width`` SIDs of a constrained beam for each list, as one catalogue row each, best
-    first.
+    first.  ``model``, which answers, is a frozen copy; :meth:`refresh` moves it.
 
     Those that are positives of the list are dropped where lists become candidates (and counted
     there).  A list with more positives than ``max_positives`` gets a beam that is wider by a power
@@ -31,8 +35,9 @@ class BeamNegatives:
     """
 
     def __init__(self, model: SidLM, index: PrefixIndex, width: int, max_positives: int) -> None:
-        self._scorer, self._index, self._width = LmScorer(model), index, width
+        self.model, self._index, self._width = model, index, width
         self._max_positives = max_positives
+        self._scorer = LmScorer(model)
         self._trie = Trie(index, model.device)
         self._builder = model.prompts
 
@@ -51,6 +56,17 @@ class BeamNegatives:
             for place, sids in zip(places, beams.sids, strict=True):
                 negatives[place] = [int(first[s]) for s in sids if s >= 0]
         return negatives
+
+    def refresh(self, now: SidLM) -> None:
+        """Answer with the weights that ``now`` has at this moment."""
+        with torch.no_grad():
+            for name, weight in trainable(now).items():
+                self.model.get_parameter(name).copy_(weight)
+        self.reread()
+
+    def reread(self) -> None:
+        """Search with the weights of :attr:`model`, which somebody has just filled."""
+        self._scorer = LmScorer(self.model)  # its engine holds copies
 
     def _width_for(self, positives: int) -> int:
         """Beam of a list with that many positives: a function of the list alone, with few different

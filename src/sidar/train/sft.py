@@ -74,6 +74,9 @@ class SftTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state  # nothing but the step matters
 
+    def earlier_models(self) -> dict[str, SidLM]:
+        return {}
+
 
 def train_sft(
     cfg: Config,
