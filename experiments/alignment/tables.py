@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from experiments.alignment.bed import RESULTS
+from experiments.alignment.bed import RESULTS, shop
 from experiments.alignment.plan import CONTROL, cells, methods
 from experiments.common import ROOT
 from experiments.raddpo.registration import registration, registration_hash
@@ -138,6 +138,10 @@ def figures(folder: Path = RESULTS) -> Figures:
             found |= differences(kept, [tuple(pair) for pair in family], metric)
     for row in rows:
         found |= _of_training(kept, row)
+    shares = [f["lists"]["relevant_share"] for f in kept.cells.values() if "lists" in f]
+    if shares:
+        found["bed; relevant negatives"] = shares[0]
+    found["bed; items"] = len(shop())
     return {**found, **_plateau(kept)}
 
 
