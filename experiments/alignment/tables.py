@@ -32,7 +32,8 @@ from sidar.pages import Interval, Picture, intervals
 
 PAGE = ROOT / "docs" / "alignment.md"
 FIGURES, PICTURE = "figures.json", "alignment-effects"
-DAY = "day8"
+#: SFT's own beam in the order of the true utility: the room that an alignment has.
+HEADROOM = ("reachable.click.sid.mrr", "reachable.click.item.ndcg@10")
 
 Figures = dict[str, float | str]
 
@@ -91,7 +92,7 @@ def differences(kept: Kept, pairs: list[tuple[str, str]], metric: str) -> Figure
     """Return the figures of a family of comparisons on one metric, Holm over its members."""
     rows = [(pair, *stacked(kept, *pair, metric)) for pair in pairs]
     rows = [row for row in rows if len(row[1])]
-    tests = [paired_tests(values[:, None], labels)[0] for _, values, labels, _ in rows]
+    tests = _tests([values for _, values, _, _ in rows], [labels for _, _, labels, _ in rows])
     adjusted = holm([test.p for test in tests])
     figures: Figures = {}
     for (pair, values, labels, by_seed), test, p in zip(rows, tests, adjusted, strict=True):
@@ -107,6 +108,15 @@ def differences(kept: Kept, pairs: list[tuple[str, str]], metric: str) -> Figure
             f"{name}; word": word(test, float(p), by_seed),
         }
     return figures
+
+
+def _tests(values: list[np.ndarray], labels: list[np.ndarray]) -> list[PairedTest]:
+    """Return the test of each list of values; those of the same queries share their permutations,
+    as separate calls would draw them anew and alike.
+    """
+    if values and all(np.array_equal(labels[0], other) for other in labels):
+        return paired_tests(np.stack(values, axis=1), labels[0])
+    return [paired_tests(one[:, None], of)[0] for one, of in zip(values, labels, strict=True)]
 
 
 def word(test: PairedTest, p: float, by_seed: list[float]) -> str:
@@ -136,6 +146,11 @@ def figures(folder: Path = RESULTS) -> Figures:
                 found[f"level; {row}; {metric}"] = float(np.mean(means))
         for family in registration()["report"]["families"]:
             found |= differences(kept, [tuple(pair) for pair in family], metric)
+    for metric in HEADROOM:
+        values = [kept.column(f"sft.s{seed}", metric) for seed in kept.seeds("sft")]
+        means = [float(np.nanmean(v.astype(np.float64))) for v in values if v is not None]
+        if means:
+            found[f"level; sft; {metric}"] = float(np.mean(means))
     for row in rows:
         found |= _of_training(kept, row)
     shares = [f["lists"]["relevant_share"] for f in kept.cells.values() if "lists" in f]

@@ -2,17 +2,29 @@
 figures are those of the kept cells.
 """
 
+import json
+
 import pytest
 import yaml
 from toy_evidence import CHANGES
 
-from experiments.alignment.bed import HERE, Bed, register, shop
+from experiments.alignment.bed import HERE, RESULTS, Bed, register, shop
 from experiments.alignment.plan import CONTROL, align_cell, cells, methods, sft_cell
 from experiments.alignment.rerun import rerun
 from experiments.alignment.run import run
-from experiments.alignment.tables import Kept, figures, fill, stacked
+from experiments.alignment.tables import (
+    FIGURES,
+    PAGE,
+    PICTURE,
+    Kept,
+    figures,
+    fill,
+    picture,
+    stacked,
+)
 from experiments.raddpo import registration
 from experiments.raddpo.registration import check_frozen
+from experiments.raddpo.report.prose import TIED, untied
 from experiments.raddpo.store import read_cells
 
 TINY = {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128}
@@ -130,3 +142,27 @@ def test_the_bed_has_no_judged_queries(toy):
     cfg = Bed(toy / "work").config()
     assert cfg.data.held_out == []
     assert cfg.evaluate.sets == []
+
+
+@pytest.fixture
+def kept_figures(registered):
+    return json.loads((RESULTS / FIGURES).read_text(encoding="utf-8"))
+
+
+def test_the_kept_figures_are_those_of_the_kept_cells(kept_figures):
+    found = figures(RESULTS)
+    assert found.keys() == kept_figures.keys()
+    for name, value in found.items():
+        assert kept_figures[name] == pytest.approx(value), name
+
+
+def test_every_number_of_the_page_is_the_figure_that_it_names(kept_figures):
+    page = PAGE.read_text(encoding="utf-8")
+    again = fill(page, kept_figures)
+    for was, now in zip(page.splitlines(), again.splitlines(), strict=True):
+        assert was == now, "run `python -m experiments.alignment page`"
+    assert len(list(TIED.finditer(page))) == page.count("<!--") > 40
+    assert untied(page) == []
+    assert len(page.splitlines()) <= 250
+    drawn = picture(kept_figures).standalone()
+    assert (PAGE.parent / "images" / f"{PICTURE}.svg").read_text(encoding="utf-8") == drawn
