@@ -195,7 +195,7 @@ def _train_facts(model: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 #: Scalars of a log that a second run on another machine or hour does not repeat.
-_CLOCK = ("seconds", "examples_per_s")
+_CLOCK = ("seconds", "examples_per_s", "tokens_per_s")
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

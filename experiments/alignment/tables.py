@@ -163,7 +163,7 @@ def figures(folder: Path = RESULTS) -> Figures:
 def _of_training(kept: Kept, row: str) -> Figures:
     """Return the scalars of a row's training logs, means over seeds of their last quarter."""
     logs = [kept.cells[f"{row}.s{seed}"]["train"]["log"] for seed in kept.seeds(row)]
-    names = sorted({name for log in logs for name in log["last"]})
+    names = sorted({name for log in logs for name in log["last"] if name != "tokens_per_s"})
     found: Figures = {}
     for name in names:
         for part in ("first", "last"):
