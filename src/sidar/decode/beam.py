@@ -53,16 +53,16 @@ class Front:
     logp: Tensor  # float32 (…, L + 1)
 
     @classmethod
-    def start(cls, queries: int, trie: Trie) -> Front:
-        """One beam for each of Q queries, at the root with score 0."""
-        number = torch.zeros(queries, 1, dtype=torch.long, device=trie.device)
+    def start(cls, queries: int, trie: Trie, width: int = 1) -> Front:
+        """``width`` beams for each of Q queries, at the root with score 0."""
+        number = torch.zeros(queries, width, dtype=torch.long, device=trie.device)
         return cls(
             prefix=number,
             sid=torch.full_like(number, -1),
             score=number.double(),
             row=number,
-            codes=number.new_full((queries, 1, trie.n_levels), -1),
-            logp=torch.zeros(queries, 1, trie.n_levels + 1, device=trie.device),
+            codes=number.new_full((queries, width, trie.n_levels), -1),
+            logp=torch.zeros(queries, width, trie.n_levels + 1, device=trie.device),
         )
 
     @property
@@ -238,7 +238,7 @@ def keep(
 
     def number(chosen: Tensor) -> Tensor:
         """Lowest SID number that a candidate can still become."""
-        numbers = _take(children.ids, child_of(chosen))
+        numbers = take(children.ids, child_of(chosen))
         numbers = trie.first_sid(depth + 1, numbers)
         if offset:
             done = torch.cat([front.sid, growth.ends], dim=1)
@@ -251,19 +251,19 @@ def keep(
     alive = top > -torch.inf
     is_child = alive & (chosen >= offset)
     child = child_of(chosen)
-    child_row = _take(children.rows, child) - torch.arange(q, device=top.device)[:, None] * r
+    child_row = take(children.rows, child) - torch.arange(q, device=top.device)[:, None] * r
     row = torch.where(is_child, child_row, (chosen - w).clamp(0, r - 1))  # among the R rows
     kept = chosen < min(w, offset)
     source = torch.where(kept, chosen.clamp(max=w - 1), slot.gather(1, row))  # among the W beams
     columns = growth.logp.shape[2]
-    column = torch.where(is_child, _take(children.codes, child), columns - 1)
+    column = torch.where(is_child, take(children.codes, child), columns - 1)
     value = growth.logp.flatten(1).gather(1, row * columns + column)
 
     codes = front.codes.gather(1, source[:, :, None].expand(-1, -1, front.codes.shape[2]))
     steps = front.logp.gather(1, source[:, :, None].expand(-1, -1, front.logp.shape[2]))
     codes[:, :, depth] = column.masked_fill(~is_child, -1)
     steps[:, :, depth] = value.masked_fill(kept | ~alive, 0.0)
-    prefix = _take(children.ids, child).masked_fill(~is_child, -1)
+    prefix = take(children.ids, child).masked_fill(~is_child, -1)
     sid = torch.where(kept, front.sid.gather(1, source), growth.ends.gather(1, row)).masked_fill(
         is_child | ~alive, -1
     )
@@ -335,5 +335,6 @@ def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tens
     return padded
 
 
-def _take(values: Tensor, at: Tensor) -> Tensor:
+def take(values: Tensor, at: Tensor) -> Tensor:
+    """``values[at]``, or zeros where there is nothing to take from and nobody reads the answer."""
     return values[at] if len(values) else torch.zeros_like(at)
