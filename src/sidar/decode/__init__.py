@@ -13,8 +13,8 @@ from sidar.decode.trie import Trie
 
 __all__ = [
     "KINDS",
-    "Answers",
     "METHODS",
+    "Answers",
     "Beams",
     "FreeBeams",
     "FreeScorer",
