@@ -89,8 +89,8 @@ def drawn_policy(scorer, prompt, index, temperature=1.0):
 
 
 def perturbed(scorer, prompt, index, key, temperature=1.0):
-    """[(perturbed log-prob, φ)] of every SID: the whole tree top down, no beam (Kool et al. 2019,
-    section 4.3): the maximum of a prefix's choices is the prefix's own perturbed log-prob.
+    """[(perturbed log-prob, φ)] of every SID: the whole tree top down, no beam (Kool et al.
+    2019): the maximum of a prefix's choices is the prefix's own perturbed log-prob.
     """
     found = {}
 

@@ -106,8 +106,8 @@ class _Choices:
     def below(self, limit: Tensor, score: Tensor) -> Tensor:
         """Perturbed log-probs ``score`` (c,) given that the largest of prefix i is ``limit[i]``.
 
-        Kool et al. 2019, section 4.3, in the stable form of their appendix B.3: with Z the largest
-        of a prefix, −log(e^−limit − e^−Z + e^−score).
+        With Z the largest score of a prefix that is −log(e^−limit − e^−Z + e^−score) (Kool et al.
+        2019), here in a form that neither overflows nor cancels.
         """
         largest = self._largest(score).index_select(0, self.rows)
         limit = limit.clamp(min=torch.finfo(limit.dtype).min).index_select(0, self.rows)

@@ -47,7 +47,7 @@ def sample(
       search (Kool et al. 2019, arXiv 1903.06059, algorithm 1), in the order of the draws.
       ``weight`` is π(y | x) / q(y), q the probability that y is among the G, given the noise of all
       others: Σ_i weight_i · f(y_i), a *sum*, is an unbiased estimate of Σ_y π(y | x) f(y) over the
-      SIDs of the index (their equation 12). Without the weights likely SIDs count too little.
+      SIDs of the index. Without the weights likely SIDs count too little.
     - ``temperature``: G draws *with* replacement from the choices that the index leaves at each
       level, renormalised. Unbiased for that constrained policy; SIDs repeat.
     - ``beam``: what a beam of width G finds, best first, G different SIDs. Deterministic, so the
@@ -151,7 +151,7 @@ def _in_batches(
     if not parts:
         return _nothing(levels, group)
     place = np.argsort(np.asarray(order, dtype=np.int64))
-    columns = {}
+    columns: dict[str, Any] = {}
     for field in fields(Rollouts):
         arrays = [getattr(part, field.name) for part in parts]
         columns[field.name] = None if arrays[0] is None else np.concatenate(arrays)[place]

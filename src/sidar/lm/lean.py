@@ -9,7 +9,7 @@ keys and values of its own ≤ L − 1 codes, found through its parent. The slow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -76,14 +76,15 @@ class FusedBlock(Block[Tensor]):
         down, down_bias = _dense(mlp.down_proj)
         before = layer.input_layernorm.weight.float()
         between = layer.post_attention_layernorm.weight.float()
+        qkv_place, gate_up_place = (None, None) if old is None else (old.qkv, old.gate_up)
         return cls(
             shape,
-            qkv=joined_rows([q, k, v], before, shape.dtype, old and old.qkv),
+            qkv=joined_rows([q, k, v], before, shape.dtype, qkv_place),
             qkv_bias=_as(shape.dtype, _joined([q_bias, k_bias, v_bias])),
             qk_norm=qk_norm,
             o=_as(shape.dtype, o),
             o_bias=_as(shape.dtype, o_bias),
-            gate_up=joined_rows([gate, up], between, shape.dtype, old and old.gate_up),
+            gate_up=joined_rows([gate, up], between, shape.dtype, gate_up_place),
             gate_up_bias=_as(shape.dtype, _joined([gate_bias, up_bias])),
             down=_as(shape.dtype, down),
             down_bias=_as(shape.dtype, down_bias),
@@ -145,7 +146,7 @@ class LeanDecoder:
         self.eps = float(config.rms_norm_eps)
         self._shape = Shape(self.heads, self.kv_heads, self.head_dim, self.eps, dtype)
         self._decoder: Any = backbone
-        self._rotary = self._decoder.rotary_emb
+        self._rotary: Any = self._decoder.rotary_emb
         self.blocks: list[FusedBlock] = []
         self.refresh()
 
@@ -154,7 +155,7 @@ class LeanDecoder:
         """Read the weights that the backbone has now, into the memory that holds the old ones."""
         self.final_norm: Tensor = self._decoder.norm.weight.detach().float()
         layers = self._decoder.layers
-        before = self.blocks or [None] * len(layers)
+        before: Sequence[FusedBlock | None] = self.blocks or [None] * len(layers)
         self.blocks = [
             FusedBlock.of(layer, self._shape, old)
             for layer, old in zip(layers, before, strict=True)

@@ -93,20 +93,21 @@ class LmScorer:
         self._sid_in.copy_(self._model.sid_in)
         self._heads = self._fused_heads(self._heads)
 
-    def _fused_heads(self, old: list[Tensor] | None = None) -> list[Tensor]:
+    def _fused_heads(self, old: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """Per level the fp32 head of its choice set, in the memory of ``old``, the final norm of
         the lean engine folded in; with a full head the same one for all.
         """
         model, levels = self._model, self.vocab.n_levels
+        old = [None] * levels if old is None else old
         norm = self.engine.final_norm if isinstance(self.engine, LeanDecoder) else 1.0
         if self.head == "full":
             text = model.word_embeddings if model.text_head is None else model.text_head
             parts = [text, *model.heads, model.eos_head]
-            return [joined_rows(parts, norm, torch.float32, old and old[0])] * levels
+            return [joined_rows(parts, norm, torch.float32, old[0])] * levels
         heads = []
         for depth, head in enumerate(model.heads):
             parts = [head, model.eos_head] if self.vocab.has_eos(depth) else [head]
-            rows = joined_rows(parts, norm, torch.float32, old and old[depth])
+            rows = joined_rows(parts, norm, torch.float32, old[depth])
             heads.append(rows.mul_(model.head_scale))
         return heads
 
