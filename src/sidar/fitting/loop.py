@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sidar.config import DenseConfig, OptimConfig, RqVaeConfig
+from sidar.config import DcnConfig, DenseConfig, OptimConfig, RqVaeConfig
 from sidar.fitting import checkpoint
 from sidar.fitting.logs import NoLog, RunLog
 from sidar.fitting.schedule import lr_factor, step_seed
@@ -39,7 +39,7 @@ class Settings:
     step.
     """
 
-    rates: OptimConfig | DenseConfig | RqVaeConfig  # steps, warmup, schedule, clip
+    rates: OptimConfig | DenseConfig | RqVaeConfig | DcnConfig  # steps, warmup, schedule, clip
     log_every: int
     checkpoint_every: int
     validate_every: int | None = None  # None: there is no validation

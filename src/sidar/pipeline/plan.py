@@ -140,13 +140,15 @@ def stages(
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
+    ranker = [_ranker(cfg)] if cfg.ranker.enabled else []
     measured = [stage.name for stage in (*progressive, *aligned)] if hits else []
     return [
         *_before_alignment(),
+        *ranker,
         *progressive,
         *aligned,
         *tuned,
-        *_after_alignment(aligns[0], models),
+        *_after_alignment(aligns[0], models, ranked=bool(ranker)),
         *(progressive_stages.hits_stage(name) for name in measured),
     ]
 
@@ -189,6 +191,21 @@ def _before_alignment() -> list[Stage]:
     ]
 
 
+def _ranker(cfg: Config) -> Stage:
+    """Return the stage of the learned ranker; it reads the SFT model where it knows beams.
+
+    It stands before alignment, which may be rewarded by it.
+    """
+    import sidar.pipeline.stages as run
+
+    keys = ["seed", "ranker", "memory", "decode.beam", "decode.item_share", "embed", *DENSE_INDEX]
+    inputs = ["data", "embed", "sid"]
+    if cfg.ranker.sft_steps:
+        keys += ["lm", "sft"]
+        inputs.append("sft")
+    return Stage("ranker", tuple(keys), tuple(inputs), run.ranker, files=towers, resumable=True)
+
+
 def _aligned(align: AlignConfig, start: str) -> Stage:
     """Return the stage of one aligned model; ``start``: the folder of the model it starts from."""
     import sidar.pipeline.stages as run
@@ -214,8 +231,11 @@ def _tuned_dense() -> Stage:
     return Stage("dense", keys, ("data",), run.dense, files=towers, resumable=True)
 
 
-def _after_alignment(served: AlignConfig, models: Sequence[str]) -> list[Stage]:
-    """Return the stages around the model under ``served``; ``models`` are scored beside it."""
+def _after_alignment(served: AlignConfig, models: Sequence[str], *, ranked: bool) -> list[Stage]:
+    """Return the stages around the model under ``served``; ``models`` are scored beside it.
+
+    ``ranked``: the answer is compared with the learned ranker.
+    """
     import sidar.pipeline.stages as run
 
     def of_served(build: Build) -> Build:
@@ -225,12 +245,13 @@ def _after_alignment(served: AlignConfig, models: Sequence[str]) -> list[Stage]:
         return with_align
 
     serving = ("data", "embed", "sid", "index")
+    ranker = ("ranker",) if ranked else ()
     return [
         Stage("index", (), ("data", "sid"), run.index, outdated=without_counts),
         Stage(
             "answer",
             ("seed", "decode", "memory", "embed", *DENSE_INDEX),
-            (*serving, served.folder),
+            (*serving, *ranker, served.folder),
             of_served(run.answer),
         ),
         Stage(
