@@ -9,8 +9,8 @@ from typing import Any
 
 from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest
-from sidar.config import AlignConfig, Config, DenseConfig
-from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry
+from sidar.config import GRPO_DEFAULTS, AlignConfig, Config, DenseConfig
+from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, REWARDS, TOKENIZERS, Registry
 from sidar.pipeline import progressive as progressive_stages
 from sidar.pipeline.stage import Build, Stage
 from sidar.serve.bundle import ANSWER
@@ -21,6 +21,10 @@ Inputs = Mapping[str, Path]
 #: How the dense channel is searched: asked by answer and report, not by the training of its
 #: encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
+
+
+#: Options of `align` that objectives on logged lists do not read.
+REINFORCEMENT = {"reward", "rewards", "rollouts", "grpo", "adagrpo", "eggrpo", "recast"}
 
 
 def cut_positives(folder: Path, config: Json) -> str | None:
@@ -86,9 +90,13 @@ def metric_files(cfg: Config) -> list[str]:
 
 def align_keys(align: AlignConfig) -> list[str]:
     """Return the options that an aligned model depends on: all but the label, and those of a
-    plug-in's objective.
+    plug-in's objective; of reinforcement only where the objective may learn from rollouts.
     """
-    fields = [field for field in AlignConfig.model_fields if field != "label"]
+    left_out = {"label"}
+    name = align.objective.removesuffix("+sft")
+    if name not in GRPO_DEFAULTS and not OBJECTIVES.is_external(align.objective):
+        left_out |= REINFORCEMENT
+    fields = [field for field in AlignConfig.model_fields if field not in left_out]
     of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
     return [f"align.{field}" for field in dict.fromkeys([*fields, *of_plugin])]
 
@@ -216,7 +224,10 @@ def _aligned(align: AlignConfig, start: str) -> Stage:
         ("data", "sid", start),
         run.aligned_from(start),
         also=("embed",),
-        files=plugin_of(OBJECTIVES, align.objective),
+        files=lambda cfg: [
+            *plugin_of(OBJECTIVES, align.objective)(cfg),
+            *plugin_of(REWARDS, align.reward)(cfg),
+        ],
         resumable=True,
     )
 
