@@ -150,6 +150,20 @@ def test_without_experts_a_group_is_what_was_drawn(backbone):
         assert (group.inclusion > 0).all()
 
 
+def test_one_expert_makes_the_rewards_of_almost_every_group_differ(backbone):
+    """A model that knows nothing seldom writes what was chosen; then all rewards are the same."""
+
+    def alike(experts):
+        cfg = settings("eggrpo", eggrpo={"experts": experts}, item_share=0.0, batch_size=32)
+        rewards = [
+            group.reward[group.rollout] for _, _, group in groups_of(batch(backbone, cfg)[1])
+        ]
+        return np.mean([len(set(one)) == 1 for one in rewards])
+
+    assert alike(experts=0) > 0.4
+    assert alike(experts=1) == 0
+
+
 @pytest.mark.parametrize("source", ["rollouts", "truth"])
 def test_perturbation_items_are_sids_of_other_requests(backbone, source):
     cfg = settings("adagrpo", item_share=0.0, adagrpo={"perturbation_source": source})
