@@ -37,9 +37,16 @@ class Group:
     @classmethod
     def from_json(cls, values: Json) -> Group:
         """Take back what :meth:`to_json` returned."""
-        made = {name: None if one is None else np.array(one) for name, one in values.items()}
-        made["old_logp"] = made["old_logp"].astype(np.float32)
-        return cls(**made)
+        inclusion = values["inclusion"]
+        return cls(
+            rollout=np.array(values["rollout"], bool),
+            expert=np.array(values["expert"], bool),
+            valid=np.array(values["valid"], bool),
+            reward=np.array(values["reward"], np.float64),
+            old_logp=np.array(values["old_logp"], np.float32),
+            perturbation_reward=np.array(values["perturbation_reward"], np.float64),
+            inclusion=None if inclusion is None else np.array(inclusion, np.float64),
+        )
 
 
 def tabulate(groups: Sequence[Group | None], width: int) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ class Explorer:
         foreign = self._rollouts(self._of_others(asked, drawn, chosen, step))
         rewards = self._score(requests, [members, positives, foreign])
         groups = [
-            self._group(one.example, b, members, expert, *rewards, foreign)
+            self._group(one.example, b, members, expert, foreign, rewards)
             for b, one in enumerate(asked)
         ]
         return groups, self._statistics(drawn, chosen, shown)
@@ -204,14 +204,14 @@ class Explorer:
         b: int,
         members: Rollouts,
         expert: np.ndarray,
-        of_members: np.ndarray,
-        of_positives: np.ndarray,
-        of_foreign: np.ndarray,
         foreign: Rollouts,
+        rewards: Sequence[np.ndarray],
     ) -> Example:
-        """Return the example of request ``b`` with the members of its group behind its
-        positives.
+        """Return the example of request ``b`` with the members of its group behind its positives.
+
+        ``rewards`` are those of members, positives and others' SIDs, (B, …) each.
         """
+        of_members, of_positives, of_foreign = rewards
         n_positive, levels = len(example.candidates), self._index.n_levels
         inside = self._spelled(members, b)
         codes = [members.codes[b, g, : members.lengths[b, g]] for g in inside]
