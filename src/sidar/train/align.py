@@ -74,12 +74,6 @@ class AlignTask:
             beam_negatives,
         )
         self._refresh_every = refresh_every if beam_negatives is not None else 0
-        if self.objective.needs_rollouts:
-            raise ValueError(
-                f"align.objective {cfg.objective!r} learns from SIDs that the model writes while "
-                "it trains, and this task has only logged lists; choose one of raddpo, sft, dpo, "
-                "sdpo, dmpo, simpo, orpo"
-            )
         compares = self.objective.compares_with_reference(cfg)
         self._reference = frozen_copy(model) if compares else None
         self.window = (
