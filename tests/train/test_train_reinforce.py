@@ -194,6 +194,16 @@ def test_the_same_requests_are_drawn_for_in_another_way_in_another_round(backbon
     assert [x.candidates for x in first] != [x.candidates for x in other]
 
 
+def test_method_and_temperature_reach_the_draws(backbone):
+    def different(**rollouts):
+        cfg = settings(item_share=0.0, rollouts={"method": "temperature", "group": 8, **rollouts})
+        return [len(set(members)) for _, members, _ in groups_of(batch(backbone, cfg)[1])]
+
+    assert set(different(temperature=1e-4)) == {1}  # the likeliest code, again and again
+    assert max(different(temperature=1.0)) > 4
+    assert set(different(method="beam")) == {8}
+
+
 def test_what_free_sampling_cannot_spell_is_counted_and_left_out(backbone):
     cfg = settings("grpo", rollouts={"method": "free", "group": 8}, item_share=0.0)
     model = tiny_model(backbone, head="full")  # mostly writes words
