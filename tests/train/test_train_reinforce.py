@@ -199,7 +199,7 @@ def test_method_and_temperature_reach_the_draws(backbone):
         cfg = settings(item_share=0.0, rollouts={"method": "temperature", "group": 8, **rollouts})
         return [len(set(members)) for _, members, _ in groups_of(batch(backbone, cfg)[1])]
 
-    assert set(different(temperature=1e-4)) == {1}  # the likeliest code, again and again
+    assert max(different(temperature=1e-4)) <= 2  # the likeliest one, or what all but ties with it
     assert max(different(temperature=1.0)) > 4
     assert set(different(method="beam")) == {8}
 
