@@ -36,12 +36,15 @@ MAY = {
     "align": {"lm"},
     "answer": {"data", "baselines"},
     "decode": {"index"},
-    "rewards": {"data", "index"},
+    # the ranker's features are made of what channels, memory and item vectors say
+    "ranker": {"data", "baselines", "answer", "embed", "index", "fitting"},
+    # the reward `ranker` scores items with the ranker that a run has fitted
+    "rewards": {"data", "index", "ranker", "answer", "baselines", "embed"},
     "train": {
         *("fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"),
         "rewards",
     },
-    "serve": {"answer", "baselines", "data", "decode", "embed", "index", "lm", "sid"},
+    "serve": {"answer", "baselines", "data", "decode", "embed", "index", "lm", "ranker", "sid"},
     "doctor": {"embed"},
 }
 # Nothing below imports these.

@@ -1,5 +1,7 @@
 """The toy shop ready for training: 64 different SIDs, tiny models, tasks without files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -8,9 +10,12 @@ from sidar.config import AlignConfig, LmConfig, OptimConfig
 from sidar.data import toy
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
+from sidar.rewards import RewardInputs, fitted_reward
 from sidar.train.align import AlignTask
 from sidar.train.examples import ItemStream, LogStream, PseudoStream
 from sidar.train.pseudo import item_words
+from sidar.train.reinforce import ReinforceTask
+from sidar.train.rollouts import Explorer
 from sidar.train.sft import SftTask
 from sidar.train.validate import Validator
 from sidar.types import SemanticIds
@@ -158,6 +163,29 @@ def align_task(model, cfg: AlignConfig, seed=0, **kwargs):
     return AlignTask(
         model, list_stream(model), item_stream(model), validator(model), cfg, seed, **kwargs
     )
+
+
+def reward_inputs():
+    """What a reward of the toy shop is fitted on."""
+    dataset = SimpleNamespace(catalogue=toy.catalogue())
+    return RewardInputs(dataset, PrefixIndex.build(toy_sids()), run=None)
+
+
+def request_stream(model):
+    """The toy lists without negatives, which are what each request showed and nobody chose."""
+    table = toy_lists()
+    table = table.append_column("exposed", table.column("negatives"))
+    return list_stream(model, table, max_negatives=0)
+
+
+def explorer(model, cfg: AlignConfig, seed=0, reward=None):
+    reward = fitted_reward(cfg, reward_inputs()) if reward is None else reward
+    return Explorer(model, PrefixIndex.build(toy_sids()), toy_sids(), reward, cfg, seed)
+
+
+def reinforce_task(model, cfg: AlignConfig, seed=0, reward=None):
+    parts = (request_stream(model), item_stream(model), validator(model))
+    return ReinforceTask(model, *parts, cfg, seed, explorer(model, cfg, seed, reward))
 
 
 def quick(kind=OptimConfig, **changes):

@@ -184,6 +184,7 @@ REWARDS: Registry[type[Reward]] = Registry(
         "rule": "sidar.rewards.logged",
         "ranking": "sidar.rewards.logged",
         "url": "sidar.rewards.url",
+        "ranker": "sidar.rewards.ranker",
     },
 )
 

@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 FILES = {
     "pq": HERE / "pq_tokenizer.py",
     "ipo": HERE / "ipo_objective.py",
+    "price": HERE / "price_reward.py",
     "words": HERE / "words_channel.py",
     "rbp": HERE / "rbp_metric.py",
 }
@@ -142,6 +143,41 @@ def test_a_channel_and_a_metric_stand_in_values_table_tests_and_report(shop):
     assert "words" in page
 
 
+def test_a_reward_trains_the_rows_of_an_experiment(shop, tmp_path):
+    """The model writes SIDs, the plug-in says what they are worth, and both rows reach the table
+    and the bundle.
+    """
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    options = [
+        *("align.reward=price", "align.rewards.price.others=0.3", "align.rollouts.group=4"),
+        *("align.batch_size=8", "align.log_every=1", "align.adagrpo.gate=open"),
+    ]
+    names = ["--variants", "adagrpo,eggrpo"]
+    done = sidar("experiment", "-c", folder / "sidar.yaml", *names, *options)
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs" / "mine"
+    assert {"sft", "adagrpo", "eggrpo"} <= set(read_scores(run / "evaluate")["kinds"])
+    worth = np.log1p([price or 0.0 for price in toy.catalogue().column("price")])
+    for name in ("adagrpo", "eggrpo"):
+        config = read_manifest(run / f"align-{name}").config
+        assert config["align.reward"] == "price"
+        assert config["align.rewards"]["price"] == {"others": 0.3}
+        lines = (run / f"align-{name}" / "log.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        first = next(record for record in records if record["kind"] == "train")
+        assert 0.3 * worth.min() <= first["group/reward_mean"] <= worth.max()
+        assert first["rollout/logp_gap"] < 1e-3
+        assert (run / f"align-{name}" / "fit.png").is_file()
+    assert read_manifest(run / "bundle").config is not None
+    changed = ["align.objective=adagrpo", *options, "align.rewards.price.others=0.2"]
+    steps = plan(load_config(folder / "sidar.yaml", changed))
+    reasons = {step.stage.name: step.reason for step in steps}
+    assert reasons["align-adagrpo"] == "config changed: align.rewards.price.others"
+    done = sidar("search", "red shirt", "--bundle", run / "bundle", "--k", "3")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_loaded_tokenizer_encodes_as_the_fitted_one_did(shop):
     run = shop / "runs" / "mine"
     catalogue = open_dataset(run / "data").catalogue
@@ -181,6 +217,9 @@ def test_only_what_depends_on_an_option_of_a_part_runs_again(shop):
         ("align.ipo.taus=1", r"align\.ipo\.taus: .*did you mean tau\?"),
         ("align.objective=iop", r"'iop' is not one of .*ipo.*its module under `plugins:`"),
         ("align.ipo+sft={tau: 1}", r"align\.ipo\+sft: this part has no options"),
+        ("align.reward=prize", r"'prize' is not one of .*; did you mean price\?.*`plugins:`"),
+        ("align.rewards.price.other=1", r"align\.rewards\.price\.other: .*did you mean others\?"),
+        ("align.rewards.price.others=-1", r"align\.rewards\.price\.others: .*equal to 0"),
         ("channels.words.click=1", r"channels\.words\.click: .*did you mean clicks\?"),
         ("channels.words.clicks=-1", r"channels\.words\.clicks: .*greater than or equal to 0"),
         (
@@ -239,6 +278,8 @@ ENTRY_POINTS = """\
 pq = pq_tokenizer:ProductQuantiser
 [sidar.objectives]
 ipo = ipo_objective:ipo
+[sidar.rewards]
+price = price_reward:PriceReward
 [sidar.channels]
 words = words_channel:WordOverlap
 [sidar.metrics]
@@ -248,7 +289,7 @@ rbp = rbp_metric:rbp
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A PYTHONPATH on which the four files are those of an installed package."""
+    """A PYTHONPATH on which the five files are those of an installed package."""
     site = tmp_path_factory.mktemp("site")
     about = site / "shop_parts-1.0.dist-info"
     about.mkdir()
@@ -264,6 +305,7 @@ def test_installed_packages_are_found_by_entry_points(installed, tmp_path):
     for properties, part, option, default in (
         (schema["$defs"]["SidConfig"]["properties"], "pq", "iterations", 20),
         (schema["$defs"]["AlignConfig"]["properties"], "ipo", "tau", 0.1),
+        (schema["$defs"]["RewardsConfig"]["properties"], "price", "others", 0.1),
         (schema["$defs"]["EvaluateConfig"]["properties"], "rbp", "persistence", 0.8),
         (schema["properties"]["channels"]["properties"], "words", "clicks", 0.1),
     ):
@@ -272,6 +314,7 @@ def test_installed_packages_are_found_by_entry_points(installed, tmp_path):
     text = (tmp_path / "sidar.yaml").read_text()
     written = yaml.safe_load(text)
     assert (written["sid"]["pq"], written["align"]["ipo"]) == ({"iterations": 20}, {"tau": 0.1})
+    assert written["align"]["rewards"]["price"] == {"others": 0.1}
     # a channel is a row where it is named, so that it is written as an example
     assert (written["channels"], written["evaluate"]["metrics"]) == ({}, [])
     assert "# channels: {words: {clicks: 0.1}}" in text
@@ -303,7 +346,10 @@ def test_init_says_which_line_chooses_a_part(tmp_path):
     done = sidar("init", tmp_path, *files)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "sidar.yaml").read_text()
-    for line in ("sid.method: pq", "align.objective: ipo", "evaluate.metrics: [rbp]"):
+    for line in (
+        *("sid.method: pq", "align.objective: ipo", "align.reward: price"),
+        "evaluate.metrics: [rbp]",
+    ):
         assert f"Chosen by {line}." in text
 
 
@@ -363,6 +409,14 @@ def test_a_bundle_answers_and_versions_compare_without_the_plugin(shop):
         (
             FILES["pq"].read_text().replace("(Tokenizer):", ":"),
             r"@register_tokenizer wants a class made of .* class X\(Tokenizer\)",
+        ),
+        (
+            FILES["price"].read_text().replace("(ItemReward):", ":"),
+            r"@register_reward wants a class made of .* class X\(Reward\)",
+        ),
+        (
+            FILES["price"].read_text().replace("def item_scores(", "def item_score("),
+            "PriceReward lacks item_scores",
         ),
         (
             FILES["words"].read_text().replace("(Channel):", ":"),

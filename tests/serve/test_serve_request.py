@@ -50,7 +50,7 @@ def test_all_fields_that_are_not_served_are_named_together():
 def test_a_misspelt_option_and_a_wrong_value_are_one_line(shop):
     for options, words in (
         ({"beams": 3}, "beams: Extra inputs are not permitted"),
-        ({"fuse": "all"}, "fuse: 'all' is not served; this version answers with 'memory' or"),
+        ({"fuse": "all"}, "fuse: 'all' is not served; this version answers with 'memory',"),
         ({"beam": 0}, "beam: Input should be greater than or equal to 1"),
         ({"history": "T203"}, "history: Input should be a valid tuple"),
         ({"k": "many"}, "k: Input should be a valid integer"),

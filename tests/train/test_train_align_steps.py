@@ -19,6 +19,7 @@ from toy_train import align_task, quick, tiny_model, write_backbone
 from sidar.config import AlignConfig, OptimConfig, SftConfig
 from sidar.fitting.schedule import step_seed
 from sidar.lm import Candidate
+from sidar.pipeline.plan import REINFORCEMENT
 from sidar.train.loop import fit
 from sidar.train.order import WINDOW
 
@@ -335,5 +336,8 @@ def test_the_reference_is_the_model_as_it_came_in(backbone, tmp_path, name):
 
 
 def test_every_option_of_align_is_held():
-    """A new option belongs into LOSSES above, or is one of a stage (test_train_wiring.py)."""
-    assert set(AlignConfig.model_fields) - set(OptimConfig.model_fields) == {*LOSSES, "label"}
+    """A new option belongs into LOSSES above, or is one of a stage (test_train_wiring.py), or of
+    reinforcement (test_train_reinforce.py, tests/align).
+    """
+    of_align = set(AlignConfig.model_fields) - set(OptimConfig.model_fields)
+    assert of_align == {*LOSSES, "label", *REINFORCEMENT}

@@ -3,7 +3,7 @@ runs a model.
 """
 
 from sidar.align.dpo import log_ratio
-from sidar.align.monitor import INACTIVE, gradient_ratio, list_statistics
+from sidar.align.monitor import INACTIVE, WATCHED, gradient_ratio, list_statistics
 from sidar.align.rdrw import SimilarityWindow
 from sidar.align.registry import Objective, Parts, names, objective, register_objective
 from sidar.align.sft import multi_label_sft
@@ -11,6 +11,7 @@ from sidar.align.terms import take_rows
 
 __all__ = [
     "INACTIVE",
+    "WATCHED",
     "Objective",
     "Parts",
     "SimilarityWindow",

@@ -15,6 +15,19 @@ from sidar.types import CandidateScores
 
 #: Below this ratio of gradient norms a run says that its contrast is inactive (docs/evaluation.md).
 INACTIVE = 0.01
+#: Shares of groups of rollouts above which a run says what is wrong, and what to do.
+WATCHED = {
+    "group/zero_variance": (
+        0.9,
+        "most groups have one reward for all and teach nothing; a finer reward, a larger "
+        "align.rollouts.group or experts (eggrpo) make them differ",
+    ),
+    "expert/squeezed": (
+        0.5,
+        "in most groups only the expert's reward differs, so everything that the model writes is "
+        "pushed down alike; a finer reward tells its SIDs apart",
+    ),
+}
 
 
 @torch.no_grad()

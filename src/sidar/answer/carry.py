@@ -14,6 +14,15 @@ from sidar.answer.memory import Memory
 from sidar.baselines import Bm25
 from sidar.types import Catalogue, PathLike
 
+#: Files of a ranker of answers, which reads item facts and counts of wherever it is.
+RANKER = "ranker-answer.*"
+
+
+def _carry_fitted(answer: Path, out: Path) -> None:
+    """Copy what was fitted and names no row: ``answer.json`` and the ranker, where there is one."""
+    for path in [answer / FILE, *sorted(answer.glob(RANKER))]:
+        shutil.copyfile(path, out / path.name)
+
 
 def carry_to_catalogue(answer: PathLike, catalogue: Catalogue, out: PathLike) -> None:
     """Write the answer of ``answer`` for ``catalogue``, which continues its row numbering, into the
@@ -30,7 +39,7 @@ def carry_to_catalogue(answer: PathLike, catalogue: Catalogue, out: PathLike) ->
             f"{answer} counts rows of catalogue lineage {memory.facts.lineage}, this catalogue is "
             f"{catalogue.lineage}; make the bundle again with `sidar run`"
         )
-    shutil.copyfile(answer / FILE, out / FILE)
+    _carry_fitted(answer, out)
     memory.save(out)
     Bm25(catalogue, Bm25.read_params(answer)).save(out)
 
@@ -43,6 +52,6 @@ def carry_to_rows(answer: PathLike, new: np.ndarray, lineage: str, out: PathLike
     numbering.
     """
     answer, out = Path(answer), Path(out)
-    shutil.copyfile(answer / FILE, out / FILE)
+    _carry_fitted(answer, out)
     Memory.load(answer).with_rows(new, lineage).save(out)
     Bm25.load(answer).renumbered(new).save(out)

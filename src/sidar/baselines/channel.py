@@ -140,7 +140,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*", re.IGNORECASE)
 #: Rows that a run makes of its artefacts; a channel cannot have their names.
 ROWS = (
     *("dense", "dense-ivf", "dense-tuned", "dense-tuned-ivf", "quantised-dense", "prior"),
-    *("memory", "answer", "answer-without-lm", "sft"),
+    *("memory", "answer", "answer-without-lm", "ranker", "sft"),
 )
 
 T = TypeVar("T", bound=type[Channel])

@@ -35,7 +35,10 @@ def search(
     ] = None,
     fuse: Annotated[
         str | None,
-        typer.Option(help="memory = with what was chosen for this query, none = the model alone."),
+        typer.Option(
+            help="memory = with what was chosen for this query, ranker = by the learned ranker, "
+            "none = the model alone."
+        ),
     ] = None,
 ) -> None:
     """Search a bundle from the shell."""
@@ -66,8 +69,10 @@ def _table(answer: SearchAnswer) -> Table:
     if reranked:
         table.caption = f"ordered by log p + log share + {answer.rerank:g} · cosine"
     if fused:
-        table.caption = (
-            "ordered by P: what was chosen for this query before, smoothed with every channel"
+        table.caption = "ordered by P: " + (
+            "the learned ranker's share among the candidates"
+            if answer.fuse == "ranker"
+            else "what was chosen for this query before, smoothed with every channel"
         )
     return table
 

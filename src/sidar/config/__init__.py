@@ -1,6 +1,6 @@
 """``sidar.yaml``: one file, checked by pydantic; a module per part of it."""
 
-from sidar.config.answer import DecodeConfig, MemoryConfig, ServeConfig
+from sidar.config.answer import DcnConfig, DecodeConfig, MemoryConfig, RankerConfig, ServeConfig
 from sidar.config.data import (
     CatalogueConfig,
     DataConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "Config",
     "CqSidConfig",
     "DataConfig",
+    "DcnConfig",
     "DecodeConfig",
     "DenseConfig",
     "EgGrpoConfig",
@@ -75,6 +76,7 @@ __all__ = [
     "PreferenceConfig",
     "PrivacyConfig",
     "ProgressiveConfig",
+    "RankerConfig",
     "RecastConfig",
     "RewardsConfig",
     "RolloutConfig",

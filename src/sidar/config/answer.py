@@ -45,11 +45,12 @@ class DecodeConfig(Part):
         "chosen on validation requests with a query text; without any the bundle does not rerank, "
         "and says so.",
     )
-    fuse: Literal["auto", "none", "memory"] = Field(
+    fuse: Literal["auto", "none", "memory", "ranker"] = Field(
         "auto",
         description="What a bundle answers: none = its model alone, memory = counts of the query "
-        "smoothed with all "
-        "channels; auto = memory where the log has clicks.",
+        "smoothed with all channels, ranker = the order of the learned ranker (wants "
+        "ranker.enabled); auto = memory where the log has clicks, or the ranker where one is "
+        "fitted and is better on the validation day.",
     )
 
 
@@ -74,6 +75,68 @@ class MemoryConfig(Part):
     requests: int = Field(
         1000, ge=1, description="Validation requests that the answer is fitted to, chosen by hash."
     )
+
+
+class DcnConfig(Part):
+    """The click model in torch that the ranker's trees are compared with (DCN v2)."""
+
+    cross: int = Field(2, ge=1, description="Cross layers.")
+    hidden: int = Field(64, ge=1, description="Width of the two layers of the deep part.")
+    steps: int = Field(400, ge=1, description="Training steps.")
+    batch_size: int = Field(32, ge=1, description="Requests of a step, all candidates of each.")
+    lr: float = Field(2e-3, gt=0, description="Learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
+    warmup: float = Field(
+        0.05, ge=0, le=1, description="Share of the steps with rising learning rate."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate goes after the warm-up."
+    )
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = unclipped.")
+    validate_every: int = Field(50, ge=1, description="Steps between two validations.")
+
+
+class RankerConfig(Part):
+    """The learned ranker over the candidates of all channels (docs/ranker.md)."""
+
+    enabled: bool = Field(
+        False,
+        description="Fit it: a row of every table, a reward, and the answer where it is better on "
+        "the validation day.",
+    )
+    learner: Literal["auto", "lambdamart", "dcn"] = Field(
+        "auto",
+        description="Trees by LightGBM, or a click model in torch; auto = the better one on the "
+        "validation day.",
+    )
+    depth: int = Field(
+        100, ge=1, le=500, description="Items that each channel hands to the ranker."
+    )
+    days: int = Field(
+        1, ge=1, description="Last training days that it learns from, each with what came before."
+    )
+    requests: int = Field(
+        2000, ge=1, description="Requests with a choice that it learns from, chosen by hash."
+    )
+    random_items: int = Field(
+        10, ge=0, description="Random items among the candidates of a request in training."
+    )
+    debias: Literal["auto", "none", "ips"] = Field(
+        "auto",
+        description="ips = a request weighs 1 / p(position) of what it chose, measured in the "
+        "log's bucket `random`; auto = ips where the log has that bucket.",
+    )
+    sft_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps of a second SFT on the days before those that the ranker learns from, "
+        "for the features of beams; 0 = without these features.",
+    )
+    rounds: int = Field(400, ge=1, description="Most trees of LightGBM.")
+    rate: float = Field(0.05, gt=0, description="Learning rate of the trees.")
+    leaves: int = Field(31, ge=2, description="Leaves of a tree.")
+    min_leaf: int = Field(50, ge=1, description="Fewest candidates in a leaf.")
+    dcn: DcnConfig = DcnConfig()
 
 
 class ServeConfig(Part):

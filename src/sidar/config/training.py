@@ -280,7 +280,8 @@ class AlignConfig(OptimConfig, Extensible):
     reward: str = Field(
         "graded",
         description=(
-            "Reinforcement: what SIDs are rewarded by: graded, rule, ranking, url, or a plug-in's."
+            "Reinforcement: what SIDs are rewarded by: graded, rule, ranking, ranker, url, or a "
+            "plug-in's."
         ),
     )
     rewards: RewardsConfig = RewardsConfig()

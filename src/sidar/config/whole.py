@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sidar.config.answer import DecodeConfig, MemoryConfig, ServeConfig
+from sidar.config.answer import DecodeConfig, MemoryConfig, RankerConfig, ServeConfig
 from sidar.config.data import (
     CatalogueConfig,
     DataConfig,
@@ -60,6 +60,7 @@ class Config(Part):
     align: AlignConfig = AlignConfig()
     decode: DecodeConfig = DecodeConfig()
     memory: MemoryConfig = MemoryConfig()
+    ranker: RankerConfig = RankerConfig()
     dense: DenseConfig = DenseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     alarms: AlarmsConfig = AlarmsConfig()

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sidar.decode.protocol import Scorer, fitted
-from sidar.decode.trie import Trie
+from sidar.decode.trie import Children, Trie
 from sidar.index import PrefixIndex
+
+NOT_A_NUMBER = (
+    "the model answered NaN; its weights are damaged or its precision overflows (try fp32)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,57 @@ class Beams:
 
 
 @dataclass
-class _Front:
+class Front:
     """The beams between two steps; every field is (Q, W, …). ``sid`` ≥ 0 marks a finished one."""
 
     prefix: Tensor  # int64 prefix id, −1 = finished or padding
     sid: Tensor  # int64
-    score: Tensor  # float64
+    score: Tensor  # float64, what the beams are ordered by
     row: Tensor  # int64, row of the prefix's parent in the scorer's rows
     codes: Tensor  # int64 (…, L)
     logp: Tensor  # float32 (…, L + 1)
+
+    @classmethod
+    def start(cls, queries: int, trie: Trie, width: int = 1) -> Front:
+        """``width`` beams for each of Q queries, at the root with score 0."""
+        number = torch.zeros(queries, width, dtype=torch.long, device=trie.device)
+        return cls(
+            prefix=number,
+            sid=torch.full_like(number, -1),
+            score=number.double(),
+            row=number,
+            codes=number.new_full((queries, width, trie.n_levels), -1),
+            logp=torch.zeros(queries, width, trie.n_levels + 1, device=trie.device),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """True when no beam goes on."""
+        return not bool((self.prefix >= 0).any())
+
+
+class Growth(NamedTuple):
+    """What may follow the R running beams of each of Q queries: m live children in all, or EOS."""
+
+    slot: Tensor  # (Q, R) int64, where the running beams stand among the W
+    prefix: Tensor  # (Q, R) int64
+    logp: Tensor  # (Q, R, n) float32, the scorer's columns
+    children: Children  # of the Q · R prefixes
+    start: Tensor  # (Q + 1,) int64, where a query's children begin
+    child_logp: Tensor  # (m,) float32
+    ends: Tensor  # (Q, R) int64 SID number of each prefix, −1 = it is no SID
+    # (Q, R) float32 log-prob of EOS, −inf where it is no choice; None with one fixed length
+    stop_logp: Tensor | None
+
+
+class Origin(NamedTuple):
+    """Where the beams (Q, W') that a step kept come from."""
+
+    kept: Tensor  # bool, a beam that was finished before
+    is_child: Tensor  # bool; neither = ended in this step, or padding
+    source: Tensor  # int64 beam before the step
+    row: Tensor  # int64 running beam, where not ``kept``
+    child: Tensor  # int64 child of :class:`Growth`, where ``is_child``
 
 
 @torch.inference_mode()
@@ -119,18 +165,14 @@ def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
 
 def _search(scorer: Scorer, prompts: list[Any], trie: Trie, width: int) -> Beams:
     state = scorer.prefill(prompts)
-    q, levels, device = len(prompts), trie.n_levels, trie.device
-    front = _Front(
-        prefix=torch.zeros(q, 1, dtype=torch.long, device=device),
-        sid=torch.full((q, 1), -1, device=device),
-        score=torch.zeros(q, 1, dtype=torch.float64, device=device),
-        row=torch.zeros(q, 1, dtype=torch.long, device=device),
-        codes=torch.full((q, 1, levels), -1, device=device),
-        logp=torch.zeros(q, 1, levels + 1, device=device),
-    )
-    for depth in range(levels):
-        front = _step(scorer, state, trie, front, depth, width)
-        if not (front.prefix >= 0).any():
+    front = Front.start(len(prompts), trie)
+    for depth in range(trie.n_levels):
+        growth = grow(scorer, state, trie, front, depth)
+        score = front.score.gather(1, growth.slot)
+        child_score = score.flatten()[growth.children.rows] + growth.child_logp
+        stop_score = None if growth.stop_logp is None else score + growth.stop_logp
+        front, _ = keep(trie, front, growth, depth, child_score, stop_score, width)
+        if front.is_over:
             break
     return Beams(
         sids=front.sid.cpu().numpy(),
@@ -141,45 +183,65 @@ def _search(scorer: Scorer, prompts: list[Any], trie: Trie, width: int) -> Beams
     )
 
 
-def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, width: int) -> _Front:
-    """Extend the running beams by one code (or EOS) and keep the best ``width`` of everything."""
-    q, w = front.score.shape
-    slot = _running(front.prefix)  # (Q, R) beams that go on
-    prefix, score = front.prefix.gather(1, slot), front.score.gather(1, slot)
-    r = slot.shape[1]
+def grow(scorer: Scorer, state: Any, trie: Trie, front: Front, depth: int) -> Growth:
+    """Score what may follow the running beams of ``front``, which have ``depth`` codes."""
+    q = len(front.prefix)
+    slot = _running(front.prefix)
+    prefix = front.prefix.gather(1, slot)
     if depth == 0:
         logp = scorer.first(state)[:, None]
     else:
         last = front.codes[:, :, depth - 1].gather(1, slot).clamp(min=0)
-        logp = scorer.extend(state, front.row.gather(1, slot), last, depth)  # (Q, R, n)
-    columns = logp.shape[2]
+        logp = scorer.extend(state, front.row.gather(1, slot), last, depth)
     children = trie.children(depth, prefix.flatten())
-    at = children.rows * columns + children.codes  # of each child's log-prob in the flattened logp
-    child_score = score.flatten()[children.rows] + logp.flatten()[at]
-    start = children.counts.view(q, r).sum(1).cumsum(0)  # one past each query's children
-    start = torch.cat([start.new_zeros(1), start])
-    pool, offset = [_padded(child_score, children.rows, r, start)], 0
+    at = children.rows * logp.shape[2] + children.codes  # of each child in the flattened logp
+    end = children.counts.view(q, -1).sum(1).cumsum(0)  # one past each query's children
     ends = trie.sid_of(depth, prefix)  # the root is no SID
-    if scorer.variable_length:  # finished beams, then beams that end here, then children
-        stop = score + logp[:, :, -1]
-        pool = [
-            front.score.masked_fill(front.sid < 0, -torch.inf),
-            stop.masked_fill(ends < 0, -torch.inf),
-            *pool,
-        ]
-        offset = w + r
+    return Growth(
+        slot=slot,
+        prefix=prefix,
+        logp=logp,
+        children=children,
+        start=torch.cat([end.new_zeros(1), end]),
+        child_logp=logp.flatten()[at],
+        ends=ends,
+        stop_logp=(
+            logp[:, :, -1].masked_fill(ends < 0, -torch.inf) if scorer.variable_length else None
+        ),
+    )
+
+
+def keep(
+    trie: Trie,
+    front: Front,
+    growth: Growth,
+    depth: int,
+    child_score: Tensor,
+    stop_score: Tensor | None,
+    width: int,
+) -> tuple[Front, Origin]:
+    """Keep the best ``width`` of the finished beams, of those that end here and of the children.
+
+    ``child_score`` (m,) and ``stop_score`` (Q, R; None as ``stop_logp``) float64 order them.
+    """
+    q, w = front.score.shape
+    children, slot, r = growth.children, growth.slot, growth.slot.shape[1]
+    pool, offset = [_padded(child_score, children.rows, r, growth.start)], 0
+    if stop_score is not None:  # finished beams, then beams that end here, then children
+        finished = front.score.masked_fill(front.sid < 0, -torch.inf)
+        pool, offset = [finished, stop_score, *pool], w + r
 
     last_child = max(len(children.ids) - 1, 0)
 
     def child_of(chosen: Tensor) -> Tensor:
-        return (start[:-1, None] + chosen - offset).clamp(0, last_child)
+        return (growth.start[:-1, None] + chosen - offset).clamp(0, last_child)
 
     def number(chosen: Tensor) -> Tensor:
         """Lowest SID number that a candidate can still become."""
-        numbers = _take(children.ids, child_of(chosen))
+        numbers = take(children.ids, child_of(chosen))
         numbers = trie.first_sid(depth + 1, numbers)
         if offset:
-            done = torch.cat([front.sid, ends], dim=1)
+            done = torch.cat([front.sid, growth.ends], dim=1)
             numbers = torch.where(
                 chosen < offset, done.gather(1, chosen.clamp(max=offset - 1)), numbers
             )
@@ -189,19 +251,20 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
     alive = top > -torch.inf
     is_child = alive & (chosen >= offset)
     child = child_of(chosen)
-    child_row = _take(children.rows, child) - torch.arange(q, device=top.device)[:, None] * r
+    child_row = take(children.rows, child) - torch.arange(q, device=top.device)[:, None] * r
     row = torch.where(is_child, child_row, (chosen - w).clamp(0, r - 1))  # among the R rows
     kept = chosen < min(w, offset)
     source = torch.where(kept, chosen.clamp(max=w - 1), slot.gather(1, row))  # among the W beams
-    column = torch.where(is_child, _take(children.codes, child), columns - 1)
-    value = logp.flatten(1).gather(1, row * columns + column)
+    columns = growth.logp.shape[2]
+    column = torch.where(is_child, take(children.codes, child), columns - 1)
+    value = growth.logp.flatten(1).gather(1, row * columns + column)
 
     codes = front.codes.gather(1, source[:, :, None].expand(-1, -1, front.codes.shape[2]))
     steps = front.logp.gather(1, source[:, :, None].expand(-1, -1, front.logp.shape[2]))
     codes[:, :, depth] = column.masked_fill(~is_child, -1)
     steps[:, :, depth] = value.masked_fill(kept | ~alive, 0.0)
-    prefix = _take(children.ids, child).masked_fill(~is_child, -1)
-    sid = torch.where(kept, front.sid.gather(1, source), ends.gather(1, row)).masked_fill(
+    prefix = take(children.ids, child).masked_fill(~is_child, -1)
+    sid = torch.where(kept, front.sid.gather(1, source), growth.ends.gather(1, row)).masked_fill(
         is_child | ~alive, -1
     )
     if depth == trie.n_levels - 1:  # EOS is certain after L codes
@@ -210,7 +273,9 @@ def _step(scorer: Scorer, state: Any, trie: Trie, front: _Front, depth: int, wid
             torch.full_like(prefix, -1),
         )
     codes.masked_fill_(~alive[:, :, None], -1)
-    return _Front(prefix, sid, top, row, codes, steps.masked_fill_(~alive[:, :, None], 0.0))
+    steps.masked_fill_(~alive[:, :, None], 0.0)
+    origin = Origin(kept, is_child, source, row, child)
+    return Front(prefix, sid, top, row, codes, steps), origin
 
 
 def best(scores: Tensor, width: int, number: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -224,9 +289,7 @@ def best(scores: Tensor, width: int, number: Callable[[Tensor], Tensor]) -> tupl
     q, c = scores.shape
     top, chosen = scores.topk(min(width + 1, c), dim=1)
     if torch.isnan(top[:, :1]).any():  # NaN counts as largest, so the first column shows it
-        raise ValueError(
-            "the model answered NaN; its weights are damaged or its precision overflows (try fp32)"
-        )
+        raise ValueError(NOT_A_NUMBER)
     tied = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -torch.inf)
     if tied[:, width - 1 :].any():  # at the border: order all candidates
         everything = torch.arange(c, device=scores.device).expand(q, c)
@@ -272,5 +335,6 @@ def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tens
     return padded
 
 
-def _take(values: Tensor, at: Tensor) -> Tensor:
+def take(values: Tensor, at: Tensor) -> Tensor:
+    """``values[at]``, or zeros where there is nothing to take from and nobody reads the answer."""
     return values[at] if len(values) else torch.zeros_like(at)

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sidar.config import DenseConfig, OptimConfig, RqVaeConfig
+from sidar.config import DcnConfig, DenseConfig, OptimConfig, RqVaeConfig
 from sidar.fitting import checkpoint
 from sidar.fitting.logs import NoLog, RunLog
 from sidar.fitting.schedule import lr_factor, step_seed
@@ -39,7 +40,7 @@ class Settings:
     step.
     """
 
-    rates: OptimConfig | DenseConfig | RqVaeConfig  # steps, warmup, schedule, clip
+    rates: OptimConfig | DenseConfig | RqVaeConfig | DcnConfig  # steps, warmup, schedule, clip
     log_every: int
     checkpoint_every: int
     validate_every: int | None = None  # None: there is no validation
@@ -54,8 +55,8 @@ class Settings:
 class Loss:
     """One forward: the loss to descend, and what the log shows of it.
 
-    ``terms`` are averaged over the steps of a record; ``look`` is called before the backward pass
-    of a step that ends a record; ``size`` counts what the speed is measured in.
+    ``terms`` are averaged over the steps of a record that have them; ``look`` is called before the
+    backward pass of a step that ends a record; ``size`` counts what the speed is measured in.
     """
 
     value: Tensor
@@ -236,6 +237,7 @@ class Training(ABC, Generic[Batch]):
         looks = self.is_main and self._is_due(self.settings.log_every, step)
         batches = self.batches(step)
         terms: Scalars = {"loss": 0.0}
+        counted: Counter[str] = Counter()
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
             with self.no_sync(last=number == len(batches) - 1):
@@ -245,7 +247,11 @@ class Training(ABC, Generic[Batch]):
                 (loss.value / len(batches)).backward()
             for name, value in {"loss": loss.value.detach(), **loss.terms}.items():
                 terms[name] = terms.get(name, 0.0) + float(value) / len(batches)
+                counted[name] += 1
             self._size += loss.size
+        for name, times in counted.items():
+            if times < len(batches):  # a mean over those that have it
+                terms[name] *= len(batches) / times
         limit = self.settings.rates.clip or float("inf")
         self._norm = float(nn.utils.clip_grad_norm_(self.clipped, limit))
         if not (math.isfinite(terms["loss"]) and math.isfinite(self._norm)):
@@ -277,7 +283,9 @@ class Training(ABC, Generic[Batch]):
     def _record(self, step: int, log: RunLog | NoLog) -> None:
         """Write the means of the steps since the last record, and what the model looks like."""
         window, now = self._window, time.monotonic()
-        scalars = {name: sum(t[name] for t in window) / len(window) for name in window[0]}
+        names = dict.fromkeys(name for terms in window for name in terms)
+        having = {name: [terms[name] for terms in window if name in terms] for name in names}
+        scalars = {name: sum(values) / len(values) for name, values in having.items()}
         scalars |= {
             "grad_norm": self._norm,
             "lr": max(group["lr"] for group in self.optimizer.param_groups),

@@ -36,16 +36,17 @@ def read_records(log: PathLike) -> list[Record]:
 def draw_curves(
     records: Sequence[Record], panels: Sequence[Panel], path: PathLike, lines: Sequence[str]
 ) -> None:
-    """Draw four ``panels`` over the steps of ``records`` as a PNG; ``lines`` stand above them.
+    """Draw an even number of ``panels`` over the steps of ``records`` as a PNG below ``lines``.
 
     The title is the first line; the others are warnings. A key that no record has is left out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    rows = len(panels) // 2
+    figure = Figure(figsize=(12, 3.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    for axes, panel in zip(figure.subplots(rows, 2).flat, panels, strict=True):
         axes.set_title(panel.title, fontsize=10, color=INK, fontweight="bold")
         _draw_panel(axes, records, panel)
         axes.set_xlabel("step", fontsize=8)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from sidar.config import DenseConfig, OptimConfig, RqVaeConfig
+from sidar.config import DcnConfig, DenseConfig, OptimConfig, RqVaeConfig
 
 
-def lr_factor(step: int, cfg: OptimConfig | DenseConfig | RqVaeConfig) -> float:
+def lr_factor(step: int, cfg: OptimConfig | DenseConfig | RqVaeConfig | DcnConfig) -> float:
     """Factor on each group's learning rate at optimizer step ``step`` (0-based) of ``cfg.steps``.
 
     Rises linearly over the first ``warmup`` share of the steps (never from exactly 0), then follows

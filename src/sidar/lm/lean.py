@@ -9,9 +9,9 @@ keys and values of its own ≤ L − 1 codes, found through its parent. The slow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class FusedBlock(Block[Tensor]):
-    """Copies of the weights of one block without gradients, norm weights folded in; q and k rows
-    are laid out in pairs (:func:`~sidar.lm.llama.in_pairs`).
+    """The weights of one block without gradients, norm weights folded in; q and k rows are laid out
+    in pairs (:func:`~sidar.lm.llama.in_pairs`). What needs no change is the model's own tensor.
     """
 
     shape: Shape
@@ -53,8 +53,12 @@ class FusedBlock(Block[Tensor]):
     down_bias: Tensor | None
 
     @classmethod
-    def of(cls, layer: Any, shape: Shape) -> FusedBlock:
-        """Fuse the weights that a layer of transformers has now, adapters merged in."""
+    def of(cls, layer: Any, shape: Shape, old: FusedBlock | None = None) -> FusedBlock:
+        """Fuse the weights that a layer of transformers has now, adapters merged in.
+
+        The fused ones go into the memory of ``old`` where it is given, the same layer's block from
+        before.
+        """
         attention, mlp, scale = layer.self_attn, layer.mlp, shape.head_dim**-0.5
         qk_norm = None
         if getattr(attention, "q_norm", None) is not None:
@@ -72,21 +76,19 @@ class FusedBlock(Block[Tensor]):
         down, down_bias = _dense(mlp.down_proj)
         before = layer.input_layernorm.weight.float()
         between = layer.post_attention_layernorm.weight.float()
-        weights = {
-            "qkv": torch.cat([q, k, v]) * before,
-            "qkv_bias": _joined([q_bias, k_bias, v_bias]),
-            "o": o,
-            "o_bias": o_bias,
-            "gate_up": torch.cat([gate, up]) * between,
-            "gate_up_bias": _joined([gate_bias, up_bias]),
-            "down": down,
-            "down_bias": down_bias,
-        }
-        ready: dict[str, Any] = {
-            name: None if weight is None else weight.to(shape.dtype).contiguous()
-            for name, weight in weights.items()
-        }
-        return cls(shape, qk_norm=qk_norm, **ready)
+        qkv_place, gate_up_place = (None, None) if old is None else (old.qkv, old.gate_up)
+        return cls(
+            shape,
+            qkv=joined_rows([q, k, v], before, shape.dtype, qkv_place),
+            qkv_bias=_as(shape.dtype, _joined([q_bias, k_bias, v_bias])),
+            qk_norm=qk_norm,
+            o=_as(shape.dtype, o),
+            o_bias=_as(shape.dtype, o_bias),
+            gate_up=joined_rows([gate, up], between, shape.dtype, gate_up_place),
+            gate_up_bias=_as(shape.dtype, _joined([gate_bias, up_bias])),
+            down=_as(shape.dtype, down),
+            down_bias=_as(shape.dtype, down_bias),
+        )
 
     def norm(self, x: Tensor) -> Tensor:
         """RMS norm over the last dimension without a weight, in the dtype of the products."""
@@ -130,7 +132,7 @@ class LeanState:
 
 
 class LeanDecoder:
-    """The decoder ``backbone`` as it is now; later changes of its weights are not seen.
+    """The decoder ``backbone`` as it is now; after changes of its weights call :meth:`refresh`.
 
     ``dtype`` bf16 runs the four products of a block in bf16; the residual stream, norms and the
     softmax stay fp32. ``final_norm`` (d,) is left to the caller to fold into what reads the states.
@@ -142,12 +144,22 @@ class LeanDecoder:
         self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = float(config.rms_norm_eps)
-        shape = Shape(self.heads, self.kv_heads, self.head_dim, self.eps, dtype)
-        decoder: Any = backbone
-        self._rotary = decoder.rotary_emb
-        self.final_norm: Tensor = decoder.norm.weight.detach().float()
-        with torch.no_grad():
-            self.blocks = [FusedBlock.of(layer, shape) for layer in decoder.layers]
+        self._shape = Shape(self.heads, self.kv_heads, self.head_dim, self.eps, dtype)
+        self._decoder: Any = backbone
+        self._rotary: Any = self._decoder.rotary_emb
+        self.blocks: list[FusedBlock] = []
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Read the weights that the backbone has now, into the memory that holds the old ones."""
+        self.final_norm: Tensor = self._decoder.norm.weight.detach().float()
+        layers = self._decoder.layers
+        before: Sequence[FusedBlock | None] = self.blocks or [None] * len(layers)
+        self.blocks = [
+            FusedBlock.of(layer, self._shape, old)
+            for layer, old in zip(layers, before, strict=True)
+        ]
 
     @staticmethod
     def misfit(backbone: nn.Module) -> str | None:
@@ -286,6 +298,28 @@ def _ancestors(state: LeanState, parents: Tensor, depth: int) -> list[Tensor]:
         parents + torch.arange(len(parents), device=parents.device)[:, None] * width
     ).flatten()
     return [*(above[direct] for above in state.ancestors[depth - 1]), direct]
+
+
+def joined_rows(
+    parts: list[Tensor], norm: Tensor | float, dtype: torch.dtype, into: Tensor | None = None
+) -> Tensor:
+    """Return matrices (n_i, d) as one (Σ n_i, d) of ``dtype``, columns times ``norm``: in the
+    memory of ``into`` where it is given, an earlier result for the same shapes.
+    """
+    sizes = [len(part) for part in parts]
+    if into is None:
+        into = parts[0].new_empty(sum(sizes), parts[0].shape[1], dtype=dtype)
+    for part, place in zip(parts, into.split(sizes), strict=True):
+        torch.mul(part.float(), norm, out=place)
+    return into
+
+
+@overload
+def _as(dtype: torch.dtype, weight: Tensor) -> Tensor: ...
+@overload
+def _as(dtype: torch.dtype, weight: None) -> None: ...
+def _as(dtype: torch.dtype, weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.to(dtype).contiguous()
 
 
 def _joined(biases: list[Tensor | None]) -> Tensor | None:

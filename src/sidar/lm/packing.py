@@ -13,7 +13,7 @@ A candidate may follow a part of its prompt (``Candidate.at``): the SIDs of one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,8 @@ class Packed:
     vectors: Tensor | None = None
     # (B, T) int64 how many prompt tokens a node sees; None where each sees its whole prompt
     prompt_seen: Tensor | None = None
+    # fields of CandidateScores (B, …) that no model computes: who wrote a candidate, its reward
+    given: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: str | torch.device) -> Packed:
         """The same batch on ``device``."""
@@ -80,6 +82,8 @@ class Packed:
                 value = value.to(device, non_blocking=True)
             elif f.name in ("edge_state", "edge_column"):
                 value = [t.to(device, non_blocking=True) for t in value]
+            elif f.name == "given":
+                value = {name: t.to(device, non_blocking=True) for name, t in value.items()}
             moved[f.name] = value
         return Packed(**moved)
 
@@ -355,6 +359,7 @@ def score(model: SidLM, packed: Packed, rdrw_state: RdrwState | None = None) -> 
         hidden=hidden_states,
         weight=packed.weight,
         first_logp=first_logp,
+        **packed.given,
     )
 
 

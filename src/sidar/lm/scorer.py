@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.lm.geometry import Prior
-from sidar.lm.lean import LeanDecoder
+from sidar.lm.lean import LeanDecoder, joined_rows
 from sidar.lm.model import SidLM
 from sidar.lm.prompts import vectors_of
 from sidar.lm.tree import TreeDecoder
@@ -39,13 +39,14 @@ class LmState:
 
 
 class LmScorer:
-    """Scores SID prefixes with the weights that ``model`` has *now* (make a new one after training
-    steps).
+    """Scores SID prefixes with the weights that ``model`` has *now*; after training steps call
+    :meth:`refresh`.
 
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
     stay fp32, so scores do not tie); ``auto`` = bf16 where the device computes it natively.
     ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
-    anything else, ``auto`` picks.  Holds no search: any number of threads may use one scorer.
+    anything else, ``auto`` picks.  Holds no search: any number of threads may use one scorer,
+    though none while another one refreshes it.
     """
 
     def __init__(
@@ -70,32 +71,45 @@ class LmScorer:
             )
         self.engine: LeanDecoder | TreeDecoder
         self._model = model
-        norm: Tensor | float
         if engine == "tree" or misfit:
-            self.engine, norm, self._eps = TreeDecoder(model, dtype), 1.0, None
+            self.engine, self._eps = TreeDecoder(model, dtype), None
         else:
             self.engine = LeanDecoder(model.backbone, dtype)
-            norm, self._eps = self.engine.final_norm, self.engine.eps
+            self._eps = self.engine.eps
         with torch.no_grad():
             self._sid_in = model.sid_in.detach().clone()
-            words = (
-                model.backbone.get_input_embeddings().weight
-                if model.text_head is None
-                else model.text_head
-            )
-            parts = [*model.heads, model.eos_head]
-            if self.head == "full":
-                everything = torch.cat([words, *parts]).float() * norm  # (text + SIDs, d)
-                self._heads = [everything] * self.vocab.n_levels
-            else:
-                ends = [
-                    [model.eos_head] if self.vocab.has_eos(d) else []
-                    for d in range(self.vocab.n_levels)
-                ]
-                self._heads = [
-                    torch.cat([head, *end]).float() * norm * model.head_scale
-                    for head, end in zip(model.heads, ends, strict=True)
-                ]
+            self._heads = self._fused_heads()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Read the weights that the model has now, as a new scorer would, into the same memory.
+
+        What is not fused (text embeddings, the geometry, all of the tree engine) is the model's own
+        and is read where it stands, so between a change of the model and this call answers mix old
+        weights with new ones. Searches that are under way end before; their states are void.
+        """
+        if isinstance(self.engine, LeanDecoder):
+            self.engine.refresh()
+        self._sid_in.copy_(self._model.sid_in)
+        self._heads = self._fused_heads(self._heads)
+
+    def _fused_heads(self, old: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+        """Per level the fp32 head of its choice set, in the memory of ``old``, the final norm of
+        the lean engine folded in; with a full head the same one for all.
+        """
+        model, levels = self._model, self.vocab.n_levels
+        old = [None] * levels if old is None else old
+        norm = self.engine.final_norm if isinstance(self.engine, LeanDecoder) else 1.0
+        if self.head == "full":
+            text = model.word_embeddings if model.text_head is None else model.text_head
+            parts = [text, *model.heads, model.eos_head]
+            return [joined_rows(parts, norm, torch.float32, old[0])] * levels
+        heads = []
+        for depth, head in enumerate(model.heads):
+            parts = [head, model.eos_head] if self.vocab.has_eos(depth) else [head]
+            rows = joined_rows(parts, norm, torch.float32, old[depth])
+            heads.append(rows.mul_(model.head_scale))
+        return heads
 
     # ------------------------------------------------------------------ Scorer
 

@@ -23,6 +23,8 @@ from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
 from sidar.pipeline.dense_rows import served_dense
 from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
+from sidar.pipeline.ranked_row import RankerSystem, open_ranked
+from sidar.ranker.store import Ranker
 from sidar.types import Catalogue, EvalSet, Hits, Json, Prompt
 
 
@@ -128,8 +130,8 @@ def answer_rows(
     priors: Priors,
     work: Path,
 ) -> AnswerRows:
-    """Make the rows ``answer``, ``answer-without-lm`` and ``memory``, and the channel ``prior``, as
-    they are served.
+    """Make the rows ``answer``, ``answer-without-lm``, ``memory`` and, where one is fitted,
+    ``ranker``, and the channel ``prior``, as they are served.
 
     ``systems``: the other rows, of which the served model, reranked or not, is the answer's
     generative channel.
@@ -177,8 +179,9 @@ def _fused_rows(
     catalogue = open_dataset(inputs["data"]).catalogue
     secret, folder = run_key(cfg), inputs["answer"]
     memory = Memory.load(folder).check(secret, catalogue.lineage, str(folder))
+    lexical = Bm25.load(folder)
     base: dict[str, System] = {
-        "bm25": TextSystem("bm25", Bm25.load(folder)),
+        "bm25": TextSystem("bm25", lexical),
         "dense": served_dense(inputs, embedder, catalogue.alive),
     }
 
@@ -192,6 +195,10 @@ def _fused_rows(
     model = systems.get(f"{label}+rerank" if facts["reranked"] else label)
     if model is not None:  # the caller may score other models alone
         rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
+        if Ranker.files(folder, "answer"):
+            dataset = open_dataset(inputs["data"])
+            ranked = open_ranked(folder, inputs, dataset, lexical, memory, secret)
+            rows["ranker"] = RankerSystem({**base, GENERATIVE: model}, ranked, embedder)
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
     channels = [*base.values(), CandidatePrior(priors.prior, list(base.values()))]
     chosen = MemoryRow.read(facts)

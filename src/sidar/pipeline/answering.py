@@ -28,6 +28,7 @@ from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
 from sidar.pipeline.answer_rows import CandidatePrior, describe
 from sidar.pipeline.dense_rows import answer_dense
 from sidar.pipeline.memory_row import fit_memory_row
+from sidar.pipeline.ranked_row import beside_ranker
 from sidar.types import Catalogue, Json
 
 #: Queries that the lexical channel is tuned on.
@@ -35,17 +36,22 @@ TUNE = 256
 
 
 def fuses(cfg: Config, report: Json) -> bool:
-    """Whether bundle and tables answer with the smoothed memory: asked for, or ``auto`` and the log
-    has choices.
+    """Whether bundle and tables have a fused answer: asked for, or ``auto`` and the log has
+    choices.
     """
     actions = report["events"]["actions"]
     chosen = sum(int(actions[name]) for name in ("click", "cart", "order"))
-    if cfg.decode.fuse == "memory" and not chosen:
+    if cfg.decode.fuse == "ranker" and not cfg.ranker.enabled:
         raise ValueError(
-            "decode.fuse is 'memory' but the log has no click, cart or order to remember; set "
-            "decode.fuse to 'none'"
+            "decode.fuse is 'ranker' but no ranker is fitted; set ranker.enabled to true, or "
+            "decode.fuse to 'auto'"
         )
-    return cfg.decode.fuse == "memory" or (cfg.decode.fuse == "auto" and chosen > 0)
+    if cfg.decode.fuse in ("memory", "ranker") and not chosen:
+        raise ValueError(
+            f"decode.fuse is {cfg.decode.fuse!r} but the log has no click, cart or order to "
+            "remember; set decode.fuse to 'none'"
+        )
+    return cfg.decode.fuse != "none" and chosen > 0
 
 
 def tuned_lexical(lexical: Bm25, asked: FittingRequests, catalogue: Catalogue) -> Bm25:
@@ -90,7 +96,6 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Js
         "rerank": rerank,
         "held_out": log.asked.held_out,
     }
-    shapes = {"fuse": facts["fuse"], "requests": len(log.asked)}
     if fused:
         lines = _fuse(cfg, inputs, dataset, log, embedder, candidates, facts, out)
         summary = "\n".join(lines)
@@ -99,6 +104,7 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Js
     else:
         summary = f"nothing fused; reranked with weight {rerank['weight']:g}"
     write_facts(out, facts)
+    shapes = {"fuse": facts["fuse"], "requests": len(log.asked)}
     return {"summary": summary, "shapes": shapes}
 
 
@@ -106,11 +112,11 @@ def _can_be_fitted(cfg: Config, log: Log) -> bool:
     """Return whether there is a request to fit the answer to; ``ValueError`` where it was asked
     for and there is none.
     """
-    if not len(log.asked) and cfg.decode.fuse == "memory":
+    if not len(log.asked) and cfg.decode.fuse in ("memory", "ranker"):
         raise ValueError(
-            "decode.fuse is 'memory', but no request of the log has a query or a history and "
-            "chose a live item, so there is nothing to fit the answer to; set decode.fuse to "
-            "'none'"
+            f"decode.fuse is {cfg.decode.fuse!r}, but no request of the log has a query or a "
+            "history and chose a live item, so there is nothing to fit the answer to; set "
+            "decode.fuse to 'none'"
         )
     return len(log.asked) > 0
 
@@ -191,7 +197,15 @@ def _fuse(
     lexical.save(out)
     if cells is not None:
         cells.save(out)
-    return _summary(cfg, log, fits[best], without, candidates[best].name)
+    lines = _summary(cfg, log, fits[best], without, candidates[best].name)
+    if "ranker" in inputs:
+        channels = {**base, GENERATIVE: candidates[best]}
+        chosen = beside_ranker(
+            cfg, inputs, dataset, log, embedder, channels, lexical, fits[best].params, out
+        )
+        facts |= chosen.facts
+        lines.append(chosen.summary)
+    return lines
 
 
 def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sidar.answer.memory import FILE as MEMORY
 from sidar.artifacts import read_manifest
-from sidar.config import AlignConfig, Config, DenseConfig
-from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, TOKENIZERS, Registry
+from sidar.config import GRPO_DEFAULTS, AlignConfig, Config, DenseConfig
+from sidar.extensions import CHANNELS, METRICS, OBJECTIVES, REWARDS, TOKENIZERS, Registry
 from sidar.pipeline import progressive as progressive_stages
 from sidar.pipeline.stage import Build, Stage
 from sidar.serve.bundle import ANSWER
@@ -21,6 +21,10 @@ Inputs = Mapping[str, Path]
 #: How the dense channel is searched: asked by answer and report, not by the training of its
 #: encoder.
 DENSE_INDEX = ("dense.index", "dense.coarse_view", "dense.lists", "dense.nprobe")
+
+
+#: Options of `align` that objectives on logged lists do not read.
+REINFORCEMENT = {"reward", "rewards", "rollouts", "grpo", "adagrpo", "eggrpo", "recast"}
 
 
 def cut_positives(folder: Path, config: Json) -> str | None:
@@ -86,9 +90,13 @@ def metric_files(cfg: Config) -> list[str]:
 
 def align_keys(align: AlignConfig) -> list[str]:
     """Return the options that an aligned model depends on: all but the label, and those of a
-    plug-in's objective.
+    plug-in's objective; of reinforcement only where the objective may learn from rollouts.
     """
-    fields = [field for field in AlignConfig.model_fields if field != "label"]
+    left_out = {"label"}
+    name = align.objective.removesuffix("+sft")
+    if name not in GRPO_DEFAULTS and not OBJECTIVES.is_external(align.objective):
+        left_out |= REINFORCEMENT
+    fields = [field for field in AlignConfig.model_fields if field not in left_out]
     of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
     return [f"align.{field}" for field in dict.fromkeys([*fields, *of_plugin])]
 
@@ -140,13 +148,15 @@ def stages(
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
+    ranker = [_ranker(cfg)] if cfg.ranker.enabled else []
     measured = [stage.name for stage in (*progressive, *aligned)] if hits else []
     return [
         *_before_alignment(),
+        *ranker,
         *progressive,
         *aligned,
         *tuned,
-        *_after_alignment(aligns[0], models),
+        *_after_alignment(aligns[0], models, ranked=bool(ranker)),
         *(progressive_stages.hits_stage(name) for name in measured),
     ]
 
@@ -189,6 +199,21 @@ def _before_alignment() -> list[Stage]:
     ]
 
 
+def _ranker(cfg: Config) -> Stage:
+    """Return the stage of the learned ranker; it reads the SFT model where it knows beams.
+
+    It stands before alignment, which may be rewarded by it.
+    """
+    import sidar.pipeline.stages as run
+
+    keys = ["seed", "ranker", "memory", "decode.beam", "decode.item_share", "embed", *DENSE_INDEX]
+    inputs = ["data", "embed", "sid"]
+    if cfg.ranker.sft_steps:
+        keys += ["lm", "sft"]
+        inputs.append("sft")
+    return Stage("ranker", tuple(keys), tuple(inputs), run.ranker, files=towers, resumable=True)
+
+
 def _aligned(align: AlignConfig, start: str) -> Stage:
     """Return the stage of one aligned model; ``start``: the folder of the model it starts from."""
     import sidar.pipeline.stages as run
@@ -199,7 +224,10 @@ def _aligned(align: AlignConfig, start: str) -> Stage:
         ("data", "sid", start),
         run.aligned_from(start),
         also=("embed",),
-        files=plugin_of(OBJECTIVES, align.objective),
+        files=lambda cfg: [
+            *plugin_of(OBJECTIVES, align.objective)(cfg),
+            *plugin_of(REWARDS, align.reward)(cfg),
+        ],
         resumable=True,
     )
 
@@ -214,8 +242,11 @@ def _tuned_dense() -> Stage:
     return Stage("dense", keys, ("data",), run.dense, files=towers, resumable=True)
 
 
-def _after_alignment(served: AlignConfig, models: Sequence[str]) -> list[Stage]:
-    """Return the stages around the model under ``served``; ``models`` are scored beside it."""
+def _after_alignment(served: AlignConfig, models: Sequence[str], *, ranked: bool) -> list[Stage]:
+    """Return the stages around the model under ``served``; ``models`` are scored beside it.
+
+    ``ranked``: the answer is compared with the learned ranker.
+    """
     import sidar.pipeline.stages as run
 
     def of_served(build: Build) -> Build:
@@ -225,12 +256,13 @@ def _after_alignment(served: AlignConfig, models: Sequence[str]) -> list[Stage]:
         return with_align
 
     serving = ("data", "embed", "sid", "index")
+    ranker = ("ranker",) if ranked else ()
     return [
         Stage("index", (), ("data", "sid"), run.index, outdated=without_counts),
         Stage(
             "answer",
             ("seed", "decode", "memory", "embed", *DENSE_INDEX),
-            (*serving, served.folder),
+            (*serving, *ranker, served.folder),
             of_served(run.answer),
         ),
         Stage(

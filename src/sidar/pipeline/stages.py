@@ -108,6 +108,13 @@ def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     return train_sft(cfg, inputs["data"], inputs["embed"], inputs["sid"], out, work=work)
 
 
+def ranker(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
+    """The learned ranker over the candidates of all channels: for the answer, and as a reward."""
+    from sidar.pipeline.ranking import ranker as build
+
+    return build(cfg, inputs, out, work)
+
+
 def aligned_from(start: str) -> Build:
     """Return the stage that aligns the model in the folder ``start``, mostly ``sft``."""
 

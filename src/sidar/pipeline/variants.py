@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from sidar.config import AlignConfig
+from sidar.config import GRPO_DEFAULTS, AlignConfig
 from sidar.extensions import OBJECTIVES
 from sidar.types import Json
 
@@ -29,6 +29,8 @@ VARIANTS: dict[str, Json] = {
     "raddpo-constant": {"objective": "raddpo", "rdrw_weights": "constant"},
     "raddpo-shuffled": {"objective": "raddpo", "rdrw_weights": "shuffled"},
     "raddpo-no-mlsft-none": {"objective": "raddpo", "mlsft": "none"},
+    **{name: {"objective": name} for name in GRPO_DEFAULTS},
+    **{f"{name}+sft": {"objective": f"{name}+sft"} for name in GRPO_DEFAULTS if name != "adagrpo"},
 }
 
 #: What `--all` runs: table 1 with its ablations and the control that every gain is judged against.

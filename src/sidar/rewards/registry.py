@@ -30,7 +30,7 @@ def register_reward(name: str, options: type[BaseModel] | None = None) -> Callab
     check_name(name, "register_reward")
 
     def add(part: T) -> T:
-        reward = part if isinstance(part, type) else _of_function(part)
+        reward: type[Reward] = part if isinstance(part, type) else _of_function(part)
         check_class(reward, Reward, "register_reward")
         if options is not None:
             reward.options_class = options

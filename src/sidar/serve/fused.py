@@ -1,4 +1,6 @@
-"""A bundle's fused answer: lexical and dense channels beside the model's hits, and the memory."""
+"""A bundle's fused answer: lexical and dense channels beside the model's hits, the memory, and the
+learned ranker where there is one.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,28 @@ from sidar.answer.smoothed import Answer, SmoothedMemory
 from sidar.baselines import DEPTH, Bm25, Dense
 from sidar.baselines.dense import VectorChannel
 from sidar.index import PrefixIndex
+from sidar.ranker.answer import RankedAnswer
+from sidar.ranker.features import FeatureMaker
+from sidar.ranker.knowledge import ItemFacts, Known, log_shares
+from sidar.ranker.store import Ranker
 from sidar.serve.bundle import ANSWER, Bundle
 from sidar.serve.bundle.encoder import Vectors
-from sidar.types import Catalogue, Hits
+from sidar.types import Catalogue, Hits, Prompt
 
 
 @dataclass(frozen=True)
 class FusedAnswer:
     """Everything but the model that a fused answer reads; ``reranked``: the generative channel is
-    reranked first.
+    reranked first; ``default``: how it is fused where a request does not say, ``memory`` or
+    ``ranker``; ``ranked`` None = the bundle holds no ranker.
     """
 
     lexical: Bm25
     dense: VectorChannel
     model: SmoothedMemory
     reranked: bool
+    ranked: RankedAnswer | None = None
+    default: str = "memory"
 
     def channels(
         self, queries: Sequence[str], vectors: np.ndarray, generative: Hits
@@ -44,9 +53,21 @@ class FusedAnswer:
         }
         return {name: results[name] for name in self.model.params.channels}
 
-    def rank(self, queries: Sequence[str], channels: Mapping[str, Hits], k: int) -> Answer:
-        """Return the k most probable items of each query."""
-        return self.model.rank(queries, channels, k)
+    def rank(
+        self,
+        prompts: Sequence[Prompt],
+        vectors: np.ndarray,
+        channels: Mapping[str, Hits],
+        k: int,
+        fuse: str,
+    ) -> Answer:
+        """Return the k best items of each prompt under ``fuse``; ``vectors`` (Q, D) of the
+        queries.
+        """
+        if fuse == "ranker":
+            assert self.ranked is not None  # by the plan of the request
+            return self.ranked.rank(prompts, vectors, channels, k)
+        return self.model.rank([prompt.query for prompt in prompts], channels, k)
 
 
 def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None) -> FusedAnswer:
@@ -62,7 +83,16 @@ def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None
     counts = _training_clicks(opened.index, len(catalogue))
     model = SmoothedMemory(params_of(facts), counts, catalogue.alive, memory, secret)
     dense = _open_dense(folder, vectors, catalogue)
-    return FusedAnswer(Bm25.load(folder, catalogue.alive), dense, model, facts["reranked"])
+    lexical = Bm25.load(folder, catalogue.alive)
+    ranked = None
+    if Ranker.files(folder, "answer"):
+        assert vectors.items is not None  # every fused bundle has them
+        shares = log_shares(opened.index, counts, catalogue.alive)
+        known = Known(ItemFacts.of(catalogue), memory, secret, counts, shares)
+        ranker = Ranker.load(folder, "answer")
+        maker = FeatureMaker(ranker.columns, known, lexical, vectors.items)
+        ranked = RankedAnswer(ranker, maker)
+    return FusedAnswer(lexical, dense, model, facts["reranked"], ranked, opened.fuse)
 
 
 def _training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:

@@ -13,13 +13,15 @@ from sidar.serve.request import MAX_QUERY, RequestError, SearchRequest
 @dataclass(frozen=True)
 class SearchPlan:
     """``width`` of the beam; ``weight`` of the cosine, None = the beams decide alone; ``fused``:
-    the channels and the memory to answer from, None = the model alone.
+    the channels and the memory to answer from, None = the model alone; ``fuse`` says how: none,
+    memory or ranker.
     """
 
     width: int
     exact: bool
     weight: float | None
     fused: FusedAnswer | None
+    fuse: str = "none"
 
     def notes(self, query: str, returned: int, k: int) -> list[str]:
         """Return notes on what was read, and returned, less of than was asked."""
@@ -62,6 +64,7 @@ class Defaults:
             exact=self.exact if request.exact is None else request.exact,
             weight=self._weight(rerank),
             fused=fused,
+            fuse="none" if fused is None else request.fuse or fused.default,
         )
 
     def width(self, k: int, beam: int | None) -> int:
@@ -77,15 +80,18 @@ class Defaults:
         if request.fuse is None:
             # a fused answer reranks as it was fitted, so a request that says how asks the model
             return self.fused if request.rerank is None else None
+        if request.fuse == "ranker" and (self.fused is None or self.fused.ranked is None):
+            raise RequestError(
+                "fuse: this bundle holds no ranker; make it from a log with clicks and "
+                "ranker.enabled=true"
+            )
         if self.fused is None:
             raise RequestError(
                 "fuse: this bundle holds no memory; make it from a log with clicks and "
                 "decode.fuse=memory"
             )
         if request.rerank is not None:
-            raise RequestError(
-                "rerank: an answer fused with the memory reranks as it was fitted; leave rerank out"
-            )
+            raise RequestError("rerank: a fused answer reranks as it was fitted; leave rerank out")
         return self.fused
 
     def _weight(self, rerank: bool | None) -> float | None:

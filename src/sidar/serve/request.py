@@ -23,7 +23,7 @@ NOT_SERVED = {
     "timeout_ms": "a deadline",
 }
 #: Values of ``fuse`` that this version answers with.
-FUSE = ("memory", "none")
+FUSE = ("memory", "ranker", "none")
 _NOT_SERVED_ERROR = "not_served"
 
 
@@ -133,11 +133,11 @@ class SearchRequest(BaseModel):
             "bundle was made."
         ),
     )
-    fuse: Literal["none", "memory"] | None = Field(
+    fuse: Literal["none", "memory", "ranker"] | None = Field(
         None,
         description=(
-            "memory = what was chosen for the query, smoothed with all channels; default: "
-            "the bundle's."
+            "memory = what was chosen for the query, smoothed with all channels; ranker = the "
+            "order of the learned ranker; default: the bundle's."
         ),
     )
     explain: bool = Field(False, description="Also return the beams level by level.")
@@ -162,7 +162,7 @@ class SearchRequest(BaseModel):
     @classmethod
     def _refuse_unserved_fusion(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in FUSE:
-            served = " or ".join(map(repr, FUSE))
+            served = ", ".join(map(repr, FUSE[:-1])) + f" or {FUSE[-1]!r}"
             raise PydanticCustomError(
                 _NOT_SERVED_ERROR,
                 "{text}",

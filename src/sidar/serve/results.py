@@ -13,7 +13,8 @@ class Result:
 
     Answered by the model alone, ``score`` = log π(SID | prompt) + log of the item's share inside
     its SID, plus weight · ``cosine`` of query and item where reranked.  Fused with the memory,
-    ``score`` = log P(item | query, user). ``probability`` is π of the SID either way, = exp Σ
+    ``score`` = log P(item | query, user); ordered by the ranker, ``score`` = log of the item's
+    softmax share among the candidates. ``probability`` is π of the SID either way, = exp Σ
     ``level_logp``; None, and no ``level_logp``, where only other channels found the item.
     ``level_logp`` has one entry per code, and where SIDs have several lengths one more for the end
     of a shorter one.
@@ -43,8 +44,8 @@ class SearchAnswer:
     stood.
 
     ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the
-    cosine, None = not reranked. ``fuse``: ``none`` or ``memory``; ``seen``: decayed count of all
-    that was chosen for the query before.
+    cosine, None = not reranked. ``fuse``: ``none``, ``memory`` or ``ranker``; ``seen``: decayed
+    count of all that was chosen for the query before.
     """
 
     query: str

@@ -184,8 +184,8 @@ class Retriever:
         order everything that the beam reaches by log π + weight · cosine (decode/rerank.py), or
         not; None = as the bundle was made. ``ValueError`` where the bundle has no weight. ``fuse``:
         ``memory`` = what was chosen for this query before, smoothed with every channel
-        (docs/answer.md); ``none`` = the model alone; None = as the bundle was made, or ``none``
-        where ``rerank`` is given.
+        (docs/answer.md); ``ranker`` = the order of the learned ranker (docs/ranker.md); ``none`` =
+        the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
         """
         if isinstance(query, SearchRequest):
             if options or k != 10:
@@ -272,7 +272,7 @@ class Retriever:
                 levels=explained,
                 mass=mass,
                 rerank=plan.weight,
-                fuse="none" if plan.fused is None else "memory",
+                fuse=plan.fuse,
                 seen=seen,
                 exact=plan.exact,
                 bundle=self.hash,
@@ -336,9 +336,8 @@ class Retriever:
         if plan.fused is None or vectors is None:
             cards = [self._cards.of_hits(hits, place, cosine) for place in places]
             return _Ranked(cards, np.zeros(len(prompts)))
-        queries = [prompt.query for prompt in prompts]
-        channels = plan.fused.channels(queries, vectors, hits)
-        answer = plan.fused.rank(queries, channels, k)
+        channels = plan.fused.channels([prompt.query for prompt in prompts], vectors, hits)
+        answer = plan.fused.rank(prompts, vectors, channels, k, plan.fuse)
         cards = [self._cards.of_answer(answer, channels, hits, place) for place in places]
         return _Ranked(cards, answer.seen)
 

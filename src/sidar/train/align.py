@@ -9,7 +9,6 @@ reference compared under noise is no reference.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidar.align import Objective, SimilarityWindow, multi_label_sft, objective, take_rows
+from sidar.align import Objective, SimilarityWindow, objective, take_rows
 from sidar.config import AlignConfig, Config
 from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, score
 from sidar.precision import resolve_device, used_precision
+from sidar.rewards import RewardInputs, fitted_reward
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
 from sidar.train.loop import Fit, Outcome, fit
 from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
-from sidar.train.stage import finish
+from sidar.train.parts import frozen_copy, with_items
+from sidar.train.reinforce import PANELS as OF_REINFORCEMENT
+from sidar.train.reinforce import ReinforceTask, with_exposures
+from sidar.train.rollouts import Explorer
+from sidar.train.stage import PANELS, finish
 from sidar.train.validate import Validator
 from sidar.train.vectors import attach
 
@@ -70,12 +74,6 @@ class AlignTask:
             beam_negatives,
         )
         self._refresh_every = refresh_every if beam_negatives is not None else 0
-        if self.objective.needs_rollouts:
-            raise ValueError(
-                f"align.objective {cfg.objective!r} learns from SIDs that the model writes while "
-                "it trains, and this task has only logged lists; choose one of raddpo, sft, dpo, "
-                "sdpo, dmpo, simpo, orpo"
-            )
         compares = self.objective.compares_with_reference(cfg)
         self._reference = frozen_copy(model) if compares else None
         self.window = (
@@ -137,11 +135,7 @@ class AlignTask:
         parts = self.objective.parts(lists, self.cfg, self.window)
         if (correlation := parts.logs.get("rdrw/length_correlation")) is not None:
             self.length_correlations.append(float(correlation))
-        loss = parts.total * is_list.float().mean()
-        if not is_list.all():
-            rest = multi_label_sft(take_rows(scores, ~is_list))
-            loss = loss + rest * (~is_list).float().mean()
-        return Outcome(loss, parts, lists)
+        return Outcome(with_items(parts.total, scores, is_list), parts, lists)
 
     def validate(self) -> dict[str, float]:
         return self._validator(self.model)
@@ -160,11 +154,6 @@ class AlignTask:
         if self._beam is None or not self._refresh_every:
             return {}
         return {"negatives": self._beam.model}
-
-
-def frozen_copy(model: SidLM) -> SidLM:
-    """The model as it is now, without gradients: the reference of DPO, S-DPO and DMPO."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def train_align(
@@ -193,21 +182,22 @@ def train_align(
     model = SidLM.from_pretrained(Path(sft_folder) / "model")
     model.vocab.check_fits(inputs.sids, f"the model of {sft_folder}")
     vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
-    lists = _training_lists(cfg, inputs, model, Path(data_folder))
+    reinforces = objective(align.objective).needs_rollouts
+    lists = _training_lists(cfg, inputs, model, Path(data_folder), reinforces)
     preference = cfg.preference
     valid = inputs.valid_lists(
         model.prompts, align.valid_requests, preference.max_positives, preference.max_negatives
     )
-    task = AlignTask(
-        model,
-        lists,
-        inputs.items(cfg.embed.fields, model.prompts, vectors),
-        Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision),
-        align,
-        cfg.seed,
-        _beam_negatives(cfg, inputs, model, device),
-        preference.refresh_every,
-    )
+    items = inputs.items(cfg.embed.fields, model.prompts, vectors)
+    validator = Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision)
+    task: AlignTask | ReinforceTask
+    if reinforces:
+        explorer = _explorer(cfg, align, inputs, model, Path(data_folder).parent, device)
+        task = ReinforceTask(model, lists, items, validator, align, cfg.seed, explorer)
+    else:
+        beam = _beam_negatives(cfg, inputs, model, device)
+        every = preference.refresh_every
+        task = AlignTask(model, lists, items, validator, align, cfg.seed, beam, every)
     identity: dict[str, object] = {
         "stage": align.folder,
         "seed": cfg.seed,
@@ -238,20 +228,26 @@ def train_align(
         "valid_lists": len(valid),
         "precision": used_precision(device, align.precision),
     }
-    report = finish(train, model, Path(out), work, facts)
-    if task.window is not None:
+    panels = OF_REINFORCEMENT if reinforces else PANELS
+    report = finish(train, model, Path(out), work, facts, panels)
+    if isinstance(task, AlignTask) and task.window is not None:
         _add_rdrw(report, task, task.window, align)
     return report
 
 
-def _training_lists(cfg: Config, inputs: Inputs, model: SidLM, data_folder: Path) -> LogStream:
-    """Return the preference lists of training days."""
+def _training_lists(
+    cfg: Config, inputs: Inputs, model: SidLM, data_folder: Path, reinforces: bool
+) -> LogStream:
+    """Return the preference lists of training days; for reinforcement without negatives, with what
+    was shown.
+    """
+    table = inputs.data.lists("train")
     lists = LogStream(
-        inputs.data.lists("train"),
+        with_exposures(table, inputs.data) if reinforces else table,
         inputs.sids,
         model.prompts,
         max_positives=cfg.preference.max_positives,
-        max_negatives=cfg.preference.max_negatives,
+        max_negatives=0 if reinforces else cfg.preference.max_negatives,
         is_list=True,
     )
     if not len(lists):
@@ -260,6 +256,15 @@ def _training_lists(cfg: Config, inputs: Inputs, model: SidLM, data_folder: Path
             "logged clicks (see events in sidar.yaml)"
         )
     return lists
+
+
+def _explorer(
+    cfg: Config, align: AlignConfig, inputs: Inputs, model: SidLM, run: Path, device: str
+) -> Explorer:
+    """Return what writes and rewards groups of rollouts."""
+    known = RewardInputs(inputs.data, inputs.index, run, cfg.seed, device)
+    reward = fitted_reward(align, known)
+    return Explorer(model, inputs.index, inputs.sids, reward, align, cfg.seed)
 
 
 def _beam_negatives(cfg: Config, inputs: Inputs, model: SidLM, device: str) -> BeamNegatives | None:

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from sidar.lm.candidates import Candidate, to_candidates
 from sidar.lm.prompts import PromptBuilder
+from sidar.rewards import LoggedRequest
+from sidar.train.groups import Group
 from sidar.train.pseudo import ItemWords, Matches, pseudo_query
 from sidar.types import Prompt, SemanticIds
 
@@ -24,7 +26,7 @@ from sidar.types import Prompt, SemanticIds
 @dataclass(frozen=True)
 class Example:
     """One prompt (token ids) and what is scored under it. ``is_list``: a preference list, not an
-    SFT row.
+    SFT row; ``group``: what the policy wrote for it, where it learns from that.
 
     ``counts`` says what packing left out, to be added up where the example is trained on.
     """
@@ -33,6 +35,7 @@ class Example:
     candidates: list[Candidate]
     is_list: bool = False
     counts: dict[str, int] = field(default_factory=dict)
+    group: Group | None = None
 
     @property
     def length(self) -> int:
@@ -175,6 +178,23 @@ class LogStream:
     def prompts(self, indices: Sequence[int]) -> list[Prompt]:
         """The prompts of some examples, as said (not as tokens)."""
         return [_prompt(r) for r in self._read(indices, ["query", "history", "profile"])]
+
+    def requests(self, indices: Sequence[int]) -> list[LoggedRequest]:
+        """What the log says of some requests, all positives; shown items where the table has the
+        column ``exposed``.
+        """
+        columns = ["query", "history", "profile", "positives", "tiers", "request_id"]
+        columns += [name for name in ("exposed", "ts") if name in self._table.column_names]
+        return [
+            LoggedRequest(
+                _prompt(record),
+                dict(zip(record["positives"], record["tiers"], strict=True)),
+                tuple(record.get("exposed") or ()),
+                record["request_id"],
+                record.get("ts", 0),
+            )
+            for record in self._read(indices, columns)
+        ]
 
     def positive_counts(self, indices: Sequence[int]) -> list[int]:
         """How many rows each of some requests clicked, carted or ordered, before any cut."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sidar.align import INACTIVE, Parts, gradient_ratio, list_statistics
+from sidar.align import INACTIVE, WATCHED, Parts, gradient_ratio, list_statistics
 from sidar.artifacts import fsync_tree, replace_folder
 from sidar.config import OptimConfig
 from sidar.fitting import checkpoint
@@ -27,18 +27,21 @@ from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack
 from sidar.precision import autocast
 from sidar.train.examples import Example
+from sidar.train.groups import tabulate
 from sidar.types import CandidateScores
 
 
 @dataclass
 class Outcome:
     """One forward: the ``loss`` to descend, and the preference lists among its rows (None in SFT)
-    for the logs.
+    for the logs. ``terms`` are averaged over the steps of a record; the others are looked at in its
+    last step.
     """
 
     loss: Tensor
     parts: Parts | None = None
     scores: CandidateScores | None = None
+    terms: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -125,7 +128,7 @@ class LmTraining(Training[Sequence[Example]]):
     """A :class:`Task` in the training loop; a batch are the examples of one accumulated pass."""
 
     unit = "tokens"
-    shown = ("loss", "recall@8", "nll")
+    shown = ("loss", "recall@8", "nll", "group/reward_mean")
     remedy = "lower lr_new and lr_pretrained, or set precision: fp32"
 
     def __init__(
@@ -170,6 +173,7 @@ class LmTraining(Training[Sequence[Example]]):
             self.forward = self.accelerator.prepare_model(self.forward)
         self.counts: Counter[str] = Counter()
         self.ratios: list[float] = []
+        self._warned: set[str] = set()
 
     def fit(self) -> Fit:
         result = self.run()
@@ -196,11 +200,12 @@ class LmTraining(Training[Sequence[Example]]):
     def loss(self, batch: Sequence[Example]) -> Loss:
         vocab = self.task.model.vocab
         packed = pack([x.tokens for x in batch], [x.candidates for x in batch], vocab)
+        packed.given = tabulate([x.group for x in batch], packed.tier.shape[1])
         is_list = torch.tensor([x.is_list for x in batch], device=self.device)
         with autocast(self.device, self.cfg.precision):
             outcome = self.forward(packed.to(self.device), is_list)
         size = sum(x.length for x in batch)
-        return Loss(outcome.loss, size, look=lambda: _look(outcome))
+        return Loss(outcome.loss, size, dict(outcome.terms), look=lambda: _look(outcome))
 
     # ------------------------------------------------------------------ processes that share a run
 
@@ -217,7 +222,13 @@ class LmTraining(Training[Sequence[Example]]):
     # ------------------------------------------------------------------ log and validation
 
     def recorded(self, kind: str, step: int, scalars: Scalars, say: Callable[[str], None]) -> None:
-        """Warn once where the contrast's gradient is next to nothing beside the SFT term's."""
+        """Warn once where the contrast's gradient is next to nothing beside the SFT term's, and of
+        each share of groups that is too large (:data:`~sidar.align.WATCHED`).
+        """
+        for name, (limit, says) in WATCHED.items():
+            if scalars.get(name, 0.0) > limit and name not in self._warned:
+                self._warned.add(name)
+                say(f"{self.title}: {says} ({name} {scalars[name]:.0%})")
         if (ratio := scalars.get("gradient_ratio")) is None:
             return
         self.ratios.append(ratio)
@@ -278,9 +289,10 @@ def _look(outcome: Outcome) -> dict[str, float]:
         seen["loss/sft"] = parts.sft.detach()
     if parts.contrast is not None:
         seen["loss/contrast"] = parts.contrast.detach()
-    if parts.sft is not None and parts.contrast is not None and scores.is_negative.any():
+    compared = scores.is_negative.any() or scores.rollout is not None
+    if parts.sft is not None and parts.contrast is not None and compared:
         seen["gradient_ratio"] = gradient_ratio(parts.contrast, parts.sft, scores.logp)
-    return {name: float(value) for name, value in seen.items()}
+    return {name: float(value) for name, value in seen.items() if name not in outcome.terms}
 
 
 def _rank(record: Scalars) -> tuple[float, float]:

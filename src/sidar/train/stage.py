@@ -58,6 +58,7 @@ def finish(
     out: Path,
     work: Path | None,
     extra: dict[str, object],
+    panels: Sequence[Panel] = PANELS,
 ) -> dict[str, Any]:
     """Run ``train`` in the work folder, then write ``out``: ``model/``, ``best/``, ``log.jsonl``,
     ``tensorboard/``, ``fit.png``.
@@ -82,7 +83,7 @@ def finish(
     if fit.gradient_ratio is not None:
         facts.append(f"contrast/SFT gradient {fit.gradient_ratio:.2f}")
     summary = f"{weights / 1e6:.1f}M weights, " + ", ".join(facts)
-    draw_log(out, PANELS, summary)
+    draw_log(out, panels, summary)
     report = {
         "summary": summary,
         "loss": fit.loss,

@@ -47,7 +47,7 @@ class RelatedCategories:
         return self._known[query]
 
     def _related(self, query: str) -> set[tuple[str, ...]]:
-        scores: Counter[tuple[str, ...]] = Counter()
+        scores: dict[tuple[str, ...], float] = defaultdict(float)
         for word in _words(query):
             votes = self._votes.get(word, Counter())
             for category, count in votes.items():

@@ -11,8 +11,8 @@
       sid/              SID table, codebooks, tokenizer
       index/            prefix index and rows by SID
       answer/           where the answer is fused: answer.json, BM25, above 100,000 items the index
-                        of the dense channel (dual_view.*), and memory.parquet, which a day's log
-                        updates
+                        of the dense channel (dual_view.*), the ranker where one is fitted, and
+                        memory.parquet, which a day's log updates
       model/            language model, vocabulary, prompt template, text tokenizer
 
 Each part keeps the manifest of the stage that made it, so a bundle can be asked whether its parts

@@ -46,7 +46,9 @@ class Bundle:
     index: PrefixIndex
     # weight of the dense score and how it was chosen; None = beams decide alone
     rerank: dict[str, Any] | None = None
-    fuse: str = "none"  # "memory": counts of the query smoothed with all channels (sidar.answer)
+    # "memory": counts of the query smoothed with all channels (sidar.answer); "ranker": the order
+    # of the learned ranker (sidar.ranker), beside which the memory is there as well
+    fuse: str = "none"
 
 
 def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:

@@ -117,7 +117,7 @@ class SearchResponse(BaseModel):
     rerank: float | None = Field(
         None, description="Weight w of the cosine; null where the beams decided alone."
     )
-    fuse: str = Field("none", description="none or memory.")
+    fuse: str = Field("none", description="none, memory or ranker.")
     seen: float = Field(
         0.0, description="Where fused: decayed count of all that was chosen for this query before."
     )

@@ -5,7 +5,7 @@ const REMOTE = /^https?:\/\//i;
 
 /** A list of results with its head line. `state`: {history: Set, toggle(hit)}; `before`: item id → rank elsewhere. */
 export function list(answer, sizes, state, title, before) {
-  const fused = answer.fuse === "memory"; // then the bar is the item's own probability, not its ID's
+  const fused = answer.fuse !== "none"; // then the bar is the item's own probability, not its ID's
   const chance = (hit) => (fused ? Math.exp(hit.score) : hit.probability);
   const best = Math.max(...answer.hits.map(chance), 1e-300);
   return h("section", { class: "list", "data-model": answer.model },
