@@ -6,6 +6,7 @@ codes are smaller, so that SFT reaches its plateau within minutes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from sidar.types import Catalogue
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "alignment"
+#: What is kept of the learned reward: how well it orders what was shown.
+REWARD = "reward.json"
 
 
 def register(path: Path = HERE / "registration.yaml") -> None:
@@ -77,3 +80,10 @@ class Bed(evidence.Bed):
             say,
             lambda out: ranker(cfg, inputs, out, self.work / ".ranker"),
         )
+
+    def reward_order(self) -> dict[str, dict[str, float]]:
+        """Return the share of shown pairs of day 7 that the reward, the prior and the log put in
+        the order of what was chosen and of true relevance.
+        """
+        path = self.data().parent / "ranker" / "diagnosis.json"
+        return json.loads(path.read_text(encoding="utf-8"))["reward"]["order"]

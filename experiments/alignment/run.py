@@ -8,12 +8,13 @@ changes a figure.
 from __future__ import annotations
 
 import fcntl
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.alignment.bed import RESULTS, Bed
+from experiments.alignment.bed import RESULTS, REWARD, Bed
 from experiments.alignment.cell import Context, run_cell
 from experiments.alignment.plan import sft_cell
 from experiments.raddpo.cell import is_done, train_model
@@ -55,6 +56,8 @@ def run(
         write_queries(bed, results, ("day8",))
         if any(cell.config.get("align", {}).get("reward") == "ranker" for cell in wanted):
             bed.build_reward(say)
+            order = json.dumps(bed.reward_order(), indent=1)
+            (results / REWARD).write_text(order + "\n", encoding="utf-8")
     context = Context(bed, loose, "cpu")
     count, started = 0, time.monotonic()
     for cell in wanted:

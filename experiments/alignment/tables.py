@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from experiments.alignment.bed import RESULTS, shop
+from experiments.alignment.bed import RESULTS, REWARD, shop
 from experiments.alignment.plan import CONTROL, cells, methods
 from experiments.common import ROOT
 from experiments.raddpo.registration import registration, registration_hash
@@ -157,6 +157,10 @@ def figures(folder: Path = RESULTS) -> Figures:
     if shares:
         found["bed; relevant negatives"] = shares[0]
     found["bed; items"] = len(shop())
+    if (folder / REWARD).is_file():
+        order = json.loads((folder / REWARD).read_text(encoding="utf-8"))
+        for name, shares in order.items():
+            found |= {f"reward; {name}; {by}": share for by, share in shares.items()}
     return {**found, **_plateau(kept)}
 
 
