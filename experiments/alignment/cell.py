@@ -24,7 +24,6 @@ from experiments.raddpo.registration import registration, registration_hash
 from experiments.raddpo.scoring import Columns, Judge, means, spread, write_values
 from experiments.raddpo.sets import Pool, pools
 from sidar.data import open_dataset
-from sidar.evaluate.metrics import score_ranking
 from sidar.evaluate.slices import subset_by_hash
 from sidar.index import PrefixIndex
 from sidar.types import Hits, Prompt
@@ -55,10 +54,10 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     return the JSON's content.
     """
     seconds: dict[str, float] = {}
-    with _timed(seconds, "train"):
+    with _Timer(seconds, "train"):
         report = train_model(cell, context)
     pool = pools(context.bed, cell.pools)[0]
-    with _timed(seconds, "score"):
+    with _Timer(seconds, "score"):
         columns, facts = _score(cell, context, pool)
     context.results.mkdir(parents=True, exist_ok=True)
     write_values(context.results / f"{cell.name}.parquet", [pool], {pool.name: columns})
@@ -100,7 +99,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     return content
 
 
-class _timed:
+class _Timer:
     """CPU seconds of a block, as an entry of a dictionary."""
 
     def __init__(self, seconds: dict[str, float], name: str) -> None:
@@ -149,18 +148,9 @@ def _score(cell: Cell, context: Context, pool: Pool) -> tuple[Columns, dict[str,
     rows, fitted = answers(
         context.bed, channels, pool, ask(channels.log.asked.prompts), items(beams, 500), DEPTH
     )
-    columns |= answer_columns(judge, pool, rows)
+    served = judge.of_items(pool, rows, ["ndcg@10"])
+    columns |= {f"answer.{name}": values for name, values in served.items()}
     return columns, {"answer": fitted}
-
-
-def answer_columns(judge: Judge, pool: Pool, rows: np.ndarray) -> Columns:
-    """Return nDCG@10 of the served answer on every target of ``pool``; ``rows`` (Q, k) items."""
-    columns: Columns = {}
-    for name, target in pool.targets.items():
-        truth = judge._truth(pool, target)
-        values = score_ranking(truth, rows[target.at], ["ndcg@10"])["ndcg@10"]
-        columns[f"answer.{name}.item.ndcg@10"] = spread(values, target.at, len(pool))
-    return columns
 
 
 def _invalid(retriever: Any, index: PrefixIndex, pool: Pool) -> Columns:

@@ -74,6 +74,17 @@ class Judge:
             for measure, values in found.items()
         }
 
+    def of_items(self, pool: Pool, rows: np.ndarray, measures: Sequence[str]) -> Columns:
+        """``<target>.item.<measure>`` of ``rows`` (Q, k) items alone, on the targets of a day."""
+        columns: Columns = {}
+        for name, target in pool.targets.items():
+            found = score_ranking(self._truth(pool, target), rows[target.at], measures)
+            columns |= {
+                f"{name}.item.{m}": spread(values, target.at, len(pool))
+                for m, values in found.items()
+            }
+        return columns
+
     def oracle(
         self, pool: Pool, name: str, prior: np.ndarray, ranked: np.ndarray | None = None
     ) -> Columns:
