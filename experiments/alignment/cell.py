@@ -61,7 +61,8 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         columns, facts = _score(cell, context, pool)
     context.results.mkdir(parents=True, exist_ok=True)
     write_values(context.results / f"{cell.name}.parquet", [pool], {pool.name: columns})
-    dumped = context.config(cell).resolved().model_dump(mode="json")
+    cfg = context.config(cell)
+    dumped = cfg.resolved().model_dump(mode="json")
     content = {
         "version": 1,
         "cell": cell.name,
@@ -75,9 +76,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "config": {name: dumped[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
         "lists": {
-            "relevant_share": context.bed.relevant_share(
-                cell.data, registration()["bed"]["settings"]["preference"]["max_negatives"]
-            )
+            "relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)
         },
         "registration": registration_hash(),
         "commit": commit(),
