@@ -120,7 +120,7 @@ def causal_twin(model: SidLM) -> Any:
 
 
 def generate(
-    twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM
+    twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM, beam: int = BEAM
 ) -> Callable[[], Any]:
     """Constrained ``generate``; the prefix function answers from the CSR index, two bisections per
     beam.
@@ -145,8 +145,8 @@ def generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             prefix_allowed_tokens_fn=allowed,
-            num_beams=BEAM,
-            num_return_sequences=BEAM,
+            num_beams=beam,
+            num_return_sequences=beam,
             max_new_tokens=len(SIZES),
             do_sample=False,
             length_penalty=0.0,
