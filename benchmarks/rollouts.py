@@ -5,7 +5,9 @@ tokens. Timed are the four methods of ``sidar.decode.sample``, transformers' ``g
 16)`` with ``prefix_allowed_tokens_fn`` over the same index on the same weights (full head), and
 ``LmScorer.refresh`` beside making a new scorer. ``generate`` is timed in one call for all prompts,
 as ours is, and in calls of four, where its logits of the whole vocabulary are smaller and a prompt
-costs it least; one such call is timed and multiplied by eight.
+costs it least; one such call is timed and multiplied by eight. The *floor* is the matrix products
+alone, as in ``benchmarks/decode.py``, with the 17 rows of a prompt that the group and its threshold
+need.
 
 A GRPO step is what on-policy training does: refresh, rollouts (gumbel), a reward looked up in a
 table, the packed forward and backward of the group, AdamW; with the objective ``grpo`` as it is by
@@ -34,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from decode import SIZES, Setting, causal_twin, config, generate, random_index
+from decode import SIZES, Setting, causal_twin, config, gemm_floor, generate, random_index
 from preference_step import make_list
 
 from sidar.align import objective
@@ -139,6 +141,7 @@ def main() -> None:
     variants["refresh"] = scorer.refresh
     variants["new_scorer"] = lambda: LmScorer(model)
     twin = causal_twin(full)
+    variants["floor"] = gemm_floor(SETTING, torch.float32, GROUP + 1)
     variants["generate"] = generate(twin, prompts, index, full, GROUP)
     variants["generate_in_fours"] = generate(twin, prompts[:FEW], index, full, GROUP)
     seconds = interleave(variants, args.repeats)
@@ -157,6 +160,7 @@ def main() -> None:
     figures["generate_over_ours"] = seconds["generate"] / seconds["gumbel"]
     figures["generate_in_fours_over_ours"] = seconds["generate_in_fours"] / seconds["gumbel"]
     figures["generate_over_beam"] = seconds["generate"] / seconds["beam"]
+    figures["gumbel_over_gemm_floor"] = seconds["gumbel"] / seconds["floor"]
     figures["refresh_over_gumbel"] = seconds["refresh"] / seconds["gumbel"]
     for name in ("grpo", "drgrpo"):
         figures[f"{name}_step_over_preference_step"] = (
