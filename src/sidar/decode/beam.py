@@ -327,10 +327,12 @@ def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tens
     query's values begin.
     """
     q = len(start) - 1
-    if q == 1:
-        return values[None]
-    query = rows // per_query
-    padded = values.new_full((q, int(start.diff().max())), -torch.inf)
+    most = int(start.diff().max())
+    if len(values) == q * most:  # nobody has fewer: one query, or the root
+        return values.view(q, most)
+    # a lookup, because a division of integers costs several times as much
+    query = torch.arange(q, device=rows.device).repeat_interleave(per_query)[rows]
+    padded = values.new_full((q, most), -torch.inf)
     padded[query, torch.arange(len(values), device=values.device) - start[query]] = values
     return padded
 
