@@ -192,23 +192,24 @@ def test_a_failed_load_is_said_on_the_readiness_probe(tmp_path):
 
 
 def test_a_long_search_does_not_block_the_server_and_what_waits_shares_a_pass(models):
-    inside, overlap, sizes = [], [], []
+    inside, overlap, sizes, may = [], [], [], threading.Event()
 
-    class Slow(Retriever):
+    class Held(Retriever):
         def answer(self, requests):
             inside.append(1)
             overlap.append(len(inside))
             sizes.append(len(requests))
-            time.sleep(0.3)
+            assert may.wait(60)
             answers = super().answer(requests)
             inside.pop()
             return answers
 
     sft = models["sft"]
-    slow = Slow(sft.model, sft.index, sft.sids, sft.catalogue, precision="fp32")
+    held = Held(sft.model, sft.index, sft.sids, sft.catalogue, precision="fp32")
+    app = create_app(held)
 
     async def traffic():
-        transport = httpx.ASGITransport(create_app(slow))
+        transport = httpx.ASGITransport(app)
         async with (
             httpx.AsyncClient(transport=transport, base_url="http://s") as http,
             anyio.create_task_group() as group,
@@ -218,21 +219,24 @@ def test_a_long_search_does_not_block_the_server_and_what_waits_shares_a_pass(mo
             async def search():
                 replies.append(await http.post("/v1/search", json={"query": "tent"}))
 
-            for _ in range(3):
+            group.start_soon(search)
+            while not sizes:
+                await anyio.sleep(0.01)
+            for _ in range(2):
                 group.start_soon(search)
-            await anyio.sleep(0.1)
-            started = time.monotonic()
+            while 'sidar_waiting{model="model"} 2.0' not in (await http.get("/metrics")).text:
+                await anyio.sleep(0.01)
+            # answered although the only pass is not over
             assert (await http.get("/livez")).status_code == 200
-            assert time.monotonic() - started < 0.2
+            assert not replies
+            may.set()
         return replies
 
     replies = anyio.run(traffic)
     assert max(overlap) == 1
     assert sizes == [1, 2]
     assert [reply.status_code for reply in replies] == [200] * 3
-    waits = sorted(reply.json()["timing_ms"]["wait"] for reply in replies)
-    assert waits[1] > 200
-    assert waits[2] < 600
+    assert all(reply.json()["timing_ms"]["wait"] >= 0 for reply in replies)
 
 
 def test_an_error_of_ours_is_500_in_words(models):
