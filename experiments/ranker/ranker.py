@@ -380,7 +380,7 @@ def page_table(figures: dict[str, float], means: dict[str, Any], args: argparse.
         lines += ["", "The ranker is without the features of beams (`ranker.sft_steps: 0`)."]
     lines += [
         "",
-        f"{int(figures['seeds'])} model seed(s); from `experiments/results/ranker.json` (`python "
+        f"{int(figures['seeds'])} seed(s); from `experiments/results/ranker.json` (`python "
         "-m experiments.ranker.ranker`).",
     ]
     return "\n".join(lines) + "\n"

@@ -77,7 +77,7 @@ def test_the_stage_says_what_the_validation_day_said_and_packs_the_ranker(answer
     facts = read_facts(run / "answer")
     beside = facts["ranker"]
     assert beside["effect"] == pytest.approx(beside["ndcg@10"] - beside["memory_ndcg@10"])
-    assert beside["better"] == ("ranker" if beside["effect"] > 0 else "memory")
+    assert beside["better"] == ("ranker" if beside["low"] > 0 else "memory")
     assert facts["fuse"] == "ranker"
     assert "the bundle answers with ranker" in report["summary"]
     assert json.loads((run / "bundle" / "bundle.json").read_text())["fuse"] == "ranker"
