@@ -73,7 +73,7 @@ def random_index(seed: int) -> PrefixIndex:
     return PrefixIndex.from_keys(pack_keys(codes, SIZES), SIZES)
 
 
-def gemm_floor(setting: Setting, dtype: torch.dtype) -> Callable[[], None]:
+def gemm_floor(setting: Setting, dtype: torch.dtype, beam: int = BEAM) -> Callable[[], None]:
     """The products alone, with their own weights per layer, so that caches see what
     a model's do.
     """
@@ -83,7 +83,7 @@ def gemm_floor(setting: Setting, dtype: torch.dtype) -> Callable[[], None]:
         for _ in range(LAYERS)
     ]
     heads = [torch.randn(k, d).to(dtype) for k in SIZES]
-    rows = [setting.batch * n for n in (setting.prompt, BEAM, BEAM)]
+    rows = [setting.batch * n for n in (setting.prompt, beam, beam)]
     inputs = [(torch.randn(n, d).to(dtype), torch.randn(n, inner).to(dtype)) for n in rows]
     asked = [torch.randn(n, d).to(dtype) for n in (setting.batch, rows[1], rows[2])]
 
@@ -120,7 +120,7 @@ def causal_twin(model: SidLM) -> Any:
 
 
 def generate(
-    twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM
+    twin: Any, prompts: list[list[int]], index: PrefixIndex, model: SidLM, beam: int = BEAM
 ) -> Callable[[], Any]:
     """Constrained ``generate``; the prefix function answers from the CSR index, two bisections per
     beam.
@@ -145,8 +145,8 @@ def generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             prefix_allowed_tokens_fn=allowed,
-            num_beams=BEAM,
-            num_return_sequences=BEAM,
+            num_beams=beam,
+            num_return_sequences=beam,
             max_new_tokens=len(SIZES),
             do_sample=False,
             length_penalty=0.0,

@@ -82,33 +82,39 @@ def step_losses(item, candidate, advantage, *, ratio, low, high, kl):
     return losses
 
 
+def batch_mean(rows, normalise, levels):
+    """The mean over lists of (alpha, [(share, losses of the steps)])."""
+    if normalise == "token":
+        summed = total([alpha * u * total(losses) for alpha, each in rows for u, losses in each])
+        return summed / max(total([len(losses) for _, each in rows for _, losses in each]), 1)
+    per_list = []
+    for alpha, each in rows:
+        values = [
+            u * total(losses) / (len(losses) if normalise == "sequence" else levels)
+            for u, losses in each
+        ]
+        per_list.append(alpha * mean(values) if values else 0.0)
+    return total(per_list) / max(len(rows), 1)
+
+
 def grpo(
     lists, *, ratio, normalise, std, clip_low, clip_high, kl, dynamic, spare_positives,
     eps=1e-4, inclusion="weighted", alphas=None,
 ):  # fmt: skip
     """The surrogate over a batch."""
-    per_list, summed, tokens, kept = [], 0.0, 0, 0
+    rows = []
     for b, item in enumerate(lists):
-        rewards = {item["reward"][c] for c in item["group"]}
-        if dynamic and len(rewards) <= 1:
+        if dynamic and len({item["reward"][c] for c in item["group"]}) <= 1:
             continue
-        kept += 1
-        alpha = 1.0 if alphas is None else alphas[b]
-        values = []
-        for c, advantage, share in members(
+        shares = members(
             item, std=std, eps=eps, spare_positives=spare_positives, inclusion=inclusion
-        ):
-            losses = step_losses(
-                item, c, advantage, ratio=ratio, low=clip_low, high=clip_high, kl=kl
-            )
-            tokens += len(losses)
-            summed += alpha * share * total(losses)
-            length = len(losses) if normalise == "sequence" else item["levels"]
-            values.append(share * total(losses) / length)
-        per_list.append(alpha * mean(values) if values else 0.0)
-    if normalise == "token":
-        return summed / max(tokens, 1)
-    return total(per_list) / max(kept, 1)
+        )
+        losses = [
+            (u, step_losses(item, c, a, ratio=ratio, low=clip_low, high=clip_high, kl=kl))
+            for c, a, u in shares
+        ]
+        rows.append((1.0 if alphas is None else alphas[b], losses))
+    return batch_mean(rows, normalise, lists[0]["levels"])
 
 
 def mid_rank(value, others):
@@ -153,22 +159,24 @@ def gate(item, tau=0.25, rho=0.5, wording="inside"):
     return difficult, discriminable, soft
 
 
-def recast(lists, *, threshold=0.0, **surrogate):
-    """ReCast's pair loss; ``surrogate`` = ratio, low, high, kl; SIDs averaged over their steps."""
-    losses = []
+def recast(lists, *, ratio, normalise, clip_low, clip_high, kl, dynamic, threshold=0.0):
+    """ReCast: the surrogate on the strongest rewarded and the hardest unrewarded member."""
+    rows = []
     for item in lists:
         rewarded = [c for c in item["group"] if item["reward"][c] > threshold]
         wrong = [c for c in item["group"] if c not in rewarded and not is_positive(item, c)]
         strong = rewarded or ([item["star"]] if item["group"] else [])
         if not strong or not wrong:
-            losses.append(0.0)
+            rows += [] if dynamic else [(1.0, [])]
             continue
         best = max(strong, key=lambda c: (item["reward"][c], total(item["logp"][c])))
         hard = max(wrong, key=lambda c: total(item["logp"][c]))
-        pair = [mean(step_losses(item, best, 1.0, **surrogate))]
-        pair.append(mean(step_losses(item, hard, -1.0, **surrogate)))
-        losses.append(mean(pair))
-    return mean(losses)
+        losses = [
+            (1.0, step_losses(item, c, a, ratio=ratio, low=clip_low, high=clip_high, kl=kl))
+            for c, a in ((best, 1.0), (hard, -1.0))
+        ]
+        rows.append((1.0, losses))
+    return batch_mean(rows, normalise, lists[0]["levels"])
 
 
 def open_probability(size, perturbations, tau=0.25, rho=0.5, *, written):

@@ -280,6 +280,11 @@ STALE = {
     "preference.debias": {"data", ALIGNED},
     "align": {ALIGNED},
     "align.label": set(),
+    # read where the objective learns from rollouts, which RAD-DPO does not (next test)
+    **{
+        f"align.{name}": set()
+        for name in ("reward", "rewards", "rollouts", "grpo", "adagrpo", "eggrpo", "recast")
+    },
     "decode": {"answer", "bundle", "evaluate"},
     "memory": {"answer"},
     "ranker": set(),  # off by default; its stage is in tests/ranker
@@ -351,6 +356,17 @@ def test_each_option_makes_exactly_its_stages_stale():
             wrong[option] = stale
     assert wrong == {}
     assert {stage.name: stage.inputs for stage in table} == INPUTS
+
+
+@pytest.mark.parametrize("option", ["reward", "rollouts.group", "grpo.kl", "adagrpo.tau"])
+def test_options_of_reinforcement_make_a_model_that_learned_from_rollouts_stale(option):
+    from sidar.pipeline.plan import stages
+
+    cfg = Config.model_validate({"align": {"objective": "adagrpo"}})
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        other = changed_by(cfg, ["align", *option.split(".")])
+        before, after = ({s.name: s.config(c) for s in stages(cfg)} for c in (cfg, other))
+    assert {name for name in before if before[name] != after[name]} == {"align-adagrpo"}
 
 
 def test_an_option_newer_than_a_folder_had_its_default(tmp_path):

@@ -26,6 +26,7 @@ from sidar.answer.key import VARIABLE
 from sidar.baselines import Bm25
 from sidar.cli import service
 from sidar.config import Config, load_config
+from sidar.config.serve import KeyConfig, LimitsConfig
 from sidar.data import build, open_dataset, toy
 from sidar.data import stage as data_stage
 from sidar.data.log import LogFacts
@@ -69,8 +70,11 @@ def config_of(options, file=None):
     """A config with ``{"a.b": value}``, on top of a file."""
     raw = load_config(file).model_dump() if file else {"threads": 1}
     for key, value in options.items():
-        section, _, name = key.partition(".")
-        raw.setdefault(section, {})[name] = value
+        *sections, name = key.split(".")
+        part = raw
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[name] = value
     return Config.model_validate(raw)
 
 
@@ -349,6 +353,9 @@ def look_at_the_suite(world, cfg):
     }
 
 
+A_KEY = KeyConfig(name="shop", sha256="0" * 64, role="write", per_minute=9)
+
+
 def look_at_the_server(world, cfg):
     import uvicorn
 
@@ -357,9 +364,24 @@ def look_at_the_server(world, cfg):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sidar.serve.bundle, "open_bundle", lambda folder: SimpleNamespace(label="m"))
         patch.setattr(uvicorn, "run", lambda app, **options: seen.append(options))
+        patch.setattr(sidar.serve, "create_app", lambda load, **options: seen.append(options))
         service.serve(config=file)
-    ((options),) = seen
-    return {f"serve.{name}": options[name] for name in ("host", "port", "root_path")}
+    created, started = seen
+    # what each option does is tested in tests/serve; here, that the server is made with all of them
+    given = dict(config_items(created["config"]))
+    names = {"host": "host", "port": "port", "root_path": "root_path"}
+    names |= {"drain_seconds": "timeout_graceful_shutdown"}
+    given |= {name: started[argument] for name, argument in names.items()}
+    return {f"serve.{name}": value for name, value in given.items()}
+
+
+def config_items(part):
+    """(name, value) of the options of a section, those of its sections included."""
+    for name in keys_of(part):
+        value = part
+        for key in name.split("."):
+            value = getattr(value, key)
+        yield name, value
 
 
 # ------------------------------------------------------------------ the groups
@@ -466,6 +488,21 @@ GROUPS = [
             "serve.host": ("0.0.0.0", "0.0.0.0"),
             "serve.port": (9, 9),
             "serve.root_path": ("/shop", "/shop"),
+            "serve.workers": (2, 2),
+            "serve.queue": (9, 9),
+            "serve.batch": (9, 9),
+            "serve.timeout_ms": (9, 9),
+            "serve.drain_seconds": (9, 9),
+            **{f"serve.limits.{name}": (9, 9) for name in LimitsConfig.model_fields},
+            "serve.keys": ([A_KEY.model_dump()], [A_KEY]),
+            "serve.read_key": (True, True),
+            "serve.bundles": ({"a": "/bundle"}, {"a": "/bundle"}),
+            "serve.store": (file_of("s.db"), file_of("s.db")),
+            "serve.answers_log": (file_of("log"), file_of("log")),
+            "serve.history": (9, 9),
+            "serve.experiment.name": ("x", "x"),
+            "serve.experiment.shares": ({"a": 1, "b": 2}, {"a": 1, "b": 2}),
+            "serve.experiment.models": ({"b": "m"}, {"b": "m"}),
         },
     ),
 ]

@@ -44,7 +44,10 @@ MAY = {
         *("fitting", "data", "sid", "index", "lm", "align", "decode", "embed", "evaluate"),
         "rewards",
     },
-    "serve": {"answer", "baselines", "data", "decode", "embed", "index", "lm", "ranker", "sid"},
+    # ab: the service draws the buckets that `sidar ab` checks
+    "serve": {
+        *("ab", "answer", "baselines", "data", "decode", "embed", "index", "lm", "ranker", "sid")
+    },
     "doctor": {"embed"},
 }
 # Nothing below imports these.

@@ -6,7 +6,9 @@
 The log is SIMULATED; judged_test is real. Per seed: a second SFT on days 1 to 5 (`--aux-steps`),
 the ranker on day 6 with its beams, chosen on day 7 with the SFT model of the seed, day 8 and the
 judged and grounded queries scored. The same without the features of beams is the row
-`ranker-no-beams`. Expected signs stand in ranker.yaml. Resumable by seed; `--only 0,1` runs some,
+`ranker-no-beams`; with `--aux-steps 0` there is no second SFT, and `ranker` is without those
+features; with `--without-model` no row has a language model, which takes two minutes a seed.
+Expected signs stand in ranker.yaml. Resumable by seed; `--only 0,1` runs some,
 `--page` aggregates what there is. A seed without a model of its own is left out, and the result
 says so.
 
@@ -32,6 +34,7 @@ import numpy as np
 import yaml
 
 from experiments.start.start import Cell, make_bed
+from sidar.answer.smoothed import SmoothedMemory
 from sidar.config import Config
 from sidar.data.cleaning.normalise import normalise_query
 from sidar.evaluate.metrics import score_ranking
@@ -56,6 +59,14 @@ PAIRS = (
     ("answer", "memory"),
 )
 DEPTH = 100
+
+
+def pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The comparisons of a run; without a second SFT there is one ranker."""
+    if args.without_model:
+        bare = [("ranker", name) for name in ("answer-without-lm", *INPUTS) if name != "sft"]
+        return [*bare, ("answer-without-lm", "memory")]
+    return [pair for pair in PAIRS if args.aux_steps or "ranker-no-beams" not in pair]
 
 
 def run_config(bed: Any, seed: int, work: Path, aux_steps: int) -> Config:
@@ -99,6 +110,8 @@ def run_folder(bed: Any, cfg: Config, model: Path) -> tuple[Path, dict[str, Any]
     said = {"ranker": made("ranker", stages.ranker, cfg, folders(run, base), run)}
     inputs = folders(run, (*base, "ranker"))
     said["answer"] = made("answer", stages.answer, cfg, inputs, run)
+    if not cfg.ranker.sft_steps:
+        return run, said
     plain = cfg.model_copy(update={"ranker": cfg.ranker.model_copy(update={"sft_steps": 0})})
     said["ranker-no-beams"] = made("ranker-no-beams", stages.ranker, plain, inputs, run)
     return run, said
@@ -125,10 +138,11 @@ def rows_of(bed: Any, cfg: Config, run: Path) -> dict[str, Any]:
     rows = {**systems, **answers.systems}
     # the channels of the answer are those of both rankers
     channels = rows["ranker"]._channels
-    secret = run_key(cfg)
-    memory, lexical = Memory.load(run / "answer"), Bm25.load(run / "answer")
-    ranked = open_ranked(run / "ranker-no-beams", inputs, dataset, lexical, memory, secret)
-    rows["ranker-no-beams"] = RankerSystem(channels, ranked, embedder)
+    if cfg.ranker.sft_steps:
+        secret = run_key(cfg)
+        memory, lexical = Memory.load(run / "answer"), Bm25.load(run / "answer")
+        ranked = open_ranked(run / "ranker-no-beams", inputs, dataset, lexical, memory, secret)
+        rows["ranker-no-beams"] = RankerSystem(channels, ranked, embedder)
     # an input is what the ranker is given, so BM25 is the answer's
     rows["bm25"] = channels["bm25"]
     return rows
@@ -139,6 +153,8 @@ def score(bed: Any, args: argparse.Namespace, seed: int) -> None:
     out = args.work / "cells" / f"seed-{seed}"
     if (out / "done.json").is_file():
         return
+    if args.without_model:
+        return score_without_model(bed, args, seed, out)
     model = Cell("demo", "default", seed, MINUTES).folder(args.start) / "sft"
     if not (model / "model").is_dir():
         print(f"seed {seed}: {model} has no model; run experiments.start.start first", flush=True)
@@ -147,16 +163,7 @@ def score(bed: Any, args: argparse.Namespace, seed: int) -> None:
     cfg = run_config(bed, seed, args.work, args.aux_steps)
     run, said = run_folder(bed, cfg, model)
     rows = rows_of(bed, cfg, run)
-    names = sorted({name for pair in PAIRS for name in pair})
-    values: dict[str, np.ndarray] = {}
-    for each in bed.sets["test"]:
-        truth = Truth.of_catalogue(each.qrels, each.query_ids, bed.catalogue, 1.0)
-        for name in names:
-            hits = rows[name].hits(each.prompts, DEPTH)
-            found = score_ranking(truth, hits.rows, MEASURES)
-            values[f"{each.name}/{name}"] = np.stack([found[m] for m in MEASURES], 1)
-    out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / "values.npz", **values)
+    write_values(bed, args, rows, out)
     facts = json.loads((run / "answer" / "answer.json").read_text())
     done: dict[str, Any] = {
         "cpu_seconds": round(time.process_time() - started, 1),
@@ -164,12 +171,75 @@ def score(bed: Any, args: argparse.Namespace, seed: int) -> None:
         "day7": facts["ranker"],
         "fuse": facts["fuse"],
     }
-    for folder in ("ranker", "ranker-no-beams"):
+    for folder in ("ranker", "ranker-no-beams")[: len(said) - 1]:
         about = json.loads((run / folder / "ranker-answer.json").read_text())
         kept = ("valid_ndcg@10", "rounds", "gain", "requests", "debias")
         done[folder] = {"learner": about["learner"]}
         done[folder] |= {name: about["facts"].get(name) for name in kept}
         done[folder]["diagnosis"] = json.loads((run / folder / "diagnosis.json").read_text())
+    (out / "done.json").write_text(json.dumps(done, indent=1) + "\n")
+    print(f"seed {seed}: scored, {done['cpu_seconds']:.0f} CPU s", flush=True)
+
+
+def write_values(bed: Any, args: argparse.Namespace, rows: dict[str, Any], out: Path) -> None:
+    """Score the rows that are compared on every test set, query by query."""
+    values: dict[str, np.ndarray] = {}
+    for each in bed.sets["test"]:
+        truth = Truth.of_catalogue(each.qrels, each.query_ids, bed.catalogue, 1.0)
+        for name in sorted({name for pair in pairs(args) for name in pair}):
+            hits = rows[name].hits(each.prompts, DEPTH)
+            found = score_ranking(truth, hits.rows, MEASURES)
+            values[f"{each.name}/{name}"] = np.stack([found[m] for m in MEASURES], 1)
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out / "values.npz", **values)
+
+
+def score_without_model(bed: Any, args: argparse.Namespace, seed: int, out: Path) -> None:
+    """Score ranker and smoothed memory of a seed over BM25, dense and counts alone."""
+    from sidar.data import open_dataset
+    from sidar.pipeline.answer_log import read_log, run_key
+    from sidar.pipeline.answer_rows import AnswerSystem, CandidatePrior, MemorySystem
+    from sidar.pipeline.answering import fit
+    from sidar.pipeline.memory_row import MemoryFirst, fit_memory_row
+    from sidar.pipeline.ranked_row import RankerSystem, open_ranked
+    from sidar.pipeline.ranking import RankerParts
+
+    started = time.process_time()
+    cfg = run_config(bed, seed, args.work, 0)
+    run = cfg.run_dir
+    run.mkdir(parents=True, exist_ok=True)
+    for name in ("data", "embed", "sid", "index"):
+        if not (run / name).exists():
+            (run / name).symlink_to(bed.run / name, target_is_directory=True)
+    inputs = folders(run, ("data", "embed", "sid", "index"))
+    said = {"ranker": made("ranker", stages.ranker, cfg, inputs, run)}
+    dataset = open_dataset(run / "data")
+    log = read_log(cfg, run / "data", run_key(cfg), run / ".log")
+    parts = RankerParts(cfg, inputs, dataset, log)
+    clicks, alive = dataset.priors().clicks, bed.catalogue.alive
+    fitted = fit(log, parts.base, clicks, alive)
+    prior = CandidatePrior(dataset.priors().prior, list(parts.base.values()))
+    asked = [channel.hits(log.asked.prompts, 500) for channel in parts.base.values()]
+    chosen = fit_memory_row(log, [*asked, prior.over(asked)], bed.catalogue)
+    table = MemoryFirst(log.memory, log.secret, alive, chosen.half_life)
+    smoothed = SmoothedMemory(fitted.params, clicks, alive, log.memory, log.secret)
+    ranked = open_ranked(run / "ranker", inputs, dataset, parts.lexical, log.memory, log.secret)
+    rows = {
+        **parts.base,
+        "prior": prior,
+        "memory": MemorySystem(table, [*parts.base.values(), prior], chosen.fusion),
+        "answer-without-lm": AnswerSystem("answer-without-lm", parts.base, smoothed),
+        "ranker": RankerSystem(parts.base, ranked, parts.embedder),
+    }
+    write_values(bed, args, rows, out)
+    about = json.loads((run / "ranker" / "ranker-answer.json").read_text())
+    diagnosis = json.loads((run / "ranker" / "diagnosis.json").read_text())
+    done = {
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "stages": said,
+        "ranker": {"learner": about["learner"], "facts": about["facts"], "diagnosis": diagnosis},
+    }
+    done["ranker"]["facts"].pop("embed")
     (out / "done.json").write_text(json.dumps(done, indent=1) + "\n")
     print(f"seed {seed}: scored, {done['cpu_seconds']:.0f} CPU s", flush=True)
 
@@ -217,11 +287,11 @@ def aggregate(bed: Any, args: argparse.Namespace) -> None:
         def of(name: str, m: int, each: EvalSet = each, at: np.ndarray = at) -> np.ndarray:
             return np.concatenate([values[s][f"{each.name}/{name}"][at, m] for s in seeds])
 
-        rows = sorted({name for pair in PAIRS for name in pair})
+        rows = sorted({name for pair in pairs(args) for name in pair})
         means[part] = {
             name: {m: float(of(name, i).mean()) for i, m in enumerate(MEASURES)} for name in rows
         }
-        keys = [(a, b, i) for a, b in PAIRS for i in range(len(MEASURES))]
+        keys = [(a, b, i) for a, b in pairs(args) for i in range(len(MEASURES))]
         apart = np.stack([of(a, i) - of(b, i) for a, b, i in keys], 1)
         found = paired_tests(apart, labels, 0, samples=2000)
         adjusted = holm([test.p for test in found])
@@ -260,6 +330,8 @@ def aggregate(bed: Any, args: argparse.Namespace) -> None:
         {
             "expected": yaml.safe_load((HERE / "ranker.yaml").read_text()),
             "aux_steps": args.aux_steps,
+            "without_model": args.without_model,
+            "queries": args.queries,
             "origin": "SIMULATED traffic, preset demo; judged_test is real",
         },
         figures,
@@ -270,7 +342,7 @@ def aggregate(bed: Any, args: argparse.Namespace) -> None:
         cells=facts,
     )
     page = common.ROOT / "docs" / "ranker.md"
-    common.write_between(page, MARKS, page_table(figures, means))
+    common.write_between(page, MARKS, page_table(figures, means, args))
     shown = [t for t in tests if t["measure"] == "ndcg@10"]
     columns = ("set", "a", "b", "effect", "low", "high", "p_holm", "detectable", "verdict")
     common.print_table(list(columns), [[t[c] for c in columns] for t in shown], "item nDCG@10")
@@ -279,12 +351,17 @@ def aggregate(bed: Any, args: argparse.Namespace) -> None:
 MARKS = ("<!-- ranker table -->\n", "<!-- /ranker table -->")
 
 
-def page_table(figures: dict[str, float], means: dict[str, Any]) -> str:
+def page_table(figures: dict[str, float], means: dict[str, Any], args: argparse.Namespace) -> str:
     """The table of docs/ranker.md: item nDCG@10, effect and 95 % interval, bold after Holm."""
     sets = list(means)
     lines = [f"| ranker − | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|"]
-    words = {"answer": "smoothed memory", "sft": "model", "ranker-no-beams": "without beams"}
-    for a, b in PAIRS:
+    words = {
+        "answer": "smoothed memory",
+        "answer-without-lm": "smoothed memory",
+        "sft": "model",
+        "ranker-no-beams": "without beams",
+    }
+    for a, b in pairs(args):
         if a != "ranker":
             continue
         cells = []
@@ -294,11 +371,16 @@ def page_table(figures: dict[str, float], means: dict[str, Any]) -> str:
             text = f"{effect:+.3f} ({low:+.3f} to {high:+.3f})"
             cells.append(f"**{text}**" if figures[f"{key}_p_holm"] < 0.05 else text)
         lines.append(f"| {words.get(b, b)} | {' | '.join(cells)} |")
-    seen = [f"{figures[f'ranker_minus_answer_{part}_detectable']:.3f}" for part in sets]
+    other = pairs(args)[0][1]
+    seen = [f"{figures[f'ranker_minus_{other}_{part}_detectable']:.3f}" for part in sets]
     lines.append(f"| detectable, beside the smoothed memory | {' | '.join(seen)} |")
+    if args.without_model:
+        lines += ["", "Without a language model: neither row has its channel."]
+    elif not args.aux_steps:
+        lines += ["", "The ranker is without the features of beams (`ranker.sft_steps: 0`)."]
     lines += [
         "",
-        f"{int(figures['seeds'])} model seed(s); from `experiments/results/ranker.json` (`python "
+        f"{int(figures['seeds'])} seed(s); from `experiments/results/ranker.json` (`python "
         "-m experiments.ranker.ranker`).",
     ]
     return "\n".join(lines) + "\n"
@@ -311,6 +393,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, default=temporary / "sidar-start")
     parser.add_argument("--queries", type=int, default=1000, help="test queries of each set")
     parser.add_argument("--aux-steps", type=int, default=150, help="steps of the second SFT")
+    parser.add_argument(
+        "--without-model", action="store_true", help="both answers over BM25, dense and counts"
+    )
     parser.add_argument("--only", default="", help="seeds, comma-separated; default: all")
     parser.add_argument("--page", action="store_true", help="aggregate and run nothing")
     args = parser.parse_args()

@@ -235,7 +235,8 @@ class Rollouts:
     """
 
     sids: np.ndarray  # (B, G) int64 SID numbers of the index, −1 = not an SID of it
-    codes: np.ndarray  # (B, G, L) int32, −1 past the end
+    # (B, G, L) int32, −1 past the end, and in a free draw where a token is no code of its level
+    codes: np.ndarray
     lengths: np.ndarray  # (B, G) int32
     logp: np.ndarray  # (B, G) float64, log π(y | x) under the policy that wrote it
     level_logp: np.ndarray  # (B, G, L + 1) float32, as Beams

@@ -6,11 +6,13 @@ import torch
 from lists_rollouts import as_groups, one_group, random_groups, with_inclusion
 from reference_align import eq1
 
-from sidar.align import names, objective
+from sidar.align import names, objective, register_objective
 from sidar.align.grpo import advantages, unbiased_advantages
 from sidar.config import GRPO_DEFAULTS, AlignConfig, SftConfig
+from sidar.extensions import OBJECTIVES
 
 SEEDS = range(4)
+OF_ROLLOUTS = [name for name in names() if objective(name).needs_rollouts]
 FAMILY = ("grpo", "drgrpo", "dapo", "gspo", "minionerec", "eggrpo")
 
 
@@ -32,37 +34,31 @@ def test_each_objective_equals_its_loop(seed, variable, name):
         assert parts.contrast.item() == pytest.approx(want, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if objective(n).needs_rollouts])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"ratio": "token"},
-        {"ratio": "sequence"},
-        {"ratio": "product"},
-        {"normalise": "sequence"},
-        {"normalise": "constant"},
-        {"normalise": "token", "dynamic": True},
-        {"clip_low": 0.05, "clip_high": 0.1},
-        {"clip_low": 0.0, "clip_high": 0.0},
-        {"kl": 0.7},
-    ],
-)
+CHANGES = [
+    {"ratio": "token"},
+    {"ratio": "sequence"},
+    {"ratio": "product"},
+    {"normalise": "sequence"},
+    {"normalise": "constant"},
+    {"normalise": "token"},
+    {"dynamic": True},
+    {"normalise": "token", "dynamic": True},
+    {"clip_low": 0.05, "clip_high": 0.1},
+    {"clip_low": 0.0, "clip_high": 0.0},
+    {"kl": 0.7},
+]
+
+
+@pytest.mark.parametrize("name", OF_ROLLOUTS)
+@pytest.mark.parametrize("changes", CHANGES)
 def test_the_options_reach_every_objective(name, changes):
     scores = random_groups(11, variable=True)
+    scores.reward[0] = 0.5  # a group of one reward
     base = name.removesuffix("+sft")
-    parts = objective(name).parts(scores, AlignConfig(grpo=changes), None)
-    if base == "recast":
-        want = None  # its own loop below; here only that the option is read
-        options = {**GRPO_DEFAULTS[base], **changes}
-        plain = objective(name).parts(scores, AlignConfig(), None).contrast.item()
-        same = options == GRPO_DEFAULTS[base]
-        assert (parts.contrast.item() == pytest.approx(plain, abs=1e-12)) == same
-        return
-    if base == "adagrpo":
-        cfg = AlignConfig(grpo=changes, adagrpo={"gate": "open"})
-        parts = objective(name).parts(scores, cfg, None)
-    want = ref.grpo(as_groups(scores), **constants(base, **changes))
-    assert parts.contrast.item() == pytest.approx(want, abs=1e-6)
+    cfg = AlignConfig(grpo=changes, adagrpo={"gate": "open"})
+    got = objective(name).parts(scores, cfg, None).contrast.item()
+    loop = ref.recast if base == "recast" else ref.grpo
+    assert got == pytest.approx(loop(as_groups(scores), **constants(base, **changes)), abs=1e-6)
 
 
 @pytest.mark.parametrize("std", ["sample", "population", "none"])
@@ -200,7 +196,7 @@ def test_what_a_group_lacks_is_named():
         objective("recast").loss(scores, AlignConfig())
 
 
-@pytest.mark.parametrize("name", [n for n in names() if objective(n).needs_rollouts])
+@pytest.mark.parametrize("name", OF_ROLLOUTS)
 def test_resolved_options_are_those_that_the_objective_uses(name):
     scores = random_groups(5, experts=1)
     cfg = AlignConfig(objective=name, adagrpo={"gate": "open"})
@@ -210,6 +206,31 @@ def test_resolved_options_are_those_that_the_objective_uses(name):
     read = GRPO_DEFAULTS[name.removesuffix("+sft")]
     nulls = {key for key, value in AlignConfig().grpo if value is None}
     assert {key for key in nulls if getattr(resolved.grpo, key) is None} == nulls - set(read)
+
+
+@pytest.mark.parametrize("name", OF_ROLLOUTS)
+def test_weights_of_positives_act_in_equation_1_only(name):
+    scores, plain = random_groups(3), random_groups(3)
+    scores.weight = torch.where(scores.is_positive, 2.0, 1.0).double()
+    cfg = AlignConfig(adagrpo={"gate": "open"})
+    a, b = (objective(name).parts(s, cfg, None) for s in (scores, plain))
+    assert a.contrast.item() == b.contrast.item()
+    if a.sft is not None:
+        assert a.sft.item() == pytest.approx(2 * b.sft.item())
+    assert (a.sft is not None) == ("+sft" in name or name == "adagrpo")
+
+
+def test_an_objective_of_ones_own_may_ask_for_rollouts(monkeypatch):
+    monkeypatch.setattr(OBJECTIVES, "_parts", dict(OBJECTIVES._parts))
+
+    @register_objective("best", needs_rollouts=True)
+    def best(scores, options):
+        return -(scores.logp.sum(-1) * scores.reward * scores.rollout).sum()
+
+    for name in ("best", "best+sft"):
+        assert objective(name).needs_rollouts
+        assert not objective(name).compares_with_reference(AlignConfig())
+    assert not objective("sft").needs_rollouts
 
 
 def test_the_unbiased_form_is_the_exact_gradient_where_every_sid_is_drawn():
@@ -272,9 +293,7 @@ def test_recast_equals_its_loop(seed, variable):
     for threshold in (0.0, 0.5):
         cfg = AlignConfig(recast={"threshold": threshold})
         parts = objective("recast").parts(scores, cfg, None)
-        want = ref.recast(
-            as_groups(scores), threshold=threshold, ratio="token", low=0.2, high=0.2, kl=0.0
-        )
+        want = ref.recast(as_groups(scores), threshold=threshold, **constants("recast"))
         assert parts.contrast.item() == pytest.approx(want, abs=1e-6)
     assert parts.logs["recast/repaired"] > 0
 

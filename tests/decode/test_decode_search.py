@@ -50,6 +50,27 @@ def test_a_beam_that_covers_the_index_equals_exhaustive_scoring(world, batch):
     assert_ranked(beams, scorer, [0, 1, 2], index, index.n_sids)
 
 
+@settings(deadline=None, max_examples=60)
+@given(worlds(), st.lists(st.integers(1, 12), min_size=3, max_size=3), st.integers(1, 3))
+def test_beams_of_several_widths_find_together_what_each_finds_alone(world, widths, batch):
+    """Ties of whole levels included (scale 0)."""
+    scorer, index = world
+    prompts = [[0], [1], [2]]
+    together = beam_search(scorer, prompts, index, widths, batch=batch)
+    exact = exact_search(scorer, prompts, index, widths)
+    for query, width in enumerate(widths):
+        for joined, search in ((together, beam_search), (exact, exact_search)):
+            alone = search(scorer, [prompts[query]], index, width)
+            n = alone.sids.shape[1]
+            for name in ("sids", "codes", "lengths", "scores", "level_logp"):
+                ours = getattr(joined, name)[query]
+                np.testing.assert_array_equal(ours[:n], getattr(alone, name)[0])
+            assert (joined.sids[query, n:] == -1).all()
+    for wrong, words in (([3, 3], "2 beams for 3 prompts"), ([3, 0, 3], "beam is 0")):
+        with pytest.raises(ValueError, match=words):
+            beam_search(scorer, prompts, index, wrong)
+
+
 @settings(deadline=None, max_examples=150)
 @given(worlds(), st.integers(1, 50), st.integers(1, 7))
 def test_exact_search_equals_exhaustive_scoring(world, k, rows):

@@ -120,7 +120,7 @@ def test_a_visit(address):
         page.evaluate("document.getElementById('beam').value = '5000'")
         page.locator("#examples button").first.click()
         expect(page.locator("#banner")).to_contain_text(
-            "beam: 5,000 is above this server's limit of 2,048"
+            "beam: 5,000 is above this server's limit of 1,024"
         )
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -13,22 +13,15 @@ from fastapi.testclient import TestClient
 
 from sidar.config import Config
 from sidar.serve import create_app
+from sidar.serve.info import BundleInfo
+from sidar.serve.plan import Defaults
 
 PAGE = files("sidar.serve.http") / "page"
 
 
 def model():
-    index = type("Index", (), {"codebook_sizes": (2, 2), "__len__": lambda self: 3})()
-    parts = {
-        "label": "sft",
-        "hash": "h",
-        "beam": 4,
-        "exact": False,
-        "examples": ("lamp",),
-        "index": index,
-        "__len__": lambda self: 3,
-    }
-    return type("Model", (SimpleNamespace,), parts)()
+    defaults = Defaults("sft", 4, False, None, False, "none", False, 3)
+    return SimpleNamespace(info=BundleInfo("h", 3, (2, 2), ("lamp",), 0, defaults))
 
 
 def mounted(prefix):

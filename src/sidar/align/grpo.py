@@ -81,9 +81,11 @@ def unbiased_advantages(
 ) -> Tensor:
     """Return (B, C) R_i (1 − p_i + w_i) − Σ_j w_j R_j of groups drawn without replacement.
 
-    ``probability`` (B, C) is p_i under the policy that sampled. A group of one reward is *not*
-    silenced: its terms cancel in expectation only, and a rule that looks at the group would bias
-    what it leaves.
+    ``probability`` (B, C) is p_i under the policy that sampled, ``weight`` (B, C) p_i over the
+    probability that SID i is drawn. Exact for a policy whose mass P lies inside the index; outside
+    of it nothing is drawn, and E[R] ∇P is left over from the baseline. A group of one reward is
+    *not* silenced: its terms cancel in expectation only, and a rule that looks at the group would
+    bias what it leaves.
     """
     share = torch.where(group, weight, 0.0)
     baseline = (share * reward).sum(-1, keepdim=True)

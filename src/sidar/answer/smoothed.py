@@ -168,6 +168,15 @@ class SmoothedMemory:
         # live rows, most popular first
         self._order = np.argsort(-self._prior, kind="stable")[: int(alive.sum())]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) training interactions by row."""
+        return self._counts
+
+    def over(self, counts: np.ndarray, alive: np.ndarray) -> SmoothedMemory:
+        """Return the same answer over a catalogue that goes on from this one's rows."""
+        return SmoothedMemory(self.params, counts, alive, self.memory, self.secret)
+
     def rank(
         self,
         queries: Sequence[str],

@@ -9,6 +9,7 @@ variant).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ class Bm25:
                 f"{', '.join(FIELDS)}"
             )
         self.rows = np.flatnonzero(catalogue.alive).astype(np.int32)  # (n,) live rows
+        self.mean_length: float | None = None  # words of an item, repeats counted
         self.vocabulary: dict[str, int] = {}
         self._fields = {name: self._read(catalogue, name) for name in FIELDS}
         self._build()
@@ -86,6 +88,7 @@ class Bm25:
             [t for tokens, times in used for t in tokens[i] * times] for i in range(len(self.rows))
         ]
         self._index = None
+        self.mean_length = float(np.mean([len(bag) for bag in bags])) if bags else 0.0
         if any(bags):
             index = bm25s.BM25(method="lucene", k1=self.params.k1, b=self.params.b)
             index.index((bags, dict(self.vocabulary)), show_progress=False)
@@ -112,7 +115,8 @@ class Bm25:
         tensors = {"rows": self.rows}
         if self._index is not None:
             tensors |= {name: np.ascontiguousarray(self._index.scores[name]) for name in _POSTINGS}
-        save_file(tensors, Path(folder) / f"{FILE}.safetensors")
+        about = None if self.mean_length is None else {"mean_length": repr(self.mean_length)}
+        save_file(tensors, Path(folder) / f"{FILE}.safetensors", metadata=about)
         facts = {
             "format": FORMAT,
             "params": asdict(self.params),
@@ -135,7 +139,7 @@ class Bm25:
         kept = rows >= 0
         other = object.__new__(Bm25)
         other.params, other.vocabulary, other._fields = self.params, self.vocabulary, {}
-        other.rows = rows[kept].astype(np.int32)
+        other.rows, other.mean_length = rows[kept].astype(np.int32), self.mean_length
         other._index = self._index
         if self._index is not None and not kept.all():
             postings = _postings_of(self._index.scores, kept)
@@ -145,6 +149,20 @@ class Bm25:
                 else None
             )
         return other
+
+    def with_items(self, of: Bm25, catalogue: Catalogue, rows: np.ndarray) -> Bm25:
+        """Return the same index with the words of ``rows`` (m,), rising, read from ``catalogue``.
+
+        Document frequencies and the mean length stay those of ``of``, the index that was made as a
+        whole: an item scores as it would there.  An index that an older version wrote, without the
+        mean length, cannot score new items, and leaves them out.
+        """
+        others = self.renumbered(
+            np.where(_outside(rows, len(catalogue)), np.arange(len(catalogue)), -1)
+        )
+        if not len(rows) or of.mean_length is None or of._index is None:
+            return others
+        return _joined(others, of, catalogue, rows)
 
     @classmethod
     def read_params(cls, folder: PathLike) -> Bm25Params:
@@ -157,13 +175,18 @@ class Bm25:
 
         ``alive`` (N,) bool: items that retired after the index was made are left out of it.
         """
-        from safetensors.numpy import load_file
+        from safetensors import safe_open
 
         facts = _read_facts(folder)
-        tensors = load_file(Path(folder) / f"{FILE}.safetensors")
+        with safe_open(Path(folder) / f"{FILE}.safetensors", framework="numpy") as file:
+            names = file.keys()  # `file` is no mapping
+            tensors = {name: file.get_tensor(name) for name in names}
+            mean_length = (file.metadata() or {}).get("mean_length")
         loaded = object.__new__(cls)
         loaded.params = Bm25Params(**facts["params"])
         loaded.rows = tensors["rows"]
+        # an older version did not keep it
+        loaded.mean_length = None if mean_length is None else float(mean_length)
         loaded.vocabulary = {word: number for number, word in enumerate(facts["vocabulary"])}
         loaded._fields = {}
         loaded._index = None
@@ -292,6 +315,77 @@ def _postings_of(scores: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str
         "indices": number[scores["indices"][stay]].astype(scores["indices"].dtype),
         "indptr": before[scores["indptr"]].astype(scores["indptr"].dtype),
     }
+
+
+def _outside(rows: np.ndarray, n: int) -> np.ndarray:
+    """(n,) bool: not among ``rows``."""
+    outside = np.ones(n, bool)
+    outside[rows] = False
+    return outside
+
+
+def _joined(others: Bm25, of: Bm25, catalogue: Catalogue, rows: np.ndarray) -> Bm25:
+    """Return ``others`` with the postings of ``rows``, scored by the statistics of ``of``."""
+    joined = object.__new__(Bm25)
+    joined.params, joined._fields, joined.mean_length = of.params, {}, of.mean_length
+    joined.vocabulary = dict(of.vocabulary)
+    joined.rows = np.union1d(others.rows, rows).astype(np.int32)
+    postings: dict[int, list[tuple[int, float]]] = {}
+    for row in rows.tolist():
+        item = int(np.searchsorted(joined.rows, row))
+        for word, score in _scores_of(of, catalogue.item(row), joined.vocabulary):
+            postings.setdefault(word, []).append((item, score))
+    all_words: list[np.ndarray] = []
+    all_items: list[np.ndarray] = []
+    all_scores: list[np.ndarray] = []
+    if others._index is not None:
+        old = others._index.scores
+        place = np.searchsorted(joined.rows, others.rows)
+        all_words.append(np.repeat(np.arange(len(old["indptr"]) - 1), np.diff(old["indptr"])))
+        all_items.append(place[old["indices"]])
+        all_scores.append(old["data"])
+    for word, entries in postings.items():
+        all_words.append(np.full(len(entries), word))
+        all_items.append(np.array([item for item, _ in entries]))
+        all_scores.append(np.array([score for _, score in entries], np.float32))
+    joined._index = None
+    if not all_words:  # no item has a word
+        return joined
+    numbers, places = np.concatenate(all_words), np.concatenate(all_items)
+    order = np.lexsort((places, numbers))
+    starts = np.searchsorted(numbers[order], np.arange(len(joined.vocabulary) + 1))
+    merged: dict[str, np.ndarray] = {
+        "data": np.concatenate(all_scores)[order].astype(np.float32),
+        "indices": places[order].astype(np.int32),
+        "indptr": starts.astype(np.int64),
+    }
+    joined._index = _index(joined.params, joined.vocabulary, merged, len(joined.rows))
+    return joined
+
+
+def _scores_of(of: Bm25, item: Json, vocabulary: dict[str, int]) -> list[tuple[int, float]]:
+    """Return (word, score) of the words of an item, as Lucene's variant scores them; ``vocabulary``
+    grows.
+    """
+    assert of.mean_length
+    assert of._index is not None
+    bag: dict[int, int] = {}
+    for name, times in of.params.weights.items():
+        value = item[name] or ""
+        text = value if isinstance(value, str) else " ".join(part for part in value if part)
+        for word in words(text) if times > 0 else ():
+            number = vocabulary.setdefault(word, len(vocabulary))
+            bag[number] = bag.get(number, 0) + times
+    k1, b, n = of.params.k1, of.params.b, len(of.rows)
+    length = k1 * (1 - b + b * sum(bag.values()) / of.mean_length)
+    frequencies = np.diff(of._index.scores["indptr"])
+    scored = []
+    for number, times in sorted(bag.items()):
+        # a word that the index has not seen is as rare as one of a single item
+        frequency = int(frequencies[number]) if number < len(frequencies) else 1
+        idf = math.log(1 + (n - frequency + 0.5) / (frequency + 0.5))
+        scored.append((number, idf * times / (length + times)))
+    return scored
 
 
 #: title, category, brand, text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,21 +112,35 @@ def serve(
     from sidar.config import load_config
     from sidar.precision import resolve_device
     from sidar.serve import create_app
-    from sidar.serve.retriever import Retriever
+    from sidar.serve.engine.copies import load_copies
+    from sidar.serve.http.app import open_log
+    from sidar.serve.live.store import SqliteItems
 
     cfg = load_config(config)
     host, port = host or cfg.serve.host, port or cfg.serve.port
     torch_device = resolve_device(device or cfg.device)
     folders = _labelled(bundle or [str(cfg.run_dir / "bundle")])
+    items = SqliteItems(cfg.serve.store) if cfg.serve.store else None
+    load = partial(load_copies, device=torch_device, workers=cfg.serve.workers, items=items)
     application = create_app(
-        lambda: {label: Retriever.load(path, torch_device) for label, path in folders.items()}
+        lambda: {label: load(path) for label, path in folders.items()},
+        config=cfg.serve,
+        open_copies=partial(load, verify=True),
+        log=open_log(cfg.serve, cfg.privacy.salt if cfg.privacy.hash_users else None),
     )
     if root_path is not None:
         cfg.serve.root_path = root_path
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
     uvicorn.run(
-        application, host=host, port=port, root_path=cfg.serve.root_path, log_level="warning"
+        application,
+        host=host,
+        port=port,
+        root_path=cfg.serve.root_path,
+        log_level="warning",
+        timeout_graceful_shutdown=cfg.serve.drain_seconds,
     )
+    if items is not None:
+        items.close()
 
 
 def _labelled(texts: list[str]) -> dict[str, str]:

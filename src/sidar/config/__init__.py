@@ -1,6 +1,6 @@
 """``sidar.yaml``: one file, checked by pydantic; a module per part of it."""
 
-from sidar.config.answer import DcnConfig, DecodeConfig, MemoryConfig, RankerConfig, ServeConfig
+from sidar.config.answer import DcnConfig, DecodeConfig, MemoryConfig, RankerConfig
 from sidar.config.data import (
     CatalogueConfig,
     DataConfig,
@@ -24,6 +24,7 @@ from sidar.config.reinforce import (
 )
 from sidar.config.rollouts import GradedConfig, RewardsConfig, RolloutConfig, UrlConfig
 from sidar.config.section import Extensible, Part
+from sidar.config.serve import ServeConfig
 from sidar.config.sid import (
     AcrqConfig,
     AlarmsConfig,

@@ -1,10 +1,10 @@
-"""Options of the answer: how the model searches, what is remembered, and the HTTP service."""
+"""Options of the answer: how the model searches, and what is remembered."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sidar.config.section import Part
 
@@ -137,23 +137,3 @@ class RankerConfig(Part):
     leaves: int = Field(31, ge=2, description="Leaves of a tree.")
     min_leaf: int = Field(50, ge=1, description="Fewest candidates in a leaf.")
     dcn: DcnConfig = DcnConfig()
-
-
-class ServeConfig(Part):
-    """The HTTP service."""
-
-    host: str = Field("127.0.0.1", description="Address that the server listens on.")
-    port: int = Field(8000, description="Port that the server listens on.")
-    root_path: str = Field(
-        "",
-        description=(
-            "Prefix such as /shop under which a proxy shows the server and which it takes off."
-        ),
-    )
-
-    @field_validator("root_path")
-    @classmethod
-    def _prefix(cls, value: str) -> str:
-        """Write a prefix with one slash before it and none after it."""
-        path = value.strip().strip("/")
-        return f"/{path}" if path else ""

@@ -155,6 +155,7 @@ def _anchor(config: Config, base: Path) -> None:
         (config.users, "path"),
     ]
     anchored += [(config.sid.table, "path"), (config, "warm_start"), (config.memory, "key_file")]
+    anchored += [(config.serve, "store"), (config.serve, "answers_log")]
     anchored += [(held, "queries") for held in config.data.held_out or []]
     for part, name in [
         *anchored,
@@ -163,6 +164,10 @@ def _anchor(config: Config, base: Path) -> None:
         value = getattr(part, name)
         if value and not Path(value).is_absolute():
             setattr(part, name, str(base / value))
+    config.serve.bundles = {
+        name: folder if Path(folder).is_absolute() else str(base / folder)
+        for name, folder in config.serve.bundles.items()
+    }
     for part, name in ((config.embed, "model"), (config.lm, "backbone")):
         value = getattr(part, name)
         named = value.partition(":")[0] in BUILT_IN

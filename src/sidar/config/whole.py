@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sidar.config.answer import DecodeConfig, MemoryConfig, RankerConfig, ServeConfig
+from sidar.config.answer import DecodeConfig, MemoryConfig, RankerConfig
 from sidar.config.data import (
     CatalogueConfig,
     DataConfig,
@@ -21,6 +21,7 @@ from sidar.config.evaluate import EvaluateConfig
 from sidar.config.faults import plugin_fault
 from sidar.config.progressive import ProgressiveConfig
 from sidar.config.section import Part, plugin_options
+from sidar.config.serve import ServeConfig
 from sidar.config.sid import AlarmsConfig, SidConfig
 from sidar.config.training import AlignConfig, LmConfig, PreferenceConfig, SftConfig
 from sidar.extensions import CHANNELS, load_plugins

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,11 @@ def hashed_user(column: str, cfg: Config) -> str:
     if not cfg.privacy.hash_users:
         return column
     return f"left(sha256({text(f'sidar user {cfg.privacy.salt}:')} || {column}), 16)"
+
+
+def pseudonym(user_id: str, salt: str) -> str:
+    """Return the pseudonym of one user, as :func:`hashed_user` makes it of a column."""
+    return sha256(f"sidar user {salt}:{user_id}".encode()).hexdigest()[:16]
 
 
 def action_codes(overrides: Mapping[str, str]) -> dict[str, int]:

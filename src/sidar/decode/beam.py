@@ -100,7 +100,7 @@ def beam_search(
     scorer: Scorer,
     prompts: Sequence[Any],
     index: PrefixIndex | Trie,
-    beam: int = 128,
+    beam: int | Sequence[int] = 128,
     k: int | None = None,
     *,
     batch: int | None = None,
@@ -108,22 +108,36 @@ def beam_search(
     """The W = max(beam, k) best SIDs that a beam of that width finds; min(W, live) come back, each
     scored exactly.
 
-    Equals exhaustive scoring where W covers every level: its live prefixes and the SIDs that ended
-    above.  ``prompts`` are whatever the scorer reads; ``batch`` of them (default: so many that a
-    step has some 2,048 rows) are searched together, prompts of similar length with each other.
+    ``beam``: one width, or one per prompt; then all are searched together and cut after every step,
+    so that each finds what it would find alone, and W is the widest.  Equals exhaustive scoring
+    where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts`` are
+    whatever the scorer reads; ``batch`` of them (default: so many that a step has some 2,048 rows)
+    are searched together, prompts of similar length with each other.
     ``ValueError`` for an index that is empty or not the model's, or if the model answers NaN.
     """
     trie = fitted(scorer, index)
-    width = max(beam, k or 1)
-    if beam < 1:
-        raise ValueError(f"beam is {beam}; it must be at least 1")
-    batch = batch or max(1, 2048 // width)
+    widths = _widths(beam, k or 1, len(prompts))
+    batch = batch or max(1, 2048 // max(widths, default=1))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    parts = [
-        _search(scorer, [prompts[i] for i in order[at : at + batch]], trie, width)
-        for at in range(0, len(prompts), batch)
-    ]
+    parts = []
+    for at in range(0, len(prompts), batch):
+        places = order[at : at + batch]
+        parts.append(
+            _search(scorer, [prompts[i] for i in places], trie, [widths[i] for i in places])
+        )
     return joined(parts, np.argsort(np.asarray(order, dtype=np.int64)), trie)
+
+
+def _widths(beam: int | Sequence[int], k: int, prompts: int) -> list[int]:
+    """Return the width of every prompt; ``ValueError`` where one is below 1 or there are not as
+    many as prompts.
+    """
+    asked = list(beam) if isinstance(beam, Sequence) else [int(beam)] * max(prompts, 1)
+    if isinstance(beam, Sequence) and len(asked) != prompts:
+        raise ValueError(f"{len(asked)} beams for {prompts} prompts; give one, or one per prompt")
+    if min(asked, default=1) < 1:
+        raise ValueError(f"beam is {min(asked)}; it must be at least 1")
+    return [max(width, k) for width in asked]
 
 
 def row_of(beams: Beams, query: int) -> Beams:
@@ -163,15 +177,15 @@ def joined(parts: list[Beams], order: np.ndarray, trie: Trie) -> Beams:
     return Beams(**columns)
 
 
-def _search(scorer: Scorer, prompts: list[Any], trie: Trie, width: int) -> Beams:
+def _search(scorer: Scorer, prompts: list[Any], trie: Trie, widths: list[int]) -> Beams:
     state = scorer.prefill(prompts)
-    front = Front.start(len(prompts), trie)
+    front, limits = Front.start(len(prompts), trie), torch.tensor(widths, device=trie.device)
     for depth in range(trie.n_levels):
         growth = grow(scorer, state, trie, front, depth)
         score = front.score.gather(1, growth.slot)
         child_score = score.flatten()[growth.children.rows] + growth.child_logp
         stop_score = None if growth.stop_logp is None else score + growth.stop_logp
-        front, _ = keep(trie, front, growth, depth, child_score, stop_score, width)
+        front, _ = keep(trie, front, growth, depth, child_score, stop_score, limits)
         if front.is_over:
             break
     return Beams(
@@ -218,9 +232,10 @@ def keep(
     depth: int,
     child_score: Tensor,
     stop_score: Tensor | None,
-    width: int,
+    width: int | Tensor,
 ) -> tuple[Front, Origin]:
-    """Keep the best ``width`` of the finished beams, of those that end here and of the children.
+    """Keep the best ``width``, one or (Q,), of the finished beams, of those that end here and of
+    the children.
 
     ``child_score`` (m,) and ``stop_score`` (Q, R; None as ``stop_logp``) float64 order them.
     """
@@ -247,7 +262,12 @@ def keep(
             )
         return numbers
 
-    top, chosen = best(torch.cat(pool, dim=1), width, number)
+    most = width if isinstance(width, int) else int(width.max())
+    top, chosen = best(torch.cat(pool, dim=1), most, number)
+    if not isinstance(width, int):
+        # a narrower beam among wider ones gives up here what it would have given up alone
+        place = torch.arange(top.shape[1], device=top.device)
+        top = top.masked_fill(place >= width[:, None], -torch.inf)
     alive = top > -torch.inf
     is_child = alive & (chosen >= offset)
     child = child_of(chosen)
@@ -327,10 +347,12 @@ def _padded(values: Tensor, rows: Tensor, per_query: int, start: Tensor) -> Tens
     query's values begin.
     """
     q = len(start) - 1
-    if q == 1:
-        return values[None]
-    query = rows // per_query
-    padded = values.new_full((q, int(start.diff().max())), -torch.inf)
+    most = int(start.diff().max())
+    if len(values) == q * most:  # nobody has fewer: one query, or the root
+        return values.view(q, most)
+    # a lookup, because a division of integers costs several times as much
+    query = torch.arange(q, device=rows.device).repeat_interleave(per_query)[rows]
+    padded = values.new_full((q, most), -torch.inf)
     padded[query, torch.arange(len(values), device=values.device) - start[query]] = values
     return padded
 

@@ -100,8 +100,8 @@ class _Choices:
         if self.growth.stop_logp is not None:
             ends = self.growth.prefix.flatten().clamp(min=0) + (2 * depth + 1) * SPAN
             counters = torch.cat([counters, ends])
-        per_query = self.growth.prefix.shape[1]
-        return noise.gumbel(keys.index_select(0, self.rows // per_query), counters)
+        of_row = keys.repeat_interleave(self.growth.prefix.shape[1])
+        return noise.gumbel(of_row.index_select(0, self.rows), counters)
 
     def below(self, limit: Tensor, score: Tensor) -> Tensor:
         """Perturbed log-probs ``score`` (c,) given that the largest of prefix i is ``limit[i]``.

@@ -19,19 +19,27 @@ from sidar.index import PrefixIndex
 
 @torch.inference_mode()
 def exact_search(
-    scorer: Scorer, prompts: Sequence[Any], index: PrefixIndex | Trie, k: int, *, rows: int = 256
+    scorer: Scorer,
+    prompts: Sequence[Any],
+    index: PrefixIndex | Trie,
+    k: int | Sequence[int],
+    *,
+    rows: int = 256,
 ) -> Beams:
     """The k best SIDs of the whole index, as exhaustive scoring would rank them (ties by SID
-    number).
+    number); ``k``: one number, or one per prompt.
 
     Best first in batches of ``rows``: log-probabilities are ≤ 0, so the score of a prefix bounds
     every SID below it, and the search ends when no open prefix reaches the k-th best SID found.
     Min(k, live) SIDs come back.
     """
     trie = fitted(scorer, index)
-    if k < 1:
+    wanted = list(k) if isinstance(k, Sequence) else [k] * len(prompts)
+    if min(k if isinstance(k, Sequence) else [k], default=1) < 1:
         raise ValueError(f"k is {k}; it must be at least 1")
-    parts = [_one(scorer, prompt, trie, k, rows) for prompt in prompts]
+    parts = [
+        _one(scorer, prompt, trie, best, rows) for prompt, best in zip(prompts, wanted, strict=True)
+    ]
     return joined(parts, np.arange(len(parts)), trie)
 
 

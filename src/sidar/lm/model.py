@@ -8,6 +8,7 @@ over the codes of the next level (docs/concepts.md).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -147,6 +148,21 @@ class SidLM(nn.Module):
                 "model on this SID table"
             )
         self.geometry.legal = Legal(index, self.centroids.cpu().numpy(), self.device)
+
+    def over(self, index: PrefixIndex) -> SidLM:
+        """Return a model of the same weights that weighs the SIDs of ``index``; itself where it
+        reads no sentence vectors.
+
+        Searches under way go on over the index that they began with.
+        """
+        if self.geometry is None:
+            return self
+        # a shallow copy would share the table of submodules, and with it the geometry
+        other = copy.copy(self)
+        other.__dict__["_modules"] = dict(self._modules)
+        other.geometry = copy.copy(self.geometry)
+        other.use(index)
+        return other
 
     def adapt(self, lora: LoraConfig, seed: int = 0) -> None:
         """Put adapters into the backbone: from here on only they, the SID rows and the level heads

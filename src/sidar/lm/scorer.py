@@ -6,6 +6,7 @@ level's codebook.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -110,6 +111,12 @@ class LmScorer:
             rows = joined_rows(parts, norm, torch.float32, old[depth])
             heads.append(rows.mul_(model.head_scale))
         return heads
+
+    def reading(self, model: SidLM) -> LmScorer:
+        """Return a scorer of these weights that reads prompts as ``model``, which has the same."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     # ------------------------------------------------------------------ Scorer
 

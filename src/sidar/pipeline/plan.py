@@ -88,14 +88,24 @@ def metric_files(cfg: Config) -> list[str]:
     return [str(file) for file in files if file is not None]
 
 
+def reinforces(align: AlignConfig) -> bool:
+    """Return whether the objective learns from rollouts; of a plug-in's it is not known before it
+    runs, and True.
+    """
+    name = align.objective.removesuffix("+sft")
+    return name in GRPO_DEFAULTS or OBJECTIVES.is_external(align.objective)
+
+
+def rewarded_by_ranker(align: AlignConfig) -> bool:
+    """Return whether an aligned model is made with the stage ``ranker``."""
+    return align.reward == "ranker" and reinforces(align)
+
+
 def align_keys(align: AlignConfig) -> list[str]:
     """Return the options that an aligned model depends on: all but the label, and those of a
     plug-in's objective; of reinforcement only where the objective may learn from rollouts.
     """
-    left_out = {"label"}
-    name = align.objective.removesuffix("+sft")
-    if name not in GRPO_DEFAULTS and not OBJECTIVES.is_external(align.objective):
-        left_out |= REINFORCEMENT
+    left_out = {"label"} if reinforces(align) else {"label", *REINFORCEMENT}
     fields = [field for field in AlignConfig.model_fields if field not in left_out]
     of_plugin = [name for name in align.parts_in_use() if align.section(name) is not None]
     return [f"align.{field}" for field in dict.fromkeys([*fields, *of_plugin])]
@@ -148,7 +158,8 @@ def stages(
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
-    ranker = [_ranker(cfg)] if cfg.ranker.enabled else []
+    rewards = any(rewarded_by_ranker(align) for align in aligns)
+    ranker = [_ranker(cfg)] if cfg.ranker.enabled or rewards else []
     measured = [stage.name for stage in (*progressive, *aligned)] if hits else []
     return [
         *_before_alignment(),
@@ -156,7 +167,7 @@ def stages(
         *progressive,
         *aligned,
         *tuned,
-        *_after_alignment(aligns[0], models, ranked=bool(ranker)),
+        *_after_alignment(aligns[0], models, ranked=cfg.ranker.enabled),
         *(progressive_stages.hits_stage(name) for name in measured),
     ]
 
@@ -218,10 +229,11 @@ def _aligned(align: AlignConfig, start: str) -> Stage:
     """Return the stage of one aligned model; ``start``: the folder of the model it starts from."""
     import sidar.pipeline.stages as run
 
+    ranker = ("ranker",) if rewarded_by_ranker(align) else ()
     return Stage(
         align.folder,
         ("seed", "preference", *align_keys(align)),
-        ("data", "sid", start),
+        ("data", "sid", start, *ranker),
         run.aligned_from(start),
         also=("embed",),
         files=lambda cfg: [

@@ -87,12 +87,24 @@ def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None
     ranked = None
     if Ranker.files(folder, "answer"):
         assert vectors.items is not None  # every fused bundle has them
-        shares = log_shares(opened.index, counts, catalogue.alive)
-        known = Known(ItemFacts.of(catalogue), memory, secret, counts, shares)
         ranker = Ranker.load(folder, "answer")
-        maker = FeatureMaker(ranker.columns, known, lexical, vectors.items)
-        ranked = RankedAnswer(ranker, maker)
+        ranked = ranked_answer(ranker, model, opened.index, catalogue, lexical, vectors.items)
     return FusedAnswer(lexical, dense, model, facts["reranked"], ranked, opened.fuse)
+
+
+def ranked_answer(
+    ranker: Ranker,
+    model: SmoothedMemory,
+    index: PrefixIndex,
+    catalogue: Catalogue,
+    lexical: Bm25,
+    items: np.ndarray,
+) -> RankedAnswer:
+    """Return the answer of a fitted ranker over a catalogue; ``items`` (N, D) vectors."""
+    assert model.memory is not None  # every fused bundle has one
+    shares = log_shares(index, model.counts, catalogue.alive)
+    known = Known(ItemFacts.of(catalogue), model.memory, model.secret, model.counts, shares)
+    return RankedAnswer(ranker, FeatureMaker(ranker.columns, known, lexical, items))
 
 
 def _training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:

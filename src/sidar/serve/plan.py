@@ -4,37 +4,65 @@ rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
-from sidar.serve.fused import FusedAnswer
 from sidar.serve.request import MAX_QUERY, RequestError, SearchRequest
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """``width`` of the beam; ``weight`` of the cosine, None = the beams decide alone; ``fused``:
-    the channels and the memory to answer from, None = the model alone; ``fuse`` says how: none,
-    memory or ranker.
+    """``k`` items from a beam of ``width``; ``weight`` of the cosine, None = the beams decide
+    alone; ``fuse``: ``none`` = the model alone, ``memory`` or ``ranker`` = all channels.
     """
 
+    k: int
     width: int
     exact: bool
     weight: float | None
-    fused: FusedAnswer | None
     fuse: str = "none"
 
-    def notes(self, query: str, returned: int, k: int) -> list[str]:
+    @property
+    def fused(self) -> bool:
+        """Whether the answer is made from all channels."""
+        return self.fuse != "none"
+
+    @property
+    def kind(self) -> Hashable:
+        """What requests must share to be searched in one pass.
+
+        Rows of a narrow beam are padded to the widest of the pass, so widths differ by less than a
+        factor of two.
+        """
+        return (self.width - 1).bit_length(), self.exact, self.weight, self.fuse
+
+    def reason(self, returned: int, live: int) -> str | None:
+        """Return why fewer than ``k`` items came back: ``catalogue`` where it has no more than its
+        ``live`` items, ``beam`` where the beam reached no more; None where none are missing.
+        """
+        if returned >= self.k:
+            return None
+        return "catalogue" if self.fused or returned >= live else "beam"
+
+    def notes(self, query: str, returned: int, reason: str | None) -> list[str]:
         """Return notes on what was read, and returned, less of than was asked."""
         notes = []
         if len(query) > MAX_QUERY:
             notes.append(
                 f"the query has {len(query):,} characters; the first {MAX_QUERY:,} were read"
             )
-        if returned < k:
-            beam, catalogue = f"the {self.width} SIDs of the beam hold", "the catalogue holds"
-            where = beam if self.fused is None else catalogue
-            notes.append(f"{returned} of {k} items: {where} no more")
+        where = {
+            "beam": f"the {self.width} SIDs of the beam hold no more",
+            "catalogue": "the catalogue holds no more",
+            "deadline": "the deadline passed before the search ended",
+        }
+        if reason in where:
+            notes.append(f"{returned} of {self.k} items: {where[reason]}")
         return notes
+
+    def beam_of(self, most: int) -> SearchPlan:
+        """Return the same search with a beam, never exact, that lists up to ``most`` items."""
+        return replace(self, exact=False, k=max(self.k, most))
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,9 @@ class Defaults:
     """What a bundle can do, and does where a request does not say.
 
     ``weight`` of the cosine, None = it has none or no item vectors; ``reranks``: whether searches
-    are reranked; ``sids``: how many the index holds.
+    are reranked; ``fuse``: how it fuses, ``none`` where it holds no memory; ``ranks``: whether it
+    holds a ranker; ``fused_reranks``: whether fused answers are reranked; ``sids``: how many the
+    index holds.
     """
 
     label: str
@@ -50,21 +80,23 @@ class Defaults:
     exact: bool
     weight: float | None
     reranks: bool
-    fused: FusedAnswer | None
+    fuse: str
+    fused_reranks: bool
     sids: int
+    ranks: bool = False
 
     def plan(self, request: SearchRequest) -> SearchPlan:
         """Return how ``request`` is searched; :class:`RequestError` where this bundle cannot."""
         if request.model not in (None, self.label):
             raise RequestError(f"model: this one is {self.label!r}, not {request.model!r}")
-        fused = self._fusion(request)
-        rerank = request.rerank if fused is None else fused.reranked
+        fuse = self._fusion(request)
+        rerank = request.rerank if fuse == "none" else self.fused_reranks
         return SearchPlan(
+            k=request.k,
             width=self.width(request.k, request.beam),
             exact=self.exact if request.exact is None else request.exact,
             weight=self._weight(rerank),
-            fused=fused,
-            fuse="none" if fused is None else request.fuse or fused.default,
+            fuse=fuse,
         )
 
     def width(self, k: int, beam: int | None) -> int:
@@ -74,25 +106,25 @@ class Defaults:
             raise ValueError(f"k and beam must be at least 1, got k={k}, beam={asked}")
         return max(1, min(max(asked, k), self.sids))
 
-    def _fusion(self, request: SearchRequest) -> FusedAnswer | None:
+    def _fusion(self, request: SearchRequest) -> str:
         if request.fuse == "none":
-            return None
+            return "none"
         if request.fuse is None:
             # a fused answer reranks as it was fitted, so a request that says how asks the model
-            return self.fused if request.rerank is None else None
-        if request.fuse == "ranker" and (self.fused is None or self.fused.ranked is None):
+            return self.fuse if request.rerank is None else "none"
+        if request.fuse == "ranker" and not self.ranks:
             raise RequestError(
                 "fuse: this bundle holds no ranker; make it from a log with clicks and "
                 "ranker.enabled=true"
             )
-        if self.fused is None:
+        if self.fuse == "none":
             raise RequestError(
                 "fuse: this bundle holds no memory; make it from a log with clicks and "
                 "decode.fuse=memory"
             )
         if request.rerank is not None:
             raise RequestError("rerank: a fused answer reranks as it was fitted; leave rerank out")
-        return self.fused
+        return request.fuse
 
     def _weight(self, rerank: bool | None) -> float | None:
         if not (self.reranks if rerank is None else rerank):

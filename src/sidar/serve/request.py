@@ -19,9 +19,12 @@ MAX_QUERY = 4096
 #: name. To serve one, take its line away here and declare it in :class:`SearchRequest`.
 NOT_SERVED = {
     "filter": "conditions on the items",
-    "fields": "a choice of the fields of a hit",
-    "timeout_ms": "a deadline",
 }
+#: Fields of a hit, as :class:`sidar.serve.results.Result` has them.
+HIT_FIELDS = (
+    *("rank", "item_id", "title", "brand", "price", "image_url", "category", "score"),
+    *("probability", "sid", "level_logp", "sid_text", "cosine", "count", "channels"),
+)
 #: Values of ``fuse`` that this version answers with.
 FUSE = ("memory", "ranker", "none")
 _NOT_SERVED_ERROR = "not_served"
@@ -41,6 +44,8 @@ class SearchOptions(TypedDict, total=False):
     exact: bool | None
     rerank: bool | None
     fuse: str | None
+    timeout_ms: int | None
+    fields: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,12 @@ class Limits:
     A caller in Python or at the shell has none: there a long query is cut.
     """
 
-    query: int = MAX_QUERY
+    query: int = 512
     k: int = 500
     history: int = 200
     profile: int = 2048
     user_id: int = 256
-    beam: int = 2048
+    beam: int = 1024
     model: int = 128
 
     def check(self, request: SearchRequest) -> None:
@@ -141,6 +146,20 @@ class SearchRequest(BaseModel):
         ),
     )
     explain: bool = Field(False, description="Also return the beams level by level.")
+    timeout_ms: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Deadline: after so many milliseconds the answer comes without hits, its reason "
+            "`deadline`. Default: none."
+        ),
+    )
+    fields: tuple[str, ...] | None = Field(
+        None,
+        description=(
+            "Fields of a hit that the answer shall have, e.g. item_id and score; default: all."
+        ),
+    )
     model: str | None = Field(None, description="Label of the model; default: the first.")
 
     @model_validator(mode="before")
@@ -167,6 +186,18 @@ class SearchRequest(BaseModel):
                 _NOT_SERVED_ERROR,
                 "{text}",
                 {"text": f"{value!r} is not served; this version answers with {served}"},
+            )
+        return value
+
+    @field_validator("fields")
+    @classmethod
+    def _refuse_unknown_fields(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        unknown = [name for name in value or () if name not in HIT_FIELDS]
+        if unknown:
+            raise PydanticCustomError(
+                "no_field",
+                "{text}",
+                {"text": f"a hit has no {unknown[0]!r}; its fields are {', '.join(HIT_FIELDS)}"},
             )
         return value
 

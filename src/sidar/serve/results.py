@@ -39,9 +39,47 @@ class Result:
 
 
 @dataclass(frozen=True)
+class FellOut:
+    """Where the beam lost an item's SID: at ``level`` (from 1) its ``prefix`` had ``logp``, and
+    ``against``, the weakest prefix that was kept there, had ``margin`` more.  An SID that ended
+    earlier is its own prefix.
+    """
+
+    level: int
+    prefix: str
+    logp: float
+    against: str
+    against_logp: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Why:
+    """The place of one item in an answer.
+
+    ``rank`` is None below the first 2,000; ``behind``: how much its score is below that of the
+    last item returned; ``fell_out``: None where the beam reached its SID.
+    """
+
+    item_id: str
+    title: str
+    sid: tuple[int, ...]
+    returned: bool
+    rank: int | None
+    score: float | None
+    behind: float | None
+    fell_out: FellOut | None
+    words: str
+
+
+@dataclass(frozen=True)
 class SearchAnswer:
     """An answer and how it came about. ``notes`` say in words where the request was not taken as it
     stood.
+
+    ``reason``: why there are fewer results than were ``requested``, None where there are not:
+    ``beam`` (it reached no more items), ``catalogue`` (it has no more), ``deadline`` (it passed
+    before the search ended). A short answer is no error, and nothing is filled up.
 
     ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the
     cosine, None = not reranked. ``fuse``: ``none``, ``memory`` or ``ranker``; ``seen``: decayed
@@ -51,7 +89,7 @@ class SearchAnswer:
     query: str
     results: list[Result]
     beam: int
-    # prompt, prefill, decode, cards, total; of all queries answered together
+    # prompt, prefill, decode, cards, total; of all queries answered together. Empty at a deadline
     timing_ms: dict[str, float]
     notes: tuple[str, ...] = ()
     ignored_history: tuple[str, ...] = ()
@@ -62,3 +100,12 @@ class SearchAnswer:
     seen: float = 0.0
     exact: bool = False  # the best ``beam`` SIDs of all, not what a beam of that width found
     bundle: str = ""  # hash of the bundle that answered; empty for parts in memory
+    catalogue_version: int = 0  # changes of the catalogue since the bundle was made
+    requested: int = 0  # k
+    reason: str | None = None
+    why: Why | None = None  # only where it was asked for
+
+    @property
+    def returned(self) -> int:
+        """How many items came back."""
+        return len(self.results)

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from sidar.baselines import DEPTH
 from sidar.config import DecodeConfig
 from sidar.precision import Precision, resolve_device
 from sidar.serve.bundle import open_bundle
@@ -20,10 +20,22 @@ from sidar.serve.bundle.encoder import Vectors, open_vectors
 from sidar.serve.cards import Cards
 from sidar.serve.decoding import item_shares, stored_decoding
 from sidar.serve.fused import FusedAnswer, open_fused
+from sidar.serve.history import History
+from sidar.serve.info import BundleInfo
+from sidar.serve.parts import CatalogueParts
 from sidar.serve.plan import Defaults, SearchPlan
-from sidar.serve.request import SearchOptions, SearchRequest, readable
+from sidar.serve.ranked import Ranking
+from sidar.serve.request import RequestError, SearchOptions, SearchRequest, readable
 from sidar.serve.results import Result, SearchAnswer
-from sidar.serve.trace import Level, PrefixStats, Stopwatch, TracingScorer, levels
+from sidar.serve.trace import (
+    DeadlineError,
+    Level,
+    PrefixStats,
+    Stopwatch,
+    TracingScorer,
+    levels,
+)
+from sidar.serve.why import DEEPEST, WhyRequest, fell_out, why
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
 if TYPE_CHECKING:
@@ -34,28 +46,12 @@ if TYPE_CHECKING:
     from sidar.lm.prompts import Encoded
 
 
-@dataclass(frozen=True)
-class _History:
-    """Rows of the ids that are known, the ids that are not, and a note about those."""
-
-    rows: tuple[int, ...] = ()
-    ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """The results of each query, and the (Q,) decayed counts of what was chosen for it before."""
-
-    results: list[list[Result]]
-    seen: np.ndarray
-
-
 class Retriever:
     """A model, an index and a catalogue that fit; make one with :meth:`load`, or from parts in
     memory.
 
-    Not safe for concurrent calls: the caller holds a lock (``serve`` does).
+    A retriever never changes. Calls from several threads are safe and gain nothing: each uses all
+    cores (``serve`` joins what comes in at a time).
     """
 
     def __init__(
@@ -81,25 +77,40 @@ class Retriever:
         whether searches are exact that do not say so; ``fused``: the channels and the memory that
         the answer is fused from.
         """
-        from sidar.decode import Trie
         from sidar.lm.scorer import LmScorer
 
-        self.model, self.index, self.sids, self.catalogue = model, index, sids, catalogue
-        self.beam, self.label, self.hash = beam, label, hash
-        self.examples = tuple(examples)
-        self.vectors, self.rerank, self.fused = vectors, rerank, fused
+        self.model, self.beam, self.label, self.hash = model, beam, label, hash
+        self.examples, self.rerank = tuple(examples), rerank
+        self.decode = decode or DecodeConfig()
+        self.exact = self.decode.exact
         model.use(index)
         if vectors is not None and model.geometry is not None:
             model.prompts.reader = vectors.read
         self._scorer = LmScorer(model, precision=precision)
+        self._search_in(CatalogueParts(index, sids, catalogue, vectors, fused))
+
+    def _search_in(self, parts: CatalogueParts) -> None:
+        from sidar.decode import Trie
+
+        index, catalogue = parts.index, parts.catalogue
+        self.parts, self.index, self.sids, self.catalogue = parts, index, parts.sids, catalogue
+        self.vectors, self.fused = parts.vectors, parts.fused
         self.trie = Trie(index, self._scorer.device)
         self._prefix_stats = PrefixStats(index, catalogue)
-        self._cards = Cards(catalogue, sids, model.vocab.variable_length)
         # the index may be older than a retirement
         self.allowed = None if catalogue.alive.all() else catalogue.alive
-        decode = decode or DecodeConfig()
-        self.exact = decode.exact
-        self.shares = item_shares(index, self.allowed, decode)
+        self.shares = item_shares(index, self.allowed, self.decode)
+        cards = Cards(catalogue, parts.sids, self.model.vocab.variable_length)
+        self._ranking = Ranking(index, cards, self.shares, self.allowed, parts.vectors, parts.fused)
+        self._n_live = int(catalogue.alive.sum())
+
+    def over(self, parts: CatalogueParts) -> Retriever:
+        """Return a retriever of the same weights over another catalogue; this one stays."""
+        other = copy.copy(self)
+        other.model = self.model.over(parts.index)
+        other._scorer = self._scorer.reading(other.model)
+        other._search_in(parts)
+        return other
 
     @classmethod
     def load(
@@ -190,10 +201,10 @@ class Retriever:
         if isinstance(query, SearchRequest):
             if options or k != 10:
                 raise TypeError("a SearchRequest holds its options; give it alone")
-            return self._answer([query.query], query)[0]
+            return self.answer([query])[0]
         queries = [query] if isinstance(query, str) else query
         request = SearchRequest.of(queries[0] if queries else "", k, **options)
-        answers = self._answer(queries, request)
+        answers = self.answer([request.model_copy(update={"query": text}) for text in queries])
         if answers and answers[0].ignored_history:
             warnings.warn(answers[0].notes[0], stacklevel=2)
         results = [answer.results for answer in answers]
@@ -206,9 +217,29 @@ class Retriever:
         of each phase, and notes in words instead of warnings."""
         return self.search(SearchRequest.of(query, k, explain=levels, **options))
 
-    def check(self, request: SearchRequest) -> None:
-        """Raise ``RequestError`` where this bundle cannot answer as asked."""
-        self._defaults().plan(request)
+    @property
+    def info(self) -> BundleInfo:
+        """What the bundle says of itself, and does where a request does not say."""
+        has_items = self.vectors is not None and self.vectors.items is not None
+        defaults = Defaults(
+            label=self.label,
+            beam=self.beam,
+            exact=self.exact,
+            weight=self.rerank if has_items else None,
+            reranks=self.rerank is not None,
+            fuse="none" if self.fused is None else self.fused.default,
+            fused_reranks=self.fused is not None and self.fused.reranked,
+            sids=len(self.index),
+            ranks=self.fused is not None and self.fused.ranked is not None,
+        )
+        return BundleInfo(
+            hash=self.hash,
+            items=len(self),
+            codebook_sizes=tuple(self.index.codebook_sizes),
+            examples=self.examples,
+            version=self.parts.version,
+            defaults=defaults,
+        )
 
     # ------------------------------------------------------------------ for evaluation: rows, no
     # ids
@@ -222,7 +253,8 @@ class Retriever:
         exact: bool | None = None,
     ) -> Hits:
         """Ranked catalogue rows (Q, k) of many prompts, −1 = none; searched together in batches."""
-        return self._items(self.beams(prompts, self._defaults().width(k, beam), exact=exact), k)
+        beams = self.beams(prompts, self.info.defaults.width(k, beam), exact=exact)
+        return self._ranking.items(beams, k)
 
     def sid_ranking(
         self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None
@@ -240,136 +272,115 @@ class Retriever:
 
     # ------------------------------------------------------------------ how
 
-    def _answer(self, queries: Sequence[str], request: SearchRequest) -> list[SearchAnswer]:
-        """Answer queries of one user together, each as ``request`` with that query.
+    def answer(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer]:
+        """Answer several requests, those of one kind (:attr:`SearchPlan.kind`) in one pass.
 
-        ``request.explain`` wants one query alone.
+        Each gets the items that it would get alone.  ``RequestError`` where this bundle cannot
+        answer one as asked.
         """
-        plan = self._defaults().plan(request)
-        history = self._history(request.history)
+        defaults = self.info.defaults
+        plans = [defaults.plan(request) for request in requests]
+        passes: dict[Hashable, list[int]] = {}
+        for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):
+            # the beams of one query alone are remembered
+            alone = request.explain or isinstance(request, WhyRequest)
+            kind = ("alone", place) if alone else plan.kind
+            passes.setdefault(kind, []).append(place)
+        answers: dict[int, SearchAnswer] = {}
+        for places in passes.values():
+            first = requests[places[0]]
+            if isinstance(first, WhyRequest):
+                answers[places[0]] = self._explain_item(first, plans[places[0]])
+                continue
+            some = self._pass([requests[i] for i in places], [plans[i] for i in places])
+            answers.update(zip(places, some, strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def _pass(
+        self, requests: Sequence[SearchRequest], plans: Sequence[SearchPlan]
+    ) -> list[SearchAnswer]:
+        """Answer requests whose plans are of one kind; only one alone may be explained."""
         clock = Stopwatch()
-        profile = readable(request.profile)
-        prompts = [Prompt(readable(query), history.rows, profile) for query in queries]
+        histories = [History.of(self.catalogue, request.history) for request in requests]
+        prompts = [
+            Prompt(readable(request.query), history.rows, readable(request.profile))
+            for request, history in zip(requests, histories, strict=True)
+        ]
         tokens = self.model.prompts.encode_batch(prompts, self.sids)
         clock.lap("prompt")
-        scorer = TracingScorer(self._scorer, remember=request.explain)
-        beams = self._decode(scorer, tokens, plan.width, plan.exact)
+        scorer = TracingScorer(self._scorer, requests[0].explain, clock.end_of(requests))
+        try:
+            widths = [plan.width for plan in plans]
+            beams = self._decode(scorer, tokens, widths, plans[0].exact)
+        except DeadlineError:
+            return [self.info.too_late(request) for request in requests]
         clock.lap("decode")
-        ranked = self._rank(prompts, tokens, beams, plan, request.k)
-        explained = self._levels(scorer, beams, ranked.results[0]) if request.explain else []
+        ranked = self._ranking.rank(prompts, tokens, beams, plans)
+        traced = requests[0].explain
+        explained = self._levels(scorer, beams, ranked.results[0]) if traced else []
         clock.lap("cards")
 
         timing = clock.timing(scorer.prefill_seconds)
         masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
-        return [
-            SearchAnswer(
-                query=query,
-                results=results,
-                beam=plan.width,
-                timing_ms=timing,
-                notes=(*history.notes, *plan.notes(query, len(results), request.k)),
-                ignored_history=history.ignored,
-                levels=explained,
-                mass=mass,
-                rerank=plan.weight,
-                fuse=plan.fuse,
-                seen=seen,
-                exact=plan.exact,
-                bundle=self.hash,
+        answers = []
+        for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):
+            results, history = ranked.results[place], histories[place]
+            reason = plan.reason(len(results), self._n_live)
+            answers.append(
+                SearchAnswer(
+                    query=request.query,
+                    results=results,
+                    requested=request.k,
+                    reason=reason,
+                    beam=plan.width,
+                    timing_ms=timing,
+                    notes=(*history.notes, *plan.notes(request.query, len(results), reason)),
+                    ignored_history=history.ignored,
+                    levels=explained,
+                    mass=float(masses[place]),
+                    rerank=plan.weight,
+                    fuse=plan.fuse,
+                    seen=float(ranked.seen[place]),
+                    exact=plan.exact,
+                    bundle=self.hash,
+                    catalogue_version=self.parts.version,
+                )
             )
-            for query, results, mass, seen in zip(
-                queries, ranked.results, masses.tolist(), ranked.seen.tolist(), strict=True
-            )
-        ]
+        return answers
 
-    def _defaults(self) -> Defaults:
-        has_items = self.vectors is not None and self.vectors.items is not None
-        return Defaults(
-            label=self.label,
-            beam=self.beam,
-            exact=self.exact,
-            weight=self.rerank if has_items else None,
-            reranks=self.rerank is not None,
-            fused=self.fused,
-            sids=len(self.index),
-        )
+    def _explain_item(self, request: WhyRequest, plan: SearchPlan) -> SearchAnswer:
+        """Answer a request of one item's place: the search with its beam, ranked deeper."""
+        row = self._row_of(request.item_id)
+        plan = plan.beam_of(DEEPEST)
+        history = History.of(self.catalogue, request.history).rows
+        prompts = [Prompt(readable(request.query), history, readable(request.profile))]
+        tokens = self.model.prompts.encode_batch(prompts, self.sids)
+        scorer = TracingScorer(self._scorer, remember=True)
+        beams = self._decode(scorer, tokens, plan.width, exact=False)
+        ranked = self._ranking.rank(prompts, tokens, beams, [plan]).results[0]
+        sid = self.sids.tuple_of(row)
+        lost = fell_out(sid, scorer, beams)
+        answer = why(self.catalogue.item(row), sid, request.k, ranked, lost)
+        return replace(self.info.without_items(request), why=answer)
 
-    def _history(self, item_ids: Sequence[str]) -> _History:
-        if not item_ids:
-            return _History()
-        rows = self.catalogue.rows(item_ids)
-        known = tuple(int(row) for row in rows if row >= 0)
-        ignored = tuple(item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0)
-        if not ignored:
-            return _History(known)
-        note = (
-            f"{len(ignored)} history ids are not in the catalogue and were left out: "
-            f"{', '.join(ignored[:5])}"
-        )
-        return _History(known, ignored, (note,))
+    def _row_of(self, item_id: str) -> int:
+        """The row of a live item that has an SID; ``RequestError`` where there is none."""
+        row = int(self.catalogue.rows([item_id])[0])
+        if row < 0:
+            raise RequestError(f"item_id: the catalogue has no {item_id!r}")
+        if not self.catalogue.alive[row]:
+            raise RequestError(f"item_id: {item_id!r} is retired, so no search returns it")
+        if not self.sids.lengths[row]:
+            raise RequestError(f"item_id: {item_id!r} has no Semantic ID, so no beam reaches it")
+        return row
 
-    def _decode(self, scorer: Scorer, tokens: Sequence[Encoded], width: int, exact: bool) -> Beams:
+    def _decode(
+        self, scorer: Scorer, tokens: Sequence[Encoded], width: int | Sequence[int], exact: bool
+    ) -> Beams:
         from sidar.decode import beam_search, exact_search
 
         search: Any = exact_search if exact else beam_search
         return search(scorer, tokens, self.trie, width)
-
-    def _rank(
-        self,
-        prompts: Sequence[Prompt],
-        tokens: Sequence[Encoded],
-        beams: Beams,
-        plan: SearchPlan,
-        k: int,
-    ) -> _Ranked:
-        """Return the k best items of each query, from the beams alone or fused."""
-        k = min(k, len(self))
-        depth = k if plan.fused is None else DEPTH
-        vectors = cosine = None
-        if plan.weight is not None or plan.fused is not None:
-            vectors = self._query_vectors(prompts, tokens)
-        if plan.weight is None or vectors is None:
-            hits = self._items(beams, depth)
-        else:
-            hits, cosine = self._reranked(beams, vectors, depth, plan.weight)
-        places = range(len(prompts))
-        if plan.fused is None or vectors is None:
-            cards = [self._cards.of_hits(hits, place, cosine) for place in places]
-            return _Ranked(cards, np.zeros(len(prompts)))
-        channels = plan.fused.channels([prompt.query for prompt in prompts], vectors, hits)
-        answer = plan.fused.rank(prompts, vectors, channels, k, plan.fuse)
-        cards = [self._cards.of_answer(answer, channels, hits, place) for place in places]
-        return _Ranked(cards, answer.seen)
-
-    def _items(self, beams: Beams, k: int) -> Hits:
-        from sidar.decode import to_hits
-
-        return to_hits(beams, self.index, k, shares=self.shares, allowed=self.allowed)
-
-    def _reranked(
-        self, beams: Beams, queries: np.ndarray, k: int, weight: float
-    ) -> tuple[Hits, np.ndarray]:
-        """The k best of all items that the beams reach, and the cosine of each;
-        ``queries`` (Q, D).
-        """
-        from sidar.decode.rerank import Pool
-
-        assert self.vectors is not None
-        assert self.vectors.items is not None
-        pool = Pool.of(
-            beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed
-        )
-        order, _ = pool.order(weight)
-        return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
-
-    def _query_vectors(self, prompts: Sequence[Prompt], tokens: Sequence[Encoded]) -> np.ndarray:
-        """(Q, D) vectors of the queries, as they are held against item vectors."""
-        assert self.vectors is not None
-        read = [token.vector for token in tokens if token.vector is not None]
-        # the model's own reading will do
-        if self.vectors.same and len(read) == len(tokens) and read:
-            return np.stack(read)
-        return self.vectors.search([prompt.query for prompt in prompts])
 
     def _levels(
         self, scorer: TracingScorer, beams: Beams, results: Sequence[Result]

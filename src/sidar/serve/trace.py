@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidar.index import PrefixIndex
+from sidar.serve.request import SearchRequest
 from sidar.types import Catalogue
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class Level:
     ended: float = 0.0
 
 
+class DeadlineError(Exception):
+    """The deadline of every request of a pass is over: nobody waits for what is still to do."""
+
+
 @dataclass
 class Stopwatch:
     """Wall-clock milliseconds of one phase after another."""
@@ -84,6 +89,15 @@ class Stopwatch:
         now = time.perf_counter()
         self.phases[phase] = 1000 * (now - self.started)
         self.started = now
+
+    def end_of(self, requests: Sequence[SearchRequest]) -> float | None:
+        """Return when the last of ``requests`` expires, by ``time.perf_counter()``; None where one
+        has no deadline.
+        """
+        limits = [request.timeout_ms for request in requests]
+        if None in limits:
+            return None
+        return self.started + max(limit for limit in limits if limit is not None) / 1000
 
     def timing(self, prefill_seconds: float) -> dict[str, float]:
         """Return milliseconds by phase; reading the prompts is taken out of the search around
@@ -102,17 +116,22 @@ class Stopwatch:
 class TracingScorer:
     """A scorer that remembers which prefixes were followed, and how long reading and writing took.
 
-    ``paths`` maps each followed prefix of the *first* query to its log-probability, ``ends`` to
-    that of ending there (where lengths differ). Times are wall-clock seconds of this process: on an
-    accelerator, work that is still queued counts towards the phase that waits for it.
+    ``until``: the moment (``time.perf_counter()``) from which another step raises
+    :class:`DeadlineError`.  ``paths`` maps each followed prefix of the *first* query to its
+    log-probability, ``ends`` to that of ending there (where lengths differ), ``steps`` to those of
+    what follows. Times are wall-clock
+    seconds of this process: on an accelerator, work that is still queued counts towards the phase
+    that waits for it.
     """
 
-    def __init__(self, scorer: Scorer, remember: bool) -> None:
-        self._scorer, self._remember = scorer, remember
+    def __init__(self, scorer: Scorer, remember: bool, until: float | None = None) -> None:
+        self._scorer, self._remember, self._until = scorer, remember, until
         self.codebook_sizes = scorer.codebook_sizes
         self.variable_length = scorer.variable_length
         self.paths: dict[Codes, float] = {}
         self.ends: dict[Codes, float] = {}
+        # prefix -> log-probabilities of what follows it
+        self.steps: dict[Codes, list[float]] = {}
         self.prefill_seconds = 0.0
         # depth -> prefix of each row, as the scorer's state numbers them
         self._rows: dict[int, list[Codes]] = {}
@@ -123,7 +142,12 @@ class TracingScorer:
     def device(self) -> torch.device:
         return self._scorer.device
 
+    def _check_deadline(self) -> None:
+        if self._until is not None and time.perf_counter() >= self._until:
+            raise DeadlineError
+
     def prefill(self, prompts: Sequence[Any]) -> Any:
+        self._check_deadline()
         started = time.perf_counter()
         state = self._scorer.prefill(prompts)
         self.prefill_seconds += time.perf_counter() - started
@@ -133,9 +157,11 @@ class TracingScorer:
         logp = self._scorer.first(state)
         if self._remember:
             self._rows[0], self._next[0] = [()], logp[:1].float().cpu()
+            self.steps[()] = self._next[0][0].tolist()
         return logp
 
     def extend(self, state: Any, parents: Tensor, codes: Tensor, depth: int) -> Tensor:
+        self._check_deadline()
         logp = self._scorer.extend(state, parents, codes, depth)
         if self._remember:
             above, follows = self._rows[depth - 1], self._next[depth - 1]
@@ -144,6 +170,7 @@ class TracingScorer:
             steps = follows[chosen, last].tolist()
             rows = [(*above[parent], code) for parent, code in zip(chosen, last, strict=True)]
             self._rows[depth], self._next[depth] = rows, logp[0].float().cpu()
+            self.steps.update(zip(rows, self._next[depth].tolist(), strict=True))
             eos = self._next[depth][:, -1].tolist() if self.variable_length else [None] * len(rows)
             for parent, row, step, end in zip(chosen, rows, steps, eos, strict=True):
                 self.paths[row] = self.paths.get(above[parent], 0.0) + step

@@ -20,6 +20,7 @@ import numpy as np
 from sidar.artifacts import read_manifest
 from sidar.config import BUILT_IN, EmbedConfig
 from sidar.embed import Embedder, load_embedder, load_items, query_side
+from sidar.embed.towers import View
 from sidar.types import PathLike
 
 Read = Callable[[Sequence[str]], np.ndarray]
@@ -42,6 +43,7 @@ class Vectors:
     search: Read
     items: np.ndarray | None
     same: bool = True
+    embedder: Embedder | None = None  # what reads both, where it was opened from a bundle
 
 
 def write_encoder(embed: PathLike, out: PathLike, encoder: PathLike | None = None) -> None:
@@ -79,15 +81,33 @@ def open_vectors(bundle: PathLike, device: str = "cpu") -> Vectors:
     ``ValueError`` where the encoder cannot be loaded, or is not the one that made the vectors.
     """
     folder = Path(bundle)
-    about: dict[str, Any] = json.loads((folder / "embed" / FACTS).read_text())
-    embedder = _load(folder / "embed", about, str(folder), device)
-    manifest = read_manifest(folder / "sid")
-    sid = (manifest.config if manifest else {}).get("sid", {})
+    embedder = open_embedder(folder, device)
     items = load_items(folder / "embed") if (folder / "embed" / "items.npy").is_file() else None
-    view = sid.get("view", "item")
+    view = view_of(folder)
     return Vectors(
-        query_side(embedder, view).encode, query_side(embedder).encode, items, view == "item"
+        query_side(embedder, view).encode,
+        query_side(embedder).encode,
+        items,
+        view == "item",
+        embedder,
     )
+
+
+def view_of(bundle: PathLike) -> View:
+    """Return the view of the items that the SIDs of a bundle were made of."""
+    manifest = read_manifest(Path(bundle) / "sid")
+    sid = (manifest.config if manifest else {}).get("sid", {})
+    view: View = sid.get("view", "item")
+    return view
+
+
+def open_embedder(bundle: PathLike, device: str = "cpu") -> Embedder:
+    """Load the encoder in ``embed`` of a bundle, or that it names; ``ValueError`` where it cannot
+    be loaded, or is not the one that made the vectors.
+    """
+    folder = Path(bundle)
+    about: dict[str, Any] = json.loads((folder / "embed" / FACTS).read_text())
+    return _load(folder / "embed", about, str(folder), device)
 
 
 def _load(embed: Path, about: dict[str, Any], where: str, device: str) -> Embedder:

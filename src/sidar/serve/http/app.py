@@ -1,57 +1,76 @@
-"""The HTTP application: one route that searches, two that answer a load balancer, and a page.
+"""The HTTP application: searching, the state of the server, and a page.
 
-Searches run in a worker thread, one at a time per model (torch already uses all cores), so the
-event loop stays free.
+Searches wait in the queue of their model's engine (:mod:`sidar.serve.engine`), so the event loop
+stays free.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import Response
 
+from sidar.config.serve import ServeConfig
+from sidar.serve.events import EventLog, SqliteEvents
+from sidar.serve.http.access import Access
+from sidar.serve.http.bodies import BodyLimit
+from sidar.serve.http.bundles import Bundles, OpenCopies, bundle_routes
 from sidar.serve.http.errors import handle_errors
-from sidar.serve.http.models import Models, Searcher, ServedModels
-from sidar.serve.http.schemas import Info, ModelInfo, Problem, SearchResponse
+from sidar.serve.http.events import event_routes, keep_written
+from sidar.serve.http.items import item_routes
+from sidar.serve.http.metrics import Measured, Metrics, metrics_page
+from sidar.serve.http.models import EngineOptions, Models, ServedModels
+from sidar.serve.http.responses import UNREADY
+from sidar.serve.http.searches import Searches, search_routes
 from sidar.serve.http.web import page_file
-from sidar.serve.request import Limits, SearchRequest
-from sidar.serve.results import SearchAnswer
+from sidar.serve.info import Searcher
+from sidar.serve.request import Limits
 from sidar.version import __version__
 
 DESCRIPTION = (
     "Generative product search: a language model writes the Semantic ID of each product, code by "
     "code."
 )
-Responses = dict[int | str, dict[str, Any]]
-UNREADY: Responses = {
-    503: {"model": Problem, "description": "The models are still loading, or failed to."}
-}
-WRONG: Responses = {422: {"model": Problem}}
 
 
 def create_app(
-    models: Searcher | Models | Callable[[], Models], limits: Limits | None = None
+    models: Searcher | Models | Callable[[], Models],
+    limits: Limits | None = None,
+    config: ServeConfig | None = None,
+    open_copies: OpenCopies | None = None,
+    log: EventLog | None = None,
 ) -> FastAPI:
     """An ASGI app over one retriever, several by label, or a function that loads them while the
     server is already up.
 
     Until such a function returns, ``/readyz`` and searches answer 503; ``/livez`` is 200 from the
-    start. A request beyond ``limits`` is refused.
+    start. A request beyond ``limits``, default those of ``config``, is refused. ``open_copies``
+    loads a bundle of ``config.bundles``; default: into this process, on the CPU. ``log`` takes
+    events; default: one in ``config.store``, where that is set, with users hashed without a salt.
     """
-    served = ServedModels.of(models)
+    config = config or ServeConfig()
+    log = log or open_log(config)
+    metrics = Metrics()
+    options = EngineOptions(config.queue, config.batch, metrics)
+    served = ServedModels.of(models, options)
+    bundles = Bundles(served, config.bundles, open_copies)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(served.load)
+            if log is not None:
+                tasks.start_soon(keep_written, log)
             yield
             tasks.cancel_scope.cancel()
+        # what was accepted is answered before the process ends
+        await anyio.to_thread.run_sync(bundles.close)
+        if log is not None:
+            await anyio.to_thread.run_sync(log.close)
 
     app = FastAPI(
         title="Sidar",
@@ -63,48 +82,42 @@ def create_app(
         redoc_url=None,
     )
     handle_errors(app)
-    app.include_router(search_routes(served, limits or Limits()))
-    app.include_router(probe_routes(served))
+    access = Access(config.keys, config.read_key)
+    searches = Searches(served, limits or _limits(config), config, metrics, log)
+    app.include_router(search_routes(searches, access))
+    app.include_router(bundle_routes(bundles, access))
+    if log is not None:
+        app.include_router(event_routes(log, access, config.limits.events))
+    app.include_router(item_routes(bundles.change_items, access, config.limits.items))
+    app.include_router(probe_routes(served, metrics, access))
     app.include_router(page_routes())
+    app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
+    app.add_middleware(Measured, metrics=metrics)
     return app
 
 
-def search_routes(served: ServedModels, limits: Limits) -> APIRouter:
-    """Return the routes that search, and that tell what can be searched."""
-    router = APIRouter()
-
-    @router.post("/v1/search", responses=WRONG | UNREADY, summary="Search")
-    async def search(request: SearchRequest) -> SearchResponse:
-        """The `k` best items for a query, with the Semantic ID and the log-probability of each
-        level.
-        """
-        limits.check(request)
-        label = served.label_of(request.model)
-        model = served.models[label]
-        # the label is this server's, which need not be the one in the bundle
-        request = request.model_copy(update={"model": None})
-        model.check(request)
-
-        def answer() -> tuple[SearchAnswer, float]:
-            begun = time.perf_counter()
-            return model.search(request), begun
-
-        asked = time.perf_counter()
-        answered, begun = await anyio.to_thread.run_sync(answer, limiter=served.turns[label])
-        return SearchResponse.of(answered, label, 1000 * (begun - asked), request.explain)
-
-    @router.get("/v1/info", responses=UNREADY, summary="Models and example queries")
-    async def info() -> Info:
-        """Which models answer here, and queries to try."""
-        first = served.models[served.label_of(None)]
-        models = [ModelInfo.of(label, model) for label, model in served.models.items()]
-        return Info(models=models, examples=list(first.examples))
-
-    return router
+def open_log(config: ServeConfig, salt: str | None = "") -> EventLog | None:
+    """Return the log in ``config.store``, None where that is empty; ``salt`` as
+    :class:`~sidar.serve.events.EventLog` takes it.
+    """
+    if not config.store:
+        return None
+    return EventLog(SqliteEvents(config.store), config.answers_log or None, salt)
 
 
-def probe_routes(served: ServedModels) -> APIRouter:
-    """Return the routes that a load balancer asks."""
+def _limits(config: ServeConfig) -> Limits:
+    sizes = config.limits
+    return Limits(
+        query=sizes.query,
+        k=sizes.k,
+        history=sizes.history,
+        profile=sizes.profile,
+        beam=sizes.beam,
+    )
+
+
+def probe_routes(served: ServedModels, metrics: Metrics, access: Access) -> APIRouter:
+    """Return the routes that a load balancer and a monitor ask."""
     router = APIRouter()
 
     @router.get("/livez", summary="The process answers")
@@ -115,6 +128,15 @@ def probe_routes(served: ServedModels) -> APIRouter:
     async def readyz() -> dict[str, str]:
         served.label_of(None)
         return {"status": "ready"}
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        dependencies=[Depends(access.needs("read"))],
+        summary="Counters for Prometheus",
+    )
+    async def prometheus() -> Response:
+        return metrics_page(metrics, served.engines)
 
     return router
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from sidar.serve.engine import ClosedError, OverloadedError
 from sidar.serve.http.models import NotReadyError
 from sidar.serve.request import RequestError, in_words
 
@@ -16,7 +19,15 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(NotReadyError)
     async def not_ready(_: Request, error: NotReadyError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": "2"})
+        return later(str(error), 2)
+
+    @app.exception_handler(OverloadedError)
+    async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
+        return later(str(error), error.retry_after)
+
+    @app.exception_handler(ClosedError)
+    async def closed(_: Request, error: ClosedError) -> JSONResponse:
+        return later(str(error), 2)
 
     @app.exception_handler(RequestError)
     async def cannot(_: Request, error: RequestError) -> JSONResponse:
@@ -38,3 +49,9 @@ def handle_errors(app: FastAPI) -> None:
             {"error": f"this search failed ({type(error).__name__}); the server's log says more"},
             500,
         )
+
+
+def later(words: str, seconds: float) -> JSONResponse:
+    """Return 503 with ``Retry-After``, at least a second."""
+    headers = {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return JSONResponse({"error": words}, 503, headers=headers)

@@ -1,76 +1,78 @@
-"""The models behind a server: loaded while it is already up, each with its turn."""
+"""The models behind a server: loaded while it is already up, exchanged while it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
 
+from sidar.serve.engine import ClosedError, Engine, Observer
+from sidar.serve.engine.queue import Answered
+from sidar.serve.info import Searcher
 from sidar.serve.request import RequestError, SearchRequest
-from sidar.serve.results import SearchAnswer
 
-
-class Searcher(Protocol):
-    """What the server asks of a model; :class:`sidar.Retriever` is one."""
-
-    label: str
-    hash: str
-    beam: int
-    exact: bool
-    examples: tuple[str, ...]
-    index: Any  # PrefixIndex: len() and codebook_sizes
-
-    def __len__(self) -> int: ...
-
-    def check(self, request: SearchRequest) -> None:
-        """Raise :class:`RequestError` where the model cannot answer as ``request`` asks."""
-        ...
-
-    def search(self, request: SearchRequest, /) -> SearchAnswer:
-        """Answer one request; calls of one model come one at a time."""
-        ...
-
-
-Models = Mapping[str, Searcher]
+#: By label: a model, or the copies of one.
+Models = Mapping[str, Searcher | Sequence[Searcher]]
 
 
 class NotReadyError(Exception):
     """Models are not there (yet): the service answers 503."""
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How models are queued for; see :class:`sidar.serve.engine.Engine`."""
+
+    queue: int = 256
+    batch: int = 32
+    observer: Observer | None = None
+
+    def engine(self, model: Searcher | Sequence[Searcher]) -> Engine:
+        """Return an engine over one model or its copies."""
+        copies = model if isinstance(model, Sequence) else [model]
+        return Engine(copies, queue=self.queue, batch=self.batch, observer=self.observer)
+
+
 @dataclass
 class ServedModels:
-    """The models by label, once they are loaded, each with its turn; and why not, if loading
-    failed.
-    """
+    """The engines by label, once their models are loaded; and why not, if loading failed."""
 
     loader: Callable[[], Models] | None = None
-    models: dict[str, Searcher] = field(default_factory=dict)
-    turns: dict[str, anyio.CapacityLimiter] = field(default_factory=dict)
+    options: EngineOptions = EngineOptions()
+    engines: dict[str, Engine] = field(default_factory=dict)
     failure: str = ""
 
     @classmethod
-    def of(cls, models: Searcher | Models | Callable[[], Models]) -> ServedModels:
+    def of(
+        cls,
+        models: Searcher | Models | Callable[[], Models],
+        options: EngineOptions | None = None,
+    ) -> ServedModels:
         """Hold one retriever, several by label, or the function that will load them."""
+        options = options or EngineOptions()
         if callable(models) and not isinstance(models, Mapping):
-            return cls(models)
-        served = cls()
-        served.take(models if isinstance(models, Mapping) else {models.label: models})
+            return cls(models, options)
+        if isinstance(models, Mapping):
+            by_label = models
+        else:
+            by_label = {models.info.defaults.label: models}
+        served = cls(options=options)
+        served.take(by_label)
         return served
 
     def take(self, models: Models) -> None:
         """Serve ``models`` from now on; ``ValueError`` where there are none."""
         if not models:
             raise ValueError("no model to serve; name at least one bundle")
-        self.turns = {label: anyio.CapacityLimiter(1) for label in models}
-        self.models = dict(models)
+        self.engines = {label: self.options.engine(model) for label, model in models.items()}
 
     async def load(self) -> None:
         """Load what is not there yet; a failure is kept for the readiness probe to tell."""
-        if self.models or self.loader is None:
+        if self.engines or self.loader is None:
             return
         try:
             self.take(await anyio.to_thread.run_sync(self.loader, abandon_on_cancel=True))
@@ -81,12 +83,48 @@ class ServedModels:
         """Return the label of the model that answers; None = the first."""
         if self.failure:
             raise NotReadyError(f"loading the models failed: {self.failure}")
-        if not self.models:
+        if not self.engines:
             raise NotReadyError("the models are still loading")
         if asked is None:
-            return next(iter(self.models))
-        if asked not in self.models:
+            return next(iter(self.engines))
+        if asked not in self.engines:
             raise RequestError(
-                f"model: there is no {asked!r} here; this server has {', '.join(self.models)}"
+                f"model: there is no {asked!r} here; this server has {', '.join(self.engines)}"
             )
         return asked
+
+    async def answer(self, label: str, request: SearchRequest) -> Answered:
+        """Return the answer of the model ``label``; at the deadline at the latest.
+
+        A model that is exchanged meanwhile answers what it has accepted.
+        """
+        engine = self.engines[label]
+        try:
+            future = engine.submit(request)
+        except ClosedError:
+            # exchanged between the two lines above
+            if self.engines[label] is engine:
+                raise
+            engine = self.engines[label]
+            future = engine.submit(request)
+        limit = None if request.timeout_ms is None else request.timeout_ms / 1000
+        try:
+            # cancels a request that still waits, so that it costs no pass
+            return await asyncio.wait_for(asyncio.wrap_future(future), limit)
+        except TimeoutError:
+            assert limit is not None
+            return Answered(engine.info.too_late(request), 1000 * limit)
+
+    def replace(self, label: str, engine: Engine) -> Engine:
+        """Let ``engine`` answer under ``label`` from now on; return the one that did."""
+        before = self.engines[label]
+        self.engines = {**self.engines, label: engine}
+        return before
+
+    def close(self) -> None:
+        """Answer what is accepted and end; requests that come later are refused."""
+        threads = [threading.Thread(target=engine.close) for engine in self.engines.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 if TYPE_CHECKING:
-    from sidar.serve.http.models import Searcher
+    from sidar.serve.info import BundleInfo
     from sidar.serve.results import Result, SearchAnswer
     from sidar.serve.trace import Level
 
 
+def _no_field_is_certain(schema: JsonDict) -> None:
+    """A request chooses the fields of its hits."""
+    schema.pop("required", None)
+
+
 class Hit(BaseModel):
     """One item of the answer."""
+
+    model_config = ConfigDict(json_schema_extra=_no_field_is_certain)
 
     rank: int
     item_id: str
@@ -47,7 +56,7 @@ class Hit(BaseModel):
         None, description="Where fused: decayed count of this item for this query."
     )
     channels: list[str] = Field(
-        [], description="Where fused: memory, bm25, dense, generative, as they found it."
+        [], description="Those of memory, bm25, dense and generative that found the item."
     )
 
     @classmethod
@@ -56,6 +65,7 @@ class Hit(BaseModel):
         return cls(
             **fields
             | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]}
+            | {"channels": list(result.channels) or ["generative"]}
         )
 
 
@@ -100,11 +110,27 @@ class BeamLevel(BaseModel):
 class SearchResponse(BaseModel):
     """The answer, and which model gave it."""
 
+    request_id: str = Field("", description="Names this answer in events (/v1/events).")
+    bucket: str = Field("", description="The user's bucket in the experiment; empty without one.")
     query: str
     model: str
     bundle: str = Field(description="Hash of the bundle that answered.")
+    catalogue_version: int = Field(
+        0, description="Changes of the catalogue since the bundle was made."
+    )
     beam: int
-    hits: list[Hit]
+    requested: int = Field(0, description="k of the request.")
+    returned: int = Field(0, description="How many hits there are.")
+    reason: str | None = Field(
+        None,
+        description=(
+            "Why there are fewer hits than requested: `beam` (it reached no more items), "
+            "`catalogue` (it has no more), `deadline` (timeout_ms was over); else null."
+        ),
+    )
+    hits: list[Hit] = Field(
+        description="Best first, with those of their fields that the request chose."
+    )
     notes: list[str] = Field(description="In words, where the request was not taken as it stood.")
     ignored_history: list[str]
     timing_ms: dict[str, float] = Field(
@@ -132,7 +158,11 @@ class SearchResponse(BaseModel):
             query=answer.query,
             model=model,
             bundle=answer.bundle,
+            catalogue_version=answer.catalogue_version,
             beam=answer.beam,
+            requested=answer.requested,
+            returned=answer.returned,
+            reason=answer.reason,
             hits=[Hit.of(result) for result in answer.results],
             notes=list(answer.notes),
             ignored_history=list(answer.ignored_history),
@@ -143,6 +173,69 @@ class SearchResponse(BaseModel):
             fuse=answer.fuse,
             seen=answer.seen,
             exact=answer.exact,
+        )
+
+    def body(self, fields: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the answer as JSON has it, its hits with ``fields`` only; None = all."""
+        body = self.model_dump(mode="json")
+        if fields is not None:
+            body["hits"] = [{name: hit[name] for name in fields} for hit in body["hits"]]
+        return body
+
+
+class BatchResponse(BaseModel):
+    """The answers to several searches, in their order."""
+
+    answers: list[SearchResponse]
+
+
+class FellOut(BaseModel):
+    """Where the beam lost the item's SID."""
+
+    level: int = Field(description="From 1.")
+    prefix: str
+    logp: float | None = Field(description="null = the model gives it no probability.")
+    against: str = Field(description="The weakest prefix that was kept at this level.")
+    against_logp: float
+    margin: float | None = Field(description="How much more log-probability that one has.")
+
+
+class WhyResponse(BaseModel):
+    """The place of one item in a search, and what it was lost to."""
+
+    query: str
+    model: str
+    bundle: str
+    catalogue_version: int
+    beam: int
+    item_id: str
+    title: str
+    sid: list[int]
+    returned: bool
+    rank: int | None = Field(description="null below the first 2,000.")
+    score: float | None
+    behind: float | None = Field(
+        description="How much its score is below that of the last item returned."
+    )
+    fell_out: FellOut | None = Field(description="null where the beam reached its SID.")
+    words: str = Field(description="The reason in one sentence.")
+
+    @classmethod
+    def of(cls, answer: SearchAnswer, model: str) -> WhyResponse:
+        assert answer.why is not None
+        fields = asdict(answer.why)
+        for name in ("score", "behind"):
+            fields[name] = None if fields[name] is None else _json(fields[name])
+        lost = fields["fell_out"]
+        if lost is not None:
+            lost |= {"logp": _json(lost["logp"]), "margin": _json(lost["margin"])}
+        return cls(
+            query=answer.query,
+            model=model,
+            bundle=answer.bundle,
+            catalogue_version=answer.catalogue_version,
+            beam=answer.beam,
+            **fields,
         )
 
 
@@ -160,15 +253,15 @@ class ModelInfo(BaseModel):
     )
 
     @classmethod
-    def of(cls, label: str, model: Searcher) -> ModelInfo:
+    def of(cls, label: str, info: BundleInfo) -> ModelInfo:
         return cls(
             label=label,
-            bundle=model.hash,
-            items=len(model),
-            sids=len(model.index),
-            codebook_sizes=list(model.index.codebook_sizes),
-            beam=model.beam,
-            exact=model.exact,
+            bundle=info.hash,
+            items=info.items,
+            sids=info.defaults.sids,
+            codebook_sizes=list(info.codebook_sizes),
+            beam=info.defaults.beam,
+            exact=info.defaults.exact,
         )
 
 

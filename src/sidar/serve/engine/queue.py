@@ -1,0 +1,114 @@
+"""A bounded queue of requests, from which a pass takes the oldest and what can join it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from sidar.serve.request import SearchRequest
+from sidar.serve.results import SearchAnswer
+
+
+class OverloadedError(Exception):
+    """There is no place for another request now; ``retry_after`` seconds may help."""
+
+    def __init__(self, words: str, retry_after: float) -> None:
+        super().__init__(words)
+        self.retry_after = retry_after
+
+
+class ClosedError(Exception):
+    """The engine takes no request any more."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and the milliseconds for which its request waited before its pass."""
+
+    answer: SearchAnswer
+    wait_ms: float
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request that waits; times are those of ``time.perf_counter()``."""
+
+    request: SearchRequest
+    # requests of one kind share a pass; None = this one is answered alone
+    kind: Hashable
+    arrived: float = field(default_factory=time.perf_counter)
+    future: Future[Answered] = field(default_factory=Future)
+
+    @property
+    def expires(self) -> float | None:
+        """The moment of its deadline; None where it has none."""
+        limit = self.request.timeout_ms
+        return None if limit is None else self.arrived + limit / 1000
+
+    def expired(self, now: float) -> bool:
+        """Return whether its deadline is over at ``now``."""
+        return self.expires is not None and now >= self.expires
+
+    def remaining(self, now: float) -> SearchRequest:
+        """Return the request with what is left of its time at ``now``."""
+        if self.expires is None:
+            return self.request
+        left = max(1, int(1000 * (self.expires - now)))
+        return self.request.model_copy(update={"timeout_ms": left})
+
+
+class TicketQueue:
+    """First come, first served, up to ``size`` tickets; safe for many threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._waiting: deque[Ticket] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, ticket: Ticket, retry_after: float) -> None:
+        """Add a ticket; :class:`OverloadedError` when the queue is full, :class:`ClosedError` when
+        it is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the server is shutting down")
+            if len(self._waiting) >= self.size:
+                raise OverloadedError(
+                    f"{len(self._waiting)} requests wait, which is the most that may (serve.queue)",
+                    retry_after,
+                )
+            self._waiting.append(ticket)
+            self._changed.notify()
+
+    def take(self, most: int) -> list[Ticket] | None:
+        """Return the oldest ticket with up to ``most`` − 1 others of its kind, waiting for one;
+        None when the queue is closed and empty.
+        """
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            first = self._waiting.popleft()
+            if first.kind is None:
+                return [first]
+            taken, left = [first], deque[Ticket]()
+            for ticket in self._waiting:
+                joins = ticket.kind == first.kind and len(taken) < most
+                (taken if joins else left).append(ticket)
+            self._waiting = left
+            return taken
+
+    def close(self) -> None:
+        """Take no more tickets; those that wait are still handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,70 @@
+"""The worker process of :mod:`sidar.serve.engine.process`: load a bundle, answer line by line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from sidar.serve.engine.process import answers_json
+from sidar.serve.request import RequestError, SearchRequest
+from sidar.serve.why import WhyRequest
+from sidar.types import Json
+
+if TYPE_CHECKING:
+    from sidar.serve.retriever import Retriever
+
+
+def main() -> None:
+    """Answer requests from standard input until it is closed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    # a signal to the server's process group must not end a pass that the server waits for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # whatever a library prints must not come between the answers
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        import torch
+
+        from sidar.serve.retriever import Retriever
+
+        torch.set_num_threads(options.threads)
+        retriever = Retriever.load(options.bundle, options.device)
+    except Exception as error:
+        _write(replies, {"failed": f"{type(error).__name__}: {error}"})
+        return
+    _write(replies, {"info": retriever.info.to_json()})
+    for line in sys.stdin:
+        _write(replies, _reply(retriever, json.loads(line)))
+
+
+def _reply(retriever: Retriever, asked: Json) -> Json:
+    try:
+        requests = [_request(fields) for fields in asked["requests"]]
+        return {"answers": answers_json(retriever.answer(requests))}
+    except RequestError as error:
+        return {"refused": str(error)}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def _request(fields: Json) -> SearchRequest:
+    kind = WhyRequest if "item_id" in fields else SearchRequest
+    return kind.model_validate(fields)
+
+
+def _write(replies: TextIO, reply: Json) -> None:
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The routes that take what shoppers chose, and that forget them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Body, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from sidar.data.cleaning.clean import DAY_US
+from sidar.serve.events import Chosen, EventLog
+from sidar.serve.events.log import now_us
+from sidar.serve.http.access import Access
+from sidar.serve.http.responses import LIMITED, WRONG
+from sidar.serve.request import RequestError
+from sidar.types import ACTIONS
+
+#: Seconds between two looks for impressions that wait, and for days whose files are old.
+FLUSH_SECONDS, WRITE_SECONDS = 1.0, 60.0
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class Event(BaseModel):
+    """One click, cart or order. What it does not say is taken from the item's impression under
+    its ``request_id``, where the server keeps impressions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event_id: Id = Field(description="Sent again, it changes nothing.")
+    request_id: Id = Field(description="That of the answer that showed the item.")
+    item_id: Id
+    action: Literal["click", "cart", "order"]
+    ts: int | None = Field(
+        None, ge=631_152_000_000_000, description="Microseconds since 1970, UTC; default: now."
+    )
+    user_id: Id | None = None
+    session_id: Text | None = None
+    query: Text | None = None
+    position: int | None = Field(None, ge=1, le=1_000_000, description="From 1.")
+    value: float | None = Field(None, allow_inf_nan=False)
+    dwell_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    bucket: Text | None = None
+
+
+class Taken(BaseModel):
+    """How many events were kept."""
+
+    accepted: int = Field(description="New ones; they are on the disk.")
+    repeated: int = Field(description="Ones that were there before.")
+
+
+class Erased(BaseModel):
+    """How much of a user was forgotten."""
+
+    rows: int
+
+
+class Files(BaseModel):
+    """The files that were written."""
+
+    files: list[str]
+
+
+def event_routes(log: EventLog, access: Access, most: int) -> APIRouter:
+    """Return the routes of events and users; ``most`` events come in one request."""
+    router = APIRouter(dependencies=[Depends(access.needs("write"))], responses=LIMITED | WRONG)
+
+    @router.post("/v1/events", summary="Take clicks, carts and orders")
+    async def events(events: list[Event] = Body(embed=True)) -> Taken:
+        """An event is acknowledged when it is on the disk, and may be sent again."""
+        if len(events) > most:
+            raise RequestError(f"{len(events)} events are above this server's limit of {most:,}")
+        now = now_us()
+        chosen = [_chosen(event, log, now) for event in events]
+        new = await anyio.to_thread.run_sync(log.choose, chosen)
+        return Taken(accepted=new, repeated=len(events) - new)
+
+    @router.post("/v1/events/files", summary="Write the files of the log now")
+    async def files() -> Files:
+        """Else they are written every minute, and at the end."""
+        paths = await anyio.to_thread.run_sync(log.write_days)
+        return Files(files=[path.name for path in paths])
+
+    @router.delete("/v1/users/{user_id}", summary="Forget a user")
+    async def forget(user_id: Annotated[str, Path(max_length=256)]) -> Erased:
+        """Erases history, events and impressions, in the store and in the files of the log.
+
+        What a memory has counted already is no part of it: it holds no users.
+        """
+        return Erased(rows=await anyio.to_thread.run_sync(log.erase, user_id))
+
+    return router
+
+
+async def keep_written(log: EventLog) -> None:
+    """Bring impressions to the disk and days into their files, again and again."""
+    flushes = int(WRITE_SECONDS / FLUSH_SECONDS)
+    while True:
+        for _ in range(flushes):
+            await anyio.sleep(FLUSH_SECONDS)
+            await anyio.to_thread.run_sync(log.flush)
+        await anyio.to_thread.run_sync(log.write_days)
+
+
+def _chosen(event: Event, log: EventLog, now: int) -> Chosen:
+    # a client's clock may be ahead, and a day of the future would fade every count before it
+    if event.ts is not None and event.ts > now + DAY_US:
+        raise RequestError(f"event {event.event_id!r}: ts {event.ts} is after tomorrow")
+    fields = event.model_dump(exclude={"user_id", "action", "ts"})
+    for name, value in fields.items():
+        if isinstance(value, str) and not _encodable(value):
+            raise RequestError(f"event: {name} is no valid Unicode")
+    return Chosen(
+        **fields,
+        ts=now if event.ts is None else event.ts,
+        action=ACTIONS.index(event.action),
+        user=None if event.user_id is None else log.user(event.user_id),
+    )
+
+
+def _encodable(text: str) -> bool:
+    """Return whether ``text`` can be written: JSON can escape half a character."""
+    return text == text.encode("utf-8", "replace").decode()

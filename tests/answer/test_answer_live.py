@@ -1,0 +1,312 @@
+"""A catalogue that changes while it is searched: in every channel at once, whole, and again after a
+restart.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from fused_shop import QUERY
+
+from sidar.config.serve import KeyConfig, ServeConfig
+from sidar.data import toy
+from sidar.index import PrefixIndex
+from sidar.serve import create_app
+from sidar.serve.engine.copies import load_copies
+from sidar.serve.live import ItemState, SqliteItems
+from sidar.serve.live.encode import ItemEncoder
+from sidar.serve.live.searcher import LiveSearcher
+from sidar.serve.live.snapshot import changed
+from sidar.serve.request import RequestError, SearchRequest
+
+ADMIN = KeyConfig(name="a", sha256=hashlib.sha256(b"admin").hexdigest(), role="admin")
+LAMP = {
+    "item_id": "NEW1",
+    "title": "Zephyrine Brass Reading Lamp",
+    "text": "A brass lamp with a zephyrine shade.",
+    "category": ["Home", "Lighting", "Lamps"],
+    "brand": "Zephyrine",
+    "price": 49.5,
+    "in_stock": True,
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(shop):
+    return shop / "runs/shop/bundle"
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle, served):
+    return ItemEncoder.open(bundle, served.vectors.embedder)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SqliteItems(tmp_path / "serve.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def live(served, store, encoder):
+    return LiveSearcher(served, store, encoder)
+
+
+def search(live, query, **more):
+    return live.answer([SearchRequest(query=query, **more)])[0]
+
+
+def found(live, query, item_id, **more):
+    answer = search(live, query, k=64, **more)
+    return next((hit for hit in answer.results if hit.item_id == item_id), None)
+
+
+def test_a_new_item_is_in_every_channel_and_a_retired_one_in_none(live, served):
+    before = search(live, LAMP["title"], k=64)
+    assert live.put([LAMP]) == 1
+    hit = found(live, LAMP["title"], "NEW1")
+    assert {"bm25", "dense"} <= set(hit.channels)
+    assert hit.rank == 1
+    assert (hit.title, hit.brand, hit.price) == (LAMP["title"], "Zephyrine", 49.5)
+    assert hit.category == tuple(LAMP["category"])
+    alone = found(live, LAMP["title"], "NEW1", fuse="none", beam=64)
+    assert alone.sid == live._now.sids.tuple_of(64)
+    answer = search(live, LAMP["title"], k=64)
+    assert (answer.catalogue_version, before.catalogue_version) == (1, 0)
+    assert answer.bundle == before.bundle == served.hash
+    # as history it is an item like any other
+    assert search(live, "lamp", history=("NEW1",)).ignored_history == ()
+    assert live.retire(["NEW1", before.results[0].item_id]) == 3
+    gone = {hit.item_id for hit in search(live, LAMP["title"], k=65).results}
+    assert len(gone) == 63
+    assert not gone & {"NEW1", before.results[0].item_id}
+    with pytest.raises(RequestError, match="the catalogue has no 'NEW1'"):
+        live.patch({"NEW1": {"price": 1.0}})
+    assert search(live, LAMP["title"], k=64).results[0].score != before.results[0].score
+    assert live.put([LAMP]) == 4
+    assert found(live, LAMP["title"], "NEW1").rank == 1
+    # the bundle's own retriever has seen nothing of it
+    assert served.answer([SearchRequest(query=LAMP["title"], k=64)])[0].results == before.results
+
+
+def test_price_and_stock_change_without_vectors(live):
+    item = search(live, QUERY, k=1).results[0]
+    assert live.patch({item.item_id: {"price": 1.25, "in_stock": False}}) == 1
+    after = search(live, QUERY, k=1).results[0]
+    assert (after.item_id, after.price, after.sid) == (item.item_id, 1.25, item.sid)
+    assert after.score == pytest.approx(item.score)
+    assert live._now.vectors is live._base.vectors
+    row = live._now.catalogue.row(item.item_id)
+    assert live._now.catalogue.item(row)["in_stock"] is False
+
+
+def test_changes_equal_a_catalogue_that_was_made_so(live, served, encoder):
+    """60 changes in a random order, against tables that are filled by a loop."""
+    rng = np.random.default_rng(0)
+    whole = {item["item_id"]: item for item in toy.catalogue().table.to_pylist()}
+    want = {item_id: dict(served.catalogue.item(row)) for row, item_id in enumerate(whole)}
+    order = list(want)
+    put = {}
+    for step in range(60):
+        kind = rng.integers(3)
+        alive = [item_id for item_id in order if want[item_id]["alive"]]
+        chosen = str(rng.choice(alive))
+        if kind == 0:
+            new = f"N{step}" if rng.random() < 0.6 else chosen
+            item = whole[str(rng.choice(list(whole)))] | {"item_id": new, "price": float(step)}
+            put[new] = want[new] = {k: v for k, v in item.items() if k != "alive"} | {"alive": True}
+            order += [new] if new not in order else []
+            live.put([{k: v for k, v in item.items() if k != "alive"}])
+        elif kind == 1:
+            want[chosen] |= {"price": 100.0 + step}
+            live.patch({chosen: {"price": 100.0 + step}})
+        else:
+            want[chosen] |= {"alive": False}
+            live.retire([chosen])
+    now = live._now
+    assert now.catalogue.item_ids.tolist() == order
+    assert now.catalogue.table.to_pylist() == [want[item_id] for item_id in order]
+    assert now.parts.version == 60
+
+    # SIDs and vectors: the bundle's, or those of the text that was put; none of the retired
+    codes, vectors = [], []
+    for row, item_id in enumerate(order):
+        if item_id in put:
+            one = ItemState(item_id, {k: v for k, v in put[item_id].items() if k != "alive"})
+            (state,) = encoder.encode([one])
+            code, vector = list(state.codes), state.vector
+        else:
+            code, vector = list(served.sids.tuple_of(row)), served.vectors.items[row]
+        codes.append(code if want[item_id]["alive"] else [])
+        vectors.append(vector)
+    assert [list(now.sids.tuple_of(row)) for row in range(len(order))] == codes
+    np.testing.assert_allclose(now.vectors.items, np.stack(vectors), atol=1e-6)
+    counts = np.zeros(len(order), np.float32)
+    counts[:64] = served.index.counts
+    prior = np.zeros(len(order), np.float32)
+    prior[:64] = served.index.prior
+    index = PrefixIndex.build(now.sids, prior, counts)
+    np.testing.assert_array_equal(now.index.table, index.table)
+    np.testing.assert_array_equal(now.index.rows, index.rows)
+    # one by one or at once, the searches are the same
+    states, _ = live._store.read(served.hash)
+    again = changed(served, states, 60)
+    for query in (QUERY, "lamp", "red shoe"):
+        request = SearchRequest(query=query, k=100)
+        assert again.answer([request])[0].results == live.answer([request])[0].results
+
+
+def test_an_item_put_as_it_was_has_its_lexical_scores(live, served):
+    """Statistics stay those of the bundle, so the same words give the same scores."""
+    item = {k: v for k, v in toy.catalogue().item(5).items() if k != "alive"}
+    queries = [item["title"], QUERY, item["text"]]
+    before = served.fused.lexical.search(queries, 64)
+    live.put([item])
+    after = live._now.fused.lexical.search(queries, 64)
+    np.testing.assert_array_equal(after.rows, before.rows)
+    np.testing.assert_allclose(after.scores, before.scores, rtol=1e-5)
+
+
+def test_a_restart_replays_and_another_bundle_encodes_again(live, served, encoder, store, bundle):
+    live.put([LAMP])
+    live.patch({"NEW1": {"price": 12.0}, "T203": {"price": 3.0}})
+    live.retire(["T100"])
+    want = search(live, LAMP["title"], k=64)
+    again = LiveSearcher(served, store, encoder)
+    assert search(again, LAMP["title"], k=64).results == want.results
+    assert again.info.version == live.info.version == 4
+    states, version = store.read("another bundle")
+    assert version == 4
+    by_id = {state.item_id: state for state in states}
+    assert (by_id["NEW1"].encoded, by_id["NEW1"].codes) == (True, None)
+    assert by_id["NEW1"].fields["price"] == 12.0
+    assert not by_id["T100"].alive
+    # a model without the encoder cannot take them over
+    other = served.over(served.parts)
+    other.hash = "another bundle"
+    with pytest.raises(ValueError, match=r"1 live items were encoded for another bundle"):
+        LiveSearcher(other, store)
+    there = LiveSearcher(other, store, encoder)
+    assert [h.item_id for h in search(there, LAMP["title"]).results][:1] == ["NEW1"]
+    with pytest.raises(RequestError, match="holds no tokenizer"):
+        LiveSearcher(served, store).put([LAMP])
+    (copy,) = load_copies(bundle, items=store)
+    assert search(copy, LAMP["title"]).results[0].item_id == "NEW1"
+
+
+def test_a_search_sees_one_version_throughout(live):
+    """Prices are set to the version; every answer has the price of the version that it names."""
+    items = [f"T{n}00" for n in range(8)]
+    stop, wrong, versions = threading.Event(), [], set()
+
+    def look():
+        while not stop.is_set():
+            answer = search(live, QUERY, k=64, fuse="none", beam=16)
+            prices = {hit.price for hit in answer.results if hit.item_id in items}
+            versions.add(answer.catalogue_version)
+            if answer.catalogue_version and prices != {float(answer.catalogue_version)}:
+                wrong.append((answer.catalogue_version, prices))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for change in range(1, 13):
+        # one change an item, so that eight make a version
+        assert live.patch({item: {"price": 8.0 * change} for item in items}) == 8 * change
+        time.sleep(0.02)
+    stop.set()
+    thread.join()
+    assert wrong == []
+    assert len(versions) > 1
+
+
+def test_items_change_over_http_and_an_exchange_takes_them_along(
+    served, store, encoder, bundle, tmp_path
+):
+    second = shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copyfile(bundle.parent / "memory.key", tmp_path / "memory.key")
+    config = ServeConfig(keys=[ADMIN], bundles={"next": str(second)})
+    app = create_app(
+        LiveSearcher(served, store, encoder),
+        config=config,
+        open_copies=lambda folder: load_copies(folder, items=store),
+    )
+    headers = {"Authorization": "Bearer admin"}
+    with TestClient(app, headers=headers) as client:
+        client.post("/v1/bundles/next/load")
+        put = client.put("/v1/items", json={"items": [LAMP | {"attributes": {"watts": 9}}]})
+        assert put.json() == {"items": 1, "catalogue_version": 1}
+        patch = {"items": [{"item_id": "NEW1", "price": 7.0}]}
+        assert client.patch("/v1/items", json=patch).json()["catalogue_version"] == 2
+        asked = {"query": LAMP["title"], "k": 3}
+        hit = client.post("/v1/search", json=asked).json()["hits"][0]
+        assert (hit["item_id"], hit["price"]) == ("NEW1", 7.0)
+        assert client.post("/v1/bundles/next/activate").status_code == 200
+        answer = client.post("/v1/search", json=asked).json()
+        assert (answer["hits"][0]["price"], answer["catalogue_version"]) == (7.0, 2)
+        gone = client.delete("/v1/items", params={"item_id": ["NEW1", "T203"]})
+        assert gone.json() == {"items": 2, "catalogue_version": 4}
+        client.post("/v1/bundles/rollback")
+        hits = client.post("/v1/search", json=asked | {"k": 100}).json()["hits"]
+        assert not {"NEW1", "T203"} & {hit["item_id"] for hit in hits}
+        for method, body, words in (
+            ("PATCH", {"items": [{"item_id": "nope", "price": 1}]}, "the catalogue has no 'nope'"),
+            ("PATCH", {"items": [{"item_id": "T204", "title": "x"}]}, "Extra inputs"),
+            ("PUT", {"items": [{"item_id": "x"}]}, "items.0.title: Field required"),
+            ("PUT", {"items": [LAMP | {"alive": False}]}, "Extra inputs"),
+            ("PUT", {"items": [LAMP] * 1001}, "1001 items are above this server's limit of 1,000"),
+        ):
+            reply = client.request(method, "/v1/items", json=body)
+            assert reply.status_code == 422
+            assert words in reply.json()["error"]
+        refused = client.put("/v1/items", json={"items": [LAMP]}, headers={"Authorization": ""})
+        assert refused.status_code == 401
+    with TestClient(create_app(served, config=config), headers=headers) as client:
+        reply = client.put("/v1/items", json={"items": [LAMP]})
+        assert reply.status_code == 422
+        assert "needs serve.store" in reply.json()["error"]
+
+
+KILLED = """
+import itertools, sys
+import numpy as np
+from sidar.serve.live import ItemState, SqliteItems
+store = SqliteItems(sys.argv[1])
+for n in itertools.count():
+    vector = np.full(4, n, np.float32)
+    pair = [ItemState(f"{sys.argv[2]}-{p}", {"price": n}, True, True, (n, 1), vector) for p in "ab"]
+    print(store.write(pair, "bundle"), flush=True)
+"""
+
+
+def test_a_kill_loses_no_acknowledged_change_and_keeps_no_half(tmp_path):
+    file, last = tmp_path / "items.db", 0
+    for life in range(2):
+        command = [sys.executable, "-c", KILLED, str(file), str(life)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        first = int(writer.stdout.readline())
+        assert first >= last + 2
+        time.sleep(0.05)
+        writer.kill()
+        rest = writer.stdout.read().split()
+        writer.wait()
+        writer.stdout.close()
+        last = int(rest[-1]) if rest else first
+    store = SqliteItems(file)
+    states, version = store.read("bundle")
+    store.close()
+    assert version >= last
+    assert version % 2 == 0
+    by_id = {state.item_id: state for state in states}
+    for life in range(2):
+        a, b = by_id[f"{life}-a"], by_id[f"{life}-b"]
+        assert a.fields == b.fields
+        assert a.codes == b.codes == (a.fields["price"], 1)
+        np.testing.assert_array_equal(a.vector, np.full(4, a.fields["price"], np.float32))
