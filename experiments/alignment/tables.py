@@ -7,6 +7,7 @@ A figure is named by a question, and a number of docs/alignment.md by the commen
     +.0030<!-- difference; raddpo − sft-continued; click.sid.mrr -->   also with ``; low``,
         ``high``, ``p`` (after Holm), ``seen`` (smallest detectable effect), ``seeds``, ``word``
     .42<!-- train; adagrpo; gate/open -->                     last quarter of the training logs
+    1.1<!-- valid; grpo; first/entropy -->                    validation lists (day 7) at the end
     30<!-- cells; run -->, 800<!-- plateau; steps -->         and so on
 """
 
@@ -165,7 +166,7 @@ def figures(folder: Path = RESULTS) -> Figures:
 
 
 def _of_training(kept: Kept, row: str) -> Figures:
-    """Return the scalars of a row's training logs, means over seeds of their last quarter."""
+    """Return the scalars of a row's training logs and last validations, means over seeds."""
     logs = [kept.cells[f"{row}.s{seed}"]["train"]["log"] for seed in kept.seeds(row)]
     names = sorted({name for log in logs for name in log["last"] if name != "tokens_per_s"})
     found: Figures = {}
@@ -175,6 +176,10 @@ def _of_training(kept: Kept, row: str) -> Figures:
             if values:
                 end = "; first" if part == "first" else ""
                 found[f"train; {row}; {name}{end}"] = float(np.mean(values))
+    ends = [kept.cells[f"{row}.s{seed}"]["train"]["final"] for seed in kept.seeds(row)]
+    for name in sorted({name for end in ends for name in end}):
+        values = [end[name] for end in ends if name in end]
+        found[f"valid; {row}; {name}"] = float(np.mean(values))
     return found
 
 
