@@ -230,7 +230,7 @@ class Columns:
         near = difflib.get_close_matches(key, known, n=3)
         if not near:  # the name alone, without the prefix
             near = [name for name in attributes if name.removeprefix(ATTRIBUTES) == key]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         if attributes:
             more = f" and {len(attributes):,} attributes such as {', '.join(attributes[:3])}"
         else:

@@ -334,14 +334,17 @@ def _join(node: Node) -> tuple[str, bool]:
     """Return the text of a node, and whether it is one part that needs no parentheses."""
     if not isinstance(node, Filter):
         return _condition(node), True
+    inside = (*node.must, *node.should)
+    if len(inside) == 1 and not node.must_not and node.min_should is None:
+        return _join(inside[0])
     parts = [_part(inner) for inner in node.must]
     if len(node.should) == 1:
         parts.append(_part(node.should[0]))
     elif node.should:
         parts.append("(" + " OR ".join(_part(inner) for inner in node.should) + ")")
     if node.min_should is not None:
-        inside = ", ".join(_join(inner)[0] for inner in node.min_should.conditions)
-        parts.append(f"AT LEAST {node.min_should.min_count} OF ({inside})")
+        group = ", ".join(_join(inner)[0] for inner in node.min_should.conditions)
+        parts.append(f"AT LEAST {node.min_should.min_count} OF ({group})")
     is_single = len(parts) == 1 and not node.must_not
     parts += [f"NOT {_part(inner)}" for inner in node.must_not]
     return (" AND ".join(parts), is_single) if parts else ("*", True)
