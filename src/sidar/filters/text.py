@@ -55,6 +55,7 @@ def read_text(text: str) -> Filter:
     """Return the filter of ``text``; :class:`FilterError` points at the column (from 1)."""
     if len(text) > MAX_TEXT:
         raise FilterError(f"the filter has {len(text):,} characters; at most {MAX_TEXT:,}")
+    check_size(text)
     if not text.strip():
         return Filter()
     parser = _Parser(text)

@@ -57,7 +57,7 @@ def _of_plugin(value: Any) -> Condition:
             "want a condition such as {example}, or a filter of must, should, must_not, min_should",
             {"example": '{"key": "brand", "match": {"value": "Acme"}}'},
         )
-    text = FILTERS.unknown(named[0], sorted([*FILTERS.names(), *_GROUPS]))
+    text = FILTERS.unknown(str(named[0])[:60], sorted([*FILTERS.names(), *_GROUPS]))
     raise PydanticCustomError("condition", "condition {text}", {"text": text})
 
 
@@ -189,6 +189,9 @@ def check_size(value: Any) -> None:
             open_nodes += [(inner, depth + 1) for inner in node]
         else:
             values += 1
+        texts = node if isinstance(node, Mapping) else (node,)
+        if any(isinstance(text, str) and not _is_unicode(text) for text in texts):
+            raise FilterError("a text of the filter is no valid Unicode")
         if values > MAX_VALUES or conditions > 4 * MAX_CONDITIONS:
             raise FilterError(
                 f"the filter is too large: at most {MAX_CONDITIONS} conditions and "
@@ -199,6 +202,15 @@ def check_size(value: Any) -> None:
         raise FilterError(f"the filter is nested {depth} deep; at most {MAX_DEPTH}")
     if conditions > MAX_CONDITIONS:
         raise FilterError(f"the filter has {conditions:,} conditions; at most {MAX_CONDITIONS}")
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape half a character, which no answer could repeat."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def size_of(value: Any) -> tuple[int, int]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Bytes of compiled filters that are kept.
 COMPILED_BYTES = 1 << 27
 #: Up to this many times the beam's width, all survivors are scored instead of searched with a beam:
-#: it is exact, and costs no more than an unfiltered search (benchmarks/results/filters.json).
+#: it is exact, and costs about as much as an unfiltered search.
 COVER = 1.25
 
 
