@@ -273,7 +273,7 @@ def test_an_error_of_a_tree_names_its_place(tree, says):
             "prise = 3",
             r"must\[0\]: there is no 'prise'; did you mean price\? Columns are item_id, ",
         ),
-        ("attributes.rum = 3", r"did you mean attributes.ram or .* 4 attributes such as"),
+        ("attributes.rum = 3", r"did you mean attributes.ram or .* and attributes such as"),
         ("ram = 3", r"there is no 'ram'; did you mean attributes.ram\?"),
         ("alive = true", "there is no 'alive'"),
         ('price = "x"', "price holds numbers, not text; got 'x'"),

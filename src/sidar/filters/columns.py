@@ -232,7 +232,7 @@ class Columns:
             near = [name for name in attributes if name.removeprefix(ATTRIBUTES) == key]
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         if attributes:
-            more = f" and {len(attributes):,} attributes such as {', '.join(attributes[:3])}"
+            more = f" and attributes such as {', '.join(attributes[:3])}"
         else:
             more = "; this catalogue keeps no attributes (a bundle made before filters does not)"
         return FilterError(f"there is no {key!r}{hint} Columns are {', '.join(self.names)}{more}")

@@ -5,7 +5,8 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 #: Bytes of compiled filters that are kept.
 COMPILED_BYTES = 1 << 27
 #: Up to this many times the beam's width, all survivors are scored instead of searched with a beam:
-#: it is exact, and costs about as much as an unfiltered search.
+#: it is exact, and costs 1.1 unfiltered searches at most, 1.6 at twice the width
+#: (benchmarks/results/filters.json, cover_*).
 COVER = 1.25
 
 
@@ -31,20 +33,27 @@ COVER = 1.25
 class Allowed:
     """What a filter allows: ``rows`` (N,) bool, live items only, and ``n`` of them.
 
-    ``live``: prefixes that lead to one; ``masks``: the same for a search; ``best`` (n_sids,): log
-    share of the best allowed item of each SID, None where SIDs are listed whole.
+    ``live``: prefixes that lead to one; ``masks``: the same for a search.
     """
 
     rows: np.ndarray
     n: int
     live: LivePrefixes
     masks: LiveMasks
-    best: np.ndarray | None
+    index: PrefixIndex = field(repr=False)
+    shares: ItemShares | None = field(repr=False)
+
+    @cached_property
+    def best(self) -> np.ndarray | None:
+        """(n_sids,) log share of the best allowed item of each SID, which exact searches read; None
+        where SIDs are listed whole.
+        """
+        return None if self.shares is None else self.shares.best_of_sids(self.index, self.rows)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
-        best = 0 if self.best is None else self.best.nbytes
+        """Bytes that it takes, ``best`` included."""
+        best = 4 * self.index.n_sids
         return self.rows.nbytes + self.live.nbytes + best
 
     def covering(self, width: int) -> int | None:
@@ -97,5 +106,5 @@ class FilterIndex:
             raise RequestError(f"filter: {error}") from None
         rows.flags.writeable = False  # it is shared by all requests
         live = LivePrefixes.of(self._index, rows)
-        best = None if self._shares is None else self._shares.best_of_sids(self._index, rows)
-        return Allowed(rows, int(rows.sum()), live, self._trie.live_masks(live), best)
+        masks = self._trie.live_masks(live)
+        return Allowed(rows, int(rows.sum()), live, masks, self._index, self._shares)
