@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from sidar.extensions import FILTERS, check_class, check_name
 
@@ -49,7 +50,8 @@ def register_filter(name: str) -> Callable[[T], T]:
 
     def add(cls: T) -> T:
         check_class(cls, Condition, "register_filter")
-        if name not in cls.model_fields:
+        fields: dict[str, FieldInfo] = cls.__pydantic_fields__
+        if name not in fields:
             raise TypeError(
                 f"{cls.__name__} must declare the field {name!r}: a condition is the JSON object "
                 "that has the field of its name"

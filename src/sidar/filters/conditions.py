@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -246,7 +247,7 @@ def _equal(column: Column, values: Sequence[Any]) -> np.ndarray:
     slots = np.zeros(len(column.null), bool)
     for elements, wanted in _typed(column, values):
         if wanted:
-            slots |= column.where(elements, lambda found, wanted=wanted: _is_in(found, wanted))
+            slots |= column.where(elements, partial(_is_in, wanted))
     return slots
 
 
@@ -254,11 +255,11 @@ def _others(column: Column, values: Sequence[Any]) -> np.ndarray:
     """Return (U,) bool: one element is none of ``values``."""
     slots = np.zeros(len(column.null), bool)
     for elements, wanted in _typed(column, values):
-        slots |= column.where(elements, lambda found, wanted=wanted: ~_is_in(found, wanted))
+        slots |= column.where(elements, partial(_is_not_in, wanted))
     return slots | column.where(column.times, lambda found: np.ones(len(found), bool))
 
 
-def _is_in(found: np.ndarray, wanted: list[Any]) -> np.ndarray:
+def _is_in(wanted: list[Any], found: np.ndarray) -> np.ndarray:
     """Return (m,) bool: where ``found`` is one of ``wanted``, values of the same type."""
     if not wanted:
         return np.zeros(len(found), bool)
@@ -268,6 +269,10 @@ def _is_in(found: np.ndarray, wanted: list[Any]) -> np.ndarray:
         return np.asarray(found == wanted[0], bool)
     chosen = set(wanted)
     return np.fromiter((value in chosen for value in found), bool, len(found))
+
+
+def _is_not_in(wanted: list[Any], found: np.ndarray) -> np.ndarray:
+    return ~_is_in(wanted, found)
 
 
 def _below(column: Column, prefix: tuple[str, ...]) -> np.ndarray:

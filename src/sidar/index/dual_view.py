@@ -168,7 +168,8 @@ class DualViewIndex:
         if allowed is not None:
             # names: faiss keeps bare pointers to the bits and to the selector
             bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
+            of_bits: Any = faiss.IDSelectorBitmap  # faiss's Python layer takes the array
+            selector = of_bits(bits)
             wanted.sel = selector
         scores, rows = self._ivf.search(queries, k, params=wanted)
         order = np.lexsort((rows, np.where(rows >= 0, -scores, np.inf)))

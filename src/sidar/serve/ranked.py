@@ -70,8 +70,8 @@ class Ranking:
             hits, cosine = self._reranked(beams, vectors, depth, plan.weight, allowed)
         seen = np.zeros(len(prompts))
         if self.fused is None or not plan.fused or vectors is None:
-            places = range(len(prompts))
-            results = [self.cards.of_hits(hits, place, cosine) for place in places]
+            every = range(len(prompts))
+            results = [self.cards.of_hits(hits, place, cosine) for place in every]
         else:
             results = [[] for _ in prompts]
             for places in _alike(plans):
