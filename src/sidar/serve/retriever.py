@@ -199,9 +199,9 @@ class Retriever:
         not; None = as the bundle was made. ``ValueError`` where the bundle has no weight. ``fuse``:
         ``memory`` = what was chosen for this query before, smoothed with every channel
         (docs/answer.md); ``ranker`` = the order of the learned ranker (docs/ranker.md); ``none`` =
-        the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given. ``filter``:
-        only items that it allows, as JSON or in one line (docs/filters.md); an empty query then
-        returns them by popularity.
+        the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
+        ``filter``: only items that it allows, as JSON or in one line (docs/filters.md); an empty
+        query then returns them by popularity.
         """
         if isinstance(query, SearchRequest):
             if options or k != 10:
