@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Bytes of compiled filters that are kept.
 COMPILED_BYTES = 1 << 27
 #: Up to this many times the beam's width, all survivors are scored instead of searched with a beam:
-#: it is exact, and costs 1.1 unfiltered searches at most, 1.6 at twice the width
+#: it is exact, and costs 1.1 unfiltered searches at most, 1.5 at twice the width
 #: (benchmarks/results/filters.json, cover_*).
 COVER = 1.25
 
