@@ -24,6 +24,7 @@ MAY = {
     "version": set(),
     "data": set(),
     "embed": {"data"},
+    "filters": set(),
     "fitting": set(),
     "sid": {"data", "embed", "fitting"},
     "index": {"data", "sid"},
@@ -46,7 +47,8 @@ MAY = {
     },
     # ab: the service draws the buckets that `sidar ab` checks
     "serve": {
-        *("ab", "answer", "baselines", "data", "decode", "embed", "index", "lm", "ranker", "sid")
+        *("ab", "answer", "baselines", "data", "decode", "embed", "filters", "index", "lm"),
+        *("ranker", "sid"),
     },
     "doctor": {"embed"},
 }

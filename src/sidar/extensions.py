@@ -1,4 +1,4 @@
-"""Parts that users may add, by name: tokenizers, objectives, rewards, channels and metrics.
+"""Parts that users may add, by name: tokenizers, objectives, rewards, channels, metrics, filters.
 
 A part is one class or function in one file, registered with one decorator. Sidar finds it in two
 ways: ``plugins: [my_module]`` in ``sidar.yaml`` imports the file, and an installed package names it
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sidar.align.registry import Objective
     from sidar.baselines.channel import Channel
     from sidar.evaluate.plugin_metrics import Metric
+    from sidar.filters.condition import Condition
     from sidar.rewards.interface import Reward
     from sidar.sid.tokenizer import Tokenizer
 
@@ -198,9 +199,21 @@ CHANNELS: Registry[type[Channel]] = Registry(
 #: Metrics beside those that every table has, named by ``evaluate.metrics``.
 METRICS: Registry[Metric] = Registry("evaluate.metrics", "sidar.metrics", {})
 
-#: Every kind of part. The entry point group ``sidar.filters`` is kept for the kind that comes with
-#: request filters; nothing reads it yet.
-REGISTRIES: tuple[Registry[Any], ...] = (TOKENIZERS, OBJECTIVES, REWARDS, CHANNELS, METRICS)
+#: Conditions of request filters, named by the field that a condition's JSON object has.
+FILTERS: Registry[type[Condition]] = Registry(
+    "filter",
+    "sidar.filters",
+    dict.fromkeys(
+        ("match", "range", "datetime_range", "is_null", "is_empty", "has_id"),
+        "sidar.filters.conditions",
+    ),
+)
+
+#: Every kind of part.
+REGISTRIES: tuple[Registry[Any], ...] = (
+    *(TOKENIZERS, OBJECTIVES, REWARDS),
+    *(CHANNELS, METRICS, FILTERS),
+)
 
 
 def check_class(part: Any, base: type, decorator: str) -> None:
@@ -273,8 +286,8 @@ def load_plugins(plugins: Iterable[str], base: Path | None = None) -> None:
         if parts is not None and not parts:
             raise ValueError(
                 f"plugins: {plugin!r} registers nothing; put @register_tokenizer, "
-                "@register_objective, @register_reward, @register_channel or @register_metric "
-                "before its class or function"
+                "@register_objective, @register_reward, @register_channel, @register_metric or "
+                "@register_filter before its class or function"
             )
 
 

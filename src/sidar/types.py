@@ -258,6 +258,13 @@ class Hits:
     sids: np.ndarray | None = None
     level_logp: np.ndarray | None = None
 
+    def take(self, places: Sequence[int]) -> Hits:
+        """The hits of some of the queries, by their places."""
+        at = list(places)
+        sids = None if self.sids is None else self.sids[at]
+        steps = None if self.level_logp is None else self.level_logp[at]
+        return Hits(self.rows[at], self.scores[at], sids, steps)
+
 
 #: ``{query_id: [(item_id, score), …]}`` best first, scores strictly decreasing.
 Run = dict[str, list[tuple[str, float]]]

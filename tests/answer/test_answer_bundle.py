@@ -27,6 +27,7 @@ from sidar.data.cleaning.clean import DAY_US
 from sidar.data.day_log import write_day_requests
 from sidar.data.duck import Duck
 from sidar.embed import HashingEmbedder
+from sidar.filters import read_filter
 from sidar.index.dual_view import DualViewIndex
 from sidar.pipeline import dense_rows
 from sidar.pipeline.remember import remembered, update_memory
@@ -34,6 +35,7 @@ from sidar.pipeline.runtime import folders
 from sidar.pipeline.stage import masked
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.export import export_bundle
+from sidar.serve.request import SearchRequest
 from sidar.types import Catalogue, Prompt
 
 
@@ -100,6 +102,32 @@ def test_a_fused_answer_says_where_it_comes_from(served):
         if hit.probability is not None:
             assert hit.item_id in reached
             assert hit.probability == pytest.approx(math.exp(sum(hit.level_logp)))
+
+
+def test_a_filter_keeps_every_channel_to_what_it_allows(served):
+    wanted = "price < 40 AND NOT brand IS NULL"
+    allowed = served.filters.allowed(read_filter(wanted)).rows
+    assert 5 < allowed.sum() < 40
+    answer = served.search(SearchRequest(query=QUERY, k=64, filter=wanted))
+    rows = served.catalogue.rows([hit.item_id for hit in answer.results])
+    assert sorted(rows) == np.flatnonzero(allowed).tolist()
+    # memory and prior are shares of what is allowed
+    assert sum(math.exp(hit.score) for hit in answer.results) == pytest.approx(1.0, abs=1e-6)
+    memory = served.fused.model
+    counted = (memory.secret, memory.params.half_life)
+    _, everywhere = memory.memory.counts(QUERY, *counted, served.catalogue.alive)
+    _, counts = memory.memory.counts(QUERY, *counted, allowed)
+    assert answer.seen == pytest.approx(counts.sum())
+    assert 0 < counts.sum() < everywhere.sum()
+
+    vectors = served.vectors.search([QUERY])
+    generative = served.hits([Prompt(QUERY)], 64, filter=wanted)
+    channels = served.fused.channels([QUERY], vectors, generative, allowed)
+    whole = served.fused.channels([QUERY], vectors, served.hits([Prompt(QUERY)], 64, 64))
+    assert set(channels) == {"bm25", "dense", "generative"}
+    for name, hits in channels.items():
+        before = [row for row in whole[name].rows[0].tolist() if row >= 0 and allowed[row]]
+        assert [row for row in hits.rows[0].tolist() if row >= 0] == before, name
 
 
 def test_the_model_alone_answers_where_asked(served):

@@ -3,6 +3,7 @@ restart.
 """
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,22 @@ def test_price_and_stock_change_without_vectors(live):
     assert live._now.vectors is live._base.vectors
     row = live._now.catalogue.row(item.item_id)
     assert live._now.catalogue.item(row)["in_stock"] is False
+
+
+def test_filters_see_every_change_at_once(live):
+    def allowed(wanted):
+        answer = search(live, "lamp", filter=wanted)
+        return answer.allowed, [hit.item_id for hit in answer.results]
+
+    assert allowed("brand = Zephyrine") == (0, [])
+    live.put([LAMP | {"attributes": json.dumps({"finish": "brass"})}])
+    assert allowed("brand = Zephyrine") == (1, ["NEW1"])
+    assert allowed("attributes.finish = brass AND price > 40") == (1, ["NEW1"])
+    live.patch({"NEW1": {"price": 0.5}})
+    assert allowed("price < 1") == (1, ["NEW1"])
+    assert allowed("brand = Zephyrine AND price > 40") == (0, [])
+    live.retire(["NEW1"])
+    assert allowed("price < 1") == (0, [])
 
 
 def test_changes_equal_a_catalogue_that_was_made_so(live, served, encoder):

@@ -101,7 +101,7 @@ def test_every_field_of_a_request_counts(client, models):
             {"query": "x" * 513},
             "query: 513 characters is above this server's limit of 512",
         ),
-        ({"query": "x", "filter": {"must": []}}, "filter: this version does not serve conditions"),
+        ({"query": "x", "filter": {"mast": []}}, "filter: mast: Extra inputs are not permitted"),
         ({"query": "x", "fuse": "all"}, "fuse: 'all' is not served; this version answers with"),
         ({"query": ["x"]}, "query: Input should be a valid string"),
         ({"query": "x", "model": "dpo"}, "there is no 'dpo' here; this server has sft, raddpo"),

@@ -9,12 +9,12 @@ from shop import write_bundle, write_stages
 
 from sidar import Retriever
 from sidar.serve import create_app
-from sidar.serve.request import NOT_SERVED, Limits, RequestError, SearchOptions, SearchRequest
+from sidar.serve.request import Limits, RequestError, SearchOptions, SearchRequest
 
-#: The fields that a search may have, served or not.
+#: The fields that a search may have.
 CONTRACT = {
     *("query", "history", "profile", "user_id", "k", "beam", "exact", "filter", "fuse", "rerank"),
-    *("explain", "timeout_ms", "model", "fields"),
+    *("explain", "timeout_ms", "model", "fields", "facets"),
 }
 
 
@@ -24,22 +24,10 @@ def shop(tmp_path_factory):
     return Retriever.load(write_bundle(folder), precision="fp32")
 
 
-def test_every_field_of_the_contract_is_served_or_refused_by_name():
+def test_the_fields_of_the_contract_are_served():
     served = set(SearchRequest.model_fields)
-    assert served | set(NOT_SERVED) == CONTRACT
-    assert not served & set(NOT_SERVED)
+    assert served == CONTRACT
     assert set(get_type_hints(SearchOptions)) == served - {"query", "k", "explain", "model"}
-
-
-@pytest.mark.parametrize("name", NOT_SERVED)
-def test_a_field_that_is_not_served_is_refused_by_name(shop, name):
-    with pytest.raises(ValidationError, match=f"{name}: this version does not serve"):
-        SearchRequest.model_validate({"query": "tent", name: 1})
-    with TestClient(create_app(shop)) as client:
-        refused = client.post("/v1/search", json={"query": "tent", name: {"must": []}})
-        assert refused.status_code == 422
-        assert refused.json()["error"].startswith(f"{name}: this version does not serve")
-        assert client.post("/v1/search", json={"query": "tent", name: None}).status_code == 200
 
 
 def test_a_misspelt_option_and_a_wrong_value_are_one_line(shop):

@@ -193,7 +193,8 @@ class SmoothedMemory:
         if allowed is not None:
             mask = self.alive & allowed
             prior = popularity(self._counts, mask)
-            order = np.argsort(-prior, kind="stable")[: int(mask.sum())]
+            # the allowed ones keep their order: their shares grow by one factor
+            order = self._order[mask[self._order]]
         pooled = Pooled.of([channels[name] for name in self.params.channels])
         if not self.params.channels:
             pooled = Pooled(

@@ -231,12 +231,21 @@ class Bm25:
             out += np.where(live & (items[place] == item), values[place], 0)
         return out
 
-    def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
-        """The best k items of each query; items without any word of the query are no results."""
+    def search(
+        self, queries: Sequence[str], k: int = DEPTH, *, allowed: np.ndarray | None = None
+    ) -> Hits:
+        """The best k items of each query; items without any word of the query are no results.
+
+        ``allowed`` (N,) bool: only these rows are.
+        """
         starts = range(0, max(len(queries), 1), 64)  # blocks bound the memory: 64 × n scores
-        parts = [
-            top_k(self.scores(queries[i : i + 64]), k, rows=self.rows, floor=0) for i in starts
-        ]
+        out = None if allowed is None else ~allowed[self.rows]
+        parts = []
+        for i in starts:
+            scores = self.scores(queries[i : i + 64])
+            if out is not None:
+                scores[:, out] = 0
+            parts.append(top_k(scores, k, rows=self.rows, floor=0))
         return Hits(
             np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts])
         )

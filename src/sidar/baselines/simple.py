@@ -25,9 +25,12 @@ class Popularity:
         if alive is not None:
             self.scores = np.where(alive, self.scores, -np.inf).astype(np.float32)
 
-    def search(self, queries: Sequence[str], k: int = DEPTH) -> Hits:
-        """The k most popular items, repeated for each query."""
-        one = top_k(self.scores, k)
+    def search(
+        self, queries: Sequence[str], k: int = DEPTH, *, allowed: np.ndarray | None = None
+    ) -> Hits:
+        """The k most popular items, repeated for each query; ``allowed`` (N,) bool: only these."""
+        scores = self.scores if allowed is None else np.where(allowed, self.scores, -np.inf)
+        one = top_k(scores, k)
         return Hits(
             np.repeat(one.rows, len(queries), axis=0), np.repeat(one.scores, len(queries), axis=0)
         )

@@ -41,13 +41,38 @@ def search(
             "none = the model alone."
         ),
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(help='Only items such as: price 10 TO 50 AND brand IN ["Lenovo", "HP"]'),
+    ] = None,
+    facet: Annotated[
+        list[str] | None,
+        typer.Option(help="Count the values of a column among the allowed items; repeat it."),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module or file with conditions of your own.")
+    ] = None,
 ) -> None:
     """Search a bundle from the shell."""
+    from sidar.extensions import load_plugins
     from sidar.serve.request import SearchRequest
     from sidar.serve.retriever import Retriever
 
-    request = SearchRequest.of(query, k, beam=beam, exact=exact, rerank=rerank, fuse=fuse)
-    console().print(_table(Retriever.load(bundle).search(request)))
+    load_plugins(plugin or ())
+    request = SearchRequest.of(
+        *(query, k),
+        beam=beam,
+        exact=exact,
+        rerank=rerank,
+        fuse=fuse,
+        filter=filter,
+        facets=tuple(facet or ()),
+    )
+    answer = Retriever.load(bundle).search(request)
+    console().print(_table(answer))
+    for key, counts in answer.facets.items():
+        values = ", ".join(f"{count.value} ({count.count})" for count in counts)
+        typer.echo(f"{key}: {values or 'no values'}")
 
 
 def _table(answer: SearchAnswer) -> Table:

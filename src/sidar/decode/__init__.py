@@ -9,7 +9,7 @@ from sidar.decode.protocol import FreeScorer, Scorer
 from sidar.decode.sample import METHODS, sample
 from sidar.decode.several import Answers, several_search
 from sidar.decode.table import TableScorer
-from sidar.decode.trie import Trie
+from sidar.decode.trie import LiveMasks, Trie
 
 __all__ = [
     "KINDS",
@@ -18,6 +18,7 @@ __all__ = [
     "Beams",
     "FreeBeams",
     "FreeScorer",
+    "LiveMasks",
     "Scorer",
     "TableScorer",
     "Trie",

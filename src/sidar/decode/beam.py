@@ -112,7 +112,8 @@ def beam_search(
     so that each finds what it would find alone, and W is the widest.  Equals exhaustive scoring
     where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts`` are
     whatever the scorer reads; ``batch`` of them (default: so many that a step has some 2,048 rows)
-    are searched together, prompts of similar length with each other.
+    are searched together, prompts of similar length with each other.  A view of a trie
+    (:meth:`Trie.within`) restricts each prompt to what its filter allows.
     ``ValueError`` for an index that is empty or not the model's, or if the model answers NaN.
     """
     trie = fitted(scorer, index)
@@ -122,9 +123,8 @@ def beam_search(
     parts = []
     for at in range(0, len(prompts), batch):
         places = order[at : at + batch]
-        parts.append(
-            _search(scorer, [prompts[i] for i in places], trie, [widths[i] for i in places])
-        )
+        some, limits = [prompts[i] for i in places], [widths[i] for i in places]
+        parts.append(_search(scorer, some, trie.of_prompts(places), limits))
     return joined(parts, np.argsort(np.asarray(order, dtype=np.int64)), trie)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sidar.decode.beam import Beams
@@ -16,15 +18,16 @@ def to_hits(
     k: int,
     *,
     shares: ItemShares | None = None,
-    allowed: np.ndarray | None = None,
+    allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
 ) -> Hits:
     """Return the k best items of each query's beams as :class:`sidar.types.Hits`, with the SID of
     each item.
 
     With ``shares`` an item scores log π(SID) + log s(item | SID); ties go by the place of the SID
     in the beam, then by the index's order inside the SID.  Without, SIDs are listed whole, one
-    after another, and all items of an SID have its score.  ``allowed`` (N,) bool or (Q, N) bool
-    keeps only some rows, before the cut at k; shares are not renormalised over them.
+    after another, and all items of an SID have its score.  ``allowed`` (N,) bool, or such a
+    mask or None for each query, keeps only some rows, before the cut at k; shares are not
+    renormalised over them.
     """
     q, levels = len(beams.sids), index.n_levels
     query, beam = np.nonzero(beams.sids >= 0)
@@ -42,8 +45,7 @@ def to_hits(
         score = score + shares.log_share[at]
         keep = score > -np.inf
     if allowed is not None:
-        mask = np.asarray(allowed, dtype=bool)
-        keep &= mask[rows] if mask.ndim == 1 else mask[query, rows]
+        keep &= _allowed(allowed, query, rows)
     if not keep.all():
         query, beam, rows, score = (part[keep] for part in (query, beam, rows, score))
     if shares is not None:
@@ -66,3 +68,18 @@ def to_hits(
     hits.sids[query, place] = beams.codes[query, beam]
     hits.level_logp[query, place] = beams.level_logp[query, beam, :levels]
     return hits
+
+
+def _allowed(
+    allowed: np.ndarray | Sequence[np.ndarray | None], query: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Return (m,) bool of the entries ``rows`` (m,), which stand query by query."""
+    if isinstance(allowed, np.ndarray) and allowed.ndim == 1:
+        return np.asarray(allowed[rows], bool)
+    keep = np.ones(len(rows), bool)
+    ends = np.searchsorted(query, np.arange(len(allowed) + 1))
+    for place, mask in enumerate(allowed):
+        if mask is not None:
+            own = slice(ends[place], ends[place + 1])
+            keep[own] = mask[rows[own]]
+    return keep

@@ -40,7 +40,7 @@ def invalid_mass(
     spare = tolerance / max(1, trie.n_levels - 1)  # the last level is summed, not followed
     for query, prompt in enumerate(prompts):
         valid = torch.full((), -torch.inf, dtype=torch.float64, device=trie.device)
-        for some in walk(scorer, prompt, trie, rows, spare=spare):
+        for some in walk(scorer, prompt, trie.of_prompts([query]), rows, spare=spare):
             valid = torch.logaddexp(valid, some.scores.logsumexp(0))
         # rounding may lift the sum above 1 by 1e-7
         masses[query] = -math.expm1(min(float(valid), 0.0))

@@ -46,7 +46,7 @@ class Pool:
         items: np.ndarray,
         *,
         shares: ItemShares | None = None,
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
     ) -> Pool:
         """Expand ``beams``; ``queries`` (Q, D) and ``items`` (N, D, may be memory-mapped) are
         vectors of length 1.

@@ -21,6 +21,9 @@ class Finished(NamedTuple):
     scores: Tensor  # (m,) float64
     level_logp: Tensor  # (m, L + 1) float32
 
+    def take(self, at: Tensor | slice) -> Finished:
+        return Finished(*(part[at] for part in self))
+
 
 class _Rows(NamedTuple):
     """Prefixes of one depth that wait for their turn."""

@@ -143,13 +143,20 @@ class DualViewIndex:
         )
         return lists
 
-    def search(self, queries: np.ndarray, k: int, nprobe: int) -> Hits:
+    def search(
+        self, queries: np.ndarray, k: int, nprobe: int, *, allowed: np.ndarray | None = None
+    ) -> Hits:
         """The k items of highest f_q(Q) · f_i(I) in the ``nprobe`` nearest lists of each query (Q,
         D).
 
         Ties by lower row; −1 where the lists hold fewer than k items. All lists = exact search.
+        ``allowed`` (N,) bool: only these rows; few of them are compared one by one, whichever list
+        they are in.
         """
         import faiss
+
+        if allowed is not None and allowed.sum() <= self._probed_rows(nprobe):
+            return self._of_rows(self._checked(queries), min(k, len(self.items)), allowed)
 
         queries, k = self._checked(queries), min(k, len(self.items))
         if not len(queries) or k < 1:
@@ -158,10 +165,31 @@ class DualViewIndex:
         _use_torch_threads()
         wanted = faiss.SearchParametersIVF()
         wanted.nprobe = min(max(nprobe, 1), len(self.centroids))
+        if allowed is not None:
+            # names: faiss keeps bare pointers to the bits and to the selector
+            bits = np.packbits(allowed, bitorder="little")
+            of_bits: Any = faiss.IDSelectorBitmap  # faiss's Python layer takes the array
+            selector = of_bits(bits)
+            wanted.sel = selector
         scores, rows = self._ivf.search(queries, k, params=wanted)
         order = np.lexsort((rows, np.where(rows >= 0, -scores, np.inf)))
         rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
         return Hits(rows.astype(np.int32), np.where(rows >= 0, scores, 0).astype(np.float32))
+
+    def _probed_rows(self, nprobe: int) -> float:
+        """About how many items a search of one query compares."""
+        return len(self.items) * min(max(nprobe, 1), len(self.centroids)) / len(self.centroids)
+
+    def _of_rows(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Hits:
+        """The k best of the ``allowed`` (N,) items, by their vectors alone."""
+        rows = np.flatnonzero(allowed & (self.lists >= 0)).astype(np.int32)
+        scores = queries @ np.asarray(self.items[rows], np.float32).T
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        found = np.full((len(queries), max(k, 0)), -1, np.int32)
+        values = np.zeros(found.shape, np.float32)
+        found[:, : order.shape[1]] = rows[order]
+        values[:, : order.shape[1]] = np.take_along_axis(scores, order, 1)
+        return Hits(found, values)
 
     def save(self, folder: PathLike) -> None:
         """Centroids and list numbers into ``folder``; the item vectors stay where they are."""
@@ -224,9 +252,11 @@ class Probed:
     index: DualViewIndex
     nprobe: int
 
-    def search_vectors(self, queries: np.ndarray, k: int) -> Hits:
-        """The k best items of each of ``queries`` (Q, D)."""
-        return self.index.search(queries, k, self.nprobe)
+    def search_vectors(
+        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None
+    ) -> Hits:
+        """The k best items of each of ``queries`` (Q, D) among the ``allowed`` (N,) bool."""
+        return self.index.search(queries, k, self.nprobe, allowed=allowed)
 
 
 def default_lists(n: int) -> int:

@@ -75,3 +75,17 @@ class ItemShares:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(weight) - np.log(total[sid])
         return cls(np.where(weight > 0, logs, -np.inf).astype(np.float32))
+
+    def best_of_sids(self, index: PrefixIndex, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Return (n_sids,) float32: log share of the best item of each SID that ``allowed`` (N,)
+        bool keeps, −inf where it keeps none.
+        """
+        shares = self.log_share
+        if allowed is not None:
+            shares = np.where(allowed[index.rows], shares, np.float32(-np.inf))
+        best = np.full(index.n_sids, -np.inf, np.float32)
+        sizes = np.diff(index.rows_start)
+        filled = np.flatnonzero(sizes > 0)
+        if len(filled):
+            best[filled] = np.maximum.reduceat(shares, index.rows_start[filled])
+        return best

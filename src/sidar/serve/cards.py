@@ -61,6 +61,17 @@ class Cards:
             results.append(replace(result, count=count, channels=tuple(names)))
         return results
 
+    def of_popular(self, hits: Hits) -> list[Result]:
+        """Return the results of one list by popularity, whose scores are shares of the clicks."""
+        results = []
+        for place, row in enumerate(hits.rows[0].tolist()):
+            if row < 0:
+                break
+            score = float(np.log(max(float(hits.scores[0, place]), TINY)))
+            card = self._card(place + 1, row, score, None)
+            results.append(replace(card, channels=("prior",)))
+        return results
+
     def _card(self, rank: int, row: int, score: float, level_logp: np.ndarray | None) -> Result:
         """``level_logp`` (L,) None = the beams did not reach the item."""
         item = self.catalogue.item(row)

@@ -41,14 +41,20 @@ class FusedAnswer:
     default: str = "memory"
 
     def channels(
-        self, queries: Sequence[str], vectors: np.ndarray, generative: Hits
+        self,
+        queries: Sequence[str],
+        vectors: np.ndarray,
+        generative: Hits,
+        allowed: np.ndarray | None = None,
     ) -> dict[str, Hits]:
         """Return the results of every channel that the answer was fitted with; ``vectors`` (Q, D)
-        of the queries.
+        of the queries, ``allowed`` (N,) bool: only these rows.
+
+        ``generative`` is restricted already.
         """
         results = {
-            "bm25": self.lexical.search(queries, DEPTH),
-            "dense": self.dense.search_vectors(vectors, DEPTH),
+            "bm25": self.lexical.search(queries, DEPTH, allowed=allowed),
+            "dense": self.dense.search_vectors(vectors, DEPTH, allowed=allowed),
             GENERATIVE: generative,
         }
         return {name: results[name] for name in self.model.params.channels}
@@ -60,14 +66,15 @@ class FusedAnswer:
         channels: Mapping[str, Hits],
         k: int,
         fuse: str,
+        allowed: np.ndarray | None = None,
     ) -> Answer:
         """Return the k best items of each prompt under ``fuse``; ``vectors`` (Q, D) of the
-        queries.
+        queries, ``allowed`` (N,) bool: only these rows, to which ``channels`` are restricted.
         """
         if fuse == "ranker":
             assert self.ranked is not None  # by the plan of the request
-            return self.ranked.rank(prompts, vectors, channels, k)
-        return self.model.rank([prompt.query for prompt in prompts], channels, k)
+            return self.ranked.rank(prompts, vectors, channels, k, allowed)
+        return self.model.rank([prompt.query for prompt in prompts], channels, k, allowed)
 
 
 def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None) -> FusedAnswer:
@@ -80,7 +87,7 @@ def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None
     folder, catalogue = opened.folder / ANSWER, opened.catalogue
     facts = read_facts(folder)
     memory = Memory.load(folder).check(secret, catalogue.lineage, str(folder))
-    counts = _training_clicks(opened.index, len(catalogue))
+    counts = training_clicks(opened.index, len(catalogue))
     model = SmoothedMemory(params_of(facts), counts, catalogue.alive, memory, secret)
     dense = _open_dense(folder, vectors, catalogue)
     lexical = Bm25.load(folder, catalogue.alive)
@@ -107,7 +114,7 @@ def ranked_answer(
     return RankedAnswer(ranker, FeatureMaker(ranker.columns, known, lexical, items))
 
 
-def _training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:
+def training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:
     """(N,) training clicks by row, as the index keeps them; indexes of older versions keep only
     their prior, log(1 + clicks).
     """

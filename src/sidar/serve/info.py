@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from sidar.serve.plan import Defaults
+from sidar.filters import FacetCount
+from sidar.serve.plan import Defaults, SearchPlan
 from sidar.serve.request import SearchRequest
-from sidar.serve.results import SearchAnswer
+from sidar.serve.results import Result, SearchAnswer
 from sidar.serve.why import WhyRequest
 from sidar.types import Json
 
@@ -53,6 +54,27 @@ class BundleInfo:
         """
         notes = self.defaults.plan(request).notes(request.query, 0, "deadline")
         return replace(self.without_items(request), reason="deadline", notes=tuple(notes))
+
+    def browsed(
+        self,
+        request: SearchRequest,
+        plan: SearchPlan,
+        results: list[Result],
+        facets: dict[str, tuple[FacetCount, ...]],
+    ) -> SearchAnswer:
+        """Return the answer to a filter without a query."""
+        assert plan.allowed is not None
+        reason = plan.reason(len(results), plan.allowed.n)
+        notes = plan.notes(request.query, len(results), reason)
+        return replace(
+            self.without_items(request),
+            results=results,
+            reason=reason,
+            notes=("without a query the allowed items come by popularity", *notes),
+            exact=True,
+            allowed=plan.allowed.n,
+            facets=facets,
+        )
 
     def without_items(self, request: SearchRequest) -> SearchAnswer:
         """Return what an answer says of the request and of the bundle."""

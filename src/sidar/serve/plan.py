@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
+from sidar.serve.filtering import Allowed
 from sidar.serve.request import MAX_QUERY, RequestError, SearchRequest
 
 
@@ -14,6 +15,9 @@ from sidar.serve.request import MAX_QUERY, RequestError, SearchRequest
 class SearchPlan:
     """``k`` items from a beam of ``width``; ``weight`` of the cosine, None = the beams decide
     alone; ``fuse``: ``none`` = the model alone, ``memory`` or ``ranker`` = all channels.
+
+    ``allowed``: what the filter allows, None = there is none; ``covers``: the beam holds all that
+    it allows, so that nothing is given up.
     """
 
     k: int
@@ -21,6 +25,8 @@ class SearchPlan:
     exact: bool
     weight: float | None
     fuse: str = "none"
+    allowed: Allowed | None = None
+    covers: bool = False
 
     @property
     def fused(self) -> bool:
@@ -36,12 +42,27 @@ class SearchPlan:
         """
         return (self.width - 1).bit_length(), self.exact, self.weight, self.fuse
 
+    def within(self, allowed: Allowed | None) -> SearchPlan:
+        """Return the same search among what a filter allows.
+
+        Where little more survives than the beam holds, the beam is made to hold it all.
+        """
+        if allowed is None:
+            return self
+        covering = allowed.covering(self.width)
+        if covering is not None:
+            return replace(self, width=covering, exact=False, allowed=allowed, covers=True)
+        return replace(self, width=min(self.width, allowed.live.n_sids), allowed=allowed)
+
     def reason(self, returned: int, live: int) -> str | None:
-        """Return why fewer than ``k`` items came back: ``catalogue`` where it has no more than its
-        ``live`` items, ``beam`` where the beam reached no more; None where none are missing.
+        """Return why fewer than ``k`` items came back: ``filter_allows_<n>`` where all n came,
+        ``catalogue`` where it has no more than its ``live`` items, ``beam`` where the beam reached
+        no more; None where none are missing.
         """
         if returned >= self.k:
             return None
+        if self.allowed is not None and returned >= self.allowed.n:
+            return f"filter_allows_{self.allowed.n}"
         return "catalogue" if self.fused or returned >= live else "beam"
 
     def notes(self, query: str, returned: int, reason: str | None) -> list[str]:
@@ -56,6 +77,8 @@ class SearchPlan:
             "catalogue": "the catalogue holds no more",
             "deadline": "the deadline passed before the search ended",
         }
+        if self.allowed is not None:
+            where[f"filter_allows_{self.allowed.n}"] = "the filter allows no more"
         if reason in where:
             notes.append(f"{returned} of {self.k} items: {where[reason]}")
         return notes

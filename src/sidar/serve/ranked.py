@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sidar.baselines import DEPTH
+from sidar.answer.smoothed import popularity
+from sidar.baselines import DEPTH, Popularity
 from sidar.index import PrefixIndex
 from sidar.index.shares import ItemShares
 from sidar.serve.bundle.encoder import Vectors
 from sidar.serve.cards import Cards
-from sidar.serve.fused import FusedAnswer
+from sidar.serve.fused import FusedAnswer, training_clicks
 from sidar.serve.plan import SearchPlan
 from sidar.serve.results import Result
 from sidar.types import Hits, Prompt
@@ -62,27 +63,67 @@ class Ranking:
         vectors = cosine = None
         if plan.weight is not None or plan.fused:
             vectors = self.query_vectors(prompts, tokens)
+        allowed = [self.allowed if one.allowed is None else one.allowed.rows for one in plans]
         if plan.weight is None or vectors is None:
-            hits = self.items(beams, depth)
+            hits = self.items(beams, depth, allowed)
         else:
-            hits, cosine = self._reranked(beams, vectors, depth, plan.weight)
-        places = range(len(prompts))
+            hits, cosine = self._reranked(beams, vectors, depth, plan.weight, allowed)
+        seen = np.zeros(len(prompts))
         if self.fused is None or not plan.fused or vectors is None:
-            results = [self.cards.of_hits(hits, place, cosine) for place in places]
-            seen = np.zeros(len(prompts))
+            every = range(len(prompts))
+            results = [self.cards.of_hits(hits, place, cosine) for place in every]
         else:
-            queries = [prompt.query for prompt in prompts]
-            channels = self.fused.channels(queries, vectors, hits)
-            answer = self.fused.rank(prompts, vectors, channels, k, plan.fuse)
-            results = [self.cards.of_answer(answer, channels, hits, place) for place in places]
-            seen = answer.seen
+            results = [[] for _ in prompts]
+            for places in _alike(plans):
+                some, some_seen = self._fused(prompts, vectors, hits, plans, places, k)
+                seen[places] = some_seen
+                for place, result in zip(places, some, strict=True):
+                    results[place] = result
         return Ranked([cut[: plan.k] for cut, plan in zip(results, plans, strict=True)], seen)
 
-    def items(self, beams: Beams, k: int) -> Hits:
-        """Return the k best items of the beams of each query."""
+    def _fused(
+        self,
+        prompts: Sequence[Prompt],
+        vectors: np.ndarray,
+        hits: Hits,
+        plans: Sequence[SearchPlan],
+        places: list[int],
+        k: int,
+    ) -> tuple[list[list[Result]], np.ndarray]:
+        """Return the results at ``places``, whose plans have one filter, and what was seen of
+        their queries.
+        """
+        assert self.fused is not None
+        allowed = plans[places[0]].allowed
+        rows = None if allowed is None else allowed.rows
+        some = [prompts[place] for place in places]
+        queries = [prompt.query for prompt in some]
+        generative = hits if len(places) == len(plans) else hits.take(places)
+        channels = self.fused.channels(queries, vectors[places], generative, rows)
+        fuse = plans[places[0]].fuse
+        answer = self.fused.rank(some, vectors[places], channels, k, fuse, rows)
+        results = [
+            self.cards.of_answer(answer, channels, generative, place)
+            for place in range(len(places))
+        ]
+        return results, answer.seen
+
+    def items(
+        self, beams: Beams, k: int, allowed: Sequence[np.ndarray | None] | None = None
+    ) -> Hits:
+        """Return the k best items of the beams of each query; ``allowed``: the rows (N,) of each,
+        default all live ones.
+        """
         from sidar.decode import to_hits
 
-        return to_hits(beams, self.index, k, shares=self.shares, allowed=self.allowed)
+        kept = self.allowed if allowed is None else _one_or_all(allowed)
+        return to_hits(beams, self.index, k, shares=self.shares, allowed=kept)
+
+    def popular(self, allowed: np.ndarray, k: int) -> list[Result]:
+        """Return the k items of the ``allowed`` (N,) with the most clicks on training days."""
+        clicks = training_clicks(self.index, len(allowed))
+        channel = Popularity(popularity(clicks, allowed), alive=allowed)
+        return self.cards.of_popular(channel.search([""], k))
 
     def query_vectors(self, prompts: Sequence[Prompt], tokens: Sequence[Encoded]) -> np.ndarray:
         """(Q, D) vectors of the queries, as they are held against item vectors."""
@@ -94,7 +135,12 @@ class Ranking:
         return self.vectors.search([prompt.query for prompt in prompts])
 
     def _reranked(
-        self, beams: Beams, queries: np.ndarray, k: int, weight: float
+        self,
+        beams: Beams,
+        queries: np.ndarray,
+        k: int,
+        weight: float,
+        allowed: Sequence[np.ndarray | None],
     ) -> tuple[Hits, np.ndarray]:
         """The k best of all items that the beams reach, and the cosine of each;
         ``queries`` (Q, D).
@@ -103,8 +149,24 @@ class Ranking:
 
         assert self.vectors is not None
         assert self.vectors.items is not None
+        kept = _one_or_all(allowed)
         pool = Pool.of(
-            beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=self.allowed
+            beams, self.index, queries, self.vectors.items, shares=self.shares, allowed=kept
         )
         order, _ = pool.order(weight)
         return pool.ranked(weight, k), np.take_along_axis(pool.cosine, order, 1)[:, :k]
+
+
+def _alike(plans: Sequence[SearchPlan]) -> list[list[int]]:
+    """Return the places of the plans by their filter."""
+    places: dict[int, list[int]] = {}
+    for place, plan in enumerate(plans):
+        places.setdefault(id(plan.allowed), []).append(place)
+    return list(places.values())
+
+
+def _one_or_all(
+    allowed: Sequence[np.ndarray | None],
+) -> np.ndarray | Sequence[np.ndarray | None] | None:
+    """Return the mask that all queries share, or theirs one by one."""
+    return allowed[0] if all(mask is allowed[0] for mask in allowed) else allowed

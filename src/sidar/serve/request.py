@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sidar.data.cleaning.normalise import fold_text
+from sidar.filters import Filter, FilterError, read_filter
 
 #: Characters of a query, and of a profile, that are read at all; the model then reads the first
 #: ``max_prompt_tokens`` tokens.
 MAX_QUERY = 4096
-#: Fields that a later version serves, with what they ask for. A request that sets one is refused by
-#: name. To serve one, take its line away here and declare it in :class:`SearchRequest`.
-NOT_SERVED = {
-    "filter": "conditions on the items",
-}
 #: Fields of a hit, as :class:`sidar.serve.results.Result` has them.
 HIT_FIELDS = (
     *("rank", "item_id", "title", "brand", "price", "image_url", "category", "score"),
@@ -28,6 +32,8 @@ HIT_FIELDS = (
 #: Values of ``fuse`` that this version answers with.
 FUSE = ("memory", "ranker", "none")
 _NOT_SERVED_ERROR = "not_served"
+#: Columns whose values one request counts at most.
+MAX_FACETS = 20
 
 
 class RequestError(ValueError):
@@ -46,6 +52,8 @@ class SearchOptions(TypedDict, total=False):
     fuse: str | None
     timeout_ms: int | None
     fields: Sequence[str] | None
+    filter: Filter | Mapping[str, Any] | str | None
+    facets: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,22 @@ class Limits:
             raise RequestError("; ".join(problems))
 
 
+def _read_filter(value: Any) -> Filter:
+    """Read a filter as JSON or as text; what is wrong with it is one line."""
+    try:
+        return read_filter(value)
+    except FilterError as error:
+        raise PydanticCustomError("filter", "{text}", {"text": str(error)}) from None
+
+
+#: A filter as JSON, or as the line that compiles to it.
+FilterField = Annotated[
+    Filter,
+    BeforeValidator(_read_filter, json_schema_input_type=Filter | str),
+    PlainSerializer(Filter.to_json),
+]
+
+
 def _describe(schema: JsonDict) -> None:
     """Add examples, and the limits of a service, to the JSON Schema of a request."""
     shortest: JsonDict = {"query": "t towels kitchen", "k": 2}
@@ -96,7 +120,15 @@ def _describe(schema: JsonDict) -> None:
         "beam": 128,
         "explain": True,
     }
-    schema["examples"] = [shortest, personal]
+    filtered: JsonDict = {
+        "query": "towel",
+        "filter": {
+            "must": [{"key": "price", "range": {"gte": 10, "lte": 50}}],
+            "must_not": [{"key": "in_stock", "match": {"value": False}}],
+        },
+        "facets": ["brand"],
+    }
+    schema["examples"] = [shortest, personal, filtered]
     keyword = {"string": "maxLength", "array": "maxItems", "integer": "maximum"}
     properties: Any = schema["properties"]
     for name, limit in asdict(Limits()).items():
@@ -145,6 +177,18 @@ class SearchRequest(BaseModel):
             "order of the learned ranker; default: the bundle's."
         ),
     )
+    filter: FilterField | None = Field(
+        None,
+        description=(
+            "Only items that it allows are returned: conditions on columns and attributes as "
+            "JSON, or in one line such as `price 10 TO 50 AND NOT in_stock = false`."
+        ),
+    )
+    facets: tuple[str, ...] = Field(
+        (),
+        max_length=MAX_FACETS,
+        description="Columns whose values are counted among the items that the filter allows.",
+    )
     explain: bool = Field(False, description="Also return the beams level by level.")
     timeout_ms: int | None = Field(
         None,
@@ -161,21 +205,6 @@ class SearchRequest(BaseModel):
         ),
     )
     model: str | None = Field(None, description="Label of the model; default: the first.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unserved_fields(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        asked = [name for name in NOT_SERVED if data.get(name) is not None]
-        if asked:
-            problems = [
-                f"{name}: this version does not serve {NOT_SERVED[name]}; leave it out"
-                for name in asked
-            ]
-            raise PydanticCustomError(_NOT_SERVED_ERROR, "{text}", {"text": "; ".join(problems)})
-        # null asks for nothing
-        return {name: value for name, value in data.items() if name not in NOT_SERVED}
 
     @field_validator("fuse", mode="before")
     @classmethod
@@ -201,7 +230,7 @@ class SearchRequest(BaseModel):
             )
         return value
 
-    @field_validator("query", "profile", "history", "user_id", "model")
+    @field_validator("query", "profile", "history", "user_id", "model", "facets")
     @classmethod
     def _refuse_lone_surrogates(cls, value: Any) -> Any:
         """JSON can escape half a character; no answer could repeat it."""
@@ -209,6 +238,11 @@ class SearchRequest(BaseModel):
             if text != _encodable(text):
                 raise PydanticCustomError("not_unicode", "the text is no valid Unicode")
         return value
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is neither a query nor a user to read."""
+        return not (readable(self.query).strip() or readable(self.profile).strip() or self.history)
 
     @classmethod
     def of(

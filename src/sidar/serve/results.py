@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sidar.filters import FacetCount
 from sidar.serve.trace import Level
 
 
@@ -78,12 +79,14 @@ class SearchAnswer:
     stood.
 
     ``reason``: why there are fewer results than were ``requested``, None where there are not:
-    ``beam`` (it reached no more items), ``catalogue`` (it has no more), ``deadline`` (it passed
-    before the search ended). A short answer is no error, and nothing is filled up.
+    ``filter_allows_<n>`` (all n came), ``beam`` (it reached no more items), ``catalogue`` (it has
+    no more), ``deadline`` (it passed before the search ended). A short answer is no error, and
+    nothing is filled up.
 
     ``mass``: the probability of all SIDs that the search wrote, together. ``rerank``: weight of the
     cosine, None = not reranked. ``fuse``: ``none``, ``memory`` or ``ranker``; ``seen``: decayed
-    count of all that was chosen for the query before.
+    count of all that was chosen for the query before. ``allowed``: live items that the filter
+    allows, None = there was none; ``facets``: counts of values among them.
     """
 
     query: str
@@ -99,6 +102,8 @@ class SearchAnswer:
     fuse: str = "none"
     seen: float = 0.0
     exact: bool = False  # the best ``beam`` SIDs of all, not what a beam of that width found
+    allowed: int | None = None
+    facets: dict[str, tuple[FacetCount, ...]] = field(default_factory=dict)
     bundle: str = ""  # hash of the bundle that answered; empty for parts in memory
     catalogue_version: int = 0  # changes of the catalogue since the bundle was made
     requested: int = 0  # k

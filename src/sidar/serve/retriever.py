@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
 from sidar.config import DecodeConfig
+from sidar.filters import Filter, read_filter
 from sidar.precision import Precision, resolve_device
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.encoder import Vectors, open_vectors
 from sidar.serve.cards import Cards
 from sidar.serve.decoding import item_shares, stored_decoding
+from sidar.serve.filtering import Allowed, FilterIndex
 from sidar.serve.fused import FusedAnswer, open_fused
 from sidar.serve.history import History
 from sidar.serve.info import BundleInfo
@@ -35,7 +37,7 @@ from sidar.serve.trace import (
     TracingScorer,
     levels,
 )
-from sidar.serve.why import DEEPEST, WhyRequest, fell_out, why
+from sidar.serve.why import DEEPEST, WhyRequest, fell_out, row_of, why
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class Retriever:
         self.shares = item_shares(index, self.allowed, self.decode)
         cards = Cards(catalogue, parts.sids, self.model.vocab.variable_length)
         self._ranking = Ranking(index, cards, self.shares, self.allowed, parts.vectors, parts.fused)
+        self.filters = FilterIndex(catalogue, index, self.trie, self.shares)
         self._n_live = int(catalogue.alive.sum())
 
     def over(self, parts: CatalogueParts) -> Retriever:
@@ -197,6 +200,8 @@ class Retriever:
         ``memory`` = what was chosen for this query before, smoothed with every channel
         (docs/answer.md); ``ranker`` = the order of the learned ranker (docs/ranker.md); ``none`` =
         the model alone; None = as the bundle was made, or ``none`` where ``rerank`` is given.
+        ``filter``: only items that it allows, as JSON or in one line (docs/filters.md); an empty
+        query then returns them by popularity.
         """
         if isinstance(query, SearchRequest):
             if options or k != 10:
@@ -251,10 +256,20 @@ class Retriever:
         beam: int | None = None,
         *,
         exact: bool | None = None,
+        filter: Filter | Mapping[str, Any] | str | None = None,
     ) -> Hits:
-        """Ranked catalogue rows (Q, k) of many prompts, −1 = none; searched together in batches."""
-        beams = self.beams(prompts, self.info.defaults.width(k, beam), exact=exact)
-        return self._ranking.items(beams, k)
+        """Ranked catalogue rows (Q, k) of many prompts, −1 = none; searched together in batches.
+
+        ``filter``: of all prompts; only items that it allows.
+        """
+        allowed = None if filter is None else self.filters.allowed(read_filter(filter))
+        exact = self.exact if exact is None else exact
+        width = self.info.defaults.width(k, beam)
+        plan = SearchPlan(k, width, exact, None).within(allowed)
+        tokens = self.model.prompts.encode_batch(prompts, self.sids)
+        beams = self._decode(self._scorer, tokens, [plan] * len(tokens))
+        rows = None if allowed is None else [allowed.rows] * len(tokens)
+        return self._ranking.items(beams, k, rows)
 
     def sid_ranking(
         self, prompts: Sequence[Prompt], beam: int, *, exact: bool | None = None
@@ -268,7 +283,8 @@ class Retriever:
         """
         exact = self.exact if exact is None else exact
         tokens = self.model.prompts.encode_batch(prompts, self.sids)
-        return self._decode(self._scorer, tokens, beam, exact)
+        plan = SearchPlan(beam, beam, exact, None)
+        return self._decode(self._scorer, tokens, [plan] * len(tokens))
 
     # ------------------------------------------------------------------ how
 
@@ -279,22 +295,27 @@ class Retriever:
         answer one as asked.
         """
         defaults = self.info.defaults
-        plans = [defaults.plan(request) for request in requests]
+        plans = [defaults.plan(request).within(self._allowed(request)) for request in requests]
         passes: dict[Hashable, list[int]] = {}
         for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):
             # the beams of one query alone are remembered
-            alone = request.explain or isinstance(request, WhyRequest)
+            alone = _browses(request, plan) or request.explain or isinstance(request, WhyRequest)
             kind = ("alone", place) if alone else plan.kind
             passes.setdefault(kind, []).append(place)
         answers: dict[int, SearchAnswer] = {}
         for places in passes.values():
-            first = requests[places[0]]
+            first, plan = requests[places[0]], plans[places[0]]
             if isinstance(first, WhyRequest):
-                answers[places[0]] = self._explain_item(first, plans[places[0]])
-                continue
-            some = self._pass([requests[i] for i in places], [plans[i] for i in places])
+                some = [self._explain_item(first, plan)]
+            elif _browses(first, plan):
+                some = [self._browse(first, plan)]
+            else:
+                some = self._pass([requests[i] for i in places], [plans[i] for i in places])
             answers.update(zip(places, some, strict=True))
         return [answers[place] for place in range(len(requests))]
+
+    def _allowed(self, request: SearchRequest) -> Allowed | None:
+        return self.filters.allowed(request.filter)
 
     def _pass(
         self, requests: Sequence[SearchRequest], plans: Sequence[SearchPlan]
@@ -310,8 +331,7 @@ class Retriever:
         clock.lap("prompt")
         scorer = TracingScorer(self._scorer, requests[0].explain, clock.end_of(requests))
         try:
-            widths = [plan.width for plan in plans]
-            beams = self._decode(scorer, tokens, widths, plans[0].exact)
+            beams = self._decode(scorer, tokens, plans)
         except DeadlineError:
             return [self.info.too_late(request) for request in requests]
         clock.lap("decode")
@@ -341,46 +361,53 @@ class Retriever:
                     rerank=plan.weight,
                     fuse=plan.fuse,
                     seen=float(ranked.seen[place]),
-                    exact=plan.exact,
+                    exact=plan.exact or plan.covers,
+                    allowed=None if plan.allowed is None else plan.allowed.n,
+                    facets=self.filters.facets(request.facets, plan.allowed),
                     bundle=self.hash,
                     catalogue_version=self.parts.version,
                 )
             )
         return answers
 
+    def _browse(self, request: SearchRequest, plan: SearchPlan) -> SearchAnswer:
+        """Answer with the most popular allowed items: there is nothing that a model could read."""
+        assert plan.allowed is not None
+        results = self._ranking.popular(plan.allowed.rows, min(request.k, len(self)))
+        facets = self.filters.facets(request.facets, plan.allowed)
+        return self.info.browsed(request, plan, results, facets)
+
     def _explain_item(self, request: WhyRequest, plan: SearchPlan) -> SearchAnswer:
         """Answer a request of one item's place: the search with its beam, ranked deeper."""
-        row = self._row_of(request.item_id)
+        row = row_of(self.catalogue, self.sids, request.item_id)
+        if plan.allowed is not None and not plan.allowed.rows[row]:
+            raise RequestError(f"item_id: the filter rules {request.item_id!r} out")
         plan = plan.beam_of(DEEPEST)
         history = History.of(self.catalogue, request.history).rows
         prompts = [Prompt(readable(request.query), history, readable(request.profile))]
         tokens = self.model.prompts.encode_batch(prompts, self.sids)
         scorer = TracingScorer(self._scorer, remember=True)
-        beams = self._decode(scorer, tokens, plan.width, exact=False)
+        beams = self._decode(scorer, tokens, [plan])
         ranked = self._ranking.rank(prompts, tokens, beams, [plan]).results[0]
         sid = self.sids.tuple_of(row)
         lost = fell_out(sid, scorer, beams)
         answer = why(self.catalogue.item(row), sid, request.k, ranked, lost)
         return replace(self.info.without_items(request), why=answer)
 
-    def _row_of(self, item_id: str) -> int:
-        """The row of a live item that has an SID; ``RequestError`` where there is none."""
-        row = int(self.catalogue.rows([item_id])[0])
-        if row < 0:
-            raise RequestError(f"item_id: the catalogue has no {item_id!r}")
-        if not self.catalogue.alive[row]:
-            raise RequestError(f"item_id: {item_id!r} is retired, so no search returns it")
-        if not self.sids.lengths[row]:
-            raise RequestError(f"item_id: {item_id!r} has no Semantic ID, so no beam reaches it")
-        return row
-
     def _decode(
-        self, scorer: Scorer, tokens: Sequence[Encoded], width: int | Sequence[int], exact: bool
+        self, scorer: Scorer, tokens: Sequence[Encoded], plans: Sequence[SearchPlan]
     ) -> Beams:
+        """Search for all of ``tokens`` together, with a plan for each; all are exact, or none."""
         from sidar.decode import beam_search, exact_search
 
-        search: Any = exact_search if exact else beam_search
-        return search(scorer, tokens, self.trie, width)
+        widths = [plan.width for plan in plans]
+        masks = [None if plan.allowed is None else plan.allowed.masks for plan in plans]
+        trie = self.trie.within(masks)
+        if not (plans and plans[0].exact):
+            return beam_search(scorer, tokens, trie, widths)
+        # with a filter the best SIDs need not be those of the best allowed items
+        best = [None if plan.allowed is None else plan.allowed.best for plan in plans]
+        return exact_search(scorer, tokens, trie, widths, bonuses=best)
 
     def _levels(
         self, scorer: TracingScorer, beams: Beams, results: Sequence[Result]
@@ -394,3 +421,8 @@ class Retriever:
         }
         sids = [result.sid for result in results]
         return levels(scorer.paths | ends, sids, self.index, self._prefix_stats, scorer.ends)
+
+
+def _browses(request: SearchRequest, plan: SearchPlan) -> bool:
+    """Whether there is a filter alone, and neither a query nor a user to read."""
+    return plan.allowed is not None and request.says_nothing

@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sidar.serve.request import SearchRequest
+from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.results import FellOut, Result, Why
 from sidar.serve.trace import Codes, TracingScorer, sid_text
+from sidar.types import Catalogue, SemanticIds
 
 if TYPE_CHECKING:
     from sidar.decode import Beams
@@ -23,6 +24,18 @@ class WhyRequest(SearchRequest):
     """A search, and the item whose place in it is asked for; it is answered alone."""
 
     item_id: str
+
+
+def row_of(catalogue: Catalogue, sids: SemanticIds, item_id: str) -> int:
+    """Return the row of a live item that has an SID; ``RequestError`` where there is none."""
+    row = int(catalogue.rows([item_id])[0])
+    if row < 0:
+        raise RequestError(f"item_id: the catalogue has no {item_id!r}")
+    if not catalogue.alive[row]:
+        raise RequestError(f"item_id: {item_id!r} is retired, so no search returns it")
+    if not sids.lengths[row]:
+        raise RequestError(f"item_id: {item_id!r} has no Semantic ID, so no beam reaches it")
+    return row
 
 
 def fell_out(sid: Codes, traced: TracingScorer, beams: Beams) -> FellOut | None:

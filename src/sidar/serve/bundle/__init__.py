@@ -3,7 +3,7 @@
     bundle/
       manifest.json     kind "bundle"; hashes of the stages that it was made from
       bundle.json       label, decode settings, example queries, hash of each part
-      catalogue/        catalogue.arrow: what a product card shows, memory-mapped, with its lineage
+      catalogue/        catalogue.arrow: what cards and filters read, memory-mapped, lineage
       embed/            embedder.json: which encoder made the vectors. Only a model that reads
                         sentence vectors, and reranking, need it to search: then encoder/ is a
                         copy of it, unless it is a packaged one or a hub's (a reference); with

@@ -29,8 +29,9 @@ NO_WEIGHT = (
     "decode.rerank is dense, but no request of the log has a query text and a choice to weigh the "
     "cosine on: searches are not reranked"
 )
-#: Catalogue columns that no product card shows; kept as nulls so that the file stays a catalogue.
-NOT_ON_CARDS = ("text", "attributes")
+#: Catalogue columns that neither a product card nor a filter reads; kept as nulls so that the file
+#: stays a catalogue.
+NOT_SERVED = ("text",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def _write_catalogue(data: Path, out: Path) -> Catalogue:
 
 def _cards(catalogue: Catalogue) -> Catalogue:
     table = catalogue.table
-    for name in NOT_ON_CARDS:
+    for name in NOT_SERVED:
         place, column = table.schema.get_field_index(name), table.schema.field(name)
         table = table.set_column(place, column, pa.nulls(len(table), column.type))
     return Catalogue(table, catalogue.lineage)

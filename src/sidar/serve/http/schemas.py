@@ -107,6 +107,13 @@ class BeamLevel(BaseModel):
         )
 
 
+class Facet(BaseModel):
+    """A value of a column, and how many of the allowed items have it."""
+
+    value: str | bool | float
+    count: int
+
+
 class SearchResponse(BaseModel):
     """The answer, and which model gave it."""
 
@@ -125,7 +132,8 @@ class SearchResponse(BaseModel):
         None,
         description=(
             "Why there are fewer hits than requested: `beam` (it reached no more items), "
-            "`catalogue` (it has no more), `deadline` (timeout_ms was over); else null."
+            "`filter_allows_<n>` (all n of them came), `catalogue` (it has no more), "
+            "`deadline` (timeout_ms was over); else null."
         ),
     )
     hits: list[Hit] = Field(
@@ -151,6 +159,14 @@ class SearchResponse(BaseModel):
         False, description="Whether the best SIDs were searched exactly instead of with a beam."
     )
 
+    allowed: int | None = Field(
+        None, description="Live items that the filter allows; null where there was none."
+    )
+    facets: dict[str, list[Facet]] = Field(
+        {},
+        description="Values of the columns of `facets`, most frequent first, at most 50 of each.",
+    )
+
     @classmethod
     def of(cls, answer: SearchAnswer, model: str, wait_ms: float, explain: bool) -> SearchResponse:
         timing = answer.timing_ms | {"wait": wait_ms}
@@ -173,6 +189,11 @@ class SearchResponse(BaseModel):
             fuse=answer.fuse,
             seen=answer.seen,
             exact=answer.exact,
+            allowed=answer.allowed,
+            facets={
+                key: [Facet(**asdict(count)) for count in counts]
+                for key, counts in answer.facets.items()
+            },
         )
 
     def body(self, fields: Sequence[str] | None = None) -> dict[str, Any]:
