@@ -19,7 +19,7 @@ from sidar.pipeline.runtime import folders
 from sidar.pipeline.systems import RunParts, generative_rows
 from sidar.sid import load_sids
 
-OBJECTIVE = "sdpo"
+OBJECTIVE = "eggrpo"
 SERVED = f"align-{OBJECTIVE}"
 OPTIM = {
     "steps": 4,

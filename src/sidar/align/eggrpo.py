@@ -34,9 +34,9 @@ def expert_statistics(scores: CandidateScores, advantage: Tensor) -> dict[str, T
     expert that pushes all that the policy writes down alike (Ren & Sutherland's squeezing).
     ``expert/pull``: largest expert advantage over √(G − 1), so 1 is that extreme.
     """
-    if scores.expert is None or not (scores.expert & scores.rollout).any():
-        return {}
     group, reward = group_of(scores, "eggrpo")
+    if scores.expert is None or not (scores.expert & group).any():
+        return {}
     expert, others = group & scores.expert, group & ~scores.expert
     having = expert.any(-1)
     alike = zero_variance(reward, others) & ~zero_variance(reward, group)

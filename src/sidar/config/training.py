@@ -155,6 +155,13 @@ class PreferenceConfig(Part):
         ),
     )
     max_negatives: int = Field(3, ge=0, description="Negatives of one list that are trained on.")
+    judge: str = Field(
+        "log",
+        description=(
+            "beam: log = what nobody chose is a negative; a reward's name (options: align.rewards) "
+            "= its worst answers are, and its best may become y_w*."
+        ),
+    )
     refresh_every: int = Field(
         0,
         ge=0,
@@ -171,7 +178,17 @@ class PreferenceConfig(Part):
                 f"refresh_every: {self.refresh_every} renews negatives from the model's beams; set "
                 "preference.negatives to 'beam', or refresh_every to 0"
             )
+        if self.judge != "log" and self.negatives != "beam":
+            raise ValueError(
+                f"judge: {self.judge} orders the model's beams; set preference.negatives to "
+                "'beam', or judge to 'log'"
+            )
         return self
+
+    @field_validator("judge")
+    @classmethod
+    def _known_judge(cls, value: str) -> str:
+        return value if value == "log" else known(REWARDS, value)
 
 
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an

@@ -115,6 +115,8 @@ class Config(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.preference.judge != "log":  # its options are recorded with what it judges
+            self.align.rewards.state(self.preference.judge)
         stated = self.sid.codebook_sizes  # a table of others has its own number of levels
         if stated is not None and len(stated) != self.sid.levels and self.sid.method != "table":
             raise ValueError(

@@ -154,11 +154,12 @@ def stages(
     aligns = [cfg.align] if aligns is None else aligns
     progressive = progressive_stages.training_stages(cfg)
     start = progressive_stages.start_of_alignment(cfg)
-    aligned = [_aligned(align, start) for align in aligns]
+    aligned = [_aligned(align, start, cfg.preference.judge) for align in aligns]
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
-    rewards = any(rewarded_by_ranker(align) for align in aligns)
+    judge = cfg.preference.judge
+    rewards = judge == "ranker" or any(rewarded_by_ranker(align) for align in aligns)
     ranker = [_ranker(cfg)] if cfg.ranker.enabled or rewards else []
     measured = [stage.name for stage in (*progressive, *aligned)] if hits else []
     return [
@@ -225,20 +226,24 @@ def _ranker(cfg: Config) -> Stage:
     return Stage("ranker", tuple(keys), tuple(inputs), run.ranker, files=towers, resumable=True)
 
 
-def _aligned(align: AlignConfig, start: str) -> Stage:
-    """Return the stage of one aligned model; ``start``: the folder of the model it starts from."""
+def _aligned(align: AlignConfig, start: str, judge: str) -> Stage:
+    """Return the stage of one aligned model; ``start``: the folder of the model it starts from,
+    ``judge``: the reward that judges its lists, or log.
+    """
     import sidar.pipeline.stages as run
 
-    ranker = ("ranker",) if rewarded_by_ranker(align) else ()
+    ranker = ("ranker",) if rewarded_by_ranker(align) or judge == "ranker" else ()
+    rewards = {align.reward, judge} - {"log"}
+    of_judge = [] if judge == "log" else ["align.rewards"]
     return Stage(
         align.folder,
-        ("seed", "preference", *align_keys(align)),
+        ("seed", "preference", *dict.fromkeys([*align_keys(align), *of_judge])),
         ("data", "sid", start, *ranker),
         run.aligned_from(start),
         also=("embed",),
         files=lambda cfg: [
             *plugin_of(OBJECTIVES, align.objective)(cfg),
-            *plugin_of(REWARDS, align.reward)(cfg),
+            *(file for name in sorted(rewards) for file in plugin_of(REWARDS, name)(cfg)),
         ],
         resumable=True,
     )

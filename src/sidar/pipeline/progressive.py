@@ -107,7 +107,8 @@ def measure(cfg: Config, inputs: Inputs, model: str) -> Json:
         ranked = system.sid_ranking(prompts, beam)[0]
         rates[mode] = {}
         for kind in KINDS:
-            truth = Truth(*_relevant(requests, kind), size=len(parts.dataset.catalogue))
+            starts, things, grades = _relevant(requests, kind)
+            truth = Truth(starts, things, grades, len(parts.dataset.catalogue))
             equal = equal_beam(truth, index, ranked, BEAMS)
             cut = truncated(truth, index, ranked)
             values = {str(width): equal[f"hit@{width}"] for width in BEAMS}

@@ -24,6 +24,7 @@ from sidar.precision import resolve_device, used_precision
 from sidar.rewards import RewardInputs, fitted_reward
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
+from sidar.train.judge import Judge
 from sidar.train.loop import Fit, Outcome, fit
 from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
@@ -118,7 +119,7 @@ class AlignTask:
         lists = [drawn.list for drawn in batch if drawn.list is not None]
         if self._beam is None or not lists:
             return [drawn.example for drawn in batch]
-        examples = iter(self._lists.rows(lists, self._beam(self._lists, lists)))
+        examples = iter(self._lists.rows(lists, *self._beam.mined(self._lists, lists)))
         return [drawn.example if drawn.list is None else next(examples) for drawn in batch]
 
     def _is_refresh(self, step: int) -> bool:
@@ -184,6 +185,7 @@ def train_align(
     vectors = attach(model, cfg, inputs.data, inputs.index, embed_folder, device)
     reinforces = objective(align.objective).needs_rollouts
     lists = _training_lists(cfg, inputs, model, Path(data_folder), reinforces)
+    run = Path(data_folder).parent
     preference = cfg.preference
     valid = inputs.valid_lists(
         model.prompts, align.valid_requests, preference.max_positives, preference.max_negatives
@@ -192,10 +194,10 @@ def train_align(
     validator = Validator(valid, inputs.index, beam=align.valid_beam, precision=align.precision)
     task: AlignTask | ReinforceTask
     if reinforces:
-        explorer = _explorer(cfg, align, inputs, model, Path(data_folder).parent, device)
+        explorer = _explorer(cfg, align, inputs, model, run, device)
         task = ReinforceTask(model, lists, items, validator, align, cfg.seed, explorer)
     else:
-        beam = _beam_negatives(cfg, inputs, model, device)
+        beam = _beam_negatives(cfg, align, inputs, model, run, device)
         every = preference.refresh_every
         task = AlignTask(model, lists, items, validator, align, cfg.seed, beam, every)
     identity: dict[str, object] = {
@@ -238,12 +240,13 @@ def train_align(
 def _training_lists(
     cfg: Config, inputs: Inputs, model: SidLM, data_folder: Path, reinforces: bool
 ) -> LogStream:
-    """Return the preference lists of training days; for reinforcement without negatives, with what
-    was shown.
+    """Return the preference lists of training days; for rewards with what was shown, and for
+    reinforcement without negatives.
     """
     table = inputs.data.lists("train")
+    rewarded = reinforces or cfg.preference.judge != "log"
     lists = LogStream(
-        with_exposures(table, inputs.data) if reinforces else table,
+        with_exposures(table, inputs.data) if rewarded else table,
         inputs.sids,
         model.prompts,
         max_positives=cfg.preference.max_positives,
@@ -267,14 +270,21 @@ def _explorer(
     return Explorer(model, inputs.index, inputs.sids, reward, align, cfg.seed)
 
 
-def _beam_negatives(cfg: Config, inputs: Inputs, model: SidLM, device: str) -> BeamNegatives | None:
+def _beam_negatives(
+    cfg: Config, align: AlignConfig, inputs: Inputs, model: SidLM, run: Path, device: str
+) -> BeamNegatives | None:
     """Return what draws negatives from the model as it came in; None where the log has them."""
-    preference = cfg.preference
+    preference, index = cfg.preference, inputs.index
     if preference.negatives != "beam":
         return None
+    judge = None
+    if preference.judge != "log":
+        known = RewardInputs(inputs.data, index, run, cfg.seed, device)
+        of_judge = align.model_copy(update={"reward": preference.judge})
+        judge = Judge(fitted_reward(of_judge, known), index, inputs.sids)
     width = preference.max_positives + preference.max_negatives
     start = frozen_copy(model).to(device)
-    return BeamNegatives(start, inputs.index, width, preference.max_positives)
+    return BeamNegatives(start, index, width, preference.max_positives, judge)
 
 
 def _add_rdrw(

@@ -202,10 +202,13 @@ class LogStream:
         return pc.list_value_length(positives).to_pylist()
 
     def rows(
-        self, indices: Sequence[int], negatives: list[list[int]] | None = None
+        self,
+        indices: Sequence[int],
+        negatives: list[list[int]] | None = None,
+        stars: Sequence[int | None] | None = None,
     ) -> list[Example]:
         """Examples of some indices; ``negatives`` (catalogue rows) replace the logged ones and
-        their weights.
+        their weights, ``stars`` (rows, None = none) stand before the logged positives as y_w*.
         """
         columns = ["query", "history", "profile", "positives", "tiers"]
         logged = self._max_negatives > 0 and negatives is None
@@ -215,6 +218,9 @@ class LogStream:
         )
         tokens = self._builder.encode_batch([_prompt(r) for r in records], self.sids)
         made = []
+        for record, star in zip(records, stars or [], strict=bool(stars)):
+            if star is not None:
+                _put_first(record, star)
         for number, (record, one) in enumerate(zip(records, tokens, strict=True)):
             wrong = (
                 negatives[number]
@@ -252,6 +258,14 @@ class LogStream:
 
 def _prompt(record: dict) -> Prompt:
     return Prompt(record["query"] or "", tuple(record["history"] or ()), record["profile"] or "")
+
+
+def _put_first(record: dict, star: int) -> None:
+    """Make the row ``star`` the first positive of a request, of its best tier."""
+    record["positives"] = [star, *record["positives"]]
+    record["tiers"] = [max(record["tiers"]), *record["tiers"]]
+    if "positive_weights" in record:
+        record["positive_weights"] = [1.0, *(record["positive_weights"] or [])]
 
 
 def _only(sids: SemanticIds, row: int) -> Candidate:
