@@ -17,7 +17,7 @@ def _listed(title: str, place: str, before: str, after: str, *tests: str) -> Mut
 LISTED: list[Mutant] = [
     _listed(
         "DPO's reference is the live model",
-        "train.align:frozen_copy",
+        "train.parts:frozen_copy",
         "return copy.deepcopy(model).requires_grad_(False).eval()",
         "return model",
         "tests/train/test_train_align_steps.py::test_the_reference_is_the_model_as_it_came_in",
@@ -59,7 +59,7 @@ LISTED: list[Mutant] = [
     ),
     _listed(
         "item rows weigh 0",
-        "train.align:AlignTask.forward",
+        "train.parts:with_items",
         "rest * (~is_list).float().mean()",
         "0 * rest",
         "tests/train/test_train_align_steps.py::test_options_of_the_objective_reach_the_loss_by_hand",
@@ -67,7 +67,7 @@ LISTED: list[Mutant] = [
     _listed(
         "an alignment's lists have one negative",
         "train.align:_training_lists",
-        "        max_negatives=cfg.preference.max_negatives,\n",
+        "        max_negatives=0 if reinforces else cfg.preference.max_negatives,\n",
         "        max_negatives=1,\n",
         "tests/train/test_train_wiring.py::test_every_option_of_preference_reaches_lists_of_both_days",
     ),

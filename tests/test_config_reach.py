@@ -201,9 +201,9 @@ def look_at_decoding(world, cfg):
         assert precisions[0] == precisions[1]
         real = Retriever._decode
 
-        def decode(self, scorer, tokens, beam, exact):
-            asked.update(width=beam, exact=exact)
-            return real(self, scorer, tokens, beam, exact)
+        def decode(self, scorer, tokens, plans):
+            asked.update(width=plans[0].width, exact=plans[0].exact)
+            return real(self, scorer, tokens, plans)
 
         patch.setattr(Retriever, "_decode", decode)
         row.beams([toy.judged("test").prompts[0]])

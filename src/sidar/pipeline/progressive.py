@@ -92,6 +92,7 @@ def measure(cfg: Config, inputs: Inputs, model: str) -> Json:
     under truncation the SIDs of the beam are expanded in their order, inside an SID by efficiency
     (training clicks; [reconstruction], docs/methods/cqsid.md), and cut at 1,000 items.
     """
+    from sidar.baselines.channel import SidSystem
     from sidar.evaluate.hitrate import TRUNCATED, equal_beam, semantic, truncated
     from sidar.evaluate.truth import Truth
     from sidar.pipeline.systems import RunParts, generative_rows
@@ -101,6 +102,7 @@ def measure(cfg: Config, inputs: Inputs, model: str) -> Json:
     parts = RunParts(cfg.model_copy(update=wide), inputs)
     requests, index = _asked(parts.dataset, cfg.progressive.requests), parts.index
     system = generative_rows(parts, [(model, inputs[model] / "model")])[model]
+    assert isinstance(system, SidSystem)  # a model that writes SIDs
     rates: Json = {"requests": len(requests), "beam": beam}
     personalised = [request.prompt for request in requests]
     for mode, prompts in (("personalised", personalised), ("semantic", semantic(personalised))):
