@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
-from pathlib import Path
 from typing import Protocol
 
 from sidar.data.cleaning.clean import DAY_US
 from sidar.serve.events.rows import Chosen, Shown
+from sidar.serve.sqlite import open_database
 from sidar.types import PathLike
 
 #: Columns of a day's log, in their order.
@@ -109,17 +109,9 @@ class SqliteEvents:
     """An :class:`EventStore` in one file of SQLite."""
 
     def __init__(self, path: PathLike) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._turn = threading.Lock()
-        try:
-            self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._open.execute("PRAGMA journal_mode=WAL")
-            self._open.execute("PRAGMA synchronous=FULL")
-            # what is erased is overwritten, not only forgotten
-            self._open.execute("PRAGMA secure_delete=ON")
-            self._open.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is no store of events: {error}") from error
+        # secure_delete: what is erased is overwritten, not only forgotten
+        self._open = open_database(path, _SCHEMA, "events", "secure_delete=ON")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -8,16 +8,15 @@ reading it back is the replay.
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from sidar.serve.live.items import ItemState
+from sidar.serve.sqlite import open_database
 from sidar.types import PathLike
 
 _SCHEMA = """
@@ -63,17 +62,9 @@ class SqliteItems:
     """An :class:`ItemStore` in one file of SQLite, which may be that of the events."""
 
     def __init__(self, path: PathLike) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._turn = threading.Lock()
-        try:
-            self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._open.execute("PRAGMA journal_mode=WAL")
-            self._open.execute("PRAGMA synchronous=FULL")
-            # the events' transactions are short
-            self._open.execute("PRAGMA busy_timeout=10000")
-            self._open.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is no store of items: {error}") from error
+        # waits ten seconds for the events, whose transactions are short
+        self._open = open_database(path, _SCHEMA, "items", "busy_timeout=10000")
 
     def write(self, states: Sequence[ItemState], bundle: str) -> int:
         rows = [
