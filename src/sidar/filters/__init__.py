@@ -9,8 +9,9 @@ from sidar.filters.columns import Column, Columns
 from sidar.filters.condition import Condition, FilterError, register_filter
 from sidar.filters.evaluate import Masks
 from sidar.filters.facets import FacetCount, facet
-from sidar.filters.text import read_text, to_text
+from sidar.filters.text import read_text
 from sidar.filters.tree import Filter, read_json
+from sidar.filters.write import to_text
 
 __all__ = [
     "Column",

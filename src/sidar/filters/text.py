@@ -26,7 +26,7 @@ from sidar.filters.tree import MAX_DEPTH, Filter, MinShould, check_size, read_js
 
 #: Longest text that is read.
 MAX_TEXT = 16_384
-_KEYWORDS = frozenset(
+KEYWORDS = frozenset(
     ("AND", "OR", "NOT", "IN", "UNDER", "IS", "NULL", "EMPTY", "TO", "AT", "LEAST", "OF", "HAS_ID")
 ) | {"TRUE", "FALSE"}
 _TOKEN = re.compile(
@@ -40,8 +40,10 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_BARE = re.compile(r"[^\W\d][\w.\-]*")
-_COMPARE = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+#: A key that needs no quotes, unless it is a keyword.
+BARE = re.compile(r"[^\W\d][\w.\-]*")
+#: Bounds by sign.
+COMPARE = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 Node = Filter | Condition
 
 
@@ -210,7 +212,7 @@ class _Parser:
             return self.condition(Match, at, key=key, match={how: self.list_of_values()})
         if negated:
             raise self.error(f"want IN after NOT, got {self.got()}")
-        if self.next.kind == "sign" and self.next.text in ("=", "!=", *_COMPARE):
+        if self.next.kind == "sign" and self.next.text in ("=", "!=", *COMPARE):
             return self.comparison(key, self.take())
         return self.interval(key)
 
@@ -232,7 +234,7 @@ class _Parser:
             return self.condition(Match, sign.at, key=key, match={"value": value})
         if sign.text == "!=":
             return self.condition(Match, sign.at, key=key, match={"except": [value]})
-        return self.bounded(key, {_COMPARE[sign.text]: value}, sign.at)
+        return self.bounded(key, {COMPARE[sign.text]: value}, sign.at)
 
     def interval(self, key: str) -> Condition:
         at = self.next.at
@@ -282,7 +284,7 @@ class _Parser:
         if token.kind == "quoted":
             self.take()
             return token.text[1:-1].replace("``", "`")
-        if token.kind != "word" or token.text.upper() in _KEYWORDS:
+        if token.kind != "word" or token.text.upper() in KEYWORDS:
             raise self.error(f"want the name of a column, got {self.got()}")
         self.take()
         return token.text
@@ -312,7 +314,7 @@ class _Parser:
         if token.kind == "word" and token.text.upper() in ("TRUE", "FALSE"):
             self.take()
             return token.text.upper() == "TRUE"
-        if token.kind == "date" or (token.kind == "word" and token.text.upper() not in _KEYWORDS):
+        if token.kind == "date" or (token.kind == "word" and token.text.upper() not in KEYWORDS):
             self.take()
             return token.text
         raise self.error(f"want a value, got {self.got()}")
@@ -321,88 +323,3 @@ class _Parser:
 def _no_leading_zeros(number: str) -> str:
     """JSON has no 007."""
     return re.sub(r"^(-?)0+(?=\d)", r"\1", number)
-
-
-# ---------------------------------------------------------------------- the way back
-
-
-def to_text(wanted: Filter) -> str:
-    """Return a filter in one line; :func:`read_text` of it allows the same items."""
-    return _join(wanted)[0]
-
-
-def _join(node: Node) -> tuple[str, bool]:
-    """Return the text of a node, and whether it is one part that needs no parentheses."""
-    if not isinstance(node, Filter):
-        return _condition(node), True
-    inside = (*node.must, *node.should)
-    if len(inside) == 1 and not node.must_not and node.min_should is None:
-        return _join(inside[0])
-    parts = [_part(inner) for inner in node.must]
-    if len(node.should) == 1:
-        parts.append(_part(node.should[0]))
-    elif node.should:
-        parts.append("(" + " OR ".join(_part(inner) for inner in node.should) + ")")
-    if node.min_should is not None:
-        group = ", ".join(_join(inner)[0] for inner in node.min_should.conditions)
-        parts.append(f"AT LEAST {node.min_should.min_count} OF ({group})")
-    is_single = len(parts) == 1 and not node.must_not
-    parts += [f"NOT {_part(inner)}" for inner in node.must_not]
-    return (" AND ".join(parts), is_single) if parts else ("*", True)
-
-
-def _part(node: Node) -> str:
-    text, is_single = _join(node)
-    return text if is_single else f"({text})"
-
-
-def _condition(condition: Condition) -> str:
-    if isinstance(condition, Match):
-        return f"{_key(condition.key)} {_match(condition)}"
-    if isinstance(condition, Range):
-        return f"{_key(condition.key)} {_bounds(condition.range.model_dump())}"
-    if isinstance(condition, DatetimeRange):
-        bounds = condition.datetime_range.model_dump(mode="json")
-        return f"{_key(condition.key)} {_bounds(bounds)}"
-    if isinstance(condition, IsNull):
-        return f"{_key(condition.is_null.key)} IS NULL"
-    if isinstance(condition, IsEmpty):
-        return f"{_key(condition.is_empty.key)} IS EMPTY"
-    if isinstance(condition, HasId):
-        return f"HAS_ID {_json(condition.has_id)}"
-    return _json(condition.model_dump(mode="json", by_alias=True, exclude_defaults=True))
-
-
-def _match(condition: Match) -> str:
-    body = condition.match
-    if body.any is not None:
-        return f"IN {_json(body.any)}"
-    if body.prefix is not None:
-        return f"UNDER {_json(body.prefix)}"
-    if body.except_ is not None:
-        one = len(body.except_) == 1
-        return f"!= {_json(body.except_[0])}" if one else f"NOT IN {_json(body.except_)}"
-    return f"= {_json(body.value)}"
-
-
-def _bounds(bounds: dict[str, Any]) -> str:
-    given = {name: _json(value) for name, value in bounds.items() if value is not None}
-    if len(given) == 1:
-        ((name, value),) = given.items()
-        sign = next(sign for sign, bound in _COMPARE.items() if bound == name)
-        return f"{sign} {value}"
-    low, high = given.get("gte", given.get("gt")), given.get("lte", given.get("lt"))
-    if {"gte", "lte"} <= given.keys():
-        return f"{low} TO {high}"
-    opening, closing = "{" if "gt" in given else "[", "}" if "lt" in given else "]"
-    return f"{opening}{low} TO {high}{closing}"
-
-
-def _key(key: str) -> str:
-    if _BARE.fullmatch(key) and key.upper() not in _KEYWORDS:
-        return key
-    return "`" + key.replace("`", "``") + "`"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
