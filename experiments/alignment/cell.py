@@ -5,7 +5,6 @@ per-query values.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ import numpy as np
 
 import experiments.alignment.rewards  # noqa: F401  (registers the rewards of a simulation)
 from experiments.alignment.answer import Channels, answers
-from experiments.common import commit, device, versions
-from experiments.raddpo.cell import INVALID_TOLERANCE, SECTIONS, train_model
+from experiments.raddpo.cell import INVALID_TOLERANCE, keep_cell, train_model
 from experiments.raddpo.cell import Context as EvidenceContext
 from experiments.raddpo.plan import Cell
-from experiments.raddpo.registration import registration, registration_hash
+from experiments.raddpo.registration import registration
 from experiments.raddpo.scoring import Columns, Judge, means, spread, write_values
 from experiments.raddpo.sets import Pool, pools
 from sidar.data import open_dataset
@@ -61,41 +59,16 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         columns, facts = _score(cell, context, pool)
     context.results.mkdir(parents=True, exist_ok=True)
     write_values(context.results / f"{cell.name}.parquet", [pool], {pool.name: columns})
-    cfg = context.config(cell)
-    dumped = cfg.resolved().model_dump(mode="json")
-    content = {
-        "version": 1,
-        "cell": cell.name,
-        "system": cell.system,
-        "kind": cell.kind,
-        "parent": cell.parent,
-        "seed": cell.seed,
-        "groups": list(cell.groups),
-        "axes": cell.axes,
-        "spec": cell.spec,
-        "config": {name: dumped[name] for name in SECTIONS},
-        "bed": context.bed.identity(cell.data, cell.sizes),
-        "lists": {
-            "relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)
-        },
-        "registration": registration_hash(),
-        "commit": commit(),
-        "versions": versions(),
-        "device": device() | {"used": context.device},
-        "threads": 1,
-        "seconds": seconds,
-        "figures": means({pool.name: columns}),
-        "mechanism": {},
-        "train": _train_facts(context.model(cell.name), report),
+    return keep_cell(
+        cell,
+        context,
+        threads=1,
+        seconds=seconds,
+        figures=means({pool.name: columns}),
+        mechanism={},
+        train=_train_facts(context.model(cell.name), report),
         **facts,
-    }
-    path = context.results / f"{cell.name}.json"
-    tmp = path.with_name(f".{path.name}.tmp")
-    tmp.write_text(json.dumps(content, indent=1, default=float) + "\n")
-    tmp.replace(path)
-    if cell.kind == "align":
-        shutil.rmtree(context.model(cell.name))
-    return content
+    )
 
 
 class _Timer:

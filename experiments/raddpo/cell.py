@@ -211,8 +211,26 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         seconds["score"] = time.monotonic() - start
     context.results.mkdir(parents=True, exist_ok=True)
     write_values(context.results / f"{cell.name}.parquet", scored, columns)
+    return keep_cell(
+        cell,
+        context,
+        index=_index_facts(context.index(cell.sizes)),
+        threads=_threads(),
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        figures=means(columns),
+        mechanism=mechanism,
+        fusion=fusion,
+        train=train,
+    )
+
+
+def keep_cell(cell: Cell, context: Context, **measured: Any) -> dict[str, Any]:
+    """Write ``cell.json``, last, since it says that the cell is finished, and return its content:
+    what the cell is, made by which code, and what was ``measured``. An aligned model is deleted.
+    """
     cfg = context.config(cell)
     dumped = cfg.resolved().model_dump(mode="json")
+    share = context.bed.relevant_share(cell.data, cfg.preference.max_negatives)
     content = {
         "version": 1,
         "cell": cell.name,
@@ -225,20 +243,12 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         "spec": cell.spec,
         "config": {name: dumped[name] for name in SECTIONS},
         "bed": context.bed.identity(cell.data, cell.sizes),
-        "lists": {
-            "relevant_share": context.bed.relevant_share(cell.data, cfg.preference.max_negatives)
-        },
-        "index": _index_facts(context.index(cell.sizes)),
+        "lists": {"relevant_share": share},
         "registration": registration_hash(),
         "commit": commit(),
         "versions": versions(),
         "device": device() | {"used": context.device},
-        "threads": _threads(),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "figures": means(columns),
-        "mechanism": mechanism,
-        "fusion": fusion,
-        "train": train,
+        **measured,
     }
     path = context.results / f"{cell.name}.json"
     tmp = path.with_name(f".{path.name}.tmp")
