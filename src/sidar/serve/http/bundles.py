@@ -10,11 +10,11 @@ from typing import Annotated
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path
-from pydantic import BaseModel, Field
 
 from sidar.serve.engine import Engine
 from sidar.serve.engine.copies import load_copies
 from sidar.serve.http.access import Access
+from sidar.serve.http.changes import BundleList, BundleState
 from sidar.serve.http.models import ServedModels
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.info import LiveModel, Searcher
@@ -23,23 +23,6 @@ from sidar.serve.request import RequestError
 #: Loads the copies of the bundle in a folder.
 OpenCopies = Callable[[str], Sequence[Searcher]]
 BundleName = Annotated[str, Path(max_length=256, description="A name of serve.bundles.")]
-
-
-class BundleState(BaseModel):
-    """A bundle that this server may load, and what it does with it."""
-
-    name: str
-    state: str = Field(description="active, previous (a rollback brings it back), loaded or known.")
-    bundle: str | None = Field(None, description="Its hash; null until it is loaded.")
-    items: int | None = Field(None, description="How many items it has; null until it is loaded.")
-
-
-class BundleList(BaseModel):
-    """All bundles that the server knows, with the one that answers where a request names none."""
-
-    active: str
-    previous: str | None
-    bundles: list[BundleState]
 
 
 @dataclass

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Path
-from pydantic import BaseModel, ConfigDict, Field
 
 from sidar.data.cleaning.clean import DAY_US
 from sidar.serve.events import Chosen, EventLog
 from sidar.serve.events.log import now_us
 from sidar.serve.http.access import Access
+from sidar.serve.http.changes import Erased, Event, Files, Taken
 from sidar.serve.http.responses import LIMITED, WRONG
 from sidar.serve.request import RequestError
 from sidar.types import ACTIONS
 
 #: Seconds between two looks for impressions that wait, and for days whose files are old.
 FLUSH_SECONDS, WRITE_SECONDS = 1.0, 60.0
-Id = Annotated[str, Field(min_length=1, max_length=256)]
-Text = Annotated[str, Field(max_length=4096)]
-
-
-class Event(BaseModel):
-    """One click, cart or order. What it does not say is taken from the item's impression under
-    its ``request_id``, where the server keeps impressions.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    event_id: Id = Field(description="Sent again, it changes nothing.")
-    request_id: Id = Field(description="That of the answer that showed the item.")
-    item_id: Id
-    action: Literal["click", "cart", "order"]
-    ts: int | None = Field(
-        None, ge=631_152_000_000_000, description="Microseconds since 1970, UTC; default: now."
-    )
-    user_id: Id | None = None
-    session_id: Text | None = None
-    query: Text | None = None
-    position: int | None = Field(None, ge=1, le=1_000_000, description="From 1.")
-    value: float | None = Field(None, allow_inf_nan=False)
-    dwell_s: float | None = Field(None, ge=0, allow_inf_nan=False)
-    bucket: Text | None = None
-
-
-class Taken(BaseModel):
-    """How many events were kept."""
-
-    accepted: int = Field(description="New ones; they are on the disk.")
-    repeated: int = Field(description="Ones that were there before.")
-
-
-class Erased(BaseModel):
-    """How much of a user was forgotten."""
-
-    rows: int
-
-
-class Files(BaseModel):
-    """The files that were written."""
-
-    files: list[str]
 
 
 def event_routes(log: EventLog, access: Access, most: int) -> APIRouter:

@@ -4,58 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
 
 from sidar.serve.http.access import Access
+from sidar.serve.http.changes import Changed, Id, Item, Patch
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.info import LiveModel
 from sidar.serve.request import RequestError
 
 #: Makes a change where the catalogue is, and returns its version.
 ChangeItems = Callable[[Callable[[LiveModel], int]], int]
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
-Words = Annotated[str, Field(max_length=65_536)]
-
-
-class Item(BaseModel):
-    """A product, whole: what is not given is empty."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    item_id: ItemId
-    title: Words
-    text: Words | None = None
-    category: tuple[Words, ...] = Field((), description="From the top, e.g. Home, Towels.")
-    brand: Words | None = None
-    price: float | None = Field(None, allow_inf_nan=False)
-    image_url: Words | None = None
-    in_stock: bool | None = True
-    created: datetime | None = None
-    attributes: dict[str, Any] | None = Field(None, description="Any JSON object.")
-
-
-class Patch(BaseModel):
-    """What changes of a product without a new vector; a field that is not given stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    item_id: ItemId
-    price: float | None = Field(None, allow_inf_nan=False)
-    in_stock: bool | None = None
-    image_url: Words | None = None
-
-
-class Changed(BaseModel):
-    """What was changed; every answer from now on is of this version or a later one."""
-
-    items: int
-    catalogue_version: int
 
 
 def item_routes(change_items: ChangeItems, access: Access, most: int) -> APIRouter:
@@ -87,7 +49,7 @@ def item_routes(change_items: ChangeItems, access: Access, most: int) -> APIRout
         return await change(lambda searcher: searcher.patch(changes), len(items))
 
     @router.delete("", summary="Retire items")
-    async def retire(item_id: Annotated[list[ItemId], Query(min_length=1)]) -> Changed:
+    async def retire(item_id: Annotated[list[Id], Query(min_length=1)]) -> Changed:
         """No search returns them from now on."""
         return await change(lambda searcher: searcher.retire(item_id), len(item_id))
 
