@@ -32,13 +32,14 @@ from sidar.data import stage as data_stage
 from sidar.data.log import LogFacts
 from sidar.embed import load_embedder
 from sidar.evaluate import suite
+from sidar.evaluate.measures.plugin_metrics import register_metric
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.plugin_metrics import register_metric
 from sidar.extensions import METRICS
 from sidar.index import PrefixIndex
-from sidar.pipeline import answer_log, answer_rows, answering, leave, stages, systems
-from sidar.pipeline.generative import GenerativeSystem
-from sidar.pipeline.rerank import Reranked
+from sidar.pipeline import leave, stages
+from sidar.pipeline.rows import answer_log, answer_rows, answering, systems
+from sidar.pipeline.rows.generative import GenerativeSystem
+from sidar.pipeline.rows.rerank import Reranked
 from sidar.pipeline.runtime import folders
 from sidar.serve.bundle import BundleSources, build_bundle
 

@@ -14,8 +14,8 @@ from sidar.rewards import RewardInputs, fitted_reward
 from sidar.train.align import AlignTask
 from sidar.train.examples import ItemStream, LogStream, PseudoStream
 from sidar.train.pseudo import item_words
-from sidar.train.reinforce import ReinforceTask
-from sidar.train.rollouts import Explorer
+from sidar.train.rl.reinforce import ReinforceTask
+from sidar.train.rl.rollouts import Explorer
 from sidar.train.sft import SftTask
 from sidar.train.validate import Validator
 from sidar.types import SemanticIds

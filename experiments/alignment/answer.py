@@ -21,7 +21,7 @@ from sidar.answer.facts import GENERATIVE
 from sidar.answer.smoothed import SmoothedMemory, popularity
 from sidar.baselines import DEPTH, Bm25, System
 from sidar.data import open_dataset
-from sidar.pipeline.answer_log import Log, read_log
+from sidar.pipeline.rows.answer_log import Log, read_log
 from sidar.types import Hits, Prompt
 
 #: Key of the queries' hashes; the traffic is simulated, so it need not be secret.
@@ -54,8 +54,8 @@ class Channels:
     def _make(cls, bed: Bed, pool: Pool) -> Channels:
         from sidar.embed import load_embedder
         from sidar.evaluate.systems import TextSystem
-        from sidar.pipeline.answering import tuned_lexical
-        from sidar.pipeline.dense_rows import answer_dense
+        from sidar.pipeline.rows.answering import tuned_lexical
+        from sidar.pipeline.rows.dense_rows import answer_dense
 
         cfg = bed.config(device="cpu", threads=1)
         catalogue = open_dataset(bed.data()).catalogue

@@ -58,7 +58,7 @@ class Bed(evidence.Bed):
         it.
         """
         from sidar.answer.key import FILE
-        from sidar.pipeline.ranking import ranker
+        from sidar.pipeline.rows.ranking import ranker
 
         run, codebooks = self.data().parent, registration()["bed"]["codebooks"]
         if not (run / "embed").exists():

@@ -195,14 +195,14 @@ def score(work: Path, seed: int) -> None:
     from sidar.baselines import Bm25, QuantisedDense
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items, query_side
-    from sidar.evaluate.metrics import objective
+    from sidar.evaluate.measures.metrics import objective
     from sidar.evaluate.suite import run_suite
     from sidar.evaluate.systems import TextSystem
     from sidar.index import PrefixIndex
-    from sidar.pipeline.answer_rows import answer_rows
-    from sidar.pipeline.dense_rows import dense_rows
-    from sidar.pipeline.generative import GenerativeSystem
-    from sidar.pipeline.rerank import Reranked
+    from sidar.pipeline.rows.answer_rows import answer_rows
+    from sidar.pipeline.rows.dense_rows import dense_rows
+    from sidar.pipeline.rows.generative import GenerativeSystem
+    from sidar.pipeline.rows.rerank import Reranked
     from sidar.pipeline.runtime import folders
     from sidar.sid import load_sids, load_tokenizer
 

@@ -84,7 +84,7 @@ def write_page() -> None:
 def models_of(work: Path, catalogue: Any, index: Any, sids: Any) -> list[Any]:
     """The kept RAD-DPO models, one a seed."""
     from sidar.config import DecodeConfig
-    from sidar.pipeline.generative import GenerativeSystem
+    from sidar.pipeline.rows.generative import GenerativeSystem
 
     folders = sorted((work / "models").glob("seed-*/raddpo/model"))
     names = [folder.parent.parent.name for folder in folders]
@@ -112,9 +112,9 @@ def main() -> None:
     from sidar.config import DecodeConfig
     from sidar.data import open_dataset
     from sidar.decode import to_hits
-    from sidar.evaluate.metrics import score_ranking
+    from sidar.evaluate.measures.metrics import score_ranking
+    from sidar.evaluate.measures.truth import Truth
     from sidar.evaluate.slices import order_by_hash, query_cluster
-    from sidar.evaluate.truth import Truth
     from sidar.index import PrefixIndex
     from sidar.serve.decoding import item_shares
     from sidar.sid import load_sids

@@ -102,7 +102,7 @@ def tuned_encoder(cell: Cell, context: Any) -> tuple[Path, dict[str, Any]]:
     import shutil
 
     from sidar.artifacts import replace_folder
-    from sidar.train.dense import train_dense
+    from sidar.train.encoder.dense import train_dense
 
     folder = context.model(cell.name)
     done = folder / "trained.json"

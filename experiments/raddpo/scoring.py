@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.raddpo.sets import Pool, Target
-from sidar.evaluate.expected import GroupRanking, expected_scores
-from sidar.evaluate.metrics import score_ranking
-from sidar.evaluate.oracle import expand, oracle_sids, reachable_oracle
+from sidar.evaluate.measures.expected import GroupRanking, expected_scores
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.oracle import expand, oracle_sids, reachable_oracle
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.scorer import sid_numbers
 from sidar.evaluate.slices import first_occurrences
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.types import Catalogue, EvalSet, Hits
 

@@ -37,9 +37,9 @@ from experiments.start.start import Cell, make_bed
 from sidar.answer.smoothed import SmoothedMemory
 from sidar.config import Config
 from sidar.data.cleaning.normalise import normalise_query
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.stats import holm, paired_tests, verdict
-from sidar.evaluate.truth import Truth
 from sidar.pipeline import stages
 from sidar.pipeline.runtime import folders
 from sidar.types import EvalSet
@@ -123,10 +123,10 @@ def rows_of(bed: Any, cfg: Config, run: Path) -> dict[str, Any]:
     from sidar.baselines import Bm25
     from sidar.data import open_dataset
     from sidar.embed import load_embedder
-    from sidar.pipeline.answer_log import run_key
-    from sidar.pipeline.answer_rows import answer_rows
-    from sidar.pipeline.ranked_row import RankerSystem, open_ranked
-    from sidar.pipeline.systems import RunParts, baseline_rows, generative_rows, tune_reranking
+    from sidar.pipeline.rows.answer_log import run_key
+    from sidar.pipeline.rows.answer_rows import answer_rows
+    from sidar.pipeline.rows.ranked_row import RankerSystem, open_ranked
+    from sidar.pipeline.rows.systems import RunParts, baseline_rows, generative_rows, tune_reranking
 
     inputs = folders(run, ("data", "embed", "sid", "index", "sft", "answer"))
     parts = RunParts(cfg, inputs)
@@ -197,12 +197,12 @@ def write_values(bed: Any, args: argparse.Namespace, rows: dict[str, Any], out: 
 def score_without_model(bed: Any, args: argparse.Namespace, seed: int, out: Path) -> None:
     """Score ranker and smoothed memory of a seed over BM25, dense and counts alone."""
     from sidar.data import open_dataset
-    from sidar.pipeline.answer_log import read_log, run_key
-    from sidar.pipeline.answer_rows import AnswerSystem, CandidatePrior, MemorySystem
-    from sidar.pipeline.answering import fit
-    from sidar.pipeline.memory_row import MemoryFirst, fit_memory_row
-    from sidar.pipeline.ranked_row import RankerSystem, open_ranked
-    from sidar.pipeline.ranking import RankerParts
+    from sidar.pipeline.rows.answer_log import read_log, run_key
+    from sidar.pipeline.rows.answer_rows import AnswerSystem, CandidatePrior, MemorySystem
+    from sidar.pipeline.rows.answering import fit
+    from sidar.pipeline.rows.memory_row import MemoryFirst, fit_memory_row
+    from sidar.pipeline.rows.ranked_row import RankerSystem, open_ranked
+    from sidar.pipeline.rows.ranking import RankerParts
 
     started = time.process_time()
     cfg = run_config(bed, seed, args.work, 0)

@@ -36,14 +36,14 @@ from sidar.config import DenseConfig, EmbedConfig
 from sidar.data import open_dataset
 from sidar.embed import SentenceEmbedder, TowerEmbedder, item_texts, minilm_folder
 from sidar.embed.encoder import load_sentence_transformer
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.slices import query_cluster
 from sidar.evaluate.stats import paired_tests
 from sidar.evaluate.views import linear_cka, modality_gap, self_ranks
 from sidar.index.dual_view import DualViewIndex, routed
 from sidar.sid import RqKmeans
-from sidar.train.dense import tune
-from sidar.train.pairs import LogPairs, PseudoPairs
+from sidar.train.encoder.dense import tune
+from sidar.train.encoder.pairs import LogPairs, PseudoPairs
 from sidar.train.pseudo import item_words
 from sidar.types import Hits, SidInputs
 

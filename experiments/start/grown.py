@@ -229,12 +229,12 @@ def score(cfg: Any, run: Path, folders: dict[str, Path], queries: int) -> tuple[
     from sidar.baselines import Bm25, Dense, QuantisedDense, reconstruct
     from sidar.data import open_dataset
     from sidar.embed import load_embedder, load_items
-    from sidar.evaluate.metrics import objective, score_ranking
+    from sidar.evaluate.measures.metrics import objective, score_ranking
+    from sidar.evaluate.measures.truth import Truth
     from sidar.evaluate.stats import bootstrap_intervals
-    from sidar.evaluate.truth import Truth
     from sidar.index import PrefixIndex
-    from sidar.pipeline.generative import GenerativeSystem
-    from sidar.pipeline.rerank import Reranked
+    from sidar.pipeline.rows.generative import GenerativeSystem
+    from sidar.pipeline.rows.rerank import Reranked
     from sidar.sid import load_sids, load_tokenizer
     from sidar.types import EvalSet
 

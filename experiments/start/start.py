@@ -50,18 +50,18 @@ from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.embed import load_embedder as open_encoder
 from sidar.embed import load_items, query_side
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.slices import subset_by_hash
 from sidar.evaluate.stats import bootstrap_intervals
 from sidar.evaluate.systems import TextSystem
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pipeline import demo
-from sidar.pipeline.answer_log import Log, read_log
-from sidar.pipeline.answer_rows import AnswerSystem
-from sidar.pipeline.answering import fit, tuned_lexical
-from sidar.pipeline.generative import GenerativeSystem
-from sidar.pipeline.rerank import MEASURE, Reranked
+from sidar.pipeline.rows.answer_log import Log, read_log
+from sidar.pipeline.rows.answer_rows import AnswerSystem
+from sidar.pipeline.rows.answering import fit, tuned_lexical
+from sidar.pipeline.rows.generative import GenerativeSystem
+from sidar.pipeline.rows.rerank import MEASURE, Reranked
 from sidar.sid import load_sids
 from sidar.train.order import WINDOW
 from sidar.types import EvalSet, Hits

@@ -32,8 +32,8 @@ from sidar.baselines.quantised import QuantisedDense
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.embed import load_embedder, load_items
-from sidar.evaluate.metrics import score_ranking
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.sid import Acrq, RqKmeans, RqVae, Sarq
 from sidar.sid.quality import report

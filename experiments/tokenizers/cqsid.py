@@ -21,11 +21,11 @@ from sidar.compare.paired import PRIMARY, SECOND, Pair, Sampling, compare_pairs
 from sidar.compare.results import FILE, Results
 from sidar.compare.values import add_system
 from sidar.config import Config, load_config
-from sidar.evaluate.hitrate import TRUNCATED, equal_beam, semantic, truncated
+from sidar.evaluate.measures.hitrate import TRUNCATED, equal_beam, semantic, truncated
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.perquery import PerQuery, read_clusters, summarise
 from sidar.evaluate.scorer import relevance_threshold
 from sidar.evaluate.slices import subset_by_hash
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.pages.environment import environment
 from sidar.serve.retriever import Retriever

@@ -37,11 +37,11 @@ from sidar.artifacts import sha256_file
 from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.embed import load_items
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.stats import bootstrap_intervals, holm, paired_test
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
-from sidar.pipeline.generative import GenerativeSystem
+from sidar.pipeline.rows.generative import GenerativeSystem
 from sidar.sid import load_sids, load_tokenizer
 from sidar.sid.tokenizers.imported import TableTokenizer
 from sidar.types import SidInputs

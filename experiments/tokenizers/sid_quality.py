@@ -31,9 +31,9 @@ from sidar.baselines.quantised import QuantisedDense
 from sidar.config import Config, EmbedConfig, SidConfig, load_config
 from sidar.data import Dataset, open_dataset
 from sidar.embed import load_embedder, load_items
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.scorer import relevance_threshold
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.sid.inputs import query_inputs
 from sidar.sid.quality import purity, report

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from sidar.align.registry import Objective
     from sidar.baselines.channel import Channel
-    from sidar.evaluate.plugin_metrics import Metric
+    from sidar.evaluate.measures.plugin_metrics import Metric
     from sidar.filters.condition import Condition
     from sidar.rewards.interface import Reward
     from sidar.sid.tokenizer import Tokenizer

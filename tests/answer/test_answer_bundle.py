@@ -29,8 +29,8 @@ from sidar.data.duck import Duck
 from sidar.embed import HashingEmbedder
 from sidar.filters import read_filter
 from sidar.index.dual_view import DualViewIndex
-from sidar.pipeline import dense_rows
 from sidar.pipeline.remember import remembered, update_memory
+from sidar.pipeline.rows import dense_rows
 from sidar.pipeline.runtime import folders
 from sidar.pipeline.stage import masked
 from sidar.serve.bundle import open_bundle

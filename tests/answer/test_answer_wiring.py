@@ -22,11 +22,12 @@ from sidar.config import AlignConfig, load_config
 from sidar.data import open_dataset
 from sidar.decode import beam_search
 from sidar.embed import load_embedder, load_items
-from sidar.evaluate import metrics
-from sidar.pipeline import answering, generative, memory_row, stages, systems
-from sidar.pipeline.answer_rows import AnswerRows
+from sidar.evaluate.measures import metrics
+from sidar.pipeline import stages
 from sidar.pipeline.plan import stages as stages_of
-from sidar.pipeline.rerank import Reranked
+from sidar.pipeline.rows import answering, generative, memory_row, systems
+from sidar.pipeline.rows.answer_rows import AnswerRows
+from sidar.pipeline.rows.rerank import Reranked
 from sidar.pipeline.runtime import folders
 from sidar.types import Hits
 

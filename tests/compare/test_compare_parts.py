@@ -15,8 +15,8 @@ from sidar.compare.results import Estimate, MethodResult, PairedResult, Results
 from sidar.compare.values import stacked
 from sidar.compare.verdict import caveats, find_leaders, sentence
 from sidar.data import toy
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.lm import SidLM
 from sidar.serve.retriever import Retriever

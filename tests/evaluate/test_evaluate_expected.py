@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.evaluate import GroupRanking, Truth, expected_scores
-from sidar.evaluate.metrics import parse_measure
+from sidar.evaluate.measures.metrics import parse_measure
 
 NAMES = [
     "ndcg@3",

@@ -10,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_index import semantic_ids
 
-from sidar.evaluate.hitrate import equal_beam, in_mode, largest_expansion, semantic, truncated
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.hitrate import (
+    equal_beam,
+    in_mode,
+    largest_expansion,
+    semantic,
+    truncated,
+)
+from sidar.evaluate.measures.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.types import EvalSet, Prompt
 

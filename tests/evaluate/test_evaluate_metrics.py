@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidar.evaluate import Truth, evaluate, score_ranking
-from sidar.evaluate.metrics import parse_measure
+from sidar.evaluate.measures.metrics import parse_measure
 
 OURS_TO_THEIRS = {
     "ndcg@10": ir_measures.nDCG @ 10,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sidar.data import toy
 from sidar.evaluate import score_ranking
-from sidar.evaluate.oracle import expand, oracle_sids, reachable_oracle
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.oracle import expand, oracle_sids, reachable_oracle
+from sidar.evaluate.measures.truth import Truth
 from sidar.index import PrefixIndex
 from sidar.types import Catalogue, EvalSet, Prompt, SemanticIds
 

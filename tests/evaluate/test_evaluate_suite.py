@@ -16,7 +16,7 @@ from sidar.data import toy
 from sidar.data.training.priors import Priors
 from sidar.evaluate import GroupRanking, Truth, evaluate, expected_scores, read_trec
 from sidar.evaluate.claims import pairs
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.perquery import PerQuery
 from sidar.evaluate.scorer import TOPIC_ORACLE, Scorer, relevance_threshold
 from sidar.evaluate.slices import order_by_hash

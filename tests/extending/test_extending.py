@@ -24,8 +24,8 @@ from sidar.data import open_dataset, toy
 from sidar.data.training.priors import Priors
 from sidar.embed import load_items
 from sidar.evaluate import Truth
+from sidar.evaluate.measures.plugin_metrics import graded_ranks, score_metrics
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.plugin_metrics import graded_ranks, score_metrics
 from sidar.evaluate.table import check_table, read_scores
 from sidar.extensions import OBJECTIVES, REGISTRIES, TOKENIZERS, load_plugins
 from sidar.pipeline import plan

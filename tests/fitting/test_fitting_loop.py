@@ -20,9 +20,9 @@ from sidar.config import AlignConfig, DenseConfig, EmbedConfig, SftConfig
 from sidar.fitting import checkpoint
 from sidar.fitting.loop import Training
 from sidar.sid import Acrq, CqSid, RqVae
-from sidar.train.dense import trainable, tune
+from sidar.train.encoder.dense import trainable, tune
+from sidar.train.encoder.pairs import LogPairs
 from sidar.train.loop import fit
-from sidar.train.pairs import LogPairs
 from sidar.types import SidInputs
 
 #: Scalars of a log that are times of the machine.

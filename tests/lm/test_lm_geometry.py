@@ -16,8 +16,8 @@ from sidar.config import LmConfig
 from sidar.decode import beam_search, score_all
 from sidar.index import PrefixIndex
 from sidar.lm import Candidate, SidLM, export_hf, pack, score
-from sidar.lm.geometry import FLOOR, SCALE
-from sidar.lm.legal import Legal
+from sidar.lm.prior.geometry import FLOOR, SCALE
+from sidar.lm.prior.legal import Legal
 from sidar.lm.prompts import Encoded
 from sidar.lm.scorer import LmScorer
 from sidar.types import Prompt

@@ -10,9 +10,10 @@ from toy_geometry import SIZES, TEXTS, books, build, prompts, some, trained, uni
 
 from sidar.decode import score_all
 from sidar.index import PrefixIndex
-from sidar.lm import Candidate, SidLM, legal, masses, pack, score
-from sidar.lm.legal import Legal
-from sidar.lm.masses import FirstMasses
+from sidar.lm import Candidate, SidLM, pack, score
+from sidar.lm.prior import legal, masses
+from sidar.lm.prior.legal import Legal
+from sidar.lm.prior.masses import FirstMasses
 from sidar.lm.scorer import LmScorer
 
 

@@ -16,12 +16,12 @@ from sidar.baselines.fusion import simplex
 from sidar.config import HeldOutConfig
 from sidar.data import build, open_dataset, toy
 from sidar.data.cleaning.normalise import normalise_query
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.pipeline import stages
-from sidar.pipeline.answer_log import read_log
-from sidar.pipeline.answer_rows import AnswerRows, CandidatePrior, MemorySystem
-from sidar.pipeline.answering import answer
-from sidar.pipeline.memory_row import (
+from sidar.pipeline.rows.answer_log import read_log
+from sidar.pipeline.rows.answer_rows import AnswerRows, CandidatePrior, MemorySystem
+from sidar.pipeline.rows.answering import answer
+from sidar.pipeline.rows.memory_row import (
     HALF_LIVES,
     MemoryFirst,
     MemoryRow,

@@ -12,8 +12,8 @@ from sidar.embed import HashingEmbedder, TowerEmbedder, load_embedder
 from sidar.embed.encoder import load_sentence_transformer
 from sidar.evaluate.claims import pairs
 from sidar.evaluate.systems import default_fusions
-from sidar.pipeline.dense_rows import channels, dense_rows
 from sidar.pipeline.plan import stages
+from sidar.pipeline.rows.dense_rows import channels, dense_rows
 from sidar.types import Prompt
 
 TEXTS = [

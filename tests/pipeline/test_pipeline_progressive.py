@@ -15,8 +15,8 @@ from sidar.index import PrefixIndex
 from sidar.lm import SidLM
 from sidar.pipeline import curriculum
 from sidar.pipeline.progressive import folders_of, hits_folder, measure, start_of_alignment
+from sidar.pipeline.rows.systems import RunParts, generative_rows
 from sidar.pipeline.runtime import folders
-from sidar.pipeline.systems import RunParts, generative_rows
 from sidar.sid import load_sids
 
 OBJECTIVE = "eggrpo"

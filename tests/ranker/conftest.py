@@ -4,7 +4,7 @@ import pytest
 
 from sidar.config import load_config
 from sidar.pipeline import stages
-from sidar.pipeline.ranking import ranker
+from sidar.pipeline.rows.ranking import ranker
 from sidar.pipeline.runtime import folders
 
 SMALL = (

@@ -13,12 +13,12 @@ from sidar.answer.key import VARIABLE
 from sidar.answer.memory import Memory
 from sidar.data import open_dataset
 from sidar.embed import load_embedder
-from sidar.pipeline.answer_log import run_key
-from sidar.pipeline.answer_rows import answer_rows
-from sidar.pipeline.answering import fuses
 from sidar.pipeline.plan import stages
+from sidar.pipeline.rows.answer_log import run_key
+from sidar.pipeline.rows.answer_rows import answer_rows
+from sidar.pipeline.rows.answering import fuses
+from sidar.pipeline.rows.systems import RunParts, generative_rows
 from sidar.pipeline.runtime import folders
-from sidar.pipeline.systems import RunParts, generative_rows
 from sidar.ranker.answer import RankedAnswer
 from sidar.ranker.store import Ranker
 from sidar.serve.request import RequestError, SearchRequest

@@ -6,8 +6,8 @@ import pytest
 
 from sidar.answer.key import VARIABLE
 from sidar.data.cleaning.clean import DAY_US
-from sidar.pipeline.auxiliary import data_before, train_before
-from sidar.pipeline.ranking import ranker
+from sidar.pipeline.rows.auxiliary import data_before, train_before
+from sidar.pipeline.rows.ranking import ranker
 from sidar.pipeline.runtime import folders
 from sidar.ranker.store import Ranker
 

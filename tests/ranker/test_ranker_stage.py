@@ -14,8 +14,8 @@ from sidar.data import open_dataset
 from sidar.data.cleaning.clean import DAY_US
 from sidar.data.duck import Duck
 from sidar.index import PrefixIndex
-from sidar.pipeline.answer_log import read_log, run_key, usable_requests
-from sidar.pipeline.ranking import RankerParts, ranker_tables, read_window
+from sidar.pipeline.rows.answer_log import read_log, run_key, usable_requests
+from sidar.pipeline.rows.ranking import RankerParts, ranker_tables, read_window
 from sidar.pipeline.runtime import folders
 from sidar.ranker.knowledge import before_day
 from sidar.ranker.requests import clicks_before

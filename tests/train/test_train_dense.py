@@ -18,9 +18,9 @@ from sidar.config import DenseConfig, EmbedConfig
 from sidar.data import open_dataset
 from sidar.embed import load_embedder, load_items
 from sidar.train import train_dense
-from sidar.train.contrast import in_batch_loss
-from sidar.train.dense import trainable, tune, validation
-from sidar.train.pairs import LogPairs, Pair, PseudoPairs, hidden
+from sidar.train.encoder.contrast import in_batch_loss
+from sidar.train.encoder.dense import trainable, tune, validation
+from sidar.train.encoder.pairs import LogPairs, Pair, PseudoPairs, hidden
 from sidar.train.pseudo import item_words
 from sidar.types import EvalSet, Prompt
 

@@ -10,9 +10,9 @@ from sidar.config import AlignConfig, PreferenceConfig
 from sidar.index import PrefixIndex
 from sidar.rewards import ItemReward, Reward
 from sidar.train.align import AlignTask
-from sidar.train.judge import Judge, _verdict
 from sidar.train.negatives import BeamNegatives
 from sidar.train.parts import frozen_copy
+from sidar.train.rl.judge import Judge, _verdict
 
 
 @pytest.fixture(scope="module")

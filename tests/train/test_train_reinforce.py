@@ -24,9 +24,9 @@ from sidar.lm.packing import pack, score
 from sidar.lm.scorer import LmScorer
 from sidar.rewards import Reward
 from sidar.train import loop
-from sidar.train.groups import Group, tabulate
 from sidar.train.loop import fit
-from sidar.train.reinforce import with_exposures
+from sidar.train.rl.groups import Group, tabulate
+from sidar.train.rl.reinforce import with_exposures
 
 INDEX = PrefixIndex.build(toy_sids())
 

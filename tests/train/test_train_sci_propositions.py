@@ -11,9 +11,9 @@ from tiny_encoder import save_tiny_encoder
 
 from sidar.config import DenseConfig, EmbedConfig
 from sidar.index.dual_view import DualViewIndex, routed
-from sidar.train.contrast import Views, tower_loss
-from sidar.train.pairs import Pair
-from sidar.train.towers import batch_loss, trainable
+from sidar.train.encoder.contrast import Views, tower_loss
+from sidar.train.encoder.pairs import Pair
+from sidar.train.encoder.towers import batch_loss, trainable
 
 N, DIM, MARGIN = 40, 12, 0.2
 

@@ -18,9 +18,9 @@ from sidar.data import build, open_dataset, toy
 from sidar.embed import TowerEmbedder, item_texts, load_embedder, load_items
 from sidar.embed.encoder import load_sentence_transformer
 from sidar.evaluate.views import modality_gap
-from sidar.train import towers as towers_module
 from sidar.train import train_dense
-from sidar.train.contrast import (
+from sidar.train.encoder import towers as towers_module
+from sidar.train.encoder.contrast import (
     Views,
     coral,
     hinge_loss,
@@ -29,9 +29,9 @@ from sidar.train.contrast import (
     pair_loss,
     tower_loss,
 )
-from sidar.train.dense import tune
-from sidar.train.pairs import LogPairs, Pair
-from sidar.train.towers import batch_loss, tower_views, train_last, trainable
+from sidar.train.encoder.dense import tune
+from sidar.train.encoder.pairs import LogPairs, Pair
+from sidar.train.encoder.towers import batch_loss, tower_views, train_last, trainable
 
 
 def unit(seed, rows=7, dim=5):

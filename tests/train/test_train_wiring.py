@@ -23,7 +23,7 @@ from toy_stages import MARKS, build_shop, config
 from toy_train import write_backbone
 
 import sidar.train.align as align_stage
-import sidar.train.dense as dense_stage
+import sidar.train.encoder.dense as dense_stage
 import sidar.train.loop as loop
 import sidar.train.sft as sft_stage
 import sidar.train.validate as validate

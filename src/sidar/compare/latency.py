@@ -14,7 +14,7 @@ from sidar.artifacts import write_artifact
 from sidar.compare.comparison import Comparison
 from sidar.compare.measure import artifact_hashes, is_fresh, open_system, scored_sets
 from sidar.compare.results import Latency
-from sidar.evaluate.hitrate import in_mode
+from sidar.evaluate.measures.hitrate import in_mode
 from sidar.evaluate.slices import subset_by_hash
 from sidar.pipeline.runtime import device
 

@@ -16,13 +16,13 @@ from sidar.config import Config, EmbedConfig
 from sidar.data import open_dataset
 from sidar.data.judgments.evalsets import build_sets
 from sidar.embed import Embedder, TowerEmbedder, load_embedder, load_items, query_side
-from sidar.evaluate.hitrate import in_mode
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.hitrate import in_mode
+from sidar.evaluate.measures.metrics import score_ranking
 from sidar.evaluate.perquery import PerQuery, write_queries
 from sidar.evaluate.scorer import Scorer
 from sidar.index import PrefixIndex
-from sidar.pipeline.generative import GenerativeSystem
 from sidar.pipeline.plan import metric_files, set_files
+from sidar.pipeline.rows.generative import GenerativeSystem
 from sidar.pipeline.runtime import device, progress
 from sidar.pipeline.stage import fingerprint
 from sidar.sid import load_sids, load_tokenizer

@@ -1,5 +1,5 @@
 """Two encoders as one embedder with two sides: the towers of SCI (arXiv 2512.13074), trained in
-``train/towers.py``.
+``train/encoder/towers.py``.
 
 f_q reads what shoppers type, f_i what the catalogue says; both read both, so that the towers can be
 aligned by swapping their inputs without an added parameter [seed]. A prefix in the text tells the

@@ -1,8 +1,9 @@
 """How good a system is: measures, run files, intervals and tests, the table and the report."""
 
-from sidar.evaluate.expected import GroupRanking, expected_scores
-from sidar.evaluate.metrics import evaluate, score_ranking
-from sidar.evaluate.plugin_metrics import GradedRanks, register_metric
+from sidar.evaluate.measures.expected import GroupRanking, expected_scores
+from sidar.evaluate.measures.metrics import evaluate, score_ranking
+from sidar.evaluate.measures.plugin_metrics import GradedRanks, register_metric
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.qrels import read_qrels, write_qrels
 from sidar.evaluate.runs import hits_from_run, read_trec, run_from_hits, write_trec
 from sidar.evaluate.stats import (
@@ -13,7 +14,6 @@ from sidar.evaluate.stats import (
     smallest_detectable,
     verdict,
 )
-from sidar.evaluate.truth import Truth
 
 __all__ = [
     "GradedRanks",

@@ -11,12 +11,12 @@ import numpy as np
 
 from sidar.baselines import SidSystem, System
 from sidar.config import Config
-from sidar.evaluate.expected import GroupRanking, expected_scores
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.expected import GroupRanking, expected_scores
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.plugin_metrics import score_metrics
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.perquery import PerQuery
-from sidar.evaluate.plugin_metrics import score_metrics
 from sidar.evaluate.slices import CLASSES, SLICED, first_occurrences, order_by_hash, query_cluster
-from sidar.evaluate.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits, Json
 
 #: Cutoffs of the recall curves, of items and of SIDs.

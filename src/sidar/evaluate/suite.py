@@ -15,9 +15,9 @@ from sidar.baselines import Fusion, System, tune_fusion
 from sidar.config import Config
 from sidar.evaluate import report, table
 from sidar.evaluate.claims import paired_claims
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
+from sidar.evaluate.measures.plugin_metrics import headers
 from sidar.evaluate.perquery import PerQuery, summarise, write_queries
-from sidar.evaluate.plugin_metrics import headers
 from sidar.evaluate.runs import write_trec_hits
 from sidar.evaluate.scorer import TOPIC_ORACLE, Index, Job, Priors, Scorer
 from sidar.evaluate.slices import slice_means, subset_by_hash

@@ -24,8 +24,8 @@ from sidar.config import LmConfig, LoraConfig, OptimConfig
 from sidar.index import PrefixIndex
 from sidar.lm import unpadded
 from sidar.lm.backbone import Backbone, add_lora, load_backbone
-from sidar.lm.geometry import Geometry
-from sidar.lm.legal import Legal
+from sidar.lm.prior.geometry import Geometry
+from sidar.lm.prior.legal import Legal
 from sidar.lm.prompts import NO_READER
 from sidar.lm.start import sid_rows
 from sidar.lm.store import SidLMConfig, check_codebooks, read, save
@@ -344,14 +344,14 @@ class SidLM(nn.Module):
     @property
     def head_scale(self) -> float:
         """Factor on the heads' products: 1, or 1 / √d where heads start at zero beside a prior
-        (lm/geometry.py): a step of Adam moves all d entries alike."""
+        (lm/prior/geometry.py): a step of Adam moves all d entries alike."""
         return 1.0 if self.geometry is None else self.hidden_size**-0.5
 
     def level_logits(self, hidden: Tensor, depth: int, prior: Tensor | None = None) -> Tensor:
         """Logits of what may follow ``depth`` written codes: (…, d) → (…, n).
 
         ``prior`` (…, n) is added to them: what the sentence vector says
-        (:meth:`sidar.lm.geometry.Prior.logits`).
+        (:meth:`sidar.lm.prior.geometry.Prior.logits`).
 
         Columns: the codes of level ``depth``; then EOS as the last one where SIDs have variable
         length and depth ≥ 1. At depth L: the last level's codes again and EOS, a choice set that

@@ -51,7 +51,7 @@ TEMPLATES: dict[str, Template] = {
 
 class Encoded(list[int]):
     """A prompt's token ids, and the sentence vector (D,) of its query where a model reads one
-    (lm/geometry.py).
+    (lm/prior/geometry.py).
     """
 
     vector: np.ndarray | None = None

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sidar.lm.geometry import Prior
 from sidar.lm.lean import LeanDecoder, joined_rows
 from sidar.lm.model import SidLM
+from sidar.lm.prior.geometry import Prior
 from sidar.lm.prompts import vectors_of
 from sidar.lm.tree import TreeDecoder
 from sidar.precision import Precision, use_bf16

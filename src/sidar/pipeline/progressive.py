@@ -93,9 +93,9 @@ def measure(cfg: Config, inputs: Inputs, model: str) -> Json:
     (training clicks; [reconstruction], docs/methods/cqsid.md), and cut at 1,000 items.
     """
     from sidar.baselines.channel import SidSystem
-    from sidar.evaluate.hitrate import TRUNCATED, equal_beam, semantic, truncated
-    from sidar.evaluate.truth import Truth
-    from sidar.pipeline.systems import RunParts, generative_rows
+    from sidar.evaluate.measures.hitrate import TRUNCATED, equal_beam, semantic, truncated
+    from sidar.evaluate.measures.truth import Truth
+    from sidar.pipeline.rows.systems import RunParts, generative_rows
 
     beam = max(cfg.decode.beam, *BEAMS)
     wide = {"decode": cfg.decode.model_copy(update={"beam": beam})}

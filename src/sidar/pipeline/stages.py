@@ -110,7 +110,7 @@ def sft(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
 
 def ranker(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """The learned ranker over the candidates of all channels: for the answer, and as a reward."""
-    from sidar.pipeline.ranking import ranker as build
+    from sidar.pipeline.rows.ranking import ranker as build
 
     return build(cfg, inputs, out, work)
 
@@ -148,7 +148,7 @@ def answer(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """Memory, tuned lexical channel, and the constants of the answer around the aligned model of
     ``cfg.align``.
     """
-    from sidar.pipeline.answering import answer as build
+    from sidar.pipeline.rows.answering import answer as build
 
     return build(cfg, inputs, out, work)
 
@@ -188,9 +188,9 @@ def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     from rich.markup import escape
 
     from sidar.data.judgments.evalsets import build_sets, held_out_advice
-    from sidar.evaluate.hitrate import in_mode
+    from sidar.evaluate.measures.hitrate import in_mode
     from sidar.evaluate.suite import run_suite
-    from sidar.pipeline.systems import RunParts, all_rows
+    from sidar.pipeline.rows.systems import RunParts, all_rows
 
     stored = build_sets(cfg, inputs["data"])
     advice = [warning for one in stored for warning in one.warnings]

@@ -24,14 +24,14 @@ from sidar.precision import resolve_device, used_precision
 from sidar.rewards import RewardInputs, fitted_reward
 from sidar.train.examples import Example, LogStream, Stream
 from sidar.train.inputs import Inputs, binding, hash_of
-from sidar.train.judge import Judge
 from sidar.train.loop import Fit, Outcome, fit
 from sidar.train.negatives import BeamNegatives
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.parts import frozen_copy, with_items
-from sidar.train.reinforce import PANELS as OF_REINFORCEMENT
-from sidar.train.reinforce import ReinforceTask, with_exposures
-from sidar.train.rollouts import Explorer
+from sidar.train.rl.judge import Judge
+from sidar.train.rl.reinforce import PANELS as OF_REINFORCEMENT
+from sidar.train.rl.reinforce import ReinforceTask, with_exposures
+from sidar.train.rl.rollouts import Explorer
 from sidar.train.stage import PANELS, finish
 from sidar.train.validate import Validator
 from sidar.train.vectors import attach

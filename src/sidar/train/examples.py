@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from sidar.lm.candidates import Candidate, to_candidates
 from sidar.lm.prompts import PromptBuilder
 from sidar.rewards import LoggedRequest
-from sidar.train.groups import Group
 from sidar.train.pseudo import ItemWords, Matches, pseudo_query
+from sidar.train.rl.groups import Group
 from sidar.types import Prompt, SemanticIds
 
 

@@ -27,7 +27,7 @@ from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack
 from sidar.precision import autocast
 from sidar.train.examples import Example
-from sidar.train.groups import tabulate
+from sidar.train.rl.groups import tabulate
 from sidar.types import CandidateScores
 
 

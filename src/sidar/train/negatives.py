@@ -4,7 +4,7 @@ For logs without impressions, and for iterative preference alignment (``preferen
 beam``).  The answers come from a frozen copy of the model: of the SFT model for the whole run, or
 with ``preference.refresh_every: n`` of the model as it was after the last multiple of n steps.
 With ``preference.judge`` a reward says which of them are negatives, and which is even better than
-what was chosen (:mod:`sidar.train.judge`).
+what was chosen (:mod:`sidar.train.rl.judge`).
 Between two refreshes a list's negatives are a function of the list, whatever batch it is in.
 """
 
@@ -21,7 +21,7 @@ from sidar.index import PrefixIndex
 from sidar.lm.model import SidLM
 from sidar.lm.scorer import LmScorer
 from sidar.train.examples import LogStream
-from sidar.train.judge import Judge
+from sidar.train.rl.judge import Judge
 
 #: Widest beam for one list; a request with more positives may end up without negatives and then
 #: trains SFT only.

@@ -14,7 +14,7 @@ from sidar.config import DenseConfig
 from sidar.decode import beam_search
 from sidar.decode.trie import Trie
 from sidar.embed import Embedder, query_side
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
 from sidar.evaluate.views import linear_cka, modality_gap, self_ranks
 from sidar.index import PrefixIndex

@@ -1,5 +1,6 @@
-"""Sentence vectors of prompts for models that read them (lm/geometry.py): each distinct query is
-encoded once.
+"""Sentence vectors of prompts for models that read them (lm/prior/geometry.py).
+
+Each distinct query is encoded once.
 """
 
 from __future__ import annotations

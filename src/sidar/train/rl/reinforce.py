@@ -1,8 +1,8 @@
 """Reinforcement in the alignment stage: the model learns from SIDs that it writes while it trains.
 
 A round draws the requests of a batch, writes a group of SIDs for each with the weights as they are
-(:class:`sidar.train.rollouts.Explorer`), and descends the objective on the packed groups once, or
-``align.rollouts.inner_steps`` times. A share of item text → SID is kept, as for every objective.
+(:class:`sidar.train.rl.rollouts.Explorer`), and descends the objective on the packed groups once,
+or ``align.rollouts.inner_steps`` times. A share of item text → SID is kept, as for every objective.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sidar.lm.model import SidLM
 from sidar.lm.packing import Packed, pack, score
 from sidar.precision import autocast
 from sidar.train.examples import Example, LogStream, Stream
-from sidar.train.groups import Group
 from sidar.train.loop import Outcome
 from sidar.train.order import Draw, Order, Pools
 from sidar.train.parts import frozen_copy, with_items
-from sidar.train.rollouts import Asked, Explorer
+from sidar.train.rl.groups import Group
+from sidar.train.rl.rollouts import Asked, Explorer
 from sidar.train.stage import PANELS as OF_TRAINING
 from sidar.train.validate import Validator
 from sidar.types import CandidateScores

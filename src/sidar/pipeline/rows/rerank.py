@@ -8,9 +8,9 @@ import numpy as np
 
 from sidar.baselines.channel import Kind, System
 from sidar.decode.rerank import Pool, choose_weight
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.slices import subset_by_hash
-from sidar.pipeline.generative import GenerativeSystem
+from sidar.pipeline.rows.generative import GenerativeSystem
 from sidar.types import Catalogue, EvalSet, Hits, Json, Prompt
 
 #: What the weight of the dense score is chosen by.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits
 
 

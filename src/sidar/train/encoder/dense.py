@@ -1,9 +1,9 @@
 """The encoder fine-tuned on the rows that SFT learns from: the dense baseline that "better than
 dense" must beat.
 
-The loss is that of ``train/contrast.py`` with the other items of the batch as negatives;
+The loss is that of ``train/encoder/contrast.py`` with the other items of the batch as negatives;
 ``dense.towers: two`` trains SCI's query and item towers instead of one encoder
-(``train/towers.py``, docs/methods/sci.md) through the same loop.
+(``train/encoder/towers.py``, docs/methods/sci.md) through the same loop.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sidar.fitting import checkpoint
 from sidar.fitting.loop import Loss, Scalars, Settings, Training
 from sidar.fitting.picture import Panel
 from sidar.precision import resolve_device
+from sidar.train.encoder.pairs import LogPairs, Pair, Pairs, PseudoPairs
+from sidar.train.encoder.towers import Trainable, batch_loss, trainable
 from sidar.train.inputs import hash_of
 from sidar.train.order import Draw, Order, Pools
-from sidar.train.pairs import LogPairs, Pair, Pairs, PseudoPairs
 from sidar.train.pseudo import ItemWords, item_words
 from sidar.train.stage import draw_log, keep_log, work_folder
-from sidar.train.towers import Trainable, batch_loss, trainable
 from sidar.train.validate import Validation, apart, validation
 from sidar.types import Catalogue, EvalSet, PathLike
 

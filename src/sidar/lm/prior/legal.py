@@ -1,5 +1,5 @@
 """The SIDs of an index as tensors, in the layouts that the prior of
-:mod:`sidar.lm.geometry` reads.
+:mod:`sidar.lm.prior.geometry` reads.
 """
 
 from __future__ import annotations

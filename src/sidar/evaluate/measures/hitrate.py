@@ -18,8 +18,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sidar.evaluate.metrics import score_ranking
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.types import EvalSet, Prompt, Scores
 
 TRUNCATED = 1000

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.truth import Truth
 from sidar.types import Catalogue, EvalSet, Hits, Qrels, Run, Scores
 
 _MEASURE = re.compile(r"(ndcg|mrr|recall|hit|precision|rprec)(?:@([1-9]\d*))?")

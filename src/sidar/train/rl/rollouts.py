@@ -22,7 +22,7 @@ from sidar.lm.model import SidLM
 from sidar.lm.scorer import LmScorer
 from sidar.rewards import LoggedRequest, Reward
 from sidar.train.examples import Example
-from sidar.train.groups import Group
+from sidar.train.rl.groups import Group
 from sidar.types import Rollouts, SemanticIds
 
 #: Streams of random numbers of one step.

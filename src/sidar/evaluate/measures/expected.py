@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidar.evaluate.metrics import parse_measure
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.metrics import parse_measure
+from sidar.evaluate.measures.truth import Truth
 from sidar.types import Scores
 
 

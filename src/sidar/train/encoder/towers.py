@@ -19,8 +19,8 @@ from sidar.config import DenseConfig, EmbedConfig
 from sidar.embed import SentenceEmbedder, TowerEmbedder, load_embedder
 from sidar.embed.towers import TowerView
 from sidar.precision import autocast
-from sidar.train.contrast import Views, pair_loss, tower_loss
-from sidar.train.pairs import Pair, hidden
+from sidar.train.encoder.contrast import Views, pair_loss, tower_loss
+from sidar.train.encoder.pairs import Pair, hidden
 
 Trainable = SentenceEmbedder | TowerEmbedder
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from sidar.answer.memory import Memory
 from sidar.baselines import Fusion, fuse, tune_fusion
-from sidar.evaluate.metrics import objective
-from sidar.pipeline.answer_log import Log
+from sidar.evaluate.measures.metrics import objective
+from sidar.pipeline.rows.answer_log import Log
 from sidar.types import Catalogue, Hits, Json, Prompt
 
 #: Half-lives in days to choose from.

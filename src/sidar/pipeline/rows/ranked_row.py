@@ -17,11 +17,11 @@ from sidar.baselines.channel import Kind
 from sidar.config import Config
 from sidar.data.dataset import Dataset
 from sidar.embed import Embedder, load_items, query_side
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.stats import paired_test
-from sidar.evaluate.truth import Truth
 from sidar.index import PrefixIndex
-from sidar.pipeline.answer_log import Log
+from sidar.pipeline.rows.answer_log import Log
 from sidar.ranker.answer import RankedAnswer
 from sidar.ranker.features import FeatureMaker
 from sidar.ranker.knowledge import ItemFacts, Known, log_shares

@@ -26,12 +26,12 @@ from sidar.data.training.propensity import measure_propensities
 from sidar.embed import Embedder, load_embedder, load_items, query_side
 from sidar.evaluate.systems import TextSystem
 from sidar.index import PrefixIndex
-from sidar.pipeline.answer_log import Log, read_log, run_key, usable_requests
-from sidar.pipeline.answering import tuned_lexical
-from sidar.pipeline.dense_rows import answer_dense
-from sidar.pipeline.generative import GenerativeSystem
+from sidar.pipeline.rows.answer_log import Log, read_log, run_key, usable_requests
+from sidar.pipeline.rows.answering import tuned_lexical
+from sidar.pipeline.rows.dense_rows import answer_dense
+from sidar.pipeline.rows.generative import GenerativeSystem
+from sidar.pipeline.rows.shown_lists import ShownLists
 from sidar.pipeline.runtime import device, progress
-from sidar.pipeline.shown_lists import ShownLists
 from sidar.ranker.calibration import Calibration
 from sidar.ranker.columns import all_columns
 from sidar.ranker.diagnosis import diagnose, page_of
@@ -216,7 +216,7 @@ def ranker_tables(parts: RankerParts, window: Window, work: Path) -> tuple[Table
     auxiliary = before = None
     levels = 0
     if cfg.ranker.sft_steps:
-        from sidar.pipeline.auxiliary import train_before
+        from sidar.pipeline.rows.auxiliary import train_before
 
         auxiliary = train_before(cfg, parts.inputs, window.days[0].day, work / "sft")
         before = window.days[0].clicks

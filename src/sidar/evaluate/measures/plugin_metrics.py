@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sidar.config import EvaluateConfig
-from sidar.evaluate.truth import Truth
+from sidar.evaluate.measures.truth import Truth
 from sidar.extensions import METRICS, check_function, check_name
 from sidar.types import Scores
 

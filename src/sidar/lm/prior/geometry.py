@@ -17,8 +17,8 @@ lengths, and wastes nothing on what is no SID. Everything is trained from there:
 whole softmax as a linear retriever, the decoder as what corrects it. Codes that lead to no SID of
 the index have the prior exp(FLOOR).
 
-The sums over all SIDs of the index are made once a batch, for the first code alone (lm/masses.py);
-below a prefix that somebody asks for only its own SIDs are scored.
+The sums over all SIDs of the index are made once a batch, for the first code alone
+(lm/prior/masses.py); below a prefix that somebody asks for only its own SIDs are scored.
 
 An index of more than ``exact`` SIDs has a first code in two stages [ours]: every prefix p of depth
 1 has the estimate
@@ -27,7 +27,7 @@ An index of more than ``exact`` SIDs has a first code in two stages [ours]: ever
     e(σ, n) = σ² / 2 where σ ≤ √(2 log n), else σ √(2 log n) − log n
 
 with n_p SIDs of mean unit vector μ_p and spread t_p below it, and Σ the pooled covariance
-(lm/legal.py): the log-sum-exp of n draws of a Gaussian (e as in the random energy model). The
+(lm/prior/legal.py): the log-sum-exp of n draws of a Gaussian (e as in the random energy model). The
 ``top`` prefixes of a prompt by Ŝ have their exact S instead. The same in training and in search:
 neither looks at candidates, and every level is a softmax over what is live, so the whole is a
 distribution over the index. Given its first code an SID's probability is exact.
@@ -46,8 +46,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sidar.lm.legal import Legal
-from sidar.lm.masses import TINY, FirstMasses
+from sidar.lm.prior.legal import Legal
+from sidar.lm.prior.masses import TINY, FirstMasses
 
 #: g at the start. The likelihood of held-out answers is flat between 20 and 40 for MiniLM
 #: (docs/grown.md).

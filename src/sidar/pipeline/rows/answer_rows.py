@@ -20,10 +20,10 @@ from sidar.data.duck import Duck
 from sidar.data.training.priors import Priors
 from sidar.embed import Embedder
 from sidar.evaluate.systems import TextSystem
-from sidar.pipeline.answer_log import fitting_requests, read_log, run_key, usable_requests
-from sidar.pipeline.dense_rows import served_dense
-from sidar.pipeline.memory_row import MemoryFirst, MemoryRow, fit_memory_row
-from sidar.pipeline.ranked_row import RankerSystem, open_ranked
+from sidar.pipeline.rows.answer_log import fitting_requests, read_log, run_key, usable_requests
+from sidar.pipeline.rows.dense_rows import served_dense
+from sidar.pipeline.rows.memory_row import MemoryFirst, MemoryRow, fit_memory_row
+from sidar.pipeline.rows.ranked_row import RankerSystem, open_ranked
 from sidar.ranker.store import Ranker
 from sidar.types import Catalogue, EvalSet, Hits, Json, Prompt
 
@@ -52,7 +52,7 @@ class MemorySystem(System):
     of what both return.
 
     ``channels`` are these three, ``fusion`` weighs them; all constants are chosen on the requests
-    that the answer is fitted to (pipeline/memory_row.py).
+    that the answer is fitted to (pipeline/rows/memory_row.py).
     """
 
     name = "memory"
@@ -136,7 +136,7 @@ def answer_rows(
     ``systems``: the other rows, of which the served model, reranked or not, is the answer's
     generative channel.
     """
-    from sidar.pipeline.rerank import Reranked
+    from sidar.pipeline.rows.rerank import Reranked
 
     facts = read_facts(inputs["answer"])
     catalogue = open_dataset(inputs["data"]).catalogue

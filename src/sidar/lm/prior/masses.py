@@ -1,5 +1,5 @@
 """The log-sum-exp of the scores of all SIDs below each first code: the dense part of the prior
-(lm/geometry.py).
+(lm/prior/geometry.py).
 
 Every SID is scored for every prompt, so this decides what a training step with the prior costs. It
 is done in blocks of SIDs that stay in the processor's cache, and no (SIDs × prompts) table is kept:
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sidar.lm.legal import Legal, weighted_sums
+from sidar.lm.prior.legal import Legal, weighted_sums
 
 #: Numbers in a block on a CPU (1 MB) and on other devices, where a block should fill the device
 #: instead.

@@ -22,13 +22,13 @@ from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.dataset import Dataset
 from sidar.embed import Embedder, load_embedder
-from sidar.evaluate.metrics import objective
+from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.systems import TextSystem
-from sidar.pipeline.answer_log import FittingRequests, Log, read_log, run_key
-from sidar.pipeline.answer_rows import CandidatePrior, describe
-from sidar.pipeline.dense_rows import answer_dense
-from sidar.pipeline.memory_row import fit_memory_row
-from sidar.pipeline.ranked_row import beside_ranker
+from sidar.pipeline.rows.answer_log import FittingRequests, Log, read_log, run_key
+from sidar.pipeline.rows.answer_rows import CandidatePrior, describe
+from sidar.pipeline.rows.dense_rows import answer_dense
+from sidar.pipeline.rows.memory_row import fit_memory_row
+from sidar.pipeline.rows.ranked_row import beside_ranker
 from sidar.types import Catalogue, Json
 
 #: Queries that the lexical channel is tuned on.
@@ -129,8 +129,8 @@ def _candidates(
     """
     from sidar.embed import load_items, query_side
     from sidar.index import PrefixIndex
-    from sidar.pipeline.generative import GenerativeSystem
-    from sidar.pipeline.rerank import Reranked
+    from sidar.pipeline.rows.generative import GenerativeSystem
+    from sidar.pipeline.rows.rerank import Reranked
     from sidar.pipeline.runtime import device
     from sidar.sid import load_sids
 

@@ -14,13 +14,13 @@ from sidar.config import Config
 from sidar.data import open_dataset
 from sidar.data.dataset import Dataset
 from sidar.embed import Embedder, load_embedder, load_items, query_side
-from sidar.evaluate import metrics
+from sidar.evaluate.measures import metrics
 from sidar.evaluate.systems import fusion_parts
 from sidar.index import PrefixIndex
-from sidar.pipeline.answer_rows import AnswerRows, answer_rows
-from sidar.pipeline.dense_rows import dense_rows
-from sidar.pipeline.generative import GenerativeSystem
-from sidar.pipeline.rerank import Reranked
+from sidar.pipeline.rows.answer_rows import AnswerRows, answer_rows
+from sidar.pipeline.rows.dense_rows import dense_rows
+from sidar.pipeline.rows.generative import GenerativeSystem
+from sidar.pipeline.rows.rerank import Reranked
 from sidar.pipeline.runtime import device, progress
 from sidar.sid import load_sids, load_tokenizer
 from sidar.types import EvalSet

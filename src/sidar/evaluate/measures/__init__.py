@@ -1,0 +1,1 @@
+"""Measures of rankings, and the graded truth that they read."""

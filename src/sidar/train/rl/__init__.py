@@ -1,0 +1,1 @@
+"""Training on rollouts: groups of answers that the model writes itself, and what they are worth."""
