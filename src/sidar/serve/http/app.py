@@ -26,6 +26,7 @@ from sidar.serve.http.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
 from sidar.serve.http.responses import UNREADY
 from sidar.serve.http.searches import Searches, search_routes
+from sidar.serve.http.shed import Shed
 from sidar.serve.http.web import page_file
 from sidar.serve.info import Searcher
 from sidar.serve.request import Limits
@@ -91,6 +92,7 @@ def create_app(
     app.include_router(item_routes(bundles.change_items, access, config.limits.items))
     app.include_router(probe_routes(served, metrics, access))
     app.include_router(page_routes())
+    app.add_middleware(Shed, served=served, config=config)
     app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
     app.add_middleware(Measured, metrics=metrics)
     return app
