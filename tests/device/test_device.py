@@ -1,5 +1,7 @@
-"""The paths that run on a GPU, held to the same on a CPU: ``SIDAR_TEST_DEVICE=cuda pytest -m device``
-runs them there.  Without it they run on the CPU, where a graph is a second run into the same memory.
+"""The paths that run on a GPU, held to the same on a CPU.
+
+``SIDAR_TEST_DEVICE=cuda pytest -m device`` runs them there; without it they run on the CPU, where a
+graph is a second run into the same memory.
 """
 
 import copy

@@ -70,7 +70,8 @@ class LmScorer:
         misfit = LeanDecoder.misfit(model.backbone)
         if engine in ("lean", "graphs") and misfit:
             raise ValueError(
-                f"the {engine} engine does not fit this backbone: {misfit}; use engine='tree' or 'auto'"
+                f"the {engine} engine does not fit this backbone: {misfit}; use engine='tree' or "
+                "'auto'"
             )
         self.engine: LeanDecoder | TreeDecoder
         self._model = model
