@@ -51,8 +51,10 @@ class Ranking:
         tokens: Sequence[Encoded],
         beams: Beams,
         plans: Sequence[SearchPlan],
+        explained: bool = False,
     ) -> Ranked:
-        """Return the ``k`` best items of each query; the plans are of one kind.
+        """Return the ``k`` best items of each query; the plans are of one kind. ``explained``:
+        also where each item of a fused answer comes from.
 
         A ranking does not depend on where it is cut, so all are cut at the largest k and then each
         at its own.
@@ -75,7 +77,7 @@ class Ranking:
         else:
             results = [[] for _ in prompts]
             for places in _alike(plans):
-                some, some_seen = self._fused(prompts, vectors, hits, plans, places, k)
+                some, some_seen = self._fused(prompts, vectors, hits, plans, places, k, explained)
                 seen[places] = some_seen
                 for place, result in zip(places, some, strict=True):
                     results[place] = result
@@ -89,6 +91,7 @@ class Ranking:
         plans: Sequence[SearchPlan],
         places: list[int],
         k: int,
+        explained: bool,
     ) -> tuple[list[list[Result]], np.ndarray]:
         """Return the results at ``places``, whose plans have one filter, and what was seen of
         their queries.
@@ -102,10 +105,10 @@ class Ranking:
         channels = self.fused.channels(queries, vectors[places], generative, rows)
         fuse = plans[places[0]].fuse
         answer = self.fused.rank(some, vectors[places], channels, k, fuse, rows)
-        results = [
-            self.cards.of_answer(answer, channels, generative, place)
-            for place in range(len(places))
-        ]
+        results = []
+        for place in range(len(places)):
+            told = self.fused.origins(answer, channels, place, fuse, rows) if explained else []
+            results.append(self.cards.of_answer(answer, channels, generative, place, told))
         return results, answer.seen
 
     def items(
