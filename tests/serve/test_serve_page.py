@@ -173,7 +173,9 @@ def test_the_filter_line_is_completed_by_keyboard_and_shows_what_is_cut(visit):
     expect(page.locator(".card")).to_have_count(10)
     line = page.locator("#filter")
     line.press_sequentially("pri")
-    expect(page.locator("#filter-list li")).to_have_text(["pricenumbers, 12.5 to 419"])
+    prices = [price for price in toy.catalogue().column("price") if price is not None]
+    note = f"pricenumbers, {min(prices):g} to {max(prices):g}"
+    expect(page.locator("#filter-list li")).to_have_text([note])
     expect(line).to_have_attribute("aria-expanded", "true")
     line.press("ArrowDown")
     marked = page.locator('#filter-list [aria-selected="true"]')
@@ -453,7 +455,7 @@ def test_no_view_has_a_serious_accessibility_fault(visit, fused_shop):
         page.locator(f'nav a[href="#{view}"]').click()
         expect(page.locator(there).first).to_be_visible()
         check(view)
-    assert seen == {}
+    assert not seen, json.dumps(seen, indent=1)
 
 
 def test_what_is_required_is_not_skipped(monkeypatch):
