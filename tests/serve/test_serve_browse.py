@@ -116,7 +116,7 @@ def test_the_shelf_is_paged_and_ordered_by_size(client):
 
 
 def test_a_worker_process_reads_the_same_request(shops):
-    from sidar.serve.browse import BrowseRequest
+    from sidar.serve.browse.views import BrowseRequest
 
     request = BrowseRequest(view="shelf", prefix=(1,), k=3)
     again = _request(request.model_dump(mode="json"))

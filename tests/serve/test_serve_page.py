@@ -115,7 +115,13 @@ def visit(browser, address):
 def expect(locator):
     from playwright.sync_api import expect
 
-    return expect(locator, "")
+    expect.set_options(timeout=20_000)
+    return expect(locator)
+
+
+def settle(page):
+    """Wait until the page has shown what it was asked last."""
+    expect(page.locator("#view-search .answer")).to_have_attribute("aria-busy", "false")
 
 
 def test_a_visit(visit):
@@ -228,22 +234,26 @@ def test_facets_narrow_and_widen_and_an_address_shows_the_same_again(visit, addr
     value = brand.locator("label span").first.inner_text()
     counted = brand.locator("label small").first.inner_text()
     brand.locator("input").first.check()
+    settle(page)
     expect(page.locator("#facets-head")).to_have_text(f"{counted} of 64 products")
     expect(page.locator("#chosen code")).to_have_text(f"brand = {value}")
     # its own choice does not narrow its own counts
     expect(brand.locator("label small").nth(1)).not_to_have_text("0")
     brand.locator("input").nth(1).check()
+    settle(page)
     expect(page.locator("#chosen code")).to_contain_text("brand IN [")
     price = page.locator('.facet[data-key="price"]')
     price.locator("input").nth(1).fill("60")
-    price.locator("input").nth(1).press("Enter")
+    price.locator("input").nth(1).press("Tab")
     expect(page.locator("#chosen code")).to_have_count(2)
+    settle(page)
     head = page.locator("#facets-head").inner_text()
     shown = page.locator(".card h3").all_inner_texts()
     assert shown
 
     page.goto(page.url)
     expect(page.locator("#facets-head")).to_have_text(head)
+    settle(page)
     assert page.locator(".card h3").all_inner_texts() == shown
     page.locator("#chosen button").first.click()
     expect(page.locator("#chosen code")).to_have_count(1)
@@ -421,6 +431,7 @@ def test_no_view_has_a_serious_accessibility_fault(visit, fused_shop):
     seen = {}
 
     def check(name):
+        settle(page)
         page.mouse.move(0, 0)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from sidar.filters import FacetCount
-from sidar.serve.browse import BrowseRequest
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.plan import Defaults, SearchPlan
 from sidar.serve.request import SearchRequest
 from sidar.serve.results import Result, SearchAnswer

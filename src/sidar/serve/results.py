@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sidar.filters import FacetCount
-from sidar.serve.browse import BrowseView
+from sidar.serve.browse.views import BrowseView
 from sidar.serve.trace import Level
 
 

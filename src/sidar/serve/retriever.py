@@ -16,8 +16,8 @@ import numpy as np
 from sidar.config import DecodeConfig
 from sidar.filters import Filter, read_filter
 from sidar.precision import Precision, resolve_device
-from sidar.serve.browse import BrowseRequest
-from sidar.serve.browser import Browser
+from sidar.serve.browse.browser import Browser
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.encoder import Vectors, open_vectors
 from sidar.serve.bundle.report import report_of

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, BinaryIO
 
-from sidar.serve.browse import BrowseRequest
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.engine.process import answered
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.why import WhyRequest

@@ -24,10 +24,10 @@ from sidar.serve.http.events import event_routes, keep_written
 from sidar.serve.http.items import item_routes
 from sidar.serve.http.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
-from sidar.serve.http.page_data import page_data_routes
 from sidar.serve.http.responses import UNREADY
 from sidar.serve.http.searches import Searches, search_routes
 from sidar.serve.http.shed import Shed
+from sidar.serve.http.views.routes import view_routes
 from sidar.serve.http.web import page_file
 from sidar.serve.info import Searcher
 from sidar.serve.request import Limits
@@ -88,7 +88,7 @@ def create_app(
     searches = Searches(served, limits or _limits(config), config, metrics, log)
     app.include_router(search_routes(searches, access))
     app.include_router(bundle_routes(bundles, access))
-    app.include_router(page_data_routes(served, bundles, searches.limits, config, access))
+    app.include_router(view_routes(served, bundles, searches.limits, config, access))
     if log is not None:
         app.include_router(event_routes(log, access, config.limits.events))
     app.include_router(item_routes(bundles.change_items, access, config.limits.items))

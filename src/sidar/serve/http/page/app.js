@@ -162,8 +162,20 @@ async function search() {
   const mine = ++asked;
   facets.chips();
   showHistory();
+  busy(true);
+  try {
+    await answered(() => mine === asked);
+  } catch (error) {
+    if (mine === asked) failed(error);
+  } finally {
+    if (mine === asked) busy(false);
+  }
+}
+
+/** Check the filter line, ask, and show the answer; `isLatest()`: nothing was asked since. */
+async function answered(isLatest) {
   const ready = await filter.check();
-  if (mine !== asked) return;
+  if (!isLatest()) return;
   if (!ready) {
     $("filter").focus();
     return;
@@ -172,21 +184,17 @@ async function search() {
   const asks = body();
   remember(asks.query);
   const began = performance.now();
-  const stage = $(view === "compare" ? "compare-answer" : "answer");
-  stage.classList.add("busy");
-  try {
-    const answers =
-      view === "compare" ? await compare.search(asks) : [await post("v1/search", asks)];
-    const whole = performance.now() - began;
-    if (mine !== asked) return;
-    for (const answer of answers) latency.note(asks.query, answer.model, answer.timing_ms, whole);
-    say(null);
-    if (view !== "compare") show(answers[0]);
-  } catch (error) {
-    if (mine === asked) failed(error);
-  } finally {
-    if (mine === asked) stage.classList.remove("busy");
-  }
+  const answers =
+    view === "compare" ? await compare.search(asks) : [await post("v1/search", asks)];
+  const whole = performance.now() - began;
+  if (!isLatest()) return;
+  for (const answer of answers) latency.note(asks.query, answer.model, answer.timing_ms, whole);
+  say(null);
+  if (view !== "compare") await show(answers[0]);
+}
+
+function busy(is) {
+  for (const id of ["answer", "compare-answer"]) $(id).setAttribute("aria-busy", String(is));
 }
 
 function failed(error) {
@@ -194,7 +202,7 @@ function failed(error) {
   else say(error.message);
 }
 
-function show(answer) {
+async function show(answer) {
   $("intro").hidden = true;
   $("answer").hidden = false;
   why.clear();
@@ -205,8 +213,8 @@ function show(answer) {
   );
   $("list").replaceChildren(list(answer, model().codebook_sizes, null, () => null, jump));
   $("heard").textContent = `${answer.hits.length} items for ${answer.query || "no query"}`;
-  facets.show(answer);
   beams.show($("beams"), answer, null);
+  await facets.show(answer);
 }
 
 function showHistory() {

@@ -30,7 +30,7 @@ function summary(answer, levels) {
     : several(answer.beam, "beam");
   const cut = levels.reduce((sum, level) => sum + level.cut, 0);
   const filter = cut
-    ? `; the filter cut ${several(cut, "prefix").replace(/prefixs$/, "prefixes")}`
+    ? `; the filter cut ${several(cut, "prefix", "prefixes")}`
     : "";
   return `${how}; the IDs that were written hold ${percent(answer.mass)} of all probability${filter}`;
 }
@@ -64,11 +64,11 @@ function column(level) {
 
 /** What the filter took away at a level: how much, and the most probable prefixes by name. */
 function cuts(level) {
-  const lost = level.cut_mass > 0 ? `, ${percent(level.cut_mass)} of all probability` : "";
+  const lost = level.cut_mass > 0 ? ` with ${percent(level.cut_mass)} of all probability` : "";
   return h(
     "div",
     { class: "cuts" },
-    h("p", {}, `Cut by the filter: ${count(level.cut)}${lost}`),
+    h("p", {}, `Cut by the filter: ${several(level.cut, "prefix", "prefixes")}${lost}`),
     h(
       "ol",
       {},
@@ -102,8 +102,9 @@ const chooses = (prefix) => prefix.end != null && prefix.end < prefix.probabilit
 function node(prefix, best) {
   const named = prefix.label && prefix.items > 1; // one product is better told by its title
   const label = named ? prefix.label : prefix.items > 1 ? `e.g. ${prefix.example}` : prefix.example;
-  const ranks = prefix.ranks.slice(0, 4).map((rank) => h("i", {}, rank));
-  const more = prefix.ranks.length > 4 && h("i", {}, `+${prefix.ranks.length - 4}`);
+  const room = prefix.allowed == null ? 4 : 2; // under a filter the items take more of the line
+  const ranks = prefix.ranks.slice(0, room).map((rank) => h("i", {}, rank));
+  const more = prefix.ranks.length > room && h("i", {}, `+${prefix.ranks.length - room}`);
   return h(
     "button",
     {

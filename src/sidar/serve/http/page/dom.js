@@ -30,13 +30,13 @@ export const $ = (id) => document.getElementById(id);
 export const count = (n) => n.toLocaleString("en-US");
 
 /** A count with its noun: 1 item, 2 items. */
-export const several = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+export const several = (n, noun, plural = `${noun}s`) => `${count(n)} ${n === 1 ? noun : plural}`;
 
 /** A probability: 31 %, 4.2 %, 0.03 %, 1e-6. */
 export function percent(p) {
-  if (p >= 0.0995) return `${Math.round(100 * p)} %`;
-  if (p >= 0.00995) return `${(100 * p).toFixed(1)} %`;
-  if (p >= 0.0001) return `${(100 * p).toFixed(2)} %`;
+  if (p >= 0.0995) return `${Math.round(100 * p)}\u00a0%`;
+  if (p >= 0.00995) return `${(100 * p).toFixed(1)}\u00a0%`;
+  if (p >= 0.0001) return `${(100 * p).toFixed(2)}\u00a0%`;
   return p > 0 ? p.toExponential(0) : "0";
 }
 

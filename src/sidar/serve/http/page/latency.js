@@ -55,7 +55,7 @@ function quantiles() {
     h(
       "caption",
       {},
-      `The last ${several(records.length, "search").replace(/searchs$/, "searches")} of this page`,
+      `The last ${several(records.length, "search", "searches")} of this page`,
     ),
     h(
       "thead",

@@ -93,7 +93,7 @@ function verdict(told) {
     return "The beam reached its ID, but the item is beyond the places looked at.";
   return (
     `It was reached and stands at place ${told.rank.toLocaleString("en-US")}, ` +
-    `${told.behind.toFixed(3)} behind the last one shown.`
+    `its score ${told.behind.toFixed(3)} below the last one shown.`
   );
 }
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sidar.serve.browse import MAX_TEXT, BrowseRequest
+from sidar.serve.browse.views import MAX_TEXT, BrowseRequest
 from sidar.serve.http.access import Access
 from sidar.serve.http.models import ServedModels
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG

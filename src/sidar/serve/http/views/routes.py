@@ -7,13 +7,13 @@ from fastapi import APIRouter
 from sidar.config.serve import ServeConfig
 from sidar.serve.http.access import Access
 from sidar.serve.http.bundles import Bundles
-from sidar.serve.http.catalogue import catalogue_routes, report_routes
-from sidar.serve.http.comparison import Comparisons, comparison_routes
 from sidar.serve.http.models import ServedModels
+from sidar.serve.http.views.catalogue import catalogue_routes, report_routes
+from sidar.serve.http.views.comparison import Comparisons, comparison_routes
 from sidar.serve.request import Limits
 
 
-def page_data_routes(
+def view_routes(
     served: ServedModels, bundles: Bundles, limits: Limits, config: ServeConfig, access: Access
 ) -> APIRouter:
     """Return what the views of the page read: the catalogue, comparisons, the report."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from sidar.filters import FilterError, facet
 from sidar.filters.columns import ATTRIBUTES
 from sidar.index import PrefixIndex
-from sidar.serve.browse import (
+from sidar.serve.browse.views import (
     BrowseRequest,
     BrowseView,
     Bucket,
@@ -41,8 +41,8 @@ _KINDS = {bool: "booleans", int: "numbers", float: "numbers", str: "text"}
 
 @dataclass(frozen=True)
 class Browser:
-    """Answers :class:`~sidar.serve.browse.BrowseRequest`; another state of the catalogue is another
-    one of these.
+    """Answers :class:`~sidar.serve.browse.views.BrowseRequest`; another state of the catalogue is
+    another one of these.
     """
 
     index: PrefixIndex
