@@ -23,10 +23,12 @@ from sidar.serve import create_app
 __all__ = ["Retriever", "app", "create_app", "load_config", "main"]
 
 #: Paths of YAML keys that did not exist when the keys were recorded, e.g. ``plugins``.
-NEW_KEYS: frozenset[str] = frozenset()
+NEW_KEYS: frozenset[str] = frozenset(
+    {"serve.log", "serve.log.format", "serve.log.queries", "serve.log.users"}
+)
 #: Commands, and options as ``command --option``, that did not exist when the command line was
 #: recorded.
-NEW_COMMANDS: frozenset[str] = frozenset({"sidar ab"})
+NEW_COMMANDS: frozenset[str] = frozenset({"sidar ab", "sidar bench-serve"})
 
 
 def verify_bundle(folder: Path) -> None:

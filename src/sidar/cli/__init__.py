@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from sidar.cli import comparison, memory, online, service, sids, stages, start
+from sidar.cli import comparison, load, memory, online, service, sids, stages, start
 from sidar.cli.base import Commands, register
 
 __all__ = ["app", "main"]
@@ -43,6 +43,7 @@ COMMANDS: Commands = {
     "grow": start.grow,
     "search": service.search,
     "serve": service.serve,
+    "bench-serve": load.bench_serve,
     "doctor": service.doctor,
     "export": service.export,
     "compare-sids": comparison.compare_sids,

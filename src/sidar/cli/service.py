@@ -139,6 +139,7 @@ def serve(
     from sidar.serve import create_app
     from sidar.serve.engine.copies import load_copies
     from sidar.serve.http.app import open_log
+    from sidar.serve.http.logs import uvicorn_options
     from sidar.serve.live.store import SqliteItems
 
     cfg = load_config(config)
@@ -161,8 +162,8 @@ def serve(
         host=host,
         port=port,
         root_path=cfg.serve.root_path,
-        log_level="warning",
         timeout_graceful_shutdown=cfg.serve.drain_seconds,
+        **uvicorn_options(cfg.serve.log),
     )
     if items is not None:
         items.close()

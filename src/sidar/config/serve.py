@@ -59,6 +59,16 @@ class ExperimentConfig(Part):
         return self
 
 
+class LogConfig(Part):
+    """The server's log on stderr."""
+
+    format: Literal["text", "json"] = Field(
+        "text", description="text = warnings and errors; json = also a line of JSON per request."
+    )
+    queries: bool = Field(False, description="Lines of JSON hold the queries.")
+    users: bool = Field(False, description="Lines of JSON hold the user ids, as they were sent.")
+
+
 class ServeConfig(Part):
     """The HTTP service."""
 
@@ -104,6 +114,7 @@ class ServeConfig(Part):
         20, ge=0, description="Items of a user's history that a search with user_id reads."
     )
     experiment: ExperimentConfig = ExperimentConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _has_store(self) -> ServeConfig:

@@ -22,6 +22,7 @@ from sidar.serve.http.bundles import Bundles, OpenCopies, bundle_routes
 from sidar.serve.http.errors import handle_errors
 from sidar.serve.http.events import event_routes, keep_written
 from sidar.serve.http.items import item_routes
+from sidar.serve.http.logs import Logged
 from sidar.serve.http.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
 from sidar.serve.http.responses import UNREADY
@@ -97,6 +98,8 @@ def create_app(
     app.add_middleware(Shed, served=served, config=config)
     app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
     app.add_middleware(Measured, metrics=metrics)
+    if config.log.format == "json":
+        app.add_middleware(Logged, config=config.log)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from sidar.serve.engine.queue import Answered
 from sidar.serve.info import Searcher
 from sidar.serve.request import RequestError, SearchRequest
 
+LOGGER = logging.getLogger("sidar.serve")
 #: By label: a model, or the copies of one.
 Models = Mapping[str, Searcher | Sequence[Searcher]]
 
@@ -78,6 +80,8 @@ class ServedModels:
             self.take(await anyio.to_thread.run_sync(self.loader, abandon_on_cancel=True))
         except Exception as error:  # whatever it is, the readiness probe must be able to say it
             self.failure = f"{type(error).__name__}: {error}"
+            # an operator who starts a server sees its stderr first
+            LOGGER.error("loading the models failed: %s", self.failure)
 
     def label_of(self, asked: str | None) -> str:
         """Return the label of the model that answers; None = the first."""

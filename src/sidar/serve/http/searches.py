@@ -19,6 +19,7 @@ from sidar.serve.events import EventLog, Shown
 from sidar.serve.events.buckets import bucket_of
 from sidar.serve.events.log import now_us
 from sidar.serve.http.access import Access
+from sidar.serve.http.logs import note_answer
 from sidar.serve.http.metrics import Metrics
 from sidar.serve.http.models import ServedModels
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
@@ -96,6 +97,7 @@ class Searches:
         explain = asked.request.explain
         response = SearchResponse.of(answered.answer, asked.label, answered.wait_ms, explain)
         response.request_id, response.bucket = uuid4().hex, asked.bucket
+        note_answer(asked.request, response)
         if self.log is not None:
             self.log.show(_shown(response, asked))
         return response
