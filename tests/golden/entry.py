@@ -23,9 +23,7 @@ from sidar.serve import create_app
 __all__ = ["Retriever", "app", "create_app", "load_config", "main"]
 
 #: Paths of YAML keys that did not exist when the keys were recorded, e.g. ``plugins``.
-NEW_KEYS: frozenset[str] = frozenset(
-    {"serve.log", "serve.log.format", "serve.log.queries", "serve.log.users"}
-)
+NEW_KEYS: frozenset[str] = frozenset()
 #: Commands, and options as ``command --option``, that did not exist when the command line was
 #: recorded.
 NEW_COMMANDS: frozenset[str] = frozenset({"sidar ab", "sidar bench-serve"})
