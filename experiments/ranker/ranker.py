@@ -80,7 +80,7 @@ def score(bed: Any, args: argparse.Namespace, scene: rows.Scene, seed: int) -> N
     made = {name: rows.fitted(scene, seed, name) for name in RANKERS}
     for name, (_, said) in made.items():
         day7 = said["day7"]
-        print(f"seed {seed}, {name}: day 7 {json.dumps(day7)}, {said['learner']}", flush=True)
+        print(f"seed {seed}, {name}: day 7 {json.dumps(day7)}", flush=True)
     if args.choose:
         return
     systems = rows.rows_of(scene, {name: folder for name, (folder, _) in made.items()})

@@ -10,7 +10,7 @@ import numpy as np
 
 from sidar.answer.facts import GENERATIVE
 from sidar.answer.smoothed import Answer, Posterior, SmoothedMemory
-from sidar.ranker.features import FeatureMaker, Pairs, hide_query
+from sidar.ranker.features import FeatureMaker, Pairs
 from sidar.ranker.requests import candidates
 from sidar.ranker.residual import Shrinkage
 from sidar.ranker.store import Ranker
@@ -68,7 +68,7 @@ class RankedAnswer:
         if self.ranker.shrinkage is not None:
             return self._moved(prompts, query_vectors, channels, k, allowed, self.ranker.shrinkage)
         pairs = self.candidates(prompts, channels, allowed)
-        scores = self.gains(prompts, query_vectors, channels, pairs)
+        scores = self.ranker.scores(self.features(prompts, query_vectors, channels, pairs))
         popular = self._popular if allowed is None else self._popular[allowed[self._popular]]
         k = min(k, len(popular))
         rows = np.full((len(prompts), k), -1, np.int32)
@@ -93,21 +93,16 @@ class RankedAnswer:
         hits = Hits(rows, probability.astype(np.float32))
         return Answer(hits, probability, counts, np.zeros_like(counts), seen)
 
-    def gains(
+    def features(
         self,
         prompts: Sequence[Prompt],
         query_vectors: np.ndarray,
         channels: Mapping[str, Hits],
         pairs: Pairs,
-        *,
-        unseen: bool = False,
     ) -> np.ndarray:
-        """Return (P,) float64 scores of the learner; ``unseen``: as if nobody had asked before."""
+        """Return the features (P, F) of candidates."""
         generative = channels.get(GENERATIVE) if self.ranker.reads_beams else None
-        features = self.maker.table(prompts, query_vectors, pairs, generative)
-        if unseen:
-            features = hide_query(features, self.maker.columns)
-        return self.ranker.scores(features)
+        return self.maker.table(prompts, query_vectors, pairs, generative)
 
     def _moved(
         self,
@@ -130,7 +125,7 @@ class RankedAnswer:
         given = {name: hits.take(moved.tolist()) for name, hits in channels.items()}
         first = self.first(posterior, moved, k)
         pairs = self.candidates(some, given, allowed, first)
-        gains = self.gains(some, query_vectors[moved], given, pairs)
+        gains = self.ranker.scores(self.features(some, query_vectors[moved], given, pairs))
         for r, q in enumerate(moved.tolist()):
             at = pairs.of_request(r)
             rows, parts = pairs.rows[at], posterior.parts(q, pairs.rows[at])
@@ -154,7 +149,9 @@ class RankedAnswer:
 
 def moved_share(probability: np.ndarray, gains: np.ndarray) -> np.ndarray:
     """Return (n,) P e^g over Σ P e^g, times Σ P: what candidates have together stays theirs."""
-    powers = probability * np.exp(gains - gains.max(initial=-np.inf))
+    if not len(probability):
+        return probability
+    powers = probability * np.exp(gains - gains.max())
     return powers * (probability.sum() / powers.sum())
 
 

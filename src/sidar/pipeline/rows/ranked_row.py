@@ -21,7 +21,7 @@ from sidar.evaluate.stats import paired_test
 from sidar.index import PrefixIndex
 from sidar.pipeline.rows.answer_log import Log
 from sidar.ranker.answer import RankedAnswer
-from sidar.ranker.features import FeatureMaker, Pairs
+from sidar.ranker.features import FeatureMaker, Pairs, hide_query
 from sidar.ranker.fit import prior_of
 from sidar.ranker.knowledge import ItemFacts, Known, log_shares
 from sidar.ranker.learner import CUT
@@ -173,13 +173,15 @@ def _shrunk(
     first = ranked.first(posterior, range(len(prompts)), CUT)
     pairs = ranked.candidates(prompts, found, more=first)
     prior = prior_of(posterior, prompts, pairs)
-    values = []
-    for logs, unseen in ((prior.logs, False), (prior.unseen, True)):
-        gains = ranked.gains(prompts, vectors, found, pairs, unseen=unseen)
+    values, ranker = [], ranked.ranker
+    features = ranked.features(prompts, vectors, found, pairs)
+    hidden = hide_query(features, ranker.columns)
+    for logs, table in ((prior.logs, features), (prior.unseen, hidden)):
+        gains = ranker.scores(table)
         under = [_best(pairs, logs + one * gains) for one in SHRINKAGES]
         values.append(np.stack([_values(log, dataset, rows) for rows in under]))
     chosen = choose(*groups_of(values[0], values[1], prior.seen, prior.queries))
-    return RankedAnswer(ranked.ranker.with_shrinkage(chosen), ranked.maker, ranked.smoothed)
+    return RankedAnswer(ranker.with_shrinkage(chosen), ranked.maker, ranked.smoothed)
 
 
 def _best(pairs: Pairs, scores: np.ndarray) -> np.ndarray:
