@@ -36,9 +36,9 @@ import yaml
 from experiments.ranker import models, rows
 from experiments.start.start import make_bed
 from sidar.data.cleaning.normalise import normalise_query
-from sidar.evaluate.metrics import score_ranking
+from sidar.evaluate.measures.metrics import score_ranking
+from sidar.evaluate.measures.truth import Truth
 from sidar.evaluate.stats import holm, paired_tests, verdict
-from sidar.evaluate.truth import Truth
 from sidar.types import EvalSet
 
 HERE = Path(__file__).parent
