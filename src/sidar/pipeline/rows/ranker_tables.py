@@ -56,7 +56,7 @@ def ranker_tables(parts: RankerParts, window: Window, work: Path) -> Tables:
     asked = _Asked.of(parts, window.valid, sft)
     params = None
     if cfg.ranker.residual and len(parts.log.asked):
-        params = _fitted(parts, window, asked)
+        params = _fitted(parts, asked)
     known = parts.known(None, clicks)
     if not window.held_out:
         known = parts.known(window.days[-1].day, window.days[-1].clicks)
@@ -91,7 +91,7 @@ class _Asked:
         return cls(requests, found, channels)
 
 
-def _fitted(parts: RankerParts, window: Window, asked: _Asked) -> AnswerParams:
+def _fitted(parts: RankerParts, asked: _Asked) -> AnswerParams:
     """The constants of the smoothed answer over the same channels, fitted as the stage ``answer``
     does it: to the validation requests, with the counts of the days before.
 
