@@ -144,7 +144,7 @@ class RankedAnswer:
         candidates, so that λ → 0 leads to its k best items.
         """
         most = max(k, int(self.ranker.facts["depth"]))
-        return [posterior.best(int(q), most)[0] for q in queries]
+        return [posterior.best(int(q), most) for q in queries]
 
 
 def moved_share(probability: np.ndarray, gains: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ def _table(
             params, known.clicks, known.items.alive, known.memory, known.secret
         )
         posterior = smoothed.posterior([one.query for one in prompts], found)
-        first = [posterior.best(q, options.depth)[0] for q in range(len(prompts))]
+        first = [posterior.best(q, options.depth) for q in range(len(prompts))]
         more = [np.concatenate(both) for both in zip(more, first, strict=True)]
     pairs = candidates(found, remembered, options.depth, more)
     weight = request_weights(requests, window.propensity if learns else None)
