@@ -110,7 +110,7 @@ class RankerConfig(Part):
         "validation day.",
     )
     residual: bool = Field(
-        True,
+        False,
         description="Learn what the smoothed answer leaves, and add as much of it to its log P as "
         "pays on the validation day, for queries that were asked before and for new ones apart; "
         "false = the learner orders by itself.",
