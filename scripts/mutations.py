@@ -264,9 +264,6 @@ EXPLAINED: dict[str, str] = {
     "sidar.train.inputs:Inputs.valid_lists condition 1": (
         "equal: of a stream without examples none is drawn; the condition only saves the call"
     ),
-    "sidar.answer.smoothed:SmoothedMemory._one constant 4": (
-        "equal but for what unset memory holds: without a memory nothing but its sum is read"
-    ),
     "sidar.pipeline.demo:base constant 17": "a size of the demo; its neighbour serves as well",
     "sidar.pipeline.bakeoff.run:bake_off extreme 1": (
         "not run, as it starts a process for every job; equal in all results, as the others idle"

@@ -37,8 +37,9 @@ MAY = {
     "align": {"lm"},
     "answer": {"data", "baselines"},
     "decode": {"index"},
-    # the ranker's features are made of what channels, memory and item vectors say
-    "ranker": {"data", "baselines", "answer", "embed", "index", "fitting"},
+    # the ranker's features are made of what channels, memory and item vectors say, and how much of
+    # it is taken is chosen by the interval of a lead (evaluate.stats)
+    "ranker": {"data", "baselines", "answer", "embed", "index", "fitting", "evaluate"},
     # the reward `ranker` scores items with the ranker that a run has fitted
     "rewards": {"data", "index", "ranker", "answer", "baselines", "embed"},
     "train": {

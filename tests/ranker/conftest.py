@@ -8,7 +8,13 @@ from sidar.pipeline.rows.ranking import ranker
 from sidar.pipeline.runtime import folders
 
 SMALL = (
-    *("ranker.enabled=true", "ranker.rounds=30", "ranker.min_leaf=5", "ranker.depth=20"),
+    *(
+        "ranker.enabled=true",
+        "ranker.residual=true",
+        "ranker.rounds=30",
+        "ranker.min_leaf=5",
+        "ranker.depth=20",
+    ),
     *("ranker.dcn.steps=30", "ranker.dcn.hidden=8"),
 )
 STAGES = ("data", "embed", "sid", "index", "sft", "align-raddpo")

@@ -42,6 +42,7 @@ class ByRow:
 
     def __init__(self, known):
         self.known, self.facts, self.reads_beams = known, {"depth": 3}, False
+        self.shrinkage = None
 
     def table(self, prompts, vectors, pairs, generative):
         return pairs.rows[:, None].astype(np.float32)
@@ -55,7 +56,7 @@ def test_candidates_come_by_score_then_the_rest_by_popularity(answered):
     served = Retriever.load(run / "bundle", precision="fp32")
     known = served.fused.ranked.maker.known
     fake = ByRow(known)
-    answer = RankedAnswer(fake, fake)
+    answer = RankedAnswer(fake, fake, served.fused.model)
     hits = Hits(np.array([[8, 3, 14, 2]], np.int32), np.zeros((1, 4), np.float32))
     prompts = [Prompt("nobody asked this")]
     found = answer.rank(prompts, np.zeros((1, 2)), {"bm25": hits}, 6)

@@ -15,7 +15,8 @@ from sidar.data.cleaning.clean import DAY_US
 from sidar.data.duck import Duck
 from sidar.index import PrefixIndex
 from sidar.pipeline.rows.answer_log import read_log, run_key, usable_requests
-from sidar.pipeline.rows.ranking import RankerParts, ranker_tables, read_window
+from sidar.pipeline.rows.ranker_parts import RankerParts, read_window
+from sidar.pipeline.rows.ranker_tables import ranker_tables
 from sidar.pipeline.runtime import folders
 from sidar.ranker.knowledge import before_day
 from sidar.ranker.requests import clicks_before
@@ -39,7 +40,8 @@ def tables(cfg, data, run, work):
     window = read_window(cfg, dataset, work / "window")
     inputs = {**folders(run, STAGES), "data": data}
     parts = RankerParts(cfg, inputs, dataset, log)
-    return window, *ranker_tables(parts, window, work)[:2]
+    found = ranker_tables(parts, window, work)
+    return window, found.train, found.valid
 
 
 def altered(data, out, change):

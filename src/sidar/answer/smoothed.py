@@ -152,6 +152,87 @@ class Answer:
     seen: np.ndarray
 
 
+@dataclass(frozen=True)
+class Posterior:
+    """P(i | q, u) of Q queries: pooled ``rows`` (Q, U) and their log pool ``logs`` (Q, U), −inf
+    past the end; per query the rows that were chosen for it and their counts; ``prior`` (N,), and
+    ``order`` (n,) of the live, allowed rows, most popular first.
+    """
+
+    params: AnswerParams
+    rows: np.ndarray
+    logs: np.ndarray
+    known: Sequence[tuple[np.ndarray, np.ndarray]]
+    prior: np.ndarray
+    order: np.ndarray
+
+    @property
+    def n_live(self) -> int:
+        """Live, allowed items."""
+        return len(self.order)
+
+    def seen(self, q: int) -> float:
+        """Return n_q, the sum of the counts of query ``q``."""
+        return float(self.known[q][1].sum())
+
+    def answer(self, k: int) -> Answer:
+        """Return the k most probable items of each query, of all queries in one go."""
+        k, queries = min(k, self.n_live), len(self.rows)
+        joined = _Joined.of(self.rows, np.exp(self.logs), self.known, self.order[:k])
+        seen = np.array([self.seen(q) for q in range(queries)])
+        epsilon = np.where((self.rows >= 0).any(axis=1), self.params.epsilon, 1.0)[joined.query]
+        smoothing = (1 - epsilon) * joined.share + epsilon * self.prior[joined.rows]
+        probability = (joined.count + self.params.kappa * smoothing) / (
+            seen[joined.query] + self.params.kappa
+        )
+        # stable: candidates of a query stand by row
+        best = np.lexsort((-probability, joined.query))
+        query = joined.query[best]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        best, query, place = (part[place < k] for part in (best, query, place))
+        rows = np.full((queries, k), -1, np.int32)
+        rows[query, place] = joined.rows[best]
+        values = np.zeros((3, queries, k))
+        for out, of_each in zip(values, (probability, joined.count, joined.share), strict=True):
+            out[query, place] = of_each[best]
+        return Answer(
+            Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen
+        )
+
+    def best(self, q: int, k: int) -> np.ndarray:
+        """Return rows (m,) of the k best items of query ``q``, best first."""
+        pooled = self.rows[q][self.rows[q] >= 0]
+        # beyond pool and memory the prior decides alone, so its first k items are enough
+        rows = np.unique(np.concatenate([pooled, self.known[q][0], self.order[:k]]))
+        return rows[np.argsort(-self._of(q, rows, *self.known[q])[0], kind="stable")[:k]]
+
+    def parts(self, q: int, rows: np.ndarray, *, counted: bool = True) -> np.ndarray:
+        """Return (3, n) P, counts and pool share of live, allowed ``rows`` (n,) for query ``q``.
+
+        ``counted`` False = as if nobody had asked the query before: P is P₀ then.
+        """
+        known = self.known[q] if counted else (np.empty(0, np.int64), np.empty(0))
+        wanted, inverse = np.unique(rows, return_inverse=True)
+        pooled = self.rows[q][self.rows[q] >= 0]
+        everything = np.unique(np.concatenate([wanted, pooled, known[0]]))
+        found = self._of(q, everything, *known)
+        return found[:, np.searchsorted(everything, wanted)][:, inverse]
+
+    def _of(self, q: int, rows: np.ndarray, known: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """(3, m) P, counts and pool share of ``rows`` (m,), rising, all pooled and known ones among
+        them.
+        """
+        inside = self.rows[q] >= 0
+        count, share = np.zeros(len(rows)), np.zeros(len(rows))
+        count[np.searchsorted(rows, known)] = counts
+        share[np.searchsorted(rows, self.rows[q][inside])] = np.exp(self.logs[q][inside])
+        epsilon = self.params.epsilon if inside.any() else 1.0
+        smoothing = (1 - epsilon) * share + epsilon * self.prior[rows]
+        kappa = self.params.kappa
+        probability = (count + kappa * smoothing) / (float(counts.sum()) + kappa)
+        return np.stack([probability, count, share])
+
+
 class SmoothedMemory:
     """``SmoothedMemory(params, counts, alive, memory, secret).rank(queries, channels, k)`` →
     :class:`Answer`.
@@ -195,6 +276,15 @@ class SmoothedMemory:
         ``channels``: the Hits of each channel of ``params``, for the same queries, already
         restricted to ``allowed`` (N,) bool (None = every live item).  Ties go by lower row.
         """
+        return self.posterior(queries, channels, allowed).answer(k)
+
+    def posterior(
+        self,
+        queries: Sequence[str],
+        channels: Mapping[str, Hits],
+        allowed: np.ndarray | None = None,
+    ) -> Posterior:
+        """Return P of each query, to be asked for items; arguments as of :meth:`rank`."""
         mask, prior, order = self.alive, self._prior, self._order
         if allowed is not None:
             mask = self.alive & allowed
@@ -209,31 +299,11 @@ class SmoothedMemory:
         # a placeholder past the end: the prior of whatever stands there may be 0
         log_prior = np.log(np.where(pooled.rows >= 0, prior[np.maximum(pooled.rows, 0)], 1.0))
         logs = log_pool(pooled, self.params, log_prior, max(len(order), 1))
-        k = min(k, len(order))
         known = [self._known(query, mask) for query in queries]
-        joined = _Joined.of(pooled, np.exp(logs), known, order[:k])
-        seen = np.array([float(counts.sum()) for _, counts in known])
-        epsilon = np.where((pooled.rows >= 0).any(axis=1), self.params.epsilon, 1.0)[joined.query]
-        smoothing = (1 - epsilon) * joined.share + epsilon * prior[joined.rows]
-        probability = (joined.count + self.params.kappa * smoothing) / (
-            seen[joined.query] + self.params.kappa
-        )
-        # stable: candidates of a query stand by row
-        best = np.lexsort((-probability, joined.query))
-        query = joined.query[best]
-        place = np.arange(len(query)) - np.searchsorted(query, query)
-        best, query, place = (part[place < k] for part in (best, query, place))
-        rows = np.full((len(queries), k), -1, np.int32)
-        rows[query, place] = joined.rows[best]
-        values = np.zeros((3, len(queries), k))
-        for out, of_each in zip(values, (probability, joined.count, joined.share), strict=True):
-            out[query, place] = of_each[best]
-        return Answer(
-            Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen
-        )
+        return Posterior(self.params, pooled.rows, logs, known, prior, order)
 
     def _known(self, query: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (m,) that the memory knows for a query, and their counts."""
+        """Rows (m,) that were chosen for ``query`` and their decayed counts, of ``mask`` (N,)."""
         if self.memory is None:
             return np.empty(0, np.int64), np.empty(0)
         return self.memory.counts(query, self.secret, self.params.half_life, mask)
@@ -264,21 +334,21 @@ class _Joined:
     @classmethod
     def of(
         cls,
-        pooled: Pooled,
+        pooled: np.ndarray,
         pool: np.ndarray,
         known: Sequence[tuple[np.ndarray, np.ndarray]],
         popular: np.ndarray,
     ) -> _Joined:
-        """``pool`` (Q, U) are the shares of the pooled items.
+        """``pool`` (Q, U) are the shares of the ``pooled`` rows (Q, U), −1 past the end.
 
         ``popular`` (k,) rows: beyond pool and memory the prior decides alone, so that the first k
         are enough.
         """
         queries = len(known)
-        of_pool, place = np.nonzero(pooled.rows >= 0)
+        of_pool, place = np.nonzero(pooled >= 0)
         of_known = np.repeat(np.arange(queries), [len(rows) for rows, _ in known])
         parts = [
-            (of_pool, pooled.rows[of_pool, place]),
+            (of_pool, pooled[of_pool, place]),
             (of_known, np.concatenate([rows for rows, _ in known] or [np.empty(0, np.int64)])),
             (np.repeat(np.arange(queries), len(popular)), np.tile(popular, queries)),
         ]

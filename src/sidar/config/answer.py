@@ -109,6 +109,12 @@ class RankerConfig(Part):
         description="Trees by LightGBM, or a click model in torch; auto = the better one on the "
         "validation day.",
     )
+    residual: bool = Field(
+        False,
+        description="Learn what the smoothed answer leaves, and add as much of it to its log P as "
+        "pays on the validation day, for queries that were asked before and for new ones apart; "
+        "false = the learner orders by itself.",
+    )
     depth: int = Field(
         100, ge=1, le=500, description="Items that each channel hands to the ranker."
     )

@@ -71,7 +71,11 @@ class Dcn:
 
     @classmethod
     def fit(cls, options: DcnConfig, train: Table, valid: Table, *, seed: int) -> Dcn:
-        """Train on ``train`` and keep the step of the best nDCG@10 on ``valid``."""
+        """Train on ``train`` and keep the step of the best nDCG@10 on ``valid``.
+
+        Where the tables have a prior, its log P is added to the logits in training and on
+        ``valid``, and is no part of :meth:`scores`.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = CrossNet(train.features.shape[1], options.cross, options.hidden)
@@ -157,6 +161,8 @@ class DcnTraining(Training[np.ndarray]):
             [np.arange(table.starts[r], table.starts[r + 1]) for r in batch.tolist()]
         )
         logits = self._net(torch.from_numpy(table.features[rows]))
+        if table.prior is not None:
+            logits = logits + torch.from_numpy(table.prior.logs[rows]).float()
         chosen = torch.from_numpy((table.labels[rows] > 0).astype(np.float32))
         weight = torch.from_numpy(np.repeat(table.weight[batch], table.sizes[batch]))
         value = F.binary_cross_entropy_with_logits(logits, chosen, weight.float())
@@ -168,6 +174,8 @@ class DcnTraining(Training[np.ndarray]):
     def validate(self) -> Scalars:
         self._net.eval()
         scores = Dcn(self._net).scores(self._valid.features)
+        if self._valid.prior is not None:
+            scores = scores + self._valid.prior.logs
         self._net.train()
         return {"ndcg@10": float(ndcg(self._valid, scores).mean())}
 

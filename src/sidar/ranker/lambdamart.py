@@ -40,7 +40,9 @@ class LambdaMart:
     ) -> LambdaMart:
         """Boost on ``train`` and keep the rounds up to the best nDCG@10 of ``valid``.
 
-        Without validation requests all ``ranker.rounds`` are kept.
+        Without validation requests all ``ranker.rounds`` are kept.  Where the tables have a prior,
+        the trees start from its log P and learn what it leaves; it is no part of the model, so
+        that :meth:`scores` are of the trees alone.
         """
         import lightgbm
 
@@ -50,6 +52,7 @@ class LambdaMart:
                 label=table.labels,
                 group=table.sizes,
                 weight=np.repeat(table.weight, table.sizes),
+                init_score=None if table.prior is None else table.prior.logs,
                 feature_name=list(names),
                 reference=reference,
                 params={"verbosity": -1, "max_bin": 255},

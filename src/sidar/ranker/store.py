@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from sidar.ranker.columns import Column, columns_of, names_of
 from sidar.ranker.learner import Learner
+from sidar.ranker.residual import Shrinkage
 from sidar.types import Json, PathLike
 
 #: Version of the files, and the files of a use.
@@ -56,6 +57,16 @@ class Ranker:
     def reads_beams(self) -> bool:
         """Whether it reads what a model's beams say."""
         return any(column.needs == "beam" for column in self.columns)
+
+    @property
+    def shrinkage(self) -> Shrinkage | None:
+        """How much of it is added to the smoothed answer; None = it orders by itself."""
+        found = self.facts.get("shrinkage")
+        return None if found is None else Shrinkage(**found)
+
+    def with_shrinkage(self, shrinkage: Shrinkage) -> Ranker:
+        """Return the same ranker with another shrinkage."""
+        return replace(self, facts={**self.facts, "shrinkage": shrinkage.to_json()})
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return (P,) float64 scores of feature rows (P, F)."""

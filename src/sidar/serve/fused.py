@@ -128,7 +128,7 @@ def ranked_answer(
     assert model.memory is not None  # every fused bundle has one
     shares = log_shares(index, model.counts, catalogue.alive)
     known = Known(ItemFacts.of(catalogue), model.memory, model.secret, model.counts, shares)
-    return RankedAnswer(ranker, FeatureMaker(ranker.columns, known, lexical, items))
+    return RankedAnswer(ranker, FeatureMaker(ranker.columns, known, lexical, items), model)
 
 
 def training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:

@@ -185,10 +185,13 @@ def _fused_rows(
         "dense": served_dense(inputs, embedder, catalogue.alive),
     }
 
-    def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
+    def smoothed(key: str) -> SmoothedMemory:
         params = params_of(facts, key)
-        smoothed = SmoothedMemory(params, priors.clicks, catalogue.alive, memory, secret)
-        return AnswerSystem(name, channels, smoothed, describe(params))
+        return SmoothedMemory(params, priors.clicks, catalogue.alive, memory, secret)
+
+    def row(name: str, key: str, channels: Mapping[str, System]) -> AnswerSystem:
+        model = smoothed(key)
+        return AnswerSystem(name, channels, model, describe(model.params))
 
     rows: dict[str, System] = {}
     label = facts["label"]
@@ -197,7 +200,7 @@ def _fused_rows(
         rows["answer"] = row("answer", "fit", {**base, GENERATIVE: model})
         if Ranker.files(folder, "answer"):
             dataset = open_dataset(inputs["data"])
-            ranked = open_ranked(folder, inputs, dataset, lexical, memory, secret)
+            ranked = open_ranked(folder, inputs, dataset, lexical, smoothed("fit"))
             rows["ranker"] = RankerSystem({**base, GENERATIVE: model}, ranked, embedder)
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
     channels = [*base.values(), CandidatePrior(priors.prior, list(base.values()))]

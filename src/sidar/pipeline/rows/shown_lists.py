@@ -17,7 +17,7 @@ from sidar.ranker.features import Pairs
 from sidar.types import Request
 
 if TYPE_CHECKING:
-    from sidar.pipeline.rows.ranking import RankerParts
+    from sidar.pipeline.rows.ranker_parts import RankerParts
 
 #: What the simulator knows of every shown item; it lies beside the log that it wrote.
 TRUTH = "truth.parquet"
