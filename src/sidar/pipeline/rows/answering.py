@@ -99,8 +99,9 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Js
         "label": candidates[0].name,
         "rerank": rerank,
         "held_out": log.asked.held_out,
-        "fitted_on": log.asked.source,
     }
+    if not cfg.has_log:
+        facts["fitted_on"] = log.asked.source
     if fused:
         lines = _fuse(cfg, inputs, dataset, log, embedder, candidates, facts, out)
         summary = "\n".join(lines)
