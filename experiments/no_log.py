@@ -7,9 +7,6 @@ data from Icecat).  The YAML is the one of the docs, ``examples/chorus.yaml``, a
 stage runs in one fresh process with two threads, and its wall clock and CPU seconds are taken; the
 process ends with a filtered query on a bundle opened anew.  Other work on the machine lengthens the
 wall clock, so the CPU seconds stand beside it.
-
-Then the same run is fitted as where no query is rated for tuning: the reported queries stay the
-same, and the answer's constants come from pseudo-queries.
 """
 
 from __future__ import annotations
@@ -49,7 +46,6 @@ ROWS = {
     "answer-without-lm": "the answer without the model",
     "answer": "**the answer, as served**",
 }
-PSEUDO = "pseudo"
 
 
 def measure(config: Path, result: Path) -> None:
@@ -136,40 +132,6 @@ def read_ratings(path: Path) -> dict[str, dict[str, float]]:
     return ratings
 
 
-def fitted_to_words(work: Path, ratings: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the answer's figures where its constants are fitted to pseudo-queries."""
-    from sidar import pipeline
-    from sidar.config import load_config
-    from sidar.data.judgments.evalsets import build_sets
-
-    stated = load_config(work / "sidar.yaml")
-    sets = {one.evalset.name: one.evalset for one in build_sets(stated, stated.run_dir / "data")}
-    with (work / "reported.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["query", "docid", "rating"])
-        for query in sets[SET].query_ids:
-            writer.writerows([query, item, grade] for item, grade in ratings[query].items())
-    shutil.copytree(stated.run_dir, stated.run_dir.with_name(PSEUDO))
-    cfg = load_config(
-        work / "sidar.yaml",
-        [
-            f"name={PSEUDO}",
-            f"evaluate.sets=[{{name: {SET}, queries: reported.csv, qrels: reported.csv}}]",
-            # its weights would be chosen on the same pseudo-queries
-            "evaluate.systems=[answer, answer-without-lm]",
-        ],
-    )
-    pipeline.run(cfg)
-    scores = json.loads((cfg.run_dir / "evaluate" / "scores.json").read_text())
-    figures: dict[str, float] = {}
-    for row in ("answer", "answer-without-lm"):
-        for measure_, short in MEASURES.items():
-            value = scores["sets"][SET]["systems"][row][measure_]
-            for part in ("mean", "low", "high"):
-                figures[f"{PSEUDO}/{row}/{short}/{part}"] = value[part]
-    return figures
-
-
 def share(value: float) -> str:
     """Write a share or an effect without the zero before the point."""
     return f"{value:.3f}".replace("0.", ".", 1)
@@ -190,8 +152,6 @@ def page_table(results: dict[str, Any]) -> str:
         values.append(f"{figures[f'{row}/rated@10']:.0%}".replace("%", " %"))
         values += _against(figures, row)
         lines.append(f"| {name} | {' | '.join(values)} |")
-    pseudo = [share(figures[f"{PSEUDO}/answer/{s}/mean"]) for s in MEASURES.values()]
-    lines.append(f"| the answer, fitted to pseudo-queries | {' | '.join(pseudo)} | | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -263,7 +223,6 @@ def main() -> None:
     ratings = read_ratings(work / "ratings.csv")
     figures = child(work / "sidar.yaml", work / "times.json")
     figures |= qualities(work / "runs" / "chorus", ratings)
-    figures |= fitted_to_words(work, ratings)
     print_table(["figure", "value"], [[name, value] for name, value in figures.items()])
     config = {"example": EXAMPLE.name, "query": QUERY, "filter": FILTER, "seed": 0}
     write_results("chorus", config, figures, threads=THREADS)
