@@ -68,6 +68,16 @@ def test_tables_between_marks(benchmark, name, where):
     assert made.MARKS[0] + table + made.MARKS[1] in page(where)
 
 
+def test_the_page_of_a_shop_without_a_log(benchmark):
+    made, text = benchmark("experiments.no_log"), page("no-log.md")
+    assert made.YAML[0] + made.page_yaml() + made.YAML[1] in text
+    kept = results("chorus")
+    assert made.MARKS[0] + made.page_table(kept) + made.MARKS[1] in text
+    assert made.TIMES[0] + made.page_times(kept) + made.TIMES[1] in text
+    for figure in made.quoted(kept):
+        assert figure in " ".join(text.split()), figure
+
+
 def share(value, digits=3):
     return f"{value:.{digits}f}".removeprefix("0")
 

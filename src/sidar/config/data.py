@@ -14,7 +14,10 @@ class CatalogueConfig(Part):
     """Where the products come from."""
 
     path: str = Field(
-        "", description="Catalogue file or folder (Parquet, CSV, JSONL or the format's own files)."
+        "",
+        description=(
+            "Catalogue file, folder or glob (Parquet, CSV, JSONL, JSON, or the format's own files)."
+        ),
     )
     format: Literal["tabular", "esci", "esci_full", "sequences", "kuaisearch", "jdsearch"] = Field(
         "tabular",
@@ -22,6 +25,9 @@ class CatalogueConfig(Part):
     )
     columns: dict[str, str] = Field(
         {}, description="contract column -> your column, e.g. {item_id: sku, title: name}"
+    )
+    price_divisor: float = Field(
+        1.0, gt=0, description="Prices are divided by it: 100 where the file has cents."
     )
     category_separator: str = Field(
         " > ", description="Splits a category given as one string into its path."
@@ -45,7 +51,11 @@ class EventsConfig(Part):
     """Where the log comes from."""
 
     path: str = Field(
-        "", description="Log file, folder or glob (Parquet, CSV, JSONL, UBI ndjson …)."
+        "",
+        description=(
+            "Log file, folder or glob (Parquet, CSV, JSONL, UBI ndjson …); empty = there is no log "
+            "(docs/no-log.md)."
+        ),
     )
     format: Literal["tabular", "ubi", "sequences", "esci_full", "kuaisearch", "jdsearch"] = Field(
         "tabular",
@@ -82,6 +92,12 @@ class EventsConfig(Part):
     origin: Literal["log", "simulated"] = Field(
         "log", description="Printed beside every number made from this log."
     )
+
+    @property
+    def described(self) -> list[str]:
+        """Options that describe a log, whether or not one is named."""
+        keys = [key for key in ("columns", "actions") if getattr(self, key)]
+        return keys if self.format == "tabular" else ["format", *keys]
 
 
 class UsersConfig(Part):

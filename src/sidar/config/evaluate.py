@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sidar.config.section import Extensible, Part, known
 from sidar.extensions import METRICS
@@ -35,9 +35,25 @@ class EvalSetConfig(Part):
     role: Literal["test", "valid"] = Field(
         "test", description="valid = the set tunes weights of fusions instead of being reported."
     )
+    tuning_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of a test set's queries, chosen by hash, that tune weights instead of "
+        "being reported; they are the set <name>-tuning.",
+    )
     topic_oracle: bool = Field(
         False, description="Print the topic-oracle row (judged sets that are topic clusters)."
     )
+
+    @model_validator(mode="after")
+    def _share_of_a_test(self) -> EvalSetConfig:
+        if self.tuning_share and self.role == "valid":
+            raise ValueError(
+                f"tuning_share {self.tuning_share:g} cuts a test set, and role: valid tunes on all "
+                "of it; remove one of them"
+            )
+        return self
 
 
 class EvaluateConfig(Extensible):

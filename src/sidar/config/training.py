@@ -191,6 +191,8 @@ class PreferenceConfig(Part):
         return value if value == "log" else known(REWARDS, value)
 
 
+#: `align.objective` of a run that serves its SFT model.
+NO_OBJECTIVE = "none"
 #: Values of `align` options that are null, by objective; `+sft` changes none. An option that an
 #: objective does not read is not listed and stays null. The objectives (sidar.align) read their
 #: constants from here, so that what is recorded with a model is what it was trained with; this file
@@ -220,7 +222,7 @@ class AlignConfig(OptimConfig, Extensible):
         "raddpo",
         description="raddpo, raddpo-paper, sft, dpo, simpo, orpo, sdpo, dmpo; with rollouts "
         "adagrpo, eggrpo, grpo, drgrpo, dapo, gspo, minionerec, recast; or a plug-in's. `+sft` "
-        "adds eq. 1 to a baseline.",
+        "adds eq. 1 to a baseline. none = no alignment, the SFT model is served, as without a log.",
     )
     label: str | None = Field(
         None, description="Names the folder align-<label>; null = the objective."
@@ -309,11 +311,26 @@ class AlignConfig(OptimConfig, Extensible):
     recast: RecastConfig = RecastConfig()
 
     def parts_in_use(self) -> list[str]:
-        return [self.objective.removesuffix("+sft")]
+        return [self.objective.removesuffix("+sft")] if self.aligns else []
+
+    @property
+    def aligns(self) -> bool:
+        """Whether a model is aligned; without, the SFT model is served."""
+        return self.objective != NO_OBJECTIVE
+
+    @property
+    def model_name(self) -> str:
+        """Name of the served model's row."""
+        return (self.label or self.objective) if self.aligns else "sft"
 
     @property
     def folder(self) -> str:
-        return f"align-{self.label or self.objective}"
+        """Folder of the served model inside a run."""
+        return f"align-{self.model_name}" if self.aligns else "sft"
+
+    def without_alignment(self) -> AlignConfig:
+        """Return a copy under which the SFT model is served."""
+        return self.model_copy(update={"objective": NO_OBJECTIVE, "label": None})
 
     def resolved(self, sft: SftConfig) -> AlignConfig:
         """Return a copy in which every null that the objective reads is replaced by the value it
@@ -330,7 +347,7 @@ class AlignConfig(OptimConfig, Extensible):
     @field_validator("objective")
     @classmethod
     def _known(cls, value: str) -> str:
-        return known(OBJECTIVES, value)
+        return value if value == NO_OBJECTIVE else known(OBJECTIVES, value)
 
     @field_validator("reward")
     @classmethod

@@ -74,6 +74,23 @@ class Config(Part):
     def run_dir(self) -> Path:
         return Path(self.runs) / self.name
 
+    @property
+    def has_log(self) -> bool:
+        """Return whether there is a log: a shop with a catalogue alone has none.
+
+        A config that names no files at all describes data that is made elsewhere, with a log.
+        Raises ``ValueError`` where a log is described and not named.
+        """
+        if self.events.path or not self.catalogue.path:
+            return True
+        if self.events.described:
+            raise ValueError(
+                f"events.path is empty, but events.{self.events.described[0]} describes a log; "
+                "name the events file, folder or glob there, or leave the section out where there "
+                "is no log"
+            )
+        return False
+
     def resolved(self) -> Config:
         """Return a copy that states what it leaves to defaults in the code: the form to record with
         an artefact.

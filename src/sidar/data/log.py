@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sidar.config import Config
 from sidar.data.cleaning import clean
@@ -24,7 +25,7 @@ from sidar.data.cleaning.quarantine import Quarantine, Stopped, restored
 from sidar.data.duck import Duck, name, text
 from sidar.data.readers import open_events
 from sidar.data.readers.source import Source
-from sidar.types import ACTIONS, Catalogue
+from sidar.types import ACTIONS, INTERACTIONS_SCHEMA, Catalogue
 
 #: Spellings that need no mapping; ``events.actions`` adds to them and overrides them. (A "view" is
 #: not among them: it is an impression in some shops and the product page in others.)
@@ -134,6 +135,12 @@ def validate_log(
     return LogFacts(
         seen["rows"], day0, max(last), actions, seen["without"], notes, warnings, unmapped
     ), quarantine
+
+
+def without_log(out: Path) -> tuple[LogFacts, Quarantine]:
+    """Write ``out`` without any row and return its facts: the shop has no log yet."""
+    pq.write_table(INTERACTIONS_SCHEMA.empty_table(), out)
+    return LogFacts(0, 0, 0, dict.fromkeys(ACTIONS, 0), 0), Quarantine("events (no log)")
 
 
 #: Quantities of an event that may be there and unreadable, and what they are read as.

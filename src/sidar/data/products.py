@@ -183,7 +183,7 @@ def _measured(duck: Duck, cfg: Config) -> dict[str, str]:
     created = clean.micros("created", types["created"], unit)
     price = clean.number("price", types["price"], cfg.catalogue.decimal)
     return {
-        "price": f"CASE WHEN {price} >= 0 THEN {price} END",
+        "price": f"CASE WHEN {price} >= 0 THEN {price} / {cfg.catalogue.price_divisor!r} END",
         "in_stock": clean.flag("in_stock"),
         "created": f"CASE WHEN {clean.calendar(created)} THEN {created} END",
         "category": f"CASE WHEN listed_category IS NULL THEN {split} ELSE category_path END",

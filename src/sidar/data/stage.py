@@ -19,7 +19,7 @@ from sidar.data.duck import Duck, text
 from sidar.data.judgments.evalsets import make_sets, read_files, write_sets
 from sidar.data.judgments.heldout import held_out_files, hold_out
 from sidar.data.judgments.judged import read_held_out
-from sidar.data.log import LogFacts, validate_log
+from sidar.data.log import LogFacts, validate_log, without_log
 from sidar.data.products import load_catalogue
 from sidar.data.requests import cuts, write_requests
 from sidar.data.training import health
@@ -108,12 +108,14 @@ def _build(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found:
     grouped = _group(duck, cfg, out, read, found)
     lists, sft = _write_training(duck, cfg, out, read)
     requests = out / "requests.parquet"
-    warnings, notes = health.of_windows(duck, read.split, requests)
-    found.warnings += [
-        *warnings,
-        *health.of_lists(cfg, lists),
-        *health.of_reranking(duck, cfg, requests),
-    ]
+    notes = [health.NO_LOG]
+    if cfg.has_log:
+        warnings, notes = health.of_windows(duck, read.split, requests)
+        found.warnings += [
+            *warnings,
+            *health.of_lists(cfg, lists),
+            *health.of_reranking(duck, cfg, requests),
+        ]
     sets = make_sets(duck, cfg, files, out, read.split, read.catalogue)
     listed = write_sets(sets, out / "eval")
     quarantined = write_quarantine(found.quarantines, out / QUARANTINE)
@@ -137,18 +139,32 @@ def _read(duck: Duck, cfg: Config, out: Path, previous: PathLike | None, found: 
     catalogue, bad_items = load_catalogue(duck, cfg, old)
     found.quarantines.append(bad_items)
     log = out / "interactions.parquet"
-    facts, bad_events = validate_log(duck, cfg, catalogue, log)
-    found.quarantines.append(bad_events)
-    found.warnings += [*bad_items.unread, *facts.warnings, *health.of_log(duck, cfg, facts, log)]
-    check_unit(cfg.split)
-    moments = cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None
-    split = resolve_split(cfg.split, facts, moments)
+    found.warnings += bad_items.unread
+    facts, bad_events, split = _read_log(duck, cfg, catalogue, log, found)
     catalogue = keep_clicked(duck, cfg, catalogue, log, split)
     save_catalogue(catalogue, out / "catalogue.arrow")
     users = write_users(duck, cfg, out / "users.parquet")
     found.quarantines += [users.quarantine] if users.quarantine else []
     found.warnings += [*users.warnings, *unmatched(duck, cfg, log)]
     return _Read(catalogue, bad_items, facts, bad_events, split, users.users)
+
+
+def _read_log(
+    duck: Duck, cfg: Config, catalogue: Catalogue, log: Path, found: _Found
+) -> tuple[LogFacts, Quarantine, Split]:
+    """Read the log into ``log`` and cut it into windows; an empty one where there is none."""
+    check_unit(cfg.split)
+    if not cfg.has_log:
+        if cfg.catalogue.clicked_within_days is not None:
+            raise ValueError(
+                "catalogue.clicked_within_days needs a log, and events.path is empty; remove it"
+            )
+        return (*without_log(log), Split.of_no_log())
+    facts, bad_events = validate_log(duck, cfg, catalogue, log)
+    found.quarantines.append(bad_events)
+    found.warnings += [*facts.warnings, *health.of_log(duck, cfg, facts, log)]
+    moments = cuts(duck, cfg.split, log, facts) if cfg.split.unit == "fraction" else None
+    return facts, bad_events, resolve_split(cfg.split, facts, moments)
 
 
 def _group(duck: Duck, cfg: Config, out: Path, read: _Read, found: _Found) -> _Grouped:
@@ -169,7 +185,8 @@ def _group(duck: Duck, cfg: Config, out: Path, read: _Read, found: _Found) -> _G
         )
     )
     dropped = _held_out_requests(duck, read.split, requests)
-    check_windows(read.split, {**splits, "train": splits.get("train", 0) + dropped})
+    if cfg.has_log:
+        check_windows(read.split, {**splits, "train": splits.get("train", 0) + dropped})
     counts = {
         "total": grouped.requests,
         **splits,
@@ -189,6 +206,9 @@ def _write_training(duck: Duck, cfg: Config, out: Path, read: _Read) -> tuple[Js
     priors = count_priors(duck, requests, len(read.catalogue))
     priors.save(out / "priors.parquet")
     sft = write_sft(duck, requests, out / "sft.parquet")
+    if not cfg.has_log:  # an empty file of lists, whose negatives nothing asks for
+        preference = cfg.preference.model_copy(update={"negatives": "sampled", "debias": "none"})
+        cfg = cfg.model_copy(update={"preference": preference})
     propensities = None
     if cfg.preference.debias == "ips":
         propensities = measure_propensities(duck, requests, read.facts)

@@ -146,15 +146,15 @@ def stages(
     """The stages of a run in order; ``aligns`` are the aligned models wanted (default: the config's
     one).
 
-    The first of them is the one that the bundle serves. The stage ``dense`` (the fine-tuned
-    encoder) takes minutes and is a baseline: it is there where it was asked for, now (``dense``) or
-    before (its folder stands). With ``progressive.stages`` alignment starts from the last of these,
-    and ``hits`` adds the hit rates of each.
+    The first of them is the one that the bundle serves; without alignment it is the SFT model. The
+    stage ``dense`` (the fine-tuned encoder) takes minutes and is a baseline: it is there where it
+    was asked for, now (``dense``) or before (its folder stands). With ``progressive.stages``
+    alignment starts from the last of these, and ``hits`` adds the hit rates of each.
     """
-    aligns = [cfg.align] if aligns is None else aligns
+    aligns = [served_model(cfg)] if aligns is None else aligns
     progressive = progressive_stages.training_stages(cfg)
     start = progressive_stages.start_of_alignment(cfg)
-    aligned = [_aligned(align, start, cfg.preference.judge) for align in aligns]
+    aligned = [_aligned(align, start, cfg.preference.judge) for align in aligns if align.aligns]
     has_dense = dense or read_manifest(cfg.run_dir / "dense") is not None
     tuned = [_tuned_dense()] if has_dense else []
     models = ("sft", *(stage.name for stage in aligned), *(stage.name for stage in tuned))
@@ -168,7 +168,7 @@ def stages(
         *progressive,
         *aligned,
         *tuned,
-        *_after_alignment(aligns[0], models, ranked=cfg.ranker.enabled),
+        *_after_alignment(cfg, aligns[0], models),
         *(progressive_stages.hits_stage(name) for name in measured),
     ]
 
@@ -259,11 +259,20 @@ def _tuned_dense() -> Stage:
     return Stage("dense", keys, ("data",), run.dense, files=towers, resumable=True)
 
 
-def _after_alignment(served: AlignConfig, models: Sequence[str], *, ranked: bool) -> list[Stage]:
-    """Return the stages around the model under ``served``; ``models`` are scored beside it.
-
-    ``ranked``: the answer is compared with the learned ranker.
+def served_model(cfg: Config) -> AlignConfig:
+    """Return the options of the model that the bundle serves: without a log there are no lists to
+    align on, and the SFT model is served.
     """
+    if cfg.has_log:
+        return cfg.align
+    if cfg.ranker.enabled or cfg.progressive.stages:
+        section = "ranker.enabled" if cfg.ranker.enabled else "progressive.stages"
+        raise ValueError(f"{section} learns from a log, and events.path is empty; remove it")
+    return cfg.align.without_alignment()
+
+
+def _after_alignment(cfg: Config, served: AlignConfig, models: Sequence[str]) -> list[Stage]:
+    """Return the stages around the model under ``served``; ``models`` are scored beside it."""
     import sidar.pipeline.stages as run
 
     def of_served(build: Build) -> Build:
@@ -273,14 +282,17 @@ def _after_alignment(served: AlignConfig, models: Sequence[str], *, ranked: bool
         return with_align
 
     serving = ("data", "embed", "sid", "index")
-    ranker = ("ranker",) if ranked else ()
+    ranker = ("ranker",) if cfg.ranker.enabled else ()
+    # without a log the answer is fitted to judged queries
+    judged = () if cfg.has_log else ("evaluate.sets",)
     return [
         Stage("index", (), ("data", "sid"), run.index, outdated=without_counts),
         Stage(
             "answer",
-            ("seed", "decode", "memory", "embed", *DENSE_INDEX),
+            ("seed", "decode", "memory", "embed", *judged, *DENSE_INDEX),
             (*serving, *ranker, served.folder),
             of_served(run.answer),
+            files=set_files if judged else lambda _: [],
         ),
         Stage(
             "bundle",
@@ -317,7 +329,7 @@ def plan(
 
     ``only`` restricts the plan to the named stage and those it needs.
     """
-    by_name = {a.folder: a for a in ([cfg.align] if aligns is None else aligns)}
+    by_name = {a.folder: a for a in ([served_model(cfg)] if aligns is None else aligns)}
     hits = only is not None and only.startswith(progressive_stages.HITS)
     chosen = stages(cfg, aligns, dense=only == "dense", hits=hits)
     if only is not None:

@@ -159,7 +159,7 @@ def bundle(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
     """
     from sidar.serve.bundle import BundleSources, write_bundle
 
-    label = cfg.align.label or cfg.align.objective
+    label = cfg.align.model_name
     sources = BundleSources(
         data=inputs["data"],
         embed=inputs["embed"],
@@ -212,7 +212,7 @@ def evaluate(cfg: Config, inputs: Inputs, out: Path, work: Path) -> Json:
         cfg=cfg,
         tune_sets=valid,
         # every further fusion decodes the validation sets too
-        fuse_with={"sft", cfg.align.label or cfg.align.objective},
+        fuse_with={"sft", cfg.align.model_name},
         trained_on=trained_on,
         say=progress,
     )

@@ -11,6 +11,7 @@ same normal form, else *unseen*; *no query* for a request without a text.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -70,8 +71,50 @@ def build_sets(cfg: Config, folder: PathLike) -> list[StoredSet]:
 
 
 def read_files(cfg: Config, catalogue: Catalogue) -> list[StoredSet]:
-    """Return the sets of ``evaluate.sets``, without slices."""
-    return [read_file_set(each, catalogue, cfg.evaluate.max_queries) for each in cfg.evaluate.sets]
+    """Return the sets of ``evaluate.sets``, without slices; one with a ``tuning_share`` is two."""
+    sets = []
+    for each in cfg.evaluate.sets:
+        stored = read_file_set(each, catalogue, cfg.evaluate.max_queries)
+        sets += tuning_and_test(stored, each.tuning_share) if each.tuning_share else [stored]
+    return sets
+
+
+def tuning_and_test(stored: StoredSet, share: float) -> list[StoredSet]:
+    """Cut a set in two by a stable hash of the query: ``<name>-tuning`` of role ``valid`` with
+    ``share`` of its queries, and the rest under its name.
+
+    A query's half depends on its normal form alone, so it stays where it is when others are added.
+    Raises ``ValueError`` where one of the two would be empty.
+    """
+    evalset = stored.evalset
+    tunes = np.array([_hashed(prompt.query) < share for prompt in evalset.prompts])
+    if tunes.all() or not tunes.any():
+        raise ValueError(
+            f"evaluate.sets {evalset.name}: tuning_share {share:g} of {len(evalset)} queries "
+            "leaves nothing to tune on or nothing to report; name more queries, or two sets"
+        )
+
+    def part(name: str, chosen: np.ndarray) -> EvalSet:
+        places = np.flatnonzero(chosen).tolist()
+        ids = tuple(evalset.query_ids[i] for i in places)
+        prompts = tuple(evalset.prompts[i] for i in places)
+        return replace(
+            evalset,
+            name=name,
+            query_ids=ids,
+            prompts=prompts,
+            qrels={i: evalset.qrels[i] for i in ids},
+        )
+
+    tuning = replace(
+        stored, evalset=part(f"{evalset.name}-tuning", tunes), role="valid", warnings=()
+    )
+    return [tuning, replace(stored, evalset=part(evalset.name, ~tunes))]
+
+
+def _hashed(query: str) -> float:
+    """Return a number from 0 to 1 that depends on the query's normal form alone."""
+    return int.from_bytes(hashlib.sha256(query_key(query).encode()).digest()[:8], "big") / 2**64
 
 
 def make_sets(

@@ -8,12 +8,9 @@ never read (docs/evaluation.md). Source: amazon-science/esci-data (arXiv 2206.06
 
 from __future__ import annotations
 
-import shutil
-import zipfile
-from pathlib import Path
-
 from sidar.config import CatalogueConfig
 from sidar.data.duck import Duck, files
+from sidar.data.readers.archive import ZIP, unpack
 from sidar.data.readers.json_files import stage_lines
 from sidar.data.readers.source import Source, find_files
 
@@ -24,8 +21,11 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
     """The products, mapped to contract columns; colour and ratings go to ``attributes``."""
     source, staged = Source(""), []
     for file in find_files(config.path, (".ndjson.zip", ".ndjson"), "ESCI", "catalogue.path"):
-        members = _unpacked(file, duck.work) if file.suffix == ".zip" else [file]
-        staged += [stage_lines(duck, member, source, named=file) for member in members]
+        unpacked = [file]
+        if file.suffix == ZIP:
+            members = unpack(file, duck.work, (".ndjson",), "catalogue.path")
+            unpacked = [member.unpacked for member in members]
+        staged += [stage_lines(duck, plain, source, named=file) for plain in unpacked]
     facts = ", ".join(f"{fact}: line -> '$.{fact}'" for fact in _FACTS)
     source.sql = f"""
         SELECT {_text("asin")} AS item_id, {_text("title")} AS title,
@@ -37,26 +37,6 @@ def open_items(duck: Duck, config: CatalogueConfig) -> Source:
         FROM read_parquet({files(staged)})
         WHERE {_text("asin")} IS NOT NULL OR {_text("title")} IS NOT NULL"""
     return source
-
-
-def _unpacked(path: Path, work: Path) -> list[Path]:
-    """The ndjson members of a zip, streamed into ``work``."""
-    found = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for number, member in enumerate(
-                n for n in sorted(archive.namelist()) if n.endswith(".ndjson")
-            ):
-                found.append(work / f"{path.stem}-{number}.ndjson")
-                with archive.open(member) as packed, found[-1].open("wb") as plain:
-                    shutil.copyfileobj(packed, plain, 1 << 20)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"catalogue.path: {path} is no zip file ({error}); download it again"
-        ) from error
-    if not found:
-        raise ValueError(f"catalogue.path: {path} holds no .ndjson member")
-    return found
 
 
 def _text(path: str) -> str:

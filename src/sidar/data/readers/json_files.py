@@ -23,15 +23,18 @@ from sidar.data.readers.staging import MAX_RECORD, Layout, stage_records
 from sidar.data.readers.typed import Roles, hive_columns
 
 
-def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
+def stage_jsonl(
+    duck: Duck, path: Path, roles: Roles, source: Source, named: Path | None = None
+) -> Path:
     """Stage the columns of ``roles`` from JSON objects, whatever the first of them hold; None = the
     keys of all.
 
     Columns are keys or dotted paths ("object.id").  A list of plain values becomes text joined by
-    ", "; lists and objects of nested columns stay JSON text.  Raises ``ValueError`` for an object
-    where text is wanted.
+    ", "; lists and objects of nested columns stay JSON text, and a nested column with a ``*`` is
+    the object of all keys that match it.  ``named`` is what to call a copy.  Raises ``ValueError``
+    for an object where text is wanted.
     """
-    lines = stage_lines(duck, path, source)
+    lines = stage_lines(duck, path, source, named)
     rows = f"read_parquet({text(lines)}, hive_partitioning = false)"
     every = roles.columns is None
     lower = [key.lower() for key in roles.columns or ()]
@@ -44,20 +47,24 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
         )
     ]
     keys = known if roles.columns is None else list(dict.fromkeys(roles.columns))
-    partitions = {key: value for key, value in hive_columns(path).items() if key not in known}
+    partitions = {
+        key: value for key, value in hive_columns(named or path).items() if key not in known
+    }
     keys = [key for key in keys if key not in partitions]
-    refuse_case_twins([key for key in keys if key in known], str(path))
+    refuse_case_twins([key for key in keys if key in known], str(named or path))
     if alike:
         there = {key.lower() for key in known}
         keys = [key for key in keys if key in known or key.lower() not in there]
         keys = list({key.lower(): key for key in keys}.values())  # of those that no record has, one
-    pointers = {key: _pointers(key) for key in keys}
+    patterns = roles.patterns
+    pointers = {key: _pointers(key) for key in keys if key not in patterns}
     paths = [pointer for listed in pointers.values() for pointer in listed]
     places = {pointer: i for i, pointer in enumerate(paths, start=1)}
     picked = []
     for key, listed in pointers.items():
         value = f"coalesce({', '.join(f'v[{places[pointer]}]' for pointer in listed)})"
         picked.append(f"{_json_text(value, listed, key, roles)} AS {name(key)}")
+    picked += [f"{_matching(pattern)} AS {name(pattern)}" for pattern in patterns]
     picked += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
     # one parse a line
     extracted = f"json_extract_string(line, [{', '.join(map(text, paths))}])" if paths else "NULL"
@@ -70,7 +77,7 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
         )
     except duckdb.InvalidInputException as error:
         raise ValueError(
-            f"{path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}"
+            f"{named or path}: {str(error).removeprefix('Invalid Input Error: ').splitlines()[0]}"
         ) from error
     absent = (
         []
@@ -87,6 +94,15 @@ def stage_jsonl(duck: Duck, path: Path, roles: Roles, source: Source) -> Path:
     lines.unlink()
     source.columns += [key for key in known if key not in source.columns]
     return target
+
+
+def _matching(pattern: str) -> str:
+    """SQL of the object of those fields of ``line`` whose keys match ``pattern``, as JSON text;
+    NULL where none does.
+    """
+    fields = "map_entries(from_json(line, '\"MAP(VARCHAR, JSON)\"'))"
+    some = f"list_filter({fields}, lambda e: e.key GLOB {text(pattern)} AND e.value <> 'null')"
+    return f"nullif(to_json(map_from_entries({some}))::VARCHAR, '{{}}')"
 
 
 def _empty_columns(duck: Duck, path: Path, columns: list[str]) -> list[str]:

@@ -46,26 +46,34 @@ class Layout:
         )
 
 
-def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()) -> Path:
+def stage_csv(
+    duck: Duck,
+    path: Path,
+    source: Source,
+    keys: Collection[str] = (),
+    named: Path | None = None,
+) -> Path:
     """Stage a delimited file with a header; its dialect is read from its head
     (:func:`read_dialect`).
 
-    ``keys`` are columns that are looked for.  Quotes inside of quotes are doubled, or follow a
-    backslash where that way of reading cuts more records.
+    ``keys`` are columns that are looked for, ``named`` is what to call a copy.  Quotes inside of
+    quotes are doubled, or follow a backslash where that way of reading cuts more records.
     """
     dialect = read_dialect(path, keys)
     source.nameless.update(dialect.nameless)
     listed = [name(c) for c in dialect.columns]
     partitions = {
-        key: value for key, value in hive_columns(path).items() if key not in dialect.columns
+        key: value
+        for key, value in hive_columns(named or path).items()
+        if key not in dialect.columns
     }
     listed += [f"{text(value)} AS {name(key)}" for key, value in partitions.items()]
     layout = Layout(
         dialect.columns, dialect.delimiter, quoted=True, header=True, skipped=dialect.skipped
     )
-    staged, rejects = _staged_csv(duck, path, layout, listed)
+    staged, rejects = _staged_csv(duck, path, layout, listed, named)
     if rejects.rejected and _holds(path, b'\\"'):
-        other, fewer = _staged_csv(duck, path, replace(layout, escape="\\"), listed)
+        other, fewer = _staged_csv(duck, path, replace(layout, escape="\\"), listed, named)
         if sum(fewer.rejected.values()) < sum(rejects.rejected.values()):
             staged, other, rejects = other, staged, fewer
         other.unlink()
@@ -76,12 +84,13 @@ def stage_csv(duck: Duck, path: Path, source: Source, keys: Collection[str] = ()
     return staged
 
 
-def _staged_csv(duck: Duck, path: Path, layout: Layout, listed: list[str]) -> tuple[Path, Source]:
+def _staged_csv(
+    duck: Duck, path: Path, layout: Layout, listed: list[str], named: Path | None
+) -> tuple[Path, Source]:
     """Stage a file by one layout; the source holds what could not be cut."""
     rejects = Source("")
-    return stage_records(
-        duck, path, layout, ", ".join(listed), rejects, places=(FILE, PLACE)
-    ), rejects
+    columns, places = ", ".join(listed), (FILE, PLACE)
+    return stage_records(duck, path, layout, columns, rejects, named, places), rejects
 
 
 def _holds(path: Path, mark: bytes) -> bool:

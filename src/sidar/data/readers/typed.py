@@ -52,6 +52,12 @@ class Roles:
     # the mark in numbers that are text; a comma must not change what a program wrote as a number
     decimal: str = "."
 
+    @property
+    def patterns(self) -> list[str]:
+        """Those of the nested columns that stand for all keys of a pattern, such as ``attr_*``."""
+        wanted = self.columns or ()
+        return [column for column in wanted if column in self.nested and "*" in column]
+
     def is_label(self, column: str) -> bool:
         """Return whether a column is an id or a label."""
         return column not in self.measures and column not in self.prose

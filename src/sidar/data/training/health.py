@@ -27,6 +27,11 @@ FEW = 30
 #: Share of all requests below which a window of few requests is an accident of the log, not a small
 #: log. [ours]
 TINY_SHARE = 0.05
+#: What is said where there is no log.
+NO_LOG = (
+    "events.path is empty, so there is no log: the model learns from the products' texts alone, "
+    "nothing is aligned, and only judged queries (evaluate.sets) are scored (docs/no-log.md)"
+)
 _WINDOWS = {"valid": "validation", "test": "the test"}
 
 

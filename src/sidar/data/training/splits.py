@@ -52,6 +52,11 @@ class Split:
             window(test),
         )
 
+    @classmethod
+    def of_no_log(cls) -> Split:
+        """Return the split of a shop without a log: windows that hold nothing."""
+        return cls("time", 0)
+
     @property
     def validates(self) -> bool:
         """Whether there is a validation window."""

@@ -31,7 +31,8 @@ from sidar.types import Catalogue, EvalSet, Json, Prompt
 class FittingRequests:
     """Requests with a choice: prompts, and the rows (P,) that each chose.
 
-    ``held_out`` False = the models saw them.
+    ``held_out`` False = the models saw them.  ``source``: the log, or without one the judged set or
+    the pseudo-queries that stand for it.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class FittingRequests:
     request: np.ndarray
     row: np.ndarray
     held_out: bool
+    source: str = "log"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -166,9 +168,11 @@ class Log:
     secret: bytes
 
 
-def read_log(cfg: Config, data: Path, secret: bytes, work: Path) -> Log:
+def read_log(
+    cfg: Config, data: Path, secret: bytes, work: Path, asked: FittingRequests | None = None
+) -> Log:
     """Count ``requests.parquet`` of the data folder and choose the requests that the answer is
-    fitted to.
+    fitted to; ``asked`` are these where there is no log.
     """
     dataset = open_dataset(data)
     alive, lineage = dataset.catalogue.alive, dataset.catalogue.lineage
@@ -178,7 +182,7 @@ def read_log(cfg: Config, data: Path, secret: bytes, work: Path) -> Log:
         memory = count_memory(
             duck, requests, ("train", "valid"), secret, lineage, propensities=weights
         )
-        asked = fitting_requests(duck, requests, alive, cfg.memory.requests)
+        asked = asked or fitting_requests(duck, requests, alive, cfg.memory.requests)
         if asked.held_out:
             before = count_memory(duck, requests, ("train",), secret, lineage, propensities=weights)
             chosen = chosen_of(asked, before, secret, alive)

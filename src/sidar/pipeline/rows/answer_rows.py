@@ -21,6 +21,7 @@ from sidar.data.training.priors import Priors
 from sidar.embed import Embedder
 from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.rows.answer_log import fitting_requests, read_log, run_key, usable_requests
+from sidar.pipeline.rows.answer_texts import requests_without_log
 from sidar.pipeline.rows.dense_rows import served_dense
 from sidar.pipeline.rows.memory_row import MemoryFirst, MemoryRow, fit_memory_row
 from sidar.pipeline.rows.ranked_row import RankerSystem, open_ranked
@@ -142,7 +143,7 @@ def answer_rows(
     catalogue = open_dataset(inputs["data"]).catalogue
     rows: dict[str, System] = {}
     dense = next((name for name in ("dense", "dense-ivf") if name in systems), None)
-    if dense is not None:
+    if dense is not None and cfg.has_log:  # without clicks all items are as popular
         rows["prior"] = CandidatePrior(priors.prior, [systems["bm25"], systems[dense]])
     tune_on = None
     if facts["fuse"] != "none" or facts.get("rerank"):
@@ -157,6 +158,8 @@ def answer_rows(
 
 def _tuning_requests(cfg: Config, data: Path, catalogue: Catalogue, work: Path) -> EvalSet:
     """Return the requests that the answer was fitted to, as a set to choose weights on."""
+    if (asked := requests_without_log(cfg, data)) is not None:
+        return asked.eval_set(catalogue)
     with Duck(work, cfg.events.memory, cfg.threads) as duck:
         requests = usable_requests(duck, data)
         asked = fitting_requests(duck, requests, catalogue.alive, cfg.memory.requests)
@@ -203,6 +206,8 @@ def _fused_rows(
             ranked = open_ranked(folder, inputs, dataset, lexical, smoothed("fit"))
             rows["ranker"] = RankerSystem({**base, GENERATIVE: model}, ranked, embedder)
     rows["answer-without-lm"] = row("answer-without-lm", "without_generative", base)
+    if not cfg.has_log:  # no click table
+        return rows
     channels = [*base.values(), CandidatePrior(priors.prior, list(base.values()))]
     chosen = MemoryRow.read(facts)
     if chosen is None:  # an answer of an older version

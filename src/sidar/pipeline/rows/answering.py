@@ -26,6 +26,7 @@ from sidar.evaluate.measures.metrics import objective
 from sidar.evaluate.systems import TextSystem
 from sidar.pipeline.rows.answer_log import FittingRequests, Log, read_log, run_key
 from sidar.pipeline.rows.answer_rows import CandidatePrior, describe
+from sidar.pipeline.rows.answer_texts import requests_without_log
 from sidar.pipeline.rows.dense_rows import answer_dense
 from sidar.pipeline.rows.memory_row import fit_memory_row
 from sidar.pipeline.rows.ranked_row import beside_ranker
@@ -37,7 +38,7 @@ TUNE = 256
 
 def fuses(cfg: Config, report: Json) -> bool:
     """Whether bundle and tables have a fused answer: asked for, or ``auto`` and the log has
-    choices.
+    choices, or there is no log and P₀ alone answers.
     """
     actions = report["events"]["actions"]
     chosen = sum(int(actions[name]) for name in ("click", "cart", "order"))
@@ -46,6 +47,8 @@ def fuses(cfg: Config, report: Json) -> bool:
             "decode.fuse is 'ranker' but no ranker is fitted; set ranker.enabled to true, or "
             "decode.fuse to 'auto'"
         )
+    if not cfg.has_log:
+        return cfg.decode.fuse != "none"
     if cfg.decode.fuse in ("memory", "ranker") and not chosen:
         raise ValueError(
             f"decode.fuse is {cfg.decode.fuse!r} but the log has no click, cart or order to "
@@ -86,7 +89,8 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Js
     if not fused and cfg.decode.rerank == "none":
         write_facts(out, {"fuse": "none"})
         return {"summary": "nothing to fuse: the model answers alone", "shapes": {"fuse": "none"}}
-    log = read_log(cfg, inputs["data"], run_key(cfg), work)
+    asked = requests_without_log(cfg, inputs["data"])
+    log = read_log(cfg, inputs["data"], run_key(cfg), work, asked)
     fused = fused and _can_be_fitted(cfg, log)
     embedder = load_embedder(cfg.embed, device(cfg))
     candidates, rerank = _candidates(cfg, inputs, dataset, log, embedder)
@@ -96,6 +100,8 @@ def answer(cfg: Config, inputs: Mapping[str, Path], out: Path, work: Path) -> Js
         "rerank": rerank,
         "held_out": log.asked.held_out,
     }
+    if not cfg.has_log:
+        facts["fitted_on"] = log.asked.source
     if fused:
         lines = _fuse(cfg, inputs, dataset, log, embedder, candidates, facts, out)
         summary = "\n".join(lines)
@@ -136,7 +142,7 @@ def _candidates(
 
     catalogue = dataset.catalogue
     model = GenerativeSystem(
-        cfg.align.label or cfg.align.objective,
+        cfg.align.model_name,
         inputs[cfg.align.folder] / "model",
         PrefixIndex.load(inputs["index"]),
         load_sids(inputs["sid"] / "sids.parquet", catalogue.item_ids),
@@ -190,9 +196,10 @@ def _fuse(
             **asdict(log.memory.facts),
         },
     }
-    results = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
-    results.append(CandidatePrior(priors.prior, []).over(results))
-    facts["memory_row"] = fit_memory_row(log, results, catalogue).to_json()
+    if cfg.has_log:  # there is no click table without clicks
+        results = [channel.hits(log.asked.prompts, DEPTH) for channel in base.values()]
+        results.append(CandidatePrior(priors.prior, []).over(results))
+        facts["memory_row"] = fit_memory_row(log, results, catalogue).to_json()
     log.memory.save(out)
     lexical.save(out)
     if cells is not None:
@@ -218,6 +225,11 @@ def _summary(cfg: Config, log: Log, best: Fit, without: Fit, name: str) -> list[
             f"{without.value:.3f} without"
         ),
     ]
+    if not cfg.has_log:
+        lines.append(
+            f"no log: fitted to {len(log.asked):,} queries of {log.asked.source}; kappa and "
+            "half-life stay at their start, and count once `sidar memory update` reads a first day"
+        )
     if not log.asked.held_out:
         lines.append(
             "WARNING: there is no validation window, so the answer was fitted by leaving one "
