@@ -36,17 +36,21 @@ ON CONFLICT (item_id) DO UPDATE SET fields = excluded.fields, alive = excluded.a
 """
 
 
+class BehindError(Exception):
+    """x"""
+
+
 class ItemStore(Protocol):
     """Keeps the states of changed items; safe for many threads."""
 
-    def write(self, states: Sequence[ItemState], bundle: str) -> int:
+    def write(self, states: Sequence[ItemState], bundle: str, seen: int = 0) -> int:
         """Keep states, all or none, and return how many changes there were in all.
 
         ``bundle``: hash of the one whose encoder and codebooks made them.
         """
         ...
 
-    def read(self, bundle: str) -> tuple[list[ItemState], int]:
+    def read(self, bundle: str, since: int = 0) -> tuple[list[ItemState], int]:
         """Return all states by first change, and how many changes there were in all.
 
         States that another bundle encoded come without SID and vector: they must be made anew.
@@ -66,7 +70,7 @@ class SqliteItems:
         # waits ten seconds for the events, whose transactions are short
         self._open = open_database(path, _SCHEMA, "items", "busy_timeout=10000")
 
-    def write(self, states: Sequence[ItemState], bundle: str) -> int:
+    def write(self, states: Sequence[ItemState], bundle: str, seen: int = 0) -> int:
         rows = [
             (
                 state.item_id,
@@ -91,7 +95,7 @@ class SqliteItems:
             self._open.execute("COMMIT")
         return int(changes)
 
-    def read(self, bundle: str) -> tuple[list[ItemState], int]:
+    def read(self, bundle: str, since: int = 0) -> tuple[list[ItemState], int]:
         with self._turn:
             self._open.execute("BEGIN")
             rows = self._open.execute(
@@ -101,6 +105,9 @@ class SqliteItems:
             ((changes,),) = self._open.execute("SELECT changes FROM version")
             self._open.execute("COMMIT")
         return [_state(row, bundle) for row in rows], int(changes)
+
+    def version(self):
+        return self.read("")[1]
 
     def close(self) -> None:
         with self._turn:
