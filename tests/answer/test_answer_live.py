@@ -20,7 +20,7 @@ from sidar.data import toy
 from sidar.index import PrefixIndex
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.live import ItemState, SqliteItems
+from sidar.serve.live import ItemState, open_items
 from sidar.serve.live.encode import ItemEncoder
 from sidar.serve.live.searcher import LiveSearcher
 from sidar.serve.live.snapshot import changed
@@ -50,7 +50,7 @@ def encoder(bundle, served):
 
 @pytest.fixture
 def store(tmp_path):
-    store = SqliteItems(tmp_path / "serve.db")
+    store = open_items(tmp_path / "serve.db")
     yield store
     store.close()
 
@@ -293,12 +293,14 @@ def test_items_change_over_http_and_an_exchange_takes_them_along(
 KILLED = """
 import itertools, sys
 import numpy as np
-from sidar.serve.live import ItemState, SqliteItems
-store = SqliteItems(sys.argv[1])
+from sidar.serve.live import ItemState, open_items
+store = open_items(sys.argv[1])
+seen = store.version()
 for n in itertools.count():
     vector = np.full(4, n, np.float32)
     pair = [ItemState(f"{sys.argv[2]}-{p}", {"price": n}, True, True, (n, 1), vector) for p in "ab"]
-    print(store.write(pair, "bundle"), flush=True)
+    seen = store.write(pair, "bundle", seen)
+    print(seen, flush=True)
 """
 
 
@@ -316,7 +318,7 @@ def test_a_kill_loses_no_acknowledged_change_and_keeps_no_half(tmp_path):
         writer.wait()
         writer.stdout.close()
         last = int(rest[-1]) if rest else first
-    store = SqliteItems(file)
+    store = open_items(file)
     states, version = store.read("bundle")
     store.close()
     assert version >= last

@@ -1,4 +1,4 @@
-"""What every lexical channel does with its scores: the best items of a query, some allowed or all."""
+"""What every lexical channel does with its scores: the best items of a query, of some or of all."""
 
 from __future__ import annotations
 

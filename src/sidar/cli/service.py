@@ -139,13 +139,13 @@ def serve(
     from sidar.serve import create_app
     from sidar.serve.engine.copies import load_copies
     from sidar.serve.http.app import open_log
-    from sidar.serve.live.store import SqliteItems
+    from sidar.serve.live import open_items
 
     cfg = load_config(config)
     host, port = host or cfg.serve.host, port or cfg.serve.port
     torch_device = resolve_device(device or cfg.device)
     folders = _labelled(bundle or [str(cfg.run_dir / "bundle")])
-    items = SqliteItems(cfg.serve.store) if cfg.serve.store else None
+    items = open_items(cfg.serve.store) if cfg.serve.store else None
     load = partial(load_copies, device=torch_device, workers=cfg.serve.workers, items=items)
     application = create_app(
         lambda: {label: load(path) for label, path in folders.items()},

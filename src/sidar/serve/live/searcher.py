@@ -122,9 +122,7 @@ class LiveSearcher:
             while True:
                 last = {state.item_id: state for state in make()}
                 try:
-                    version = self._store.write(
-                        list(last.values()), self._base.hash, self._version
-                    )
+                    version = self._store.write(list(last.values()), self._base.hash, self._version)
                 except BehindError:
                     self._follow()
                     continue

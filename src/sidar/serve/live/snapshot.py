@@ -135,21 +135,15 @@ def _fused(before: Retriever, parts: CatalogueParts, changes: Changes) -> FusedA
     ranked = fused.ranked
     if ranked is not None:
         index = None if parts.index is before.index else parts.index
-        ranked = changed_ranking(
-            ranked, model, index, alive, changes.items, lexical, vectors.items
-        )
+        ranked = changed_ranking(ranked, model, index, alive, changes.items, lexical, vectors.items)
     return replace(fused, lexical=lexical, dense=dense, model=model, ranked=ranked)
 
 
-def _lexical(
-    before: Bm25 | LiveBm25, alive: np.ndarray, changes: Changes
-) -> Bm25 | LiveBm25:
+def _lexical(before: Bm25 | LiveBm25, alive: np.ndarray, changes: Changes) -> Bm25 | LiveBm25:
     """The lexical channel with the words of the items that were given anew."""
     gone = [row for row, state in changes.states.items() if not state.alive]
     new = {
-        row: state.fields
-        for row, state in changes.states.items()
-        if state.encoded and state.alive
+        row: state.fields for row, state in changes.states.items() if state.encoded and state.alive
     }
     if not gone and not new:
         return before
