@@ -48,6 +48,11 @@ class LiveSearcher:
         """What the bundle says of itself, with the catalogue as it is now."""
         return self._now.info
 
+    @property
+    def now(self) -> Retriever:
+        """The catalogue as it is now; it stays as it is."""
+        return self._now
+
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer]:
         """Answer requests of one kind in one pass, over one catalogue."""
         return self._now.answer(requests)
