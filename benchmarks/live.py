@@ -1,12 +1,11 @@
-"""A live catalogue: changes against a rebuild, how soon they are seen, and items that training never
-saw.
+"""A live catalogue: changes against a rebuild, how soon they are seen, and unknown items.
 
     python benchmarks/live.py --folder /tmp/live [--steps 120] [--save]
 
 The demo is run with 200 products and their events left out and fewer steps than it has. Then, over
-its bundle: 1,000 adds, updates, patches and retirements one by one, against a catalogue that is made
-of the same rows at once; puts over HTTP, each followed by a search for the product's own title; and
-the 200 products beside 200 that were trained on. Traffic is simulated.
+its bundle: 1,000 adds, updates, patches and retirements one by one, against a catalogue that is
+made of the same rows at once; puts over HTTP, each followed by a search for the product's own
+title; and the 200 products beside 200 that were trained on. Traffic is simulated.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from sidar.serve.live.searcher import FIELDS, LiveSearcher
 from sidar.serve.parts import CatalogueParts
 from sidar.serve.request import SearchRequest
 from sidar.serve.results import SearchAnswer
-from sidar.types import CATALOGUE_SCHEMA, Catalogue, SemanticIds
+from sidar.types import CATALOGUE_SCHEMA, Catalogue
 
 HELD_OUT, CHANGES, PUTS, DEPTH = 200, 1000, 50, 100
 #: How an item is looked for: what a request says of ``fuse``; None = a channel alone.
@@ -84,7 +83,8 @@ def rebuilt(
     ``states``: of the items that were put, SID and vector, which an embed stage would have in its
     cache; other rows are ``base``'s.
     """
-    assert base.fused is not None and base.vectors is not None
+    assert base.fused is not None
+    assert base.vectors is not None
     table = pa.Table.from_pylist([dict(item) for item in items], schema=CATALOGUE_SCHEMA)
     catalogue = Catalogue(table, base.catalogue.lineage)
     codes = np.full((len(items), base.sids.n_levels), -1, np.int32)
@@ -97,9 +97,7 @@ def rebuilt(
         vectors[row] = state.vector if put else base.vectors.items[row]
         if item["alive"]:
             codes[row, : len(sid)], lengths[row] = sid, len(sid)
-    sids = SemanticIds(
-        codes, lengths, base.sids.codebook_sizes, base.sids.method, base.sids.version
-    )
+    sids = replace(base.sids, codes=codes, lengths=lengths)
     counts = _longer(base.fused.model.counts, len(items))
     by_row = [
         None if values is None else _longer(values, len(items))
@@ -147,7 +145,7 @@ def share_equal(
     """Return the share of equal answers, by channel: all of an answer that depends on its items."""
     same: dict[str, list[bool]] = {}
     for request in asked:
-        pair = [_of_items(model, request) for model in (live, whole)]
+        pair = [answered(model, request) for model in (live, whole)]
         name = request.fuse or "browse"
         same.setdefault(name, []).append(pair[0] == pair[1])
     queries = sorted({request.query for request in asked if request.query})
@@ -158,7 +156,8 @@ def share_equal(
     return {name: float(np.mean(values)) for name, values in same.items()}
 
 
-def _of_items(model: Retriever, request: SearchRequest) -> SearchAnswer | str:
+def answered(model: Retriever, request: SearchRequest) -> SearchAnswer | str:
+    """The answer without what depends on the moment, or the words of the error."""
     try:
         answer = model.answer([request])[0]
     except ValueError as error:  # a filter that the catalogue does not have
@@ -335,6 +334,7 @@ def main() -> None:
             "changes": CHANGES,
             "puts": PUTS,
             "sft_steps": options.steps,
+            "align_steps": options.steps // 2,
         }
         write_results(
             "live",

@@ -3,12 +3,14 @@ restart.
 """
 
 import hashlib
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +19,15 @@ from fused_shop import QUERY
 
 from sidar.config.serve import KeyConfig, ServeConfig
 from sidar.data import toy
-from sidar.index import PrefixIndex
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.live import ItemState, open_items
+from sidar.serve.live import open_items
 from sidar.serve.live.encode import ItemEncoder
 from sidar.serve.live.searcher import LiveSearcher
 from sidar.serve.live.snapshot import changed
 from sidar.serve.request import RequestError, SearchRequest
 
+ROOT = Path(__file__).parent.parent.parent
 ADMIN = KeyConfig(name="a", sha256=hashlib.sha256(b"admin").hexdigest(), role="admin")
 LAMP = {
     "item_id": "NEW1",
@@ -124,71 +126,53 @@ def test_filters_see_every_change_at_once(live):
     assert allowed("price < 1") == (0, [])
 
 
-def test_changes_equal_a_catalogue_that_was_made_so(live, served, encoder):
-    """60 changes in a random order, against tables that are filled by a loop."""
-    rng = np.random.default_rng(0)
-    whole = {item["item_id"]: item for item in toy.catalogue().table.to_pylist()}
-    want = {item_id: dict(served.catalogue.item(row)) for row, item_id in enumerate(whole)}
-    order = list(want)
-    put = {}
-    for step in range(60):
-        kind = rng.integers(3)
-        alive = [item_id for item_id in order if want[item_id]["alive"]]
-        chosen = str(rng.choice(alive))
-        if kind == 0:
-            new = f"N{step}" if rng.random() < 0.6 else chosen
-            item = whole[str(rng.choice(list(whole)))] | {"item_id": new, "price": float(step)}
-            put[new] = want[new] = {k: v for k, v in item.items() if k != "alive"} | {"alive": True}
-            order += [new] if new not in order else []
-            live.put([{k: v for k, v in item.items() if k != "alive"}])
-        elif kind == 1:
-            want[chosen] |= {"price": 100.0 + step}
-            live.patch({chosen: {"price": 100.0 + step}})
-        else:
-            want[chosen] |= {"alive": False}
-            live.retire([chosen])
-    now = live._now
-    assert now.catalogue.item_ids.tolist() == order
-    assert now.catalogue.table.to_pylist() == [want[item_id] for item_id in order]
-    assert now.parts.version == 60
+def test_changes_equal_a_catalogue_that_was_made_so(live, served, store, monkeypatch):
+    """60 changes in a random order, against every part made anew of the rows that are left."""
+    assert_equal_to_rebuild(live, served, store, 60, monkeypatch)
 
-    # SIDs and vectors: the bundle's, or those of the text that was put; none of the retired
-    codes, vectors = [], []
-    for row, item_id in enumerate(order):
-        if item_id in put:
-            one = ItemState(item_id, {k: v for k, v in put[item_id].items() if k != "alive"})
-            (state,) = encoder.encode([one])
-            code, vector = list(state.codes), state.vector
-        else:
-            code, vector = list(served.sids.tuple_of(row)), served.vectors.items[row]
-        codes.append(code if want[item_id]["alive"] else [])
-        vectors.append(vector)
-    assert [list(now.sids.tuple_of(row)) for row in range(len(order))] == codes
-    np.testing.assert_allclose(now.vectors.items, np.stack(vectors), atol=1e-6)
-    counts = np.zeros(len(order), np.float32)
-    counts[:64] = served.index.counts
-    prior = np.zeros(len(order), np.float32)
-    prior[:64] = served.index.prior
-    index = PrefixIndex.build(now.sids, prior, counts)
-    np.testing.assert_array_equal(now.index.table, index.table)
-    np.testing.assert_array_equal(now.index.rows, index.rows)
+
+def assert_equal_to_rebuild(live, base, store, steps, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("live")
+    whole = toy.catalogue().table.to_pylist()
+    for n, item in enumerate(whole):
+        item["attributes"] = json.dumps({"size": n % 3, f"only{n}": "yes"})
+    # the bundle's own rows have no attributes, and their texts are known to its index alone
+    want = {
+        item["item_id"]: item | {"attributes": None} for item in toy.catalogue().table.to_pylist()
+    }
+    changing = bench.Changing(live, want, whole, np.random.default_rng(0))
+    filters = [
+        "price < 30",
+        "in_stock = true AND price > 100",
+        "attributes.size = 1",
+        "attributes.only1 = yes",
+        "attributes.size = big",
+        "category = Home OR title = x",
+    ]
+    facets = ("brand", "in_stock", "attributes.size")
+    asked = bench.requests_of(base, [QUERY, "lamp", "red shoe"], filters, facets)
+    for step in range(steps):
+        changing.step()
+        if step % 5 == 0:  # columns are read, and carried on from then
+            for text in filters:
+                bench.answered(live.now, SearchRequest(query="", filter=text, facets=facets))
+    states, version = store.read(base.hash)
+    made = bench.rebuilt(base, list(want.values()), {state.item_id: state for state in states})
+    now = live.now
+    assert now.parts.version == version == steps
+    assert now.catalogue.item_ids.tolist() == list(want)
+    np.testing.assert_array_equal(now.index.table, made.index.table)
+    np.testing.assert_array_equal(now.index.rows, made.index.rows)
+    rows = np.arange(len(want))
+    np.testing.assert_array_equal(now.vectors.items[rows], made.vectors.items)
+    shares = bench.share_equal(now, made, asked)
+    assert set(shares.values()) == {1.0}, shares
+    assert {"none", "memory", "browse", "bm25", "dense"} <= set(shares)
     # one by one or at once, the searches are the same
-    states, _ = live._store.read(served.hash)
-    again = changed(served, states, 60)
-    for query in (QUERY, "lamp", "red shoe"):
-        request = SearchRequest(query=query, k=100)
-        assert again.answer([request])[0].results == live.answer([request])[0].results
-
-
-def test_an_item_put_as_it_was_has_its_lexical_scores(live, served):
-    """Statistics stay those of the bundle, so the same words give the same scores."""
-    item = {k: v for k, v in toy.catalogue().item(5).items() if k != "alive"}
-    queries = [item["title"], QUERY, item["text"]]
-    before = served.fused.lexical.search(queries, 64)
-    live.put([item])
-    after = live._now.fused.lexical.search(queries, 64)
-    np.testing.assert_array_equal(after.rows, before.rows)
-    np.testing.assert_allclose(after.scores, before.scores, rtol=1e-5)
+    again = changed(base, states, version)
+    shares = bench.share_equal(now, again, asked)
+    assert set(shares.values()) == {1.0}, shares
 
 
 def test_a_restart_replays_and_another_bundle_encodes_again(live, served, encoder, store, bundle):

@@ -18,6 +18,7 @@ from sidar.config.serve import KeyConfig, ServeConfig
 from sidar.data.log import pseudonym
 from sidar.serve import create_app
 from sidar.serve.database import StoreUnreachableError
+from sidar.serve.database.backup import copy_store
 from sidar.serve.events import Chosen, EventLog, Shown, open_events
 from sidar.serve.live import BehindError, ItemState, open_items
 from sidar.serve.live.encode import ItemEncoder
@@ -201,7 +202,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged_and_keeps_no_half(server, op
     assert kept % 2 == 0
 
 
-def test_a_server_that_was_started_again_is_used_again(server, opened):
+def test_a_server_that_was_started_again_is_used_again(server, opened, tmp_path):
     url = new_database(server)
     events = opened(open_events, url)
     events.choose([chosen(1)])
@@ -209,12 +210,48 @@ def test_a_server_that_was_started_again_is_used_again(server, opened):
     try:
         with pytest.raises(StoreUnreachableError):
             events.history("u", 5)
+        log = EventLog(events, tmp_path / "log")
+        assert log.history("u", 5) == ()
+        many = [Shown(str(n), NOON, "u", "", "q", "", "i1", 1, "bm25") for n in range(2100)]
+        log.show(many)
+        assert len(log._waiting) == 2000
         with pytest.raises(ValueError, match=r"serve\.store is no store of items: "):
             open_items(url)
     finally:
         server.start()
     assert events.choose([chosen(1), chosen(2)]) == 1
     assert events.history("u", 5) == ["i1", "i2"]
+    log.flush()
+    assert len(events.day(DAY)) == 2002
+
+
+def test_a_store_is_copied_as_it_is_at_one_moment(store, server, opened, tmp_path):
+    items, events = opened(open_items, store), opened(open_events, store)
+    items.write([state(2), state(1)], "b", 0)
+    items.write([state(2, alive=False)], "b", 2)
+    events.show([Shown("r", NOON, "u", "s", "hose", "b", "i1", 3, "bm25 dense")])
+    events.choose([chosen(1), chosen(2)])
+    snapshot = tmp_path / "snapshot.db"
+    want = {"items": 2, "shown": 1, "chosen": 2, "changed": 1}
+    assert copy_store(store, snapshot) == want
+    items.write([state(3)], "b", 3)  # later, so no part of it
+    back = new_database(server)
+    assert copy_store(snapshot, back) == want
+    again, theirs = opened(open_items, back), opened(open_events, back)
+    states, version = again.read("b")
+    assert (version, [(one.item_id, one.alive) for one in states]) == (
+        3,
+        [("i2", False), ("i1", True)],
+    )
+    assert states[1].codes == (1, 1)
+    assert [one.item_id for one in again.read("b", since=2)[0]] == ["i2"]
+    assert theirs.day(DAY) == events.day(DAY)
+    assert theirs.history("u", 5) == ["i1", "i2"]
+    assert again.write([state(4)], "b", 3) == 4
+    with pytest.raises(ValueError, match=r"holds items already; copy into an empty store"):
+        copy_store(snapshot, back)
+    with pytest.raises(ValueError, match=r"nothing\.db does not exist"):
+        copy_store(tmp_path / "nothing.db", back)
 
 
 def test_a_file_of_an_earlier_version_is_taken_over(tmp_path, opened):

@@ -44,6 +44,7 @@ COMMANDS: Commands = {
     "search": service.search,
     "serve": service.serve,
     "doctor": service.doctor,
+    "copy-store": service.copy_store,
     "export": service.export,
     "compare-sids": comparison.compare_sids,
     "ab": online.ab,

@@ -168,6 +168,19 @@ def serve(
         items.close()
 
 
+def copy_store(
+    source: Annotated[str, typer.Argument(help="serve.store of a service: file or URL.")],
+    target: Annotated[str, typer.Argument(help="An empty one: file or URL.")],
+) -> None:
+    """Copy events, histories and live items: a snapshot of a service that runs, one brought back,
+    or a file moved to PostgreSQL.
+    """
+    from sidar.serve.database.backup import copy_store as copy
+
+    counts = copy(source, target)
+    typer.echo(", ".join(f"{rows:,} {table}" for table, rows in counts.items()))
+
+
 def _labelled(texts: list[str]) -> dict[str, str]:
     """Return ``{label: folder}`` of ``label=folder`` or a folder, which has the label of its
     bundle; ``ValueError`` for two of one label.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from sidar.serve.events.rows import Chosen, Shown
 from sidar.serve.events.store import COLUMNS, EventStore
 from sidar.types import ACTIONS, PathLike
 
+LOG = logging.getLogger(__name__)
 #: Impressions that wait in memory at most before a search waits for the disk.
 MOST_WAITING = 2000
 _TYPES = {"ts": pa.int64(), "position": pa.int32(), "value": pa.float64(), "dwell_s": pa.float64()}
@@ -74,8 +76,15 @@ class EventLog:
         return self.store.choose(events)
 
     def history(self, user_id: str, most: int) -> tuple[str, ...]:
-        """Return the ids of the last items that a user chose, oldest first."""
-        return tuple(self.store.history(self.user(user_id), most))
+        """Return the ids of the last items that a user chose, oldest first.
+
+        None where the store does not answer: a search does not fail for it.
+        """
+        try:
+            return tuple(self.store.history(self.user(user_id), most))
+        except StoreUnreachableError as error:
+            LOG.warning("a search goes without its user's history: %s", error)
+            return ()
 
     def erase(self, user_id: str) -> int:
         """Forget a user: history, events, impressions, and their lines in the files."""

@@ -122,10 +122,15 @@ def open_items(store: PathLike) -> SqlItems:
     """Return the items in ``store``, a file of SQLite or a URL ``postgresql://…``; ``ValueError``
     where it cannot be opened.
     """
+    return SqlItems(open_tables(store), str(store))
+
+
+def open_tables(store: PathLike) -> Database:
+    """Return the database in ``store`` with the tables of items, as this version has them."""
     database = open_database(store, SCHEMA, "items")
     if not is_postgres(store):
         database.write(_number_changes)
-    return SqlItems(database, str(store))
+    return database
 
 
 def _number_changes(session: Session) -> None:
