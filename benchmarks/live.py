@@ -32,7 +32,7 @@ import yaml
 from sidar import Retriever, pipeline
 from sidar.baselines import Bm25, Dense
 from sidar.config import load_config
-from sidar.data.catalogue import load_catalogue
+from sidar.data.catalogue import open_catalogue
 from sidar.index import PrefixIndex
 from sidar.index.dual_view import Probed
 from sidar.pipeline.demo import settings, write_inputs
@@ -211,7 +211,7 @@ class Changing:
 def changes(run: Path, held: list[dict[str, Any]], folder: Path) -> dict[str, float]:
     """Make ``CHANGES`` changes one by one and hold every channel against a rebuild."""
     base = Retriever.load(run / "bundle", precision="fp32")
-    whole = load_catalogue(run / "data" / "catalogue.arrow")  # with the texts
+    whole = open_catalogue(run / "data" / "catalogue.arrow")  # with the texts
     want = {item["item_id"]: item for item in whole.table.to_pylist()}
     items = open_items(folder / "changes.db")
     live = LiveSearcher(base, items, ItemEncoder.open(run / "bundle", base.vectors.embedder))

@@ -313,3 +313,41 @@ def test_a_kill_loses_no_acknowledged_change_and_keeps_no_half(tmp_path):
         assert a.fields == b.fields
         assert a.codes == b.codes == (a.fields["price"], 1)
         np.testing.assert_array_equal(a.vector, np.full(4, a.fields["price"], np.float32))
+
+
+def test_every_worker_process_searches_what_was_acknowledged(bundle, tmp_path):
+    items = open_items(tmp_path / "serve.db")
+    copies = load_copies(bundle, workers=2, items=items)
+    config = ServeConfig(keys=[ADMIN], store=str(tmp_path / "serve.db"))
+    app = create_app({"shop": copies}, config=config)
+    asked = SearchRequest(query=LAMP["title"], k=2)
+    with TestClient(app, headers={"Authorization": "Bearer admin"}) as client:
+        dated = LAMP | {"created": "2026-11-28T12:00:00Z"}
+        put = client.put("/v1/items", json={"items": [dated]})
+        assert put.json() == {"items": 1, "catalogue_version": 1}
+        for copy in copies:
+            (answer,) = copy.answer([asked])
+            assert (answer.results[0].item_id, answer.catalogue_version) == ("NEW1", 1)
+        patch = {"items": [{"item_id": "NEW1", "price": 7.0}]}
+        assert client.patch("/v1/items", json=patch).json()["catalogue_version"] == 2
+        hits = client.post("/v1/search", json={"query": LAMP["title"], "k": 1}).json()["hits"]
+        assert (hits[0]["item_id"], hits[0]["price"]) == ("NEW1", 7.0)
+        wrong = client.patch("/v1/items", json={"items": [{"item_id": "no", "price": 1.0}]})
+        assert (wrong.status_code, "has no 'no'" in wrong.json()["error"]) == (422, True)
+        # one that dies comes back with all changes, also in the middle of one
+        copies[0]._process.kill()
+        gone = client.delete("/v1/items", params={"item_id": "NEW1"})
+        assert gone.json() == {"items": 1, "catalogue_version": 3}
+        for copy in copies:
+            (answer,) = copy.answer([asked])
+            assert answer.results[0].item_id != "NEW1"
+            assert answer.catalogue_version == copy.info.version == 3
+    items.close()
+
+
+def test_worker_processes_without_a_store_say_so(bundle):
+    (worker,) = load_copies(bundle, workers=1)
+    with pytest.raises(RequestError, match=r"needs serve\.store"):
+        worker.retire(["T100"])
+    assert worker.catch_up() == 0
+    worker.close()

@@ -93,8 +93,8 @@ class ServeConfig(Part):
 
     store: str = Field(
         "",
-        description="File (SQLite) or postgresql://… of events, histories and live items; empty = "
-        "none are taken.",
+        description="File (SQLite) or postgresql:// URL of events, histories and live items; "
+        "empty = none are taken.",
     )
     answers_log: str = Field(
         "",
