@@ -21,6 +21,7 @@ from sidar.config.serve import KeyConfig, ServeConfig
 from sidar.data import toy
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
+from sidar.serve.engine.process import WorkerProcess
 from sidar.serve.live import open_items
 from sidar.serve.live.encode import ItemEncoder
 from sidar.serve.live.searcher import LiveSearcher
@@ -137,10 +138,8 @@ def assert_equal_to_rebuild(live, base, store, steps, monkeypatch):
     whole = toy.catalogue().table.to_pylist()
     for n, item in enumerate(whole):
         item["attributes"] = json.dumps({"size": n % 3, f"only{n}": "yes"})
-    # the bundle's own rows have no attributes, and their texts are known to its index alone
-    want = {
-        item["item_id"]: item | {"attributes": None} for item in toy.catalogue().table.to_pylist()
-    }
+    # the bundle has no texts: those of its rows are known to its index alone
+    want = {item["item_id"]: item for item in toy.catalogue().table.to_pylist()}
     changing = bench.Changing(live, want, whole, np.random.default_rng(0))
     filters = [
         "price < 30",
@@ -345,9 +344,9 @@ def test_every_worker_process_searches_what_was_acknowledged(bundle, tmp_path):
     items.close()
 
 
-def test_worker_processes_without_a_store_say_so(bundle):
-    (worker,) = load_copies(bundle, workers=1)
+def test_worker_processes_without_a_store_say_so(served):
+    worker = object.__new__(WorkerProcess)
+    worker._live, worker.info = False, served.info
     with pytest.raises(RequestError, match=r"needs serve\.store"):
         worker.retire(["T100"])
     assert worker.catch_up() == 0
-    worker.close()
