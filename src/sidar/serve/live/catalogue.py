@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -80,3 +80,9 @@ class LiveCatalogue(Catalogue):
     def item(self, row: int) -> dict[str, Any]:
         changed = self._changed.get(int(row))
         return self._base.item(row) if changed is None else dict(changed)
+
+    def fields(self, row: int, names: Sequence[str]) -> list[Any]:
+        changed = self._changed.get(int(row))
+        if changed is None:
+            return self._base.fields(row, names)
+        return [changed[name] for name in names]
