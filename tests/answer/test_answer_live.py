@@ -174,6 +174,21 @@ def assert_equal_to_rebuild(live, base, store, steps, monkeypatch):
     assert set(shares.values()) == {1.0}, shares
 
 
+def test_the_benchmark_of_unknown_products_and_of_waits_at_toy_size(shop, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("live")
+    products = [LAMP | {"item_id": f"L{n}"} for n in range(3)]
+    products = [dict.fromkeys(bench.FIELDS) | product for product in products]
+    figures = bench.puts(shop / "runs/shop", products[:2], tmp_path)
+    assert 0 < figures["visible_after_put_s_median"] <= figures["visible_after_put_s_max"] < 10
+    figures = bench.found(shop / "runs/shop", products, tmp_path)
+    ways = ("answer", "model", "bm25", "dense")
+    names = {f"{who}_found_100_{way}" for who in ("held_out", "trained") for way in ways}
+    assert set(figures) == names
+    assert all(0 <= value <= 1 for value in figures.values())
+    assert figures["held_out_found_100_bm25"] == figures["held_out_found_100_dense"] == 1
+
+
 def test_a_restart_replays_and_another_bundle_encodes_again(live, served, encoder, store, bundle):
     live.put([LAMP])
     live.patch({"NEW1": {"price": 12.0}, "T203": {"price": 3.0}})
