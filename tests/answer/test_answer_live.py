@@ -3,12 +3,14 @@ restart.
 """
 
 import hashlib
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +19,16 @@ from fused_shop import QUERY
 
 from sidar.config.serve import KeyConfig, ServeConfig
 from sidar.data import toy
-from sidar.index import PrefixIndex
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.live import ItemState, SqliteItems
+from sidar.serve.engine.process import WorkerProcess
+from sidar.serve.live import open_items
 from sidar.serve.live.encode import ItemEncoder
 from sidar.serve.live.searcher import LiveSearcher
 from sidar.serve.live.snapshot import changed
 from sidar.serve.request import RequestError, SearchRequest
 
+ROOT = Path(__file__).parent.parent.parent
 ADMIN = KeyConfig(name="a", sha256=hashlib.sha256(b"admin").hexdigest(), role="admin")
 LAMP = {
     "item_id": "NEW1",
@@ -50,7 +53,7 @@ def encoder(bundle, served):
 
 @pytest.fixture
 def store(tmp_path):
-    store = SqliteItems(tmp_path / "serve.db")
+    store = open_items(tmp_path / "serve.db")
     yield store
     store.close()
 
@@ -124,71 +127,66 @@ def test_filters_see_every_change_at_once(live):
     assert allowed("price < 1") == (0, [])
 
 
-def test_changes_equal_a_catalogue_that_was_made_so(live, served, encoder):
-    """60 changes in a random order, against tables that are filled by a loop."""
-    rng = np.random.default_rng(0)
-    whole = {item["item_id"]: item for item in toy.catalogue().table.to_pylist()}
-    want = {item_id: dict(served.catalogue.item(row)) for row, item_id in enumerate(whole)}
-    order = list(want)
-    put = {}
-    for step in range(60):
-        kind = rng.integers(3)
-        alive = [item_id for item_id in order if want[item_id]["alive"]]
-        chosen = str(rng.choice(alive))
-        if kind == 0:
-            new = f"N{step}" if rng.random() < 0.6 else chosen
-            item = whole[str(rng.choice(list(whole)))] | {"item_id": new, "price": float(step)}
-            put[new] = want[new] = {k: v for k, v in item.items() if k != "alive"} | {"alive": True}
-            order += [new] if new not in order else []
-            live.put([{k: v for k, v in item.items() if k != "alive"}])
-        elif kind == 1:
-            want[chosen] |= {"price": 100.0 + step}
-            live.patch({chosen: {"price": 100.0 + step}})
-        else:
-            want[chosen] |= {"alive": False}
-            live.retire([chosen])
-    now = live._now
-    assert now.catalogue.item_ids.tolist() == order
-    assert now.catalogue.table.to_pylist() == [want[item_id] for item_id in order]
-    assert now.parts.version == 60
+def test_changes_equal_a_catalogue_that_was_made_so(live, served, store, monkeypatch):
+    """60 changes in a random order, against every part made anew of the rows that are left."""
+    assert_equal_to_rebuild(live, served, store, 60, monkeypatch)
 
-    # SIDs and vectors: the bundle's, or those of the text that was put; none of the retired
-    codes, vectors = [], []
-    for row, item_id in enumerate(order):
-        if item_id in put:
-            one = ItemState(item_id, {k: v for k, v in put[item_id].items() if k != "alive"})
-            (state,) = encoder.encode([one])
-            code, vector = list(state.codes), state.vector
-        else:
-            code, vector = list(served.sids.tuple_of(row)), served.vectors.items[row]
-        codes.append(code if want[item_id]["alive"] else [])
-        vectors.append(vector)
-    assert [list(now.sids.tuple_of(row)) for row in range(len(order))] == codes
-    np.testing.assert_allclose(now.vectors.items, np.stack(vectors), atol=1e-6)
-    counts = np.zeros(len(order), np.float32)
-    counts[:64] = served.index.counts
-    prior = np.zeros(len(order), np.float32)
-    prior[:64] = served.index.prior
-    index = PrefixIndex.build(now.sids, prior, counts)
-    np.testing.assert_array_equal(now.index.table, index.table)
-    np.testing.assert_array_equal(now.index.rows, index.rows)
+
+def assert_equal_to_rebuild(live, base, store, steps, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("live")
+    whole = toy.catalogue().table.to_pylist()
+    for n, item in enumerate(whole):
+        item["attributes"] = json.dumps({"size": n % 3, f"only{n}": "yes"})
+    # the bundle has no texts: those of its rows are known to its index alone
+    want = {item["item_id"]: item for item in toy.catalogue().table.to_pylist()}
+    changing = bench.Changing(live, want, whole, np.random.default_rng(0))
+    filters = [
+        "price < 30",
+        "in_stock = true AND price > 100",
+        "attributes.size = 1",
+        "attributes.only1 = yes",
+        "attributes.size = big",
+        "category = Home OR title = x",
+    ]
+    facets = ("brand", "in_stock", "attributes.size")
+    asked = bench.requests_of(base, [QUERY, "lamp", "red shoe"], filters, facets)
+    for step in range(steps):
+        changing.step()
+        if step % 5 == 0:  # columns are read, and carried on from then
+            for text in filters:
+                bench.answered(live.now, SearchRequest(query="", filter=text, facets=facets))
+    states, version = store.read(base.hash)
+    made = bench.rebuilt(base, list(want.values()), {state.item_id: state for state in states})
+    now = live.now
+    assert now.parts.version == version == steps
+    assert now.catalogue.item_ids.tolist() == list(want)
+    np.testing.assert_array_equal(now.index.table, made.index.table)
+    np.testing.assert_array_equal(now.index.rows, made.index.rows)
+    rows = np.arange(len(want))
+    np.testing.assert_array_equal(now.vectors.items[rows], made.vectors.items)
+    shares = bench.share_equal(now, made, asked)
+    assert set(shares.values()) == {1.0}, shares
+    assert {"none", "memory", "browse", "bm25", "dense"} <= set(shares)
     # one by one or at once, the searches are the same
-    states, _ = live._store.read(served.hash)
-    again = changed(served, states, 60)
-    for query in (QUERY, "lamp", "red shoe"):
-        request = SearchRequest(query=query, k=100)
-        assert again.answer([request])[0].results == live.answer([request])[0].results
+    again = changed(base, states, version)
+    shares = bench.share_equal(now, again, asked)
+    assert set(shares.values()) == {1.0}, shares
 
 
-def test_an_item_put_as_it_was_has_its_lexical_scores(live, served):
-    """Statistics stay those of the bundle, so the same words give the same scores."""
-    item = {k: v for k, v in toy.catalogue().item(5).items() if k != "alive"}
-    queries = [item["title"], QUERY, item["text"]]
-    before = served.fused.lexical.search(queries, 64)
-    live.put([item])
-    after = live._now.fused.lexical.search(queries, 64)
-    np.testing.assert_array_equal(after.rows, before.rows)
-    np.testing.assert_allclose(after.scores, before.scores, rtol=1e-5)
+def test_the_benchmark_of_unknown_products_and_of_waits_at_toy_size(shop, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("live")
+    products = [LAMP | {"item_id": f"L{n}"} for n in range(3)]
+    products = [dict.fromkeys(bench.FIELDS) | product for product in products]
+    figures = bench.puts(shop / "runs/shop", products[:2], tmp_path)
+    assert 0 < figures["visible_after_put_s_median"] <= figures["visible_after_put_s_max"] < 10
+    figures = bench.found(shop / "runs/shop", products, tmp_path)
+    ways = ("answer", "model", "bm25", "dense")
+    names = {f"{who}_found_100_{way}" for who in ("held_out", "trained") for way in ways}
+    assert set(figures) == names
+    assert all(0 <= value <= 1 for value in figures.values())
+    assert figures["held_out_found_100_bm25"] == figures["held_out_found_100_dense"] == 1
 
 
 def test_a_restart_replays_and_another_bundle_encodes_again(live, served, encoder, store, bundle):
@@ -293,12 +291,14 @@ def test_items_change_over_http_and_an_exchange_takes_them_along(
 KILLED = """
 import itertools, sys
 import numpy as np
-from sidar.serve.live import ItemState, SqliteItems
-store = SqliteItems(sys.argv[1])
+from sidar.serve.live import ItemState, open_items
+store = open_items(sys.argv[1])
+seen = store.version()
 for n in itertools.count():
     vector = np.full(4, n, np.float32)
     pair = [ItemState(f"{sys.argv[2]}-{p}", {"price": n}, True, True, (n, 1), vector) for p in "ab"]
-    print(store.write(pair, "bundle"), flush=True)
+    seen = store.write(pair, "bundle", seen)
+    print(seen, flush=True)
 """
 
 
@@ -316,7 +316,7 @@ def test_a_kill_loses_no_acknowledged_change_and_keeps_no_half(tmp_path):
         writer.wait()
         writer.stdout.close()
         last = int(rest[-1]) if rest else first
-    store = SqliteItems(file)
+    store = open_items(file)
     states, version = store.read("bundle")
     store.close()
     assert version >= last
@@ -327,3 +327,41 @@ def test_a_kill_loses_no_acknowledged_change_and_keeps_no_half(tmp_path):
         assert a.fields == b.fields
         assert a.codes == b.codes == (a.fields["price"], 1)
         np.testing.assert_array_equal(a.vector, np.full(4, a.fields["price"], np.float32))
+
+
+def test_every_worker_process_searches_what_was_acknowledged(bundle, tmp_path):
+    items = open_items(tmp_path / "serve.db")
+    copies = load_copies(bundle, workers=2, items=items)
+    config = ServeConfig(keys=[ADMIN], store=str(tmp_path / "serve.db"))
+    app = create_app({"shop": copies}, config=config)
+    asked = SearchRequest(query=LAMP["title"], k=2)
+    with TestClient(app, headers={"Authorization": "Bearer admin"}) as client:
+        dated = LAMP | {"created": "2026-11-28T12:00:00Z"}
+        put = client.put("/v1/items", json={"items": [dated]})
+        assert put.json() == {"items": 1, "catalogue_version": 1}
+        for copy in copies:
+            (answer,) = copy.answer([asked])
+            assert (answer.results[0].item_id, answer.catalogue_version) == ("NEW1", 1)
+        patch = {"items": [{"item_id": "NEW1", "price": 7.0}]}
+        assert client.patch("/v1/items", json=patch).json()["catalogue_version"] == 2
+        hits = client.post("/v1/search", json={"query": LAMP["title"], "k": 1}).json()["hits"]
+        assert (hits[0]["item_id"], hits[0]["price"]) == ("NEW1", 7.0)
+        wrong = client.patch("/v1/items", json={"items": [{"item_id": "no", "price": 1.0}]})
+        assert (wrong.status_code, "has no 'no'" in wrong.json()["error"]) == (422, True)
+        # one that dies comes back with all changes, also in the middle of one
+        copies[0]._process.kill()
+        gone = client.delete("/v1/items", params={"item_id": "NEW1"})
+        assert gone.json() == {"items": 1, "catalogue_version": 3}
+        for copy in copies:
+            (answer,) = copy.answer([asked])
+            assert answer.results[0].item_id != "NEW1"
+            assert answer.catalogue_version == copy.info.version == 3
+    items.close()
+
+
+def test_worker_processes_without_a_store_say_so(served):
+    worker = object.__new__(WorkerProcess)
+    worker._live, worker.info = False, served.info
+    with pytest.raises(RequestError, match=r"needs serve\.store"):
+        worker.retire(["T100"])
+    assert worker.catch_up() == 0

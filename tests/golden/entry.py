@@ -26,7 +26,7 @@ __all__ = ["Retriever", "app", "create_app", "load_config", "main"]
 NEW_KEYS: frozenset[str] = frozenset()
 #: Commands, and options as ``command --option``, that did not exist when the command line was
 #: recorded.
-NEW_COMMANDS: frozenset[str] = frozenset({"sidar ab", "sidar bench-serve"})
+NEW_COMMANDS: frozenset[str] = frozenset({"sidar ab", "sidar bench-serve", "sidar copy-store"})
 
 
 def verify_bundle(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """Events come back: kept once, on the disk when acknowledged, as a history, in files, or erased."""
 
 import hashlib
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +21,7 @@ from sidar.config.serve import ExperimentConfig, KeyConfig, ServeConfig
 from sidar.data.duck import Duck
 from sidar.data.log import hashed_user, pseudonym
 from sidar.serve import create_app
-from sidar.serve.events import Chosen, EventLog, Shown, SqliteEvents
+from sidar.serve.events import Chosen, EventLog, Shown, open_events
 
 KEY = KeyConfig(name="w", sha256=hashlib.sha256(b"write").hexdigest(), role="write")
 HEADERS = {"Authorization": "Bearer write"}
@@ -158,7 +160,7 @@ def test_pseudonyms_are_those_of_the_logs_readers(tmp_path):
     with Duck(tmp_path, "64MB", 1) as duck:
         ((made,),) = duck.rows(f"SELECT {hashed_user(repr('Ann é'), cfg)}")
     assert made == pseudonym("Ann é", "pepper's")
-    store = SqliteEvents(tmp_path / "s.db")
+    store = open_events(tmp_path / "s.db")
     assert EventLog(store, salt=None).user("Ann é") == "Ann é"
     assert EventLog(store, salt="pepper's").user("Ann é") == made
     assert EventLog(store).user(None) == ""
@@ -204,11 +206,11 @@ def test_a_file_that_is_no_store_is_refused_by_name(tmp_path):
     file = tmp_path / "note.txt"
     file.write_text("this is no database, only text that is long enough to be one of some kind")
     with pytest.raises(ValueError, match=r"note\.txt is no store of events"):
-        SqliteEvents(file)
+        open_events(file)
 
 
 def test_a_day_that_changes_while_it_is_written_is_written_again(tmp_path):
-    store = SqliteEvents(tmp_path / "s.db")
+    store = open_events(tmp_path / "s.db")
     chosen = Chosen("e1", "r", NOON, "T203", 1, user="u")
     assert store.choose([chosen]) == 1
     before = store.changed_days()
@@ -226,8 +228,8 @@ def test_a_day_that_changes_while_it_is_written_is_written_again(tmp_path):
 
 KILLED = """
 import itertools, sys
-from sidar.serve.events import Chosen, SqliteEvents
-store = SqliteEvents(sys.argv[1])
+from sidar.serve.events import Chosen, open_events
+store = open_events(sys.argv[1])
 for n in itertools.count():
     names = [f"{sys.argv[2]}-{n}-{part}" for part in "ab"]
     store.choose([Chosen(name, "r", 1795867200000000, "T1", 1) for name in names])
@@ -249,8 +251,9 @@ def test_a_kill_loses_nothing_that_was_acknowledged_and_keeps_no_half(tmp_path):
         writer.wait()
         writer.stdout.close()
         acknowledged[life] = int(rest[-1]) if rest else 0
-    store = SqliteEvents(file)
-    kept = [row[0] for row in store._open.execute("SELECT event_id FROM chosen")]
+    open_events(file).close()
+    with closing(sqlite3.connect(file)) as kept_file:
+        kept = [row[0] for row in kept_file.execute("SELECT event_id FROM chosen")]
     for life, last in acknowledged.items():
         for n in range(last + 1):
             assert f"{life}-{n}-a" in kept

@@ -16,9 +16,9 @@ from shop import write_bundle, write_stages
 from sidar.config.serve import KeyConfig, ServeConfig
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.events import EventLog, SqliteEvents
+from sidar.serve.events import EventLog, open_events
 from sidar.serve.info import BundleInfo
-from sidar.serve.live import SqliteItems
+from sidar.serve.live import open_items
 from sidar.serve.plan import Defaults
 from sidar.serve.results import SearchAnswer
 
@@ -145,7 +145,7 @@ def test_paths_lead_nowhere_else(client):
 
 def test_a_full_disk_is_told_and_nothing_is_acknowledged(tmp_path, monkeypatch):
     """SQLite's limit of pages stands for the disk."""
-    store = SqliteEvents(tmp_path / "s.db")
+    store = open_events(tmp_path / "s.db")
     app = create_app(Fake(), config=ServeConfig(keys=[ADMIN]), log=EventLog(store))
     headers = {"Authorization": "Bearer admin"}
     with TestClient(app, headers=headers, raise_server_exceptions=False) as client:
@@ -191,7 +191,7 @@ def test_sigterm_answers_what_was_accepted(shop):
 
 
 def test_a_bundle_without_tokenizer_takes_patches_and_says_why_no_items(bundle, tmp_path):
-    store = SqliteItems(tmp_path / "s.db")
+    store = open_items(tmp_path / "s.db")
     with TestClient(
         create_app({"m": load_copies(bundle, items=store)}, config=ServeConfig(keys=[ADMIN])),
         headers={"Authorization": "Bearer admin"},

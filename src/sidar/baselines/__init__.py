@@ -12,6 +12,7 @@ from sidar.baselines.channel import (
 )
 from sidar.baselines.dense import Dense
 from sidar.baselines.fusion import Fusion, fuse, tune_fusion
+from sidar.baselines.live_bm25 import LiveBm25
 from sidar.baselines.quantised import QuantisedDense
 from sidar.baselines.ranking import DEPTH
 from sidar.baselines.simple import Popularity, RandomOrder, topic_oracle
@@ -25,6 +26,7 @@ __all__ = [
     "ChannelInputs",
     "Dense",
     "Fusion",
+    "LiveBm25",
     "Popularity",
     "QuantisedDense",
     "RandomOrder",

@@ -9,7 +9,6 @@ variant).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sidar.baselines.ranking import DEPTH, top_k
+from sidar.baselines.lexical import Lexical
+from sidar.baselines.term_counts import TermCounts
 from sidar.baselines.text import words
 from sidar.types import Catalogue, Hits, Json, PathLike
 
@@ -39,7 +39,7 @@ class Bm25Params:
     b: float = 0.75
 
 
-class Bm25:
+class Bm25(Lexical):
     """``Bm25(catalogue).search(["t towels kitchen"])`` → Hits. Retired items are never returned."""
 
     name = "bm25"
@@ -71,10 +71,7 @@ class Bm25:
         number = self.vocabulary
         out = []
         for row in self.rows:
-            value = values[row] or ""
-            tokens = words(
-                value if isinstance(value, str) else " ".join(part for part in value if part)
-            )
+            tokens = field_words(values[row])
             out.append([number.setdefault(token, len(number)) for token in tokens])
         return out
 
@@ -93,6 +90,7 @@ class Bm25:
             index = bm25s.BM25(method="lucene", k1=self.params.k1, b=self.params.b)
             index.index((bags, dict(self.vocabulary)), show_progress=False)
             self._index = index
+        self._made = _Made(self._index, self.rows)
 
     def with_params(self, params: Bm25Params) -> Bm25:
         """The same catalogue, already split into words, under other parameters."""
@@ -140,7 +138,7 @@ class Bm25:
         other = object.__new__(Bm25)
         other.params, other.vocabulary, other._fields = self.params, self.vocabulary, {}
         other.rows, other.mean_length = rows[kept].astype(np.int32), self.mean_length
-        other._index = self._index
+        other._index, other._made = self._index, self._made.renumbered(new)
         if self._index is not None and not kept.all():
             postings = _postings_of(self._index.scores, kept)
             other._index = (
@@ -150,19 +148,22 @@ class Bm25:
             )
         return other
 
-    def with_items(self, of: Bm25, catalogue: Catalogue, rows: np.ndarray) -> Bm25:
-        """Return the same index with the words of ``rows`` (m,), rising, read from ``catalogue``.
-
-        Document frequencies and the mean length stay those of ``of``, the index that was made as a
-        whole: an item scores as it would there.  An index that an older version wrote, without the
-        mean length, cannot score new items, and leaves them out.
+    def counts(self) -> tuple[TermCounts, np.ndarray] | None:
+        """Return what the scores were made from, and the row (n,) int64 of each item there, −1 = it
+        has gone since; None where an older version did not keep enough to tell.
         """
-        others = self.renumbered(
-            np.where(_outside(rows, len(catalogue)), np.arange(len(catalogue)), -1)
+        made = self._made
+        if made.index is None:
+            none = np.empty(0, np.int32)
+            starts = np.zeros(len(self.vocabulary) + 1, np.int64)
+            lengths = np.zeros(len(made.rows), np.int64)
+            return TermCounts(starts, none, none, lengths), made.rows.astype(np.int64)
+        if self.mean_length is None:
+            return None
+        counts = TermCounts.of_scores(
+            made.index.scores, len(made.rows), self.mean_length, self.params.k1, self.params.b
         )
-        if not len(rows) or of.mean_length is None or of._index is None:
-            return others
-        return _joined(others, of, catalogue, rows)
+        return None if counts is None else (counts, made.rows.astype(np.int64))
 
     @classmethod
     def read_params(cls, folder: PathLike) -> Bm25Params:
@@ -193,12 +194,12 @@ class Bm25:
         if "data" in tensors:
             postings = {name: tensors[name] for name in _POSTINGS}
             loaded._index = _index(loaded.params, loaded.vocabulary, postings, len(loaded.rows))
+        loaded._made = _Made(loaded._index, loaded.rows)
         if alive is None:
             return loaded
         return loaded.renumbered(np.where(alive, np.arange(len(alive)), -1))
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
-        """(Q, n) float32 scores of the live items; 0 where no word of the query occurs."""
         out = np.zeros((len(queries), len(self.rows)), dtype=np.float32)
         if self._index is not None:
             for q, query in enumerate(queries):
@@ -208,10 +209,6 @@ class Bm25:
         return out
 
     def scores_of(self, query: str, rows: np.ndarray) -> np.ndarray:
-        """(n,) float32 scores of the catalogue ``rows`` (n,) alone; 0 for a retired item.
-
-        Equal to :meth:`scores`; the work follows the number of rows, not of items.
-        """
         out = np.zeros(len(rows), dtype=np.float32)
         if self._index is None or not len(self.rows):
             return out
@@ -230,25 +227,6 @@ class Bm25:
             place = np.minimum(np.searchsorted(items, item), stop - start - 1)
             out += np.where(live & (items[place] == item), values[place], 0)
         return out
-
-    def search(
-        self, queries: Sequence[str], k: int = DEPTH, *, allowed: np.ndarray | None = None
-    ) -> Hits:
-        """The best k items of each query; items without any word of the query are no results.
-
-        ``allowed`` (N,) bool: only these rows are.
-        """
-        starts = range(0, max(len(queries), 1), 64)  # blocks bound the memory: 64 × n scores
-        out = None if allowed is None else ~allowed[self.rows]
-        parts = []
-        for i in starts:
-            scores = self.scores(queries[i : i + 64])
-            if out is not None:
-                scores[:, out] = 0
-            parts.append(top_k(scores, k, rows=self.rows, floor=0))
-        return Hits(
-            np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts])
-        )
 
     def tune(
         self,
@@ -283,6 +261,34 @@ class Bm25:
                 best, best_value, replace(best.params, k1=k1, b=b), queries, objective
             )
         return best
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The index as it was made, with the items that have gone since: ``rows`` (n,) of all, −1 for
+    those.
+    """
+
+    index: Any
+    rows: np.ndarray
+
+    def renumbered(self, new: np.ndarray) -> _Made:
+        return _Made(self.index, np.where(self.rows >= 0, new[self.rows], -1))
+
+
+def field_words(value: str | Sequence[str | None] | None) -> list[str]:
+    """Return the words of a field, which may be a list; none where it is empty."""
+    value = value or ""
+    return words(value if isinstance(value, str) else " ".join(part for part in value if part))
+
+
+def bag_of(item: Json, weights: Mapping[str, int]) -> dict[str, int]:
+    """Return how many times each word stands in ``item``, fields repeated by their ``weights``."""
+    bag: dict[str, int] = {}
+    for name, times in weights.items():
+        for word in field_words(item[name]) if times > 0 else ():
+            bag[word] = bag.get(word, 0) + times
+    return bag
 
 
 def _read_facts(folder: PathLike) -> Json:
@@ -324,77 +330,6 @@ def _postings_of(scores: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str
         "indices": number[scores["indices"][stay]].astype(scores["indices"].dtype),
         "indptr": before[scores["indptr"]].astype(scores["indptr"].dtype),
     }
-
-
-def _outside(rows: np.ndarray, n: int) -> np.ndarray:
-    """(n,) bool: not among ``rows``."""
-    outside = np.ones(n, bool)
-    outside[rows] = False
-    return outside
-
-
-def _joined(others: Bm25, of: Bm25, catalogue: Catalogue, rows: np.ndarray) -> Bm25:
-    """Return ``others`` with the postings of ``rows``, scored by the statistics of ``of``."""
-    joined = object.__new__(Bm25)
-    joined.params, joined._fields, joined.mean_length = of.params, {}, of.mean_length
-    joined.vocabulary = dict(of.vocabulary)
-    joined.rows = np.union1d(others.rows, rows).astype(np.int32)
-    postings: dict[int, list[tuple[int, float]]] = {}
-    for row in rows.tolist():
-        item = int(np.searchsorted(joined.rows, row))
-        for word, score in _scores_of(of, catalogue.item(row), joined.vocabulary):
-            postings.setdefault(word, []).append((item, score))
-    all_words: list[np.ndarray] = []
-    all_items: list[np.ndarray] = []
-    all_scores: list[np.ndarray] = []
-    if others._index is not None:
-        old = others._index.scores
-        place = np.searchsorted(joined.rows, others.rows)
-        all_words.append(np.repeat(np.arange(len(old["indptr"]) - 1), np.diff(old["indptr"])))
-        all_items.append(place[old["indices"]])
-        all_scores.append(old["data"])
-    for word, entries in postings.items():
-        all_words.append(np.full(len(entries), word))
-        all_items.append(np.array([item for item, _ in entries]))
-        all_scores.append(np.array([score for _, score in entries], np.float32))
-    joined._index = None
-    if not all_words:  # no item has a word
-        return joined
-    numbers, places = np.concatenate(all_words), np.concatenate(all_items)
-    order = np.lexsort((places, numbers))
-    starts = np.searchsorted(numbers[order], np.arange(len(joined.vocabulary) + 1))
-    merged: dict[str, np.ndarray] = {
-        "data": np.concatenate(all_scores)[order].astype(np.float32),
-        "indices": places[order].astype(np.int32),
-        "indptr": starts.astype(np.int64),
-    }
-    joined._index = _index(joined.params, joined.vocabulary, merged, len(joined.rows))
-    return joined
-
-
-def _scores_of(of: Bm25, item: Json, vocabulary: dict[str, int]) -> list[tuple[int, float]]:
-    """Return (word, score) of the words of an item, as Lucene's variant scores them; ``vocabulary``
-    grows.
-    """
-    assert of.mean_length
-    assert of._index is not None
-    bag: dict[int, int] = {}
-    for name, times in of.params.weights.items():
-        value = item[name] or ""
-        text = value if isinstance(value, str) else " ".join(part for part in value if part)
-        for word in words(text) if times > 0 else ():
-            number = vocabulary.setdefault(word, len(vocabulary))
-            bag[number] = bag.get(number, 0) + times
-    k1, b, n = of.params.k1, of.params.b, len(of.rows)
-    length = k1 * (1 - b + b * sum(bag.values()) / of.mean_length)
-    frequencies = np.diff(of._index.scores["indptr"])
-    scored = []
-    for number, times in sorted(bag.items()):
-        # a word that the index has not seen is as rare as one of a single item
-        frequency = int(frequencies[number]) if number < len(frequencies) else 1
-        idf = math.log(1 + (n - frequency + 0.5) / (frequency + 0.5))
-        scored.append((number, idf * times / (length + times)))
-    return scored
 
 
 #: title, category, brand, text

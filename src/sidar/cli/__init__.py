@@ -45,6 +45,7 @@ COMMANDS: Commands = {
     "serve": service.serve,
     "bench-serve": load.bench_serve,
     "doctor": service.doctor,
+    "copy-store": service.copy_store,
     "export": service.export,
     "compare-sids": comparison.compare_sids,
     "ab": online.ab,

@@ -140,13 +140,13 @@ def serve(
     from sidar.serve.engine.copies import load_copies
     from sidar.serve.http.app import open_log
     from sidar.serve.http.logs import uvicorn_options
-    from sidar.serve.live.store import SqliteItems
+    from sidar.serve.live import open_items
 
     cfg = load_config(config)
     host, port = host or cfg.serve.host, port or cfg.serve.port
     torch_device = resolve_device(device or cfg.device)
     folders = _labelled(bundle or [str(cfg.run_dir / "bundle")])
-    items = SqliteItems(cfg.serve.store) if cfg.serve.store else None
+    items = open_items(cfg.serve.store) if cfg.serve.store else None
     load = partial(load_copies, device=torch_device, workers=cfg.serve.workers, items=items)
     application = create_app(
         lambda: {label: load(path) for label, path in folders.items()},
@@ -167,6 +167,19 @@ def serve(
     )
     if items is not None:
         items.close()
+
+
+def copy_store(
+    source: Annotated[str, typer.Argument(help="serve.store of a service: file or URL.")],
+    target: Annotated[str, typer.Argument(help="An empty one: file or URL.")],
+) -> None:
+    """Copy events, histories and live items: a snapshot of a service that runs, one brought back,
+    or a file moved to PostgreSQL.
+    """
+    from sidar.serve.database.backup import copy_store as copy
+
+    counts = copy(source, target)
+    typer.echo(", ".join(f"{rows:,} {table}" for table, rows in counts.items()))
 
 
 def _labelled(texts: list[str]) -> dict[str, str]:

@@ -162,7 +162,8 @@ def _anchor(config: Config, base: Path) -> None:
         *((s, n) for s in config.evaluate.sets for n in ("queries", "qrels")),
     ]:
         value = getattr(part, name)
-        if value and not Path(value).is_absolute():
+        # a store may be the URL of a server
+        if value and "://" not in value and not Path(value).is_absolute():
             setattr(part, name, str(base / value))
     config.serve.bundles = {
         name: folder if Path(folder).is_absolute() else str(base / folder)

@@ -103,7 +103,8 @@ class ServeConfig(Part):
 
     store: str = Field(
         "",
-        description="File (SQLite) of events, histories and live items; empty = none are taken.",
+        description="File (SQLite) or postgresql:// URL of events, histories and live items; "
+        "empty = none are taken.",
     )
     answers_log: str = Field(
         "",
@@ -120,7 +121,7 @@ class ServeConfig(Part):
     def _has_store(self) -> ServeConfig:
         """Refuse a log of answers that has nowhere to be kept."""
         if self.answers_log and not self.store:
-            raise ValueError("answers_log needs a store: set serve.store to a file")
+            raise ValueError("answers_log needs a store: set serve.store to a file or a URL")
         return self
 
     @field_validator("root_path")

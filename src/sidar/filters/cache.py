@@ -26,6 +26,11 @@ class ByteCache(Generic[T]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def items(self) -> list[tuple[Hashable, T]]:
+        """Return what is kept, least recently used first."""
+        with self._lock:
+            return [(key, value) for key, (value, _) in self._values.items()]
+
     def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
         """Return the value of ``key``, made by ``make`` where there is none; ``size`` tells its
         bytes. A value above the limit is returned and not kept.

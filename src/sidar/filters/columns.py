@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sidar.filters.cache import ByteCache
 from sidar.filters.condition import FilterError
-from sidar.types import Catalogue
+from sidar.types import Catalogue, Json
 
 #: Prefix of the keys of the JSON column.
 ATTRIBUTES = "attributes."
@@ -27,6 +27,8 @@ ATTRIBUTES = "attributes."
 _HIDDEN = ("attributes", "alive")
 #: Rows that are read to say which attributes there are, when a key is unknown.
 _SAMPLE = 5_000
+#: A column that has grown by more slots than this, and than it had when it was read, is read anew.
+_SPARE_SLOTS = 1024
 #: Bytes of columns that are kept.
 COLUMN_BYTES = 1 << 28
 
@@ -43,6 +45,24 @@ class Elements:
     def __len__(self) -> int:
         return len(self.values)
 
+    def joined(self, more: Elements | None, first: int) -> Elements:
+        """Return these and ``more``, whose slots are numbered from ``first``."""
+        if more is None or self.owner is None or more.owner is None:
+            return self
+        return Elements(
+            np.concatenate([self.values, more.values]),
+            np.concatenate([self.owner, more.owner + first]),
+        )
+
+    def held(self, slots: np.ndarray) -> Elements | None:
+        """Return the elements of those ``slots`` (U,) bool; None where there are none."""
+        if self.owner is None:
+            return self
+        kept = slots[self.owner]
+        if kept.all():
+            return self
+        return Elements(self.values[kept], self.owner[kept]) if kept.any() else None
+
 
 @dataclass(frozen=True)
 class Column:
@@ -51,7 +71,8 @@ class Column:
 
     A slot holds one value, several (a list) or none; ``null`` and ``empty`` (U,) bool. Values stand
     by type: ``numbers`` float64, ``texts`` str, ``booleans`` bool, ``times`` int64 µs UTC.
-    ``paths``: per slot its list as it stands, None where it is no list.
+    ``paths``: per slot its list as it stands, None where it is no list. ``n_read``: the slots that
+    it had when it was read as a whole.
     """
 
     key: str
@@ -63,6 +84,7 @@ class Column:
     booleans: Elements | None = None
     times: Elements | None = None
     paths: Sequence[tuple[Any, ...] | None] = ()
+    n_read: int = 0
 
     @classmethod
     def of_values(cls, key: str, codes: np.ndarray, values: Sequence[Any]) -> Column:
@@ -105,7 +127,55 @@ class Column:
             texts=made.get(str),
             booleans=made.get(bool),
             paths=paths if has_lists else (),
+            n_read=len(values),
         )
+
+    def changed(self, n: int, values: Mapping[int, Any]) -> Column | None:
+        """Return the column over ``n`` rows with other ``values`` by row, as if it were read anew;
+        None where it must be.
+        """
+        rows = np.fromiter(values, np.int64)
+        if self.codes is None:
+            return self._placed(n, rows, list(values.values()))
+        first = len(self.null)
+        if first + len(rows) - self.n_read > max(_SPARE_SLOTS, self.n_read):
+            return None
+        codes = np.zeros(n, np.int32)
+        codes[: len(self.codes)] = self.codes
+        codes[rows] = first + np.arange(len(rows))
+        new = Column.of_values(self.key, codes, list(values.values()))
+        # a value that no row has any more must not count: the column may have been the only one
+        # with numbers, say
+        held = np.bincount(codes, minlength=first + len(rows)) > 0
+        parts = {
+            name: _joined(getattr(self, name), getattr(new, name), first, held)
+            for name in ("numbers", "texts", "booleans")
+        }
+        paths: Sequence[tuple[Any, ...] | None] = ()
+        if self.paths or new.paths:
+            paths = [*(self.paths or [None] * first), *(new.paths or [None] * len(rows))]
+            if all(path is None or not here for path, here in zip(paths, held, strict=True)):
+                paths = ()
+        null = np.concatenate([self.null, new.null])
+        empty = np.concatenate([self.empty, new.empty])
+        return replace(self, codes=codes, null=null, empty=empty, paths=paths, **parts)
+
+    def _placed(self, n: int, rows: np.ndarray, new: list[Any]) -> Column:
+        """The column of one slot per row with ``new`` values at ``rows``."""
+        null = np.ones(n, bool)
+        null[: len(self.null)] = self.null
+        null[rows] = [value is None for value in new]
+        if self.times is not None:
+            times = np.zeros(n, np.int64)
+            times[: len(self.null)] = self.times.values
+            times[rows] = [0 if value is None else to_microseconds(value) for value in new]
+            return replace(self, null=null, empty=null, times=Elements(times))
+        assert self.numbers is not None
+        numbers = np.full(n, np.nan)
+        numbers[: len(self.null)] = self.numbers.values
+        numbers[rows] = [np.nan if value is None else value for value in new]
+        null = np.isnan(numbers)
+        return replace(self, null=null, empty=null, numbers=Elements(numbers))
 
     @property
     def nbytes(self) -> int:
@@ -184,6 +254,29 @@ class Columns:
         """Return a column; :class:`FilterError` for an unknown key names what is near."""
         return self._kept.get(key, lambda: self._read(key), lambda column: column.nbytes)
 
+    def changed(self, catalogue: Catalogue, items: Mapping[int, Json]) -> Columns:
+        """Return the columns of ``catalogue``, which has the fields of ``items`` by row and is else
+        the one of these columns: what was read is carried on.
+        """
+        other = Columns(catalogue, self._kept.limit)
+        objects = {row: _object(item["attributes"]) for row, item in items.items()}
+        for key, column in self._kept.items():
+            name = str(key)
+            if name in self.names:
+                values = {row: item[name] for row, item in items.items()}
+            else:
+                asked = name.removeprefix(ATTRIBUTES)
+                values = {row: of.get(asked) for row, of in objects.items()}
+            after = column.changed(len(catalogue), values)
+            # an attribute that no item has any more is unknown, which reading it tells
+            if after is not None and (name in self.names or after.kinds):
+                other.keep(name, after)
+        return other
+
+    def keep(self, key: str, column: Column) -> None:
+        """Keep a column that need not be read."""
+        self._kept.get(key, lambda: column, lambda made: made.nbytes)
+
     def ids(self, item_ids: Iterable[str]) -> np.ndarray:
         """Return (N,) bool of the items called ``item_ids``; unknown ids are no items."""
         mask = np.zeros(len(self), bool)
@@ -236,6 +329,25 @@ class Columns:
         else:
             more = "; this catalogue keeps no attributes (a bundle made before filters does not)"
         return FilterError(f"there is no {key!r}{hint} Columns are {', '.join(self.names)}{more}")
+
+
+def _object(raw: str | None) -> Json:
+    """The JSON object in the column of attributes; empty where there is none."""
+    found = json.loads(raw) if raw else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _joined(
+    before: Elements | None, new: Elements | None, first: int, held: np.ndarray
+) -> Elements | None:
+    """Elements of one type with ``new`` ones, whose slots are numbered from ``first``; those of
+    slots that are not ``held`` (U,) bool go.
+    """
+    if before is None:
+        if new is None or new.owner is None:
+            return None
+        before, new = Elements(new.values, new.owner + first), None
+    return before.joined(new, first).held(held)
 
 
 def microseconds(text: str) -> int | None:

@@ -24,8 +24,11 @@ class Masks:
     share no half-made state.
     """
 
-    def __init__(self, catalogue: Catalogue, limit: int = MASK_BYTES) -> None:
-        self.columns = Columns(catalogue)
+    def __init__(
+        self, catalogue: Catalogue, limit: int = MASK_BYTES, columns: Columns | None = None
+    ) -> None:
+        """``columns`` of the catalogue where some are read already."""
+        self.columns = columns or Columns(catalogue)
         self._kept: ByteCache[np.ndarray] = ByteCache(limit)
 
     def rows(self, wanted: Filter) -> np.ndarray:

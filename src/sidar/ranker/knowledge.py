@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from sidar.answer.memory import Memory
 from sidar.index import PrefixIndex
 from sidar.index.shares import ItemShares
-from sidar.types import Catalogue
+from sidar.types import Catalogue, Json
 
 #: µs of a day.
 DAY_US = 86_400_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Half-life in days of the counts that the feature ``count_recent`` shows.
 RECENT = 1.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of brands, category paths and first levels; they are only ever added to, so that
+    facts of an earlier catalogue stay true.
+    """
+
+    brand: dict[str, int] = field(default_factory=dict)
+    leaf: dict[tuple[str, ...], int] = field(default_factory=dict)
+    root: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class ItemFacts:
 
     ``log_price`` (N,) NaN where there is no price above 0; ``brand``, ``leaf`` and ``root`` (N,)
     numbers of brands, category paths and first levels, −1 = none; ``created`` (N,) days since 1970,
-    NaN = not known.
+    NaN = not known. ``numbers``: what the numbers stand for, which may be more than N items have.
     """
 
     log_price: np.ndarray
@@ -34,27 +48,73 @@ class ItemFacts:
     root: np.ndarray
     created: np.ndarray
     alive: np.ndarray
+    numbers: Numbers = field(default_factory=Numbers)
 
     @classmethod
     def of(cls, catalogue: Catalogue) -> ItemFacts:
         """Read the catalogue."""
-        paths = [tuple(path or ()) for path in catalogue.column("category")]
-        price = np.array([p or np.nan for p in catalogue.column("price")], np.float64)
         created = catalogue.table.column("created").cast("int64").to_pylist()
-        days = [np.nan if moment is None else moment // DAY_US for moment in created]
+        days = [None if moment is None else moment // DAY_US for moment in created]
+        return cls._read(
+            Numbers(),
+            catalogue.column("price"),
+            catalogue.column("brand"),
+            catalogue.column("category"),
+            days,
+            catalogue.alive,
+        )
+
+    def changed(self, alive: np.ndarray, items: Mapping[int, Json]) -> ItemFacts:
+        """Return the facts with the fields of ``items`` by row; ``alive`` (N,) of all. Rows beyond
+        those of before must be among them.
+        """
+        fields = list(items.values())
+        moments = [item["created"] for item in fields]
+        days = [None if at is None else (at - _EPOCH) // timedelta(days=1) for at in moments]
+        new = self._read(
+            self.numbers,
+            [item["price"] for item in fields],
+            [item["brand"] for item in fields],
+            [item["category"] for item in fields],
+            days,
+            alive,
+        )
+        rows = np.fromiter(items, np.int64)
+        placed = {}
+        for name in ("log_price", "brand", "leaf", "root", "created"):
+            values = np.zeros(len(alive), getattr(self, name).dtype)
+            values[: len(self.alive)] = getattr(self, name)
+            values[rows] = getattr(new, name)
+            placed[name] = values
+        return replace(new, **placed)
+
+    @classmethod
+    def _read(
+        cls,
+        numbers: Numbers,
+        prices: Sequence[float | None],
+        brands: Sequence[str | None],
+        categories: Sequence[Sequence[str] | None],
+        days: Sequence[int | None],
+        alive: np.ndarray,
+    ) -> ItemFacts:
+        paths = [tuple(path or ()) for path in categories]
+        price = np.array([value or np.nan for value in prices], np.float64)
         return cls(
             log_price=np.log(np.where(price > 0, price, np.nan)),
-            brand=_numbered([brand or None for brand in catalogue.column("brand")]),
-            leaf=_numbered([path or None for path in paths]),
-            root=_numbered([path[0] if path else None for path in paths]),
-            created=np.array(days, np.float64),
-            alive=catalogue.alive,
+            brand=_numbered([brand or None for brand in brands], numbers.brand),
+            leaf=_numbered([path or None for path in paths], numbers.leaf),
+            root=_numbered([path[0] if path else None for path in paths], numbers.root),
+            created=np.array([np.nan if day is None else day for day in days], np.float64),
+            alive=alive,
+            numbers=numbers,
         )
 
 
-def _numbered(values: Sequence[Hashable | None]) -> np.ndarray:
-    """(N,) int64 number of each value in the order of appearance; −1 for None."""
-    number: dict[Hashable, int] = {}
+def _numbered(values: Sequence[Hashable | None], number: dict[Any, int]) -> np.ndarray:
+    """(n,) int64 number of each value in the order of appearance, which ``number`` keeps; −1 for
+    None.
+    """
     found = [-1 if value is None else number.setdefault(value, len(number)) for value in values]
     return np.array(found, np.int64)
 

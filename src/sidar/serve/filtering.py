@@ -13,6 +13,7 @@ import numpy as np
 
 from sidar.filters import FacetCount, Filter, FilterError, Masks, facet
 from sidar.filters.cache import ByteCache
+from sidar.filters.columns import Columns
 from sidar.index import LivePrefixes, PrefixIndex
 from sidar.index.shares import ItemShares
 from sidar.serve.request import RequestError
@@ -72,9 +73,15 @@ class FilterIndex:
     """
 
     def __init__(
-        self, catalogue: Catalogue, index: PrefixIndex, trie: Trie, shares: ItemShares | None
+        self,
+        catalogue: Catalogue,
+        index: PrefixIndex,
+        trie: Trie,
+        shares: ItemShares | None,
+        columns: Columns | None = None,
     ) -> None:
-        self.masks = Masks(catalogue)
+        """``columns`` of the catalogue where some are read already."""
+        self.masks = Masks(catalogue, columns=columns)
         self._catalogue, self._index, self._trie, self._shares = catalogue, index, trie, shares
         self._kept: ByteCache[Allowed] = ByteCache(COMPILED_BYTES)
 

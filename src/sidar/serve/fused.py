@@ -5,7 +5,7 @@ learned ranker where there is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,16 @@ from sidar.answer.key import bundle_key
 from sidar.answer.memory import Memory
 from sidar.answer.origins import origins
 from sidar.answer.smoothed import Answer, SmoothedMemory
-from sidar.baselines import DEPTH, Bm25, Dense
+from sidar.baselines import DEPTH, Bm25, Dense, LiveBm25
 from sidar.baselines.dense import VectorChannel
 from sidar.index import PrefixIndex
 from sidar.ranker.answer import RankedAnswer
-from sidar.ranker.features import FeatureMaker
+from sidar.ranker.features import FeatureMaker, Lexical
 from sidar.ranker.knowledge import ItemFacts, Known, log_shares
 from sidar.ranker.store import Ranker
 from sidar.serve.bundle import ANSWER, Bundle
 from sidar.serve.bundle.encoder import Vectors
-from sidar.types import Catalogue, Hits, Prompt
+from sidar.types import Catalogue, Hits, Json, Prompt
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FusedAnswer:
     ``ranker``; ``ranked`` None = the bundle holds no ranker.
     """
 
-    lexical: Bm25
+    lexical: Bm25 | LiveBm25
     dense: VectorChannel
     model: SmoothedMemory
     reranked: bool
@@ -121,7 +121,7 @@ def ranked_answer(
     model: SmoothedMemory,
     index: PrefixIndex,
     catalogue: Catalogue,
-    lexical: Bm25,
+    lexical: Lexical,
     items: np.ndarray,
 ) -> RankedAnswer:
     """Return the answer of a fitted ranker over a catalogue; ``items`` (N, D) vectors."""
@@ -129,6 +129,27 @@ def ranked_answer(
     shares = log_shares(index, model.counts, catalogue.alive)
     known = Known(ItemFacts.of(catalogue), model.memory, model.secret, model.counts, shares)
     return RankedAnswer(ranker, FeatureMaker(ranker.columns, known, lexical, items), model)
+
+
+def changed_ranking(
+    before: RankedAnswer,
+    model: SmoothedMemory,
+    index: PrefixIndex | None,
+    alive: np.ndarray,
+    changed: Mapping[int, Json],
+    lexical: Lexical,
+    items: np.ndarray,
+) -> RankedAnswer:
+    """Return the answer of a ranker over a catalogue with ``changed`` items by row; ``alive`` (N,)
+    and ``items`` (N, D) of all; ``index`` None = no SID has moved.
+    """
+    known = before.maker.known
+    facts = known.items.changed(alive, changed)
+    log_share = known.log_share
+    if index is not None:
+        log_share = log_shares(index, model.counts, alive)
+    known = replace(known, items=facts, clicks=model.counts, log_share=log_share)
+    return RankedAnswer(before.ranker, FeatureMaker(before.maker.columns, known, lexical, items))
 
 
 def training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:

@@ -95,6 +95,10 @@ class BundleInfo:
         )
 
 
+#: Why a model takes no changes of items.
+NO_CHANGES = "this server takes no changes of items; that needs serve.store"
+
+
 class Searcher(Protocol):
     """What a server asks of a model: :class:`sidar.Retriever`, or one in another process."""
 
@@ -126,6 +130,6 @@ class LiveModel(Protocol):
         """Take items out of every answer."""
         ...
 
-    def catch_up(self) -> None:
-        """Search what was written down since, by a model over another bundle."""
+    def catch_up(self) -> int:
+        """Search what others have written down since."""
         ...

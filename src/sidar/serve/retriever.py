@@ -88,20 +88,22 @@ class Retriever:
         self._scorer = LmScorer(model, precision=precision)
         self._search_in(CatalogueParts(index, sids, catalogue, vectors, fused))
 
-    def _search_in(self, parts: CatalogueParts) -> None:
+    def _search_in(self, parts: CatalogueParts, same_index: bool = False) -> None:
+        """Search in ``parts`` from now on; ``same_index``: what is made of the index stays."""
         from sidar.decode import Trie
 
         index, catalogue = parts.index, parts.catalogue
         self.parts, self.index, self.sids, self.catalogue = parts, index, parts.sids, catalogue
         self.vectors, self.fused = parts.vectors, parts.fused
-        self.trie = Trie(index, self._scorer.device)
         self._prefix_stats = PrefixStats(index, catalogue)
         # the index may be older than a retirement
         self.allowed = None if catalogue.alive.all() else catalogue.alive
-        self.shares = item_shares(index, self.allowed, self.decode)
+        if not same_index:
+            self.trie = Trie(index, self._scorer.device)
+            self.shares = item_shares(index, self.allowed, self.decode)
         cards = Cards(catalogue, parts.sids, self.model.vocab.variable_length)
         self._ranking = Ranking(index, cards, self.shares, self.allowed, parts.vectors, parts.fused)
-        self.filters = FilterIndex(catalogue, index, self.trie, self.shares)
+        self.filters = FilterIndex(catalogue, index, self.trie, self.shares, parts.columns)
         self._n_live = int(catalogue.alive.sum())
         stats = self._prefix_stats
         self._browser = Browser(index, self.sids, catalogue, stats, self.filters)
@@ -109,9 +111,11 @@ class Retriever:
     def over(self, parts: CatalogueParts) -> Retriever:
         """Return a retriever of the same weights over another catalogue; this one stays."""
         other = copy.copy(self)
-        other.model = self.model.over(parts.index)
-        other._scorer = self._scorer.reading(other.model)
-        other._search_in(parts)
+        same_index = parts.index is self.index
+        if not same_index:
+            other.model = self.model.over(parts.index)
+            other._scorer = self._scorer.reading(other.model)
+        other._search_in(parts, same_index)
         return other
 
     @classmethod

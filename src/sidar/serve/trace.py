@@ -193,11 +193,7 @@ class PrefixStats:
     """
 
     def __init__(self, index: PrefixIndex, catalogue: Catalogue, sample: int = 48) -> None:
-        self._index, self._sample = index, sample
-        self._category, self._title = (
-            catalogue.table.column("category"),
-            catalogue.table.column("title"),
-        )
+        self._index, self._catalogue, self._sample = index, catalogue, sample
         self.below = lru_cache(maxsize=8192)(self._below)
 
     def locate(self, prefixes: Sequence[Codes]) -> np.ndarray:
@@ -242,8 +238,11 @@ class PrefixStats:
         places = np.unique(np.linspace(start, stop - 1, self._sample).astype(np.int64))
         rows = self._index.rows[places]
         popular = rows[0] if self._index.prior is None else rows[self._index.prior[rows].argmax()]
-        label, share = common_category([self._category[int(row)].as_py() or () for row in rows])
-        return stop - start, end - first, label, share, self._title[int(popular)].as_py() or ""
+        # the columns are asked for here, as a catalogue that changes joins them on demand
+        category = self._catalogue.table.column("category")
+        title = self._catalogue.table.column("title")[int(popular)].as_py() or ""
+        label, share = common_category([category[int(row)].as_py() or () for row in rows])
+        return stop - start, end - first, label, share, title
 
 
 def common_category(paths: Sequence[Sequence[str]]) -> tuple[str, float]:

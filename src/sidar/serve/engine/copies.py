@@ -30,8 +30,7 @@ def load_copies(
     """Return ``workers`` worker processes over ``bundle``, or the model in this process for 0.
 
     The cores are shared among the workers; ``verify`` re-hashes every file first; ``items``: live
-    changes of the catalogue, which the model in this process searches and workers do not. Raises
-    ``ValueError`` where the bundle cannot be served.
+    changes of the catalogue. Raises ``ValueError`` where the bundle cannot be served.
     """
     if verify or workers:
         # one look, and an error in one place, instead of one in every process
@@ -40,10 +39,12 @@ def load_copies(
         from sidar.serve.retriever import Retriever
 
         retriever = Retriever.load(bundle, resolve_device(device))
-        return [retriever if items is None else _live(retriever, bundle, items)]
+        return [retriever if items is None else live_over(retriever, bundle, items)]
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ThreadPoolExecutor(workers) as pool:
-        starts = [pool.submit(WorkerProcess, bundle, device, threads) for _ in range(workers)]
+        store = "" if items is None else items.name
+        command = (bundle, device, threads, store)
+        starts = [pool.submit(WorkerProcess, *command) for _ in range(workers)]
     failed = [error for start in starts if (error := start.exception()) is not None]
     if failed:
         for start in starts:
@@ -53,8 +54,10 @@ def load_copies(
     return [start.result() for start in starts]
 
 
-def _live(retriever: Retriever, bundle: PathLike, items: ItemStore) -> LiveSearcher:
-    """The retriever with live changes; one without a tokenizer takes no new items."""
+def live_over(retriever: Retriever, bundle: PathLike, items: ItemStore) -> LiveSearcher:
+    """Return the retriever of ``bundle`` with the changes in ``items``; one without a tokenizer
+    takes no new items.
+    """
     from sidar.serve.live.encode import ItemEncoder
     from sidar.serve.live.searcher import LiveSearcher
 

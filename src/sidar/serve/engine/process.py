@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from sidar.serve.info import BundleInfo
+from sidar.serve.info import NO_CHANGES, BundleInfo
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.results import SearchAnswer
 from sidar.types import Json, PathLike
 
+#: Variable of the environment in which a worker process finds its store of items.
+STORE = "SIDAR_WORKER_STORE"
 # a log-probability may be -inf
 _ANSWERS = TypeAdapter(list[SearchAnswer], config=ConfigDict(ser_json_inf_nan="constants"))
 #: What a line of answers begins with.
@@ -38,8 +43,11 @@ class WorkerProcess:
     again.
     """
 
-    def __init__(self, bundle: PathLike, device: str = "cpu", threads: int = 1) -> None:
-        """Start the process and wait until it has loaded ``bundle``.
+    def __init__(
+        self, bundle: PathLike, device: str = "cpu", threads: int = 1, store: str = ""
+    ) -> None:
+        """Start the process and wait until it has loaded ``bundle``, with the changes of items in
+        ``store``, file or URL.
 
         Raises :class:`WorkerError` with its words where it cannot.
         """
@@ -47,6 +55,9 @@ class WorkerProcess:
             *(sys.executable, "-m", "sidar.serve.engine.worker"),
             *(str(bundle), "--device", device, "--threads", str(threads)),
         ]
+        self._live = bool(store)
+        # no argument, which every user of the machine could read: a URL may hold a password
+        self._environment = os.environ | {STORE: store}
         self._turn = threading.Lock()
         self._process, self.info = self._started()
 
@@ -58,23 +69,51 @@ class WorkerProcess:
         asked = b'{"requests": [%s]}\n' % b",".join(
             request.model_dump_json().encode() for request in requests
         )
+        reply = self._asked(asked)
+        if reply.startswith(_ANSWERED):
+            return _ANSWERS.validate_json(reply[len(_ANSWERED) : -2])
+        raise _error(reply)
+
+    def put(self, items: Sequence[Mapping[str, Any]]) -> int:
+        """Add items, or replace them whole, and return the catalogue's version with them."""
+        return self._changed(put=[dict(item) for item in items])
+
+    def patch(self, changes: Mapping[str, Json]) -> int:
+        """Change fields that need no new vector."""
+        return self._changed(patch=dict(changes))
+
+    def retire(self, item_ids: Sequence[str]) -> int:
+        """Take items out of every answer."""
+        return self._changed(retire=list(item_ids))
+
+    def catch_up(self) -> int:
+        """Search what other processes have written down since."""
+        return self._changed(catch_up=None) if self._live else self.info.version
+
+    def _changed(self, **change: object) -> int:
+        """Let the process make a change between two passes, and return its catalogue's version."""
+        if not self._live:
+            raise RequestError(NO_CHANGES)
+        reply = self._asked(json.dumps(change, default=_json).encode() + b"\n")
+        words: Json = json.loads(reply)
+        if "info" not in words:
+            raise _error(reply)
+        self.info = BundleInfo.of_json(words["info"])
+        return self.info.version
+
+    def _asked(self, asked: bytes) -> bytes:
+        """Ask the process, or its successor where it dies meanwhile."""
         with self._turn:
             try:
-                reply = self._ask(self._process, asked)
+                return self._ask(self._process, asked)
             except (OSError, EOFError):
                 self._process.kill()
                 _ended(self._process)
                 self._process, self.info = self._started()
                 try:
-                    reply = self._ask(self._process, asked)
+                    return self._ask(self._process, asked)
                 except (OSError, EOFError):
                     raise WorkerError("a worker process died twice at one pass") from None
-        if reply.startswith(_ANSWERED):
-            return _ANSWERS.validate_json(reply[len(_ANSWERED) : -2])
-        words: Json = json.loads(reply)
-        if "refused" in words:
-            raise RequestError(words["refused"])
-        raise WorkerError(words["failed"])
 
     def close(self) -> None:
         """End the process when its pass is over."""
@@ -82,7 +121,12 @@ class WorkerProcess:
             _ended(self._process)
 
     def _started(self) -> tuple[subprocess.Popen[bytes], BundleInfo]:
-        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self._environment,
+        )
         try:
             reply: Json = json.loads(self._reply(process))
         except EOFError:
@@ -116,6 +160,20 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
     process.wait()
     process.stdout.close()
+
+
+def _error(reply: bytes) -> Exception:
+    """Return the error that a process answered with."""
+    words: Json = json.loads(reply)
+    if "refused" in words:
+        return RequestError(words["refused"])
+    return WorkerError(words["failed"])
+
+
+def _json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is nothing that a worker process is asked")
 
 
 def answered(answers: Sequence[SearchAnswer]) -> bytes:

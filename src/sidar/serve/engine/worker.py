@@ -7,16 +7,15 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from datetime import datetime
+from typing import BinaryIO
 
 from sidar.serve.browse.views import BrowseRequest
-from sidar.serve.engine.process import answered
+from sidar.serve.engine.process import STORE, answered
+from sidar.serve.info import LiveModel, Searcher
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.why import WhyRequest
 from sidar.types import Json
-
-if TYPE_CHECKING:
-    from sidar.serve.retriever import Retriever
 
 
 def main() -> None:
@@ -38,23 +37,50 @@ def main() -> None:
         from sidar.serve.retriever import Retriever
 
         torch.set_num_threads(options.threads)
-        retriever = Retriever.load(options.bundle, options.device)
+        model: Searcher = Retriever.load(options.bundle, options.device)
+        if store := os.environ.get(STORE):
+            from sidar.serve.engine.copies import live_over
+            from sidar.serve.live import open_items
+
+            assert isinstance(model, Retriever)
+            model = live_over(model, options.bundle, open_items(store))
     except Exception as error:
         _write(replies, _words(failed=f"{type(error).__name__}: {error}"))
         return
-    _write(replies, _words(info=retriever.info.to_json()))
+    _write(replies, _words(info=model.info.to_json()))
     for line in sys.stdin:
-        _write(replies, _reply(retriever, json.loads(line)))
+        _write(replies, _reply(model, json.loads(line)))
 
 
-def _reply(retriever: Retriever, asked: Json) -> bytes:
+def _reply(model: Searcher, asked: Json) -> bytes:
     try:
+        if "requests" not in asked:
+            _change(model, asked)
+            return _words(info=model.info.to_json())
         requests = [_request(fields) for fields in asked["requests"]]
-        return answered(retriever.answer(requests))
+        return answered(model.answer(requests))
     except RequestError as error:
         return _words(refused=str(error))
     except Exception as error:
         return _words(failed=f"{type(error).__name__}: {error}")
+
+
+def _change(model: Searcher, asked: Json) -> None:
+    """Make the change that is asked for; ``RequestError`` where it cannot be made."""
+    assert isinstance(model, LiveModel)  # the server asks none that has no store
+    ((kind, what),) = asked.items()
+    if kind == "put":
+        model.put([item | {"created": _moment(item.get("created"))} for item in what])
+    elif kind == "patch":
+        model.patch(what)
+    elif kind == "retire":
+        model.retire(what)
+    else:
+        model.catch_up()
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _words(**fields: object) -> bytes:

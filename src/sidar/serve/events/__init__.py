@@ -2,6 +2,6 @@
 
 from sidar.serve.events.log import EventLog
 from sidar.serve.events.rows import Chosen, Shown
-from sidar.serve.events.store import EventStore, SqliteEvents
+from sidar.serve.events.store import EventStore, SqlEvents, open_events
 
-__all__ = ["Chosen", "EventLog", "EventStore", "Shown", "SqliteEvents"]
+__all__ = ["Chosen", "EventLog", "EventStore", "Shown", "SqlEvents", "open_events"]

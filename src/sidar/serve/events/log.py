@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +15,12 @@ import pyarrow.parquet as pq
 
 from sidar.data.cleaning.clean import DAY_US
 from sidar.data.log import pseudonym
+from sidar.serve.database import StoreUnreachableError
 from sidar.serve.events.rows import Chosen, Shown
 from sidar.serve.events.store import COLUMNS, EventStore
 from sidar.types import ACTIONS, PathLike
 
+LOG = logging.getLogger(__name__)
 #: Impressions that wait in memory at most before a search waits for the disk.
 MOST_WAITING = 2000
 _TYPES = {"ts": pa.int64(), "position": pa.int32(), "value": pa.float64(), "dwell_s": pa.float64()}
@@ -48,14 +52,22 @@ class EventLog:
         return user_id if self._salt is None else pseudonym(user_id, self._salt)
 
     def show(self, rows: Sequence[Shown]) -> None:
-        """Keep impressions soon: they wait in memory, and a crash loses the last moment's."""
+        """Keep impressions soon: they wait in memory, and a crash loses the last moment's.
+
+        Where the store does not answer, the oldest are given up: a search does not fail for them.
+        """
         if self.folder is None:
             return
         with self._turn:
             self._waiting += rows
             many = len(self._waiting) > MOST_WAITING
-        if many:
+        if not many:
+            return
+        try:
             self.flush()
+        except StoreUnreachableError:
+            with self._turn:
+                del self._waiting[:-MOST_WAITING]
 
     def choose(self, events: Sequence[Chosen]) -> int:
         """Keep events, and return how many were new; they are on the disk then."""
@@ -64,8 +76,15 @@ class EventLog:
         return self.store.choose(events)
 
     def history(self, user_id: str, most: int) -> tuple[str, ...]:
-        """Return the ids of the last items that a user chose, oldest first."""
-        return tuple(self.store.history(self.user(user_id), most))
+        """Return the ids of the last items that a user chose, oldest first.
+
+        None where the store does not answer: a search does not fail for it.
+        """
+        try:
+            return tuple(self.store.history(self.user(user_id), most))
+        except StoreUnreachableError as error:
+            LOG.warning("a search goes without its user's history: %s", error)
+            return ()
 
     def erase(self, user_id: str) -> int:
         """Forget a user: history, events, impressions, and their lines in the files."""
@@ -77,9 +96,9 @@ class EventLog:
     def flush(self) -> None:
         """Bring the impressions that wait to the disk."""
         with self._turn:
-            rows, self._waiting = self._waiting, []
-            if rows:
-                self.store.show(rows)
+            if self._waiting:
+                self.store.show(self._waiting)
+                self._waiting = []
 
     def write_days(self) -> list[Path]:
         """Write the files of all days that changed and return them: ``events-2026-11-28.parquet``.
@@ -113,7 +132,8 @@ class EventLog:
         columns["action"] = [ACTIONS[int(str(code))] for code in columns["action"]]
         table = pa.table(columns, schema=_SCHEMA)
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.tmp")
+        # replicas may share the folder
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         pq.write_table(table, draft)
         draft.replace(path)
         return path

@@ -15,13 +15,13 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import Response
 
 from sidar.config.serve import ServeConfig
-from sidar.serve.events import EventLog, SqliteEvents
+from sidar.serve.events import EventLog, open_events
 from sidar.serve.http.access import Access
 from sidar.serve.http.bodies import BodyLimit
 from sidar.serve.http.bundles import Bundles, OpenCopies, bundle_routes
 from sidar.serve.http.errors import handle_errors
 from sidar.serve.http.events import event_routes, keep_written
-from sidar.serve.http.items import item_routes
+from sidar.serve.http.items import item_routes, keep_followed
 from sidar.serve.http.logs import Logged
 from sidar.serve.http.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
@@ -68,6 +68,8 @@ def create_app(
             tasks.start_soon(served.load)
             if log is not None:
                 tasks.start_soon(keep_written, log)
+            if config.store:
+                tasks.start_soon(keep_followed, bundles.follow)
             yield
             tasks.cancel_scope.cancel()
         # what was accepted is answered before the process ends
@@ -109,7 +111,7 @@ def open_log(config: ServeConfig, salt: str | None = "") -> EventLog | None:
     """
     if not config.store:
         return None
-    return EventLog(SqliteEvents(config.store), config.answers_log or None, salt)
+    return EventLog(open_events(config.store), config.answers_log or None, salt)
 
 
 def _limits(config: ServeConfig) -> Limits:

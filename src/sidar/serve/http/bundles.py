@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from sidar.serve.http.access import Access
 from sidar.serve.http.changes import BundleList, BundleState
 from sidar.serve.http.models import ServedModels
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
-from sidar.serve.info import LiveModel, Searcher
+from sidar.serve.info import NO_CHANGES, LiveModel, Searcher
 from sidar.serve.request import RequestError
 
+LOG = logging.getLogger(__name__)
 #: Loads the copies of the bundle in a folder.
 OpenCopies = Callable[[str], Sequence[Searcher]]
 BundleName = Annotated[str, Path(max_length=256, description="A name of serve.bundles.")]
@@ -83,13 +85,29 @@ class Bundles:
         """
         with self.writes:
             engine = self.served.engines[self.served.label_of(None)]
-            copy = engine.copies[0]
+            copy, *others = engine.copies
             if not isinstance(copy, LiveModel):
-                raise RequestError(
-                    "this server takes no changes of items; that needs serve.store and "
-                    "serve.workers=0"
-                )
-            return change(copy)
+                raise RequestError(NO_CHANGES)
+            version = change(copy)
+            # what is acknowledged is in every process
+            for other in others:
+                if isinstance(other, LiveModel):
+                    other.catch_up()
+        self.follow()
+        return version
+
+    def follow(self) -> None:
+        """Let every model search what another process or replica has written down since.
+
+        Where one cannot, it answers as before, and the log says why.
+        """
+        for label, engine in self.served.engines.items():
+            for copy in engine.copies:
+                if isinstance(copy, LiveModel):
+                    try:
+                        copy.catch_up()
+                    except Exception:
+                        LOG.exception("the model %r cannot follow the changes of items", label)
 
     def close(self) -> None:
         """Answer what is accepted and end all engines."""

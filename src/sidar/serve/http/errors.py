@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from sidar.serve.database import StoreUnreachableError
 from sidar.serve.engine import ClosedError, OverloadedError
 from sidar.serve.http.models import NotReadyError
 from sidar.serve.request import RequestError, in_words
@@ -28,6 +29,10 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ClosedError)
     async def closed(_: Request, error: ClosedError) -> JSONResponse:
         return later(str(error), 2)
+
+    @app.exception_handler(StoreUnreachableError)
+    async def unreachable(_: Request, error: StoreUnreachableError) -> JSONResponse:
+        return later(f"the store does not answer: {error}", 2)
 
     @app.exception_handler(RequestError)
     async def cannot(_: Request, error: RequestError) -> JSONResponse:

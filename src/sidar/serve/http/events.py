@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Annotated
 
 import anyio
@@ -9,6 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Path
 
 from sidar.data.cleaning.clean import DAY_US
+from sidar.serve.database import StoreUnreachableError
 from sidar.serve.events import Chosen, EventLog
 from sidar.serve.events.log import now_us
 from sidar.serve.http.access import Access
@@ -17,6 +20,7 @@ from sidar.serve.http.responses import LIMITED, WRONG
 from sidar.serve.request import RequestError
 from sidar.types import ACTIONS
 
+LOG = logging.getLogger(__name__)
 #: Seconds between two looks for impressions that wait, and for days whose files are old.
 FLUSH_SECONDS, WRITE_SECONDS = 1.0, 60.0
 
@@ -58,8 +62,16 @@ async def keep_written(log: EventLog) -> None:
     while True:
         for _ in range(flushes):
             await anyio.sleep(FLUSH_SECONDS)
-            await anyio.to_thread.run_sync(log.flush)
-        await anyio.to_thread.run_sync(log.write_days)
+            await _while_reachable(log.flush)
+        await _while_reachable(log.write_days)
+
+
+async def _while_reachable(act: Callable[[], object]) -> None:
+    """Do it; where the store does not answer, the next turn will."""
+    try:
+        await anyio.to_thread.run_sync(act)
+    except StoreUnreachableError as error:
+        LOG.warning("the store does not answer: %s", error)
 
 
 def _chosen(event: Event, log: EventLog, now: int) -> Chosen:

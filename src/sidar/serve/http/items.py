@@ -16,6 +16,8 @@ from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.info import LiveModel
 from sidar.serve.request import RequestError
 
+#: Seconds between two looks for what another replica has changed.
+FOLLOW_SECONDS = 0.5
 #: Makes a change where the catalogue is, and returns its version.
 ChangeItems = Callable[[Callable[[LiveModel], int]], int]
 
@@ -56,6 +58,13 @@ def item_routes(change_items: ChangeItems, access: Access, most: int) -> APIRout
     return router
 
 
+async def keep_followed(follow: Callable[[], None]) -> None:
+    """Search what other replicas have changed, again and again."""
+    while True:
+        await anyio.sleep(FOLLOW_SECONDS)
+        await anyio.to_thread.run_sync(follow)
+
+
 def _row(item: Item) -> dict[str, Any]:
     """Return an item as the catalogue has it; ``RequestError`` for text that is none."""
     row = item.model_dump()
@@ -65,4 +74,6 @@ def _row(item: Item) -> dict[str, Any]:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
         raise RequestError(f"item {item.item_id!r}: a text is no valid Unicode") from None
+    if "\x00" in item.item_id:  # not every store can keep it
+        raise RequestError(f"item {item.item_id!r}: an id has no null character")
     return row

@@ -5,6 +5,6 @@ place of the one that answers.  Retrievers never change, so a request sees one c
 """
 
 from sidar.serve.live.items import ItemState
-from sidar.serve.live.store import ItemStore, SqliteItems
+from sidar.serve.live.store import BehindError, ItemStore, SqlItems, open_items
 
-__all__ = ["ItemState", "ItemStore", "SqliteItems"]
+__all__ = ["BehindError", "ItemState", "ItemStore", "SqlItems", "open_items"]

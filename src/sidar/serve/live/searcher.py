@@ -1,9 +1,13 @@
-"""A model whose catalogue changes: changes are written down, then searched, then answered."""
+"""A model whose catalogue changes: changes are written down, then searched, then answered.
+
+Several processes may change one store. Each follows it: before it writes, it searches what others
+have written, so that all have the same catalogue at the same version, row by row.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +15,7 @@ from sidar.serve.info import BundleInfo
 from sidar.serve.live.encode import ItemEncoder
 from sidar.serve.live.items import ItemState
 from sidar.serve.live.snapshot import changed
-from sidar.serve.live.store import ItemStore
+from sidar.serve.live.store import BehindError, ItemStore
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.results import SearchAnswer
 from sidar.serve.retriever import Retriever
@@ -34,27 +38,31 @@ class LiveSearcher:
         """Replay the store; ``ValueError`` where a state must be encoded and cannot be."""
         self._base, self._store, self._encoder = base, store, encoder
         self._turn = threading.Lock()
-        states, version = store.read(base.hash)
-        self._states = {state.item_id: state for state in self._encoded(states)}
+        self._states: dict[str, ItemState] = {}
         # the one reference that a change replaces
-        self._now = self._snapshot(version)
+        self._now = base
+        self.catch_up()
 
     @property
     def info(self) -> BundleInfo:
         """What the bundle says of itself, with the catalogue as it is now."""
         return self._now.info
 
+    @property
+    def now(self) -> Retriever:
+        """The catalogue as it is now; it stays as it is."""
+        return self._now
+
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer]:
         """Answer requests of one kind in one pass, over one catalogue."""
         return self._now.answer(requests)
 
-    def catch_up(self) -> None:
-        """Search what was written down since, by a searcher over another bundle."""
-        with self._turn:
-            states, version = self._store.read(self._base.hash)
-            if version != self.info.version:
-                self._states = {state.item_id: state for state in self._encoded(states)}
-                self._now = self._snapshot(version)
+    def catch_up(self) -> int:
+        """Search what others have written down since, and return the catalogue's version."""
+        if self._store.version() != self._version:
+            with self._turn:
+                self._follow()
+        return self._version
 
     def put(self, items: Sequence[Mapping[str, Any]]) -> int:
         """Add items, or replace them whole, and return the catalogue's version with them.
@@ -70,25 +78,33 @@ class LiveSearcher:
             for item in items
         ]
         # outside of the turn: it takes the longest, and nothing of the catalogue goes into it
-        return self._change(self._encoder.encode(states))
+        encoded = self._encoder.encode(states)
+        return self._change(lambda: encoded)
 
     def patch(self, changes: Mapping[str, Json]) -> int:
         """Change fields of items that need no new vector; ``{item_id: {field: value}}``.
 
         ``RequestError`` names an item that is not there.
         """
-        with self._turn:
-            states = []
-            for item_id, fields in changes.items():
-                before = self._state(item_id)
-                states.append(replace(before, fields=before.fields | fields))
-            return self._write(states)
+
+        def states() -> list[ItemState]:
+            before = {item_id: self._state(item_id) for item_id in changes}
+            return [
+                replace(before[item_id], fields=before[item_id].fields | fields)
+                for item_id, fields in changes.items()
+            ]
+
+        return self._change(states)
 
     def retire(self, item_ids: Sequence[str]) -> int:
         """Take items out of every answer; ``RequestError`` names one that is not there."""
-        with self._turn:
-            states = [replace(self._state(item_id), alive=False) for item_id in item_ids]
-            return self._write(states)
+        return self._change(
+            lambda: [replace(self._state(item_id), alive=False) for item_id in item_ids]
+        )
+
+    @property
+    def _version(self) -> int:
+        return self._now.parts.version
 
     def _state(self, item_id: str) -> ItemState:
         """The state of a live item, changed before or the bundle's."""
@@ -102,22 +118,31 @@ class LiveSearcher:
             raise RequestError(f"item_id: the catalogue has no {item_id!r}")
         return state
 
-    def _change(self, states: Sequence[ItemState]) -> int:
+    def _change(self, make: Callable[[], Sequence[ItemState]]) -> int:
+        """Write down the states of ``make``, then search them: a crash in between replays them.
+
+        They are made of the last states there are, anew where another process was faster.
+        """
         with self._turn:
-            return self._write(states)
+            while True:
+                last = {state.item_id: state for state in make()}
+                try:
+                    version = self._store.write(list(last.values()), self._base.hash, self._version)
+                except BehindError:
+                    self._follow()
+                    continue
+                self._search(list(last.values()), version)
+                return version
 
-    def _write(self, states: Sequence[ItemState]) -> int:
-        """Write states down, then search them: a crash in between replays them."""
-        last = {state.item_id: state for state in states}
-        version = self._store.write(list(last.values()), self._base.hash)
-        self._states |= last
-        self._now = self._snapshot(version)
-        return version
+    def _follow(self) -> None:
+        """Search what the store has beyond the version that is searched."""
+        states, version = self._store.read(self._base.hash, self._version)
+        self._search(self._encoded(states), version)
 
-    def _snapshot(self, version: int) -> Retriever:
-        if not self._states:
-            return self._base
-        return changed(self._base, list(self._states.values()), version)
+    def _search(self, states: Sequence[ItemState], version: int) -> None:
+        self._states |= {state.item_id: state for state in states}
+        if states or version != self._version:
+            self._now = changed(self._now, states, version)
 
     def _encoded(self, states: Sequence[ItemState]) -> list[ItemState]:
         """The states, those encoded anew that another bundle had encoded."""

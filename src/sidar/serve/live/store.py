@@ -1,56 +1,76 @@
-"""Where changes of items are written down before they are answered: an interface, and SQLite.
+"""Where changes of items are written down before they are answered.
 
-SQLite keeps a write-ahead log of its own; here stands what it leads to: the last state of every
-changed item, in the order in which items were first changed.  That is snapshot and log in one, and
-reading it back is the replay.
+The database keeps a write-ahead log of its own; here stands what it leads to: the last state of
+every changed item, in the order in which items were first changed, with the number of its last
+change.  That is snapshot and log in one; reading it back is the replay, and reading what has a
+higher number than the last one seen is how replicas follow each other.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 
+from sidar.serve.database import Database, Session, is_postgres, open_database
+from sidar.serve.database.base import Row
 from sidar.serve.live.items import ItemState
-from sidar.serve.sqlite import open_database
 from sidar.types import PathLike
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
-    place INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL,
-    alive INTEGER NOT NULL, encoded INTEGER NOT NULL, codes TEXT, vector BLOB,
-    bundle TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS version (changes INTEGER NOT NULL);
+    place {place}, item_id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL,
+    alive INTEGER NOT NULL, encoded INTEGER NOT NULL, codes TEXT, vector {blob},
+    bundle TEXT NOT NULL, changed BIGINT NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS version (changes BIGINT NOT NULL);
 INSERT INTO version SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM version);
 """
 _UPSERT = """
-INSERT INTO items (item_id, fields, alive, encoded, codes, vector, bundle)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO items (item_id, fields, alive, encoded, codes, vector, bundle, changed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (item_id) DO UPDATE SET fields = excluded.fields, alive = excluded.alive,
     encoded = excluded.encoded, codes = excluded.codes, vector = excluded.vector,
-    bundle = excluded.bundle
+    bundle = excluded.bundle, changed = excluded.changed
+"""
+_READ = """
+SELECT item_id, fields, alive, encoded, codes, vector, bundle FROM items WHERE changed > ?
+ORDER BY place
 """
 
 
-class ItemStore(Protocol):
-    """Keeps the states of changed items; safe for many threads."""
+class BehindError(Exception):
+    """The store holds changes that the writer has not seen."""
 
-    def write(self, states: Sequence[ItemState], bundle: str) -> int:
+
+class ItemStore(Protocol):
+    """Keeps the states of changed items; safe for many threads and processes."""
+
+    def write(self, states: Sequence[ItemState], bundle: str, seen: int) -> int:
         """Keep states, all or none, and return how many changes there were in all.
 
-        ``bundle``: hash of the one whose encoder and codebooks made them.
+        ``bundle``: hash of the one whose encoder and codebooks made them; ``seen``: the changes
+        that the writer knows.  :class:`BehindError` where there are others.
         """
         ...
 
-    def read(self, bundle: str) -> tuple[list[ItemState], int]:
-        """Return all states by first change, and how many changes there were in all.
+    def read(self, bundle: str, since: int = 0) -> tuple[list[ItemState], int]:
+        """Return the states changed after the first ``since`` changes, by first change, and how
+        many changes there were in all.
 
         States that another bundle encoded come without SID and vector: they must be made anew.
         """
+        ...
+
+    @property
+    def name(self) -> str:
+        """File or URL, by which another process opens it."""
+        ...
+
+    def version(self) -> int:
+        """Return how many changes there were in all."""
         ...
 
     def close(self) -> None:
@@ -58,56 +78,82 @@ class ItemStore(Protocol):
         ...
 
 
-class SqliteItems:
-    """An :class:`ItemStore` in one file of SQLite, which may be that of the events."""
+class SqlItems:
+    """An :class:`ItemStore` in a database, which may be that of the events."""
 
-    def __init__(self, path: PathLike) -> None:
-        self._turn = threading.Lock()
-        # waits ten seconds for the events, whose transactions are short
-        self._open = open_database(path, _SCHEMA, "items", "busy_timeout=10000")
+    def __init__(self, database: Database, name: str) -> None:
+        """``name``: file or URL."""
+        self._database, self._name = database, name
 
-    def write(self, states: Sequence[ItemState], bundle: str) -> int:
-        rows = [
-            (
-                state.item_id,
-                json.dumps(state.fields, default=_json),
-                int(state.alive),
-                int(state.encoded),
-                None if state.codes is None else json.dumps(state.codes),
-                None if state.vector is None else state.vector.astype("<f4").tobytes(),
-                bundle,
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def write(self, states: Sequence[ItemState], bundle: str, seen: int) -> int:
+        def work(session: Session) -> int:
+            # first of all: the row is a lock, so numbers rise as changes are committed
+            ((changes,),) = session.rows(
+                "UPDATE version SET changes = changes + ? RETURNING changes", (len(states),)
             )
-            for state in states
-        ]
-        with self._turn:
-            self._open.execute("BEGIN IMMEDIATE")
-            try:
-                self._open.executemany(_UPSERT, rows)
-                self._open.execute("UPDATE version SET changes = changes + ?", (len(rows),))
-                ((changes,),) = self._open.execute("SELECT changes FROM version")
-            except BaseException:
-                self._open.execute("ROLLBACK")
-                raise
-            self._open.execute("COMMIT")
+            if changes - len(states) != seen:
+                raise BehindError
+            session.each(_UPSERT, [_row(state, bundle, changes) for state in states])
+            return int(changes)
+
+        return self._database.write(work)
+
+    def read(self, bundle: str, since: int = 0) -> tuple[list[ItemState], int]:
+        def work(session: Session) -> tuple[list[Row], int]:
+            ((changes,),) = session.rows("SELECT changes FROM version")
+            return session.rows(_READ, (since,)), int(changes)
+
+        rows, changes = self._database.read(work)
+        return [_state(row, bundle) for row in rows], changes
+
+    def version(self) -> int:
+        ((changes,),) = self._database.read(lambda s: s.rows("SELECT changes FROM version"))
         return int(changes)
 
-    def read(self, bundle: str) -> tuple[list[ItemState], int]:
-        with self._turn:
-            self._open.execute("BEGIN")
-            rows = self._open.execute(
-                "SELECT item_id, fields, alive, encoded, codes, vector, bundle FROM items"
-                " ORDER BY place"
-            ).fetchall()
-            ((changes,),) = self._open.execute("SELECT changes FROM version")
-            self._open.execute("COMMIT")
-        return [_state(row, bundle) for row in rows], int(changes)
-
     def close(self) -> None:
-        with self._turn:
-            self._open.close()
+        self._database.close()
 
 
-def _state(row: tuple[Any, ...], bundle: str) -> ItemState:
+def open_items(store: PathLike) -> SqlItems:
+    """Return the items in ``store``, a file of SQLite or a URL ``postgresql://…``; ``ValueError``
+    where it cannot be opened.
+    """
+    return SqlItems(open_tables(store), str(store))
+
+
+def open_tables(store: PathLike) -> Database:
+    """Return the database in ``store`` with the tables of items, as this version has them."""
+    database = open_database(store, SCHEMA, "items")
+    if not is_postgres(store):
+        database.write(_number_changes)
+    return database
+
+
+def _number_changes(session: Session) -> None:
+    """Add the numbers of changes to a file of a version that did not keep them."""
+    if "changed" not in [row[1] for row in session.rows("PRAGMA table_info(items)")]:
+        session.rows("ALTER TABLE items ADD COLUMN changed BIGINT NOT NULL DEFAULT 0")
+        session.rows("UPDATE items SET changed = (SELECT changes FROM version)")
+
+
+def _row(state: ItemState, bundle: str, changes: int) -> Row:
+    return (
+        state.item_id,
+        json.dumps(state.fields, default=_json),
+        int(state.alive),
+        int(state.encoded),
+        None if state.codes is None else json.dumps(state.codes),
+        None if state.vector is None else state.vector.astype("<f4").tobytes(),
+        bundle,
+        changes,
+    )
+
+
+def _state(row: Row, bundle: str) -> ItemState:
     item_id, fields, alive, encoded, codes, vector, made_with = row
     read: dict[str, Any] = json.loads(fields)
     if read.get("created") is not None:
