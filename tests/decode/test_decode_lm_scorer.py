@@ -111,7 +111,7 @@ def test_a_table_of_the_models_log_probs_gives_the_same_search(variable):
         (exact_search(scorer, PROMPTS, index, 7, rows=4), exact_search(table, at, index, 7)),
     ):
         np.testing.assert_array_equal(ours.sids, theirs.sids)
-        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5, rtol=2e-6)
     torch.testing.assert_close(
         score_all(scorer, PROMPTS, index, rows=5), score_all(table, at, index), atol=1e-5, rtol=2e-6
     )

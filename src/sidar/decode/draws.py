@@ -80,16 +80,24 @@ class _Choices:
             every = torch.arange(self.n, device=self.rows.device)
             self.rows = torch.cat([self.rows, every])
             logp = torch.cat([logp, growth.stop_logp.flatten().double()])
-        self.logp = self._normalised(logp / temperature)
+        # as at the root: equally many choices of each prefix are a matrix, and need no scatter
+        most = int(growth.children.counts.max())
+        self._is_matrix = growth.stop_logp is None and 0 < self.n * most == len(logp)
+        self.logp = self._normalised(logp.div_(temperature))
 
     def _largest(self, values: Tensor) -> Tensor:
         """(n,) the largest of ``values`` (c,) of each prefix; a finite number where none is."""
         lowest = torch.finfo(values.dtype).min
+        if self._is_matrix:
+            return values.view(self.n, -1).amax(1).clamp_(min=lowest)
         return values.new_full((self.n,), lowest).scatter_reduce_(0, self.rows, values, "amax")
 
     def _normalised(self, logp: Tensor) -> Tensor:
         logp = logp - self._largest(logp).index_select(0, self.rows)
-        mass = logp.new_zeros(self.n).index_add_(0, self.rows, logp.exp())
+        if self._is_matrix:
+            mass = logp.exp().view(self.n, -1).sum(1)
+        else:
+            mass = logp.new_zeros(self.n).index_add_(0, self.rows, logp.exp())
         # a row that only fills up has no choice: all of its log-probs stay −inf
         mass = mass.clamp_(min=torch.finfo(mass.dtype).tiny)
         return logp - mass.log_().index_select(0, self.rows)

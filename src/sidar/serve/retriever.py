@@ -15,7 +15,7 @@ import numpy as np
 
 from sidar.config import DecodeConfig
 from sidar.filters import Filter, read_filter
-from sidar.precision import Precision, resolve_device
+from sidar.precision import DecodePrecision, resolve_device
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.encoder import Vectors, open_vectors
 from sidar.serve.cards import Cards
@@ -64,7 +64,7 @@ class Retriever:
         catalogue: Catalogue,
         *,
         beam: int = 128,
-        precision: Precision = "auto",
+        precision: DecodePrecision = "auto",
         label: str = "model",
         hash: str = "",
         examples: Sequence[str] = (),
@@ -120,7 +120,7 @@ class Retriever:
         cls,
         bundle: PathLike,
         device: str = "cpu",
-        precision: Precision = "auto",
+        precision: DecodePrecision = "auto",
         *,
         verify: bool = False,
         memory_key: bytes | None = None,
