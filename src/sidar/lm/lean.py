@@ -339,7 +339,7 @@ class LeanDecoder:
         for i, link in enumerate(own, start=p):
             share = by_query[:, :, i].reshape(kv_heads, groups, 1, n)
             mixed.addcmul_(share, link[1])
-        return mixed.view(self.heads * h, n)
+        return mixed.reshape(self.heads * h, n)
 
 
 def _ancestors(state: LeanState, parents: Tensor, depth: int) -> list[Tensor]:

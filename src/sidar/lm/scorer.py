@@ -46,9 +46,9 @@ class LmScorer:
     :meth:`refresh`.
 
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
-    stay fp32, so scores do not tie); ``int8`` for the same products with weights and states of eight
-    bits (:mod:`sidar.lm.products`; the lean engine on a CPU, else ``ValueError``); ``auto`` = bf16
-    where the device computes it natively.
+    stay fp32, so scores do not tie); ``int8`` for the same products with weights and states of
+    eight bits (:mod:`sidar.lm.products`; the lean engine on a CPU, else ``ValueError``); ``auto`` =
+    bf16 where the device computes it natively.
     ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
     anything else, ``auto`` picks; ``graphs`` = lean with static shapes, recorded as CUDA graphs on
     a GPU.  Holds no search (but ``graphs``, which has memory for one): any number of threads may
