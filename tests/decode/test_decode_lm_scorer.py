@@ -129,7 +129,7 @@ def test_a_batch_equals_one_at_a_time(head):
     for query, prompt in enumerate(PROMPTS):
         alone = beam_search(scorer, [prompt], index, 16)
         np.testing.assert_array_equal(together.sids[query], alone.sids[0])
-        np.testing.assert_allclose(together.scores[query], alone.scores[0], atol=1e-5)
+        np.testing.assert_allclose(together.scores[query], alone.scores[0], atol=2e-5)
         alone = free_beam_search(scorer, [prompt], index, 16)
         np.testing.assert_array_equal(free.codes[query], alone.codes[0])
         np.testing.assert_array_equal(free.kind[query], alone.kind[0])
