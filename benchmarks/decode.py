@@ -4,18 +4,26 @@ thread.
 ``ours`` is ``sidar.decode.beam_search`` with ``LmScorer``: prompt shared by all beams, head sliced
 to the level, ragged index. The *floor* is the arithmetic that no implementation can leave out: the
 GEMMs (qkv, o, gate-up, down) of one prefill (P rows) and of the beam steps (W rows), and the
-level-sliced heads; no attention scores, norms or top-k. ``generate`` is transformers' beam search
-with ``prefix_allowed_tokens_fn`` over the same index, on the same weights as a plain causal LM
-(text and SID tokens in one vocabulary, full head). That it finds the same SIDs with the same scores
-is shown with ``head="full"``, the same softmax, in the same run.
+level-sliced heads, as ``F.linear`` multiplies them; no attention scores, norms or top-k.
+``floor_columns`` are the same products with positions as columns, as ours has them, which is faster
+where there are few. ``ours_int8`` is held against fp32's floor and against ours in fp32 and bf16.
+``generate`` is transformers' beam search with ``prefix_allowed_tokens_fn`` over the same index, on
+the same weights as a plain causal LM (text and SID tokens in one vocabulary, full head). That it
+finds the same SIDs with the same scores is shown with ``head="full"``, the same softmax, in the
+same run.
+
+Queries a second at batch 32 (searched as ``beam_search`` divides them) and one by one are timed
+in turn, fp32 at d256. ``--bundle`` adds what bf16 and int8 cost a trained model: the share of the
+fp32 answer's items that are in theirs, the titles of its catalogue being the queries.
 
     python benchmarks/decode.py            # the first setting with generate, the others without
     python benchmarks/decode.py --all      # generate in every setting (minutes)
+    python benchmarks/decode.py --bundle FOLDER
 """
 
 from __future__ import annotations
 
-from common import interleave, print_table, single_thread, write_results
+from common import interleave, print_table, process_cpu_timer, single_thread, write_results
 
 single_thread()
 
@@ -23,6 +31,7 @@ import argparse
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +43,8 @@ from sidar.decode import Beams, Trie, beam_search
 from sidar.index import PrefixIndex, pack_keys
 from sidar.lm import SidLM
 from sidar.lm.scorer import LmScorer
+from sidar.serve import Retriever
+from sidar.types import Prompt
 
 SIZES = (8192, 4096, 2048)
 N_SIDS, BEAM, LAYERS, HEAD_DIM = 1_000_000, 128, 8, 64
@@ -73,9 +84,11 @@ def random_index(seed: int) -> PrefixIndex:
     return PrefixIndex.from_keys(pack_keys(codes, SIZES), SIZES)
 
 
-def gemm_floor(setting: Setting, dtype: torch.dtype, beam: int = BEAM) -> Callable[[], None]:
+def gemm_floor(
+    setting: Setting, dtype: torch.dtype, beam: int = BEAM, *, columns: bool = False
+) -> Callable[[], None]:
     """The products alone, with their own weights per layer, so that caches see what
-    a model's do.
+    a model's do; ``columns``: of states that are columns.
     """
     d, inner = setting.hidden, 4 * setting.hidden
     blocks = [
@@ -86,18 +99,26 @@ def gemm_floor(setting: Setting, dtype: torch.dtype, beam: int = BEAM) -> Callab
     rows = [setting.batch * n for n in (setting.prompt, beam, beam)]
     inputs = [(torch.randn(n, d).to(dtype), torch.randn(n, inner).to(dtype)) for n in rows]
     asked = [torch.randn(n, d).to(dtype) for n in (setting.batch, rows[1], rows[2])]
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.linear
+    if columns:
+        inputs = [(x.t().contiguous(), h.t().contiguous()) for x, h in inputs]
+        multiply = column_product
 
     @torch.inference_mode()
     def run() -> None:
         for (x, h), state, head in zip(inputs, asked, heads, strict=True):
             for qkv, o, gate_up, down in blocks:
-                F.linear(x, qkv)
-                F.linear(x, o)
-                F.linear(x, gate_up)
-                F.linear(h, down)
+                multiply(x, qkv)
+                multiply(x, o)
+                multiply(x, gate_up)
+                multiply(h, down)
             F.linear(state, head)
 
     return run
+
+
+def column_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.mm(weight, x)
 
 
 def causal_twin(model: SidLM) -> Any:
@@ -180,11 +201,14 @@ def measure(
     scorers = {
         "ours": LmScorer(model),
         "ours_bf16": LmScorer(model, precision="bf16"),
+        "ours_int8": LmScorer(model, precision="int8"),
         "ours_full_head": LmScorer(full),
     }
     variants: dict[str, Callable[[], Any]] = {
         "floor": gemm_floor(setting, torch.float32),
         "floor_bf16": gemm_floor(setting, torch.bfloat16),
+        "floor_columns": gemm_floor(setting, torch.float32, columns=True),
+        "floor_columns_bf16": gemm_floor(setting, torch.bfloat16, columns=True),
     }
     for name, scorer in scorers.items():
         variants[name] = lambda scorer=scorer: beam_search(
@@ -200,6 +224,55 @@ def measure(
     return {name: 1000 * seconds for name, seconds in interleave(variants, repeats).items()} | found
 
 
+def batch_gain(index: PrefixIndex, *, repeats: int, seed: int) -> dict[str, float]:
+    """Queries per CPU second one by one and 32 together, and their ratio (d256, fp32)."""
+    setting, count = SETTINGS[0], 32
+    scorer = LmScorer(SidLM.build(config(setting), SIZES, seed=seed).eval())
+    rng = np.random.default_rng(seed)
+    prompts = rng.integers(1, scorer.vocab.text_vocab, (count, setting.prompt)).tolist()
+    trie, few = Trie(index), 8
+
+    def one_by_one() -> None:
+        for prompt in prompts[:few]:
+            beam_search(scorer, [prompt], trie, BEAM)
+
+    took = interleave(
+        {"b1": one_by_one, "b32": lambda: beam_search(scorer, prompts, trie, BEAM)}, repeats
+    )
+    rates = {"b1": few / took["b1"], "b32": count / took["b32"]}
+    return {
+        **{f"queries_per_second_{name}": rate for name, rate in rates.items()},
+        "queries_per_second_b32_over_b1": rates["b32"] / rates["b1"],
+    }
+
+
+def agreement(bundle: str, *, queries: int = 200) -> dict[str, float]:
+    """Share of the fp32 answer's items in the answers of bf16 and int8, at 10 and at 100, by the
+    model alone, and CPU milliseconds of a query; the queries are titles of the catalogue, evenly
+    spread.
+    """
+    figures: dict[str, float] = {}
+    answers: dict[str, list[np.ndarray]] = {}
+    for precision in ("fp32", "bf16", "int8"):
+        retriever = Retriever.load(bundle, precision=precision)  # type: ignore[arg-type]
+        titles = retriever.catalogue.table.column("title").to_pylist()
+        step = max(1, len(titles) // queries)
+        prompts = [Prompt(title) for title in titles[::step][:queries]]
+        retriever.hits(prompts[:1], 100)
+        with process_cpu_timer() as seconds:
+            hits = [retriever.hits([prompt], 100).rows[0] for prompt in prompts]
+        answers[precision] = [rows[rows >= 0] for rows in hits]
+        figures[f"bundle_{precision}_ms"] = 1000 * seconds[0] / len(prompts)
+    for precision in ("bf16", "int8"):
+        for k in (10, 100):
+            shared = [
+                len(set(exact[:k]) & set(rounded[:k])) / len(exact[:k])
+                for exact, rounded in zip(answers["fp32"], answers[precision], strict=True)
+            ]
+            figures[f"bundle_{precision}_agrees_at_{k}"] = float(np.mean(shared))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -207,6 +280,7 @@ def main() -> None:
     parser.add_argument(
         "--all", action="store_true", help="run transformers' generate in every setting"
     )
+    parser.add_argument("--bundle", help="also measure what bf16 and int8 cost this bundle")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -225,11 +299,16 @@ def main() -> None:
                 rows.append([str(setting), name, round(value, 1), round(value / took["floor"], 2)])
         figures[f"ours_over_gemm_floor_fp32_{setting}"] = took["ours"] / took["floor"]
         figures[f"ours_over_gemm_floor_bf16_{setting}"] = took["ours_bf16"] / took["floor_bf16"]
+        for base in ("floor", "ours", "ours_bf16"):
+            figures[f"ours_int8_over_{base}_{setting}"] = took["ours_int8"] / took[base]
         if with_generate:
             figures[f"generate_over_ours_fp32_{setting}"] = took["generate"] / took["ours"]
             figures[f"generate_bf16_over_ours_bf16_{setting}"] = (
                 took["generate_bf16"] / took["ours_bf16"]
             )
+    figures |= batch_gain(index, repeats=args.repeats, seed=args.seed)
+    if args.bundle:
+        figures |= agreement(args.bundle)
     print_table(
         ["setting", "variant", "CPU ms", "over fp32 floor"],
         rows,
@@ -247,9 +326,12 @@ def main() -> None:
         "codebook_sizes": SIZES,
         "architecture": "Qwen3, heads of 64, kv heads = heads, intermediate 4·d, random weights",
         "lm": {str(setting): config(setting).model_dump() for setting in SETTINGS},
+        "bundle": "none" if args.bundle is None else Path(args.bundle).parent.name,
         "repeats": args.repeats,
         "seed": args.seed,
     }
+    for name in ("queries_per_second_b1", "queries_per_second_b32"):
+        print(f"{name}: {figures[name]:.1f}")
     print(write_results("decode", about, figures))
 
 

@@ -231,7 +231,8 @@ def gemm_floor(bench: Bench, scorer: Any, batch: int) -> Callable[[], None]:
         asked = batch * (sizes.beam if level else 1)
         shapes = (sizes.hidden, sizes.heads * sizes.head_dim, sizes.intermediate)
         x, mixed, inner = (
-            torch.randn(rows, n, device=bench.device, dtype=blocks[0].qkv.dtype) for n in shapes
+            torch.randn(rows, n, device=bench.device, dtype=blocks[0].qkv.weight.dtype)
+            for n in shapes
         )
         inputs.append((x, mixed, inner, torch.randn(asked, sizes.hidden, device=x.device), head))
 
@@ -239,10 +240,10 @@ def gemm_floor(bench: Bench, scorer: Any, batch: int) -> Callable[[], None]:
     def run() -> None:
         for x, mixed, inner, state, head in inputs:
             for block in blocks:
-                F.linear(x, block.qkv)
-                F.linear(mixed, block.o)
-                F.linear(x, block.gate_up)
-                F.linear(inner, block.down)
+                F.linear(x, block.qkv.weight)
+                F.linear(mixed, block.o.weight)
+                F.linear(x, block.gate_up.weight)
+                F.linear(inner, block.down.weight)
             F.linear(state, head)
 
     return run

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from shop import SIZES, table, write_bundle, write_stages
 
 from sidar import Retriever
@@ -206,6 +207,20 @@ def test_a_bundle_searches_as_it_was_measured_unless_a_request_says_otherwise(ru
     assert (
         exact.sid_ranking(prompts, 1).tolist() == exact.sid_ranking(prompts, 1, exact=True).tolist()
     )
+
+
+def test_a_bundle_made_for_int8_decodes_in_int8(run, tmp_path, retriever):
+    shutil.copytree(run, tmp_path / "run")
+    rounded = Retriever.load(write_bundle(tmp_path / "run", decode={"precision": "int8"}))
+    assert rounded._scorer.engine.blocks[0].down.weight.dtype == torch.int8
+    for query in ("towel", "red cotton shirt"):
+        exact, ours = (
+            {hit.item_id: hit.score for hit in served.search(query, 20, fuse="none")}
+            for served in (retriever, rounded)
+        )
+        shared = exact.keys() & ours.keys()
+        assert len(shared) >= 0.8 * len(exact)
+        assert max(abs(exact[item] - ours[item]) for item in shared) < 0.1
 
 
 @pytest.mark.parametrize("stored", [{}, {"search_beam": 1, "exact": True}])

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+#: Of a search, whose weights are frozen.
+DecodePrecision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 @cache

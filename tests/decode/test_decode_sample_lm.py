@@ -42,9 +42,9 @@ def check_teacher_forced(model, prompts, rollouts):
     for at, (row, fit) in enumerate(rows):
         steps = (scores.logp * scores.mask)[at, : len(fit)]
         written = torch.from_numpy(rollouts.level_logp[row][fit])
-        torch.testing.assert_close(written, steps, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(written, steps, atol=5e-5, rtol=1e-5)
         total = torch.from_numpy(rollouts.logp[row][fit])
-        torch.testing.assert_close(total, steps.double().sum(-1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(total, steps.double().sum(-1), atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,7 +95,7 @@ def memory(scorer):
     """Where the fused weights of a scorer are."""
     tensors = [scorer._sid_in, *scorer._heads]
     for block in getattr(scorer.engine, "blocks", ()):
-        tensors += [block.qkv, block.gate_up]
+        tensors += [block.qkv.weight, block.gate_up.weight]
     return [tensor.data_ptr() for tensor in tensors]
 
 

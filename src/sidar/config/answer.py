@@ -35,8 +35,10 @@ class DecodeConfig(Part):
             "Search best first for the true top `beam` SIDs, in tables and in the bundle; slower."
         ),
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto = bf16 where the device computes in it, else fp32."
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        description="auto = bf16 where the device computes in it, else fp32; int8 = weights and "
+        "states of eight bits in the products of the blocks, on a CPU.",
     )
     rerank: Literal["none", "dense"] = Field(
         "none",

@@ -20,6 +20,11 @@ from sidar.decode.protocol import Scorer, fitted
 from sidar.decode.trie import Children, Trie
 from sidar.index import PrefixIndex
 
+#: Rows of a step that are searched together: on a CPU what its cache holds, so that every kernel
+#: finds what the last one wrote; elsewhere what keeps the device busy.
+ROWS = {"cpu": 512}
+ROWS_ELSEWHERE = 2048
+
 NOT_A_NUMBER = (
     "the model answered NaN; its weights are damaged or its precision overflows (try fp32)"
 )
@@ -111,14 +116,14 @@ def beam_search(
     ``beam``: one width, or one per prompt; then all are searched together and cut after every step,
     so that each finds what it would find alone, and W is the widest.  Equals exhaustive scoring
     where W covers every level: its live prefixes and the SIDs that ended above.  ``prompts`` are
-    whatever the scorer reads; ``batch`` of them (default: so many that a step has some 2,048 rows)
+    whatever the scorer reads; ``batch`` of them (default: so many that a step has :data:`ROWS`)
     are searched together, prompts of similar length with each other.  A view of a trie
     (:meth:`Trie.within`) restricts each prompt to what its filter allows.
     ``ValueError`` for an index that is empty or not the model's, or if the model answers NaN.
     """
     trie = fitted(scorer, index)
     widths = _widths(beam, k or 1, len(prompts))
-    batch = batch or max(1, 2048 // max(widths, default=1))
+    batch = batch or at_once(trie, max(widths, default=1))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     parts = []
     for at in range(0, len(prompts), batch):
@@ -126,6 +131,11 @@ def beam_search(
         some, limits = [prompts[i] for i in places], [widths[i] for i in places]
         parts.append(_search(scorer, some, trie.of_prompts(places), limits))
     return joined(parts, np.argsort(np.asarray(order, dtype=np.int64)), trie)
+
+
+def at_once(trie: Trie, rows: int) -> int:
+    """Return how many prompts to search together where a step has ``rows`` of each."""
+    return max(1, ROWS.get(trie.device.type, ROWS_ELSEWHERE) // rows)
 
 
 def _widths(beam: int | Sequence[int], k: int, prompts: int) -> list[int]:

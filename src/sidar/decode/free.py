@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidar.decode.beam import best
+from sidar.decode.beam import at_once, best
 from sidar.decode.protocol import FreeScorer, fitted
 from sidar.decode.trie import Trie
 from sidar.index import PrefixIndex
@@ -68,7 +68,7 @@ def free_beam_search(
     """
     trie = fitted(scorer, index)
     columns = max(len(scorer.free_columns(depth)[0]) for depth in range(trie.n_levels))
-    batch = batch or max(1, min(2048 // beam, CELLS // (beam * columns)))
+    batch = batch or max(1, min(at_once(trie, beam), CELLS // (beam * columns)))
     parts = [
         _free(scorer, list(prompts[at : at + batch]), trie, beam)
         for at in range(0, len(prompts), batch)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sidar.decode import draws, noise
-from sidar.decode.beam import Beams, beam_search
+from sidar.decode.beam import Beams, at_once, beam_search
 from sidar.decode.free import CELLS
 from sidar.decode.protocol import FreeScorer, Scorer, fitted
 from sidar.decode.trie import Trie
@@ -67,7 +67,7 @@ def sample(
 
     The methods without replacement need G SIDs of probability > 0: ``ValueError`` where the index
     has fewer, or with ``allow_fewer`` padding behind them. ``batch`` prompts are searched together
-    (default: so many that a step has some 2,048 rows).
+    (default: so many that a step has :data:`~sidar.decode.beam.ROWS`).
     """
     trie = fitted(scorer, index)
     _check(method, group, temperature)
@@ -126,12 +126,12 @@ def _drawer(method: str, scorer: Any, trie: Trie, group: int, temperature: float
 
 
 def _batch(method: str, scorer: Any, trie: Trie, group: int) -> int:
-    """Prompts that are drawn for together: some 2,048 rows, and free log-probs of bounded size."""
+    """Prompts that are drawn for together, with free log-probs of bounded size."""
     if method != "free":
-        return max(1, 2048 // group)
+        return at_once(trie, group)
     free: FreeScorer = scorer
     columns = max(len(free.free_columns(depth)[0]) for depth in range(trie.n_levels))
-    return max(1, min(2048 // group, CELLS // (group * columns)))
+    return max(1, min(at_once(trie, group), CELLS // (group * columns)))
 
 
 def _in_batches(

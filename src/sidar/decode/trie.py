@@ -96,12 +96,13 @@ class Trie:
         """Live children of ``prefixes`` (n,) int64 at ``depth`` < L; −1 stands for no prefix and
         has none.
         """
-        if depth == 0 and len(prefixes) == 1:
-            ids = torch.arange(len(self._codes[0]), device=self.device)
-            return Children(
-                torch.zeros_like(ids), ids, self.codes(0, ids), ids.new_full((1,), len(ids))
-            )
         inside = prefixes >= 0
+        if depth == 0 and bool(inside.all()):  # the root of each query: one list, repeated
+            n, ids = len(prefixes), torch.arange(len(self._codes[0]), device=self.device)
+            rows = torch.arange(n, device=self.device)[:, None].expand(n, len(ids))
+            codes = self.codes(0, ids).repeat(n)
+            counts = prefixes.new_full((n,), len(ids))
+            return Children(rows.flatten(), ids.repeat(n), codes, counts)
         at = prefixes.clamp(min=0)
         first = self._start[depth][at].long()
         counts = (self._start[depth][at + 1].long() - first) * inside

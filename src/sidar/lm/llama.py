@@ -93,17 +93,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def rotate_pairs_(x: Tensor, turn: Tensor) -> None:
-    """Turn x (…, h) in place where each head is laid out in pairs (a₀, b₀, a₁, …): one complex
-    product with ``turn`` = cos + i·sin.
+def rotate_columns_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """As :func:`rotate`, in place, for positions that are columns: x (H, h, N), ``cos`` and
+    ``sin`` (h/2, N), or (h/2, 1) for all.
     """
-    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
-
-
-def in_pairs(rows: Tensor, head_dim: int) -> Tensor:
-    """Lay rows of each head out in pairs instead of halves, as :func:`rotate_pairs_` wants them.
-
-    Applied to q and k alike, so their dot products do not change.
-    """
-    halves = rows.unflatten(0, (-1, 2, head_dim // 2))
-    return halves.transpose(1, 2).reshape(rows.shape)
+    a, b = x.chunk(2, dim=1)
+    turned = (a * cos).addcmul_(b, sin, value=-1)
+    b.mul_(cos).addcmul_(a, sin)
+    a.copy_(turned)

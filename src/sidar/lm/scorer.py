@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidar.lm.graphs import StaticDecoder
-from sidar.lm.lean import LeanDecoder, joined_rows
+from sidar.lm.lean import LeanDecoder
 from sidar.lm.model import SidLM
 from sidar.lm.prior.geometry import Prior
+from sidar.lm.products import joined_rows
 from sidar.lm.prompts import vectors_of
 from sidar.lm.tree import TreeDecoder
-from sidar.precision import Precision, use_bf16
+from sidar.precision import DecodePrecision, use_bf16
 
 #: Log-probs of a full head that exist at a time while a level is cut out of them: 16 MB, and the
 #: cache stays warm.
@@ -45,7 +46,9 @@ class LmScorer:
     :meth:`refresh`.
 
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
-    stay fp32, so scores do not tie); ``auto`` = bf16 where the device computes it natively.
+    stay fp32, so scores do not tie); ``int8`` for the same products with weights and states of
+    eight bits (:mod:`sidar.lm.products`; the lean engine on a CPU, else ``ValueError``); ``auto`` =
+    bf16 where the device computes it natively.
     ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
     anything else, ``auto`` picks; ``graphs`` = lean with static shapes, recorded as CUDA graphs on
     a GPU.  Holds no search (but ``graphs``, which has memory for one): any number of threads may
@@ -56,7 +59,7 @@ class LmScorer:
         self,
         model: SidLM,
         *,
-        precision: Precision = "fp32",
+        precision: DecodePrecision = "fp32",
         engine: Literal["auto", "lean", "tree", "graphs"] = "auto",
     ) -> None:
         self.vocab = model.vocab
@@ -64,10 +67,14 @@ class LmScorer:
         self.variable_length = self.vocab.variable_length
         self.device = model.device
         self.head = model.config.head
-        bf16 = use_bf16(self.device, precision)
-        self.precision = "bf16" if bf16 else "fp32"
-        dtype = torch.bfloat16 if bf16 else torch.float32
         misfit = LeanDecoder.misfit(model.backbone)
+        if precision == "int8":
+            wish = "engine='tree' multiplies as the model does" if engine == "tree" else None
+            _check_int8(self.device, misfit or wish)
+            dtype = torch.int8
+        else:
+            bf16 = use_bf16(self.device, precision)
+            dtype = torch.bfloat16 if bf16 else torch.float32
         if engine in ("lean", "graphs") and misfit:
             raise ValueError(
                 f"the {engine} engine does not fit this backbone: {misfit}; use engine='tree' or "
@@ -76,11 +83,10 @@ class LmScorer:
         self.engine: LeanDecoder | TreeDecoder
         self._model = model
         if engine == "tree" or misfit:
-            self.engine, self._eps = TreeDecoder(model, dtype), None
+            self.engine = TreeDecoder(model, dtype)
         else:
             decoder = StaticDecoder if engine == "graphs" else LeanDecoder
             self.engine = decoder(model.backbone, dtype)
-            self._eps = self.engine.eps
         with torch.no_grad():
             self._sid_in = model.sid_in.detach().clone()
             self._heads = self._fused_heads()
@@ -200,8 +206,6 @@ class LmScorer:
     def _logp(self, hidden: Tensor, depth: int, state: LmState) -> Tensor:
         """(Q, V) or (Q, W, V) fp32 log-softmax of the whole choice set: the level's columns, or
         with a full head all tokens."""
-        if self._eps is not None:
-            hidden = F.rms_norm(hidden, hidden.shape[-1:], eps=self._eps)
         logits = F.linear(hidden, self._heads[depth])
         if state.prior is not None:  # level heads only
             ids = (
@@ -240,3 +244,16 @@ class LmScorer:
             if self.vocab.has_eos(depth):
                 parts[-1] = torch.cat([parts[-1], logp[:, -1:]], -1)
         return torch.cat(parts).view(*hidden.shape[:-1], -1)
+
+
+def _check_int8(device: torch.device, misfit: str | None) -> None:
+    """Raise ``ValueError`` where products in int8 are not to be had."""
+    if misfit:
+        raise ValueError(
+            f"decode.precision int8 does not fit this model: {misfit}; use bf16, fp32 or auto"
+        )
+    if device.type != "cpu":
+        raise ValueError(
+            f"decode.precision int8 runs on a CPU, and this model is on {device}; use bf16, fp32 "
+            "or auto"
+        )

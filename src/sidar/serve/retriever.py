@@ -15,7 +15,7 @@ import numpy as np
 
 from sidar.config import DecodeConfig
 from sidar.filters import Filter, read_filter
-from sidar.precision import Precision, resolve_device
+from sidar.precision import DecodePrecision, resolve_device
 from sidar.serve.browse.browser import Browser
 from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.bundle import open_bundle
@@ -61,7 +61,7 @@ class Retriever:
         catalogue: Catalogue,
         *,
         beam: int = 128,
-        precision: Precision = "auto",
+        precision: DecodePrecision = "auto",
         label: str = "model",
         hash: str = "",
         examples: Sequence[str] = (),
@@ -123,7 +123,7 @@ class Retriever:
         cls,
         bundle: PathLike,
         device: str = "cpu",
-        precision: Precision = "auto",
+        precision: DecodePrecision = "auto",
         *,
         verify: bool = False,
         memory_key: bytes | None = None,
