@@ -121,7 +121,7 @@ class Engine:
         """
         waiting, limit = self._queue.kinds, ticket.seconds
         with self._lock:
-            expected = self._pace.expected(ticket.arrived, waiting, ticket.kind)
+            expected = self._pace.expected(ticket.arrived, waiting, ticket.kind, limit)
         if limit is not None and expected > IN_TIME * limit:
             raise OverloadedError(
                 f"{sum(waiting.values())} requests wait, so this one would miss its deadline",

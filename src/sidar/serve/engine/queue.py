@@ -126,9 +126,10 @@ class TicketQueue:
                 if self._closed:
                     self._idle -= 1
                     return None
+                before = self._takes
                 self._changed.wait()
                 if 0 < len(self._waiting) < wanted:
-                    self._gather(wanted, seconds)
+                    self._gather(wanted, before, seconds)
             self._idle -= 1
             first = self._waiting.popleft()
             takers = 1 + self._idle
@@ -147,9 +148,10 @@ class TicketQueue:
                 self._changed.notify()
             return taken
 
-    def _gather(self, wanted: int, seconds: float) -> None:
-        """Wait until ``wanted`` wait, another taker has taken some, or ``seconds`` are over."""
-        before = self._takes
+    def _gather(self, wanted: int, before: int, seconds: float) -> None:
+        """Wait until ``wanted`` wait, ``seconds`` are over, or another taker has taken some since
+        ``before`` takes.
+        """
         self._changed.wait_for(
             lambda: len(self._waiting) >= wanted or self._takes > before or self._closed, seconds
         )
