@@ -360,4 +360,5 @@ class _Joined:
         if len(of_known):
             of_memory = at[len(of_pool) : len(of_pool) + len(of_known)]
             count[of_memory] = np.concatenate([counts for _, counts in known])
-        return cls(*np.divmod(found, size), share, count)
+        query, rows = np.divmod(found, size)
+        return cls(query, rows, share, count)
