@@ -152,11 +152,11 @@ def test_a_full_disk_is_told_and_nothing_is_acknowledged(tmp_path, monkeypatch):
         event = GOOD["/v1/events"]
         assert client.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
         many = [event | {"event_id": f"{n}", "query": "x" * 4000} for n in range(200)]
-        store._open.execute("PRAGMA max_page_count=20")
+        store._database._open.execute("PRAGMA max_page_count=20")
         reply = client.post("/v1/events", json={"events": many})
         assert reply.status_code == 500
         assert "failed" in reply.json()["error"]
-        store._open.execute("PRAGMA max_page_count=1000000")
+        store._database._open.execute("PRAGMA max_page_count=1000000")
         assert client.post("/v1/events", json={"events": many}).json()["accepted"] == 200
 
 
