@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,7 +45,7 @@ class PostgresDatabase:
     ``postgresql://…``.
     """
 
-    dialect = {  # noqa: RUF012 - a constant
+    dialect: Mapping[str, str] = {
         "place": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         "blob": "BYTEA",
         "keyed": "",

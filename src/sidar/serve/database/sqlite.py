@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +34,7 @@ class _SqliteSession:
 class SqliteDatabase:
     """A :class:`~sidar.serve.database.base.Database` in one file; each commit is on the disk."""
 
-    dialect = {  # noqa: RUF012 - a constant
+    dialect: Mapping[str, str] = {
         "place": "INTEGER PRIMARY KEY AUTOINCREMENT",
         "blob": "BLOB",
         "keyed": " WITHOUT ROWID",

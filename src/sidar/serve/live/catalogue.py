@@ -21,6 +21,10 @@ class LiveCatalogue(Catalogue):
     Its table is joined when a column is asked for as a whole.
     """
 
+    _base: Catalogue
+    _changed: Mapping[int, Json]
+    _new: Mapping[str, int]
+
     def __init__(self, base: Catalogue, changed: Mapping[int, Json], alive: np.ndarray) -> None:
         # a frozen value: it is filled here and nowhere else
         self.__dict__.update(lineage=base.lineage, alive=alive, _base=base, _changed=changed)
@@ -37,7 +41,7 @@ class LiveCatalogue(Catalogue):
         if isinstance(before, LiveCatalogue):
             many = len(before._changed) > max(_BESIDE, len(before._base) // 4)
             base = Catalogue(before.table, before.lineage) if many else before._base
-            changed = written if many else before._changed | written
+            changed = written if many else {**before._changed, **written}
         alive = np.ones(max(len(before), 1 + max(items, default=-1)), bool)
         alive[: len(before)] = before.alive
         alive[list(items)] = [bool(item["alive"]) for item in items.values()]
@@ -64,7 +68,7 @@ class LiveCatalogue(Catalogue):
     @cached_property
     def item_ids(self) -> np.ndarray:
         """(N,) object array of item ids in row order."""
-        return np.concatenate([self._base.item_ids, np.array(list(self._new), object)])
+        return np.concatenate([self._base.item_ids, np.asarray(list(self._new), dtype=object)])
 
     def row(self, item_id: str) -> int:
         row = self._new.get(item_id)
