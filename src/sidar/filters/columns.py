@@ -147,10 +147,6 @@ class Column:
         # a value that no row has any more must not count: the column may have been the only one
         # with numbers, say
         held = np.bincount(codes, minlength=first + len(rows)) > 0
-        parts = {
-            name: _joined(getattr(self, name), getattr(new, name), first, held)
-            for name in ("numbers", "texts", "booleans")
-        }
         paths: Sequence[tuple[Any, ...] | None] = ()
         if self.paths or new.paths:
             paths = [*(self.paths or [None] * first), *(new.paths or [None] * len(rows))]
@@ -158,7 +154,16 @@ class Column:
                 paths = ()
         null = np.concatenate([self.null, new.null])
         empty = np.concatenate([self.empty, new.empty])
-        return replace(self, codes=codes, null=null, empty=empty, paths=paths, **parts)
+        return replace(
+            self,
+            codes=codes,
+            null=null,
+            empty=empty,
+            numbers=_joined(self.numbers, new.numbers, first, held),
+            texts=_joined(self.texts, new.texts, first, held),
+            booleans=_joined(self.booleans, new.booleans, first, held),
+            paths=paths,
+        )
 
     def _placed(self, n: int, rows: np.ndarray, new: list[Any]) -> Column:
         """The column of one slot per row with ``new`` values at ``rows``."""

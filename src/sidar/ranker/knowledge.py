@@ -80,13 +80,21 @@ class ItemFacts:
             alive,
         )
         rows = np.fromiter(items, np.int64)
-        placed = {}
-        for name in ("log_price", "brand", "leaf", "root", "created"):
-            values = np.zeros(len(alive), getattr(self, name).dtype)
-            values[: len(self.alive)] = getattr(self, name)
-            values[rows] = getattr(new, name)
-            placed[name] = values
-        return replace(new, **placed)
+
+        def placed(before: np.ndarray, values: np.ndarray) -> np.ndarray:
+            out = np.zeros(len(alive), before.dtype)
+            out[: len(before)] = before
+            out[rows] = values
+            return out
+
+        return replace(
+            new,
+            log_price=placed(self.log_price, new.log_price),
+            brand=placed(self.brand, new.brand),
+            leaf=placed(self.leaf, new.leaf),
+            root=placed(self.root, new.root),
+            created=placed(self.created, new.created),
+        )
 
     @classmethod
     def _read(
