@@ -27,7 +27,7 @@ ATTRIBUTES = "attributes."
 _HIDDEN = ("attributes", "alive")
 #: Rows that are read to say which attributes there are, when a key is unknown.
 _SAMPLE = 5_000
-#: A column that has grown by more slots than this, and than it had when it was read, is read anew.
+#: A column with this many new slots, and more than it was read with, is read anew.
 _SPARE_SLOTS = 1024
 #: Bytes of columns that are kept.
 COLUMN_BYTES = 1 << 28
@@ -144,21 +144,18 @@ class Column:
         codes[: len(self.codes)] = self.codes
         codes[rows] = first + np.arange(len(rows))
         new = Column.of_values(self.key, codes, list(values.values()))
-        # a value that no row has any more must not count: the column may have been the only one
-        # with numbers, say
+        # a value that no row has any more must not count: it may have been the only number, say
         held = np.bincount(codes, minlength=first + len(rows)) > 0
         paths: Sequence[tuple[Any, ...] | None] = ()
         if self.paths or new.paths:
             paths = [*(self.paths or [None] * first), *(new.paths or [None] * len(rows))]
             if all(path is None or not here for path, here in zip(paths, held, strict=True)):
                 paths = ()
-        null = np.concatenate([self.null, new.null])
-        empty = np.concatenate([self.empty, new.empty])
         return replace(
             self,
             codes=codes,
-            null=null,
-            empty=empty,
+            null=np.concatenate([self.null, new.null]),
+            empty=np.concatenate([self.empty, new.empty]),
             numbers=_joined(self.numbers, new.numbers, first, held),
             texts=_joined(self.texts, new.texts, first, held),
             booleans=_joined(self.booleans, new.booleans, first, held),
@@ -273,7 +270,7 @@ class Columns:
                 asked = name.removeprefix(ATTRIBUTES)
                 values = {row: of.get(asked) for row, of in objects.items()}
             after = column.changed(len(catalogue), values)
-            # an attribute that no item has any more is unknown, which reading it tells
+            # an attribute that no item has any more is unknown
             if after is not None and (name in self.names or after.kinds):
                 other.keep(name, after)
         return other
