@@ -121,7 +121,7 @@ class RankedAnswer:
         answer = posterior.answer(k)
         weights = shrinkage.of(answer.seen > 0)
         moved = np.flatnonzero(weights)
-        some = [prompts[q] for q in moved]
+        some = [prompts[q] for q in moved.tolist()]
         given = {name: hits.take(moved.tolist()) for name, hits in channels.items()}
         first = self.first(posterior, moved, k)
         pairs = self.candidates(some, given, allowed, first)

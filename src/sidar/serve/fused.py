@@ -149,7 +149,8 @@ def changed_ranking(
     if index is not None:
         log_share = log_shares(index, model.counts, alive)
     known = replace(known, items=facts, clicks=model.counts, log_share=log_share)
-    return RankedAnswer(before.ranker, FeatureMaker(before.maker.columns, known, lexical, items))
+    maker = FeatureMaker(before.maker.columns, known, lexical, items)
+    return RankedAnswer(before.ranker, maker, model)
 
 
 def training_clicks(index: PrefixIndex, n_items: int) -> np.ndarray:
