@@ -244,6 +244,7 @@ class LeanDecoder:
         """Return the attention of one block over prompts of ``p`` tokens, of all positions or of
         ``ends`` alone; it keeps the block's keys and values in ``state``.
         """
+        bias: Tensor | None
         if ends is None:  # a position sees itself and what stands before it
             bias = torch.full((p, p), -torch.inf, device=state.lengths.device).tril(-1)[
                 None, :, None
@@ -261,16 +262,13 @@ class LeanDecoder:
             at_once = max(1, CELLS // (heads * p * p))
             if ends is not None or q <= at_once:
                 return self._attend(queries, [], keys, values, bias)
-            parts = [
-                self._attend(*part, bias)
-                for part in zip(
-                    queries.split(at_once * p, dim=2),
-                    [[]] * q,
-                    keys.split(at_once * kv_heads),
-                    values.split(at_once * kv_heads),
-                    strict=False,
-                )
-            ]
+            split = zip(
+                queries.split(at_once * p, dim=2),
+                keys.split(at_once * kv_heads),
+                values.split(at_once * kv_heads),
+                strict=True,
+            )
+            parts = [self._attend(some, [], k, v, bias) for some, k, v in split]
             return torch.cat(parts, 1)
 
         return attend
