@@ -139,6 +139,7 @@ def serve(
     from sidar.serve import create_app
     from sidar.serve.engine.copies import load_copies
     from sidar.serve.http.app import open_log
+    from sidar.serve.http.guards.connections import guarded
     from sidar.serve.live.store import SqliteItems
 
     cfg = load_config(config)
@@ -156,11 +157,13 @@ def serve(
     if root_path is not None:
         cfg.serve.root_path = root_path
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
+    limits = cfg.serve.limits
     uvicorn.run(
         application,
         host=host,
         port=port,
         root_path=cfg.serve.root_path,
+        http=guarded(limits.header_seconds, limits.stall_seconds),
         log_level="warning",
         timeout_graceful_shutdown=cfg.serve.drain_seconds,
     )

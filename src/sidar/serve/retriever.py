@@ -340,7 +340,7 @@ class Retriever:
         explained = self._levels(scorer, beams, ranked.results[0]) if traced else []
         clock.lap("cards")
 
-        timing = clock.timing(scorer.prefill_seconds)
+        timing = clock.timing(scorer.prefill_seconds) | ranked.spent
         masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
         answers = []
         for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):

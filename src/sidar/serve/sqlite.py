@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sidar.types import PathLike
+
+
+class StoreError(Exception):
+    """What should have been kept could not be, and nothing of it was: a full disk, say."""
+
+
+@contextmanager
+def kept(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All that is done inside is on the disk afterwards, or nothing of it; one at a time.
+
+    Raises :class:`StoreError` where the file cannot be written.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            # a disk that is full may be noticed only here
+            connection.execute("COMMIT")
+        except BaseException:
+            # SQLite may have taken it back by itself
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    except sqlite3.Error as error:
+        raise StoreError(f"the store cannot be written: {error}") from error
 
 
 def open_database(path: PathLike, schema: str, holds: str, *pragmas: str) -> sqlite3.Connection:

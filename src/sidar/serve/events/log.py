@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from sidar.data.cleaning.clean import DAY_US
 from sidar.data.log import pseudonym
 from sidar.serve.events.rows import Chosen, Shown
 from sidar.serve.events.store import COLUMNS, EventStore
+from sidar.serve.sqlite import StoreError
 from sidar.types import ACTIONS, PathLike
 
-#: Impressions that wait in memory at most before a search waits for the disk.
-MOST_WAITING = 2000
+#: Impressions that wait in memory at most before a search waits for the disk, and that are kept
+#: while the disk takes none.
+MOST_WAITING, MOST_KEPT = 2000, 20_000
+_LOG = logging.getLogger("uvicorn.error")
 _TYPES = {"ts": pa.int64(), "position": pa.int32(), "value": pa.float64(), "dwell_s": pa.float64()}
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 
@@ -54,8 +58,13 @@ class EventLog:
         with self._turn:
             self._waiting += rows
             many = len(self._waiting) > MOST_WAITING
-        if many:
+        if not many:
+            return
+        try:
             self.flush()
+        except StoreError as error:
+            # the shopper gets an answer, whatever becomes of the log
+            _LOG.warning("impressions wait: %s", error)
 
     def choose(self, events: Sequence[Chosen]) -> int:
         """Keep events, and return how many were new; they are on the disk then."""
@@ -75,11 +84,15 @@ class EventLog:
         return rows
 
     def flush(self) -> None:
-        """Bring the impressions that wait to the disk."""
+        """Bring the impressions that wait to the disk.
+
+        Raises :class:`~sidar.serve.sqlite.StoreError` where it takes none; then the newest wait on.
+        """
         with self._turn:
-            rows, self._waiting = self._waiting, []
-            if rows:
-                self.store.show(rows)
+            if self._waiting:
+                del self._waiting[:-MOST_KEPT]
+                self.store.show(self._waiting)
+                self._waiting = []
 
     def write_days(self) -> list[Path]:
         """Write the files of all days that changed and return them: ``events-2026-11-28.parquet``.
@@ -96,10 +109,12 @@ class EventLog:
             return paths
 
     def close(self) -> None:
-        """Write what is left and let go of the store."""
-        self.write_days()
-        self.flush()
-        self.store.close()
+        """Write what is left and let go of the store, whether or not it takes it."""
+        try:
+            self.write_days()
+            self.flush()
+        finally:
+            self.store.close()
 
     def _write(self, day: int) -> Path:
         assert self.folder is not None
@@ -114,8 +129,11 @@ class EventLog:
         table = pa.table(columns, schema=_SCHEMA)
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.tmp")
-        pq.write_table(table, draft)
-        draft.replace(path)
+        try:
+            pq.write_table(table, draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
 

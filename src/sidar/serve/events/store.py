@@ -16,7 +16,7 @@ from typing import Protocol
 
 from sidar.data.cleaning.clean import DAY_US
 from sidar.serve.events.rows import Chosen, Shown
-from sidar.serve.sqlite import open_database
+from sidar.serve.sqlite import kept, open_database
 from sidar.types import PathLike
 
 #: Columns of a day's log, in their order.
@@ -116,14 +116,8 @@ class SqliteEvents:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All that is done inside, or nothing of it."""
-        with self._turn:
-            self._open.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._open
-            except BaseException:
-                self._open.execute("ROLLBACK")
-                raise
-            self._open.execute("COMMIT")
+        with self._turn, kept(self._open) as open_:
+            yield open_
 
     def show(self, rows: Sequence[Shown]) -> None:
         with self._transaction() as open_:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sidar.serve.live.items import ItemState
-from sidar.serve.sqlite import open_database
+from sidar.serve.sqlite import kept, open_database
 from sidar.types import PathLike
 
 _SCHEMA = """
@@ -79,16 +79,10 @@ class SqliteItems:
             )
             for state in states
         ]
-        with self._turn:
-            self._open.execute("BEGIN IMMEDIATE")
-            try:
-                self._open.executemany(_UPSERT, rows)
-                self._open.execute("UPDATE version SET changes = changes + ?", (len(rows),))
-                ((changes,),) = self._open.execute("SELECT changes FROM version")
-            except BaseException:
-                self._open.execute("ROLLBACK")
-                raise
-            self._open.execute("COMMIT")
+        with self._turn, kept(self._open) as open_:
+            open_.executemany(_UPSERT, rows)
+            open_.execute("UPDATE version SET changes = changes + ?", (len(rows),))
+            ((changes,),) = open_.execute("SELECT changes FROM version")
         return int(changes)
 
     def read(self, bundle: str) -> tuple[list[ItemState], int]:
