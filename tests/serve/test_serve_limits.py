@@ -204,3 +204,44 @@ def test_metrics_hold_no_query_and_no_unknown_path(shop):
     assert "somebody" not in text
     assert 'sidar_requests_total{route="none",status="404"} 1.0' in text
     assert f'sidar_bundle{{bundle="{shop.hash}",model="sft"}} 1.0' in text
+
+
+def test_a_search_that_would_be_refused_is_refused_before_its_route(shop):
+    """Where nobody waits the route answers, here for want of a key; where too many do, nothing is
+    looked at but the queue.
+    """
+    config = ServeConfig(queue=1, keys=KEYS, read_key=True)
+    asked, free = threading.Event(), threading.Event()
+    answer = shop.answer
+
+    class Held:
+        info = shop.info
+
+        def answer(self, requests):
+            asked.set()
+            assert free.wait(10)
+            return answer(requests)
+
+    with TestClient(create_app(Held(), config=config)) as client:
+        body = {"query": "tent"}
+        assert client.post("/v1/search", json=body).status_code == 401
+        key = bearer("boss")
+        threads = [
+            threading.Thread(target=client.post, args=("/v1/search",), kwargs=more)
+            for more in ({"json": body, "headers": key}, {"json": body, "headers": key})
+        ]
+        threads[0].start()
+        assert asked.wait(10)
+        threads[1].start()
+        deadline = time.monotonic() + 10
+        while (refused := client.post("/v1/search", json=body)).status_code != 503:
+            assert time.monotonic() < deadline
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert "1 requests wait" in refused.json()["error"]
+        # what is wrong otherwise, the route says
+        assert client.post("/v1/search", json={"nonsense": 1}).status_code == 401
+        free.set()
+        for thread in threads:
+            thread.join()
+        page = client.get("/metrics", headers=key).text
+    assert 'sidar_requests_total{route="/v1/search",status="503"} 1.0' in page

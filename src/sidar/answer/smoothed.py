@@ -204,46 +204,33 @@ class SmoothedMemory:
         log_prior = np.log(np.where(pooled.rows >= 0, prior[np.maximum(pooled.rows, 0)], 1.0))
         logs = log_pool(pooled, self.params, log_prior, max(len(order), 1))
         k = min(k, len(order))
+        known = [self._known(query, mask) for query in queries]
+        joined = _Joined.of(pooled, np.exp(logs), known, order[:k])
+        seen = np.array([float(counts.sum()) for _, counts in known])
+        epsilon = np.where((pooled.rows >= 0).any(axis=1), self.params.epsilon, 1.0)[joined.query]
+        smoothing = (1 - epsilon) * joined.share + epsilon * prior[joined.rows]
+        probability = (joined.count + self.params.kappa * smoothing) / (
+            seen[joined.query] + self.params.kappa
+        )
+        # stable: candidates of a query stand by row
+        best = np.lexsort((-probability, joined.query))
+        query = joined.query[best]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        best, query, place = (part[place < k] for part in (best, query, place))
         rows = np.full((len(queries), k), -1, np.int32)
+        rows[query, place] = joined.rows[best]
         values = np.zeros((3, len(queries), k))
-        seen = np.zeros(len(queries))
-        for q, query in enumerate(queries):
-            pool_rows, pool = pooled.rows[q], np.exp(logs[q])
-            found, parts, seen[q] = self._one(query, pool_rows, pool, k, mask, prior, order)
-            rows[q, : len(found)] = found
-            values[:, q, : len(found)] = parts
+        for out, of_each in zip(values, (probability, joined.count, joined.share), strict=True):
+            out[query, place] = of_each[best]
         return Answer(
             Hits(rows, values[0].astype(np.float32)), values[0], values[1], values[2], seen
         )
 
-    def _one(
-        self,
-        query: str,
-        pool_rows: np.ndarray,
-        pool: np.ndarray,
-        k: int,
-        mask: np.ndarray,
-        prior: np.ndarray,
-        order: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Rows (m,) of the k best items of one query, (3, m) their P, counts and pool share, and
-        n_q.
-        """
-        pool_rows, pool = pool_rows[pool_rows >= 0], pool[pool_rows >= 0]
-        known, counts = np.empty(0, np.int64), np.empty(0)
-        if self.memory is not None:
-            known, counts = self.memory.counts(query, self.secret, self.params.half_life, mask)
-        # beyond pool and memory the prior decides alone, so its first k items are enough
-        rows = np.unique(np.concatenate([pool_rows, known, order[:k]]))
-        count, share = np.zeros(len(rows)), np.zeros(len(rows))
-        count[np.searchsorted(rows, known)] = counts
-        share[np.searchsorted(rows, pool_rows)] = pool
-        epsilon = self.params.epsilon if len(pool_rows) else 1.0
-        smoothing = (1 - epsilon) * share + epsilon * prior[rows]
-        seen = float(counts.sum())
-        probability = (count + self.params.kappa * smoothing) / (seen + self.params.kappa)
-        best = np.argsort(-probability, kind="stable")[:k]
-        return rows[best], np.stack([probability, count, share])[:, best], seen
+    def _known(self, query: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (m,) that the memory knows for a query, and their counts."""
+        if self.memory is None:
+            return np.empty(0, np.int64), np.empty(0)
+        return self.memory.counts(query, self.secret, self.params.half_life, mask)
 
     def distribution(
         self, query: str, channels: Mapping[str, Hits], allowed: np.ndarray | None = None
@@ -254,3 +241,47 @@ class SmoothedMemory:
         rows = answer.hits.rows[0]
         out[rows[rows >= 0]] = answer.probability[0][rows >= 0]
         return out
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The candidates of all queries, query by query, rising rows: those of the pool, of the memory,
+    and the most popular. Each (m,); ``share`` of the pool and ``count`` of the memory are 0 where
+    it has none.
+    """
+
+    query: np.ndarray
+    rows: np.ndarray
+    share: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        pooled: Pooled,
+        pool: np.ndarray,
+        known: Sequence[tuple[np.ndarray, np.ndarray]],
+        popular: np.ndarray,
+    ) -> _Joined:
+        """``pool`` (Q, U) are the shares of the pooled items.
+
+        ``popular`` (k,) rows: beyond pool and memory the prior decides alone, so that the first k
+        are enough.
+        """
+        queries = len(known)
+        of_pool, place = np.nonzero(pooled.rows >= 0)
+        of_known = np.repeat(np.arange(queries), [len(rows) for rows, _ in known])
+        parts = [
+            (of_pool, pooled.rows[of_pool, place]),
+            (of_known, np.concatenate([rows for rows, _ in known] or [np.empty(0, np.int64)])),
+            (np.repeat(np.arange(queries), len(popular)), np.tile(popular, queries)),
+        ]
+        size = 1 + max((int(rows.max(initial=0)) for _, rows in parts), default=0)
+        keys = np.concatenate([query * size + rows for query, rows in parts])
+        found, at = np.unique(keys, return_inverse=True)
+        share, count = np.zeros(len(found)), np.zeros(len(found))
+        share[at[: len(of_pool)]] = pool[of_pool, place]
+        if len(of_known):
+            of_memory = at[len(of_pool) : len(of_pool) + len(of_known)]
+            count[of_memory] = np.concatenate([counts for _, counts in known])
+        return cls(*np.divmod(found, size), share, count)

@@ -187,15 +187,18 @@ class LeanDecoder:
         turn = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
         return turn.view(*positions.shape, 1, half)
 
-    def prefill(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, LeanState]:
+    def prefill(
+        self, x: Tensor, lengths: Tensor, *, padded: bool | None = None
+    ) -> tuple[Tensor, LeanState]:
         """Embedded prompts x (Q, P, d), padded on the right → states (Q, d) at their ends, before
         the final norm.
 
-        Padding is behind everything that counts, so a causal mask alone keeps it out.
+        Padding is behind everything that counts, so a causal mask alone keeps it out.  ``padded``:
+        whether there is any; None = look, which waits for a GPU.
         """
         q, p, _ = x.shape
         state = LeanState(lengths)
-        if int(lengths.min()) < p:
+        if int(lengths.min()) < p if padded is None else padded:
             outside = torch.arange(p, device=x.device) >= lengths[:, None]
             state.padding = torch.zeros(q, p, device=x.device).masked_fill_(outside, -torch.inf)[
                 :, None, None

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sidar.lm.graphs import StaticDecoder
 from sidar.lm.lean import LeanDecoder, joined_rows
 from sidar.lm.model import SidLM
 from sidar.lm.prior.geometry import Prior
@@ -46,8 +47,9 @@ class LmScorer:
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
     stay fp32, so scores do not tie); ``auto`` = bf16 where the device computes it natively.
     ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
-    anything else, ``auto`` picks.  Holds no search: any number of threads may use one scorer,
-    though none while another one refreshes it.
+    anything else, ``auto`` picks; ``graphs`` = lean with static shapes, recorded as CUDA graphs on
+    a GPU.  Holds no search (but ``graphs``, which has memory for one): any number of threads may
+    use one scorer, though none while another one refreshes it.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LmScorer:
         model: SidLM,
         *,
         precision: Precision = "fp32",
-        engine: Literal["auto", "lean", "tree"] = "auto",
+        engine: Literal["auto", "lean", "tree", "graphs"] = "auto",
     ) -> None:
         self.vocab = model.vocab
         self.codebook_sizes = self.vocab.codebook_sizes
@@ -66,16 +68,18 @@ class LmScorer:
         self.precision = "bf16" if bf16 else "fp32"
         dtype = torch.bfloat16 if bf16 else torch.float32
         misfit = LeanDecoder.misfit(model.backbone)
-        if engine == "lean" and misfit:
+        if engine in ("lean", "graphs") and misfit:
             raise ValueError(
-                f"the lean engine does not fit this backbone: {misfit}; use engine='tree' or 'auto'"
+                f"the {engine} engine does not fit this backbone: {misfit}; use engine='tree' or "
+                "'auto'"
             )
         self.engine: LeanDecoder | TreeDecoder
         self._model = model
         if engine == "tree" or misfit:
             self.engine, self._eps = TreeDecoder(model, dtype), None
         else:
-            self.engine = LeanDecoder(model.backbone, dtype)
+            decoder = StaticDecoder if engine == "graphs" else LeanDecoder
+            self.engine = decoder(model.backbone, dtype)
             self._eps = self.engine.eps
         with torch.no_grad():
             self._sid_in = model.sid_in.detach().clone()

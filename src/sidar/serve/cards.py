@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from sidar.types import Catalogue, Hits, SemanticIds
 
 #: Least probability whose logarithm is taken.
 TINY = 1e-300
+#: Fields of the catalogue that a result shows.
+SHOWN = ("item_id", "title", "brand", "price", "image_url", "category")
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,8 @@ class Cards:
             if row < 0:
                 break
             score, steps = float(hits.scores[query, place]), hits.level_logp[query, place]
-            result = self._card(place + 1, row, score, steps)
-            if cosine is not None:
-                result = replace(result, cosine=float(cosine[query, place]))
-            results.append(result)
+            near = None if cosine is None else float(cosine[query, place])
+            results.append(self._card(place + 1, row, score, steps, cosine=near))
         return results
 
     def of_answer(
@@ -47,18 +49,21 @@ class Cards:
         assert generative.level_logp is not None
         beam_rows = generative.rows[query].tolist()
         place_of = {row: place for place, row in enumerate(beam_rows) if row >= 0}
-        rows_of = {name: set(hits.rows[query].tolist()) for name, hits in channels.items()}
+        rows = answer.hits.rows[query]
+        rows = rows[rows >= 0]
+        found_by = {
+            name: (hits.rows[query] == rows[:, None]).any(axis=1).tolist()
+            for name, hits in channels.items()
+        }
         results = []
-        for place, row in enumerate(answer.hits.rows[query].tolist()):
-            if row < 0:
-                break
-            score = float(np.log(max(answer.probability[query, place], TINY)))
+        for place, row in enumerate(rows.tolist()):
+            score = math.log(max(float(answer.probability[query, place]), TINY))
             steps = generative.level_logp[query, place_of[row]] if row in place_of else None
-            result = self._card(place + 1, row, score, steps)
             count = float(answer.counts[query, place])
             names = ["memory"] if count > 0 else []
-            names += [name for name, rows in rows_of.items() if row in rows]
-            results.append(replace(result, count=count, channels=tuple(names)))
+            names += [name for name, found in found_by.items() if found[place]]
+            more = {"count": count, "channels": tuple(names)}
+            results.append(self._card(place + 1, row, score, steps, **more))
         return results
 
     def of_popular(self, hits: Hits) -> list[Result]:
@@ -68,31 +73,33 @@ class Cards:
             if row < 0:
                 break
             score = float(np.log(max(float(hits.scores[0, place]), TINY)))
-            card = self._card(place + 1, row, score, None)
-            results.append(replace(card, channels=("prior",)))
+            results.append(self._card(place + 1, row, score, None, channels=("prior",)))
         return results
 
-    def _card(self, rank: int, row: int, score: float, level_logp: np.ndarray | None) -> Result:
+    def _card(
+        self, rank: int, row: int, score: float, level_logp: np.ndarray | None, **more: Any
+    ) -> Result:
         """``level_logp`` (L,) None = the beams did not reach the item."""
-        item = self.catalogue.item(row)
+        item_id, title, brand, price, image_url, category = self.catalogue.fields(row, SHOWN)
         sid = self.sids.tuple_of(row)
         ends_early = self.variable_length and len(sid) < self.sids.n_levels
         steps: tuple[float, ...] = ()
         probability = None
         if level_logp is not None:
-            steps = tuple(float(logp) for logp in level_logp[: len(sid) + ends_early])
+            steps = tuple(level_logp[: len(sid) + ends_early].tolist())
             probability = float(np.exp(level_logp.sum()))
         return Result(
             rank=rank,
-            item_id=item["item_id"],
-            title=item["title"] or "",
-            brand=item["brand"] or "",
-            price=item["price"],
-            image_url=item["image_url"] or "",
-            category=tuple(item["category"] or ()),
+            item_id=item_id,
+            title=title or "",
+            brand=brand or "",
+            price=price,
+            image_url=image_url or "",
+            category=tuple(category or ()),
             score=score,
             probability=probability,
             sid=sid,
             level_logp=steps,
             sid_text=sid_text(sid),
+            **more,
         )

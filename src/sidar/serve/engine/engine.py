@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from sidar.serve.engine.pace import IN_TIME, Pace
 from sidar.serve.engine.process import WorkerProcess
 from sidar.serve.engine.queue import (
     Answered,
@@ -22,9 +23,7 @@ from sidar.serve.engine.queue import (
 )
 from sidar.serve.info import BundleInfo, Searcher
 from sidar.serve.request import SearchRequest
-
-#: Weight of the newest pass in the running mean of seconds per request.
-NEWEST = 0.3
+from sidar.serve.results import SearchAnswer
 
 
 class Observer(Protocol):
@@ -54,11 +53,11 @@ class Engine:
         batch: int = 32,
         observer: Observer | None = None,
     ) -> None:
-        self._copies, self._batch, self._observer = list(copies), batch, observer
+        self._copies, self._observer = list(copies), observer
         self._queue = TicketQueue(queue)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._seconds_each = 0.0  # running mean, of all copies together
+        self._pace = Pace(len(self._copies), batch)
         self._in_passes = 0
 
     @property
@@ -88,21 +87,46 @@ class Engine:
         when the queue is full, or so long that the deadline would pass before the turn of this one;
         :class:`ClosedError` after :meth:`close`.
         """
-        ticket = Ticket(request, self.info.kind(request))
-        expected = self._seconds_each * (len(self._queue) + self._in_passes + 1)
+        ticket = self._ticket(request)
         try:
-            if request.timeout_ms is not None and expected > request.timeout_ms / 1000:
-                raise OverloadedError(
-                    f"{len(self._queue)} requests wait, so this one would miss its deadline",
-                    expected,
-                )
+            expected = self._expected(ticket)
             self._queue.put(ticket, retry_after=expected)
         except OverloadedError:
-            if self._observer is not None:
-                self._observer.refused()
+            self._count_refused()
             raise
         self._start()
         return ticket.future
+
+    def check(self, request: SearchRequest) -> None:
+        """Raise what :meth:`submit` would raise now, without queueing the request."""
+        ticket = self._ticket(request)
+        try:
+            expected = self._expected(ticket)
+            self._queue.check(retry_after=expected)
+        except OverloadedError:
+            self._count_refused()
+            raise
+
+    def _ticket(self, request: SearchRequest) -> Ticket:
+        return Ticket(request, self.info.kind(request))
+
+    def _expected(self, ticket: Ticket) -> float:
+        """Return the seconds until ``ticket`` will be answered; :class:`OverloadedError` where that
+        is too long for its deadline.
+        """
+        waiting, limit = self._queue.kinds, ticket.seconds
+        with self._lock:
+            expected = self._pace.expected(ticket.arrived, waiting, ticket.kind)
+        if limit is not None and expected > IN_TIME * limit:
+            raise OverloadedError(
+                f"{sum(waiting.values())} requests wait, so this one would miss its deadline",
+                expected,
+            )
+        return expected
+
+    def _count_refused(self) -> None:
+        if self._observer is not None:
+            self._observer.refused()
 
     def close(self) -> None:
         """Take no more requests, answer those that wait, and return when all are answered."""
@@ -129,11 +153,16 @@ class Engine:
             self._threads = threads
 
     def _serve(self, copy: Searcher) -> None:
-        while (tickets := self._queue.take(self._batch)) is not None:
+        while (tickets := self._queue.take(self._room)) is not None:
             now = time.perf_counter()
             ready = [ticket for ticket in tickets if self._wanted(ticket, now)]
             if ready:
                 self._pass(copy, ready, now)
+
+    def _room(self, first: Ticket) -> int:
+        """Return how many requests share the pass of ``first``."""
+        with self._lock:
+            return self._pace.most(first.kind, first.seconds)
 
     def _wanted(self, ticket: Ticket, now: float) -> bool:
         """Whether somebody still waits for the answer; one that is too late is answered here."""
@@ -148,20 +177,25 @@ class Engine:
         return False
 
     def _pass(self, copy: Searcher, tickets: Sequence[Ticket], now: float) -> None:
+        kind, size = tickets[0].kind, len(tickets)
         with self._lock:
-            self._in_passes += len(tickets)
+            self._in_passes += size
+            number = self._pace.begin(now, kind, size)
+        error: Exception | None = None
+        answers: Sequence[SearchAnswer] = ()
         try:
             answers = copy.answer([ticket.remaining(now) for ticket in tickets])
-        except Exception as error:
+        except Exception as failure:
+            error = failure
+        with self._lock:
+            self._in_passes -= size
+            ended = time.perf_counter()
+            seconds = self._pace.end(number, ended, kind, size, counts=error is None)
+        if error is not None:
             self._fail(copy, tickets, error)
             return
-        finally:
-            with self._lock:
-                self._in_passes -= len(tickets)
-        seconds = time.perf_counter() - now
-        self._pace(seconds / len(tickets) / len(self._copies))
         if self._observer is not None:
-            self._observer.passed(len(tickets), seconds)
+            self._observer.passed(size, seconds)
         for ticket, answer in zip(tickets, answers, strict=True):
             ticket.future.set_result(Answered(answer, 1000 * (now - ticket.arrived)))
 
@@ -174,11 +208,6 @@ class Engine:
             return
         for ticket in tickets:
             self._pass(copy, [ticket], time.perf_counter())
-
-    def _pace(self, seconds: float) -> None:
-        with self._lock:
-            before = self._seconds_each or seconds
-            self._seconds_each = (1 - NEWEST) * before + NEWEST * seconds
 
 
 __all__ = ["Answered", "ClosedError", "Engine", "Observer", "OverloadedError", "Ticket"]

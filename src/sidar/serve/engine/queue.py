@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Hashable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -44,10 +44,15 @@ class Ticket:
     future: Future[Answered] = field(default_factory=Future)
 
     @property
+    def seconds(self) -> float | None:
+        """Seconds from its arrival to its deadline; None where it has none."""
+        limit = self.request.timeout_ms
+        return None if limit is None else limit / 1000
+
+    @property
     def expires(self) -> float | None:
         """The moment of its deadline; None where it has none."""
-        limit = self.request.timeout_ms
-        return None if limit is None else self.arrived + limit / 1000
+        return None if self.seconds is None else self.arrived + self.seconds
 
     def expired(self, now: float) -> bool:
         """Return whether its deadline is over at ``now``."""
@@ -67,44 +72,71 @@ class TicketQueue:
     def __init__(self, size: int) -> None:
         self.size = size
         self._waiting: deque[Ticket] = deque()
+        self._kinds: Counter[Hashable] = Counter()
         self._changed = threading.Condition()
+        self._idle = 0  # takers that wait for a ticket
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def kinds(self) -> Mapping[Hashable, int]:
+        """How many tickets of each kind wait."""
+        with self._changed:
+            return dict(self._kinds)
 
     def put(self, ticket: Ticket, retry_after: float) -> None:
         """Add a ticket; :class:`OverloadedError` when the queue is full, :class:`ClosedError` when
         it is closed.
         """
         with self._changed:
-            if self._closed:
-                raise ClosedError("the server is shutting down")
-            if len(self._waiting) >= self.size:
-                raise OverloadedError(
-                    f"{len(self._waiting)} requests wait, which is the most that may (serve.queue)",
-                    retry_after,
-                )
+            self._check(retry_after)
             self._waiting.append(ticket)
+            self._kinds[ticket.kind] += 1
             self._changed.notify()
 
-    def take(self, most: int) -> list[Ticket] | None:
-        """Return the oldest ticket with up to ``most`` − 1 others of its kind, waiting for one;
-        None when the queue is closed and empty.
+    def check(self, retry_after: float) -> None:
+        """Raise what :meth:`put` would raise now."""
+        with self._changed:
+            self._check(retry_after)
+
+    def _check(self, retry_after: float) -> None:
+        if self._closed:
+            raise ClosedError("the server is shutting down")
+        if len(self._waiting) >= self.size:
+            raise OverloadedError(
+                f"{len(self._waiting)} requests wait, which is the most that may (serve.queue)",
+                retry_after,
+            )
+
+    def take(self, most: Callable[[Ticket], int]) -> list[Ticket] | None:
+        """Return the oldest ticket with others of its kind, ``most(oldest)`` in all, waiting for
+        one; None when the queue is closed and empty.
+
+        Other takers that wait get an even share of what is there.
         """
         with self._changed:
+            self._idle += 1
             while not self._waiting:
                 if self._closed:
                     return None
                 self._changed.wait()
+            self._idle -= 1
             first = self._waiting.popleft()
-            if first.kind is None:
-                return [first]
+            takers = 1 + self._idle
+            share = -(-self._kinds[first.kind] // takers)
             taken, left = [first], deque[Ticket]()
+            room = 1 if first.kind is None else min(most(first), share)
             for ticket in self._waiting:
-                joins = ticket.kind == first.kind and len(taken) < most
+                joins = ticket.kind == first.kind and len(taken) < room
                 (taken if joins else left).append(ticket)
             self._waiting = left
+            self._kinds[first.kind] -= len(taken)
+            if not self._kinds[first.kind]:
+                del self._kinds[first.kind]
+            if left and self._idle:
+                self._changed.notify()
             return taken
 
     def close(self) -> None:

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from sidar.serve.engine.process import answers_json
+from sidar.serve.engine.process import answered
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.why import WhyRequest
 from sidar.types import Json
@@ -29,7 +29,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # whatever a library prints must not come between the answers
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
         import torch
@@ -39,21 +39,25 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         retriever = Retriever.load(options.bundle, options.device)
     except Exception as error:
-        _write(replies, {"failed": f"{type(error).__name__}: {error}"})
+        _write(replies, _words(failed=f"{type(error).__name__}: {error}"))
         return
-    _write(replies, {"info": retriever.info.to_json()})
+    _write(replies, _words(info=retriever.info.to_json()))
     for line in sys.stdin:
         _write(replies, _reply(retriever, json.loads(line)))
 
 
-def _reply(retriever: Retriever, asked: Json) -> Json:
+def _reply(retriever: Retriever, asked: Json) -> bytes:
     try:
         requests = [_request(fields) for fields in asked["requests"]]
-        return {"answers": answers_json(retriever.answer(requests))}
+        return answered(retriever.answer(requests))
     except RequestError as error:
-        return {"refused": str(error)}
+        return _words(refused=str(error))
     except Exception as error:
-        return {"failed": f"{type(error).__name__}: {error}"}
+        return _words(failed=f"{type(error).__name__}: {error}")
+
+
+def _words(**fields: object) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
 
 
 def _request(fields: Json) -> SearchRequest:
@@ -61,8 +65,8 @@ def _request(fields: Json) -> SearchRequest:
     return kind.model_validate(fields)
 
 
-def _write(replies: TextIO, reply: Json) -> None:
-    replies.write(json.dumps(reply) + "\n")
+def _write(replies: BinaryIO, line: bytes) -> None:
+    replies.write(line)
     replies.flush()
 
 

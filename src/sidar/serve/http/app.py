@@ -22,6 +22,7 @@ from sidar.serve.http.bundles import Bundles, OpenCopies, bundle_routes
 from sidar.serve.http.errors import handle_errors
 from sidar.serve.http.events import close_log, event_routes, keep_written
 from sidar.serve.http.guards.bodies import BodyLimit
+from sidar.serve.http.guards.shed import Shed
 from sidar.serve.http.items import item_routes
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
 from sidar.serve.http.observe.metrics import Measured, Metrics, metrics_page
@@ -98,6 +99,7 @@ def create_app(
     app.include_router(item_routes(bundles.change_items, access, config.limits.items))
     app.include_router(probe_routes(served, metrics, access))
     app.include_router(page_routes())
+    app.add_middleware(Shed, served=served, config=config)
     app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
     app.add_middleware(Measured, metrics=metrics)
     if spans is not None:

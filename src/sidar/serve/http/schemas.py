@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -61,10 +62,10 @@ class Hit(BaseModel):
 
     @classmethod
     def of(cls, result: Result) -> Hit:
-        fields = asdict(result)
         return cls(
-            **fields
+            **vars(result)
             | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]}
+            | {"category": list(result.category), "sid": list(result.sid)}
             | {"channels": list(result.channels) or ["generative"]}
         )
 
@@ -203,6 +204,12 @@ class SearchResponse(BaseModel):
         if fields is not None:
             body["hits"] = [{name: hit[name] for name in fields} for hit in body["hits"]]
         return body
+
+    def http(self, fields: Sequence[str] | None = None) -> Response:
+        """Return :meth:`body` as an HTTP response; a whole one is written without a dict of it."""
+        if fields is None:
+            return Response(self.model_dump_json(), media_type="application/json")
+        return JSONResponse(self.body(fields))
 
 
 class BatchResponse(BaseModel):

@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Path
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from sidar.config.serve import ServeConfig
 from sidar.serve.engine.queue import Answered
@@ -149,12 +149,12 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
         openapi_extra=key,
         summary="Search",
     )
-    async def search(request: SearchRequest) -> JSONResponse:
+    async def search(request: SearchRequest) -> Response:
         """The `k` best items for a query, with the Semantic ID and the log-probability of each
         level. Fewer than `k` are no error: `reason` says why.
         """
         response = await searches.search(request)
-        return JSONResponse(response.body(request.fields))
+        return response.http(request.fields)
 
     @router.post(
         "/v1/search/batch",
