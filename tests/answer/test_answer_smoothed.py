@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sidar.answer.fit import Chosen, fit_answer, log_likelihood, pack, unpack
 from sidar.answer.memory import Memory, MemoryFacts, key_check, query_key
+from sidar.answer.origins import LEAST, origins
 from sidar.answer.smoothed import AnswerParams, SmoothedMemory, popularity
 from sidar.types import Hits
 
@@ -197,3 +198,35 @@ def test_constants_survive_packing_and_an_empty_fit_is_refused():
     )
     with pytest.raises(ValueError, match="no request to fit"):
         fit_answer({"a": hits_of([])}, none, popularity(COUNTS), 8)
+
+
+def test_the_shares_of_an_item_are_worked_by_hand():
+    """Two channels; row 3 in both, row 1 in the memory alone, row 0 in one channel."""
+    channels = {"a": hits_of([{0: 1.0, 3: 0.5}]), "b": hits_of([{3: 2.0}])}
+    model = SmoothedMemory(PARAMS, COUNTS, ALIVE, memory_of([("red", 1, 10, 2)]), SECRET)
+    answer = model.rank(["red"], channels, 8)
+    n_live = int(ALIVE.sum())
+    told = dict(
+        zip(
+            answer.hits.rows[0].tolist(),
+            map(dict, origins(PARAMS, answer, channels, 0, n_live)),
+            strict=True,
+        )
+    )
+    for shares in told.values():
+        assert sum(shares.values()) == pytest.approx(1.0, abs=5 * LEAST)
+        assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    probability = model.distribution("red", channels)
+    summed = probability * (2 + PARAMS.kappa)
+    assert told[1]["memory"] == pytest.approx(2 / summed[1])
+    assert not {"a", "b"} & set(told[1])
+    # softmax of one item is 1: p_b(3) = 1 − δ + δ/N, and δ/N where it was not returned
+    delta = PARAMS.delta
+    share = np.exp(0.5 / PARAMS.temperatures["a"])
+    share /= share + np.exp(1.0 / PARAMS.temperatures["a"])
+    lift_a = PARAMS.weights["a"] * np.log((1 - delta) * share * n_live / delta + 1)
+    lift_b = PARAMS.weights["b"] * np.log((1 - delta) * n_live / delta + 1)
+    assert told[3]["a"] / told[3]["b"] == pytest.approx(lift_a / lift_b)
+    prior = popularity(COUNTS, ALIVE)
+    assert told[3]["prior"] == pytest.approx(PARAMS.kappa * PARAMS.epsilon * prior[3] / summed[3])
+    assert set(told[0]) - {"prior"} == {"a"}

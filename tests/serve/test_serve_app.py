@@ -139,7 +139,7 @@ def test_probes_info_and_openapi(client, models):
     assert [model["label"] for model in info["models"]] == ["sft", "raddpo"]
     assert info["models"][0] | {"bundle": ""} == {
         **{"label": "sft", "bundle": "", "items": 64, "sids": 56, "codebook_sizes": [8, 4, 3]},
-        **{"beam": 16, "exact": False},
+        **{"beam": 16, "exact": False, "fuse": "none", "report": False},
     }
     assert "headphones" in info["examples"]
     api = client.get("/openapi.json").json()

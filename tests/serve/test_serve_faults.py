@@ -77,7 +77,7 @@ def test_generated_requests_are_answered_as_declared(folders, tmp_path):
     assert answers.broken == {}, answers.examples
     assert answers.undeclared_5xx == 0
     assert answers.sent == 110
-    assert len(answers.routes) == 17
+    assert len(answers.routes) == sum(map(len, app.openapi()["paths"].values()))
     assert {200, 401, 422} <= set(answers.statuses)
 
 

@@ -96,15 +96,21 @@ def log_pool(
     total = params.weights.get(PRIOR, 0.0) * log_prior
     for channel, name in enumerate(params.channels):
         score = pooled.scores[:, :, channel] / params.temperatures[name]
-        listed = np.isfinite(score)
-        logs = np.where(listed, score, -np.inf)
-        logs = logs - _logsumexp(logs)
-        # nothing returned: uniform
-        share = np.where(listed.any(axis=1, keepdims=True), params.delta, 1.0)
-        p = (1 - share) * np.exp(np.where(listed, logs, -np.inf)) + share / n_live
+        p = channel_probability(score, params.delta, n_live)
         total = total + params.weights[name] * np.log(p)
     total = np.where(pooled.rows >= 0, total, -np.inf)
     return total - _logsumexp(total)
+
+
+def channel_probability(scores: np.ndarray, delta: float, n_live: int) -> np.ndarray:
+    """Return p_c (Q, U) of ``scores`` (Q, U) over the temperature, NaN where the channel did not
+    return the item; uniform for a query that it returned nothing for.
+    """
+    listed = np.isfinite(scores)
+    logs = np.where(listed, scores, -np.inf)
+    logs = logs - _logsumexp(logs)
+    share = np.where(listed.any(axis=1, keepdims=True), delta, 1.0)
+    return (1 - share) * np.exp(np.where(listed, logs, -np.inf)) + share / n_live
 
 
 def _logsumexp(values: np.ndarray) -> np.ndarray:

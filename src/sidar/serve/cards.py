@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,15 @@ class Cards:
         return results
 
     def of_answer(
-        self, answer: Answer, channels: Mapping[str, Hits], generative: Hits, query: int
+        self,
+        answer: Answer,
+        channels: Mapping[str, Hits],
+        generative: Hits,
+        query: int,
+        origins: Sequence[tuple[tuple[str, float], ...]] = (),
     ) -> list[Result]:
         """Return the results of one query of a fused answer; ``generative``: what the beams
-        reached.
+        reached, ``origins``: where each item comes from, nothing = not told.
         """
         assert generative.level_logp is not None
         beam_rows = generative.rows[query].tolist()
@@ -63,7 +68,8 @@ class Cards:
             names = ["memory"] if count > 0 else []
             names += [name for name, found in found_by.items() if found[place]]
             more = {"count": count, "channels": tuple(names)}
-            results.append(self._card(place + 1, row, score, steps, **more))
+            told = origins[place] if origins else ()
+            results.append(self._card(place + 1, row, score, steps, **more, origins=told))
         return results
 
     def of_popular(self, hits: Hits) -> list[Result]:

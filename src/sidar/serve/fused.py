@@ -13,6 +13,7 @@ import numpy as np
 from sidar.answer.facts import GENERATIVE, dense_probes, params_of, read_facts
 from sidar.answer.key import bundle_key
 from sidar.answer.memory import Memory
+from sidar.answer.origins import origins
 from sidar.answer.smoothed import Answer, SmoothedMemory
 from sidar.baselines import DEPTH, Bm25, Dense
 from sidar.baselines.dense import VectorChannel
@@ -78,6 +79,22 @@ class FusedAnswer:
             assert self.ranked is not None  # by the plan of the request
             return self.ranked.rank(prompts, vectors, channels, k, allowed)
         return self.model.rank([prompt.query for prompt in prompts], channels, k, allowed)
+
+    def origins(
+        self,
+        answer: Answer,
+        channels: Mapping[str, Hits],
+        query: int,
+        fuse: str,
+        allowed: np.ndarray | None = None,
+    ) -> list[tuple[tuple[str, float], ...]]:
+        """Return where each item of one query of :meth:`rank`'s answer comes from; nothing for the
+        order of the ranker, whose score is no sum of channels.
+        """
+        if fuse == "ranker":
+            return []
+        live = self.model.alive if allowed is None else self.model.alive & allowed
+        return origins(self.model.params, answer, channels, query, int(live.sum()))
 
 
 def open_fused(opened: Bundle, vectors: Vectors, memory_key: bytes | None = None) -> FusedAnswer:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from sidar.filters import FacetCount
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.plan import Defaults, SearchPlan
 from sidar.serve.request import SearchRequest
 from sidar.serve.results import Result, SearchAnswer
@@ -26,6 +27,7 @@ class BundleInfo:
     examples: tuple[str, ...]
     version: int
     defaults: Defaults
+    report: str = ""  # file of the run's evaluation report; empty where there is none
 
     def to_json(self) -> Json:
         """Return the facts as JSON has them."""
@@ -45,7 +47,7 @@ class BundleInfo:
     def kind(self, request: SearchRequest) -> Hashable:
         """Return what requests of one pass must share; None = this one is answered alone."""
         plan = self.defaults.plan(request)
-        alone = request.explain or isinstance(request, WhyRequest)
+        alone = request.explain or isinstance(request, (WhyRequest, BrowseRequest))
         return None if alone else plan.kind
 
     def too_late(self, request: SearchRequest) -> SearchAnswer:

@@ -56,8 +56,10 @@ class Ranking:
         tokens: Sequence[Encoded],
         beams: Beams,
         plans: Sequence[SearchPlan],
+        explained: bool = False,
     ) -> Ranked:
-        """Return the ``k`` best items of each query; the plans are of one kind.
+        """Return the ``k`` best items of each query; the plans are of one kind. ``explained``:
+        also where each item of a fused answer comes from.
 
         A ranking does not depend on where it is cut, so all are cut at the largest k and then each
         at its own.
@@ -81,7 +83,9 @@ class Ranking:
         else:
             results = [[] for _ in prompts]
             for places in _alike(plans):
-                some, some_seen = self._fused(prompts, vectors, hits, plans, places, k, spent)
+                some, some_seen = self._fused(
+                    prompts, vectors, hits, plans, places, k, explained, spent
+                )
                 seen[places] = some_seen
                 for place, result in zip(places, some, strict=True):
                     results[place] = result
@@ -96,6 +100,7 @@ class Ranking:
         plans: Sequence[SearchPlan],
         places: list[int],
         k: int,
+        explained: bool,
         spent: dict[str, float],
     ) -> tuple[list[list[Result]], np.ndarray]:
         """Return the results at ``places``, whose plans have one filter, and what was seen of
@@ -112,10 +117,10 @@ class Ranking:
         fuse = plans[places[0]].fuse
         answer = self.fused.rank(some, vectors[places], channels, k, fuse, rows)
         clock.lap(fuse)
-        results = [
-            self.cards.of_answer(answer, channels, generative, place)
-            for place in range(len(places))
-        ]
+        results = []
+        for place in range(len(places)):
+            told = self.fused.origins(answer, channels, place, fuse, rows) if explained else []
+            results.append(self.cards.of_answer(answer, channels, generative, place, told))
         return results, answer.seen
 
     def items(

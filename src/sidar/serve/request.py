@@ -27,7 +27,7 @@ MAX_QUERY = 4096
 #: Fields of a hit, as :class:`sidar.serve.results.Result` has them.
 HIT_FIELDS = (
     *("rank", "item_id", "title", "brand", "price", "image_url", "category", "score"),
-    *("probability", "sid", "level_logp", "sid_text", "cosine", "count", "channels"),
+    *("probability", "sid", "level_logp", "sid_text", "cosine", "count", "channels", "origins"),
 )
 #: Values of ``fuse`` that this version answers with.
 FUSE = ("memory", "ranker", "none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sidar.filters import FacetCount
+from sidar.serve.browse.views import BrowseView
 from sidar.serve.trace import Level
 
 
@@ -37,6 +38,9 @@ class Result:
     count: float | None = None  # only where fused: decayed count of this item for this query
     # only where fused: which channels found it (memory, bm25, dense, generative)
     channels: tuple[str, ...] = ()
+    # only where fused with the memory and explained: share of the memory, each channel and the
+    # prior in the probability (sidar.answer.origins), largest first; says how, is no part of what
+    origins: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class SearchAnswer:
     requested: int = 0  # k
     reason: str | None = None
     why: Why | None = None  # only where it was asked for
+    view: BrowseView | None = None  # of the catalogue, where that was asked for
 
     @property
     def returned(self) -> int:

@@ -16,9 +16,13 @@ import numpy as np
 from sidar.config import DecodeConfig
 from sidar.filters import Filter, read_filter
 from sidar.precision import Precision, resolve_device
+from sidar.serve.browse.browser import Browser
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.bundle import open_bundle
 from sidar.serve.bundle.encoder import Vectors, open_vectors
+from sidar.serve.bundle.report import report_of
 from sidar.serve.cards import Cards
+from sidar.serve.cuts import beam_levels
 from sidar.serve.decoding import item_shares, stored_decoding
 from sidar.serve.filtering import Allowed, FilterIndex
 from sidar.serve.fused import FusedAnswer, open_fused
@@ -29,14 +33,7 @@ from sidar.serve.plan import Defaults, SearchPlan
 from sidar.serve.ranked import Ranking
 from sidar.serve.request import RequestError, SearchOptions, SearchRequest, readable
 from sidar.serve.results import Result, SearchAnswer
-from sidar.serve.trace import (
-    DeadlineError,
-    Level,
-    PrefixStats,
-    Stopwatch,
-    TracingScorer,
-    levels,
-)
+from sidar.serve.trace import DeadlineError, PrefixStats, Stopwatch, TracingScorer
 from sidar.serve.why import DEEPEST, WhyRequest, fell_out, row_of, why
 from sidar.types import Catalogue, Hits, PathLike, Prompt, SemanticIds
 
@@ -82,7 +79,7 @@ class Retriever:
         from sidar.lm.scorer import LmScorer
 
         self.model, self.beam, self.label, self.hash = model, beam, label, hash
-        self.examples, self.rerank = tuple(examples), rerank
+        self.examples, self.rerank, self.report = tuple(examples), rerank, ""
         self.decode = decode or DecodeConfig()
         self.exact = self.decode.exact
         model.use(index)
@@ -106,6 +103,8 @@ class Retriever:
         self._ranking = Ranking(index, cards, self.shares, self.allowed, parts.vectors, parts.fused)
         self.filters = FilterIndex(catalogue, index, self.trie, self.shares)
         self._n_live = int(catalogue.alive.sum())
+        stats = self._prefix_stats
+        self._browser = Browser(index, self.sids, catalogue, stats, self.filters)
 
     def over(self, parts: CatalogueParts) -> Retriever:
         """Return a retriever of the same weights over another catalogue; this one stays."""
@@ -146,7 +145,7 @@ class Retriever:
         fused = None
         if fuses and vectors is not None:
             fused = open_fused(opened, vectors, memory_key)
-        return cls(
+        shop = cls(
             model,
             opened.index,
             opened.sids,
@@ -161,6 +160,8 @@ class Retriever:
             decode=decode,
             fused=fused,
         )
+        shop.report = report_of(opened)
+        return shop
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -244,6 +245,7 @@ class Retriever:
             examples=self.examples,
             version=self.parts.version,
             defaults=defaults,
+            report=self.report,
         )
 
     # ------------------------------------------------------------------ for evaluation: rows, no
@@ -299,13 +301,15 @@ class Retriever:
         passes: dict[Hashable, list[int]] = {}
         for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):
             # the beams of one query alone are remembered
-            alone = _browses(request, plan) or request.explain or isinstance(request, WhyRequest)
+            alone = _browses(request, plan) or self.info.kind(request) is None
             kind = ("alone", place) if alone else plan.kind
             passes.setdefault(kind, []).append(place)
         answers: dict[int, SearchAnswer] = {}
         for places in passes.values():
             first, plan = requests[places[0]], plans[places[0]]
-            if isinstance(first, WhyRequest):
+            if isinstance(first, BrowseRequest):
+                some = [self._look(first, plan)]
+            elif isinstance(first, WhyRequest):
                 some = [self._explain_item(first, plan)]
             elif _browses(first, plan):
                 some = [self._browse(first, plan)]
@@ -335,9 +339,12 @@ class Retriever:
         except DeadlineError:
             return [self.info.too_late(request) for request in requests]
         clock.lap("decode")
-        ranked = self._ranking.rank(prompts, tokens, beams, plans)
         traced = requests[0].explain
-        explained = self._levels(scorer, beams, ranked.results[0]) if traced else []
+        ranked = self._ranking.rank(prompts, tokens, beams, plans, explained=traced)
+        explained = []
+        if traced:
+            sids, allowed = [hit.sid for hit in ranked.results[0]], plans[0].allowed
+            explained = beam_levels(scorer, beams, sids, self.index, self._prefix_stats, allowed)
         clock.lap("cards")
 
         timing = clock.timing(scorer.prefill_seconds) | ranked.spent
@@ -377,6 +384,16 @@ class Retriever:
         facets = self.filters.facets(request.facets, plan.allowed)
         return self.info.browsed(request, plan, results, facets)
 
+    def _look(self, request: BrowseRequest, plan: SearchPlan) -> SearchAnswer:
+        """Answer with what is asked of the catalogue; no model takes part."""
+        view = self._browser.view(request, plan.allowed)
+        return replace(
+            self.info.without_items(request),
+            allowed=self._n_live if plan.allowed is None else plan.allowed.n,
+            facets=self.filters.facets(request.facets, plan.allowed),
+            view=view,
+        )
+
     def _explain_item(self, request: WhyRequest, plan: SearchPlan) -> SearchAnswer:
         """Answer a request of one item's place: the search with its beam, ranked deeper."""
         row = row_of(self.catalogue, self.sids, request.item_id)
@@ -408,19 +425,6 @@ class Retriever:
         # with a filter the best SIDs need not be those of the best allowed items
         best = [None if plan.allowed is None else plan.allowed.best for plan in plans]
         return exact_search(scorer, tokens, trie, widths, bonuses=best)
-
-    def _levels(
-        self, scorer: TracingScorer, beams: Beams, results: Sequence[Result]
-    ) -> list[Level]:
-        """The beams of the first query level by level, with the SIDs that they ended at."""
-        running = beams.level_logp[0].astype(float).cumsum(-1)
-        ends = {
-            tuple(codes[:length].tolist()): float(logp[length - 1])
-            for codes, length, logp in zip(beams.codes[0], beams.lengths[0], running, strict=True)
-            if length
-        }
-        sids = [result.sid for result in results]
-        return levels(scorer.paths | ends, sids, self.index, self._prefix_stats, scorer.ends)
 
 
 def _browses(request: SearchRequest, plan: SearchPlan) -> bool:

@@ -54,6 +54,7 @@ class PrefixView:
     ranks: tuple[int, ...]  # of the returned results below it
     # probability of the SID that ends here; None where this prefix is no SID
     end: float | None = None
+    allowed: int | None = None  # items below it that the filter allows; None = there was none
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Level:
     mass: float
     prefixes: list[PrefixView]  # most probable first
     ended: float = 0.0
+    # what a filter took away (sidar.serve.cuts): prefixes of this depth in all, the probability of
+    # those below followed prefixes, and the most probable of these
+    cut: int = 0
+    cut_mass: float = 0.0
+    cut_prefixes: list[PrefixView] = field(default_factory=list)
 
 
 class DeadlineError(Exception):

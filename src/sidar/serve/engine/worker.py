@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, BinaryIO
 
+from sidar.serve.browse.views import BrowseRequest
 from sidar.serve.engine.process import answered
 from sidar.serve.request import RequestError, SearchRequest
 from sidar.serve.why import WhyRequest
@@ -61,8 +62,8 @@ def _words(**fields: object) -> bytes:
 
 
 def _request(fields: Json) -> SearchRequest:
-    kind = WhyRequest if "item_id" in fields else SearchRequest
-    return kind.model_validate(fields)
+    kind = BrowseRequest if "view" in fields else SearchRequest
+    return (WhyRequest if "item_id" in fields else kind).model_validate(fields)
 
 
 def _write(replies: BinaryIO, line: bytes) -> None:

@@ -29,6 +29,7 @@ from sidar.serve.http.observe.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.observe.tracing import Spans, Traced, spans_of
 from sidar.serve.http.responses import LIMITED, METRICS, UNREADY
 from sidar.serve.http.searches import Searches, search_routes
+from sidar.serve.http.views.routes import view_routes
 from sidar.serve.http.web import page_file
 from sidar.serve.info import Searcher
 from sidar.serve.request import Limits
@@ -94,11 +95,13 @@ def create_app(
     searches = Searches(served, limits or _limits(config), config, metrics, log, spans)
     app.include_router(search_routes(searches, access))
     app.include_router(bundle_routes(bundles, access))
+    app.include_router(view_routes(served, bundles, searches.limits, config, access))
     if log is not None:
         app.include_router(event_routes(log, access, config.limits.events))
     app.include_router(item_routes(bundles.change_items, access, config.limits.items))
     app.include_router(probe_routes(served, metrics, access))
     app.include_router(page_routes())
+    access.describe(app)
     app.add_middleware(Shed, served=served, config=config)
     app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
     app.add_middleware(Measured, metrics=metrics)
@@ -154,7 +157,6 @@ def probe_routes(served: ServedModels, metrics: Metrics, access: Access) -> APIR
         "/metrics",
         response_class=Response,
         responses=LIMITED | METRICS,
-        openapi_extra=access.described("read"),
         dependencies=[Depends(access.needs("read"))],
         summary="Counters for Prometheus",
     )

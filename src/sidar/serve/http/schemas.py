@@ -59,6 +59,11 @@ class Hit(BaseModel):
     channels: list[str] = Field(
         [], description="Those of memory, bm25, dense and generative that found the item."
     )
+    origins: dict[str, float] = Field(
+        {},
+        description="With `explain`, where fused with the memory: share of the memory, each "
+        "channel and the prior in the item's probability, largest first.",
+    )
 
     @classmethod
     def of(cls, result: Result) -> Hit:
@@ -67,6 +72,7 @@ class Hit(BaseModel):
             | {"score": _json(result.score), "level_logp": [_json(x) for x in result.level_logp]}
             | {"category": list(result.category), "sid": list(result.sid)}
             | {"channels": list(result.channels) or ["generative"]}
+            | {"origins": dict(result.origins)}
         )
 
 
@@ -86,6 +92,9 @@ class Prefix(BaseModel):
     end: float | None = Field(
         None, description="Probability of the SID that ends here; null where there is none."
     )
+    allowed: int | None = Field(
+        None, description="Items below it that the filter allows; null where there was none."
+    )
 
 
 class BeamLevel(BaseModel):
@@ -98,14 +107,18 @@ class BeamLevel(BaseModel):
     mass: float = Field(description="Probability of all followed prefixes together.")
     prefixes: list[Prefix]
     ended: float = Field(0.0, description="Probability of the SIDs that end at this depth.")
+    cut: int = Field(0, description="Prefixes of this depth that the filter took away.")
+    cut_mass: float = Field(
+        0.0, description="Probability of those that followed prefixes would have led to."
+    )
+    cut_prefixes: list[Prefix] = Field([], description="The most probable of these.")
 
     @classmethod
     def of(cls, level: Level) -> BeamLevel:
         fields = asdict(level)
-        return cls(
-            **fields
-            | {"prefixes": [Prefix(**p | {"logp": _json(p["logp"])}) for p in fields["prefixes"]]}
-        )
+        for name in ("prefixes", "cut_prefixes"):
+            fields[name] = [Prefix(**p | {"logp": _json(p["logp"])}) for p in fields[name]]
+        return cls(**fields)
 
 
 class Facet(BaseModel):
@@ -280,6 +293,8 @@ class ModelInfo(BaseModel):
     exact: bool = Field(
         False, description="Whether it searches exactly where a request does not say."
     )
+    fuse: str = Field("none", description="How it fuses where a request does not say.")
+    report: bool = Field(False, description="Whether its run left a report (/v1/report).")
 
     @classmethod
     def of(cls, label: str, info: BundleInfo) -> ModelInfo:
@@ -291,6 +306,8 @@ class ModelInfo(BaseModel):
             codebook_sizes=list(info.codebook_sizes),
             beam=info.defaults.beam,
             exact=info.defaults.exact,
+            fuse=info.defaults.fuse,
+            report=bool(info.report),
         )
 
 

@@ -140,13 +140,11 @@ def _shown(response: SearchResponse, asked: _Prepared) -> list[Shown]:
 def search_routes(searches: Searches, access: Access) -> APIRouter:
     """Return the routes that search, and that tell what can be searched."""
     router = APIRouter(dependencies=[Depends(access.needs("read"))], responses=LIMITED | UNREADY)
-    key = access.described("read")
 
     @router.post(
         "/v1/search",
         response_model=SearchResponse,
         responses=WRONG,
-        openapi_extra=key,
         summary="Search",
     )
     async def search(request: SearchRequest) -> Response:
@@ -160,7 +158,6 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
         "/v1/search/batch",
         response_model=BatchResponse,
         responses=WRONG,
-        openapi_extra=key,
         summary="Several searches at once",
     )
     async def batch(requests: list[SearchRequest] = Body(embed=True)) -> JSONResponse:
@@ -174,7 +171,6 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
     @router.post(
         "/v1/explain/{item_id}",
         responses=WRONG,
-        openapi_extra=key,
         summary="Why an item is, or is not, in an answer",
     )
     async def explain(
@@ -185,7 +181,7 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
         """
         return await searches.why(request, item_id)
 
-    @router.get("/v1/info", openapi_extra=key, summary="Models and example queries")
+    @router.get("/v1/info", summary="Models and example queries")
     async def info() -> Info:
         """Which models answer here, and queries to try."""
         served = searches.served

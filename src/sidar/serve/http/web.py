@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 #: elsewhere.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: https: http:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "frame-src 'self'; img-src 'self' data: https: http:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 _TYPES = {
     ".html": "text/html",

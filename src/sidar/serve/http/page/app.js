@@ -1,120 +1,243 @@
-// State and traffic: what is asked, of whom, and what the answer is shown with.
-import { h, count } from "./dom.js";
-import { list } from "./cards.js";
+// The start: what the server has, which view is shown, and the search that all views share.
+import { $, h, count } from "./dom.js";
+import { get, key, post } from "./api.js";
 import * as beams from "./beams.js";
+import { list } from "./cards.js";
+import * as compare from "./compare.js";
+import * as facets from "./facets.js";
+import * as filter from "./filter.js";
+import * as latency from "./latency.js";
+import * as report from "./report.js";
+import * as shelf from "./shelf.js";
+import { actions, model, recall, remember, state, wholeFilter } from "./state.js";
+import * as why from "./why.js";
 
-const $ = (id) => document.getElementById(id);
-const COMPARE = "compare";
-const address = (path) => new URL(`../${path}`, import.meta.url); // beside page/, wherever a proxy or a mount puts it
-const history = new Map(); // item id -> title, oldest first
-let info = null; // GET /v1/info
-let choice = null; // a model's label, or COMPARE
-let answers = []; // one per list on screen
+const VIEWS = ["search", "compare", "shelf", "latency", "report"];
+let view = "search";
 let asked = 0; // number of the latest search, so that a late answer to an earlier one is dropped
-
-const state = {
-  history,
-  toggle(hit) {
-    if (!history.delete(hit.item_id)) history.set(hit.item_id, hit.title || hit.item_id);
-    showHistory();
-    search();
-  },
-};
+let searched = false; // whether this page has searched at all
+let expected = null; // an item to be explained after the next search
 
 async function start() {
   for (;;) {
-    const reply = await fetch(address("v1/info")).catch(() => null);
-    if (reply?.ok) { info = await reply.json(); break; }
-    say(reply ? `${(await reply.json().catch(() => ({}))).error ?? "The server is not ready"} …` : "The server does not answer; trying again …");
+    try {
+      state.info = await get("v1/info");
+      break;
+    } catch (error) {
+      say(
+        error.status === 401
+          ? `${error.message}. Give it under Options.`
+          : error.status
+            ? `${error.message} …`
+            : "The server does not answer; trying again …",
+      );
+    }
     await new Promise((done) => setTimeout(done, 1500));
   }
   say(null);
   const wanted = new URLSearchParams(location.search);
-  const labels = info.models.map((model) => model.label);
-  choice = [...labels, COMPARE].includes(wanted.get("model")) ? wanted.get("model") : labels[0];
-  if (labels.length < 2 && choice === COMPARE) choice = labels[0];
+  const labels = state.info.models.map((one) => one.label);
+  state.model = labels.includes(wanted.get("model")) ? wanted.get("model") : labels[0];
+  recall(wanted);
+  $("query").value = wanted.get("q") ?? "";
+  filter.start();
+  why.start(body);
+  shelf.start();
+  compare.start(() => search());
+  $("narrow-down").open = !matchMedia("(max-width: 620px)").matches;
+  beams.follow($("answer"), $("beams"));
   showModels(labels);
-  $("examples").replaceChildren(...info.examples.map((text) =>
-    h("button", { type: "button", onclick: () => { $("query").value = text; search(); } }, text)));
-  if (wanted.has("q")) { $("query").value = wanted.get("q"); search(); }
+  showExamples();
+  await openModel();
+  if (wanted.has("q") || wholeFilter()) searched = true;
+  await open();
+}
+
+/** Read what the filter line and the facets can offer of the model that answers. */
+async function openModel() {
+  const described = await get("v1/catalogue/columns", { model: state.model }).catch(() => null);
+  state.columns = described?.columns ?? [];
+  facets.start();
+}
+
+function showExamples() {
+  $("examples").replaceChildren(
+    ...state.info.examples.map((text) =>
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            $("query").value = text;
+            submit();
+          },
+        },
+        text,
+      ),
+    ),
+  );
 }
 
 function showModels(labels) {
-  const model = info.models.find((each) => each.label === choice) ?? info.models[0];
-  $("facts").textContent = `${count(model.items)} products · ${count(model.sids)} IDs · codes ${model.codebook_sizes.join(" / ")}`;
-  if (labels.length < 2) { $("models").replaceChildren(); return; }
-  $("models").replaceChildren(...[...labels, COMPARE].map((label) =>
-    h("button", { type: "button", "aria-pressed": String(label === choice), onclick: () => { choice = label; showModels(labels); if (answers.length) search(); } },
-      label === COMPARE ? "Compare" : label)));
+  const one = model();
+  $("facts").textContent =
+    `${count(one.items)} products · ${count(one.sids)} IDs · codes ${one.codebook_sizes.join(" / ")}`;
+  $("models").replaceChildren(
+    ...(labels.length < 2
+      ? []
+      : labels.map((label) =>
+          h(
+            "button",
+            {
+              type: "button",
+              "aria-pressed": String(label === state.model),
+              onclick: async () => {
+                state.model = label;
+                showModels(labels);
+                await openModel();
+                open();
+              },
+            },
+            label,
+          ),
+        )),
+  );
 }
 
-function showHistory() {
-  $("history").hidden = history.size === 0;
-  $("history").replaceChildren("Touched before:", ...[...history].map(([id, title]) =>
-    h("button", { type: "button", title: "take out", onclick: () => { history.delete(id); showHistory(); search(); } }, h("span", {}, title), "×")));
+/** Show the view that the address names, and fill it. */
+async function open() {
+  const [name, ...rest] = location.hash.slice(1).split("/");
+  view = VIEWS.includes(name) ? name : "search";
+  for (const each of VIEWS) {
+    $(`view-${each}`).hidden = each !== view;
+    const link = document.querySelector(`nav a[href="#${each}"]`);
+    if (each === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  $("search").hidden = !["search", "compare"].includes(view);
+  document.title =
+    view === "search" ? "Sidar" : `Sidar: ${$(`view-${view}`).querySelector("h1").textContent}`;
+  if (view === "shelf") await shelf.show(rest.join("/"));
+  if (view === "latency") latency.show();
+  if (view === "report") report.show();
+  if (view === "compare") await compare.load().catch((error) => say(error.message));
+  if (expected != null && view === "search") searched = true;
+  if (searched && ["search", "compare"].includes(view)) await search();
+  if (expected == null || view !== "search") return;
+  const item = expected;
+  expected = null;
+  await why.explain(item);
+  $("why-box").scrollIntoView({ block: "center" });
+}
+
+/** The search as it is asked for on this page. */
+function body() {
+  return {
+    query: $("query").value,
+    k: Number($("k").value) || 10,
+    beam: Number($("beam").value) || null,
+    exact: $("exact").checked || null, // unchecked: as the bundle was made
+    profile: $("profile").value,
+    history: [...state.history.keys()],
+    explain: true,
+    fuse: $("alone").checked ? "none" : null,
+    filter: wholeFilter() || null,
+    model: state.model,
+    facets: facets.counted(),
+  };
+}
+
+async function submit() {
+  searched = true;
+  if (!["search", "compare"].includes(view)) {
+    location.hash = "#search";
+    return;
+  }
+  await search();
 }
 
 async function search() {
-  if (!info) return;
+  if (!state.info) return;
+  searched = true;
   const mine = ++asked;
-  const query = $("query").value;
-  const labels = choice === COMPARE ? info.models.slice(0, 2).map((model) => model.label) : [choice];
-  const body = {
-    query, k: Number($("k").value) || 10, beam: Number($("beam").value) || null,
-    exact: $("exact").checked || null, // unchecked: as the bundle was made
-    profile: $("profile").value, history: [...history.keys()], explain: true,
-    fuse: choice === COMPARE || $("alone").checked ? "none" : null, // a comparison is of models, not of what surrounds them
-  };
-  const shown = new URLSearchParams({ q: query, ...(info.models.length > 1 && { model: choice }) });
-  window.history.replaceState(null, "", `?${shown}`);
-  $("answer").classList.add("busy");
+  facets.chips();
+  showHistory();
+  busy(true);
   try {
-    const found = await Promise.all(labels.map((model) => ask({ ...body, model })));
-    if (mine !== asked) return;
-    answers = found;
-    say(null);
-    show();
+    await answered(() => mine === asked);
   } catch (error) {
-    if (mine === asked) say(error.message);
+    if (mine === asked) failed(error);
   } finally {
-    if (mine === asked) $("answer").classList.remove("busy");
+    if (mine === asked) busy(false);
   }
 }
 
-async function ask(body) {
-  const reply = await fetch(address("v1/search"), { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })
-    .catch(() => { throw new Error("The server does not answer."); });
-  const answer = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(answer.error ?? `The server answered ${reply.status}.`);
-  return answer;
+/** Check the filter line, ask, and show the answer; `isLatest()`: nothing was asked since. */
+async function answered(isLatest) {
+  const ready = await filter.check();
+  if (!isLatest()) return;
+  if (!ready) {
+    $("filter").focus();
+    return;
+  }
+  if (view === "compare" && !compare.ready()) return;
+  const asks = body();
+  remember(asks.query);
+  const began = performance.now();
+  const answers =
+    view === "compare" ? await compare.search(asks) : [await post("v1/search", asks)];
+  const whole = performance.now() - began;
+  if (!isLatest()) return;
+  for (const answer of answers) latency.note(asks.query, answer.model, answer.timing_ms, whole);
+  say(null);
+  if (view !== "compare") await show(answers[0]);
 }
 
-function show() {
-  const comparing = answers.length > 1;
-  const sizes = (answer) => info.models.find((model) => model.label === answer.model).codebook_sizes;
-  const ranks = comparing && answers.map((answer) => new Map(answer.hits.map((hit) => [hit.item_id, hit.rank])));
+function busy(is) {
+  for (const id of ["answer", "compare-answer"]) $(id).setAttribute("aria-busy", String(is));
+}
+
+function failed(error) {
+  if (error.message.startsWith("filter: ")) filter.wrong($("filter").value, error.message);
+  else say(error.message);
+}
+
+async function show(answer) {
   $("intro").hidden = true;
   $("answer").hidden = false;
-  $("answer").classList.toggle("compare", comparing);
-  $("lists").replaceChildren(...answers.map((answer, i) =>
-    list(answer, sizes(answer), state, comparing ? answer.model : null, comparing && i === 1 ? ranks[0] : null)));
-  showBeams(comparing ? 1 : 0);
+  why.clear();
+  const jump = h(
+    "button",
+    { type: "button", class: "link", onclick: why.ask },
+    "Expected another?",
+  );
+  $("list").replaceChildren(list(answer, model().codebook_sizes, null, () => null, jump));
+  $("heard").textContent = `${answer.hits.length} items for ${answer.query || "no query"}`;
+  beams.show($("beams"), answer, null);
+  await facets.show(answer);
 }
 
-function showBeams(which) {
-  const tabs = answers.length < 2 ? null : h("div", { class: "models" }, answers.map((answer, i) =>
-    h("button", { type: "button", "aria-pressed": String(i === which), onclick: () => showBeams(i) }, answer.model)));
-  beams.show($("beams"), answers[which], tabs);
-  $("beams").dataset.model = answers[which].model;
-  follow(null);
-}
-
-/** Pointing at a card or a prefix (or moving the focus to it) lights up its path; leaving puts it out. */
-function follow(event) {
-  const lists = [...document.querySelectorAll(".list")].filter((each) => each.dataset.model === $("beams").dataset.model);
-  const element = event?.target.closest(".card, .node");
-  const own = element && (element.matches(".node") || lists.includes(element.closest(".list")));
-  beams.light($("beams"), own ? element.dataset.sid : null, lists, element?.matches(".node"));
+function showHistory() {
+  $("history").hidden = state.history.size === 0;
+  $("history").replaceChildren(
+    "Touched before:",
+    ...[...state.history].map(([id, title]) =>
+      h(
+        "button",
+        {
+          type: "button",
+          title: "take out",
+          "aria-label": `Take out of the history: ${title}`,
+          onclick: () => {
+            state.history.delete(id);
+            search();
+          },
+        },
+        h("span", {}, title),
+        h("span", { "aria-hidden": "true" }, "×"),
+      ),
+    ),
+  );
 }
 
 function say(words) {
@@ -122,15 +245,30 @@ function say(words) {
   $("banner").textContent = words ?? "";
 }
 
-$("search").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+actions.search = search;
+actions.why = (itemId) => {
+  expected = itemId;
+  $("expected").value = itemId;
+  location.hash = "#search"; // the view opens, searches and explains
+};
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+$("key").value = key.get();
+$("key").addEventListener("change", () => {
+  key.set($("key").value.trim());
+  open();
+});
+addEventListener("hashchange", open);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName)) { event.preventDefault(); $("query").select(); }
+  if (event.key !== "/" || /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName)) return;
+  event.preventDefault();
+  if ($("search").hidden) location.hash = "#search";
+  $("query").select();
 });
 document.addEventListener("click", (event) => {
   const options = document.querySelector(".options");
   if (!options.contains(event.target)) options.open = false;
 });
-for (const type of ["mouseover", "focusin", "click"]) $("answer").addEventListener(type, follow);
-$("answer").addEventListener("mouseleave", () => follow(null));
-new ResizeObserver(() => beams.draw($("beams"))).observe($("beams"));
 start();

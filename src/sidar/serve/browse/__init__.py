@@ -1,0 +1,1 @@
+"""Look into the catalogue of a bundle beside searching it."""
