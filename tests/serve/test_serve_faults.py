@@ -432,7 +432,7 @@ def test_no_file_that_is_read_can_run(folders):
     ],
 )
 def test_what_could_run_is_seen(tmp_path, line, why):
-    file = tmp_path / "x.py"
+    file = tmp_path / "source"
     file.write_text(line + "\n")
     assert formats.unsafe(file) == [f"{file}:1: {why}"]
     file.write_text("torch.load(f, weights_only=True); yaml.load(f, yaml.SafeLoader); np.load(f)\n")
