@@ -239,14 +239,19 @@ async def flood(port: int, queries: Sequence[str], rate: float, seconds: float) 
 
 
 async def recovery(port: int, query: str, usual_ms: float) -> float:
-    """Seconds after a flood until a search takes no more than twice its usual time."""
+    """Seconds after a flood until a search takes no more than twice its usual time; a minute where
+    none does.
+    """
     started, client = time.perf_counter(), Client(port)
-    while True:
+    passed = 0.0
+    while passed < 60:
         load = Load()
         await client.ask(query, load)
+        passed = time.perf_counter() - started
         if load.good_ms and load.good_ms[0] <= 2 * usual_ms:
-            client.close()
-            return time.perf_counter() - started
+            break
+    client.close()
+    return passed
 
 
 class CpuFloor:

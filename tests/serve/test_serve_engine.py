@@ -13,6 +13,7 @@ from shop import write_bundle, write_stages
 
 from sidar.serve.engine import ClosedError, Engine, OverloadedError
 from sidar.serve.engine.copies import load_copies
+from sidar.serve.engine.queue import Ticket, TicketQueue
 from sidar.serve.info import BundleInfo
 from sidar.serve.plan import Defaults
 from sidar.serve.request import RequestError, SearchRequest
@@ -200,3 +201,42 @@ def test_a_worker_process_answers_as_the_model_here_and_one_that_dies_is_replace
 def test_a_worker_that_cannot_load_its_bundle_says_why(tmp_path):
     with pytest.raises(ValueError, match=r"is no bundle .*sidar bundle"):
         load_copies(tmp_path, workers=1)
+
+
+def test_a_taker_that_waited_gives_others_a_moment_to_come():
+    queue = TicketQueue(8)
+    taken = []
+
+    def take(**more):
+        taken.append([ticket.request.query for ticket in queue.take(lambda first: 8, **more)])
+
+    def put(*queries):
+        for query in queries:
+            queue.put(Ticket(SearchRequest(query=query), "kind"), retry_after=0.0)
+
+    taker = threading.Thread(target=take, kwargs={"wanted": 3, "seconds": 60.0})
+    taker.start()
+    while not queue._idle:
+        time.sleep(0.001)
+    put("a", "b", "c")  # the third ends the wait
+    taker.join(10)
+    put("d", "e")
+    take(wanted=3, seconds=60.0)  # whoever finds some at the end of a pass goes on at once
+    assert taken == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_takers_without_work_share_what_is_there():
+    queue = TicketQueue(8)
+    sizes, takers = [], []
+    for _ in range(2):
+        take = lambda: sizes.append(len(queue.take(lambda first: 8, 4, 60.0)))  # noqa: E731
+        takers.append(threading.Thread(target=take))
+        takers[-1].start()
+    while queue._idle < 2:
+        time.sleep(0.001)
+    for query in "abcd":
+        queue.put(Ticket(SearchRequest(query=query), "kind"), retry_after=0.0)
+    for taker in takers:
+        taker.join(10)
+    assert sizes == [2, 2]
+    assert not queue.kinds

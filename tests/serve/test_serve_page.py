@@ -106,7 +106,13 @@ def visit(browser, address):
     yield go
     assert page.evaluate("window.owned") is None
     # refusals that a test asks for, and the report's own scripts, which its sandbox refuses
-    expected = ("status of 422", "status of 404", "Blocked script execution", "sandbox")
+    expected = (
+        "status of 401",
+        "status of 422",
+        "status of 404",
+        "Blocked script execution",
+        "sandbox",
+    )
     assert [c for c in complaints if not any(words in c for words in expected)] == []
     assert foreign == []
     context.close()
@@ -384,6 +390,29 @@ def test_the_report_is_framed_without_its_scripts(visit):
     expect(frame.locator("h1")).to_have_text("nDCG@10 of the run")
     page.locator("#models button", has_text="mixed").click()
     expect(page.locator("#report")).to_contain_text("left no evaluation report")
+
+
+def test_a_key_is_asked_for_where_reading_needs_one(visit):
+    page = visit("?model=mixed")
+
+    def guard(route):
+        if "authorization" in route.request.headers:
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": "this needs a key that may read"})
+
+    page.route("**/v1/info", guard)
+    page.reload()
+    expect(page.locator("#banner")).to_have_text(
+        "this needs a key that may read. Give it under Options."
+    )
+    page.locator(".options summary").click()
+    page.fill("#key", KEY)
+    page.locator("#key").press("Tab")
+    expect(page.locator("#facts")).to_contain_text("64 products")
+    expect(page.locator("#banner")).to_be_hidden()
+    page.reload()  # the tab keeps it
+    expect(page.locator("#facts")).to_contain_text("64 products")
 
 
 def test_what_may_come_next_in_a_filter_line(visit):

@@ -70,7 +70,8 @@ class StaticDecoder(LeanDecoder):
         self._graphs = on_gpu if graphs is None else graphs
         self._turn_number = 0
         self._roots: dict[tuple[int, int], Recorded] = {}
-        self._count, self._pool = 0, None
+        self._count = 0
+        self._pool: Any = None  # memory of the graphs
 
     def refresh(self) -> None:
         """As there; a recording may read memory that is not the weights' any more."""

@@ -1,7 +1,9 @@
 """An engine: one thread per model copy, each of which answers what waits, pass after pass.
 
-There is no pause to fill a pass up: while one is under way, requests gather for the next, so passes
-are small when there is little to do and large when there is much.
+While a pass is under way requests gather for the next, so passes are small when there is little to
+do and large when there is much.  Clients that were answered together ask again together: where a
+pass had several requests and nobody waits at its end, the first that comes waits for the others,
+for milliseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from sidar.serve.engine.queue import (
 from sidar.serve.info import BundleInfo, Searcher
 from sidar.serve.request import SearchRequest
 from sidar.serve.results import SearchAnswer
+
+#: Seconds that the first request waits for as many as the pass before had.
+GATHER = 0.004
 
 
 class Observer(Protocol):
@@ -116,7 +121,7 @@ class Engine:
         """
         waiting, limit = self._queue.kinds, ticket.seconds
         with self._lock:
-            expected = self._pace.expected(ticket.arrived, waiting, ticket.kind)
+            expected = self._pace.expected(ticket.arrived, waiting, ticket.kind, limit)
         if limit is not None and expected > IN_TIME * limit:
             raise OverloadedError(
                 f"{sum(waiting.values())} requests wait, so this one would miss its deadline",
@@ -153,9 +158,11 @@ class Engine:
             self._threads = threads
 
     def _serve(self, copy: Searcher) -> None:
-        while (tickets := self._queue.take(self._room)) is not None:
+        last = 1
+        while (tickets := self._queue.take(self._room, last, GATHER)) is not None:
             now = time.perf_counter()
             ready = [ticket for ticket in tickets if self._wanted(ticket, now)]
+            last = len(ready)
             if ready:
                 self._pass(copy, ready, now)
 

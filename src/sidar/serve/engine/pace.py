@@ -6,19 +6,23 @@ Nothing here reads a clock or takes a lock: the engine hands in the time.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 #: Weight that an older pass loses with every newer one of its kind.
 FORGET = 0.2
+#: Variance of the sizes of passes, over the square of their mean, from which on they tell a fixed
+#: part from one for each request.
+VARIED = 0.04
 #: Kinds whose cost is remembered; the one that was asked for least recently goes.
 KINDS = 64
-#: Largest part of a request's deadline that the pass which answers it may take: with less than all
-#: of it a request that has just missed a pass is still in time for the next.
-PASS_SHARE = 0.25
+#: Largest part of a request's deadline that the pass which answers it may take: a request that has
+#: just missed a pass waits for it and then takes its own, twice as long in all.
+PASS_SHARE = 0.35
 #: Part of its deadline within which a request must be expected to be answered when it comes: the
 #: rest is for passes that take longer than those before them, and for the way to the client.
-IN_TIME = 0.8
+IN_TIME = 0.75
 
 
 @dataclass
@@ -46,10 +50,10 @@ class Cost:
         mean_n, mean_seconds = self.n / self.weight, self.seconds / self.weight
         variance = self.n_n / self.weight - mean_n**2
         each = mean_seconds / mean_n
-        if variance > 1e-6 * mean_n**2:
+        if variance > VARIED * mean_n**2:
             covariance = self.n_seconds / self.weight - mean_n * mean_seconds
-            # a pass costs something before its first request, and no request is free
-            each = min(max(covariance / variance, 0.0), each)
+            # chance must not make requests free: a pass would take as many as there are
+            each = min(max(covariance / variance, each / 2), each)
         return max(mean_seconds + each * (n - mean_n), 0.0)
 
     @property
@@ -84,20 +88,31 @@ class Pace:
             self._cost(kind).note(n, now - began)
         return now - began
 
-    def expected(self, now: float, waiting: Mapping[Hashable, int], kind: Hashable) -> float:
+    def expected(
+        self,
+        now: float,
+        waiting: Mapping[Hashable, int],
+        kind: Hashable,
+        deadline: float | None = None,
+    ) -> float:
         """Return the seconds until one more request of ``kind`` will be answered.
 
-        ``waiting``: how many wait by kind.  They are taken to cost what the latest requests did,
-        shared evenly among the copies.
+        ``waiting``: how many wait by kind, those of other kinds before this one; ``deadline``:
+        seconds that it had when it came.  The copy that is free first takes the next pass.
         """
-        left = [max(0.0, began + takes - now) for began, takes in self._running.values()]
-        free = self.copies - len(left)
-        ahead = sum(n * self._cost(other).each for other, n in waiting.items())
-        starts = (sum(left) + ahead) / self.copies
-        if free <= 0:
-            starts = max(starts, min(left))
-        joins = min(self.batch, 1 + waiting.get(kind, 0) // self.copies)
-        return starts + self._cost(kind).of(joins)
+        busy = [max(0.0, began + takes - now) for began, takes in self._running.values()]
+        free = busy + [0.0] * (self.copies - len(busy))
+        heapq.heapify(free)
+        for other, n in waiting.items():
+            if other != kind:
+                share = n * self._cost(other).each / self.copies
+                free = [at + share for at in free]
+        most, cost = self.most(kind, deadline), self._cost(kind)
+        full, before = divmod(waiting.get(kind, 0), most)
+        for _ in range(full):
+            heapq.heapreplace(free, free[0] + cost.of(most))
+        # while it waits for a copy its pass fills up
+        return free[0] + cost.of(most if free[0] > 0 else before + 1)
 
     def most(self, kind: Hashable, deadline: float | None) -> int:
         """Return how many requests of ``kind`` a pass takes whose first had ``deadline`` seconds

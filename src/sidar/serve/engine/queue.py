@@ -75,6 +75,7 @@ class TicketQueue:
         self._kinds: Counter[Hashable] = Counter()
         self._changed = threading.Condition()
         self._idle = 0  # takers that wait for a ticket
+        self._takes = 0
         self._closed = False
 
     def __len__(self) -> int:
@@ -110,18 +111,25 @@ class TicketQueue:
                 retry_after,
             )
 
-    def take(self, most: Callable[[Ticket], int]) -> list[Ticket] | None:
+    def take(
+        self, most: Callable[[Ticket], int], wanted: int = 1, seconds: float = 0.0
+    ) -> list[Ticket] | None:
         """Return the oldest ticket with others of its kind, ``most(oldest)`` in all, waiting for
         one; None when the queue is closed and empty.
 
-        Other takers that wait get an even share of what is there.
+        Where there is one, waits up to ``seconds`` until there are ``wanted``.  Other takers that
+        wait get an even share of what is there.
         """
         with self._changed:
             self._idle += 1
             while not self._waiting:
                 if self._closed:
+                    self._idle -= 1
                     return None
+                before = self._takes
                 self._changed.wait()
+                if 0 < len(self._waiting) < wanted:
+                    self._gather(wanted, before, seconds)
             self._idle -= 1
             first = self._waiting.popleft()
             takers = 1 + self._idle
@@ -132,12 +140,21 @@ class TicketQueue:
                 joins = ticket.kind == first.kind and len(taken) < room
                 (taken if joins else left).append(ticket)
             self._waiting = left
+            self._takes += 1
             self._kinds[first.kind] -= len(taken)
             if not self._kinds[first.kind]:
                 del self._kinds[first.kind]
             if left and self._idle:
                 self._changed.notify()
             return taken
+
+    def _gather(self, wanted: int, before: int, seconds: float) -> None:
+        """Wait until ``wanted`` wait, ``seconds`` are over, or another taker has taken some since
+        ``before`` takes.
+        """
+        self._changed.wait_for(
+            lambda: len(self._waiting) >= wanted or self._takes > before or self._closed, seconds
+        )
 
     def close(self) -> None:
         """Take no more tickets; those that wait are still handed out."""
