@@ -1,5 +1,6 @@
 """Spans of OpenTelemetry: of a request, its wait, its pass and its channels; off by default."""
 
+import logging
 import subprocess
 import sys
 
@@ -132,6 +133,8 @@ def test_without_the_extra_there_is_an_error_for_those_who_asked(monkeypatch, ca
     on = ServeConfig(otel={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(ValueError, match=r"serve\.otel\.endpoint is set, but .*sidar\[otel\]"):
         spans_of(on)
+    # a server that ran in this process has taken its log apart
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
     # the variables may be set for every process of a machine
     monkeypatch.setenv(VARIABLES[0], "http://127.0.0.1:9")
     assert spans_of(ServeConfig()) is None
