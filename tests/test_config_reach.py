@@ -373,6 +373,8 @@ def look_at_the_server(world, cfg):
     names = {"host": "host", "port": "port", "root_path": "root_path"}
     names |= {"drain_seconds": "timeout_graceful_shutdown"}
     given |= {name: started[argument] for name, argument in names.items()}
+    for name in ("header_seconds", "stall_seconds"):
+        given[f"limits.{name}"] = getattr(started["http"], name)
     return {f"serve.{name}": value for name, value in given.items()}
 
 
@@ -504,6 +506,9 @@ GROUPS = [
             "serve.log.format": ("json", "json"),
             "serve.log.queries": (True, True),
             "serve.log.users": (True, True),
+            "serve.otel.endpoint": ("http://c:4318", "http://c:4318"),
+            "serve.otel.service": ("shop", "shop"),
+            "serve.otel.content": (True, True),
             "serve.experiment.name": ("x", "x"),
             "serve.experiment.shares": ({"a": 1, "b": 2}, {"a": 1, "b": 2}),
             "serve.experiment.models": ({"b": "m"}, {"b": "m"}),

@@ -20,6 +20,8 @@ from typing import Any
 from sidar.version import __version__
 
 MANIFEST = "manifest.json"
+#: Hash of the manifest itself, of folders that are handed on; as ``sha256sum -c`` reads it.
+SEAL = "manifest.sha256"
 
 
 def sha256_file(path: Path) -> str:
@@ -99,6 +101,7 @@ def open_artifact(folder: Path, kind: str, *, verify: bool = False) -> Manifest:
     if manifest.kind != kind:
         raise ValueError(f"{folder} holds a {manifest.kind!r} artefact, not {kind!r}")
     if verify:
+        _check_seal(Path(folder))
         for name, want in (manifest.files | manifest.apart).items():
             path = Path(folder) / name
             if not path.is_file() or sha256_file(path) != want:
@@ -106,6 +109,16 @@ def open_artifact(folder: Path, kind: str, *, verify: bool = False) -> Manifest:
                     f"{path} is missing or differs from its manifest; run the stage {kind!r} again"
                 )
     return manifest
+
+
+def _check_seal(folder: Path) -> None:
+    """Hold the manifest against its hash, where there is one (older versions wrote none)."""
+    seal = folder / SEAL
+    if not seal.exists():
+        return
+    want = f"{sha256_file(folder / MANIFEST)}  {MANIFEST}\n".encode()
+    if not seal.is_file() or seal.read_bytes() != want:
+        raise ValueError(f"{folder / MANIFEST} or {seal.name} beside it was changed or damaged")
 
 
 def fsync_tree(folder: Path) -> None:
@@ -165,6 +178,7 @@ def write_artifact(
     inputs: Mapping[str, str] | None = None,
     apart: Collection[str] = (),
     live: Collection[str] = (),
+    sealed: bool = False,
 ) -> Iterator[Draft]:
     """Write an artefact atomically::
 
@@ -175,7 +189,8 @@ def write_artifact(
 
     Files in the subfolders named in ``apart`` do not count in the manifest's hash; the files
     ``live`` (relative paths) are not in the manifest at all, as they go on changing and check
-    themselves.
+    themselves. ``sealed``: the folder is handed on, so manifests are verified, too: those inside
+    apart, and this one by its hash in :data:`SEAL`.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,9 +204,12 @@ def write_artifact(
         hashes = {
             p.relative_to(tmp): sha256_file(p)
             for p in sorted(tmp.rglob("*"))
-            if p.is_file() and p.name != MANIFEST and str(p.relative_to(tmp)) not in live
+            if p.is_file()
+            and (sealed or p.name != MANIFEST)
+            and str(p.relative_to(tmp)) not in live
         }
-        files = {str(path): value for path, value in hashes.items() if path.parts[0] not in apart}
+        beside = {p for p in hashes if p.parts[0] in apart or p.name == MANIFEST}
+        files = {str(path): value for path, value in hashes.items() if path not in beside}
         manifest = Manifest(
             kind=kind,
             config=json.loads(json.dumps(dict(config), default=str)),
@@ -201,11 +219,13 @@ def write_artifact(
             code_version=__version__,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             seconds=round(time.monotonic() - started, 3),
-            apart={str(path): value for path, value in hashes.items() if path.parts[0] in apart},
+            apart={str(path): hashes[path] for path in sorted(beside)},
         )
         (tmp / MANIFEST).write_text(
             json.dumps(manifest.__dict__, indent=1, sort_keys=True, default=str) + "\n"
         )
+        if sealed:
+            (tmp / SEAL).write_text(f"{sha256_file(tmp / MANIFEST)}  {MANIFEST}\n")
         fsync_tree(tmp)
         replace_folder(tmp, folder)
     finally:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sidar.config import load_config
-from sidar.serve.http.metrics import Metrics
+from sidar.serve.http.observe.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -249,7 +249,7 @@ def test_an_error_of_ours_is_500_in_words(models):
     with TestClient(app, raise_server_exceptions=False) as client:
         reply = client.post("/v1/search", json={"query": "x"})
         assert reply.status_code == 500
-        assert "this search failed" in reply.json()["error"]
+        assert "this request failed" in reply.json()["error"]
 
 
 def test_the_page_is_served_whole_and_may_run_only_its_own_scripts(client):

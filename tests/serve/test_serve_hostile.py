@@ -154,8 +154,8 @@ def test_a_full_disk_is_told_and_nothing_is_acknowledged(tmp_path, monkeypatch):
         many = [event | {"event_id": f"{n}", "query": "x" * 4000} for n in range(200)]
         store._database._open.execute("PRAGMA max_page_count=20")
         reply = client.post("/v1/events", json={"events": many})
-        assert reply.status_code == 500
-        assert "failed" in reply.json()["error"]
+        assert reply.status_code == 503
+        assert "nothing of this request was kept" in reply.json()["error"]
         store._database._open.execute("PRAGMA max_page_count=1000000")
         assert client.post("/v1/events", json={"events": many}).json()["accepted"] == 200
 

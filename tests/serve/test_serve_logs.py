@@ -13,8 +13,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from sidar.config.serve import LogConfig
-from sidar.serve.http.logs import LOGGER, JsonLines, Logged, note_answer, uvicorn_options
 from sidar.serve.http.models import ServedModels
+from sidar.serve.http.observe.logs import LOGGER, JsonLines, Logged, note_answer, uvicorn_options
 from sidar.serve.http.schemas import SearchResponse
 from sidar.serve.request import SearchRequest
 

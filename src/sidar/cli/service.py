@@ -139,7 +139,8 @@ def serve(
     from sidar.serve import create_app
     from sidar.serve.engine.copies import load_copies
     from sidar.serve.http.app import open_log
-    from sidar.serve.http.logs import uvicorn_options
+    from sidar.serve.http.guards.connections import guarded
+    from sidar.serve.http.observe.logs import uvicorn_options
     from sidar.serve.live import open_items
 
     cfg = load_config(config)
@@ -157,11 +158,13 @@ def serve(
     if root_path is not None:
         cfg.serve.root_path = root_path
     typer.echo(f"Sidar serves {', '.join(folders)} on http://{host}:{port}")
+    limits = cfg.serve.limits
     uvicorn.run(
         application,
         host=host,
         port=port,
         root_path=cfg.serve.root_path,
+        http=guarded(limits.header_seconds, limits.stall_seconds),
         timeout_graceful_shutdown=cfg.serve.drain_seconds,
         **uvicorn_options(cfg.serve.log),
     )

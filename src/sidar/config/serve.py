@@ -14,6 +14,12 @@ class LimitsConfig(Part):
 
     body: int = Field(1 << 20, ge=1, description="Bytes of a request's body.")
     body_seconds: float = Field(10.0, gt=0, description="Seconds for a client to send its body.")
+    header_seconds: float = Field(
+        10.0, gt=0, description="Seconds for a client to send a request's headers."
+    )
+    stall_seconds: float = Field(
+        30.0, gt=0, description="Seconds in which a client reads nothing of its answer."
+    )
     query: int = Field(512, ge=1, description="Characters of a query.")
     k: int = Field(500, ge=1, description="Items of an answer.")
     beam: int = Field(1024, ge=1, description="Beams of a search.")
@@ -69,6 +75,22 @@ class LogConfig(Part):
     users: bool = Field(False, description="Lines of JSON hold the user ids, as they were sent.")
 
 
+class OtelConfig(Part):
+    """Spans for OpenTelemetry; needs the extra `sidar[otel]`."""
+
+    endpoint: str = Field(
+        "",
+        description="Collector that takes OTLP over HTTP, e.g. http://localhost:4318; empty = the "
+        "standard variables (OTEL_EXPORTER_OTLP_ENDPOINT) say, and without them nothing is sent.",
+    )
+    service: str = Field("sidar", description="Name of this service; OTEL_SERVICE_NAME wins.")
+    content: bool = Field(
+        False,
+        description="Spans also hold queries and pseudonyms of users; needs answers_log, which "
+        "says that those are kept.",
+    )
+
+
 class ServeConfig(Part):
     """The HTTP service."""
 
@@ -116,12 +138,15 @@ class ServeConfig(Part):
     )
     experiment: ExperimentConfig = ExperimentConfig()
     log: LogConfig = LogConfig()
+    otel: OtelConfig = OtelConfig()
 
     @model_validator(mode="after")
     def _has_store(self) -> ServeConfig:
         """Refuse a log of answers that has nowhere to be kept."""
         if self.answers_log and not self.store:
             raise ValueError("answers_log needs a store: set serve.store to a file or a URL")
+        if self.otel.content and not self.answers_log:
+            raise ValueError("otel.content needs answers_log, which keeps queries and users")
         return self
 
     @field_validator("root_path")

@@ -321,7 +321,10 @@ class Columns:
 
     def _unknown(self, key: str) -> FilterError:
         attributes = [ATTRIBUTES + name for name in self.attribute_names]
-        known = [*self.names, *attributes]
+        # a bundle keeps no texts, and catalogues of other shops no stock
+        table = self.catalogue.table
+        filled = [name for name in self.names if table.column(name).null_count < len(table)]
+        known = [*filled, *attributes]
         near = difflib.get_close_matches(key, known, n=3)
         if not near:  # the name alone, without the prefix
             near = [name for name in attributes if name.removeprefix(ATTRIBUTES) == key]
@@ -330,7 +333,7 @@ class Columns:
             more = f" and attributes such as {', '.join(attributes[:3])}"
         else:
             more = "; this catalogue keeps no attributes (a bundle made before filters does not)"
-        return FilterError(f"there is no {key!r}{hint} Columns are {', '.join(self.names)}{more}")
+        return FilterError(f"there is no {key!r}{hint} Columns are {', '.join(filled)}{more}")
 
 
 def _object(raw: str | None) -> Json:

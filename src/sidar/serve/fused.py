@@ -24,6 +24,7 @@ from sidar.ranker.knowledge import ItemFacts, Known, log_shares
 from sidar.ranker.store import Ranker
 from sidar.serve.bundle import ANSWER, Bundle
 from sidar.serve.bundle.encoder import Vectors
+from sidar.serve.trace import Stopwatch
 from sidar.types import Catalogue, Hits, Json, Prompt
 
 
@@ -47,17 +48,19 @@ class FusedAnswer:
         vectors: np.ndarray,
         generative: Hits,
         allowed: np.ndarray | None = None,
+        clock: Stopwatch | None = None,
     ) -> dict[str, Hits]:
         """Return the results of every channel that the answer was fitted with; ``vectors`` (Q, D)
         of the queries, ``allowed`` (N,) bool: only these rows.
 
-        ``generative`` is restricted already.
+        ``generative`` is restricted already. ``clock`` takes the time of each channel.
         """
-        results = {
-            "bm25": self.lexical.search(queries, DEPTH, allowed=allowed),
-            "dense": self.dense.search_vectors(vectors, DEPTH, allowed=allowed),
-            GENERATIVE: generative,
-        }
+        clock = clock or Stopwatch()
+        results = {GENERATIVE: generative}
+        results["bm25"] = self.lexical.search(queries, DEPTH, allowed=allowed)
+        clock.lap("bm25")
+        results["dense"] = self.dense.search_vectors(vectors, DEPTH, allowed=allowed)
+        clock.lap("dense")
         return {name: results[name] for name in self.model.params.channels}
 
     def rank(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from sidar.serve.cards import Cards
 from sidar.serve.fused import FusedAnswer, training_clicks
 from sidar.serve.plan import SearchPlan
 from sidar.serve.results import Result
+from sidar.serve.trace import Stopwatch
 from sidar.types import Hits, Prompt
 
 if TYPE_CHECKING:
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The results of each query, and the (Q,) decayed counts of what was chosen for it before."""
+    """The results of each query, and the (Q,) decayed counts of what was chosen for it before.
+
+    ``spent``: milliseconds of each channel and of fusing them; empty where the model is alone.
+    """
 
     results: list[list[Result]]
     seen: np.ndarray
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,21 @@ class Ranking:
         else:
             hits, cosine = self._reranked(beams, vectors, depth, plan.weight, allowed)
         seen = np.zeros(len(prompts))
+        spent: dict[str, float] = {}
         if self.fused is None or not plan.fused or vectors is None:
             every = range(len(prompts))
             results = [self.cards.of_hits(hits, place, cosine) for place in every]
         else:
             results = [[] for _ in prompts]
             for places in _alike(plans):
-                some, some_seen = self._fused(prompts, vectors, hits, plans, places, k, explained)
+                some, some_seen = self._fused(
+                    prompts, vectors, hits, plans, places, k, explained, spent
+                )
                 seen[places] = some_seen
                 for place, result in zip(places, some, strict=True):
                     results[place] = result
-        return Ranked([cut[: plan.k] for cut, plan in zip(results, plans, strict=True)], seen)
+        cut = [every[: plan.k] for every, plan in zip(results, plans, strict=True)]
+        return Ranked(cut, seen, spent)
 
     def _fused(
         self,
@@ -92,6 +101,7 @@ class Ranking:
         places: list[int],
         k: int,
         explained: bool,
+        spent: dict[str, float],
     ) -> tuple[list[list[Result]], np.ndarray]:
         """Return the results at ``places``, whose plans have one filter, and what was seen of
         their queries.
@@ -102,9 +112,11 @@ class Ranking:
         some = [prompts[place] for place in places]
         queries = [prompt.query for prompt in some]
         generative = hits if len(places) == len(plans) else hits.take(places)
-        channels = self.fused.channels(queries, vectors[places], generative, rows)
+        clock = Stopwatch(phases=spent)
+        channels = self.fused.channels(queries, vectors[places], generative, rows, clock)
         fuse = plans[places[0]].fuse
         answer = self.fused.rank(some, vectors[places], channels, k, fuse, rows)
+        clock.lap(fuse)
         results = []
         for place in range(len(places)):
             told = self.fused.origins(answer, channels, place, fuse, rows) if explained else []

@@ -32,6 +32,8 @@ HIT_FIELDS = (
 #: Values of ``fuse`` that this version answers with.
 FUSE = ("memory", "ranker", "none")
 _NOT_SERVED_ERROR = "not_served"
+#: The longest deadline, about 25 days: what a clock of the event loop can count.
+MAX_TIMEOUT_MS = 2**31 - 1
 #: Columns whose values one request counts at most.
 MAX_FACETS = 20
 
@@ -193,6 +195,7 @@ class SearchRequest(BaseModel):
     timeout_ms: int | None = Field(
         None,
         ge=1,
+        le=MAX_TIMEOUT_MS,
         description=(
             "Deadline: after so many milliseconds the answer comes without hits, its reason "
             "`deadline`. Default: none."

@@ -351,7 +351,7 @@ class Retriever:
             explained = beam_levels(scorer, beams, sids, self.index, self._prefix_stats, allowed)
         clock.lap("cards")
 
-        timing = clock.timing(scorer.prefill_seconds)
+        timing = clock.timing(scorer.prefill_seconds) | ranked.spent
         masses = np.minimum(np.exp(beams.scores).sum(1), 1.0)
         answers = []
         for place, (request, plan) in enumerate(zip(requests, plans, strict=True)):

@@ -91,9 +91,9 @@ class Stopwatch:
     phases: dict[str, float] = field(default_factory=dict)
 
     def lap(self, phase: str) -> None:
-        """End ``phase``, which began with the one before it."""
+        """End ``phase``, which began with the one before it; a phase that comes again adds up."""
         now = time.perf_counter()
-        self.phases[phase] = 1000 * (now - self.started)
+        self.phases[phase] = self.phases.get(phase, 0.0) + 1000 * (now - self.started)
         self.started = now
 
     def end_of(self, requests: Sequence[SearchRequest]) -> float | None:

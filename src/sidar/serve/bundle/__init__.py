@@ -2,6 +2,7 @@
 
     bundle/
       manifest.json     kind "bundle"; hashes of the stages that it was made from
+      manifest.sha256   its own hash, as `sha256sum -c` reads it
       bundle.json       label, decode settings, example queries, hash of each part
       catalogue/        catalogue.arrow: what cards and filters read, memory-mapped, lineage
       embed/            embedder.json: which encoder made the vectors. Only a model that reads

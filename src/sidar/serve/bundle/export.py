@@ -69,9 +69,14 @@ def export_bundle(
     kept = left_out = None
     memory = f"{ANSWER}/{MEMORY}"
     with write_artifact(
-        out, "bundle", config=manifest.config, inputs=manifest.inputs, live=(memory,)
+        out,
+        "bundle",
+        config=manifest.config,
+        inputs=manifest.inputs,
+        live=(memory,),
+        sealed=True,
     ) as draft:
-        for name in [*map(Path, manifest.files | manifest.apart), *parts]:
+        for name in {*map(Path, manifest.files | manifest.apart), *parts}:
             (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, draft.path / name)
         if opened.fuse != "none":

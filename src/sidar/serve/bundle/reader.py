@@ -9,6 +9,7 @@ from typing import Any
 
 from sidar.artifacts import (
     MANIFEST,
+    SEAL,
     Manifest,
     open_artifact,
     read_manifest,
@@ -60,9 +61,9 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
     ``ValueError`` that names both sides and the next command.
     """
     folder = Path(folder)
+    # before anything is read: what is damaged is named, whatever reading it would have said
+    whole = _whole(folder, verify)
     facts = _read_facts(folder)
-    finished = (folder / MANIFEST).is_file()
-    whole = open_artifact(folder, "bundle", verify=verify) if finished else None
     manifests = {part: stage_manifest(folder / part) for part in facts["parts"]}
     check_hashes(manifests, facts["parts"], folder)
     check_lineage(manifests, where=f"{folder}: ")
@@ -92,6 +93,15 @@ def open_bundle(folder: PathLike, *, verify: bool = False) -> Bundle:
         rerank=facts.get("rerank"),
         fuse=facts.get("fuse", "none"),
     )
+
+
+def _whole(folder: Path, verify: bool) -> Manifest | None:
+    """Return the manifest of a bundle; None where it never had one."""
+    if (folder / MANIFEST).is_file():
+        return open_artifact(folder, "bundle", verify=verify)
+    if verify and (folder / SEAL).exists():
+        raise ValueError(f"{folder / MANIFEST} is missing; copy the bundle again")
+    return None
 
 
 def stage_manifest(folder: Path) -> Manifest:

@@ -91,7 +91,7 @@ def build_bundle(out: PathLike, sources: BundleSources) -> Manifest:
     hashes = {name: stage_manifest(Path(folder)).hash for name, folder in stages.items()}
     memory = f"{ANSWER}/{MEMORY}"
     with write_artifact(
-        out, "bundle", config=sources.config, inputs=hashes, live=(memory,)
+        out, "bundle", config=sources.config, inputs=hashes, live=(memory,), sealed=True
     ) as draft:
         draft.shapes.update(write_bundle(draft.path, sources)["shapes"])
     return open_artifact(out, "bundle")

@@ -4,7 +4,14 @@ replicas.
 Stores are written once, in the SQL that both read; what differs is here.
 """
 
-from sidar.serve.database.base import Database, Session, StoreUnreachableError
+from sidar.serve.database.base import Database, Session, StoreError, StoreUnreachableError
 from sidar.serve.database.opening import is_postgres, open_database
 
-__all__ = ["Database", "Session", "StoreUnreachableError", "is_postgres", "open_database"]
+__all__ = [
+    "Database",
+    "Session",
+    "StoreError",
+    "StoreUnreachableError",
+    "is_postgres",
+    "open_database",
+]

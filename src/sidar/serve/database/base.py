@@ -10,7 +10,11 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 
-class StoreUnreachableError(Exception):
+class StoreError(Exception):
+    """What should have been kept could not be, and nothing of it was: a full disk, say."""
+
+
+class StoreUnreachableError(StoreError):
     """The server of the store does not answer; it may later."""
 
 

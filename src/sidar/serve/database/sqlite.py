@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sidar.serve.database.base import Row, Session
+from sidar.serve.database.base import Row, Session, StoreError
 from sidar.types import PathLike
 
 T = TypeVar("T")
@@ -59,13 +59,21 @@ class SqliteDatabase:
             raise ValueError(f"{path} is no store of {holds}: {error}") from error
 
     def make(self, statements: Sequence[str]) -> None:
-        self.write(lambda session: [session.rows(statement) for statement in statements])
+        self._in_transaction(
+            "BEGIN IMMEDIATE", lambda session: [session.rows(statement) for statement in statements]
+        )
 
     def write(self, work: Callable[[Session], T]) -> T:
-        return self._in_transaction("BEGIN IMMEDIATE", work)
+        try:
+            return self._in_transaction("BEGIN IMMEDIATE", work)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be written: {error}") from error
 
     def read(self, work: Callable[[Session], T]) -> T:
-        return self._in_transaction("BEGIN", work)
+        try:
+            return self._in_transaction("BEGIN", work)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {error}") from error
 
     def forget(self, *tables: str) -> None:
         with self._turn:
@@ -81,8 +89,11 @@ class SqliteDatabase:
             self._open.execute(begin)
             try:
                 made = work(_SqliteSession(self._open))
+                # a disk that is full may be noticed only here
+                self._open.execute("COMMIT")
             except BaseException:
-                self._open.execute("ROLLBACK")
+                # SQLite may have taken it back by itself
+                if self._open.in_transaction:
+                    self._open.execute("ROLLBACK")
                 raise
-            self._open.execute("COMMIT")
         return made

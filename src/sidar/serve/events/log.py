@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 
 from sidar.data.cleaning.clean import DAY_US
 from sidar.data.log import pseudonym
-from sidar.serve.database import StoreUnreachableError
+from sidar.serve.database import StoreError
 from sidar.serve.events.rows import Chosen, Shown
 from sidar.serve.events.store import COLUMNS, EventStore
 from sidar.types import ACTIONS, PathLike
 
-LOG = logging.getLogger(__name__)
-#: Impressions that wait in memory at most before a search waits for the disk.
-MOST_WAITING = 2000
+_LOG = logging.getLogger("uvicorn.error")
+#: Impressions that wait in memory at most before a search waits for the disk, and that are kept
+#: while the store takes none.
+MOST_WAITING, MOST_KEPT = 2000, 20_000
 _TYPES = {"ts": pa.int64(), "position": pa.int32(), "value": pa.float64(), "dwell_s": pa.float64()}
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 
@@ -54,7 +55,8 @@ class EventLog:
     def show(self, rows: Sequence[Shown]) -> None:
         """Keep impressions soon: they wait in memory, and a crash loses the last moment's.
 
-        Where the store does not answer, the oldest are given up: a search does not fail for them.
+        Where the store takes none they wait on, and beyond :data:`MOST_KEPT` the oldest are given
+        up: a search does not fail for them.
         """
         if self.folder is None:
             return
@@ -65,9 +67,9 @@ class EventLog:
             return
         try:
             self.flush()
-        except StoreUnreachableError:
-            with self._turn:
-                del self._waiting[:-MOST_WAITING]
+        except StoreError as error:
+            # the shopper gets an answer, whatever becomes of the log
+            _LOG.warning("impressions wait: %s", error)
 
     def choose(self, events: Sequence[Chosen]) -> int:
         """Keep events, and return how many were new; they are on the disk then."""
@@ -82,8 +84,8 @@ class EventLog:
         """
         try:
             return tuple(self.store.history(self.user(user_id), most))
-        except StoreUnreachableError as error:
-            LOG.warning("a search goes without its user's history: %s", error)
+        except StoreError as error:
+            _LOG.warning("a search goes without its user's history: %s", error)
             return ()
 
     def erase(self, user_id: str) -> int:
@@ -94,9 +96,13 @@ class EventLog:
         return rows
 
     def flush(self) -> None:
-        """Bring the impressions that wait to the disk."""
+        """Bring the impressions that wait to the disk.
+
+        Raises :class:`~sidar.serve.database.StoreError` where it takes none; the newest wait on.
+        """
         with self._turn:
             if self._waiting:
+                del self._waiting[:-MOST_KEPT]
                 self.store.show(self._waiting)
                 self._waiting = []
 
@@ -115,10 +121,12 @@ class EventLog:
             return paths
 
     def close(self) -> None:
-        """Write what is left and let go of the store."""
-        self.write_days()
-        self.flush()
-        self.store.close()
+        """Write what is left and let go of the store, whether or not it takes it."""
+        try:
+            self.write_days()
+            self.flush()
+        finally:
+            self.store.close()
 
     def _write(self, day: int) -> Path:
         assert self.folder is not None
@@ -134,8 +142,11 @@ class EventLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         # replicas may share the folder
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        pq.write_table(table, draft)
-        draft.replace(path)
+        try:
+            pq.write_table(table, draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
 

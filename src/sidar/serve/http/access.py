@@ -7,9 +7,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import HTTPException, Security
+from fastapi import FastAPI, HTTPException, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from sidar.config.serve import KeyConfig
@@ -18,7 +18,13 @@ Role = Literal["read", "write", "admin"]
 #: A role may do what the roles before it may.
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
 _BEARER = HTTPBearer(auto_error=False, description="An API key of serve.keys.")
+#: The key of a route that reads, which may do without.
+READER = "ReaderKey"
+_READER = HTTPBearer(
+    auto_error=False, scheme_name=READER, description="An API key of serve.keys, of any role."
+)
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+ReaderCredentials = Annotated[HTTPAuthorizationCredentials | None, Security(_READER)]
 
 
 @dataclass
@@ -63,7 +69,26 @@ class Access:
         def admitted(credentials: Credentials = None) -> str:
             return self._admitted(role, credentials)
 
-        return admitted
+        def admitted_reader(credentials: ReaderCredentials = None) -> str:
+            return self._admitted(role, credentials)
+
+        return admitted_reader if role == "read" else admitted
+
+    def describe(self, app: FastAPI) -> None:
+        """Say in the description of the routes that read that they need no key, where it is so."""
+        if self._read_key:
+            return
+        described = app.openapi
+
+        def openapi() -> dict[str, Any]:
+            description = described()
+            for operations in description["paths"].values():
+                for operation in operations.values():
+                    if operation.get("security") == [{READER: []}]:
+                        operation["security"].append({})
+            return description
+
+        app.openapi = openapi  # type: ignore[method-assign]
 
     def _admitted(self, role: Role, credentials: HTTPAuthorizationCredentials | None) -> str:
         if credentials is None:

@@ -17,17 +17,19 @@ from fastapi.responses import Response
 from sidar.config.serve import ServeConfig
 from sidar.serve.events import EventLog, open_events
 from sidar.serve.http.access import Access
-from sidar.serve.http.bodies import BodyLimit
+from sidar.serve.http.active import SqliteActive
 from sidar.serve.http.bundles import Bundles, OpenCopies, bundle_routes
 from sidar.serve.http.errors import handle_errors
-from sidar.serve.http.events import event_routes, keep_written
+from sidar.serve.http.events import close_log, event_routes, keep_written
+from sidar.serve.http.guards.bodies import BodyLimit
+from sidar.serve.http.guards.shed import Shed
 from sidar.serve.http.items import item_routes, keep_followed
-from sidar.serve.http.logs import Logged
-from sidar.serve.http.metrics import Measured, Metrics, metrics_page
 from sidar.serve.http.models import EngineOptions, Models, ServedModels
-from sidar.serve.http.responses import UNREADY
+from sidar.serve.http.observe.logs import Logged
+from sidar.serve.http.observe.metrics import Measured, Metrics, metrics_page
+from sidar.serve.http.observe.tracing import Spans, Traced, spans_of
+from sidar.serve.http.responses import LIMITED, METRICS, UNREADY
 from sidar.serve.http.searches import Searches, search_routes
-from sidar.serve.http.shed import Shed
 from sidar.serve.http.views.routes import view_routes
 from sidar.serve.http.web import page_file
 from sidar.serve.info import Searcher
@@ -46,6 +48,7 @@ def create_app(
     config: ServeConfig | None = None,
     open_copies: OpenCopies | None = None,
     log: EventLog | None = None,
+    spans: Spans | None = None,
 ) -> FastAPI:
     """An ASGI app over one retriever, several by label, or a function that loads them while the
     server is already up.
@@ -54,18 +57,20 @@ def create_app(
     start. A request beyond ``limits``, default those of ``config``, is refused. ``open_copies``
     loads a bundle of ``config.bundles``; default: into this process, on the CPU. ``log`` takes
     events; default: one in ``config.store``, where that is set, with users hashed without a salt.
+    ``spans`` of OpenTelemetry are made; default: those that ``config.otel`` asks for.
     """
     config = config or ServeConfig()
     log = log or open_log(config)
+    spans = spans or spans_of(config)
     metrics = Metrics()
     options = EngineOptions(config.queue, config.batch, metrics)
     served = ServedModels.of(models, options)
-    bundles = Bundles(served, config.bundles, open_copies)
+    bundles = Bundles(served, config.bundles, open_copies, _active_store(config))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(served.load)
+            tasks.start_soon(served.load, bundles.go_on)
             if log is not None:
                 tasks.start_soon(keep_written, log)
             if config.store:
@@ -75,7 +80,9 @@ def create_app(
         # what was accepted is answered before the process ends
         await anyio.to_thread.run_sync(bundles.close)
         if log is not None:
-            await anyio.to_thread.run_sync(log.close)
+            await close_log(log)
+        if spans is not None:
+            await anyio.to_thread.run_sync(spans.close)
 
     app = FastAPI(
         title="Sidar",
@@ -88,7 +95,7 @@ def create_app(
     )
     handle_errors(app)
     access = Access(config.keys, config.read_key)
-    searches = Searches(served, limits or _limits(config), config, metrics, log)
+    searches = Searches(served, limits or _limits(config), config, metrics, log, spans)
     app.include_router(search_routes(searches, access))
     app.include_router(bundle_routes(bundles, access))
     app.include_router(view_routes(served, bundles, searches.limits, config, access))
@@ -97,11 +104,14 @@ def create_app(
     app.include_router(item_routes(bundles.change_items, access, config.limits.items))
     app.include_router(probe_routes(served, metrics, access))
     app.include_router(page_routes())
+    access.describe(app)
     app.add_middleware(Shed, served=served, config=config)
     app.add_middleware(BodyLimit, most=config.limits.body, seconds=config.limits.body_seconds)
     app.add_middleware(Measured, metrics=metrics)
     if config.log.format == "json":
         app.add_middleware(Logged, config=config.log)
+    if spans is not None:
+        app.add_middleware(Traced, spans=spans)
     return app
 
 
@@ -112,6 +122,16 @@ def open_log(config: ServeConfig, salt: str | None = "") -> EventLog | None:
     if not config.store:
         return None
     return EventLog(open_events(config.store), config.answers_log or None, salt)
+
+
+def _active_store(config: ServeConfig) -> SqliteActive | None:
+    """Where the active bundle's name is kept: beside the rest, in a file of this machine.
+
+    Replicas that share a database are activated one by one, so it holds no name of theirs.
+    """
+    if not config.bundles or not config.store or "://" in config.store:
+        return None
+    return SqliteActive(config.store)
 
 
 def _limits(config: ServeConfig) -> Limits:
@@ -141,6 +161,7 @@ def probe_routes(served: ServedModels, metrics: Metrics, access: Access) -> APIR
     @router.get(
         "/metrics",
         response_class=Response,
+        responses=LIMITED | METRICS,
         dependencies=[Depends(access.needs("read"))],
         summary="Counters for Prometheus",
     )

@@ -12,16 +12,18 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path
 
+from sidar.serve.database import StoreError
 from sidar.serve.engine import Engine
 from sidar.serve.engine.copies import load_copies
 from sidar.serve.http.access import Access
+from sidar.serve.http.active import ActiveStore
 from sidar.serve.http.changes import BundleList, BundleState
 from sidar.serve.http.models import ServedModels
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.info import NO_CHANGES, LiveModel, Searcher
 from sidar.serve.request import RequestError
 
-LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("uvicorn.error")
 #: Loads the copies of the bundle in a folder.
 OpenCopies = Callable[[str], Sequence[Searcher]]
 BundleName = Annotated[str, Path(max_length=256, description="A name of serve.bundles.")]
@@ -32,18 +34,40 @@ class Bundles:
     """Names of ``folders``, and the engines of those that are loaded.
 
     The first label of ``served`` is the one that is exchanged; what it answered with at the start
-    has the label's name.  One change at a time; the answers go on meanwhile.
+    has the label's name.  One change at a time; the answers go on meanwhile.  ``kept``: where the
+    name of the active one stands, so that a server that is started again goes on with it.
     """
 
     served: ServedModels
     folders: Mapping[str, str]
     open_copies: OpenCopies | None = None
+    kept: ActiveStore | None = None
     loaded: dict[str, Engine] = field(default_factory=dict)
     active: str = ""
     previous: str | None = None
+    # hash of the bundle that the server was started with
+    started_with: str = ""
     turn: threading.Lock = field(default_factory=threading.Lock)
     # held by who changes items, and by an exchange, so that no change falls between two bundles
     writes: threading.Lock = field(default_factory=threading.Lock)
+
+    def go_on(self) -> None:
+        """Answer from the bundle that was activated last; one that cannot be loaded is passed
+        over, and the log says why.
+        """
+        with self.turn:
+            self._begin()
+            name = None
+            if self.kept is not None:
+                name = self.kept.read(self.served.first, self.started_with)
+            if name in (None, self.active):
+                return
+            assert name is not None
+            try:
+                self._load(name)
+                self._exchange(name)
+            except (RequestError, StoreError) as error:
+                _LOG.error("the bundle that was active before does not answer: %s", error)
 
     def load(self, name: str) -> None:
         """Load a bundle beside the active one; ``RequestError`` where it cannot be served."""
@@ -107,20 +131,23 @@ class Bundles:
                     try:
                         copy.catch_up()
                     except Exception:
-                        LOG.exception("the model %r cannot follow the changes of items", label)
+                        _LOG.exception("the model %r cannot follow the changes of items", label)
 
     def close(self) -> None:
         """Answer what is accepted and end all engines."""
         self.served.close()
         for engine in self.loaded.values():
             engine.close()
+        if self.kept is not None:
+            self.kept.close()
 
     def _begin(self) -> None:
         """Name what answers first; ``NotReadyError`` before there is anything."""
-        label = self.served.label_of(None)
+        label = self.served.first
         if not self.active:
             self.active = label
             self.loaded[label] = self.served.engines[label]
+            self.started_with = self.loaded[label].info.hash
 
     def _load(self, name: str) -> None:
         self._begin()
@@ -133,6 +160,11 @@ class Bundles:
             copies = (self.open_copies or _verified)(self.folders[name])
         except (ValueError, OSError) as error:
             raise RequestError(f"{name!r} cannot be served: {error}") from error
+        except Exception as error:
+            # a folder may hold anything; whatever is wrong with it is no fault of this server
+            _LOG.exception("bundle %r cannot be served", name)
+            words = f"{name!r} cannot be served: {type(error).__name__}: {error}"
+            raise RequestError(words) from error
         before = self.loaded.get(name)
         self.loaded[name] = self.served.options.engine(copies)
         if before is not None:
@@ -140,11 +172,14 @@ class Bundles:
 
     def _exchange(self, name: str) -> None:
         """Replace the active engine; the one before last ends, when its last answer is given."""
-        label = self.served.label_of(None)
+        label = self.served.first
         with self.writes:
             for copy in self.loaded[name].copies:
                 if isinstance(copy, LiveModel):
                     copy.catch_up()
+            if self.kept is not None:
+                # before it answers: what nobody was told of may be lost, not the other way round
+                self.kept.write(label, self.started_with, name)
             self.served.replace(label, self.loaded[name])
         gone, self.previous, self.active = self.previous, self.active, name
         if gone not in (None, self.active, self.previous):

@@ -11,23 +11,25 @@ import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Path
 
 from sidar.data.cleaning.clean import DAY_US
-from sidar.serve.database import StoreUnreachableError
+from sidar.serve.database import StoreError
 from sidar.serve.events import Chosen, EventLog
 from sidar.serve.events.log import now_us
 from sidar.serve.http.access import Access
 from sidar.serve.http.changes import Erased, Event, Files, Taken
-from sidar.serve.http.responses import LIMITED, WRONG
+from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.request import RequestError
 from sidar.types import ACTIONS
 
-LOG = logging.getLogger(__name__)
 #: Seconds between two looks for impressions that wait, and for days whose files are old.
 FLUSH_SECONDS, WRITE_SECONDS = 1.0, 60.0
+_LOG = logging.getLogger("uvicorn.error")
 
 
 def event_routes(log: EventLog, access: Access, most: int) -> APIRouter:
     """Return the routes of events and users; ``most`` events come in one request."""
-    router = APIRouter(dependencies=[Depends(access.needs("write"))], responses=LIMITED | WRONG)
+    router = APIRouter(
+        dependencies=[Depends(access.needs("write"))], responses=LIMITED | WRONG | UNREADY
+    )
 
     @router.post("/v1/events", summary="Take clicks, carts and orders")
     async def events(events: list[Event] = Body(embed=True)) -> Taken:
@@ -62,16 +64,21 @@ async def keep_written(log: EventLog) -> None:
     while True:
         for _ in range(flushes):
             await anyio.sleep(FLUSH_SECONDS)
-            await _while_reachable(log.flush)
-        await _while_reachable(log.write_days)
+            await _try(log.flush)
+        await _try(log.write_days)
 
 
-async def _while_reachable(act: Callable[[], object]) -> None:
-    """Do it; where the store does not answer, the next turn will."""
+async def close_log(log: EventLog) -> None:
+    """Write what is left and close the store; a full disk does not keep the process from ending."""
+    await _try(log.close)
+
+
+async def _try(write: Callable[[], object]) -> None:
+    """Write, or say why not: a disk that is full now need not be at the next time."""
     try:
-        await anyio.to_thread.run_sync(act)
-    except StoreUnreachableError as error:
-        LOG.warning("the store does not answer: %s", error)
+        await anyio.to_thread.run_sync(write)
+    except (StoreError, OSError) as error:
+        _LOG.warning("the log of answers waits: %s", error)
 
 
 def _chosen(event: Event, log: EventLog, now: int) -> Chosen:

@@ -47,6 +47,8 @@ class ServedModels:
     options: EngineOptions = EngineOptions()
     engines: dict[str, Engine] = field(default_factory=dict)
     failure: str = ""
+    # the models are there, and another bundle is about to answer
+    holding: bool = False
 
     @classmethod
     def of(
@@ -72,25 +74,37 @@ class ServedModels:
             raise ValueError("no model to serve; name at least one bundle")
         self.engines = {label: self.options.engine(model) for label, model in models.items()}
 
-    async def load(self) -> None:
-        """Load what is not there yet; a failure is kept for the readiness probe to tell."""
-        if self.engines or self.loader is None:
-            return
+    async def load(self, then: Callable[[], None] = lambda: None) -> None:
+        """Load what is not there yet, do what is to be done ``then``, and be ready; a failure is
+        kept for the readiness probe to tell.
+        """
         try:
-            self.take(await anyio.to_thread.run_sync(self.loader, abandon_on_cancel=True))
+            if not self.engines and self.loader is not None:
+                self.holding = True
+                self.take(await anyio.to_thread.run_sync(self.loader, abandon_on_cancel=True))
+            await anyio.to_thread.run_sync(then, abandon_on_cancel=True)
+            self.holding = False
         except Exception as error:  # whatever it is, the readiness probe must be able to say it
             self.failure = f"{type(error).__name__}: {error}"
             # an operator who starts a server sees its stderr first
             LOGGER.error("loading the models failed: %s", self.failure)
 
-    def label_of(self, asked: str | None) -> str:
-        """Return the label of the model that answers; None = the first."""
+    @property
+    def first(self) -> str:
+        """The label of the first model; ``NotReadyError`` before there is one."""
         if self.failure:
             raise NotReadyError(f"loading the models failed: {self.failure}")
         if not self.engines:
             raise NotReadyError("the models are still loading")
+        return next(iter(self.engines))
+
+    def label_of(self, asked: str | None) -> str:
+        """Return the label of the model that answers; None = the first."""
+        first = self.first
+        if self.holding:
+            raise NotReadyError("the models are still loading")
         if asked is None:
-            return next(iter(self.engines))
+            return first
         if asked not in self.engines:
             raise RequestError(
                 f"model: there is no {asked!r} here; this server has {', '.join(self.engines)}"

@@ -7,10 +7,23 @@ from typing import Any
 from sidar.serve.http.schemas import Problem
 
 Responses = dict[int | str, dict[str, Any]]
+LATER = {
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+METRICS: Responses = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Counters."}
+}
 UNREADY: Responses = {
     503: {
         "model": Problem,
-        "description": "The models are still loading, or failed to; or too many requests wait.",
+        "description": (
+            "The models are still loading, or failed to; too many requests wait; or the disk takes "
+            "nothing: then nothing of this request was kept."
+        ),
+        "headers": LATER,
     }
 }
 WRONG: Responses = {
@@ -23,5 +36,9 @@ LIMITED: Responses = {
     408: {"model": Problem, "description": "The body took too long."},
     413: {"model": Problem, "description": "The body is too long."},
     415: {"model": Problem, "description": "The body has a content coding."},
-    429: {"model": Problem, "description": "The key's requests of this minute are used up."},
+    429: {
+        "model": Problem,
+        "description": "The key's requests of this minute are used up.",
+        "headers": LATER,
+    },
 }

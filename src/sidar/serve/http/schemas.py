@@ -156,7 +156,8 @@ class SearchResponse(BaseModel):
     notes: list[str] = Field(description="In words, where the request was not taken as it stood.")
     ignored_history: list[str]
     timing_ms: dict[str, float] = Field(
-        description="prompt, prefill, decode, cards, total, and wait (for its turn)."
+        description="prompt, prefill, decode, cards, total, and wait (for its turn); of a fused "
+        "answer also bm25, dense and memory or ranker, which are parts of cards."
     )
     levels: list[BeamLevel] | None = Field(None, description="Only with `explain`.")
     mass: float = Field(

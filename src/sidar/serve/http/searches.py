@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 from uuid import uuid4
 
@@ -19,9 +19,10 @@ from sidar.serve.events import EventLog, Shown
 from sidar.serve.events.buckets import bucket_of
 from sidar.serve.events.log import now_us
 from sidar.serve.http.access import Access
-from sidar.serve.http.logs import note_answer
-from sidar.serve.http.metrics import Metrics
 from sidar.serve.http.models import ServedModels
+from sidar.serve.http.observe.logs import note_answer
+from sidar.serve.http.observe.metrics import Metrics
+from sidar.serve.http.observe.tracing import Spans, now_ns
 from sidar.serve.http.responses import LIMITED, UNREADY, WRONG
 from sidar.serve.http.schemas import BatchResponse, Info, ModelInfo, SearchResponse, WhyResponse
 from sidar.serve.request import Limits, RequestError, SearchRequest
@@ -37,20 +38,20 @@ class Searches:
     config: ServeConfig
     metrics: Metrics
     log: EventLog | None = None
+    spans: Spans | None = None
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer one request."""
         self.limits.check(request)
         asked = await self._prepared(request)
-        answered = await self.served.answer(asked.label, asked.request)
-        return self._response(answered, asked)
+        return self._response(await self._answered(asked), asked)
 
     async def why(self, request: SearchRequest, item_id: str) -> WhyResponse:
         """Tell the place of an item in the answer to a request."""
         self.limits.check(request)
         asked = await self._prepared(request)
         whole = WhyRequest(**dict(asked.request) | {"timeout_ms": None, "item_id": item_id})
-        answered = await self.served.answer(asked.label, whole)
+        answered = await self._answered(replace(asked, request=whole))
         return WhyResponse.of(answered.answer, asked.label)
 
     async def batch(self, requests: Sequence[SearchRequest]) -> list[SearchResponse]:
@@ -66,12 +67,18 @@ class Searches:
                 self.served.engines[prepared[-1].label].info.check(prepared[-1].request)
             except RequestError as error:
                 raise RequestError(f"{place}: {error}") from None
-        waits = [self.served.answer(asked.label, asked.request) for asked in prepared]
-        answers = await asyncio.gather(*waits)
+        answers = await asyncio.gather(*map(self._answered, prepared))
         return [
             self._response(answered, asked)
             for answered, asked in zip(answers, prepared, strict=True)
         ]
+
+    async def _answered(self, asked: _Prepared) -> Answered:
+        began = now_ns()
+        answered = await self.served.answer(asked.label, asked.request)
+        if self.spans is not None:
+            self.spans.answered(answered, asked.label, began, asked.request.query, asked.user)
+        return answered
 
     async def _prepared(self, request: SearchRequest) -> _Prepared:
         """Complete a request by the user's bucket and history, and this server's deadline."""
@@ -136,7 +143,12 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
     """Return the routes that search, and that tell what can be searched."""
     router = APIRouter(dependencies=[Depends(access.needs("read"))], responses=LIMITED | UNREADY)
 
-    @router.post("/v1/search", response_model=SearchResponse, responses=WRONG, summary="Search")
+    @router.post(
+        "/v1/search",
+        response_model=SearchResponse,
+        responses=WRONG,
+        summary="Search",
+    )
     async def search(request: SearchRequest) -> Response:
         """The `k` best items for a query, with the Semantic ID and the log-probability of each
         level. Fewer than `k` are no error: `reason` says why.
@@ -159,7 +171,9 @@ def search_routes(searches: Searches, access: Access) -> APIRouter:
         return JSONResponse({"answers": bodies})
 
     @router.post(
-        "/v1/explain/{item_id}", responses=WRONG, summary="Why an item is, or is not, in an answer"
+        "/v1/explain/{item_id}",
+        responses=WRONG,
+        summary="Why an item is, or is not, in an answer",
     )
     async def explain(
         item_id: Annotated[str, Path(max_length=256)], request: SearchRequest

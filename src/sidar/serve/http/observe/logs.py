@@ -135,7 +135,7 @@ def _everything_as_json() -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "sidar.serve.http.logs.JsonLines"}},
+        "formatters": {"json": {"()": "sidar.serve.http.observe.logs.JsonLines"}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

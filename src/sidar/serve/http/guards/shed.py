@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sidar.config.serve import ServeConfig
 from sidar.serve.engine import OverloadedError
 from sidar.serve.http.errors import later
-from sidar.serve.http.models import ServedModels
+from sidar.serve.http.models import NotReadyError, ServedModels
 from sidar.serve.request import RequestError, SearchRequest
 
 PATH = "/v1/search"
@@ -24,7 +24,8 @@ PATH = "/v1/search"
 @dataclass(frozen=True)
 class Shed:
     """ASGI middleware that answers 503 with ``Retry-After`` where requests wait and one more would
-    be refused; :class:`~sidar.serve.http.bodies.BodyLimit` stands around it and has read the body.
+    be refused; :class:`~sidar.serve.http.guards.bodies.BodyLimit` stands around it and has read the
+    body.
 
     Whatever else is wrong with a request, its route says.
     """
@@ -61,7 +62,7 @@ class Shed:
                 engine.check(request.model_copy(update={"model": None, "timeout_ms": limit}))
         except OverloadedError as error:
             return error
-        except (ValidationError, RequestError):
+        except (ValidationError, RequestError, NotReadyError):
             return None
         return None
 

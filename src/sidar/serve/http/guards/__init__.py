@@ -1,0 +1,1 @@
+"""What a client may cost: bodies and connections beyond it are cut."""
