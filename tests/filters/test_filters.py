@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 
+import jsonschema_rs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -112,6 +113,30 @@ TREES = st.recursive(conditions(), filters, max_leaves=8).map(
         else {"must": [node]}
     )
 )
+
+
+SCHEMA = jsonschema_rs.validator_for(Filter.model_json_schema())
+
+
+@settings(deadline=None, max_examples=80)
+@given(TREES)
+def test_a_tree_that_is_taken_is_one_by_the_schema_that_clients_see(tree):
+    read_filter(tree)
+    assert SCHEMA.is_valid(tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "valid"),
+    [
+        ({"should": [{}, {}]}, True),  # empty filters allow all
+        ({"must": [{"near": {"place": "Oslo"}}]}, True),  # a plug-in's field
+        ({"must": [{"match": {"value": 1}}]}, False),  # no key
+        ({"must": [{"mus": [], "must": []}]}, False),
+        ({"must": [5]}, False),
+    ],
+)
+def test_the_schemas_of_nodes_exclude_each_other(tree, valid):
+    assert SCHEMA.is_valid(tree) is valid
 
 
 @settings(deadline=None, max_examples=80)

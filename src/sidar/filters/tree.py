@@ -79,6 +79,9 @@ OfPlugin = Annotated[
             "title": "OfPlugin",
             "type": "object",
             "description": "A condition of a plug-in: the object with a field of its name.",
+            # the schemas of a node exclude each other: every other one needs one of these fields
+            "minProperties": 1,
+            "not": {"anyOf": [{"required": [field]} for field in (*_BUILT_IN, *_GROUPS)]},
         }
     ),
 ]
