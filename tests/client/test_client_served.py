@@ -28,7 +28,7 @@ from sidar.config.serve import KeyConfig, LogConfig, ServeConfig
 from sidar.data import toy
 from sidar.serve import create_app
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.live.store import SqliteItems
+from sidar.serve.live import open_items
 
 ROOT = Path(__file__).parents[2]
 QUERY, K = "garden tent", 5
@@ -74,7 +74,7 @@ def address(tmp_path_factory):
         bundles={"second": second},
         log=LogConfig(format="json"),
     )
-    items = SqliteItems(config.store)
+    items = open_items(config.store)
     copies = load_copies(first, items=items)
     with served(create_app({"shop": copies}, config=config)) as at:
         yield at

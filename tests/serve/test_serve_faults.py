@@ -30,13 +30,13 @@ from sidar.serve import create_app
 from sidar.serve.bundle import open_bundle
 from sidar.serve.database import StoreError
 from sidar.serve.engine.copies import load_copies
-from sidar.serve.events import EventLog, SqliteEvents
+from sidar.serve.events import EventLog, open_events
 from sidar.serve.events import log as event_log
 from sidar.serve.events.rows import Chosen, Shown
 from sidar.serve.http import events as event_http
 from sidar.serve.http.guards.bodies import BodyLimit
 from sidar.serve.http.guards.connections import guarded
-from sidar.serve.live import SqliteItems
+from sidar.serve.live import open_items
 
 ROOT = Path(__file__).parent.parent.parent
 ADMIN = KeyConfig(name="boss", sha256=hashlib.sha256(b"boss").hexdigest(), role="admin")
@@ -69,7 +69,7 @@ def served(app, header_seconds=10.0, stall_seconds=10.0):
 
 def test_generated_requests_are_answered_as_declared(folders, tmp_path):
     config = ServeConfig(keys=[ADMIN], store=str(tmp_path / "s.db"), bundles={"a": "/nowhere"})
-    items = SqliteItems(config.store)
+    items = open_items(config.store)
     app = create_app({"m": load_copies(folders["day0"], items=items)}, config=config)
     with served(app) as server:
         answers = hostile.send(server.address, 110, [BOSS, BOSS, {}], rng_seed=3)
@@ -345,7 +345,7 @@ def test_a_full_disk_refuses_writes_and_nothing_else(folders, tmp_path, monkeypa
     config = ServeConfig(
         keys=[ADMIN], store=str(tmp_path / "s.db"), answers_log=str(tmp_path / "answers")
     )
-    items = SqliteItems(config.store)
+    items = open_items(config.store)
     app = create_app({"m": load_copies(folders["day0"], items=items)}, config=config)
     with TestClient(app, headers=BOSS) as client:
         event = {"event_id": "a", "request_id": "r", "item_id": "T203", "action": "click"}
@@ -372,7 +372,7 @@ def test_a_full_disk_refuses_writes_and_nothing_else(folders, tmp_path, monkeypa
 
 
 def test_a_store_that_failed_at_its_commit_goes_on(tmp_path):
-    store = SqliteEvents(tmp_path / "s.db")
+    store = open_events(tmp_path / "s.db")
     log = EventLog(store, tmp_path / "log")
     chosen = Chosen("e", "r", 1, "i", 1, query="q" * 100_000)
     log.show([Shown("r", 1, "", "", "q", "", "i", 1, "")])

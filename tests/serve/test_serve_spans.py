@@ -16,7 +16,7 @@ from shop import write_bundle, write_stages
 from sidar import Retriever
 from sidar.config.serve import ServeConfig
 from sidar.serve import create_app
-from sidar.serve.events import EventLog, SqliteEvents
+from sidar.serve.events import EventLog, open_events
 from sidar.serve.http.observe.tracing import VARIABLES, Spans, spans_of
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -83,7 +83,7 @@ def plain(tmp_path_factory):
 def test_queries_and_pseudonyms_stand_in_spans_where_both_are_kept(plain, exporter, tmp_path):
     with pytest.raises(ValidationError, match=r"otel\.content needs answers_log"):
         ServeConfig(otel={"content": True})
-    log = EventLog(SqliteEvents(tmp_path / "s.db"), tmp_path / "log")
+    log = EventLog(open_events(tmp_path / "s.db"), tmp_path / "log")
     made = spans(exporter, content=True)
     with TestClient(create_app(plain, log=log, spans=made)) as client:
         client.post("/v1/search/batch", json={"requests": [{"query": "tent", "user_id": "ann"}]})

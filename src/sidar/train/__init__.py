@@ -11,7 +11,7 @@ from typing import Any
 _HOME = {
     "fit": "loop",
     "train_align": "align",
-    "train_dense": "dense",
+    "train_dense": "encoder.dense",
     "train_progressive": "progressive",
     "train_sft": "sft",
 }
