@@ -33,6 +33,10 @@ NOT_DRAWN = (
 )
 #: {module in a mutant's name: module that has the code today}, for modules that have moved.
 MOVED: dict[str, str] = {
+    "sidar.lm.graphs": "sidar.lm.beams.graphs",
+    "sidar.lm.lean": "sidar.lm.beams.lean",
+    "sidar.lm.products": "sidar.lm.beams.products",
+    "sidar.lm.tree": "sidar.lm.beams.tree",
     "sidar.pipeline.answer_log": "sidar.pipeline.rows.answer_log",
     "sidar.pipeline.answer_rows": "sidar.pipeline.rows.answer_rows",
     "sidar.pipeline.answering": "sidar.pipeline.rows.answering",

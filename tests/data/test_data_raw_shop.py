@@ -89,7 +89,11 @@ def test_what_is_refused_is_named_by_its_archive(tmp_path: Path) -> None:
         ("items.zip", b"no archive", "items.zip is no zip file"),
         ("items.csv", b"id,title\n1,lamp\n", "'attr_\\*' names many columns"),
         ("items.jsonl", b'{"id": "1", "title": "lamp"}', "no column 'attr_\\*'"),
-        ("items.csv.gz", gzip.compress(b"id,title\n1,lamp\n", mtime=0), "'attr_\\*' names many columns"),
+        (
+            "items.csv.gz",
+            gzip.compress(b"id,title\n1,lamp\n", mtime=0),
+            "'attr_\\*' names many columns",
+        ),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -20,8 +20,8 @@ from sidar.decode import (
     score_all,
 )
 from sidar.index import PrefixIndex
+from sidar.lm.beams.products import Int8
 from sidar.lm.packing import Candidate, pack, score
-from sidar.lm.products import Int8
 from sidar.lm.scorer import LmScorer
 
 SIZES = (7, 5, 4)

@@ -6,7 +6,7 @@
 
 Only Qwen3 norms queries and keys.  :class:`Block` is this order of steps; how weights are kept
 differs: modules with gradients, adapters included (:mod:`sidar.lm.unpadded`), or copies with fused
-products (:mod:`sidar.lm.lean`).  How queries meet keys is handed in: packed rows in training,
+products (:mod:`sidar.lm.beams.lean`).  How queries meet keys is handed in: packed rows in training,
 beams that share a prompt in decoding.  Slow twin: the modules of transformers.
 """
 

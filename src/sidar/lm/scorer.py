@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sidar.lm.graphs import StaticDecoder
-from sidar.lm.lean import LeanDecoder
+from sidar.lm.beams.graphs import StaticDecoder
+from sidar.lm.beams.lean import LeanDecoder
+from sidar.lm.beams.products import joined_rows
+from sidar.lm.beams.tree import TreeDecoder
 from sidar.lm.model import SidLM
 from sidar.lm.prior.geometry import Prior
-from sidar.lm.products import joined_rows
 from sidar.lm.prompts import vectors_of
-from sidar.lm.tree import TreeDecoder
 from sidar.precision import DecodePrecision, use_bf16
 
 #: Log-probs of a full head that exist at a time while a level is cut out of them: 16 MB, and the
@@ -47,8 +47,8 @@ class LmScorer:
 
     ``precision``: ``fp32``; ``bf16`` for the products inside the blocks (norms, softmax and heads
     stay fp32, so scores do not tie); ``int8`` for the same products with weights and states of
-    eight bits (:mod:`sidar.lm.products`; the lean engine on a CPU, else ``ValueError``); ``auto`` =
-    bf16 where the device computes it natively.
+    eight bits (:mod:`sidar.lm.beams.products`; the lean engine on a CPU, else ``ValueError``);
+    ``auto`` = bf16 where the device computes it natively.
     ``engine``: ``lean`` for Llama-like decoders (copies their weights, fused), ``tree`` for
     anything else, ``auto`` picks; ``graphs`` = lean with static shapes, recorded as CUDA graphs on
     a GPU.  Holds no search (but ``graphs``, which has memory for one): any number of threads may

@@ -4,7 +4,7 @@ A step of a small batch is hundreds of kernels that take less time than their la
 once and replayed, they cost one launch: prompts are padded to a multiple of :data:`BLOCK`, and for
 each number of prompts, padded length and chain of widths there is one graph per step, whose inputs
 and outputs stay where they are in memory.  What a search does between steps (the ragged gathers of
-the trie, top-k) is as before.  The slow twin is :class:`~sidar.lm.lean.LeanDecoder`.
+the trie, top-k) is as before.  The slow twin is :class:`~sidar.lm.beams.lean.LeanDecoder`.
 
 On a CPU, or with ``graphs=False``, a replay runs the step again and copies what it gives into the
 same memory: the same shapes, the same reuse of buffers, under the same tests.  No GPU has run the
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sidar.lm.lean import LeanDecoder, LeanState
+from sidar.lm.beams.lean import LeanDecoder, LeanState
 
 #: Prompts are padded to a multiple of so many tokens.
 BLOCK = 32
@@ -53,7 +53,7 @@ class StaticState:
 
 
 class StaticDecoder(LeanDecoder):
-    """A lean decoder of which only the latest search may go on; see :mod:`sidar.lm.graphs`.
+    """A lean decoder of which only the latest search may go on; see :mod:`sidar.lm.beams.graphs`.
 
     ``graphs``: record CUDA graphs; None = where ``backbone`` is on a GPU.
     """

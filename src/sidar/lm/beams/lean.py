@@ -8,7 +8,7 @@ keys and values of its own ≤ L − 1 codes, found through its parent.
 Positions are *columns*: states are (d, N), and a product is W x, weights times states.  On a CPU
 few columns times a large matrix are multiplied faster so than as rows (10–20 % in fp32, 40 % in
 bf16), every head is a block of rows that no copy has to put together, and sums over features run
-along the positions, which vectorises.  The slow twin is :mod:`sidar.lm.tree`.
+along the positions, which vectorises.  The slow twin is :mod:`sidar.lm.beams.tree`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidar.lm import llama
+from sidar.lm.beams.products import Product, fused, plain
 from sidar.lm.llama import Block, rotate_columns_
-from sidar.lm.products import Product, fused, plain
 
 #: Rotary schemes whose frequencies are fixed when the model is made.
 ROPES = ("default", "linear", "llama3", "yarn")

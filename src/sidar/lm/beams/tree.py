@@ -2,7 +2,7 @@
 tree mask.
 
 Nothing is cached: each step runs ``[prompt | codes of beam 1 | codes of beam 2 | …]`` again.  It
-serves families that :mod:`sidar.lm.lean` does not know, and is its slow twin in tests.
+serves families that :mod:`sidar.lm.beams.lean` does not know, and is its slow twin in tests.
 """
 
 from __future__ import annotations
