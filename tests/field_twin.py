@@ -333,8 +333,10 @@ def _is_written_text(part: Part, column: Column) -> bool:
     return _family(part) != "parquet" or column.kind in TEXT_KINDS
 
 
-def _absent(text: str | None) -> bool:
-    return text is None or text.strip(_BLANKS).lower() in ABSENT
+def _absent(text: Any) -> bool:
+    if text is None or isinstance(text, str):
+        return text is None or text.strip(_BLANKS).lower() in ABSENT
+    return False
 
 
 def _whole(text: str) -> bool:

@@ -165,7 +165,7 @@ def test_a_damaged_zip_is_a_clear_error(tmp_path: Path) -> None:
         read_catalogue(config(catalogue={"format": "esci", "path": str(tmp_path)}))
     with zipfile.ZipFile(tmp_path / "esci.ndjson.zip", "w") as archive:
         archive.writestr("readme.txt", "nothing")
-    with pytest.raises(ValueError, match=r"no \.ndjson member"):
+    with pytest.raises(ValueError, match=r"holds no member that ends in \.ndjson"):
         read_catalogue(config(catalogue={"format": "esci", "path": str(tmp_path)}))
 
 

@@ -62,10 +62,13 @@ def test_no_file_of_the_page_names_the_root_of_the_server(name):
 
 
 def test_scripts_reach_the_api_beside_their_own_folder():
-    script = (PAGE / "app.js").read_text()
-    asked = re.findall(r'fetch\(address\("([^"]+)"\)', script)
-    assert asked == ["v1/info", "v1/search"]
-    assert "new URL(`../${path}`, import.meta.url)" in script
+    scripts = "".join(file.read_text() for file in sorted(PAGE.glob("*.js")))
+    asked = re.findall(r'(?:get|post|bytes)\(["`](v1/[^"`?]+)', scripts)
+    assert {"v1/info", "v1/search", "v1/compare", "v1/catalogue/shelf"} <= set(asked)
+    # every request goes through one function, and each address is made by another
+    assert scripts.count("fetch(") == scripts.count("fetch(address(path)") == 1
+    assert scripts.count("import.meta.url") == 1
+    assert "new URL(`../${path}`, import.meta.url)" in scripts
     for path in asked:
         assert urljoin("http://host/shop/page/app.js", f"../{path}") == f"http://host/shop/{path}"
 

@@ -81,6 +81,7 @@ def _build(step: Step, run_dir: Path) -> Json:
             inputs=stage.input_hashes(step.config, run_dir),
             apart=stage.apart,
             live=stage.live,
+            sealed=stage.sealed,
         ) as draft:
             inputs = stage.folders(run_dir)
             report = stage.build(step.config, inputs, draft.path, work_folder(folder))

@@ -300,6 +300,7 @@ def _after_alignment(cfg: Config, served: AlignConfig, models: Sequence[str]) ->
             (*serving, "answer", served.folder),
             of_served(run.bundle),
             live=(f"{ANSWER}/{MEMORY}",),
+            sealed=True,
         ),
         Stage(
             "evaluate",

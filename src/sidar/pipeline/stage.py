@@ -52,6 +52,7 @@ class Stage:
     # subfolders that do not count in its hash, so that no stage goes stale by them
     apart: tuple[str, ...] = ()
     live: tuple[str, ...] = ()  # files that go on changing after the stage and check themselves
+    sealed: bool = False  # its folder is handed on, so its manifest has a hash beside it
     #: Why the folder that an older version wrote cannot be used, from the folder and its manifest's
     #: config.
     outdated: Callable[[Path, Json], str | None] = lambda folder, config: None
