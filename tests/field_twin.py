@@ -302,6 +302,9 @@ def label_texts(part: Part, column: Column) -> list[Any]:
     if not _is_written_text(part, column):
         return texts
     listed = [text for text in texts if not _absent(text)]
+    # an object is no text, so a column with one is not all whole numbers
+    if any(not isinstance(text, str) for text in listed):
+        return texts
     if any(text.rstrip().endswith(".0") for text in listed) and all(map(_whole, listed)):
         return [text if _absent(text) else re.sub(r"\.0+$", "", text.strip()) for text in texts]
     return texts
@@ -371,7 +374,8 @@ def refused(part: Part, column: Column, role: str) -> bool:
         if whole and max(map(abs, numbers)) >= FLOATS[column.kind]:
             return True
     if role in (LABEL, NESTED) and _is_written_text(part, column):
-        texts = [text for text in texts_of(part, column) if not _absent(text)]
+        written = texts_of(part, column)
+        texts = [text for text in written if isinstance(text, str) and not _absent(text)]
         if family == "json" and role == LABEL and any(abs(number) >= 1e21 for number in numbers):
             return True
         if any(re.fullmatch(r"\d(\.\d+)?[eE]\+\d+", text.strip()) for text in texts):
