@@ -43,6 +43,7 @@ from sidar.decode import Beams, Trie, beam_search
 from sidar.index import PrefixIndex, pack_keys
 from sidar.lm import SidLM
 from sidar.lm.scorer import LmScorer
+from sidar.precision import DecodePrecision
 from sidar.serve import Retriever
 from sidar.types import Prompt
 
@@ -253,8 +254,9 @@ def agreement(bundle: str, *, queries: int = 200) -> dict[str, float]:
     """
     figures: dict[str, float] = {}
     answers: dict[str, list[np.ndarray]] = {}
-    for precision in ("fp32", "bf16", "int8"):
-        retriever = Retriever.load(bundle, precision=precision)  # type: ignore[arg-type]
+    precisions: tuple[DecodePrecision, ...] = ("fp32", "bf16", "int8")
+    for precision in precisions:
+        retriever = Retriever.load(bundle, precision=precision)
         titles = retriever.catalogue.table.column("title").to_pylist()
         step = max(1, len(titles) // queries)
         prompts = [Prompt(title) for title in titles[::step][:queries]]

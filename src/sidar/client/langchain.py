@@ -65,7 +65,9 @@ class SidarRetriever(BaseRetriever):
         return self._documents(await self.async_client.search(self._request(query)))
 
     def _request(self, query: str) -> SearchRequest:
-        return search_request(query, self.k, False, {**self.options})  # type: ignore[typeddict-item]
+        # the request itself refuses an option that there is not
+        options = {**self.options}
+        return search_request(query, self.k, False, options)  # type: ignore[arg-type]
 
     def _documents(self, answer: SearchResponse) -> list[Document]:
         named = {"request_id": answer.request_id, "bundle": answer.bundle}

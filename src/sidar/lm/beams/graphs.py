@@ -78,6 +78,7 @@ class StaticDecoder(LeanDecoder):
         super().refresh()
         self._forget()
 
+    # a scorer takes only the state that it made itself, and here that is a static one
     def prefill(  # type: ignore[override]
         self, x: Tensor, lengths: Tensor, *, padded: bool | None = None
     ) -> tuple[Tensor, StaticState]:
@@ -101,7 +102,9 @@ class StaticDecoder(LeanDecoder):
         self._turn_number += 1
         return root.hidden, StaticState(self._turn_number, [root])
 
-    def step(self, state: StaticState, x: Tensor, parents: Tensor, depth: int) -> Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]  # as of prefill
+        self, state: StaticState, x: Tensor, parents: Tensor, depth: int
+    ) -> Tensor:
         """As there; ``RuntimeError`` for the state of an earlier search."""
         if state.turn != self._turn_number:
             raise RuntimeError(

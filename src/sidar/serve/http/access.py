@@ -88,6 +88,7 @@ class Access:
                         operation["security"].append({})
             return description
 
+        # FastAPI's documented way to change the document
         app.openapi = openapi  # type: ignore[method-assign]
 
     def _admitted(self, role: Role, credentials: HTTPAuthorizationCredentials | None) -> str:

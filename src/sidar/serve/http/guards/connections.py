@@ -27,6 +27,7 @@ class GuardedProtocol(H11Protocol):
     header_seconds = 10.0
     stall_seconds = 10.0
 
+    # uvicorn narrows the type of asyncio's protocol, too
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._headers_due: asyncio.TimerHandle | None = None
